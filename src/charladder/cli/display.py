@@ -1,0 +1,111 @@
+"""What a person sees while a network trains: a live panel on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from charladder.training import Event, Saved, Stepped, Trainer, Validated
+
+PLAIN_SECONDS = 10.0
+ROWS = 12
+
+
+class Display:
+    """A context manager; `show` takes the events of the training loop."""
+
+    def __init__(self, console: Console, trainer: Trainer) -> None:
+        self.console, self.trainer = console, trainer
+        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self.bits: float | None = None
+        self.valid: float | None = None
+        self.line: dict = {}
+        self.printed = -PLAIN_SECONDS
+        self.begin_clock = (trainer.clock.characters, trainer.clock.seconds)
+        self.ascii = not (console.encoding or "").lower().startswith("utf")
+
+    def __enter__(self) -> "Display":
+        if self.live:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.__exit__(kind, error, trace)
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self.line = event.line
+            main = event.line["terms"]["main"]["bits"]
+            self.bits = main if self.bits is None else 0.95 * self.bits + 0.05 * main
+            if self.live:
+                self.live.update(self.panel())
+            elif time.monotonic() - self.printed > PLAIN_SECONDS:
+                self.printed = time.monotonic()
+                self.console.print(self.plain(), highlight=False, soft_wrap=True)
+        elif isinstance(event, Validated):
+            self.valid = event.bits_per_character
+            if not self.live:
+                self.console.print(f"valid (a stretch): {self.valid:.3f} bits per character", highlight=False)
+        elif isinstance(event, Saved) and not self.live:
+            self.console.print(f"checkpoint {event.path}", highlight=False, soft_wrap=True)
+
+    def speed(self) -> float:
+        characters, seconds = self.begin_clock
+        spent = self.line["seconds"] - seconds
+        return (self.line["characters"] - characters) / spent if spent > 0 else 0.0
+
+    def left(self) -> str:
+        """Time left by the pace so far."""
+        progress, seconds = self.trainer.progress, self.line["seconds"]
+        if not progress:
+            return "?"
+        minutes, rest = divmod(int(seconds * (1 - progress) / progress), 60)
+        return f"{minutes}:{rest:02d}"
+
+    def rungs(self) -> str:
+        """One mark a rung: whether it still contributes to the loss."""
+        layers = self.trainer.network.settings.layers
+        on, off = ("#", ".") if self.ascii else ("■", "·")
+        names = self.line["terms"]
+        return "".join(on if r == layers or f"rung{r}.target1" in names else off for r in range(1, layers + 1))
+
+    def plain(self) -> str:
+        terms = self.line["terms"]
+        shown = " ".join(f"{name}={term['bits']:.3f}" for name, term in list(terms.items())[-ROWS:])
+        return (
+            f"step {self.line['step']} {self.trainer.progress:6.1%} | {self.bits:.3f} bits/char | "
+            f"{self.speed():,.0f} chars/s | passes {self.trainer.windows.passes:.2f} | rungs {self.rungs()} | "
+            f"left {self.left()} | {shown}"
+        )
+
+    def panel(self) -> Group:
+        progress = self.trainer.progress
+        facts = Text.assemble(
+            ("  bits/char ", "dim"), (f"{self.bits:.3f}", "bold"),
+            ("   valid ", "dim"), (f"{self.valid:.3f}" if self.valid else "-", "bold"),
+            ("   chars/s ", "dim"), f"{self.speed():,.0f}",
+            ("   step ", "dim"), f"{self.line['step']:,}",
+            ("   passes ", "dim"), f"{self.trainer.windows.passes:.2f}",
+            ("   left ", "dim"), self.left(),
+        )  # fmt: skip
+        bar = Table.grid(padding=(0, 1))
+        mark = (
+            Text("#" * int(40 * progress) + "-" * (40 - int(40 * progress)))
+            if self.ascii
+            else ProgressBar(1, progress, width=40)
+        )
+        bar.add_row("  ", mark, f"{progress:.0%}", Text("rungs", style="dim"), self.rungs())
+        terms = Table(box=None, padding=(0, 2), header_style="dim")
+        for column in ("  term", "bits", "weight", "share"):
+            terms.add_column(column, justify="left" if column == "  term" else "right")
+        names = list(self.line["terms"].items())
+        for name, term in reversed(names[-ROWS:]):
+            terms.add_row(f"  {name}", f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
+        if len(names) > ROWS:
+            terms.add_row(f"  and {len(names) - ROWS} more", "", "", "")
+        return Group(bar, facts, terms)

@@ -1,0 +1,56 @@
+"""`charladder VERB ...`: finds the verb, and answers every mistake in one sentence."""
+
+import importlib
+import io
+import os
+import sys
+
+from charladder import __version__
+from charladder.errors import BadInput, nearest
+
+VERBS = {
+    "train": "train a network on a text",
+    "evaluate": "bits per character of a run on held-out or other text",
+    "generate": "write text with a run",
+    "inspect": "parameters, operations, memory and settings of a run or recipe",
+}
+HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
+
+usage: charladder VERB ...
+
+{chr(10).join(f"  {verb:10} {what}" for verb, what in VERBS.items())}
+
+charladder VERB --help explains a verb, with an example. To begin: charladder train --minutes 2
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 done, 1 training went wrong, 2 bad input, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(HELP, end="")
+            return 0
+        if argv[0] == "--version":
+            print(__version__)
+            return 0
+        if argv[0] not in VERBS:
+            raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
+        return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
+    except BadInput as error:
+        print(f"charladder: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("charladder: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). Standard output must not be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"charladder: {where}{error.strerror or error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,83 @@
+"""Options: argparse with our sentences, and every recipe field by its dotted name."""
+
+import argparse
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from charladder.errors import BadInput, nearest
+from charladder.recipe import Raw, convert, field_types, read_raw
+
+SHORT = {
+    "minutes": ("training.minutes", "budget in minutes"),
+    "steps": ("training.steps", "budget in optimisation steps"),
+    "chars": ("training.characters", "budget in characters read"),
+    "layers": ("model.layers", "depth: the dial that width, heads, batch and rates follow unless set"),
+    "width": ("model.width", "width of the stream"),
+    "attention-heads": ("model.attention_heads", "attention heads a layer"),
+    "context": ("model.context", "characters of context"),
+    "batch": ("training.batch", "windows a step"),
+    "seed": ("training.seed", "seed of weights, windows and dropout"),
+    "device": ("training.device", "auto, cpu, cuda, cuda:1, mps"),
+    "precision": ("training.precision", "auto, float32, bfloat16"),
+    "valid": ("text.valid", "characters held out for validation, or a fraction below 1"),
+    "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
+}
+BUDGETS = {"training.minutes", "training.steps", "training.characters"}
+FILLED = {"text.data", "text.sha256", "text.letters"}  # by the run itself
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes are BadInput, in one sentence, with the nearest option."""
+
+    def __init__(self, verb: str, about: str, example: str) -> None:
+        super().__init__(
+            prog=f"charladder {verb}",
+            description=about,
+            epilog=f"example:  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see {self.prog} --help)")
+
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        known, unknown = self.parse_known_args(argv)
+        for word in unknown:
+            if word.startswith("-") and word != "-":
+                name = word.split("=", 1)[0]
+                raise BadInput(f"{self.prog} has no option {name}{nearest(name, self._option_string_actions)}")
+        if unknown:
+            raise BadInput(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
+        return known
+
+
+def add_recipe_options(parser: Parser) -> None:
+    """--recipe, the short names, and all fields by dotted name."""
+    parser.add_argument("--recipe", metavar="NAME|FILE.toml", help="ladder (default), t12, t64, or a file of yours")
+    short = parser.add_argument_group("the recipe's most used fields")
+    for name, (dotted, about) in SHORT.items():
+        short.add_argument(f"--{name}", dest=dotted, metavar="X", help=about, default=argparse.SUPPRESS)
+    fields = parser.add_argument_group("every field of the recipe")
+    for dotted, kind in field_types().items():
+        if dotted not in FILLED:
+            names = dict.fromkeys((f"--{dotted.replace('_', '-')}", f"--{dotted}"))
+            choices = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else kind.__name__.upper()
+            fields.add_argument(*names, dest=dotted, metavar=choices, default=argparse.SUPPRESS)
+
+
+def overrides(options: argparse.Namespace) -> Raw:
+    """The recipe fields given on the command line, by dotted name, in their types."""
+    types = field_types()
+    given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in types}
+    budgets = sorted(BUDGETS & set(given))
+    if len(budgets) > 1:
+        raise BadInput(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
+    return {name: convert(name, value, types[name]) for name, value in given.items()}
+
+
+def recipe_fields(options: argparse.Namespace) -> Raw:
+    """The fields of the chosen recipe with those given on the command line over them."""
+    raw, given = read_raw(options.recipe or "ladder"), overrides(options)
+    if BUDGETS & set(given):
+        raw = {name: value for name, value in raw.items() if name not in BUDGETS}
+    return {**raw, **given}

@@ -1,0 +1,204 @@
+"""charladder train"""
+
+import dataclasses
+import json
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from charladder.cli.display import Display
+from charladder.cli.options import BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
+from charladder.cli.scoring import score_run
+from charladder.errors import BadInput
+from charladder.evaluation import evaluate
+from charladder.recipe import resolve
+from charladder.run import (
+    Run,
+    create_run,
+    make_trainer,
+    new_path,
+    open_data,
+    open_run,
+    split_of,
+    write_config,
+)
+from charladder.text import Corpus, open_corpus
+from charladder.training import NotFinite, Saved, Trainer, train
+from charladder.training.curves import draw_curves
+from charladder.training.metrics import Metrics
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "train",
+        "Trains a network on DATA with auxiliary losses: at all positions, from all rungs, of several targets.\n"
+        "DATA is `python` (the standard library's sources; the default) or a file (plain, .gz, .xz).",
+        "charladder train book.txt --minutes 3",
+    )
+    parser.add_argument("data", nargs="?", metavar="DATA", help="corpus name or file")
+    parser.add_argument("--run", metavar="DIR", help="where to keep the run (default runs/<recipe>-<n>)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
+    parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_recipe_options(parser)
+    options = parser.read(argv)
+    console = Console(stderr=options.json)
+    run, corpus = resumed(options) if options.resume else begun(options)
+    trainer = make_trainer(run, corpus)
+    begin(console, run, corpus, trainer)
+    try:
+        interrupted = follow(console, run, corpus, trainer)
+    except NotFinite as error:
+        print(
+            f"charladder: {error}; the last good checkpoint in {run.path} is kept: lower the learning rate or raise "
+            "the warm-up and start a new run",
+            file=sys.stderr,
+        )
+        return 1
+    if interrupted:
+        console.print(f"stopped and saved; go on with: charladder train --resume {run.path}", soft_wrap=True)
+        return 130
+    finish(console, run, corpus, trainer, options.json)
+    return 0
+
+
+def begun(options: Namespace) -> tuple[Run, Corpus]:
+    """A new run directory, made only when everything that can be checked has been."""
+    raw = recipe_fields(options)
+    if options.extend:
+        raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
+    if options.data is not None:
+        raw["text.data"] = options.data
+    recipe = resolve(raw)
+    path = Path(options.run) if options.run else new_path(recipe.recipe)
+    if path.exists():
+        raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
+    corpus = open_corpus(recipe.text.data, recipe.text.alphabet)
+    preview = Run(
+        path,
+        dataclasses.replace(recipe, text=dataclasses.replace(recipe.text, letters=corpus.alphabet.letters)),
+    )
+    make_trainer(preview, corpus)
+    return create_run(path, recipe, corpus), corpus
+
+
+def resumed(options: Namespace) -> tuple[Run, Corpus]:
+    """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
+    run = open_run(Path(options.resume))
+    given = overrides(options)
+    if options.run or options.recipe or options.data:
+        raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
+    if set(given) - BUDGETS or (given and not options.extend):
+        name = min(set(given) - BUDGETS or given)
+        raise BadInput(
+            f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
+            + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
+        )
+    if given:
+        budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
+        training = dataclasses.replace(run.recipe.training, **budget)
+        run = Run(run.path, dataclasses.replace(run.recipe, training=training))
+        write_config(run)
+    return run, open_data(run)
+
+
+def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
+    """Says what is trained on what."""
+    network = sum(p.numel() for p in trainer.network.parameters())
+    heads = sum(p.numel() for p in trainer.objective.parameters())
+    train_part = split_of(run.recipe, corpus).train
+    precision = str(trainer.precision).removeprefix("torch.")
+    console.print(
+        f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} rungs of {run.recipe.model.width}, "
+        f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}\n"
+        f"{corpus.name}: {len(corpus.ids_N):,} characters ({corpus.alphabet.kind}), {train_part[1]:,} to train on",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if trainer.clock.step:
+        console.print(f"going on from step {trainer.clock.step}", highlight=False)
+
+
+def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool:
+    """Trains with a display until the budget is spent; True when somebody asked to stop before."""
+    asked = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step
+
+    before = signal.signal(signal.SIGINT, ask)
+    valid = split_of(run.recipe, corpus).valid
+    stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
+
+    def validate() -> float:
+        context = run.recipe.model.context
+        network = trainer.network.eval()
+        return evaluate(
+            lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
+            corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size, trainer.device,
+        ).bits_per_character  # fmt: skip
+
+    interrupted = False
+    has_valid = valid[1] > valid[0]
+    try:
+        with Display(console, trainer) as display:
+            for event in train(trainer, run.path, validate if has_valid else None, lambda: bool(asked)):
+                display.show(event)
+                if isinstance(event, Saved):
+                    interrupted = event.interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return interrupted
+
+
+def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> None:
+    """The final score on the whole valid part, the plot, and what to do next."""
+    clock = trainer.clock
+    valid = split_of(run.recipe, corpus).valid
+    bits = None
+    if valid[1] > valid[0]:
+        score = score_run(console, run, corpus, "valid", device=trainer.device)
+        bits = score["bits_per_character"]
+        metrics = Metrics(run.path / "metrics.jsonl", clock.step)
+        metrics.write({"step": clock.step, **score})
+        metrics.close()
+    plot = draw_curves(run.path)
+    speed = clock.characters / clock.seconds if clock.seconds else 0.0
+    where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
+    console.print(
+        f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
+        f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text\n"
+        f"curves: {where}\n"
+        f"next:   charladder generate {run.path} --prompt 'def ' --length 400\n"
+        f"        charladder evaluate {run.path} --split test\n"
+        f"        charladder train --resume {run.path} --extend {longer(trainer)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if bits is not None:
+        console.print(f"valid: {bits:.4f} bits per character", highlight=False)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "run": str(run.path),
+                    "steps": clock.step,
+                    "seconds": clock.seconds,
+                    "characters_per_second": speed,
+                    "valid_bits_per_character": bits,
+                }
+            )
+        )
+
+
+def longer(trainer: Trainer) -> str:
+    """The budget twice as long, as an option."""
+    settings = trainer.settings
+    if settings.minutes:
+        return f"--minutes {2 * settings.minutes:g}"
+    return f"--steps {2 * settings.steps}" if settings.steps else f"--chars {2 * settings.characters}"

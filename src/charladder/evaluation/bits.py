@@ -1,0 +1,96 @@
+"""Bits per character by a sliding window (Al-Rfou et al. 2018, section "Experimental Setup": stride 1).
+
+A window of C inputs moves `stride` characters at a time, and scores the last `stride` of its predictions; so each
+character is predicted from between C - stride + 1 and C characters before it, or from all there are near the start
+of the text. The first character of a text has nothing before it and costs log2 of the alphabet's size.
+
+Shapes: B windows, T inputs, V symbols.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from charladder.errors import BadInput
+
+Predictor = Callable[[Tensor, int], Tensor]
+"""From tokens (B, T) and how many last positions to keep, logits (B, kept, V)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """`bits`: of all `characters` together."""
+
+    bits: float
+    characters: int
+    seconds: float
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.bits / self.characters
+
+
+def windows_to_score(part: tuple[int, int], context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(start, begin, end) of each window: inputs ids[start:end-1], predictions scored for ids[begin:end].
+
+    Characters that see the start of the text are scored in one window, for it has all that lies before each.
+    """
+    begin, last = max(part[0], 1), part[1]
+    first_end = context + 1
+    while begin < last:
+        end = min(last, first_end if begin < first_end else begin + stride)
+        yield max(0, end - 1 - context), begin, end
+        begin = end
+
+
+@torch.inference_mode()
+def evaluate(
+    predict: Predictor,
+    ids_N: np.ndarray,
+    part: tuple[int, int],
+    context: int,
+    stride: int,
+    alphabet: int,
+    device: torch.device | str = "cpu",
+    batch_characters: int = 16384,
+    report: Callable[[int, float], None] = lambda characters, bits: None,
+) -> Score:
+    """Scores ids_N[part]; context may reach back into the text before it.
+
+    `report` is called on the way with the characters scored so far and their bits. Raises BadInput for an empty part
+    or a stride that is not between 1 and the context.
+    """
+    if not 1 <= stride <= context:
+        raise BadInput(f"--stride {stride} must be between 1 and the context, {context}")
+    if part[1] <= part[0]:
+        raise BadInput("there are no characters to score in this part; choose another --split or hold out more")
+    began = time.perf_counter()
+    bits, done = (math.log2(alphabet), 1) if part[0] == 0 else (0.0, 0)
+    group: list[tuple[int, int, int]] = []
+
+    def score() -> None:
+        nonlocal bits, done
+        inputs, kept = group[0][2] - 1 - group[0][0], group[0][2] - group[0][1]
+        rows = np.array([start for start, _, _ in group])[:, None] + np.arange(inputs + 1)
+        window_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
+        logits_BTV = predict(window_BT[:, :-1], kept)
+        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -kept:].flatten(), reduction="none")
+        bits += float(nats.double().sum()) / math.log(2)
+        done += kept * len(group)
+        group.clear()
+        report(done, bits)
+
+    for window in windows_to_score(part, context, stride):
+        alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
+        if group and (not alike or len(group) * (window[2] - window[0]) >= batch_characters):
+            score()
+        group.append(window)
+    if group:
+        score()
+    return Score(bits, done, time.perf_counter() - began)

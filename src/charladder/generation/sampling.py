@@ -1,0 +1,67 @@
+"""From logits to the distribution that is sampled, and from a distribution to a character.
+
+Shapes: B streams, V symbols.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from charladder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the model's distribution is changed before a character is drawn.
+
+    temperature: logits are divided by it; 0 is greedy. top_k: only the k likeliest (0: all). top_p: only the fewest
+    likeliest whose probabilities reach p (1: all). min_p: only those at least min_p times as likely as the likeliest.
+    They apply in this order, each to what the one before left, renormalised.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise BadInput(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise BadInput(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"--top-p is {self.top_p:g}; it must be above 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise BadInput(f"--min-p is {self.min_p:g}; it must be between 0 and 1")
+
+
+def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities (B, V) in float64, from which the next character is drawn. Raises BadInput for NaN logits."""
+    if torch.isnan(logits_BV).any():
+        raise BadInput("the network gives NaN for the next character; its weights are broken, train it again")
+    logits_BV = logits_BV.double()
+    if sampling.temperature == 0:
+        return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
+    p_BV = (logits_BV / sampling.temperature).softmax(-1)
+    if sampling.top_k:
+        order = p_BV.sort(stable=True, dim=-1, descending=True).indices
+        p_BV = renormalise(p_BV.scatter(-1, order[:, sampling.top_k :], 0.0))
+    if sampling.top_p < 1:
+        sorted_BV, order = p_BV.sort(stable=True, dim=-1, descending=True)
+        beyond = sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p
+        p_BV = renormalise(p_BV.scatter(-1, order, sorted_BV.masked_fill(beyond, 0.0)))
+    if sampling.min_p:
+        least = sampling.min_p * p_BV.max(-1, keepdim=True).values
+        p_BV = renormalise(p_BV.masked_fill(p_BV < least, 0.0))
+    return p_BV
+
+
+def renormalise(p_BV: Tensor) -> Tensor:
+    return p_BV / p_BV.sum(-1, keepdim=True)
+
+
+def draw(p_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """One character a stream, int64 (B,)."""
+    return torch.multinomial(p_BV, 1, generator=generator)[:, 0]

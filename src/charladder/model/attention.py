@@ -1,0 +1,81 @@
+"""Causal self-attention, with or without a cache.
+
+Shapes: B streams, T new characters, S characters seen (cached and new), D width, H heads, E head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder.model.cache import Cache
+from charladder.model.dropout import Dropout
+from charladder.model.settings import ModelSettings
+
+
+def rotary_angles(settings: ModelSettings, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, (length, E), of rotary positions (Su et al. 2021), pairs half a head apart as in Qwen3."""
+    size = settings.head_size
+    frequency = settings.rotary_base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency).repeat(1, 2)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    low, high = x_BHTE.chunk(2, dim=-1)
+    return x_BHTE * cos_TE + torch.cat((-high, low), dim=-1) * sin_TE
+
+
+class Attention(nn.Module):
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.heads, self.head_size = settings.attention_heads, settings.head_size
+        modern = settings.block == "modern"
+        D = settings.width
+        self.query, self.key = nn.Linear(D, D, bias=not modern), nn.Linear(D, D, bias=not modern)
+        self.value, self.output = nn.Linear(D, D, bias=not modern), nn.Linear(D, D, bias=not modern)
+        self.query_norm = nn.RMSNorm(self.head_size, eps=1e-6) if modern else None
+        self.key_norm = nn.RMSNorm(self.head_size, eps=1e-6) if modern else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: Cache | None,
+        layer: int,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        B, T, D = x_BTD.shape
+
+        def split(y_BTD: Tensor) -> Tensor:
+            return y_BTD.view(B, T, self.heads, self.head_size).transpose(1, 2)
+
+        q, k, v = split(self.query(x_BTD)), split(self.key(x_BTD)), split(self.value(x_BTD))
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        if dropout is not None:
+            y_BHTE = explicit_attention(q, k, v, dropout)
+        elif T == 1:
+            y_BHTE = F.scaled_dot_product_attention(q, k, v)
+        elif k.shape[2] == T:
+            y_BHTE = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=causal(T, k.shape[2], q.device))
+        return self.output(y_BHTE.transpose(1, 2).reshape(B, T, D))
+
+
+def causal(T: int, S: int, device: torch.device) -> Tensor:
+    """What each of the last T of S characters may see: itself and everything before."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout) -> Tensor:
+    """Attention with dropout on its weights; written out, because the fused one draws masks of its own."""
+    score_BHTS = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+    score_BHTS = score_BHTS.masked_fill(~causal(q.shape[2], k.shape[2], q.device), float("-inf"))
+    return dropout(score_BHTS.softmax(-1)) @ v

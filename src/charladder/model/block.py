@@ -1,0 +1,52 @@
+"""One rung: attention, then a feed-forward layer, each added to the stream that runs up the ladder.
+
+Shapes: B streams, T characters, D width, F feed-forward width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder.model.attention import Attention
+from charladder.model.cache import Cache
+from charladder.model.dropout import Dropout
+from charladder.model.settings import ModelSettings
+
+
+def make_norm(settings: ModelSettings) -> nn.Module:
+    return nn.RMSNorm(settings.width, eps=1e-6) if settings.block == "modern" else nn.LayerNorm(settings.width)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU without biases (`modern`; Shazeer 2020) or ReLU with biases (`paper`)."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        D, F_, modern = settings.width, settings.feed_forward, settings.block == "modern"
+        self.gate = nn.Linear(D, F_, bias=False) if modern else None
+        self.up, self.down = nn.Linear(D, F_, bias=not modern), nn.Linear(F_, D, bias=not modern)
+
+    def forward(self, x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        h_BTF = F.relu(self.up(x_BTD)) if self.gate is None else F.silu(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(h_BTF if dropout is None else dropout(h_BTF))
+
+
+class Block(nn.Module):
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.pre = settings.norm_placement == "pre"
+        self.attention_norm, self.feed_forward_norm = make_norm(settings), make_norm(settings)
+        self.attention, self.feed_forward = Attention(settings), FeedForward(settings)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: Cache | None,
+        layer: int,
+        dropout: Dropout | None,
+    ) -> Tensor:
+        if self.pre:
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, cache, layer, dropout)
+            return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), dropout)
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, rotary, cache, layer, dropout))
+        return self.feed_forward_norm(x_BTD + self.feed_forward(x_BTD, dropout))

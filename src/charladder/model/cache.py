@@ -1,0 +1,39 @@
+"""The cache of attention: keys and values of the characters already read.
+
+One preallocated pair of tensors a layer, (B, H, C, E): B streams, H heads, C characters of context, E head size.
+Rolling back is a number: what lies past `length` is overwritten in place.
+"""
+
+import torch
+from torch import Tensor
+
+from charladder.model.settings import ModelSettings
+
+
+class Cache:
+    """Room for `settings.context` characters of `batch` streams (or `capacity`, where rotary positions allow more)."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        batch: int = 1,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity = capacity or settings.context
+        shape = (batch, settings.attention_heads, self.capacity, settings.head_size)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
+        self.length = 0
+
+    def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes T further keys and values of a layer behind `length`; returns all up to and with them."""
+        end = self.length + key_BHTE.shape[2]
+        self.keys[layer][:, :, self.length : end] = key_BHTE
+        self.values[layer][:, :, self.length : end] = value_BHTE
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forgets everything from character `length` on."""
+        self.length = min(self.length, length)

@@ -1,0 +1,58 @@
+"""What a network is made of. Every unknown of the paper is a switch here, with its default said."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from charladder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The shape of a network, checked when made (BadInput says which field is wrong).
+
+    block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
+    positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
+    "Positional embeddings"); `table`, one at the first layer only (the ablation of it).
+    norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which is what its parameter count with a
+    final norm suggests.
+    initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero so that a fresh layer is
+    the identity) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
+    dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
+    """
+
+    layers: int
+    width: int
+    attention_heads: int
+    feed_forward: int
+    context: int
+    block: Literal["modern", "paper"] = "modern"
+    positions: Literal["rotary", "tables", "table"] = "rotary"
+    norm_placement: Literal["pre", "post"] = "pre"
+    initialisation: Literal["scaled", "normal"] = "scaled"
+    dropout: float = 0.0
+    rotary_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "attention_heads", "feed_forward", "context"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % self.attention_heads:
+            raise BadInput(
+                f"model.width {self.width} is not divisible by model.attention_heads {self.attention_heads}; "
+                "choose a width that is a multiple of the number of heads"
+            )
+        if self.positions == "rotary" and self.head_size % 2:
+            raise BadInput(
+                f"rotary positions turn pairs, and model.width / model.attention_heads is {self.head_size}, an odd "
+                "number; make it even"
+            )
+        if self.context < 2:
+            raise BadInput("model.context is 1; it must be at least 2 characters")
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.rotary_base <= 1:
+            raise BadInput(f"model.rotary_base is {self.rotary_base}; it must be above 1")
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.attention_heads

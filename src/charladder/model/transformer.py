@@ -1,0 +1,118 @@
+"""The network: characters in, logits and the hidden states of the rungs asked for out. It knows no loss.
+
+Shapes: B streams, T characters, D width, V symbols of the alphabet.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from charladder.errors import BadInput
+from charladder.model.attention import rotary_angles
+from charladder.model.block import Block, make_norm
+from charladder.model.cache import Cache
+from charladder.model.dropout import Dropout
+from charladder.model.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Output:
+    """logits_BTV: unnormalised log-probabilities of the next character.
+    rungs: hidden states (B, T, D) by rung, 1 to `layers`; rung `layers` is after the final norm, the others before any.
+    """
+
+    logits_BTV: Tensor
+    rungs: dict[int, Tensor]
+
+
+class Transformer(nn.Module):
+    """A causal character transformer (Al-Rfou et al. 2018, section "Character Transformer Model"; or modern)."""
+
+    def __init__(self, settings: ModelSettings, alphabet: int, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings
+        L, D, C = settings.layers, settings.width, settings.context
+        self.embedding = nn.Embedding(alphabet, D)
+        tables = {"tables": L, "table": 1, "rotary": 0}[settings.positions]
+        self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(L))
+        self.norm = make_norm(settings)
+        self.output = nn.Linear(D, alphabet, bias=settings.block == "paper")
+        self.rotary: tuple[Tensor, Tensor] | None = None
+        initialise(self, seed)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        rungs: Collection[int] = (),
+        keep: int | None = None,
+        cache: Cache | None = None,
+        dropout: Dropout | None = None,
+    ) -> Output:
+        """Predicts the character after each of the last `keep` positions (all, when None).
+
+        With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
+        The rungs' hidden states are cut to the last `keep` positions too.
+        Raises BadInput where characters lie past the context of a position table, or past the cache.
+        """
+        begin = cache.length if cache is not None else 0
+        end = begin + tokens_BT.shape[1]
+        if len(self.tables) and end > self.settings.context:
+            raise BadInput(f"{end} characters are more than the {self.settings.context} the position tables hold")
+        if cache is not None and end > cache.capacity:
+            raise BadInput(f"{end} characters are more than the {cache.capacity} the cache holds")
+        angles = self.angles(begin, end, tokens_BT.device)
+        x_BTD, hidden = self.embedding(tokens_BT), {}
+        wanted, tail = set(rungs), slice(None) if keep is None else slice(-keep, None)
+        for layer, block in enumerate(self.blocks):
+            if layer < len(self.tables):
+                x_BTD = x_BTD + self.tables[layer][begin:end]
+            x_BTD = block(x_BTD, angles, cache, layer, dropout)
+            if layer + 1 in wanted:
+                hidden[layer + 1] = x_BTD[:, tail]
+        if cache is not None:
+            cache.length = end
+        final_BTD = self.norm(x_BTD[:, tail])
+        if self.settings.layers in wanted:
+            hidden[self.settings.layers] = final_BTD
+        return Output(self.output(final_BTD), hidden)
+
+    def angles(self, begin: int, end: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """The rotary angles of positions begin to end; the table grows when a longer context is asked for."""
+        if self.settings.positions != "rotary":
+            return None
+        if self.rotary is None or len(self.rotary[0]) < end or self.rotary[0].device != device:
+            cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
+            self.rotary = cos.to(device), sin.to(device)
+        return self.rotary[0][begin:end], self.rotary[1][begin:end]
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int) -> None:
+    """Fills all parameters, as a function of `seed` alone, by the rule `settings.initialisation`.
+
+    The output layer starts small whatever the rule, so that an untrained model spreads its bets evenly.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    settings = model.settings
+    for name, parameter in model.named_parameters():
+        last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+        if name == "output.weight":
+            parameter.normal_(0, 0.1 / math.sqrt(settings.width), generator=generator)
+        elif name.startswith("tables"):
+            parameter.normal_(0, 0.02, generator=generator)
+        elif "norm" in name and name.endswith("weight"):
+            parameter.fill_(1)
+        elif parameter.ndim == 1:
+            parameter.zero_()
+        elif settings.initialisation == "normal":
+            parameter.normal_(0, 0.02 / (math.sqrt(2 * settings.layers) if last else 1), generator=generator)
+        elif name == "embedding.weight":
+            parameter.normal_(0, 0.5, generator=generator)
+        elif last:
+            parameter.zero_()
+        else:
+            parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]), generator=generator)

@@ -1,0 +1,177 @@
+"""Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from charladder.errors import BadInput, nearest
+from charladder.model import ModelSettings
+from charladder.objective import ObjectiveSettings
+from charladder.training import TrainingSettings
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """data: a corpus name or a file. alphabet: `bytes`, or `letters` learned from the data.
+
+    order: windows drawn at `random`, or in `epochs` that cover the text once each.
+    valid, test: the share held out at the end; characters, or fractions below 1.
+    sha256 and letters are filled in when a run begins.
+    """
+
+    data: str = "python"
+    alphabet: Literal["bytes", "letters"] = "bytes"
+    order: Literal["random", "epochs"] = "random"
+    valid: float = 0.05
+    test: float = 0.05
+    sha256: str = ""
+    letters: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that says what a run is. `recipe` is its name."""
+
+    recipe: str
+    text: TextSettings
+    model: ModelSettings
+    objective: ObjectiveSettings
+    training: TrainingSettings
+
+
+SECTIONS = {
+    "text": TextSettings,
+    "model": ModelSettings,
+    "objective": ObjectiveSettings,
+    "training": TrainingSettings,
+}
+Raw = dict[str, Any]
+
+
+def field_types() -> dict[str, Any]:
+    """The type of every recipe field, by dotted name."""
+    return {
+        f"{section}.{name}": kind for section, cls in SECTIONS.items() for name, kind in get_type_hints(cls).items()
+    }
+
+
+def recipe_names() -> list[str]:
+    folder = resources.files("charladder") / "recipes"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_raw(name: str) -> Raw:
+    """The fields a recipe sets, by dotted name, from the name of a recipe or a TOML file of one's own.
+
+    Raises BadInput for a file that is not there or not TOML, and for unknown or mistyped fields.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"recipe {name} cannot be read: {error.strerror}") from None
+    elif name in recipe_names():
+        data = (resources.files("charladder") / "recipes" / f"{name}.toml").read_bytes()
+    else:
+        raise BadInput(f"there is no recipe called {name!r}{nearest(name, recipe_names())}")
+    return parse(data, name)
+
+
+def parse(data: bytes, where: str) -> Raw:
+    """TOML bytes as dotted fields, checked against the fields there are."""
+    try:
+        tables = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{where} is not valid TOML: {error}") from None
+    version = tables.pop("format_version", FORMAT)
+    if version != FORMAT:
+        raise BadInput(f"{where} has format_version {version}; this charladder reads {FORMAT}")
+    raw: Raw = {"recipe": str(tables.pop("recipe", Path(where).stem))}
+    types = field_types()
+    for section, fields in tables.items():
+        if section not in SECTIONS or not isinstance(fields, dict):
+            raise BadInput(f"{where} has the unknown section {section!r}{nearest(section, SECTIONS)}")
+        for name, value in fields.items():
+            dotted = f"{section}.{name}"
+            if dotted not in types:
+                raise BadInput(f"{where} sets the unknown field {dotted!r}{nearest(dotted, types)}")
+            raw[dotted] = convert(dotted, value, types[dotted])
+    return raw
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """`value` (from TOML, or text from a command line) as type `kind`. Raises BadInput that names the field."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise BadInput(f"{name} is {value!r}; it must be one of {choices}")
+        return value
+    if isinstance(kind, UnionType):
+        raise TypeError(f"recipe fields have one type each, and {name} has {kind}")
+    truths = {"true": True, "false": False}
+    try:
+        if kind is bool and (isinstance(value, bool) or value in truths):
+            return value if isinstance(value, bool) else truths[value]
+        if kind is int and not isinstance(value, bool | float):
+            return int(value)
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is str and isinstance(value, str):
+            return value
+    except (TypeError, ValueError):
+        pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    raise BadInput(f"{name} is {value!r}; it must be {wanted}")
+
+
+def resolve(raw: Raw) -> Recipe:
+    """A whole recipe from the fields that are set; the rest follows from the dial `model.layers`, or is a default.
+
+    Raises BadInput where fields contradict each other.
+    """
+    raw = derive(raw)
+    sections: dict[str, Any] = {}
+    for section, cls in SECTIONS.items():
+        fields = {name.split(".", 1)[1]: value for name, value in raw.items() if name.startswith(f"{section}.")}
+        missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(fields)
+        if missing:
+            raise BadInput(f"the recipe leaves {section}.{min(missing)} open; set it")
+        sections[section] = cls(**fields)
+    return Recipe(raw.get("recipe", "own"), **sections)
+
+
+def derive(raw: Raw) -> Raw:
+    """Fills in what follows from depth: width 32 a layer in whole heads of 64, feed-forward, batch, learning rate."""
+    raw = dict(raw)
+    layers = raw.setdefault("model.layers", 6)
+    width = raw.setdefault("model.width", 64 * max(1, round(layers / 2)))
+    raw.setdefault("model.attention_heads", max((h for h in range(1, width // 64 + 1) if fits(width, h)), default=1))
+    paper = raw.get("model.block") == "paper"
+    raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
+    raw.setdefault("model.context", 256)
+    raw.setdefault("training.batch", 8)
+    raw.setdefault(
+        "training.learning_rate",
+        {"muon": 0.02, "adamw": 0.003, "momentum": 0.003}.get(raw.get("training.optimizer", "muon"), 0.003),
+    )
+    return raw
+
+
+def fits(width: int, heads: int) -> bool:
+    return width % heads == 0 and (width // heads) % 2 == 0
+
+
+def tables(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it stands in config.toml: complete, in sections, with the format's version."""
+    return {
+        "format_version": FORMAT,
+        "recipe": recipe.recipe,
+        **{section: dataclasses.asdict(getattr(recipe, section)) for section in SECTIONS},
+    }

@@ -1,0 +1,188 @@
+"""The run directory: the only way that evaluation, generation and all that comes after get a model."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from charladder.errors import BadInput
+from charladder.model import Transformer
+from charladder.objective import LadderObjective
+from charladder.recipe import Recipe, parse, resolve, tables
+from charladder.text import Alphabet, Corpus, Split, Windows, open_corpus, split
+from charladder.training import Trainer, load_newest
+from charladder.training.checkpoint import write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that has been read: where it is, and the recipe that it follows."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def alphabet(self) -> Alphabet:
+        return Alphabet(self.recipe.text.letters)
+
+    def network(self) -> Transformer:
+        """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit."""
+        network = Transformer(self.recipe.model, self.alphabet.size)
+        fill(network, self.path / "model.safetensors")
+        return network.eval()
+
+    def objective(self) -> LadderObjective:
+        """The objective with its trained heads. Raises BadInput where their file is missing or does not fit."""
+        objective = fresh_objective(self.recipe, self.alphabet)
+        fill(objective, self.path / "heads.safetensors")
+        return objective
+
+
+def fill(module: torch.nn.Module, path: Path) -> None:
+    """Loads `path` into `module`, names and shapes checked. Raises BadInput that names the file."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        module.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise BadInput(f"{path} is not there yet; train the run until its first checkpoint") from None
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
+    except RuntimeError:
+        raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes") from None
+
+
+def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LadderObjective:
+    return LadderObjective(recipe.objective, recipe.model, alphabet.size, recipe.training.seed)
+
+
+def new_path(recipe: str) -> Path:
+    """The first free `runs/<recipe>-<n>`."""
+    number = 1
+    while (path := Path("runs") / f"{recipe}-{number}").exists():
+        number += 1
+    return path
+
+
+def create_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
+    """Makes the directory `path` with config.toml and environment.json. Raises BadInput if it exists."""
+    text = dataclasses.replace(recipe.text, data=corpus.name, sha256=corpus.sha256, letters=corpus.alphabet.letters)
+    recipe = dataclasses.replace(recipe, text=text)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise BadInput(
+            f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"the run directory {path} cannot be made: {error.strerror}") from None
+    run = Run(path, recipe)
+    write_config(run)
+    write_text(path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+    return run
+
+
+def write_config(run: Run) -> None:
+    write_text(run.path / "config.toml", tomli_w.dumps(tables(run.recipe)))
+
+
+def open_run(path: Path) -> Run:
+    """Reads a run directory. Raises BadInput where `path` is not one."""
+    config = path / "config.toml"
+    if not path.is_dir():
+        raise BadInput(f"there is no run directory {path}; `charladder train --run {path}` makes one")
+    if not config.is_file():
+        raise BadInput(f"{path} is not a run directory, for it has no config.toml")
+    try:
+        return Run(path, resolve(parse(config.read_bytes(), str(config))))
+    except OSError as error:
+        raise BadInput(f"{config} cannot be read: {error.strerror}") from None
+
+
+def open_data(run: Run) -> Corpus:
+    """The text that a run was trained on. Raises BadInput where it is gone or not what it was."""
+    text = run.recipe.text
+    corpus = open_corpus(text.data, run.alphabet)
+    if corpus.sha256 != text.sha256:
+        raise BadInput(
+            f"{text.data} has changed since {run.path} began (SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} "
+            "then); put the old text back"
+        )
+    return corpus
+
+
+def split_of(recipe: Recipe, corpus: Corpus) -> Split:
+    return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)
+
+
+def make_trainer(run: Run, corpus: Corpus) -> Trainer:
+    """Everything a run trains with, at its newest whole checkpoint, or at its start where there is none."""
+    recipe = run.recipe
+    windows = Windows(
+        corpus.ids_N,
+        split_of(recipe, corpus).train,
+        recipe.model.context,
+        recipe.objective.targets,
+        recipe.training.seed,
+        recipe.text.order,
+    )
+    network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
+    trainer = Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
+    checkpoint = load_newest(run.path / "checkpoints")
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
+
+
+def environment(corpus: Corpus) -> dict[str, Any]:
+    """Versions, machine, data checksum and git revision: what stands beside every number of a run."""
+    return {
+        "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
+        "python": platform.python_version(),
+        "machine": machine(),
+        "data": {"name": corpus.name, "bytes": corpus.bytes, "sha256": corpus.sha256},
+        "git": git_revision(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and GPU of this machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "system": platform.platform(),
+        "processor": model,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the source this runs from, when it lies in a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,37 @@
+"""Splits by position: train, then valid, then test, so that nothing held out lies before what is learned from."""
+
+import math
+from dataclasses import dataclass
+
+from charladder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Split:
+    """Half-open ranges of characters."""
+
+    train: tuple[int, int]
+    valid: tuple[int, int]
+    test: tuple[int, int]
+
+    def part(self, name: str) -> tuple[int, int]:
+        """The range called `train`, `valid` or `test`; `all` is the three together."""
+        return (0, self.test[1]) if name == "all" else getattr(self, name)
+
+
+def split(characters: int, valid: float, test: float) -> Split:
+    """The last `test` characters, the `valid` before them, the rest for training.
+
+    Both are numbers of characters, or fractions of the whole when below 1. Raises BadInput if nothing is left.
+    """
+    sizes = {}
+    for name, share in (("valid", valid), ("test", test)):
+        if not (math.isfinite(share) and share >= 0 and (share < 1 or share == int(share))):
+            raise BadInput(f"--{name} {share:g} is neither a whole number of characters nor a fraction below 1")
+        sizes[name] = int(share * characters) if share < 1 else int(share)
+    left = characters - sizes["valid"] - sizes["test"]
+    if left <= 0:
+        raise BadInput(
+            f"the text has {characters} characters, and --valid {valid:g} and --test {test:g} leave none to train on"
+        )
+    return Split((0, left), (left, left + sizes["valid"]), (left + sizes["valid"], characters))

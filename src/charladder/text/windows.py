@@ -1,0 +1,103 @@
+"""Windows: the pieces of text that training sees.
+
+Which window example number g is, is a function of (seed, g) alone: the sampler's whole state is how many examples
+it has given. So a resumed run, one with other micro-batches, and one with other ranks read the same text.
+
+Shapes: B examples, T + K characters a window (T inputs, and K further ones so that every target offset from 1 to K
+has equally many targets).
+"""
+
+import numpy as np
+
+from charladder.errors import BadInput
+
+MASK = (1 << 64) - 1
+
+
+def hash64(seed: int, values: np.ndarray) -> np.ndarray:
+    """A well-mixed uint64 for each value: the finaliser of splitmix64 over a seeded Weyl sequence."""
+    start = np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & MASK)
+    with np.errstate(over="ignore"):
+        x = (values.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ start
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def permute(seed: int, values: np.ndarray, count: int) -> np.ndarray:
+    """Where each value in [0, count) goes under a pseudo-random permutation, without storing one.
+
+    A four-round Feistel network over the next even power of two, walked until it lands inside.
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    out, outside = values.astype(np.uint64), np.ones(len(values), bool)
+    while outside.any():
+        left, right = out[outside] >> np.uint64(half), out[outside] & low
+        for turn in range(4):
+            left, right = right, left ^ (hash64(seed * 4 + turn, right) & low)
+        out[outside] = (left << np.uint64(half)) | right
+        outside = out >= np.uint64(count)
+    return out.astype(np.int64)
+
+
+class Windows:
+    """Windows of `length` inputs and `ahead` further characters from ids_N[begin:end].
+
+    `order` is `random` (every start equally likely) or `epochs` (each pass covers the text once, in windows that do
+    not overlap, shuffled, with a new phase each pass).
+    """
+
+    def __init__(
+        self,
+        ids_N: np.ndarray,
+        part: tuple[int, int],
+        length: int,
+        ahead: int,
+        seed: int,
+        order: str = "random",
+    ) -> None:
+        self.ids_N, self.length, self.ahead, self.seed, self.order = ids_N, length, ahead, seed, order
+        self.begin, self.end = part
+        self.given = 0
+        room = self.end - self.begin - ahead
+        if room < length:
+            raise BadInput(
+                f"the training part has {self.end - self.begin} characters, fewer than one window of {length} "
+                f"and {ahead} further ones; give more text or a smaller --context"
+            )
+        self.per_pass = room // length
+
+    @property
+    def passes(self) -> float:
+        """Passes over the training part so far: inputs given over characters there."""
+        return self.given * self.length / (self.end - self.begin)
+
+    def starts(self, examples: np.ndarray) -> np.ndarray:
+        """Where the windows of these example numbers start."""
+        room = self.end - self.begin - self.ahead
+        if self.order == "random":
+            draws = hash64(self.seed, examples) % np.uint64(room - self.length + 1)
+            return self.begin + draws.astype(np.int64)
+        epochs, places = np.divmod(examples, self.per_pass)
+        starts = np.empty(len(examples), np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            slack = np.uint64(room - self.per_pass * self.length + 1)
+            phase = int(hash64(self.seed + 1, np.array([epoch]))[0] % slack)
+            order = permute(self.seed + 2 + int(epoch), places[chosen], self.per_pass)
+            starts[chosen] = self.begin + phase + order * self.length
+        return starts
+
+    def take(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next windows, int64 (B, T + K), and their example numbers, int64 (B,)."""
+        examples = np.arange(self.given, self.given + batch)
+        self.given += batch
+        starts = self.starts(examples)
+        return self.ids_N[starts[:, None] + np.arange(self.length + self.ahead)].astype(np.int64), examples
+
+    def state(self) -> dict[str, int]:
+        return {"examples": self.given}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.given = state["examples"]

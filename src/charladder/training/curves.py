@@ -1,0 +1,48 @@
+"""curves.png: bits per character and every term of the loss over a run."""
+
+from pathlib import Path
+
+from charladder.training.metrics import read_metrics
+
+SHOWN = 12
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draws `folder/curves.png` from its metrics.jsonl; None where matplotlib is missing or nothing was logged."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    lines = read_metrics(folder / "metrics.jsonl")
+    steps = [line for line in lines if "terms" in line]
+    if not steps:
+        return None
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        main, terms = figure.subplots(1, 2)
+        x = [line["characters"] / 1e6 for line in steps]
+        main.plot(x, [line["terms"]["main"]["bits"] for line in steps], color="#9bb4cc", label="training batch")
+        at = {line["step"]: line["characters"] / 1e6 for line in lines if "characters" in line}
+        valid = [
+            (at[line["step"]], line["bits_per_character"])
+            for line in lines
+            if line.get("step") in at and "split" in line
+        ]
+        if valid:
+            main.plot(*zip(*valid, strict=True), "o-", color="#c0392b", label="valid")
+        names = list(dict.fromkeys(name for line in steps for name in line["terms"]))
+        every = -(-len(names) // SHOWN)
+        for name in [n for place, n in enumerate(names) if n == "main" or place % every == 0]:
+            points = [
+                (c, line["terms"][name]["bits"]) for c, line in zip(x, steps, strict=True) if name in line["terms"]
+            ]
+            terms.plot(*zip(*points, strict=True), label=name, linewidth=2.2 if name == "main" else 1.0)
+        for axes, title in ((main, "next character"), (terms, "terms of the loss, while they contribute")):
+            axes.set(title=title, xlabel="million characters", ylabel="bits per character")
+            axes.grid(alpha=0.25)
+            axes.legend(fontsize=7, ncols=2)
+        beside = folder / ".curves.png.part"
+        figure.savefig(beside, dpi=130, format="png")
+    beside.replace(folder / "curves.png")
+    return folder / "curves.png"

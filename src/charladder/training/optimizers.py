@@ -1,0 +1,74 @@
+"""Optimizers by role: which parameter is updated by what, and their state as named tensors."""
+
+import torch
+from torch import Tensor, nn
+
+from charladder.training.muon import Muon
+from charladder.training.settings import TrainingSettings
+
+
+def make_optimizers(
+    settings: TrainingSettings, network: nn.Module, heads: nn.Module, precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """One or two optimizers over the network and the heads.
+
+    Muon takes the matrices of the layers alone: embeddings, position tables, classifiers and vectors go to AdamW.
+    """
+    parameters = dict(named(network, heads))
+    if settings.optimizer == "momentum":
+        return [
+            torch.optim.SGD(
+                parameters.values(),
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+            )
+        ]
+    matrices = {n: p for n, p in parameters.items() if n.startswith("network.blocks.") and p.ndim == 2}
+    muon = settings.optimizer == "muon"
+    adam = torch.optim.AdamW(
+        [p for n, p in parameters.items() if not (muon and n in matrices)],
+        lr=settings.adam_rate if muon else settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    if not muon:
+        return [adam]
+    taken = Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, precision)
+    return [taken, adam]
+
+
+def named(network: nn.Module, heads: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Every trained parameter by a name that says whose it is."""
+    return [
+        *((f"network.{name}", parameter) for name, parameter in network.named_parameters()),
+        *((f"heads.{name}", parameter) for name, parameter in heads.named_parameters()),
+    ]
+
+
+def optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer], network: nn.Module, heads: nn.Module
+) -> dict[str, Tensor]:
+    """All optimizer state as `<parameter>/<state>` tensors."""
+    return {
+        f"{name}/{what}": value
+        for name, parameter in named(network, heads)
+        for optimizer in optimizers
+        if parameter in optimizer.state
+        for what, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizers(
+    optimizers: list[torch.optim.Optimizer], network: nn.Module, heads: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Puts back what `optimizer_tensors` gave."""
+    owner = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
+    parameters = dict(named(network, heads))
+    for key, value in tensors.items():
+        name, what = key.rsplit("/", 1)
+        parameter = parameters[name]
+        place = "cpu" if what == "step" else parameter.device
+        owner[parameter].state[parameter][what] = value.to(place)

@@ -1,0 +1,31 @@
+"""Devices and precision: what `auto` means on this machine."""
+
+import torch
+
+from charladder.errors import BadInput
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, or the CPU. Raises BadInput for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"--device {name} is not the name of a device; use auto, cpu, cuda, cuda:1 or mps") from None
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        there = [kind for kind, count in counts.items() if count]
+        raise BadInput(f"--device {name} is not on this machine, which has: {', '.join(there)}")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of activations: `auto` is bfloat16 where the hardware multiplies it, else float32."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,71 @@
+"""How a network is trained: budget, batch, optimizer, precision."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from charladder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Checked when made (BadInput says which field is wrong).
+
+    minutes, steps, characters: the budget; exactly one is above 0. A run budgeted in steps or characters repeats bit
+    for bit on one machine; one budgeted in minutes does as much as the time allows.
+    batch: windows a step; micro_batch: how many of them at once (0: all), which changes memory and nothing else.
+    optimizer: `muon` for the matrices of the layers (Jordan et al. 2024) with AdamW for the rest, `adamw`, or
+    `momentum` SGD (the paper's). learning_rate: of Muon, or of all parameters; adam_rate: of what Muon leaves.
+    warmup: share of the budget in which the rate rises; decay: `linear` or `cosine` to 0, or `fixed`.
+    clip: largest gradient norm (0: no limit).
+    precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
+    where the processor or GPU has it.
+    validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
+    """
+
+    batch: int
+    learning_rate: float
+    minutes: float = 0.0
+    steps: int = 0
+    characters: int = 0
+    micro_batch: int = 0
+    seed: int = 0
+    optimizer: Literal["muon", "adamw", "momentum"] = "muon"
+    adam_rate: float = 0.003
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    warmup: float = 0.02
+    decay: Literal["linear", "cosine", "fixed"] = "linear"
+    clip: float = 1.0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validations: int = 4
+    validation_characters: int = 8192
+    checkpoint_seconds: float = 60.0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "log_every", "validation_characters"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "adam_rate", "checkpoint_seconds"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be a number above 0")
+        for name in ("momentum", "beta1", "beta2", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("micro_batch", "seed", "clip", "weight_decay", "validations"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")
+        budgets = {name: getattr(self, name) for name in ("minutes", "steps", "characters")}
+        for name, amount in budgets.items():
+            if not (math.isfinite(amount) and amount >= 0):
+                raise BadInput(f"training.{name} is {amount}; a budget must be above 0")
+        if sum(amount > 0 for amount in budgets.values()) != 1:
+            raise BadInput("a run needs exactly one budget above 0: --minutes, --steps or --chars")
+        if self.micro_batch > self.batch:
+            raise BadInput(
+                f"training.micro_batch {self.micro_batch} is larger than training.batch {self.batch}; make it smaller"
+            )

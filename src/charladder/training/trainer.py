@@ -1,0 +1,114 @@
+"""One run in memory: network, objective, optimizers, sampler and clock, and what one optimisation step does."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from charladder.auxiliary import Report, merge
+from charladder.model import Dropout, Transformer
+from charladder.objective import LadderObjective
+from charladder.text import Windows
+from charladder.training.budget import Clock, progress, rate_factor
+from charladder.training.checkpoint import Checkpoint
+from charladder.training.optimizers import make_optimizers, optimizer_tensors, restore_optimizers
+from charladder.training.precision import choose_device, choose_precision
+from charladder.training.settings import TrainingSettings
+
+
+class NotFinite(Exception):
+    """A loss or a gradient that is NaN or infinite; the message names the step and the term."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one step did: losses in the report are of this step's whole batch."""
+
+    report: Report
+    progress: float
+    rate: float
+    gradient_norm: float
+
+
+class Trainer:
+    def __init__(
+        self, network: Transformer, objective: LadderObjective, windows: Windows, settings: TrainingSettings
+    ) -> None:
+        self.settings, self.windows = settings, windows
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(settings.precision, self.device)
+        self.network, self.objective = network.to(self.device), objective.to(self.device)
+        self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.clock = Clock()
+
+    @property
+    def progress(self) -> float:
+        return progress(self.settings, self.clock)
+
+    def step(self) -> StepFacts:
+        """One optimisation step. Raises NotFinite before anything is changed by a bad loss or gradient."""
+        at = self.progress
+        self.network.train()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        report = merge(self.backward(at))
+        self.check(report)
+        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        limit = self.settings.clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+        if not math.isfinite(norm):
+            raise NotFinite(f"step {self.clock.step + 1}: the gradient's norm is {norm}, though every loss is finite")
+        factor = rate_factor(self.settings, at)
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            optimizer.step()
+        self.clock.step += 1
+        self.clock.characters += self.settings.batch * self.windows.length
+        return StepFacts(report, at, self.settings.learning_rate * factor, norm)
+
+    def backward(self, at: float) -> Iterator[Report]:
+        """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count."""
+        windows_BT, examples = self.windows.take(self.settings.batch)
+        size = self.settings.micro_batch or self.settings.batch
+        for begin in range(0, self.settings.batch, size):
+            piece = torch.from_numpy(windows_BT[begin : begin + size]).to(self.device)
+            dropout = self.dropout(examples[begin : begin + size].tolist())
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                report = self.objective(self.network, piece, at, self.settings.batch, dropout)
+            report.total.backward()
+            yield report
+
+    def dropout(self, examples: list[int]) -> Dropout | None:
+        rate = self.network.settings.dropout
+        seed = self.settings.seed * 0x2545F4914F6CDD1D
+        return Dropout(rate, [seed + example * 0x9E3779B97F4A7C15 for example in examples]) if rate else None
+
+    def check(self, report: Report) -> None:
+        if math.isfinite(float(report.total)):
+            return
+        bad = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
+        raise NotFinite(f"step {self.clock.step + 1}: the loss is not finite in {', '.join(bad) or 'the total alone'}")
+
+    def checkpoint(self) -> Checkpoint:
+        state: dict[str, Any] = {
+            "clock": asdict(self.clock),
+            "sampler": self.windows.state(),
+            "seed": self.settings.seed,
+        }
+        return Checkpoint(
+            self.network.state_dict(),
+            self.objective.state_dict(),
+            optimizer_tensors(self.optimizers, self.network, self.objective.heads),
+            state,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        self.network.load_state_dict(checkpoint.network)
+        self.objective.load_state_dict(checkpoint.heads)
+        restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
+        self.clock = Clock(**checkpoint.state["clock"])
+        self.windows.restore(checkpoint.state["sampler"])
