@@ -136,7 +136,8 @@ class LadderObjective(nn.Module):
             main = (rung, k) == (self.layers, 1)
             logits_BTV = output.logits_BTV if main else self.heads[key(rung, k)](inputs[rung])
             targets_BT = windows_BTK[:, T + k - keep : T + k]
-            loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
+            exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+            loss = F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum")
             total = total + loss * (weight / ((examples or B) * keep))
             terms[term_name(rung, k, self.layers)] = TermReport(loss.detach(), B * keep, weight)
         return Report(total, terms)

@@ -39,13 +39,14 @@ class Score:
 def windows_to_score(part: tuple[int, int], context: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """(start, begin, end) of each window: inputs ids[start:end-1], predictions scored for ids[begin:end].
 
-    Characters that see the start of the text are scored in one window, for it has all that lies before each.
+    Characters that see the start of the text are scored in one window, for it has all that lies before each. What a
+    character is predicted from does not depend on where the part ends.
     """
     begin, last = max(part[0], 1), part[1]
     first_end = context + 1
     while begin < last:
-        end = min(last, first_end if begin < first_end else begin + stride)
-        yield max(0, end - 1 - context), begin, end
+        end = first_end if begin < first_end else begin + stride
+        yield max(0, end - 1 - context), begin, min(last, end)
         begin = end
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from charladder.model.cache import Cache
 from charladder.model.dropout import Dropout
+from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
 
 
@@ -35,8 +36,8 @@ class Attention(nn.Module):
         D = settings.width
         self.query, self.key = nn.Linear(D, D, bias=not modern), nn.Linear(D, D, bias=not modern)
         self.value, self.output = nn.Linear(D, D, bias=not modern), nn.Linear(D, D, bias=not modern)
-        self.query_norm = nn.RMSNorm(self.head_size, eps=1e-6) if modern else None
-        self.key_norm = nn.RMSNorm(self.head_size, eps=1e-6) if modern else None
+        self.query_norm = make_norm(settings, self.head_size) if modern else None
+        self.key_norm = make_norm(settings, self.head_size) if modern else None
 
     def forward(
         self,

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from charladder.model.attention import Attention
 from charladder.model.cache import Cache
 from charladder.model.dropout import Dropout
+from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
-
-
-def make_norm(settings: ModelSettings) -> nn.Module:
-    return nn.RMSNorm(settings.width, eps=1e-6) if settings.block == "modern" else nn.LayerNorm(settings.width)
 
 
 class FeedForward(nn.Module):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from charladder.errors import BadInput
 from charladder.model.attention import rotary_angles
-from charladder.model.block import Block, make_norm
+from charladder.model.block import Block
 from charladder.model.cache import Cache
 from charladder.model.dropout import Dropout
+from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
 
 

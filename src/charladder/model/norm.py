@@ -1,0 +1,20 @@
+"""Normalisation of the stream and of attention heads."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder.model.settings import ModelSettings
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm (Zhang and Sennrich 2019) with its gain in the type of its input, as torch's fused kernel wants it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+def make_norm(settings: ModelSettings, size: int | None = None) -> nn.Module:
+    """The norm of a block's kind, over `size` features (the width unless given)."""
+    size = size or settings.width
+    return RMSNorm(size, eps=1e-6) if settings.block == "modern" else nn.LayerNorm(size)

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from charladder.cli.main import main
+
+
+def facts(capsys, *words: str) -> dict:
+    assert main(["inspect", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_papers_parameter_counts(capsys):
+    t12, t64 = facts(capsys, "t12")["parameters"], facts(capsys, "t64")["parameters"]
+    assert 44.2e6 <= t12["training"] <= 44.3e6
+    assert round(t12["inference"], -5) == 41.2e6
+    assert abs(t64["training"] - 235.4e6) <= 0.1e6
+    assert round(t64["inference"], -5) == 218.8e6
+
+
+def test_one_dial_derives_the_rest(capsys):
+    for layers, width in ((2, 64), (6, 192), (12, 384), (24, 768)):
+        config = facts(capsys, "ladder", "--layers", str(layers))["config"]
+        assert config["model"]["width"] == width
+        assert config["model"]["attention_heads"] == width // 64
+    assert facts(capsys, "--layers", "6", "--width", "256")["config"]["model"]["width"] == 256
+
+
+def test_recipes_are_to_the_letter(capsys):
+    config = facts(capsys, "t64")["config"]
+    assert config["training"]["steps"] == 4_000_000
+    assert (config["training"]["optimizer"], config["training"]["momentum"]) == ("momentum", 0.99)
+    assert (config["training"]["learning_rate"], config["training"]["batch"]) == (0.003, 16)
+    assert config["objective"] == {
+        "positions": "all", "rungs": True, "rung_schedule": "half", "rung_weight": 1.0, "rung_reduction": "sum",
+        "rung_input": "normed", "targets": 2, "target_weight": 0.5, "target_end": 1.0,
+    }  # fmt: skip
+
+
+def test_without_json_it_is_a_table(capsys):
+    assert main(["inspect", "t12"]) == 0
+    out = capsys.readouterr().out
+    assert "44,258,304" in out
+    assert "rung_schedule" in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], [], ["train", "--help"], ["inspect", "--help"]])
+def test_help(capsys, words):
+    try:
+        assert main(words) == 0
+    except SystemExit as end:
+        assert not end.code
+    out = capsys.readouterr().out
+    assert out
+    if len(words) == 2:
+        assert "example:" in out

@@ -1,0 +1,165 @@
+"""From a text to a run directory and back, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from charladder.cli.main import main
+from charladder.run import open_run
+from charladder.training.metrics import read_metrics
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ladder(*words: str, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "charladder", *words], capture_output=True, timeout=120, check=False, **settings
+    )
+
+
+def test_train_then_evaluate_then_generate(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "6", *TINY, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert set(done) == {"run", "steps", "seconds", "characters_per_second", "valid_bits_per_character"}
+    assert (done["run"], done["steps"]) == ("runs/ladder-1", 6)
+    files = {path.name for path in Path("runs/ladder-1").iterdir()}
+    assert files >= {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "heads.safetensors",
+        "curves.png",
+    }
+    assert Path("runs/ladder-1/curves.png").read_bytes()[1:4] == b"PNG"
+
+    assert main(["evaluate", "runs/ladder-1", "--split", "valid", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["bits_per_character"] == done["valid_bits_per_character"]
+    assert set(score) >= {"characters", "context", "stride", "split", "corpus_sha256", "seconds"}
+    assert (score["context"], score["stride"], score["split"]) == (16, 8, "valid")
+    assert score["characters"] == int(0.05 * text_file.stat().st_size)
+    assert score["bits_per_unicode_character"] == pytest.approx(score["bits_per_character"])
+
+    assert main(["evaluate", "runs/ladder-1", str(text_file), "--limit", "50", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert (score["split"], score["characters"]) == ("all", 50)
+
+    assert main(["generate", "runs/ladder-1", "--prompt", "The ", "--length", "30", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["characters"] == 30
+    assert set(written) == {"text", "characters", "seconds", "characters_per_second", "draft", "accepted_per_pass"}
+    assert main(["generate", "runs/ladder-1", "--prompt", "The ", "--length", "30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == written["text"]
+
+    assert main(["inspect", "runs/ladder-1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["layers"], facts["width"], facts["context"]) == (2, 16, 16)
+
+
+def test_the_run_directory_says_all(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "charladder generate one" in out
+    assert out.rstrip().splitlines()[-1].startswith("valid: ")
+    config = tomllib.loads(Path("one/config.toml").read_text())
+    assert config["format_version"] == 1
+    assert config["training"]["seed"] == 3
+    assert config["text"]["data"] == str(text_file)
+    environment = json.loads(Path("one/environment.json").read_text())
+    assert environment["data"]["sha256"] == config["text"]["sha256"]
+    assert set(environment["versions"]) >= {"torch", "numpy", "charladder"}
+    lines = read_metrics(Path("one/metrics.jsonl"))
+    first = next(line for line in lines if "terms" in line)
+    assert set(first["terms"]) == {"rung1.target1", "rung1.target2", "main", "rung2.target2"}
+    assert set(first) >= {"step", "progress", "characters", "seconds", "learning_rate", "gradient_norm", "total"}
+    assert first["total"] == pytest.approx(sum(term["share"] for term in first["terms"].values()))
+    assert lines[-1]["split"] == "valid"
+    network = load_file("one/model.safetensors")
+    assert not any("rung" in name for name in network)
+    assert set(load_file("one/heads.safetensors")) == {
+        f"heads.{name}.weight" for name in ("rung1_target1", "rung1_target2", "rung2_target2")
+    }
+
+
+def test_letters_are_saved_with_the_run(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one", "--text.alphabet", "letters"]) == 0
+    run = open_run(Path("one"))
+    assert run.alphabet.size == len(set(text_file.read_text()))
+    assert main(["generate", "one", "--length", "20"]) == 0
+    assert main(["generate", "one", "--prompt", "ü"]) == 2
+    assert "'ü' at position 0" in capsys.readouterr().err
+
+
+def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
+    assert main(["train", "--resume", "whole"]) == 0
+    assert main(["train", "--resume", "whole", "--extend", "--steps", "8"]) == 0
+    assert open_run(Path("whole")).recipe.training.steps == 8
+    lines = [line for line in read_metrics(Path("whole/metrics.jsonl")) if "terms" in line]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
+    words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
+    assert ladder(*words, "--run", "whole").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charladder", *words, "--run", "cut"], stdout=subprocess.PIPE, text=True
+    )
+    metrics = Path("cut/metrics.jsonl")
+    until = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count("\n") > 20) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with: charladder train --resume cut" in out
+    (checkpoint,) = Path("cut/checkpoints").iterdir()
+    assert 20 <= int(checkpoint.name) < 300
+    assert ladder("train", "--resume", "cut").returncode == 0
+    for name in ("model.safetensors", "heads.safetensors"):
+        assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_ends_with_code_one_and_keeps_the_checkpoint(here, text_file):
+    words = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
+    slow = ["--training.warmup", "0.5", "--training.checkpoint-seconds", "0.0001"]
+    done = ladder("train", str(text_file), "--steps", "60", *TINY, "--run", "one", *words, *slow)
+    assert done.returncode == 1
+    assert b"not finite" in done.stderr or b"gradient's norm" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert any(Path("one/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, {"NO_COLOR": "1"}])
+def test_piped_output_is_plain(here, text_file, variables):
+    done = ladder("train", str(text_file), "--steps", "3", *TINY, "--run", "one", env={**os.environ, **variables})
+    assert done.returncode == 0
+    assert b"\x1b" not in done.stdout
+    assert done.stderr == b""
+    assert b"bits/char" in done.stdout
+    if "PYTHONIOENCODING" in variables:
+        assert done.stdout.isascii()
+
+
+def test_a_reader_that_leaves_is_no_error(here, text_file):
+    assert ladder("train", str(text_file), "--steps", "3", *TINY, "--run", "one").returncode == 0
+    command = f"{sys.executable} -m charladder generate one --length 200 | head -c 5"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr

@@ -1,0 +1,35 @@
+"""Command line of the tests, and what every test has: an own cache folder, a small text."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers import PROSE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def prose() -> bytes:
+    return (PROSE * 20).encode()
+
+
+@pytest.fixture
+def text_file(tmp_path: Path, prose: bytes) -> Path:
+    path = tmp_path / "prose.txt"
+    path.write_bytes(prose)
+    return path

@@ -1,0 +1,104 @@
+import itertools
+
+import pytest
+import torch
+
+from charladder.errors import BadInput
+from charladder.generation import Decoder, Sampling, distribution, generate
+from charladder.model import Transformer
+from helpers import small
+
+P = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", params=["modern", "paper"])
+def network(request) -> Transformer:
+    model = Transformer(small(block=request.param), 256).eval()
+    with torch.no_grad():
+        for place, parameter in enumerate(model.parameters()):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [0.5, 0.25, 0.15, 0.1]),
+        (Sampling(temperature=0), [1, 0, 0, 0]),
+        (Sampling(temperature=0.5), [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
+        (Sampling(top_k=2), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(top_k=9), [0.5, 0.25, 0.15, 0.1]),
+        (Sampling(top_p=0.49), [1, 0, 0, 0]),
+        (Sampling(top_p=0.6), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(min_p=0.3), [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
+        (Sampling(top_k=3, min_p=0.4), [2 / 3, 1 / 3, 0, 0]),
+    ],
+)
+def test_distribution(sampling, expected):
+    got = distribution(P.log() + 3, sampling)[0]
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_ties_at_top_k_keep_k():
+    assert int((distribution(torch.zeros(1, 8), Sampling(top_k=3)) > 0).sum()) == 3
+
+
+def test_text_is_what_full_recomputation_would_choose(network):
+    """Greedy, within the context and past it: the cache is an optimisation and nothing else."""
+    prompt = [1, 2, 3]
+    text = list(generate(network, prompt, 40, Sampling(temperature=0)))
+    context, read = 16, list(prompt)
+    for character in text:
+        over = max(0, len(read) - context)
+        start = -(-over // 8) * 8
+        with torch.no_grad():
+            logits = network(torch.tensor([read[start:]])).logits_BTV[0, -1]
+        assert int(logits.argmax()) == character
+        read.append(character)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 24, 25, 100])
+def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, length):
+    prompt = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    at_once, by_one = Decoder(network), Decoder(network)
+    logits = at_once.read(prompt)
+    for character in prompt:
+        expected = by_one.read([character])
+    assert at_once.held == by_one.held
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_seeds_reproduce_and_an_empty_prompt_begins_anywhere(network):
+    one, again, other = (list(generate(network, [], 20, seed=seed)) for seed in (4, 4, 5))
+    assert one == again
+    assert one != other
+    assert len({next(generate(network, [], 1, seed=seed)) for seed in range(40)}) > 20
+
+
+def test_samples_follow_the_distribution():
+    """The joint distribution of two characters of a two-letter network, by enumeration, against samples."""
+    model = Transformer(small(), 2).eval()
+    with torch.no_grad():
+        model.output.weight.normal_(0, 1, generator=torch.Generator().manual_seed(2))
+    expected = {}
+    for pair in itertools.product(range(2), repeat=2):
+        probability, read = 1.0, [0]
+        for character in pair:
+            with torch.no_grad():
+                p = model(torch.tensor([read])).logits_BTV[0, -1].double().softmax(-1)
+            probability, read = probability * float(p[character]), [*read, character]
+        expected[pair] = probability
+    drawn = [tuple(generate(model, [0], 2, seed=seed)) for seed in range(1500)]
+    chi_square = sum((drawn.count(pair) - 1500 * p) ** 2 / (1500 * p) for pair, p in expected.items())
+    assert chi_square < 21.1  # three degrees of freedom, one in ten thousand
+
+
+def test_mistakes(network):
+    with pytest.raises(BadInput, match="--length is -1"):
+        next(generate(network, [1], -1))
+    with pytest.raises(BadInput, match="NaN"):
+        distribution(torch.full((1, 4), float("nan")), Sampling())
+    for fields in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"temperature": float("nan")}):
+        with pytest.raises(BadInput):
+            Sampling(**fields)
+    assert list(generate(network, [1], 0)) == []

@@ -1,0 +1,47 @@
+"""Small settings and trainers that the tests share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from charladder.model import ModelSettings, Transformer
+from charladder.objective import LadderObjective, ObjectiveSettings
+from charladder.text import Windows
+from charladder.training import Trainer, TrainingSettings
+
+PROSE = (
+    "The ladder leans on the wall, and every rung of it is asked what it sees. The lowest says: letters. "
+    "The next says: words, or what looks like them. Higher up they speak of lines and of what they mean. "
+)
+
+
+def small(**changes: Any) -> ModelSettings:
+    """A modern network that trains in a blink; `block="paper"` gives the paper's with its position tables."""
+    fields = {"layers": 3, "width": 32, "attention_heads": 2, "feed_forward": 64, "context": 16}
+    if changes.get("block") == "paper":
+        fields |= {"positions": "tables", "initialisation": "normal"}
+    return ModelSettings(**(fields | changes))
+
+
+def make_trainer(
+    data: bytes,
+    model: ModelSettings | None = None,
+    objective: ObjectiveSettings | None = None,
+    dtype: torch.dtype = torch.float32,
+    order: str = "random",
+    **training: Any,
+) -> Trainer:
+    """A trainer over the bytes `data`, all of them for training."""
+    model, objective = model or small(), objective or ObjectiveSettings()
+    settings = TrainingSettings(**({"batch": 4, "learning_rate": 0.01, "steps": 20} | training))
+    windows = Windows(
+        np.frombuffer(data, np.uint8), (0, len(data)), model.context, objective.targets, settings.seed, order
+    )
+    network = Transformer(model, 256, settings.seed).to(dtype)
+    return Trainer(network, LadderObjective(objective, model, 256, settings.seed).to(dtype), windows, settings)
+
+
+def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    return lambda tokens, keep: network(tokens, keep=keep).logits_BTV

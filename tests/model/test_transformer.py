@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.model import Cache, Transformer
+from helpers import small
+
+VARIANTS = [
+    small(),
+    small(block="paper"),
+    small(block="paper", norm_placement="post", positions="table"),
+    small(block="modern", positions="tables"),
+]
+
+
+def tokens(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(settings, seed=0) -> Transformer:
+    """In float64, so that equality is told from rounding; with output matrices that are not zero."""
+    model = Transformer(settings, 256, seed).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)).double())
+    return model
+
+
+@pytest.mark.parametrize("settings_", VARIANTS)
+@torch.no_grad()
+def test_cached_decoding_equals_full_recomputation(settings_):
+    model, x = network(settings_), tokens(2, 2, 16)
+    full = model(x).logits_BTV
+    for pieces in ([1] * 16, [5, 1, 1, 9], [16]):
+        cache, begin = Cache(settings_, 2, dtype=torch.float64), 0
+        for size in pieces:
+            got = model(x[:, begin : begin + size], cache=cache).logits_BTV
+            torch.testing.assert_close(got, full[:, begin : begin + size], rtol=1e-9, atol=1e-9)
+            begin += size
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 16)), min_size=1, max_size=8), st.integers(0, 2))
+@settings(max_examples=25, deadline=None)
+@torch.no_grad()
+def test_a_rolled_back_cache_equals_a_fresh_one(moves, variant):
+    model, cache, read = network(VARIANTS[variant]), Cache(VARIANTS[variant], 1, dtype=torch.float64), []
+    for turn, (size, back_to) in enumerate(moves):
+        piece = tokens(turn, size).tolist()[: 16 - len(read)]
+        if piece:
+            read += piece
+            got = model(torch.tensor([piece]), cache=cache).logits_BTV[:, -1]
+            torch.testing.assert_close(got, model(torch.tensor([read])).logits_BTV[:, -1], rtol=1e-9, atol=1e-9)
+        cache.truncate(back_to)
+        read = read[:back_to]
+
+
+@pytest.mark.parametrize("settings_", VARIANTS)
+@torch.no_grad()
+def test_no_position_sees_what_comes_after_it(settings_):
+    model, x = network(settings_), tokens(3, 1, 16)
+    changed = x.clone()
+    changed[0, 9] = (x[0, 9] + 1) % 256
+    before, after = model(x).logits_BTV, model(changed).logits_BTV
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.equal(before[:, 9], after[:, 9])
+
+
+@torch.no_grad()
+def test_keep_and_rungs():
+    model, x = network(small()), tokens(4, 2, 12)
+    whole, last = model(x, rungs=(1, 2, 3)), model(x, rungs=(1, 3), keep=2)
+    torch.testing.assert_close(last.logits_BTV, whole.logits_BTV[:, -2:])
+    assert set(last.rungs) == {1, 3}
+    torch.testing.assert_close(last.rungs[1], whole.rungs[1][:, -2:])
+    torch.testing.assert_close(model.output(whole.rungs[3]), whole.logits_BTV)
+    assert model(x).rungs == {}
+
+
+def test_tables_are_added_at_every_layer_and_not_shared():
+    model = Transformer(small(block="paper"), 256)
+    assert len(model.tables) == 3
+    model(tokens(5, 2, 16)).logits_BTV.sum().backward()
+    gradients = [table.grad for table in model.tables]
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+    assert len(Transformer(small(block="paper", positions="table"), 256).tables) == 1
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    from charladder.model.attention import rotary_angles, rotate
+
+    cos, sin = rotary_angles(small(), 16)
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def score(i: int, j: int) -> float:
+        return float((rotate(q, cos[i], sin[i]) * rotate(k, cos[j], sin[j])).sum())
+
+    assert math.isclose(score(3, 1), score(9, 7), abs_tol=1e-5)
+    assert not math.isclose(score(3, 1), score(9, 6), abs_tol=1e-3)
+
+
+def test_past_the_tables_and_past_the_cache():
+    with pytest.raises(BadInput, match="17 characters are more than the 16"):
+        Transformer(small(block="paper"), 256)(tokens(6, 1, 17))
+    with pytest.raises(BadInput, match="17 characters are more than the 16 the cache"):
+        Transformer(small(), 256)(tokens(6, 1, 17), cache=Cache(small()))
+    assert Transformer(small(), 256)(tokens(6, 1, 40)).logits_BTV.shape == (1, 40, 256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"width": 33}, "width 33 is not divisible by model.attention_heads 2"),
+        ({"layers": 0}, "model.layers is 0"),
+        ({"width": -8}, "model.width is -8"),
+        ({"context": 1}, "at least 2"),
+        ({"dropout": 1.0}, "below 1"),
+        ({"width": 6}, "odd number"),
+    ],
+)
+def test_settings_that_cannot_be(changes, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        small(**changes)
+
+
+def test_seed_decides_the_weights():
+    one, same, other = (Transformer(small(), 256, seed).embedding.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)

@@ -1,0 +1,138 @@
+"""The three losses against the definitions, written out by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.model import Transformer
+from charladder.objective import LadderObjective, ObjectiveSettings, term_name, term_weights
+from helpers import small
+
+
+def pair(objective: ObjectiveSettings, seed: int = 0, **model):
+    settings = small(**model)
+    network = Transformer(settings, 256, seed).double()
+    heads = LadderObjective(objective, settings, 256, seed).double()
+    with torch.no_grad():
+        for place, parameter in enumerate([*network.parameters(), *heads.parameters()]):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+            parameter.add_(0.05 * noise)
+    return network, heads
+
+
+def windows(targets: int, batch: int = 2) -> torch.Tensor:
+    return torch.randint(0, 256, (batch, 16 + targets), generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("block", ["modern", "paper"])
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions):
+    settings = ObjectiveSettings(positions=positions, rung_schedule="never", rung_weight=0.3, targets=3)
+    network, objective = pair(settings, block=block)
+    x, parameters = windows(3), [*network.parameters(), *objective.parameters()]
+    report = objective(network, x, progress=0.1)
+    got = torch.autograd.grad(report.total, parameters)
+
+    output = network(x[:, :16], rungs=(1, 2, 3))
+    keep = slice(None) if positions == "all" else slice(-1, None)
+    total, seen = torch.zeros((), dtype=torch.float64), set()
+    for rung in (1, 2, 3):
+        hidden = output.rungs[rung] if rung == 3 else F.layer_norm(output.rungs[rung], (32,))
+        for k in (1, 2, 3):
+            main = (rung, k) == (3, 1)
+            logits = output.logits_BTV if main else objective.heads[f"rung{rung}_target{k}"](hidden)
+            loss = F.cross_entropy(logits[:, keep].flatten(0, 1), x[:, k : 16 + k][:, keep].flatten())
+            weight = (1 if rung == 3 else 0.3) * (1 if k == 1 else 0.5)
+            name = term_name(rung, k, 3)
+            assert report.terms[name].weight == pytest.approx(weight)
+            assert report.terms[name].value == pytest.approx(loss.item(), rel=1e-12)
+            total, seen = total + weight * loss, seen | {name}
+    assert set(report.terms) == seen
+    assert report.total.item() == pytest.approx(total.item(), rel=1e-12)
+    assert report.total.item() == pytest.approx(sum(term.share for term in report.terms.values()), rel=1e-12)
+    for mine, by_hand in zip(got, torch.autograd.grad(total, parameters), strict=True):
+        torch.testing.assert_close(mine, by_hand, rtol=1e-9, atol=1e-12)
+
+
+def test_multiple_targets_are_there_and_look_further_ahead():
+    """A TODO in the public reproduction. A head that predicts k ahead is told the k-th next character."""
+    network, objective = pair(ObjectiveSettings(rungs=False, targets=2))
+    x = windows(2)
+    head = objective.heads["rung3_target2"]
+    with torch.no_grad():
+        head.weight.zero_()
+    report = objective(network, x, 0.0)
+    assert report.terms["rung3.target2"].value == pytest.approx(math.log(256))
+    hidden = network(x[:, :16], rungs=(3,)).rungs[3]
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(3)))
+    expected = F.cross_entropy(head(hidden).flatten(0, 1), x[:, 2:18].flatten())
+    assert objective(network, x, 0.0).terms["rung3.target2"].value == pytest.approx(expected.item())
+
+
+def test_a_silent_rung_runs_no_head_and_changes_nothing():
+    network, objective = pair(ObjectiveSettings(targets=2))
+    called = []
+    for name, head in objective.heads.items():
+        head.register_forward_hook(lambda *_, name=name: called.append(name))
+    report = objective(network, windows(2), progress=0.2)
+    assert set(report.terms) == {"rung2.target1", "rung2.target2", "main", "rung3.target2"}
+    assert sorted(called) == ["rung2_target1", "rung2_target2", "rung3_target2"]
+    report.total.backward()
+    assert objective.heads["rung1_target1"].weight.grad is None
+    called.clear()
+    assert set(objective(network, windows(2), progress=0.5).terms) == {"main", "rung3.target2"}
+    assert called == ["rung3_target2"]
+
+
+def test_weights_at_zero_make_no_heads():
+    settings = ObjectiveSettings(rungs=False, targets=2, target_weight=0.0)
+    _, objective = pair(settings)
+    assert len(objective.heads) == 0
+    assert len(pair(ObjectiveSettings(rung_weight=0.0, targets=1))[1].heads) == 0
+
+
+def test_extra_targets_may_end():
+    settings = ObjectiveSettings(rungs=False, targets=2, target_end=0.75)
+    assert term_weights(settings, 3, 0.7)[3, 2] == 0.5
+    assert term_weights(settings, 3, 0.75)[3, 2] == 0
+    assert term_weights(ObjectiveSettings(), 3, 1.0)[3, 2] == 0.5
+
+
+@given(
+    st.sampled_from(["half", "whole", "fade", "never", "constant"]),
+    st.sampled_from(["sum", "mean"]),
+    st.floats(0, 1),
+    st.integers(1, 64),
+)
+def test_the_main_term_always_has_weight_one(schedule, reduction, progress, layers):
+    settings = ObjectiveSettings(rung_schedule=schedule, rung_reduction=reduction)
+    weights = term_weights(settings, layers, progress)
+    assert weights[layers, 1] == 1
+    assert len(weights) == 2 * layers
+    assert all(0 <= weight <= 1 for weight in weights.values())
+
+
+def test_mean_divides_the_intermediate_rungs_by_how_many_are_active():
+    settings = ObjectiveSettings(rung_reduction="mean", targets=1)
+    weights = term_weights(settings, 5, 0.15)  # rung 1 left at 0.1
+    assert [weights[rung, 1] for rung in range(1, 6)] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1])
+
+
+def test_last_position_alone():
+    network, objective = pair(ObjectiveSettings(positions="last", targets=2))
+    report = objective(network, windows(2, batch=5), 0.0)
+    assert all(term.count == 5 for term in report.terms.values())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("targets", 0), ("rung_weight", -1.0), ("target_weight", float("nan")), ("target_end", -0.5)]
+)
+def test_settings_that_cannot_be(field, value):
+    with pytest.raises(BadInput, match=f"objective.{field}"):
+        ObjectiveSettings(**{field: value})

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.text import Alphabet, learn_letters
+
+
+@given(st.binary())
+def test_bytes_round_trip(data):
+    assert Alphabet().decode(Alphabet().encode(data)) == data
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_letters_round_trip(text):
+    data = text.encode()
+    alphabet = learn_letters(data)
+    ids = alphabet.encode(data)
+    assert alphabet.decode(ids) == data
+    assert len(ids) == len(text)
+    assert alphabet.size == len(set(text))
+
+
+def test_unknown_letter_is_named_with_its_place():
+    with pytest.raises(BadInput, match=r"'z' at position 2"):
+        learn_letters(b"abc").encode(b"abz")
+
+
+def test_letters_want_utf8():
+    with pytest.raises(BadInput, match="not UTF-8 at byte 1"):
+        learn_letters(b"a\xff")
+
+
+def test_too_many_letters_are_refused():
+    with pytest.raises(BadInput, match="300 different characters"):
+        learn_letters("".join(map(chr, range(1000, 1300))).encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [(b"abc", 3), ("äöü".encode(), 3), ("äöü".encode()[1:], 2), ("äö".encode()[:-1], 2), (b"a\xffb", None)],
+)
+def test_unicode_characters(data, count):
+    assert Alphabet().unicode_characters(np.frombuffer(data, np.uint8)) == count

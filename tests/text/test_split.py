@@ -1,0 +1,26 @@
+import pytest
+
+from charladder.errors import BadInput
+from charladder.text import split
+
+
+def test_split_by_position():
+    parts = split(1000, 0.1, 50)
+    assert (parts.train, parts.valid, parts.test) == ((0, 850), (850, 950), (950, 1000))
+    assert parts.part("all") == (0, 1000)
+    assert parts.part("test") == (950, 1000)
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "sentence"),
+    [
+        (600, 400, "leave none"),
+        (-1, 0, "neither"),
+        (1.5, 0, "neither"),
+        (float("nan"), 0, "neither"),
+        (0, float("inf"), "neither"),
+    ],
+)
+def test_splits_that_do_not_fit(valid, test, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        split(1000, valid, test)

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.text import Windows
+from charladder.text.windows import permute
+
+IDS = (np.arange(1000) % 251).astype(np.uint8)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 500))
+def test_permute_is_a_permutation(seed, count):
+    assert sorted(permute(seed, np.arange(count), count)) == list(range(count))
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_windows_are_pieces_of_the_part_with_room_for_the_targets(order):
+    windows = Windows(IDS, (100, 600), 16, 3, seed=1, order=order)
+    taken, examples = windows.take(64)
+    assert taken.shape == (64, 19)
+    starts = windows.starts(examples)
+    assert starts.min() >= 100
+    assert starts.max() + 19 <= 600
+    assert all(np.array_equal(row, IDS[s : s + 19]) for row, s in zip(taken, starts, strict=True))
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_what_example_g_is_does_not_depend_on_batches_or_history(order):
+    one, many = Windows(IDS, (0, 1000), 16, 2, 5, order), Windows(IDS, (0, 1000), 16, 2, 5, order)
+    whole = one.take(120)[0]
+    pieces = np.concatenate([many.take(n)[0] for n in (1, 7, 50, 62)])
+    assert np.array_equal(whole, pieces)
+    resumed = Windows(IDS, (0, 1000), 16, 2, 5, order)
+    resumed.restore({"examples": 100})
+    assert np.array_equal(resumed.take(20)[0], whole[100:])
+
+
+def test_an_epoch_covers_the_text_once_and_the_next_differs():
+    windows = Windows(IDS, (0, 1000), 16, 2, 3, "epochs")
+    first = windows.starts(np.arange(windows.per_pass))
+    assert len(set(first)) == windows.per_pass == 62
+    gaps = np.diff(np.sort(first))
+    assert (gaps == 16).all()
+    second = windows.starts(np.arange(windows.per_pass, 2 * windows.per_pass))
+    assert (np.diff(np.sort(second)) == 16).all()
+    assert not np.array_equal(first, second)
+
+
+def test_random_starts_are_uniform():
+    windows = Windows(IDS, (0, 1000), 16, 1, seed=7)
+    counts = np.bincount(windows.starts(np.arange(98_400)), minlength=984)
+    assert len(counts) == 984
+    chi_square = ((counts - 100) ** 2 / 100).sum()
+    assert abs(chi_square - 983) < 5 * np.sqrt(2 * 983)
+
+
+def test_seeds_differ():
+    assert not np.array_equal(
+        Windows(IDS, (0, 1000), 16, 1, 0).take(8)[0], Windows(IDS, (0, 1000), 16, 1, 1).take(8)[0]
+    )
+
+
+def test_passes():
+    windows = Windows(IDS, (0, 1000), 10, 1, 0)
+    windows.take(250)
+    assert windows.passes == 2.5
+
+
+def test_text_shorter_than_a_window():
+    with pytest.raises(BadInput, match="fewer than one window of 990"):
+        Windows(IDS, (0, 1000), 990, 11, 0)

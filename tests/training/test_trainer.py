@@ -1,0 +1,141 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charladder.errors import BadInput
+from charladder.evaluation import evaluate
+from charladder.objective import ObjectiveSettings
+from charladder.training import NotFinite, TrainingSettings
+from charladder.training.budget import Clock, progress, rate_factor
+from charladder.training.optimizers import make_optimizers, named
+from charladder.training.precision import choose_device, choose_precision
+from helpers import make_trainer, predictor, small
+
+
+def test_a_model_overfits_a_thousand_characters(prose):
+    rng = np.random.default_rng(0)
+    text = bytes(rng.choice(list(b"abcdefghijklmnopqrstuvwxyz "), 1000).tolist())
+    trainer = make_trainer(text, small(width=64, feed_forward=128, context=32), batch=16, steps=300, learning_rate=0.02)
+    while trainer.progress < 1:
+        trainer.step()
+    score = evaluate(predictor(trainer.network.eval()), np.frombuffer(text, np.uint8), (32, 1000), 32, 16, 256)
+    assert score.bits_per_character < 0.05
+
+
+@pytest.mark.parametrize("block", ["modern", "paper"])
+def test_an_untrained_byte_model_scores_eight_bits(prose, block):
+    trainer = make_trainer(prose, small(block=block, width=64, layers=6))
+    ids = np.frombuffer(prose, np.uint8)
+    score = evaluate(predictor(trainer.network.eval()), ids, (0, len(ids)), 16, 8, 256)
+    assert score.bits_per_character == pytest.approx(8.0, abs=0.1)
+
+
+@pytest.mark.slow
+def test_uniform_letters_are_never_scored_below_their_entropy():
+    """A leak of the target into the context would show as less than log2(8) bits."""
+    letters = np.frombuffer(b"abcdefgh", np.uint8)
+    text = np.random.default_rng(1).choice(letters, 60_000)
+    trainer = make_trainer(text[:40_000].tobytes(), batch=16, steps=300)
+    while trainer.progress < 1:
+        trainer.step()
+    model, losses = trainer.network.eval(), []
+    for begin in range(40_000, 59_000, 500):
+        losses.append(evaluate(predictor(model), text, (begin, begin + 500), 16, 8, 256).bits_per_character)
+    mean, error = np.mean(losses), np.std(losses, ddof=1) / math.sqrt(len(losses))
+    assert mean > 3 - 4 * error
+    assert mean < 3.2  # it did learn which letters there are
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(prose):
+    trainer = make_trainer(prose)
+    trainer.step()
+    with torch.no_grad():
+        trainer.objective.heads["rung2_target1"].weight[0, 0] = float("nan")
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    with pytest.raises(NotFinite, match=r"step 2: .* rung2\.target1$"):
+        trainer.step()
+    assert trainer.clock.step == 1
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
+
+
+def test_muon_takes_matrices_of_layers_only_with_query_key_and_value_apart(prose):
+    trainer = make_trainer(prose, small(block="paper"))
+    muon, adam = trainer.optimizers
+    names = {id(p): name for name, p in named(trainer.network, trainer.objective.heads)}
+    taken = sorted(names[id(p)] for p in muon.param_groups[0]["params"])
+    assert [n for n in taken if n.startswith("network.blocks.0")] == [
+        f"network.blocks.0.{part}.weight"
+        for part in ("attention.key", "attention.output", "attention.query", "attention.value")
+    ] + [f"network.blocks.0.feed_forward.{part}.weight" for part in ("down", "up")]
+    rest = {names[id(p)] for p in adam.param_groups[0]["params"]}
+    assert {"network.embedding.weight", "network.output.weight", "network.tables.0"} <= rest
+    assert any(name.startswith("heads.") for name in rest)
+    assert len(taken) + len(rest) == len(names)
+
+
+def test_weights_and_optimizer_state_are_float32_under_bfloat16(prose):
+    trainer = make_trainer(prose, precision="bfloat16")
+    report = trainer.step().report
+    assert math.isfinite(float(report.total))
+    tensors = [*trainer.checkpoint().network.values(), *trainer.checkpoint().optimizer.values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def test_progress_and_rates():
+    by_steps = TrainingSettings(batch=1, learning_rate=1.0, steps=100, warmup=0.1)
+    assert progress(by_steps, Clock(step=25)) == 0.25
+    assert progress(TrainingSettings(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
+    assert progress(TrainingSettings(batch=1, learning_rate=1.0, minutes=2), Clock(seconds=30)) == 0.25
+    assert rate_factor(by_steps, 0.05) == pytest.approx(0.5 * 0.95)
+    assert rate_factor(by_steps, 1.0) == 0
+    fixed = TrainingSettings(batch=1, learning_rate=1.0, steps=1, decay="fixed", warmup=0.0)
+    assert [rate_factor(fixed, t) for t in (0, 0.5, 1)] == [1, 1, 1]
+    cosine = TrainingSettings(batch=1, learning_rate=1.0, steps=1, decay="cosine", warmup=0.0)
+    assert rate_factor(cosine, 0.5) == pytest.approx(0.5)
+
+
+def test_a_rung_that_falls_silent_leaves_its_head_as_it_is(prose):
+    trainer = make_trainer(prose, steps=20, objective=ObjectiveSettings())
+    head = trainer.objective.heads["rung1_target1"].weight
+    moved = []
+    for _ in range(20):
+        before = head.detach().clone()
+        trainer.step()
+        moved.append(not torch.equal(head, before))
+    assert moved == [False] + [True] * 3 + [False] * 16  # rate 0 at the first step; silent from progress 1/6
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"batch": 0}, "training.batch is 0"),
+        ({"learning_rate": 0.0}, "training.learning_rate is 0"),
+        ({"learning_rate": float("nan")}, "must be a number above 0"),
+        ({"steps": 0}, "exactly one budget"),
+        ({"minutes": 1.0}, "exactly one budget"),
+        ({"steps": -5}, "a budget must be above 0"),
+        ({"micro_batch": 9}, "larger than training.batch"),
+        ({"momentum": 1.0}, "below 1"),
+    ],
+)
+def test_settings_that_cannot_be(fields, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        TrainingSettings(**({"batch": 4, "learning_rate": 0.1, "steps": 3} | fields))
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    for name, sentence in (("cuda:99", "is not on this machine"), ("cpux", "not the name of a device")):
+        with pytest.raises(BadInput, match=sentence):
+            choose_device(name)
+    assert choose_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert choose_precision("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
+
+
+def test_momentum_is_one_optimizer_over_everything(prose):
+    trainer = make_trainer(prose, optimizer="momentum", momentum=0.99)
+    (sgd,) = make_optimizers(trainer.settings, trainer.network, trainer.objective.heads, torch.float32)
+    assert sgd.param_groups[0]["momentum"] == 0.99
+    assert len(sgd.param_groups[0]["params"]) == len(named(trainer.network, trainer.objective.heads))
