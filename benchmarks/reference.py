@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 LAYERS, WIDTH, HEADS, CONTEXT, BATCH, ALPHABET = 6, 192, 3, 256, 8, 256
@@ -115,6 +115,12 @@ def train(text: np.ndarray, seconds: float, seed: int) -> tuple[Transformer, dic
             print(f"{step:6d} {progress:6.1%} {loss.item() / np.log(2):.3f} bits", flush=True)
     used = time.perf_counter() - begin
     return model, {"steps": step, "seconds": used, "characters_per_second": step * BATCH * CONTEXT / used}
+
+
+def load(weights: str) -> Transformer:
+    model = Transformer()
+    model.load_state_dict(load_file(weights))
+    return model.eval()
 
 
 if __name__ == "__main__":

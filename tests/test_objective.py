@@ -136,3 +136,17 @@ def test_last_position_alone():
 def test_settings_that_cannot_be(field, value):
     with pytest.raises(BadInput, match=f"objective.{field}"):
         ObjectiveSettings(**{field: value})
+
+
+def test_tied_classifiers_are_those_of_the_last_rung():
+    """The tied mode of the public reproduction reads attributes that do not exist. Here it trains, and is exact."""
+    network, objective = pair(ObjectiveSettings(rung_heads="shared", rung_schedule="never", targets=2))
+    assert set(objective.heads) == {"rung3_target2"}
+    x = windows(2)
+    report = objective(network, x, 0.0)
+    hidden = network(x[:, :16], rungs=(1,)).rungs[1]
+    for k, head in ((1, network.output), (2, objective.heads["rung3_target2"])):
+        expected = F.cross_entropy(head(network.norm(hidden)).flatten(0, 1), x[:, k : 16 + k].flatten())
+        assert report.terms[f"rung1.target{k}"].value == pytest.approx(expected.item(), rel=1e-12)
+    report.total.backward()
+    assert network.output.weight.grad is not None

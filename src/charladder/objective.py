@@ -42,6 +42,8 @@ class ObjectiveSettings:
     rung_weight: multiplies the weight of every intermediate rung.
     rung_reduction: `sum` of the intermediate rungs, or their `mean` (divided by how many are active).
     rung_input: what an intermediate classifier reads: the hidden state `normed` (without parameters), or `plain`.
+    rung_heads: every rung has its `own` classifiers (the paper: untied), or reads through the last rung's final norm
+    and classifiers, `shared` (tied).
     targets: how many characters ahead are predicted, each by an own classifier, at every predicting rung.
     target_weight: the weight of the targets after the first. target_end: the progress at which they fall silent.
     """
@@ -52,6 +54,7 @@ class ObjectiveSettings:
     rung_weight: float = 1.0
     rung_reduction: Literal["sum", "mean"] = "sum"
     rung_input: Literal["normed", "plain"] = "normed"
+    rung_heads: Literal["own", "shared"] = "own"
     targets: int = 2
     target_weight: float = 0.5
     target_end: float = 1.0
@@ -104,8 +107,12 @@ class LadderObjective(nn.Module):
         heads = {}
         for rung in range(1, model.layers + 1):
             for k in range(1, settings.targets + 1):
-                predicts = rung == model.layers or (settings.rungs and settings.rung_weight > 0)
-                if predicts and (rung, k) != (model.layers, 1) and (k == 1 or settings.target_weight > 0):
+                own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
+                if (
+                    (rung == model.layers or own)
+                    and (rung, k) != (model.layers, 1)
+                    and (k == 1 or settings.target_weight > 0)
+                ):
                     heads[key(rung, k)] = nn.Linear(model.width, alphabet, bias=model.block == "paper")
         self.heads = nn.ModuleDict(heads)
         generator = torch.Generator().manual_seed(seed + 1)
@@ -130,11 +137,11 @@ class LadderObjective(nn.Module):
         weights = term_weights(self.settings, self.layers, progress)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         output = model(windows_BTK[:, :T], rungs={rung for rung, _ in active}, keep=keep, dropout=dropout)
-        inputs = {rung: self.head_input(rung, hidden) for rung, hidden in output.rungs.items()}
+        inputs = {rung: self.head_input(model, rung, hidden) for rung, hidden in output.rungs.items()}
         total, terms = torch.zeros((), device=windows_BTK.device), {}
         for (rung, k), weight in active.items():
             main = (rung, k) == (self.layers, 1)
-            logits_BTV = output.logits_BTV if main else self.heads[key(rung, k)](inputs[rung])
+            logits_BTV = output.logits_BTV if main else self.classifier(model, rung, k)(inputs[rung])
             targets_BT = windows_BTK[:, T + k - keep : T + k]
             exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
             loss = F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum")
@@ -142,11 +149,18 @@ class LadderObjective(nn.Module):
             terms[term_name(rung, k, self.layers)] = TermReport(loss.detach(), B * keep, weight)
         return Report(total, terms)
 
-    def head_input(self, rung: int, hidden_BTD: Tensor) -> Tensor:
+    def head_input(self, model: Transformer, rung: int, hidden_BTD: Tensor) -> Tensor:
         """What the heads of a rung read: the last rung's state is normed by the network itself."""
+        if rung < self.layers and self.settings.rung_heads == "shared":
+            return model.norm(hidden_BTD)
         if rung == self.layers or self.settings.rung_input == "plain":
             return hidden_BTD
         return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])
+
+    def classifier(self, model: Transformer, rung: int, target: int) -> nn.Module:
+        """The layer that predicts `target` ahead from a rung; when shared, the one of the last rung."""
+        rung = self.layers if self.settings.rung_heads == "shared" else rung
+        return model.output if (rung, target) == (self.layers, 1) else self.heads[key(rung, target)]
 
 
 def key(rung: int, target: int) -> str:

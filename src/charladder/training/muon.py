@@ -13,11 +13,11 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(x_NRC: Tensor, dtype: torch.dtype, steps: int = 5) -> Tensor:
-    """Pushes all singular values of each matrix towards 1, by a quintic Newton-Schulz iteration."""
+def orthogonalise(x_NRC: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
+    """Pushes all singular values of each matrix towards 1, by a quintic Newton-Schulz iteration in `dtype` (None: own)."""
     a, b, c = COEFFICIENTS
     tall = x_NRC.shape[1] > x_NRC.shape[2]
-    y = (x_NRC.mT if tall else x_NRC).to(dtype)
+    y = (x_NRC.mT if tall else x_NRC).to(dtype or x_NRC.dtype)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = y @ y.mT
@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype

@@ -35,7 +35,8 @@ def make_optimizers(
     )
     if not muon:
         return [adam]
-    taken = Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, precision)
+    lower = precision if precision == torch.bfloat16 else None
+    taken = Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, lower)
     return [taken, adam]
 
 
