@@ -1,6 +1,7 @@
 """A refactor leaves the loss curve as it was: stored curves in float64, with a tolerance that any processor holds.
 
-`PYTHONPATH=tests python tests/golden/test_curves.py` records them again, after a change that means to change the mathematics.
+After a change that means to change the mathematics, `PYTHONPATH=tests python tests/golden/test_curves.py` records
+them again.
 """
 
 import json

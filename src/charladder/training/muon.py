@@ -14,7 +14,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(x_NRC: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
-    """Pushes all singular values of each matrix towards 1, by a quintic Newton-Schulz iteration in `dtype` (None: own)."""
+    """Pushes the singular values of each matrix towards 1, by Newton-Schulz iterations in `dtype` (None: its own)."""
     a, b, c = COEFFICIENTS
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     y = (x_NRC.mT if tall else x_NRC).to(dtype or x_NRC.dtype)
