@@ -74,22 +74,24 @@ def new_path(recipe: str) -> Path:
     return path
 
 
-def create_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
-    """Makes the directory `path` with config.toml and environment.json. Raises BadInput if it exists."""
+def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
+    """The run that `recipe` would be on `corpus`; nothing is made yet."""
     text = dataclasses.replace(recipe.text, data=corpus.name, sha256=corpus.sha256, letters=corpus.alphabet.letters)
-    recipe = dataclasses.replace(recipe, text=text)
+    return Run(path, dataclasses.replace(recipe, text=text))
+
+
+def create_run(run: Run, corpus: Corpus) -> None:
+    """Makes the directory of a planned run, with config.toml and environment.json. Raises BadInput if it exists."""
     try:
-        path.mkdir(parents=True)
+        run.path.mkdir(parents=True)
     except FileExistsError:
         raise BadInput(
-            f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}"
+            f"{run.path} exists and a run is never overwritten; choose another --run, or go on with --resume {run.path}"
         ) from None
     except OSError as error:
-        raise BadInput(f"the run directory {path} cannot be made: {error.strerror}") from None
-    run = Run(path, recipe)
+        raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     write_config(run)
-    write_text(path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
-    return run
+    write_text(run.path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
 
 
 def write_config(run: Run) -> None:

@@ -21,7 +21,7 @@ class Display:
     def __init__(self, console: Console, trainer: Trainer) -> None:
         self.console, self.trainer = console, trainer
         self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self.bits: float | None = None
+        self.bits, self.seen = 0.0, 0
         self.valid: float | None = None
         self.line: dict = {}
         self.printed = -PLAIN_SECONDS
@@ -41,7 +41,9 @@ class Display:
         if isinstance(event, Stepped):
             self.line = event.line
             main = event.line["terms"]["main"]["bits"]
-            self.bits = main if self.bits is None else 0.95 * self.bits + 0.05 * main
+            self.seen += 1
+            share = max(0.1, 1 / self.seen)  # a plain mean at first, then one that forgets
+            self.bits = (1 - share) * self.bits + share * main
             if self.live:
                 self.live.update(self.panel())
             elif time.monotonic() - self.printed > PLAIN_SECONDS:

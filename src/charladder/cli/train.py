@@ -23,12 +23,14 @@ from charladder.run import (
     new_path,
     open_data,
     open_run,
+    plan_run,
     split_of,
     write_config,
 )
 from charladder.text import Corpus, open_corpus
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.curves import draw_curves
+from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics
 
 
@@ -47,8 +49,7 @@ def main(argv: list[str]) -> int:
     add_recipe_options(parser)
     options = parser.read(argv)
     console = Console(stderr=options.json)
-    run, corpus = resumed(options) if options.resume else begun(options)
-    trainer = make_trainer(run, corpus)
+    run, corpus, trainer = resumed(options) if options.resume else begun(options)
     begin(console, run, corpus, trainer)
     try:
         interrupted = follow(console, run, corpus, trainer)
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def begun(options: Namespace) -> tuple[Run, Corpus]:
+def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """A new run directory, made only when everything that can be checked has been."""
     raw = recipe_fields(options)
     if options.extend:
@@ -78,15 +79,13 @@ def begun(options: Namespace) -> tuple[Run, Corpus]:
     if path.exists():
         raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
     corpus = open_corpus(recipe.text.data, recipe.text.alphabet)
-    preview = Run(
-        path,
-        dataclasses.replace(recipe, text=dataclasses.replace(recipe.text, letters=corpus.alphabet.letters)),
-    )
-    make_trainer(preview, corpus)
-    return create_run(path, recipe, corpus), corpus
+    run = plan_run(path, recipe, corpus)
+    trainer = make_trainer(run, corpus)
+    create_run(run, corpus)
+    return run, corpus, trainer
 
 
-def resumed(options: Namespace) -> tuple[Run, Corpus]:
+def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
     run = open_run(Path(options.resume))
     given = overrides(options)
@@ -98,12 +97,13 @@ def resumed(options: Namespace) -> tuple[Run, Corpus]:
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
             + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
         )
+    corpus = open_data(run)
     if given:
         budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
         training = dataclasses.replace(run.recipe.training, **budget)
         run = Run(run.path, dataclasses.replace(run.recipe, training=training))
         write_config(run)
-    return run, open_data(run)
+    return run, corpus, make_trainer(run, corpus)
 
 
 def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
@@ -168,11 +168,13 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
         metrics.write({"step": clock.step, **score})
         metrics.close()
     plot = draw_curves(run.path)
+    memory = peak_bytes(trainer.device)
     speed = clock.characters / clock.seconds if clock.seconds else 0.0
     where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
     console.print(
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
-        f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text\n"
+        f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
+        f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
         f"curves: {where}\n"
         f"next:   charladder generate {run.path} --prompt 'def ' --length 400\n"
         f"        charladder evaluate {run.path} --split test\n"
@@ -191,6 +193,7 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
                     "seconds": clock.seconds,
                     "characters_per_second": speed,
                     "valid_bits_per_character": bits,
+                    "peak_memory_bytes": memory,
                 }
             )
         )

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import quality, reference
+
+
+def test_the_reference_is_causal_and_starts_at_eight_bits(tmp_path):
+    torch.manual_seed(0)
+    model = reference.Transformer()
+    x = torch.randint(0, 256, (2, 32))
+    logits = model(x)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x.flatten())
+    assert loss.item() == pytest.approx(torch.tensor(256.0).log().item())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    changed = x.clone()
+    changed[:, 20] = (x[:, 20] + 1) % 256
+    torch.testing.assert_close(model(x)[:, :20], model(changed)[:, :20])
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    assert torch.equal(reference.load(str(tmp_path / "weights.safetensors"))(x), model(x))
+
+
+@pytest.mark.slow
+def test_quality_alternates_both_and_reports(text_file, capsys):
+    text_file.write_bytes(text_file.read_bytes() * 4)
+    words = ["--text", str(text_file), "--valid", "1000", "--test", "500", "--seconds", "2", "--seeds", "2", "--json"]
+    assert quality.main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) >= {"ratios", "measured", "machine", "settings"}
+    assert [len(runs) for runs in facts["measured"]["runs"].values()] == [2, 2]
+    assert facts["measured"]["lower_by_95_percent_half_width"] > 0
+    assert facts["machine"]["matrix_products_per_second_float32"] > 1e9
