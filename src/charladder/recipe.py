@@ -148,14 +148,14 @@ def resolve(raw: Raw) -> Recipe:
 
 
 def derive(raw: Raw) -> Raw:
-    """Fills in what follows from depth: width 32 a layer in whole heads of 64, feed-forward, batch, learning rate."""
+    """Fills in what follows from depth: width in whole heads of 64, feed-forward, batch, learning rate."""
     raw = dict(raw)
     layers = raw.setdefault("model.layers", 6)
-    width = raw.setdefault("model.width", 64 * max(1, round(layers / 2)))
+    width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
     raw.setdefault("model.attention_heads", max((h for h in range(1, width // 64 + 1) if fits(width, h)), default=1))
     paper = raw.get("model.block") == "paper"
     raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
-    raw.setdefault("model.context", 256)
+    raw.setdefault("model.context", 128)
     raw.setdefault("training.batch", 8)
     raw.setdefault(
         "training.learning_rate",

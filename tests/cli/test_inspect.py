@@ -19,7 +19,7 @@ def test_the_papers_parameter_counts(capsys):
 
 
 def test_one_dial_derives_the_rest(capsys):
-    for layers, width in ((2, 64), (6, 192), (12, 384), (24, 768)):
+    for layers, width in ((2, 64), (6, 128), (12, 256), (24, 512)):
         config = facts(capsys, "ladder", "--layers", str(layers))["config"]
         assert config["model"]["width"] == width
         assert config["model"]["attention_heads"] == width // 64
