@@ -83,6 +83,12 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
 def create_run(run: Run, corpus: Corpus) -> None:
     """Makes the directory of a planned run, with config.toml and environment.json. Raises BadInput if it exists."""
     try:
+        tomli_w.dumps(tables(run.recipe)).encode()
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
+        ) from None
+    try:
         run.path.mkdir(parents=True)
     except FileExistsError:
         raise BadInput(

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from charladder.training import load_newest, train
+from charladder.errors import BadInput
+from charladder.training import NotFinite, load_newest, train
+from charladder.training.curves import draw_curves, valid_points
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
 
@@ -74,6 +76,48 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path, prose):
     data[-5] ^= 1
     weights.write_bytes(data)
     assert load_newest(tmp_path / "checkpoints").state["clock"]["step"] == 4
+    resumed = make_trainer(prose, steps=8)
+    resumed.restore(load_newest(tmp_path / "checkpoints"))
+    run(resumed, tmp_path)
+    assert load_newest(tmp_path / "checkpoints").state["clock"]["step"] == 8
+    for name, value in resumed.network.state_dict().items():
+        assert torch.equal(value, trainer.network.state_dict()[name])
+
+
+def test_a_new_checkpoint_is_never_thinned_for_broken_later_ones(tmp_path, prose):
+    for step in ("100", "200"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    run(make_trainer(prose, steps=4), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_to_begin_again_over_broken_checkpoints_is_refused(tmp_path, prose):
+    run(make_trainer(prose, steps=4), tmp_path)
+    (tmp_path / "checkpoints" / "4" / "state.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"no checkpoint in .* is whole"):
+        load_newest(tmp_path / "checkpoints")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, prose):
+    run(make_trainer(prose, steps=4), tmp_path)
+    with pytest.raises(BadInput, match="checkpoint of step 4 does not fit"):
+        make_trainer(prose, small(width=64), steps=4).restore(load_newest(tmp_path / "checkpoints"))
+
+
+def test_the_curve_of_valid_is_over_what_was_trained_on(tmp_path, prose):
+    run(make_trainer(prose, steps=10, validations=4), tmp_path)
+    points = valid_points(read_metrics(tmp_path / "metrics.jsonl"))
+    assert [round(x * 1e6) for x, _ in points] == [64 * step for step in (2, 4, 6, 8)]
+    assert draw_curves(tmp_path).read_bytes()[1:4] == b"PNG"
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, prose):
+    trainer = make_trainer(prose, steps=4)
+    run(trainer, tmp_path, 2)
+    with torch.no_grad():
+        trainer.network.embedding.weight[0, 0] = float("inf")
+    with pytest.raises(NotFinite, match=r"step 2: the weights network\.embedding\.weight"):
+        trainer.check_weights()
 
 
 def test_minutes_write_the_progress_of_every_step(tmp_path, prose):

@@ -6,8 +6,11 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
-from charladder.objective import ObjectiveSettings
-from charladder.training import NotFinite, TrainingSettings
+from charladder.model import Transformer
+from charladder.objective import LadderObjective, ObjectiveSettings
+from charladder.recipe import read_raw, resolve
+from charladder.text import Windows
+from charladder.training import NotFinite, Trainer, TrainingSettings
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.optimizers import make_optimizers, named
 from charladder.training.precision import choose_device, choose_precision
@@ -17,10 +20,10 @@ from helpers import make_trainer, predictor, small
 def test_a_model_overfits_a_thousand_characters(prose):
     rng = np.random.default_rng(0)
     text = bytes(rng.choice(list(b"abcdefghijklmnopqrstuvwxyz "), 1000).tolist())
-    trainer = make_trainer(text, small(width=64, feed_forward=128, context=32), batch=16, steps=300, learning_rate=0.02)
+    trainer = make_trainer(text, small(width=64, feed_forward=128, context=32), batch=16, steps=500, learning_rate=0.02)
     while trainer.progress < 1:
         trainer.step()
-    score = evaluate(predictor(trainer.network.eval()), np.frombuffer(text, np.uint8), (32, 1000), 32, 16, 256)
+    score = evaluate(predictor(trainer.network.eval()), np.frombuffer(text, np.uint8), (0, 1000), 32, 16, 256)
     assert score.bits_per_character < 0.05
 
 
@@ -81,6 +84,27 @@ def test_weights_and_optimizer_state_are_float32_under_bfloat16(prose):
     assert math.isfinite(float(report.total))
     tensors = [*trainer.checkpoint().network.values(), *trainer.checkpoint().optimizer.values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def test_a_network_that_was_scored_first_can_still_be_trained(prose):
+    trainer = make_trainer(prose)
+    evaluate(predictor(trainer.network), np.frombuffer(prose, np.uint8), (0, 100), 16, 8, 256)
+    assert trainer.step().progress == 0
+
+
+@pytest.mark.slow
+def test_a_real_t64_takes_a_step():
+    """All 64 rungs, both targets, dropout: one window of 512, so that it fits the time of a test."""
+    recipe = resolve({**read_raw("t64"), "training.batch": 1, "training.micro_batch": 1})
+    text = np.random.default_rng(0).integers(0, 256, 2000).astype(np.uint8)
+    network = Transformer(recipe.model, 256)
+    windows = Windows(text, (0, 2000), recipe.model.context, recipe.objective.targets, 0)
+    trainer = Trainer(network, LadderObjective(recipe.objective, recipe.model, 256), windows, recipe.training)
+    before = network.blocks[0].attention.query.weight.detach().clone()
+    report = trainer.step().report
+    assert len(report.terms) == 128
+    assert report.terms["main"].bits == pytest.approx(8, abs=0.2)
+    assert not torch.equal(network.blocks[0].attention.query.weight, before)
 
 
 def test_progress_and_rates():

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shlex
 import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -29,9 +31,10 @@ from charladder.run import (
 )
 from charladder.text import Corpus, open_corpus
 from charladder.training import NotFinite, Saved, Trainer, train
+from charladder.training.checkpoint import list_checkpoints
 from charladder.training.curves import draw_curves
 from charladder.training.memory import peak_bytes
-from charladder.training.metrics import Metrics
+from charladder.training.metrics import Metrics, read_metrics
 
 
 def main(argv: list[str]) -> int:
@@ -55,16 +58,26 @@ def main(argv: list[str]) -> int:
         interrupted = follow(console, run, corpus, trainer)
     except NotFinite as error:
         print(
-            f"charladder: {error}; the last good checkpoint in {run.path} is kept: lower the learning rate or raise "
-            "the warm-up and start a new run",
+            f"charladder: {error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run",
             file=sys.stderr,
         )
         return 1
     if interrupted:
-        console.print(f"stopped and saved; go on with: charladder train --resume {run.path}", soft_wrap=True)
+        console.print(
+            f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
         return 130
     finish(console, run, corpus, trainer, options.json)
     return 0
+
+
+def kept(run: Run) -> str:
+    """What is left of a run that went wrong."""
+    there = list_checkpoints(run.path / "checkpoints")
+    return f"the last good checkpoint, {there[-1]}, is kept" if there else "there was no checkpoint yet"
 
 
 def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
@@ -102,8 +115,13 @@ def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
         budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
         training = dataclasses.replace(run.recipe.training, **budget)
         run = Run(run.path, dataclasses.replace(run.recipe, training=training))
+    trainer = make_trainer(run, corpus)
+    if given:
+        if trainer.progress >= 1:
+            name, amount = next(iter(given.items()))
+            raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
         write_config(run)
-    return run, corpus, make_trainer(run, corpus)
+    return run, corpus, trainer
 
 
 def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
@@ -117,6 +135,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}\n"
         f"{corpus.name}: {len(corpus.ids_N):,} characters ({corpus.alphabet.kind}), {train_part[1]:,} to train on",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if trainer.clock.step:
@@ -164,22 +183,22 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
     if valid[1] > valid[0]:
         score = score_run(console, run, corpus, "valid", device=trainer.device)
         bits = score["bits_per_character"]
-        metrics = Metrics(run.path / "metrics.jsonl", clock.step)
-        metrics.write({"step": clock.step, **score})
-        metrics.close()
+        record_final_score(run.path / "metrics.jsonl", clock.step, clock.characters, score)
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
     speed = clock.characters / clock.seconds if clock.seconds else 0.0
+    name = shlex.quote(str(run.path))
     where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
     console.print(
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
         f"curves: {where}\n"
-        f"next:   charladder generate {run.path} --prompt 'def ' --length 400\n"
-        f"        charladder evaluate {run.path} --split test\n"
-        f"        charladder train --resume {run.path} --extend {longer(trainer)}",
+        f"next:   charladder generate {name} --prompt 'def ' --length 400\n"
+        f"        charladder evaluate {name} --split test\n"
+        f"        charladder train --resume {name} --extend {longer(trainer)}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if bits is not None:
@@ -197,6 +216,15 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
                 }
             )
         )
+
+
+def record_final_score(path: Path, step: int, characters: int, score: dict[str, Any]) -> None:
+    """Adds the whole part's score to the metrics, once a step, however often a finished run is resumed."""
+    known = any(line["step"] == step and "split" in line and "part" not in line for line in read_metrics(path))
+    if not known:
+        metrics = Metrics(path, step)
+        metrics.write({"step": step, "trained_characters": characters, **score})
+        metrics.close()
 
 
 def longer(trainer: Trainer) -> str:

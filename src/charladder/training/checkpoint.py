@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from charladder.errors import BadInput
 
 FORMAT = 1
 KEPT = 2
@@ -32,20 +33,26 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/<step>` and removes all but the newest two. Saving a step again changes nothing."""
+    """Writes `folder/<step>`, and keeps besides it the one before. Saving a step again changes nothing.
+
+    Whatever is there of later steps was not whole when this run began, or it would have gone on from there: removed.
+    """
     step = checkpoint.state["clock"]["step"]
     target, part = folder / str(step), folder / f".{step}.part"
-    if target.exists():
-        return target
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    marks = {}
-    for name in PARTS:
-        save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
-        marks[f"{name}.safetensors"] = file_digest(part / f"{name}.safetensors")
-    write_text(part / "state.json", json.dumps({"format_version": FORMAT, **checkpoint.state, "sha256": marks}))
-    part.rename(target)
-    for old in list_checkpoints(folder)[:-KEPT]:
+    if load(target) is None:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        marks = {}
+        for name in PARTS:
+            save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
+            marks[f"{name}.safetensors"] = file_digest(part / f"{name}.safetensors")
+        state = {"format_version": FORMAT, **checkpoint.state, "sha256": marks}
+        write_text(part / "state.json", json.dumps(state))
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    there = list_checkpoints(folder)
+    upto = [path for path in there if int(path.name) <= step]
+    for old in {*there} - {*upto[-KEPT:]}:
         shutil.rmtree(old)
     return target
 
@@ -58,21 +65,31 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none."""
-    for path in reversed(list_checkpoints(folder)):
-        try:
-            state = json.loads((path / "state.json").read_text())
-            if state["format_version"] != FORMAT:
-                continue
-            if any(
-                file_digest(path / f"{name}.safetensors") != state["sha256"][f"{name}.safetensors"] for name in PARTS
-            ):
-                continue
-            parts = {name: load_file(path / f"{name}.safetensors") for name in PARTS}
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-            continue
-        return Checkpoint(**parts, state=state)
+    """The newest checkpoint that is whole; None where there are none at all.
+
+    Raises BadInput where there are some and none is whole: to begin again would lose the run.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        checkpoint = load(path)
+        if checkpoint is not None:
+            return checkpoint
+    if paths:
+        raise BadInput(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
     return None
+
+
+def load(path: Path) -> Checkpoint | None:
+    """The checkpoint at `path`, if it is there, of this format, and every file has its checksum."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        files = {name: path / f"{name}.safetensors" for name in PARTS}
+        whole = all(file_digest(file) == state["sha256"][file.name] for file in files.values())
+        if state["format_version"] != FORMAT or not whole:
+            return None
+        return Checkpoint(**{name: load_file(file) for name, file in files.items()}, state=state)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -97,7 +114,3 @@ def write_text(path: Path, text: str) -> None:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_tensors(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    module.load_state_dict(tensors, strict=True)

@@ -1,6 +1,7 @@
 """curves.png: bits per character and every term of the loss over a run."""
 
 from pathlib import Path
+from typing import Any
 
 from charladder.training.metrics import read_metrics
 
@@ -23,12 +24,7 @@ def draw_curves(folder: Path) -> Path | None:
         main, terms = figure.subplots(1, 2)
         x = [line["characters"] / 1e6 for line in steps]
         main.plot(x, [line["terms"]["main"]["bits"] for line in steps], color="#9bb4cc", label="training batch")
-        at = {line["step"]: line["characters"] / 1e6 for line in lines if "characters" in line}
-        valid = [
-            (at[line["step"]], line["bits_per_character"])
-            for line in lines
-            if line.get("step") in at and "split" in line
-        ]
+        valid = valid_points(lines)
         if valid:
             main.plot(*zip(*valid, strict=True), "o-", color="#c0392b", label="valid")
         names = list(dict.fromkeys(name for line in steps for name in line["terms"]))
@@ -46,3 +42,8 @@ def draw_curves(folder: Path) -> Path | None:
         figure.savefig(beside, dpi=130, format="png")
     beside.replace(folder / "curves.png")
     return folder / "curves.png"
+
+
+def valid_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Million characters trained on, and bits per character, of every scoring of the valid part."""
+    return [(line["trained_characters"] / 1e6, line["bits_per_character"]) for line in lines if "split" in line]

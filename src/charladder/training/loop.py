@@ -74,7 +74,15 @@ def train(
             if validate is not None and due > validations and trainer.progress < 1:
                 validations = due
                 bits = validate()
-                metrics.write({"step": clock.step, "split": "valid", "part": True, "bits_per_character": bits})
+                metrics.write(
+                    {
+                        "step": clock.step,
+                        "trained_characters": clock.characters,
+                        "split": "valid",
+                        "part": True,
+                        "bits_per_character": bits,
+                    }
+                )
                 if bits < best:
                     save_tensors(folder / "best.safetensors", trainer.network.state_dict())
                 yield Validated(bits, bits < best)
@@ -92,7 +100,8 @@ def train(
 
 
 def save(trainer: Trainer, folder: Path) -> Path:
-    """A checkpoint, and the weights it deploys."""
+    """A checkpoint, and the weights it deploys. Raises NotFinite for weights that would make it a bad one."""
+    trainer.check_weights()
     path = save_checkpoint(folder / "checkpoints", trainer.checkpoint())
     save_tensors(folder / "model.safetensors", trainer.network.state_dict())
     save_tensors(folder / "heads.safetensors", trainer.objective.state_dict())

@@ -71,5 +71,4 @@ def restore_optimizers(
     for key, value in tensors.items():
         name, what = key.rsplit("/", 1)
         parameter = parameters[name]
-        place = "cpu" if what == "step" else parameter.device
-        owner[parameter].state[parameter][what] = value.to(place)
+        owner[parameter].state[parameter][what] = value.to(parameter.device)

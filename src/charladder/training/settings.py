@@ -59,6 +59,8 @@ class TrainingSettings:
         for name in ("micro_batch", "seed", "clip", "weight_decay", "validations"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")
+        if self.seed >= 1 << 63:
+            raise BadInput(f"training.seed is {self.seed}; it must be below 2^63")
         budgets = {name: getattr(self, name) for name in ("minutes", "steps", "characters")}
         for name, amount in budgets.items():
             if not (math.isfinite(amount) and amount >= 0):

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from charladder.auxiliary import Report, merge
+from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective
 from charladder.text import Windows
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.checkpoint import Checkpoint
-from charladder.training.optimizers import make_optimizers, optimizer_tensors, restore_optimizers
+from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.settings import TrainingSettings
 
@@ -93,6 +94,12 @@ class Trainer:
         bad = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
         raise NotFinite(f"step {self.clock.step + 1}: the loss is not finite in {', '.join(bad) or 'the total alone'}")
 
+    def check_weights(self) -> None:
+        """Raises NotFinite where the last step left a weight that is NaN or infinite."""
+        for name, parameter in named(self.network, self.objective):
+            if not torch.isfinite(parameter).all():
+                raise NotFinite(f"step {self.clock.step}: the weights {name} are not finite")
+
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
             "clock": asdict(self.clock),
@@ -107,8 +114,15 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        self.network.load_state_dict(checkpoint.network)
-        self.objective.load_state_dict(checkpoint.heads)
+        """Goes back to a checkpoint. Raises BadInput where it is of another network."""
+        try:
+            self.network.load_state_dict(checkpoint.network)
+            self.objective.load_state_dict(checkpoint.heads)
+        except RuntimeError:
+            raise BadInput(
+                f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
+                "describes; put the old config.toml back"
+            ) from None
         restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
         self.clock = Clock(**checkpoint.state["clock"])
         self.windows.restore(checkpoint.state["sampler"])
