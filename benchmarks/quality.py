@@ -4,7 +4,7 @@ The two alternate, seed by seed, on the same training text; both are scored by t
 the whole valid part, outside the measured time. Differences are paired by seed, with a 95% interval when there are
 at least two.
 
-    python -m benchmarks quality --text text8-prefix --valid 250000 --test 253641 --seconds 300 --seeds 5
+    python -m benchmarks quality --text text8-prefix.xz --valid 250000 --test 253641 --seconds 300 --seeds 5
 """
 
 import argparse

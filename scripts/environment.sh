@@ -12,16 +12,16 @@ fi
 prepare() { # prepare EXTRAS: an up-to-date .venv with these extras
     local extras=$1 stamp=.venv/installed-$1 wanted torch
     wanted=$(cat pyproject.toml constraints.txt | cksum)
-    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    if .venv/bin/python -m pip --version >/dev/null 2>&1 && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         # The pinned torch, where the interpreter already has it, is reused: it is most of the download.
         torch=$(sed -n 's/^torch==//p' constraints.txt)
         if "$python" -c "import sys, torch; sys.exit(torch.__version__.split('+')[0] != '$torch')" 2>/dev/null; then
-            "$python" -m venv --system-site-packages .venv
+            "$python" -m venv --clear --system-site-packages .venv
         else
-            "$python" -m venv .venv
+            "$python" -m venv --clear .venv
         fi
     fi
     echo "installing charladder[$extras] into .venv (once; a minute or two, downloads aside) ..." >&2

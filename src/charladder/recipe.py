@@ -148,7 +148,7 @@ def resolve(raw: Raw) -> Recipe:
 
 
 def derive(raw: Raw) -> Raw:
-    """Fills in what follows from depth: width in whole heads of 64, feed-forward, batch, learning rate."""
+    """Fills in what follows from depth (width in whole heads of 64, feed-forward), and the other defaults."""
     raw = dict(raw)
     layers = raw.setdefault("model.layers", 6)
     width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))

@@ -70,7 +70,12 @@ MISTAKES = [
     (["generate", "run", "--top-p", "0"], "--top-p is 0"),
     (["generate", "run", "--top-k", "x"], "invalid int value"),
     (["generate", "run", "--seed", "-1"], "--seed is -1"),
-    (["generate", "run", "--context", "1"], "--context 1 is too small"),
+    (["generate", "run", "--context", "1", "--prompt", "a"], "--context 1 is too small"),
+    (["generate", "run", "--context", "0"], "--context 0 is too small"),
+    (["train", "--resume", "run", "--extend", "--steps", "1"], "run has spent a budget of training.steps 1 already"),
+    (["train", "--resume", "edited"], "does not fit the network that config.toml describes"),
+    ([*TRAIN, "--seed", "18446744073709551616"], "training.seed is 18446744073709551616; it must be below 2^63"),
+    ([*TRAIN, "--model.rotary-base", "nan"], "model.rotary_base is nan"),
     (["generate", "run", "--draft", "magic"], "invalid choice"),
     (["inspect", "nowhere"], "no recipe called 'nowhere'"),
     (["inspect", "run", "--layers", "3"], "run is a run"),
@@ -92,8 +97,10 @@ def place(tmp_path_factory):
         Path("field.toml").write_text("[model]\nlayer = 3\n")
         Path("type.toml").write_text('[model]\nlayers = "six"\n')
         Path("future.toml").write_text("format_version = 99\n")
-        for run in ("run", "half", "torn", "unfit"):
+        for run in ("run", "half", "torn", "unfit", "edited"):
             assert main(["train", "text", *TINY, "--run", run]) == 0
+        config = Path("edited/config.toml")
+        config.write_text(config.read_text().replace("width = 16", "width = 32"))
         Path("half/model.safetensors").unlink()
         Path("torn/model.safetensors").write_bytes(b"\xff" * 40)
         Path("unfit/model.safetensors").write_bytes(Path("unfit/heads.safetensors").read_bytes())
@@ -128,7 +135,7 @@ def test_data_that_has_changed_is_noticed(place, monkeypatch, capsys):
 def test_a_context_beyond_the_trained_one(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert main(["evaluate", "run", "--context", "32"]) == 0
-    assert "trained at context 16" in capsys.readouterr().out
+    assert "trained at context 16" in capsys.readouterr().err
     paper = ["--model.block", "paper", "--model.positions", "tables"]
     assert main(["train", "text", *TINY, *paper, "--run", "tables"]) == 0
     for verb in ("evaluate", "generate"):

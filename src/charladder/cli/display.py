@@ -48,13 +48,13 @@ class Display:
                 self.live.update(self.panel())
             elif time.monotonic() - self.printed > PLAIN_SECONDS:
                 self.printed = time.monotonic()
-                self.console.print(self.plain(), highlight=False, soft_wrap=True)
+                self.console.print(self.plain(), highlight=False, markup=False, soft_wrap=True)
         elif isinstance(event, Validated):
             self.valid = event.bits_per_character
             if not self.live:
                 self.console.print(f"valid (a stretch): {self.valid:.3f} bits per character", highlight=False)
         elif isinstance(event, Saved) and not self.live:
-            self.console.print(f"checkpoint {event.path}", highlight=False, soft_wrap=True)
+            self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
     def speed(self) -> float:
         characters, seconds = self.begin_clock

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from charladder.cli.options import Parser
+from charladder.cli.scoring import check_context
 from charladder.errors import BadInput
 from charladder.generation import Sampling, generate
 from charladder.run import open_run
@@ -43,15 +44,15 @@ def main(argv: list[str]) -> int:
     device = choose_device(options.device)
     run = open_run(Path(options.run))
     model = run.recipe.model
-    if options.context and options.context > model.context and model.positions != "rotary":
-        raise BadInput(f"--context {options.context} is longer than the position tables, which end at {model.context}")
+    context = model.context if options.context is None else options.context
+    check_context(run, context)
     prompt = run.alphabet.encode(os.fsencode(options.prompt), "the prompt").tolist()
     network = run.network().to(device)
     out = sys.stderr if options.json else sys.stdout
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     print(options.prompt, end="", file=out, flush=True)
     began, ids = time.perf_counter(), []
-    for character in generate(network, prompt, options.length, sampling, options.seed, options.context):
+    for character in generate(network, prompt, options.length, sampling, options.seed, context):
         ids.append(character)
         out.write(decoder.decode(run.alphabet.decode(np.array([character]))))
         out.flush()

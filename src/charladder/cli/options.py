@@ -10,7 +10,7 @@ SHORT = {
     "minutes": ("training.minutes", "budget in minutes"),
     "steps": ("training.steps", "budget in optimisation steps"),
     "chars": ("training.characters", "budget in characters read"),
-    "layers": ("model.layers", "depth: the dial that width, heads, batch and rates follow unless set"),
+    "layers": ("model.layers", "depth: the dial that width, heads and feed-forward follow unless set"),
     "width": ("model.width", "width of the stream"),
     "attention-heads": ("model.attention_heads", "attention heads a layer"),
     "context": ("model.context", "characters of context"),

@@ -1,5 +1,6 @@
 """Scoring a run with a progress bar: what `evaluate` and the end of `train` share."""
 
+import sys
 from typing import Any
 
 import torch
@@ -10,6 +11,20 @@ from charladder.errors import BadInput
 from charladder.evaluation import evaluate
 from charladder.run import Run, split_of
 from charladder.text import Corpus
+
+
+def check_context(run: Run, context: int) -> None:
+    """Raises BadInput for a context that the network cannot have; warns of one it was not trained at."""
+    settings = run.recipe.model
+    if context < 2:
+        raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
+    if context > settings.context and settings.positions != "rotary":
+        raise BadInput(
+            f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"
+        )
+    if context > settings.context:
+        warning = f"warning: {run.path} was trained at context {settings.context}, not {context}"
+        print(warning, file=sys.stderr)
 
 
 def score_run(
@@ -25,14 +40,7 @@ def score_run(
     """Scores `part` (valid, test or all) of a corpus; returns the keys of `evaluate --json`."""
     settings = run.recipe.model
     context = settings.context if context is None else context
-    if context < 2:
-        raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
-    if context > settings.context:
-        if settings.positions != "rotary":
-            raise BadInput(
-                f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"
-            )
-        console.print(f"warning: this network was trained at context {settings.context}, not {context}", style="yellow")
+    check_context(run, context)
     stride = max(1, context // 2) if stride is None else stride
     begin, end = (0, len(corpus.ids_N)) if part == "all" else split_of(run.recipe, corpus).part(part)
     if limit is not None:

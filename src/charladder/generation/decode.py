@@ -22,7 +22,7 @@ class Decoder:
 
     def __init__(self, network: Transformer, context: int | None = None) -> None:
         self.network = network
-        self.context = context or network.settings.context
+        self.context = network.settings.context if context is None else context
         if self.context < 2:
             raise BadInput(f"--context {self.context} is too small; it must be at least 2 characters")
         weight = network.output.weight

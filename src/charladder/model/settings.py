@@ -1,5 +1,6 @@
 """What a network is made of. Every unknown of the paper is a switch here, with its default said."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,7 @@ class ModelSettings:
     block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
     positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
     "Positional embeddings"); `table`, one at the first layer only (the ablation of it).
-    norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which is what its parameter count with a
-    final norm suggests.
+    norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
     initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero so that a fresh layer is
     the identity) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
     dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
@@ -50,8 +50,8 @@ class ModelSettings:
             raise BadInput("model.context is 1; it must be at least 2 characters")
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.rotary_base <= 1:
-            raise BadInput(f"model.rotary_base is {self.rotary_base}; it must be above 1")
+        if not (math.isfinite(self.rotary_base) and self.rotary_base > 1):
+            raise BadInput(f"model.rotary_base is {self.rotary_base}; it must be a number above 1")
 
     @property
     def head_size(self) -> int:

@@ -86,8 +86,9 @@ class Transformer(nn.Module):
         if self.settings.positions != "rotary":
             return None
         if self.rotary is None or len(self.rotary[0]) < end or self.rotary[0].device != device:
-            cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
-            self.rotary = cos.to(device), sin.to(device)
+            with torch.inference_mode(False):  # whoever asks first, training must be able to use them too
+                cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
+                self.rotary = cos.to(device), sin.to(device)
         return self.rotary[0][begin:end], self.rotary[1][begin:end]
 
 
