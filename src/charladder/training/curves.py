@@ -29,11 +29,14 @@ def draw_curves(folder: Path) -> Path | None:
             main.plot(*zip(*valid, strict=True), "o-", color="#c0392b", label="valid")
         names = list(dict.fromkeys(name for line in steps for name in line["terms"]))
         every = -(-len(names) // SHOWN)
-        for name in [n for place, n in enumerate(names) if n == "main" or place % every == 0]:
+        shown = [n for place, n in enumerate(names) if n == "main" or place % every == 0]
+        colours = matplotlib.colormaps["viridis_r"].resampled(len(shown) + 1)
+        for place, name in enumerate(shown):
             points = [
                 (c, line["terms"][name]["bits"]) for c, line in zip(x, steps, strict=True) if name in line["terms"]
             ]
-            terms.plot(*zip(*points, strict=True), label=name, linewidth=2.2 if name == "main" else 1.0)
+            style = {"color": "#c0392b", "linewidth": 2.2} if name == "main" else {"color": colours(place)}
+            terms.plot(*zip(*points, strict=True), label=name, **style)
         for axes, title in ((main, "next character"), (terms, "terms of the loss, while they contribute")):
             axes.set(title=title, xlabel="million characters", ylabel="bits per character")
             axes.grid(alpha=0.25)
