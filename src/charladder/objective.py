@@ -32,7 +32,7 @@ RUNG_SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Which losses contribute, and how much. The defaults are the paper's.
+    """Which losses contribute, and how much. The defaults are the paper's where it says.
 
     positions: `all`, or `last` (the ablation): then every term uses the last position of a window only.
     rungs: whether intermediate rungs predict.
@@ -40,7 +40,8 @@ class ObjectiveSettings:
     `whole`, at l/n (its other figure); `fade`, linearly down to nothing at l/(2n); `never`, or `constant`, which is
     what other papers call it: the weight stays.
     rung_weight: multiplies the weight of every intermediate rung.
-    rung_reduction: `sum` of the intermediate rungs, or their `mean` (divided by how many are active).
+    rung_reduction: `sum` of the intermediate rungs, or their `mean` (divided by how many are active). The paper does
+    not say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
     rung_input: what an intermediate classifier reads: the hidden state `normed` (without parameters), or `plain`.
     rung_heads: every rung has its `own` classifiers (the paper: untied), or reads through the last rung's final norm
     and classifiers, `shared` (tied).
