@@ -18,19 +18,28 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TextSettings:
-    """data: a corpus name or a file. alphabet: `bytes`, or `letters` learned from the data.
+    """data: corpus names, files, folders, patterns, URLs or `-`, in their order.
 
+    encoding: of the files; recoded to UTF-8 where it is another, and bytes as they are in utf-8.
+    alphabet: `bytes`; `letters` learned from the data, at most 256; `unicode`, the same with at most 65,536; `text8`,
+    the letters a to z and the space. unknown: what a letter outside the alphabet is: an `error`, or something to
+    `replace` (by U+FFFD, one more letter) or to `drop`.
+    boundaries: whether a window may `cross` from one file into the next, or they are to `keep` apart.
     order: windows drawn at `random`, or in `epochs` that cover the text once each.
     valid, test: the share held out at the end; characters, or fractions below 1.
-    sha256 and letters are filled in when a run begins.
+    sha256, files (how many) and letters are filled in when a run begins.
     """
 
-    data: str = "python"
-    alphabet: Literal["bytes", "letters"] = "bytes"
+    data: tuple[str, ...] = ("python",)
+    encoding: str = "utf-8"
+    alphabet: Literal["bytes", "letters", "unicode", "text8"] = "bytes"
+    unknown: Literal["error", "replace", "drop"] = "error"
+    boundaries: Literal["cross", "keep"] = "cross"
     order: Literal["random", "epochs"] = "random"
     valid: float = 0.05
     test: float = 0.05
     sha256: str = ""
+    files: int = 0
     letters: str = ""
 
 
@@ -125,9 +134,13 @@ def convert(name: str, value: Any, kind: Any) -> Any:
             return float(value)
         if kind is str and isinstance(value, str):
             return value
+        if kind == tuple[str, ...] and isinstance(value, str | list | tuple):
+            several = (value,) if isinstance(value, str) else tuple(value)
+            if several and all(isinstance(one, str) for one in several):
+                return several
     except (TypeError, ValueError):
         pass
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of texts")
     raise BadInput(f"{name} is {value!r}; it must be {wanted}")
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
 from safetensors import SafetensorError
@@ -20,7 +21,7 @@ from charladder.errors import BadInput
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.recipe import Recipe, parse, resolve, tables
-from charladder.text import Alphabet, Corpus, Split, Windows, open_corpus, split
+from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
 from charladder.training import Trainer, load_newest
 from charladder.training.checkpoint import write_text
 
@@ -76,7 +77,13 @@ def new_path(recipe: str) -> Path:
 
 def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
     """The run that `recipe` would be on `corpus`; nothing is made yet."""
-    text = dataclasses.replace(recipe.text, data=corpus.name, sha256=corpus.sha256, letters=corpus.alphabet.letters)
+    text = dataclasses.replace(
+        recipe.text,
+        data=corpus.names,
+        sha256=corpus.sha256,
+        files=len(corpus.ends_F),
+        letters=corpus.alphabet.letters,
+    )
     return Run(path, dataclasses.replace(recipe, text=text))
 
 
@@ -117,16 +124,28 @@ def open_run(path: Path) -> Run:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
 
 
-def open_data(run: Run) -> Corpus:
+def open_data(run: Run, report: Report = silent) -> Corpus:
     """The text that a run was trained on. Raises BadInput where it is gone or not what it was."""
     text = run.recipe.text
-    corpus = open_corpus(text.data, run.alphabet)
+    corpus = open_corpus(text.data, run.alphabet, text.encoding, text.unknown, report, again=text.sha256)
     if corpus.sha256 != text.sha256:
+        old = kept(text.sha256)
+        copy = f" ({old} is a copy of it)" if old.exists() else ""
         raise BadInput(
-            f"{text.data} has changed since {run.path} began (SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} "
-            "then); put the old text back"
+            f"{corpus.name} has changed since {run.path} began (SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} "
+            f"then); put the old text back{copy}"
+        )
+    if text.boundaries == "keep" and len(corpus.ends_F) != text.files:
+        raise BadInput(
+            f"{corpus.name} has {len(corpus.ends_F)} files now and had {text.files} when {run.path} began, and windows "
+            "keep to files; put the old files back"
         )
     return corpus
+
+
+def file_ends(recipe: Recipe, corpus: Corpus) -> np.ndarray | None:
+    """Where the files of a text end, in characters, if they are kept apart; shape (files,)."""
+    return corpus.ends_F if recipe.text.boundaries == "keep" else None
 
 
 def split_of(recipe: Recipe, corpus: Corpus) -> Split:
@@ -143,6 +162,7 @@ def make_trainer(run: Run, corpus: Corpus) -> Trainer:
         recipe.objective.targets,
         recipe.training.seed,
         recipe.text.order,
+        file_ends(recipe, corpus),
     )
     network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
     trainer = Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
@@ -158,7 +178,13 @@ def environment(corpus: Corpus) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
         "python": platform.python_version(),
         "machine": machine(),
-        "data": {"name": corpus.name, "bytes": corpus.bytes, "sha256": corpus.sha256},
+        "data": {
+            "name": corpus.name,
+            "bytes": corpus.bytes,
+            "sha256": corpus.sha256,
+            "files": len(corpus.ends_F),
+            "unknown": corpus.unknown,
+        },
         "git": git_revision(),
     }
 

@@ -15,7 +15,7 @@ MISTAKES = [
     (["train", "empty", "--steps", "2"], "empty is empty"),
     (["train", "short", "--steps", "2"], "fewer than one window of 128"),
     (["train", "broken.gz", "--steps", "2"], "broken.gz cannot be unpacked"),
-    (["train", ".", "--steps", "2"], "is a folder"),
+    (["train", "taken", "--steps", "2"], "the folder taken has no files"),
     ([*TRAIN, "--run", "taken"], "taken exists and a run is never overwritten"),
     ([*TRAIN, "--run", "text/below"], "text/below cannot be made"),
     ([*TRAIN, "--widht", "64"], "no option --widht; did you mean --width?"),

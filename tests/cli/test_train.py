@@ -82,7 +82,7 @@ def test_the_run_directory_says_all(here, text_file, capsys):
     config = tomllib.loads(Path("one/config.toml").read_text())
     assert config["format_version"] == 1
     assert config["training"]["seed"] == 3
-    assert config["text"]["data"] == str(text_file)
+    assert config["text"]["data"] == [str(text_file)]
     environment = json.loads(Path("one/environment.json").read_text())
     assert environment["data"]["sha256"] == config["text"]["sha256"]
     assert set(environment["versions"]) >= {"torch", "numpy", "charladder"}

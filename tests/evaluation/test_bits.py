@@ -84,3 +84,19 @@ def test_strides_and_parts_that_cannot_be(network):
             evaluate(predictor(network), IDS, (0, 50), CONTEXT, stride, 256)
     with pytest.raises(BadInput, match="no characters to score"):
         evaluate(predictor(network), IDS, (50, 50), CONTEXT, 1, 256)
+
+
+@pytest.mark.parametrize("stride", [1, 8, 16])
+@pytest.mark.parametrize("part", [(0, 200), (50, 170), (60, 61), (90, 91)])
+def test_files_kept_apart_are_texts_of_their_own(network, part, stride):
+    ends_F = np.array([60, 61, 90, 150, 200])
+    score = evaluate(predictor(network), IDS, part, CONTEXT, stride, 256, ends_F=ends_F)
+    assert score.characters == part[1] - part[0]
+    bits, begin = 0.0, 0
+    for end in ends_F:
+        inside = (max(part[0], begin), min(part[1], int(end)))
+        if inside[0] < inside[1]:
+            alone = (inside[0] - begin, inside[1] - begin)
+            bits += evaluate(predictor(network), IDS[begin:end], alone, CONTEXT, stride, 256).bits
+        begin = int(end)
+    assert score.bits == pytest.approx(bits, rel=1e-9)

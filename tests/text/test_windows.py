@@ -71,3 +71,45 @@ def test_passes():
 def test_text_shorter_than_a_window():
     with pytest.raises(BadInput, match="fewer than one window of 990"):
         Windows(IDS, (0, 1000), 990, 11, 0)
+
+
+ENDS = np.array([3, 40, 41, 60, 97, 300])
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+@given(seed=st.integers(0, 1000), begin=st.integers(0, 45), cut=st.integers(0, 45))
+def test_windows_that_keep_to_files_never_leave_one(order, seed, begin, cut):
+    windows = Windows(np.arange(300), (begin, 300 - cut), 8, 2, seed, order, ENDS)
+    taken_BT, _ = windows.take(400)
+    firsts, lasts = taken_BT[:, 0], taken_BT[:, -1]
+    assert (lasts - firsts == 9).all()
+    assert firsts.min() >= begin
+    assert lasts.max() < 300 - cut
+    assert np.array_equal(np.searchsorted(ENDS, firsts, "right"), np.searchsorted(ENDS, lasts, "right"))
+
+
+def test_windows_that_keep_to_files_start_everywhere_they_can():
+    windows = Windows(np.arange(300), (0, 300), 8, 2, 0, "random", ENDS)
+    starts = set(windows.take(20_000)[0][:, 0].tolist())
+    begins = [0, *ENDS[:-1].tolist()]
+    assert starts == {p for begin, end in zip(begins, ENDS, strict=True) for p in range(begin, end - 9)}
+
+
+def test_an_epoch_that_keeps_to_files_covers_each_once():
+    windows = Windows(np.arange(300), (0, 300), 8, 1, 0, "epochs", ENDS)
+    inputs = windows.take(windows.per_pass)[0][:, :8].ravel()
+    assert len(set(inputs.tolist())) == len(inputs)
+    begins = [0, *ENDS[:-1].tolist()]
+    assert windows.per_pass == sum((end - begin - 1) // 8 for begin, end in zip(begins, ENDS, strict=True))
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_one_file_is_the_same_kept_or_crossed(order):
+    crossed = Windows(np.arange(300), (10, 290), 8, 2, 5, order)
+    kept = Windows(np.arange(300), (10, 290), 8, 2, 5, order, np.array([300]))
+    assert np.array_equal(crossed.take(200)[0], kept.take(200)[0])
+
+
+def test_files_that_are_all_too_short_are_said():
+    with pytest.raises(BadInput, match="the longest file of the training part has 37 characters, fewer than"):
+        Windows(np.arange(97), (0, 97), 40, 2, 0, "random", ENDS[:5])

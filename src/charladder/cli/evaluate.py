@@ -6,10 +6,11 @@ from pathlib import Path
 from rich.console import Console
 
 from charladder.cli.options import Parser
+from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import score_run
 from charladder.errors import BadInput
 from charladder.run import open_data, open_run
-from charladder.text import open_corpus
+from charladder.text import POLICIES, open_corpus
 from charladder.training.precision import choose_device
 
 
@@ -21,19 +22,34 @@ def main(argv: list[str]) -> int:
         "charladder evaluate runs/ladder-1 --split test --stride 64",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("data", nargs="?", metavar="DATA", help="other text, scored whole")
+    parser.add_argument("data", nargs="*", metavar="DATA", help="other text, scored whole (as in train)")
     parser.add_argument("--split", choices=("valid", "test"), help="which held-out part (default valid)")
     parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
     parser.add_argument("--stride", type=int, metavar="S", help="characters scored a window (default C/2)")
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N characters")
+    parser.add_argument("--encoding", metavar="X", help="text encoding of DATA (default: as trained)")
+    parser.add_argument(
+        "--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     if options.split and options.data:
         raise BadInput("--split is of the run's own text, and DATA is scored whole; give one of them")
+    if not options.data and (options.encoding or options.unknown):
+        raise BadInput(
+            "--encoding and --unknown are for DATA, and the run's own text is read as it was; leave them out"
+        )
     device = choose_device(options.device)
     run = open_run(Path(options.run))
-    corpus = open_corpus(options.data, run.alphabet) if options.data else open_data(run)
+    text = run.recipe.text
+    encoding, unknown = options.encoding or text.encoding, options.unknown or text.unknown
+    with reading() as report:
+        if options.data:
+            corpus = open_corpus(options.data, run.alphabet, encoding, unknown, report)
+        else:
+            corpus = open_data(run, report)
+    say_notes(corpus)
     console = Console(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
     result = score_run(console, run, corpus, part, options.context, options.stride, options.limit, device)

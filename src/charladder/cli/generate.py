@@ -14,6 +14,7 @@ from charladder.cli.scoring import check_context
 from charladder.errors import BadInput
 from charladder.generation import Sampling, generate
 from charladder.run import open_run
+from charladder.text import POLICIES
 from charladder.training.precision import choose_device
 
 
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="only those at least P times the best")
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default 0)")
     parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
+    parser.add_argument("--unknown", choices=POLICIES, help="letters of the prompt outside the alphabet")
     parser.add_argument("--draft", choices=("auto", "none"), default="auto", help="auto is none until drafters exist")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -46,7 +48,8 @@ def main(argv: list[str]) -> int:
     model = run.recipe.model
     context = model.context if options.context is None else options.context
     check_context(run, context)
-    prompt = run.alphabet.encode(os.fsencode(options.prompt), "the prompt").tolist()
+    unknown = options.unknown or run.recipe.text.unknown
+    prompt = run.alphabet.encode(os.fsencode(options.prompt), "the prompt", unknown).tolist()
     network = run.network().to(device)
     out = sys.stderr if options.json else sys.stdout
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

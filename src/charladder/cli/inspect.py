@@ -4,16 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from charladder.cli.estimate import describe
 from charladder.cli.options import Parser, add_recipe_options, overrides, recipe_fields
 from charladder.errors import BadInput
-from charladder.model import ModelSettings, Transformer
-from charladder.recipe import Recipe, resolve, tables
-from charladder.run import fresh_objective, open_run
-from charladder.text import Alphabet
+from charladder.recipe import resolve, tables
+from charladder.run import open_run
 
 
 def main(argv: list[str]) -> int:
@@ -54,41 +52,3 @@ def main(argv: list[str]) -> int:
         for name, value in dataclasses.asdict(getattr(recipe, section)).items():
             console.print(f"{name} = {json.dumps(value)}", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-def describe(recipe: Recipe) -> dict:
-    """The numbers of a recipe. Operations: two for each weight of a product, three times that in training."""
-    alphabet = Alphabet(recipe.text.letters)
-    with torch.device("meta"):
-        network = Transformer(recipe.model, alphabet.size)
-        objective = fresh_objective(recipe, alphabet)
-    inference = sum(p.numel() for p in network.parameters())
-    heads = sum(p.numel() for p in objective.parameters())
-    products = sum(p.numel() for n, p in network.named_parameters() if p.ndim == 2 and not n.startswith(("emb", "tab")))
-    # attention reads half the context on average while training, and all of it in a full cache
-    model = recipe.model
-    attention = 4 * model.layers * model.width
-    return {
-        "parameters": {"training": inference + heads, "inference": inference},
-        "layers": model.layers,
-        "width": model.width,
-        "context": model.context,
-        "operations_per_character": {
-            "training": 3 * (2 * (products + heads) + attention * model.context // 2),
-            "inference": 2 * products + attention * model.context,
-        },
-        "memory_bytes": {
-            "training": 4 * 4 * (inference + heads) + activations(recipe, model, alphabet.size),
-            "inference": 4 * inference + 8 * model.layers * model.width * model.context,
-        },
-    }
-
-
-def activations(recipe: Recipe, model: ModelSettings, alphabet: int) -> int:
-    """A rough count of the bytes that the backward pass needs: what each layer keeps a character, in float32."""
-    windows = recipe.training.micro_batch or recipe.training.batch
-    feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward
-    weights = 4 * model.attention_heads * model.context if model.dropout else 0
-    layer = 12 * model.width + feed_forward + weights
-    terms = recipe.objective.targets * (model.layers if recipe.objective.rungs else 1)
-    return 4 * windows * model.context * (model.layers * layer + 2 * terms * alphabet)

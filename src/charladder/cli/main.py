@@ -12,8 +12,10 @@ VERBS = {
     "train": "train a network on a text",
     "evaluate": "bits per character of a run on held-out or other text",
     "generate": "write text with a run",
+    "corpora": "texts by name: what there is, what is cached; downloads",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
 usage: charladder VERB ...
@@ -50,6 +52,13 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`). Standard output must not be flushed into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        print(
+            "charladder: there is not enough memory for this; use a smaller network, batch or context", file=sys.stderr
+        )
+        return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"charladder: {where}{error.strerror or error}", file=sys.stderr)

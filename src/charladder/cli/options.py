@@ -18,11 +18,15 @@ SHORT = {
     "seed": ("training.seed", "seed of weights, windows and dropout"),
     "device": ("training.device", "auto, cpu, cuda, cuda:1, mps"),
     "precision": ("training.precision", "auto, float32, bfloat16"),
+    "encoding": ("text.encoding", "text encoding of the files (default utf-8: bytes as they are)"),
+    "alphabet": ("text.alphabet", "bytes, letters, unicode, text8"),
+    "unknown": ("text.unknown", "letters outside the alphabet: error, replace, drop"),
+    "boundaries": ("text.boundaries", "windows may cross from file to file, or keep to one: cross, keep"),
     "valid": ("text.valid", "characters held out for validation, or a fraction below 1"),
     "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
 }
 BUDGETS = {"training.minutes", "training.steps", "training.characters"}
-FILLED = {"text.data", "text.sha256", "text.letters"}  # by the run itself
+FILLED = {"text.data", "text.sha256", "text.files", "text.letters"}  # by the run itself
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
-from charladder.run import Run, split_of
+from charladder.run import Run, file_ends, split_of
 from charladder.text import Corpus
 
 
@@ -67,6 +67,7 @@ def score_run(
             corpus.alphabet.size,
             device,
             report=lambda characters, bits: bar.update(task, completed=characters, bits=f"{bits / characters:.3f}"),
+            ends_F=file_ends(run.recipe, corpus),
         )
     result = {
         "bits_per_character": score.bits_per_character,

@@ -13,7 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from charladder.cli.display import Display
+from charladder.cli.estimate import check_memory
 from charladder.cli.options import BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
+from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import score_run
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
@@ -21,6 +23,7 @@ from charladder.recipe import resolve
 from charladder.run import (
     Run,
     create_run,
+    file_ends,
     make_trainer,
     new_path,
     open_data,
@@ -35,16 +38,18 @@ from charladder.training.checkpoint import list_checkpoints
 from charladder.training.curves import draw_curves
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics, read_metrics
+from charladder.training.precision import choose_device
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(
         "train",
         "Trains a network on DATA with auxiliary losses: at all positions, from all rungs, of several targets.\n"
-        "DATA is `python` (the standard library's sources; the default) or a file (plain, .gz, .xz).",
+        "DATA is `python` (the standard library's sources; the default), text8 or enwik8, a file (plain, .gz, .xz,\n"
+        ".bz2, .zst, .zip, .tar), a folder, a pattern in quotes, a URL, or - for standard input.",
         "charladder train book.txt --minutes 3",
     )
-    parser.add_argument("data", nargs="?", metavar="DATA", help="corpus name or file")
+    parser.add_argument("data", nargs="*", metavar="DATA", help="one or more, one after the other")
     parser.add_argument("--run", metavar="DIR", help="where to keep the run (default runs/<recipe>-<n>)")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
     parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
@@ -85,14 +90,18 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     raw = recipe_fields(options)
     if options.extend:
         raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
-    if options.data is not None:
-        raw["text.data"] = options.data
+    if options.data:
+        raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
     path = Path(options.run) if options.run else new_path(recipe.recipe)
     if path.exists():
         raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
-    corpus = open_corpus(recipe.text.data, recipe.text.alphabet)
+    with reading() as report:
+        text = recipe.text
+        corpus = open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report)
+    say_notes(corpus)
     run = plan_run(path, recipe, corpus)
+    check_memory(run.recipe, choose_device(recipe.training.device))
     trainer = make_trainer(run, corpus)
     create_run(run, corpus)
     return run, corpus, trainer
@@ -110,7 +119,9 @@ def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
             + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
         )
-    corpus = open_data(run)
+    with reading() as report:
+        corpus = open_data(run, report)
+    say_notes(corpus)
     if given:
         budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
         training = dataclasses.replace(run.recipe.training, **budget)
@@ -133,13 +144,19 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     console.print(
         f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} rungs of {run.recipe.model.width}, "
         f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}\n"
-        f"{corpus.name}: {len(corpus.ids_N):,} characters ({corpus.alphabet.kind}), {train_part[1]:,} to train on",
+        f"{corpus.name}: {len(corpus.ids_N):,} characters ({described(corpus)}), {train_part[1]:,} to train on",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
+
+
+def described(corpus: Corpus) -> str:
+    """The alphabet, and the files where there are several."""
+    size = f" of {corpus.alphabet.size}" if corpus.alphabet.letters else ""
+    return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
 def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool:
@@ -160,6 +177,7 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
         return evaluate(
             lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
             corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size, trainer.device,
+            ends_F=file_ends(run.recipe, corpus),
         ).bits_per_character  # fmt: skip
 
     interrupted = False

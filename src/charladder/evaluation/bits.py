@@ -2,9 +2,10 @@
 
 A window of C inputs moves `stride` characters at a time, and scores the last `stride` of its predictions; so each
 character is predicted from between C - stride + 1 and C characters before it, or from all there are near the start
-of the text. The first character of a text has nothing before it and costs log2 of the alphabet's size.
+of the text. The first character of a text has nothing before it and costs log2 of the alphabet's size. Where files are
+kept apart, each is a text of its own.
 
-Shapes: B windows, T inputs, V symbols.
+Shapes: B windows, T inputs, V symbols, F files.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.text import release
 
 Predictor = Callable[[Tensor, int], Tensor]
 """From tokens (B, T) and how many last positions to keep, logits (B, kept, V)."""
@@ -36,18 +38,33 @@ class Score:
         return self.bits / self.characters
 
 
-def windows_to_score(part: tuple[int, int], context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+def windows_to_score(
+    part: tuple[int, int], context: int, stride: int, first: int = 0
+) -> Iterator[tuple[int, int, int]]:
     """(start, begin, end) of each window: inputs ids[start:end-1], predictions scored for ids[begin:end].
 
-    Characters that see the start of the text are scored in one window, for it has all that lies before each. What a
-    character is predicted from does not depend on where the part ends.
+    The text begins at `first`. Characters that see its start are scored in one window, for it has all that lies
+    before each. What a character is predicted from does not depend on where the part ends.
     """
-    begin, last = max(part[0], 1), part[1]
-    first_end = context + 1
+    begin, last = max(part[0], first + 1), part[1]
+    first_end = first + context + 1
     while begin < last:
         end = first_end if begin < first_end else begin + stride
-        yield max(0, end - 1 - context), begin, min(last, end)
+        yield max(first, end - 1 - context), begin, min(last, end)
         begin = end
+
+
+def texts_of(part: tuple[int, int], ends_F: np.ndarray | None) -> Iterator[tuple[int, int, int]]:
+    """(first, begin, end): the texts that a part touches, each with where it begins and what of it is in the part."""
+    if ends_F is None:
+        yield 0, *part
+        return
+    number = int(np.searchsorted(ends_F, part[0], "right"))
+    first = int(ends_F[number - 1]) if number else 0
+    while first < part[1]:
+        end = int(ends_F[number])
+        yield first, max(first, part[0]), min(end, part[1])
+        first, number = end, number + 1
 
 
 @torch.inference_mode()
@@ -61,8 +78,9 @@ def evaluate(
     device: torch.device | str = "cpu",
     batch_characters: int = 16384,
     report: Callable[[int, float], None] = lambda characters, bits: None,
+    ends_F: np.ndarray | None = None,
 ) -> Score:
-    """Scores ids_N[part]; context may reach back into the text before it.
+    """Scores ids_N[part]; context may reach back into the text before it, but, with `ends_F`, in no other file.
 
     `report` is called on the way with the characters scored so far and their bits. Raises BadInput for an empty part
     or a stride that is not between 1 and the context.
@@ -72,7 +90,7 @@ def evaluate(
     if part[1] <= part[0]:
         raise BadInput("there are no characters to score in this part; choose another --split or hold out more")
     began = time.perf_counter()
-    bits, done = (math.log2(alphabet), 1) if part[0] == 0 else (0.0, 0)
+    bits, done = 0.0, 0
     group: list[tuple[int, int, int]] = []
 
     def score() -> None:
@@ -85,13 +103,17 @@ def evaluate(
         bits += float(nats.double().sum()) / math.log(2)
         done += kept * len(group)
         group.clear()
+        release(ids_N)
         report(done, bits)
 
-    for window in windows_to_score(part, context, stride):
-        alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
-        if group and (not alike or len(group) * (window[2] - window[0]) >= batch_characters):
-            score()
-        group.append(window)
+    for first, begin, end in texts_of(part, ends_F):
+        if begin == first:
+            bits, done = bits + math.log2(alphabet), done + 1
+        for window in windows_to_score((begin, end), context, stride, first):
+            alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
+            if group and (not alike or len(group) * (window[2] - window[0]) >= batch_characters):
+                score()
+            group.append(window)
     if group:
         score()
     return Score(bits, done, time.perf_counter() - began)

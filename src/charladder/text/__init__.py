@@ -1,8 +1,30 @@
 """Text: alphabets, corpora, splits and windows. Knows nothing of models."""
 
-from charladder.text.alphabet import Alphabet, learn_letters
-from charladder.text.corpus import Corpus, open_corpus
+from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
+from charladder.text.cache import Report, cache_folder, silent
+from charladder.text.corpus import Corpus, fetched, open_corpus
+from charladder.text.gather import kept
+from charladder.text.mapped import release
+from charladder.text.named import corpora
+from charladder.text.sources import is_url
 from charladder.text.split import Split, split
 from charladder.text.windows import Windows
 
-__all__ = ["Alphabet", "Corpus", "Split", "Windows", "learn_letters", "open_corpus", "split"]
+__all__ = [
+    "POLICIES",
+    "Alphabet",
+    "Corpus",
+    "Report",
+    "Split",
+    "Windows",
+    "cache_folder",
+    "corpora",
+    "fetched",
+    "is_url",
+    "kept",
+    "learn_letters",
+    "open_corpus",
+    "release",
+    "silent",
+    "split",
+]

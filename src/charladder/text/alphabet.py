@@ -1,20 +1,26 @@
 """Alphabets: how text becomes numbers. An alphabet is a pair of exact inverses, saved with every run."""
 
 import codecs
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from charladder.errors import BadInput
 
-LARGEST = 256  # ids are stored in one byte each
+SMALL, LARGE = 256, 65536  # letters whose ids fit one byte, two bytes
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+TEXT8 = " " + string.ascii_lowercase
+POLICIES = ("error", "replace", "drop")
 
 
 @dataclass(frozen=True)
 class Alphabet:
     """Bytes (`letters` empty: ids are byte values), or the Unicode characters in `letters` (ids are places).
 
-    With bytes nothing is unknown; with letters a character outside raises BadInput and is named.
+    With bytes nothing is unknown; with letters a character outside is an error, replaced by UNKNOWN, or dropped.
     """
 
     letters: str = ""
@@ -22,11 +28,10 @@ class Alphabet:
     def __post_init__(self) -> None:
         if len(set(self.letters)) != len(self.letters):
             raise BadInput("an alphabet names a letter twice; give each letter once")
-        if len(self.letters) > LARGEST:
-            raise BadInput(
-                f"the text has {len(self.letters)} different characters, more than the {LARGEST} a letter "
-                "alphabet holds; use --text.alphabet bytes"
-            )
+        if len(self.letters) > LARGE:
+            raise BadInput(f"an alphabet has {len(self.letters)} letters; it holds {LARGE} at most")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.letters):
+            raise BadInput("an alphabet has half a surrogate pair as a letter; give whole Unicode characters")
 
     @property
     def kind(self) -> str:
@@ -36,23 +41,51 @@ class Alphabet:
     def size(self) -> int:
         return len(self.letters) or 256
 
-    def encode(self, data: bytes, where: str = "the text") -> np.ndarray:
-        """The ids of UTF-8 `data`, as uint8 of shape (characters,).
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        return np.uint8 if self.size <= SMALL else np.uint16
 
-        Raises BadInput for a letter outside the alphabet and, with letters, for data that is not UTF-8.
+    @cached_property
+    def table_P(self) -> np.ndarray:
+        """The id of every code point, int32; -1 for those outside."""
+        table_P = np.full(0x110000, -1, np.int32)
+        table_P[code_points(self.letters)] = np.arange(len(self.letters))
+        return table_P
+
+    def check_policy(self, unknown: str) -> None:
+        """Raises BadInput where this alphabet cannot do what is asked with unknown letters."""
+        if unknown not in POLICIES:
+            raise BadInput(f"--unknown is {unknown!r}; it must be one of {', '.join(POLICIES)}")
+        if unknown == "replace" and self.letters and UNKNOWN not in self.letters:
+            raise BadInput(
+                "--unknown replace wants an alphabet with the replacement letter, which only a run trained with "
+                "--unknown replace has; use --unknown drop"
+            )
+
+    def encode(self, data: bytes, where: str = "the text", unknown: str = "error") -> np.ndarray:
+        """The ids of UTF-8 `data`, of shape (characters,) and `dtype`.
+
+        Raises BadInput for a letter outside the alphabet (unless `unknown` is replace or drop), and, with letters,
+        for data that is not UTF-8.
         """
         if not self.letters:
             return np.frombuffer(data, np.uint8)
+        self.check_policy(unknown)
         text = decode_utf8(data, where)
-        table = {letter: place for place, letter in enumerate(self.letters)}
-        try:
-            return np.fromiter((table[letter] for letter in text), np.uint8, len(text))
-        except KeyError as unknown:
-            letter = unknown.args[0]
-            raise BadInput(
-                f"{where} has the character {letter!r} at position {text.index(letter)}, which is not among the "
-                f"{self.size} letters of this alphabet; remove it, or train with --text.alphabet bytes"
-            ) from None
+        ids = self.table_P[code_points(text)]
+        outside = ids < 0
+        if outside.any():
+            if unknown == "error":
+                place = int(np.argmax(outside))
+                raise BadInput(self.unknown_sentence(text[place], where, f"position {place}"))
+            ids = ids[~outside] if unknown == "drop" else np.where(outside, self.table_P[ord(UNKNOWN)], ids)
+        return ids.astype(self.dtype)
+
+    def unknown_sentence(self, letter: str, where: str, place: str) -> str:
+        return (
+            f"{where} has the character {letter!r} at {place}, which is not among the {self.size} letters of "
+            "this alphabet; remove it, give --unknown drop, or train with --alphabet bytes"
+        )
 
     def decode(self, ids: np.ndarray) -> bytes:
         """The bytes that `ids` spell; with letters, their UTF-8."""
@@ -68,26 +101,61 @@ class Alphabet:
         if self.letters:
             return len(ids)
         begins = np.flatnonzero((ids[:4] & 0xC0) != 0x80)
+        decoder, count = codecs.getincrementaldecoder("utf-8")(), 0
         try:
-            codecs.getincrementaldecoder("utf-8")().decode(ids[begins[0] if len(begins) else 0 :].tobytes())
+            for place in range(int(begins[0]) if len(begins) else 0, len(ids), 1 << 20):
+                chunk = ids[place : place + (1 << 20)]
+                decoder.decode(chunk.tobytes())
+                count += int(np.count_nonzero((chunk & 0xC0) != 0x80))
         except UnicodeDecodeError:
             return None
-        return int(np.count_nonzero((ids & 0xC0) != 0x80))
+        return count
+
+
+def code_points(text: str) -> np.ndarray:
+    """uint32, shape (characters,)."""
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
 def decode_utf8(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{where} is not UTF-8 at byte {error.start}, and letters are Unicode characters; "
-            "use --text.alphabet bytes, which takes any file"
-        ) from None
+        raise BadInput(not_utf8(where, error.start)) from None
 
 
-def learn_letters(data: bytes, where: str = "the text") -> Alphabet:
+def not_utf8(where: str, place: int) -> str:
+    return (
+        f"{where} is not UTF-8 at byte {place}, and letters are Unicode characters; "
+        "say which --encoding it is in, or use --alphabet bytes, which takes any file"
+    )
+
+
+def learn_letters(data: bytes, where: str = "the text", unknown: str = "error") -> Alphabet:
     """The letter alphabet of UTF-8 `data`: its different characters, in code point order."""
-    letters = "".join(sorted(set(decode_utf8(data, where))))
-    if not letters:
+    text = decode_utf8(data, where)
+    return choose_letters({letter: text.count(letter) for letter in set(text)}, where, unknown)
+
+
+def choose_letters(
+    counts: Mapping[str, int], where: str = "the text", unknown: str = "error", most: int = SMALL
+) -> Alphabet:
+    """An alphabet of at most `most` letters for a text in which each occurs so often, in code point order.
+
+    With `unknown` replace it has UNKNOWN too, to stand for others. Where there are more letters than `most`, the
+    rarest are left out if `unknown` says what to do with them. Raises BadInput otherwise, and for an empty text.
+    """
+    if not counts:
         raise BadInput(f"{where} is empty, so no alphabet can be learned from it")
-    return Alphabet(letters)
+    chosen = set(counts) | ({UNKNOWN} if unknown == "replace" else set())
+    if len(chosen) > most:
+        if unknown == "error":
+            wider = "" if most == LARGE else f" --alphabet unicode holds {LARGE},"
+            raise BadInput(
+                f"{where} has {len(counts)} different characters, more than the {most} a letter alphabet holds;"
+                f"{wider} --alphabet bytes any text, and --unknown replace or drop gives up the rarest"
+            )
+        reserved = {UNKNOWN} & chosen if unknown == "replace" else set()
+        ranked = sorted(set(counts) - reserved, key=lambda letter: (-counts[letter], letter))
+        chosen = set(ranked[: most - len(reserved)]) | reserved
+    return Alphabet("".join(sorted(chosen)))

@@ -1,126 +1,121 @@
-"""Corpora: text from a name or a file, as memory-mapped ids.
+"""Corpora: text from a name, files, a URL or standard input, as memory-mapped ids.
 
-A plain file with the byte alphabet is mapped where it lies. Everything else (gz, xz, letters, the `python`
-corpus) is converted once into the cache folder, under a name made of its content, written beside and renamed.
+Everything is converted once into the cache folder, under names made of its content; what is there already is opened.
 """
 
-import gzip
-import hashlib
-import lzma
-import os
-import sysconfig
-import tempfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import platformdirs
 
-from charladder.errors import BadInput, nearest
-from charladder.text.alphabet import Alphabet, learn_letters
+from charladder.errors import BadInput
+from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
+from charladder.text.cache import Report, room, silent
+from charladder.text.download import download, place_of
+from charladder.text.gather import Text, gather
+from charladder.text.letters import count_letters, spell
+from charladder.text.named import names, open_named
+from charladder.text.sources import STDIN, Source, absolute, find, is_url
 
-CHUNK = 1 << 20
-UNPACK: dict[str, type[gzip.GzipFile] | type[lzma.LZMAFile]] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
-NAMED = ("python",)
+MOST = {"letters": SMALL, "unicode": LARGE}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids. `ids_N`: uint8, memory-mapped; `sha256`: of the unpacked bytes; `bytes`: how many they are."""
+    """A text as ids.
 
-    name: str
+    names: what it was opened by. ids_N: memory-mapped, uint8 or uint16. ends_F: where each of its files ends, in ids.
+    sha256: of the text's bytes, unpacked and in UTF-8; bytes: how many they are. unknown: letters outside the
+    alphabet that were replaced or dropped. notes: what a person should know of how it was read, a sentence each.
+    """
+
+    names: tuple[str, ...]
     ids_N: np.ndarray
+    ends_F: np.ndarray
     alphabet: Alphabet
     sha256: str
     bytes: int
+    unknown: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.names)
 
 
-def cache_folder() -> Path:
-    """Where converted text is kept: CHARLADDER_CACHE, or the platform's cache folder."""
-    chosen = os.environ.get("CHARLADDER_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("charladder"))
+def open_corpus(
+    data: str | Sequence[str],
+    alphabet: str | Alphabet = "bytes",
+    encoding: str = "utf-8",
+    unknown: str = "error",
+    report: Report = silent,
+    again: str = "",
+) -> Corpus:
+    """Opens `data`: the name of a corpus, a file, a folder, a pattern, a URL, `-`, or several of these in their order.
 
-
-def open_corpus(data: str, alphabet: str | Alphabet = "bytes") -> Corpus:
-    """Opens `data`, the name of a corpus or a plain, gz or xz file, with an alphabet or the kind of one to learn.
-
-    Raises BadInput for a name or file that is not there, empty, unreadable, or that the alphabet cannot spell.
+    alphabet: one, or the kind to learn: `bytes`, `letters`, `unicode`, `text8`. encoding: of the files; bytes stay as
+    they are in utf-8. unknown: `error`, `replace` or `drop`. again: the SHA-256 that the text had, by which a stream
+    (which cannot be read twice) is found in the cache. Raises BadInput for what is not there, empty, unreadable, or
+    not to be spelled.
     """
-    if data in NAMED:
-        plain, name = python_corpus(), data
-    else:
-        plain, name = plain_file(Path(data), data), str(Path(data).resolve())
-    sha256, size = digest(plain)
-    if size == 0:
-        raise BadInput(f"{data} is empty; give a file with text in it")
+    asked = (data,) if isinstance(data, str) else tuple(data)
+    text = streamed_before(asked, again) or read_text(asked, encoding, report)
+    shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]} and {len(asked) - 1} more"
+    if text.bytes == 0:
+        raise BadInput(f"{shown} is empty; give a file with text in it")
+    kept_names = tuple(name if name in names() else absolute(name) for name in asked)
+    if text.streamed:
+        kept_names = (STDIN,)
     if alphabet == "bytes" or (isinstance(alphabet, Alphabet) and not alphabet.letters):
-        return Corpus(name, np.memmap(plain, np.uint8, "r"), Alphabet(), sha256, size)
-    raw = plain.read_bytes()
-    letters = alphabet if isinstance(alphabet, Alphabet) else learn_letters(raw, data)
-    mark = hashlib.sha256(letters.letters.encode()).hexdigest()[:16]
-    target = cache_folder() / f"{sha256}-{mark}.ids"
-    if not target.exists():
-        write_beside(target, iter([letters.encode(raw, data).tobytes()]))
-    return Corpus(name, np.memmap(target, np.uint8, "r"), letters, sha256, size)
+        ids_N = np.memmap(text.path, np.uint8, "r")
+        ends_F = np.array(text.ends, np.int64)
+        return Corpus(kept_names, ids_N, ends_F, Alphabet(), text.sha256, text.bytes, 0, text.notes)
+    chosen = alphabet if isinstance(alphabet, Alphabet) else learn(text, alphabet, unknown, shown, report)
+    path, ends_F, strange = spell(text, chosen, unknown, report)
+    if path.stat().st_size == 0:
+        raise BadInput(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
+    ids_N = np.memmap(path, chosen.dtype, "r")
+    return Corpus(kept_names, ids_N, ends_F, chosen, text.sha256, text.bytes, strange, text.notes)
 
 
-def plain_file(path: Path, said: str) -> Path:
-    """The unpacked form of `path`: itself, or a copy in the cache named by the packed file's SHA-256."""
-    try:
-        if path.is_dir():
-            raise BadInput(f"{said} is a folder; give one file (plain, .gz or .xz)")
-        if not path.exists():
-            raise BadInput(f"there is no file or corpus called {said!r}{nearest(said, NAMED)}")
-        with path.open("rb") as file:
-            file.read(1)
-        if path.suffix not in UNPACK:
-            return path
-        target = cache_folder() / f"{digest(path)[0]}.bytes"
-        if not target.exists():
-            with UNPACK[path.suffix](path) as packed:
-                write_beside(target, iter(lambda: packed.read(CHUNK), b""))
-        return target
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"{said} cannot be unpacked ({error}); it is cut short or not a {path.suffix} file") from None
-    except OSError as error:
-        raise BadInput(f"{said} cannot be read: {error.strerror or error}") from None
+def learn(text: Text, kind: str, unknown: str, shown: str, report: Report) -> Alphabet:
+    if kind == "text8":
+        return choose_letters(dict.fromkeys(TEXT8, 1), shown, unknown)
+    return choose_letters(count_letters(text, report), shown, unknown, MOST[kind])
 
 
-def python_corpus() -> Path:
-    """The standard library's own sources without tests, in path order, as one file in the cache."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-    sources = sorted(p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts))
-    mark = hashlib.sha256()
-    for source in sources:
-        status = source.stat()
-        mark.update(f"{source.relative_to(root).as_posix()} {status.st_size} {status.st_mtime_ns}\n".encode())
-    target = cache_folder() / f"python-{mark.hexdigest()[:32]}.bytes"
-    if not target.exists():
-        if not sources:
-            raise BadInput("this Python has no standard library sources (.py); give a text file as DATA instead")
-        write_beside(target, (source.read_bytes() for source in sources))
-    return target
+def read_text(asked: tuple[str, ...], encoding: str, report: Report) -> Text:
+    if len(asked) == 1 and asked[0] in names():
+        if encoding.lower() not in ("utf-8", "utf8"):
+            raise BadInput(f"{asked[0]} has its own encoding; leave out --encoding")
+        return open_named(asked[0], report)
+    sources: list[Source] = []
+    for data in asked:
+        if data in names():
+            text = open_named(data, report)
+            sources.append(Source(data, text.path))
+        elif is_url(data):
+            sources.append(fetched(data, report))
+        else:
+            sources.extend(find(data, names()))
+    what = repr([name if name in names() else absolute(name) for name in asked])
+    return gather(what, sources, encoding, report)
 
 
-def digest(path: Path) -> tuple[str, int]:
-    """SHA-256 and length in bytes of a file."""
-    with path.open("rb") as file:
-        mark = hashlib.file_digest(file, "sha256").hexdigest()
-        return mark, file.tell()
+def fetched(url: str, report: Report, anew: bool = False) -> Source:
+    """The file of a URL, downloaded once."""
+    target = place_of(url, room("downloads"))
+    if anew or not target.exists():
+        download(url, target, report=report)
+    return Source(str(target), target)
 
 
-def write_beside(target: Path, chunks: Iterator[bytes]) -> None:
-    """Writes `chunks` to a file beside `target` and renames it: readers see all of it or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def streamed_before(asked: tuple[str, ...], sha256: str) -> Text | None:
+    """A text from standard input that the cache still has."""
+    if asked != (STDIN,) or not sha256:
+        return None
+    path = room("texts") / f"{sha256}.bytes"
+    if not path.is_file():
+        return None
+    size = path.stat().st_size
+    return Text(path, sha256, size, ["standard input"], [size])

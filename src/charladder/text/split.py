@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from charladder.errors import BadInput
 
+WHOLE = 100_000_000
+
 
 @dataclass(frozen=True)
 class Split:
@@ -22,13 +24,15 @@ class Split:
 def split(characters: int, valid: float, test: float) -> Split:
     """The last `test` characters, the `valid` before them, the rest for training.
 
-    Both are numbers of characters, or fractions of the whole when below 1. Raises BadInput if nothing is left.
+    Both are numbers of characters, or, when below 1, fractions of the whole or of WHOLE characters, whichever is
+    less: so that text8 and enwik8 get their standard 90M / 5M / 5M, and a huge text is scored in bearable time.
+    Raises BadInput if nothing is left.
     """
     sizes = {}
     for name, share in (("valid", valid), ("test", test)):
         if not (math.isfinite(share) and share >= 0 and (share < 1 or share == int(share))):
             raise BadInput(f"--{name} {share:g} is neither a whole number of characters nor a fraction below 1")
-        sizes[name] = int(share * characters) if share < 1 else int(share)
+        sizes[name] = int(share * min(characters, WHOLE)) if share < 1 else int(share)
     left = characters - sizes["valid"] - sizes["test"]
     if left <= 0:
         raise BadInput(

@@ -1,0 +1,88 @@
+"""What a recipe needs, before anything of it is made: parameters, operations, memory."""
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+
+from charladder.errors import BadInput
+from charladder.model import ModelSettings, Transformer
+from charladder.recipe import Recipe
+from charladder.run import fresh_objective
+from charladder.text import Alphabet
+
+
+def sizes(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int]:
+    """Parameters of the network, those of its matrix products, and those of the auxiliary heads.
+
+    Counted at one and two layers, on no memory; each further layer adds as much as the second.
+    """
+
+    def count(layers: int) -> tuple[int, int, int]:
+        few = dataclasses.replace(recipe.model, layers=layers)
+        with torch.device("meta"):
+            network = Transformer(few, alphabet.size)
+            objective = fresh_objective(dataclasses.replace(recipe, model=few), alphabet)
+        named = list(network.named_parameters())
+        products = sum(p.numel() for n, p in named if p.ndim == 2 and not n.startswith(("emb", "tab")))
+        return sum(p.numel() for _, p in named), products, sum(p.numel() for p in objective.parameters())
+
+    one, two = count(1), count(2)
+    first, second, third = (a + (recipe.model.layers - 1) * (b - a) for a, b in zip(one, two, strict=True))
+    return first, second, third
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """The numbers of a recipe. Operations: two for each weight of a product, three times that in training."""
+    alphabet = Alphabet(recipe.text.letters)
+    inference, products, heads = sizes(recipe, alphabet)
+    # attention reads half the context on average while training, and all of it in a full cache
+    model = recipe.model
+    attention = 4 * model.layers * model.width
+    return {
+        "parameters": {"training": inference + heads, "inference": inference},
+        "layers": model.layers,
+        "width": model.width,
+        "context": model.context,
+        "operations_per_character": {
+            "training": 3 * (2 * (products + heads) + attention * model.context // 2),
+            "inference": 2 * products + attention * model.context,
+        },
+        "memory_bytes": {
+            "training": 4 * 4 * (inference + heads) + activations(recipe, model, alphabet.size),
+            "inference": 4 * inference + 8 * model.layers * model.width * model.context,
+        },
+    }
+
+
+def activations(recipe: Recipe, model: ModelSettings, alphabet: int) -> int:
+    """A rough count of the bytes that the backward pass needs: what each layer keeps a character, in float32."""
+    windows = recipe.training.micro_batch or recipe.training.batch
+    feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward
+    weights = 4 * model.attention_heads * model.context if model.dropout else 0
+    layer = 12 * model.width + feed_forward + weights
+    terms = recipe.objective.targets * (model.layers if recipe.objective.rungs else 1)
+    return 4 * windows * model.context * (model.layers * layer + 2 * terms * alphabet)
+
+
+def check_memory(recipe: Recipe, device: torch.device) -> None:
+    """Raises BadInput for a recipe that cannot possibly be trained in the memory there is.
+
+    Counted low: weights, gradients and one moment, and a quarter of the estimate for activations.
+    """
+    alphabet = Alphabet(recipe.text.letters)
+    inference, _, heads = sizes(recipe, alphabet)
+    least = 12 * (inference + heads) + activations(recipe, recipe.model, alphabet.size) // 4
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    if least > there:
+        raise BadInput(
+            f"this network cannot be trained here: it needs more than {least / 2**30:,.0f} GiB of memory, and "
+            f"{device.type} has {there / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
+            "--training.micro-batch"
+        )

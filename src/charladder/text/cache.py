@@ -1,0 +1,76 @@
+"""The cache folder: what is kept of texts between runs, and how a file gets there whole or not at all.
+
+texts/      unpacked texts by the SHA-256 of their bytes, and their ids in letter alphabets
+sources/    for each DATA that was read: what it was then, and which text it gave
+downloads/  what came from the network, and what a person put there
+"""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from charladder.errors import BadInput
+
+Report = Callable[[str, int, int | None], None]
+"""Told on the way: what is done, how much of it, and of how much in all (None: not known)."""
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """A Report that says nothing."""
+
+
+def cache_folder() -> Path:
+    """CHARLADDER_CACHE, or the platform's cache folder."""
+    chosen = os.environ.get("CHARLADDER_CACHE")
+    return Path(chosen).absolute() if chosen else Path(platformdirs.user_cache_dir("charladder"))
+
+
+def room(name: str) -> Path:
+    """A folder of the cache, made if need be."""
+    path = cache_folder() / name
+    with writing():
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """What fails inside fails because of the cache folder, and is said so (BadInput)."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "there is no room left for it" if full else error.strerror or str(error)
+        raise BadInput(
+            f"the cache folder {cache_folder()} cannot be written: {what}; "
+            f"{'free some, or ' if full else ''}set CHARLADDER_CACHE to a folder that {'has it' if full else 'can be'}"
+        ) from None
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` beside `target` and renames it: readers see all of it or nothing."""
+    with writing():
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(value, file)
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What write_json wrote; None where there is nothing, or nothing whole."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,343 @@
+"""Gathering: all the files of one DATA as one text in the cache, in one pass, under the SHA-256 of its bytes.
+
+An interrupted gathering goes on where it was: at the first file that was not finished, or inside it where it is plain.
+Two processes that gather the same take turns, and the second finds the work done.
+"""
+
+import codecs
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from charladder.errors import BadInput
+from charladder.text.cache import Report, read_json, room, silent, write_json, writing
+from charladder.text.sources import Source, fingerprint
+from charladder.text.unpack import CHUNK, Damaged, chunks, damage_said, packed, unpack
+
+NOTE_SECONDS = 5.0
+ZEROS = bytes(CHUNK)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in the cache. `names`, `ends`: its files and where each ends, in bytes; empty files are left out.
+
+    `notes`: what a person should know of how it was read, a sentence each. `streamed`: it came from one stream, which
+    cannot be read again.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    names: list[str]
+    ends: list[int]
+    notes: tuple[str, ...] = ()
+    streamed: bool = False
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a text must be to be the corpus of its name: length in bytes, and digests by the name of their kind."""
+
+    bytes: int
+    digests: dict[str, str]
+
+
+@dataclass
+class Progress:
+    """How far a gathering is: sources finished, bytes read of the next one (if plain), and all that was written."""
+
+    finished: int = 0
+    inside: int = 0
+    written: int = 0
+    names: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+
+class Part:
+    """The file that a gathering writes, and its digests. Blocks of zeros become holes where the disk has them."""
+
+    def __init__(self, path: Path, keep: int, kinds: tuple[str, ...]) -> None:
+        self.path, self.size = path, keep
+        self.marks = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+        self.file = path.open("r+b" if keep else "wb")
+        while keep:
+            chunk = self.file.read(min(CHUNK, keep))
+            keep -= len(chunk)
+            for mark in self.marks.values():
+                mark.update(chunk)
+        self.file.seek(self.size)
+        self.file.truncate()
+
+    def write(self, chunk: bytes) -> None:
+        for mark in self.marks.values():
+            mark.update(chunk)
+        self.size += len(chunk)
+        with writing():
+            if chunk == ZEROS:
+                self.file.seek(self.size)
+            else:
+                self.file.write(chunk)
+
+    def close(self) -> None:
+        """Ends the file; all of it is on the disk after this."""
+        with writing():
+            self.file.truncate(self.size)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+    def drop(self, keep: bool = False) -> None:
+        """Lets go of a file that is not whole; `keep` leaves it where it is."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        if not keep:
+            self.path.unlink(missing_ok=True)
+
+
+def kept(sha256: str) -> Path:
+    """Where the text of this digest is kept, if it is."""
+    return room("texts") / f"{sha256}.bytes"
+
+
+def gather(
+    what: str,
+    sources: list[Source],
+    encoding: str = "utf-8",
+    report: Report = silent,
+    expected: Expected | None = None,
+) -> Text:
+    """The text of `sources`, one after the other, unpacked, and recoded to UTF-8 where `encoding` is another.
+
+    `what` says which DATA it is, the same for the same sources. Raises BadInput for what cannot be read, unpacked or
+    decoded, what changes on the way, and what is not as expected; the cache then has nothing of it.
+    """
+    codec = find_codec(encoding)
+    record = room("sources") / f"{mark_of(what, codec.name if codec else '')}.json"
+    files = fingerprint(sources)
+    if (known := recall(record, files)) is not None:
+        return known
+    with writing():
+        lock = FileLock(record.with_suffix(".lock"))
+        lock.acquire()
+    try:
+        return recall(record, files) or read_all(record, sources, files, codec, report, expected)
+    finally:
+        lock.release()
+
+
+def mark_of(what: str, codec: str = "") -> str:
+    """The name under which the cache knows a DATA."""
+    return hashlib.sha256(f"{codec}\n{what}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def recall(record: Path, files: str | None) -> Text | None:
+    """The text that these sources gave before, if they are still the same and it is still there."""
+    known = read_json(record)
+    if files is None or known is None or known.get("fingerprint") != files:
+        return None
+    text = Text(kept(known["sha256"]), known["sha256"], known["bytes"], known["names"], known["ends"])
+    return text if text.path.is_file() and text.path.stat().st_size == text.bytes else None
+
+
+def read_all(
+    record: Path,
+    sources: list[Source],
+    files: str | None,
+    codec: codecs.CodecInfo | None,
+    report: Report,
+    expected: Expected | None,
+) -> Text:
+    """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
+    journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
+    before = read_json(journal) or {}
+    same = files is not None and before.pop("fingerprint", None) == files and path.is_file()
+    progress = Progress(**before) if same and path.stat().st_size >= before["written"] else Progress()
+    kinds = ("sha256", *(expected.digests if expected else ()))
+    with writing():
+        part = Part(path, progress.written, tuple(dict.fromkeys(kinds)))
+    notes: list[str] = []
+    try:
+        follow(part, sources, codec, progress, journal, files, notes, report)
+        part.close()
+        sha256 = part.marks["sha256"].hexdigest()
+        if expected is not None:
+            check(part, expected, sources[0].name)
+        target = kept(sha256)
+        with writing():
+            path.replace(target)
+        if files is not None and fingerprint(sources) == files:
+            known = {"fingerprint": files, "sha256": sha256, "bytes": part.size}
+            write_json(record, {**known, "names": progress.names, "ends": progress.ends})
+        journal.unlink(missing_ok=True)
+        streamed = len(sources) == 1 and size_of(sources[0]) is None
+        return Text(target, sha256, part.size, progress.names, progress.ends, tuple(notes), streamed)
+    except KeyboardInterrupt:
+        part.drop(keep=journal.exists())
+        raise  # what is noted in the journal is gone on from
+    except BaseException:
+        part.drop()
+        journal.unlink(missing_ok=True)
+        raise
+
+
+def follow(
+    part: Part,
+    sources: list[Source],
+    codec: codecs.CodecInfo | None,
+    progress: Progress,
+    journal: Path,
+    files: str | None,
+    notes: list[str],
+    report: Report,
+) -> None:
+    """Reads what `progress` has left, writes it to `part`, and notes in the journal how far it is."""
+    sizes = [size_of(source) for source in sources]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    noted = time.monotonic()
+
+    def note() -> None:
+        nonlocal noted
+        if files is not None and time.monotonic() - noted >= NOTE_SECONDS:
+            with writing():
+                part.file.flush()
+            progress.written = part.size
+            write_json(journal, {"fingerprint": files, **asdict(progress)})
+            noted = time.monotonic()
+
+    done = sum(size or 0 for size in sizes[: progress.finished])
+    for source, size in zip(sources[progress.finished :], sizes[progress.finished :], strict=True):
+        plain = codec is None and not packed(source.name)
+        with opened(source, progress.inside, plain, notes) as (file, length):
+            members = [(source.name, chunks(file))] if plain else unpack(file, source.name, length)
+            for name, content in members:
+                begin = part.size - progress.inside
+                for chunk in recoded(content, codec, name) if codec else content:
+                    part.write(chunk)
+                    if plain:
+                        progress.inside += len(chunk)
+                        note()
+                    report("reading", done + position(file), total)
+                if part.size > begin:
+                    progress.names.append(name)
+                    progress.ends.append(part.size)
+        done += size or 0
+        progress.finished, progress.inside = progress.finished + 1, 0
+        note()
+    report("reading", done, total)
+
+
+class Limited:
+    """A plain file read up to the length that it had when opened, for it may be growing."""
+
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self.file, self.left = file, left
+
+    def read(self, count: int) -> bytes:
+        chunk = self.file.read(min(count, self.left))
+        self.left -= len(chunk)
+        return chunk
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+@contextlib.contextmanager
+def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
+    """The file of a source and its size (None for a stream). Raises BadInput where it changes before it is closed.
+
+    Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
+    """
+    if source.path is None:
+        if sys.stdin is None:
+            raise BadInput("there is no standard input to read; give a file")
+        yield sys.stdin.buffer, None
+        return
+    with damage_said(source.name):
+        file = source.path.open("rb", buffering=0 if plain else CHUNK)
+    with file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            yield file, None
+            return
+        file.seek(skip)
+        limited = Limited(file, before.st_size - skip)
+        damage = None
+        try:
+            yield (limited if plain else file), before.st_size  # type: ignore[misc]
+        except Damaged as error:
+            damage = error
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            if damage is not None:
+                raise damage
+            return
+        if not plain or limited.left or after.st_size <= before.st_size:
+            said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
+            raise BadInput(said) from None
+        notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
+
+
+def position(file: IO[bytes]) -> int:
+    """Bytes read of a file; 0 for a stream, which does not know."""
+    try:
+        return file.tell()
+    except (OSError, ValueError):
+        return 0
+
+
+def size_of(source: Source) -> int | None:
+    status = source.status()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def check(part: Part, expected: Expected, name: str) -> None:
+    if part.size != expected.bytes:
+        raise Damaged(f"{name} unpacks to {part.size:,} bytes and not {expected.bytes:,}; it is not the right file")
+    for kind, digest in expected.digests.items():
+        found = part.marks[kind].hexdigest()
+        if found != digest:
+            raise Damaged(f"{name} has the {kind.upper()} {found} and not {digest}; it is not the right file")
+
+
+def find_codec(encoding: str) -> codecs.CodecInfo | None:
+    """The codec of a text encoding; None for UTF-8, whose bytes stay as they are. Raises BadInput for no encoding."""
+    try:
+        codec = codecs.lookup(encoding)
+        if not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
+            raise LookupError
+        codec.incrementaldecoder()
+    except (LookupError, ValueError):
+        raise BadInput(
+            f"there is no text encoding called {encoding!r}; utf-8, latin-1, cp1252, utf-16, shift_jis are some"
+        ) from None
+    return None if codec.name == "utf-8" else codec
+
+
+def recoded(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Iterator[bytes]:
+    """`content` as UTF-8. Line ends stay as they are. Raises BadInput that names the byte which is not in `codec`."""
+    decoder = codec.incrementaldecoder()
+    seen = 0
+
+    def decode(chunk: bytes, final: bool) -> bytes:
+        waiting = decoder.getstate()[0]
+        held = len(waiting) if isinstance(waiting, bytes) else 0
+        try:
+            return decoder.decode(chunk, final).encode()
+        except UnicodeError as error:
+            place = seen - held + error.start if isinstance(error, UnicodeDecodeError) else seen
+            raise BadInput(f"{name} is not {codec.name} at byte {place}; give another --encoding") from None
+
+    for chunk in content:
+        yield decode(chunk, False)
+        seen += len(chunk)
+    yield decode(b"", True)

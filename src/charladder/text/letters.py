@@ -1,0 +1,121 @@
+"""Letters of a whole text: counted, and spelled in an alphabet, once, a stretch at a time.
+
+Shapes: N bytes of a stretch, C code points of it, F files.
+"""
+
+import bisect
+import codecs
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from charladder.errors import BadInput
+from charladder.text.alphabet import UNKNOWN, Alphabet, code_points, not_utf8
+from charladder.text.cache import Report, read_json, silent, write_json, writing
+from charladder.text.gather import Text
+
+STRETCH = 1 << 20
+
+
+def stretches(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The text as (bytes, code points), stretch by stretch, each ending between two characters.
+
+    Raises BadInput that names the file and the byte which is not UTF-8.
+    """
+    decoder, waiting, done = codecs.getincrementaldecoder("utf-8")(), b"", 0
+    with text.path.open("rb") as file:
+        while chunk := file.read(STRETCH):
+            last = done + len(chunk) == text.bytes
+            try:
+                letters = decoder.decode(chunk, last)
+            except UnicodeDecodeError as error:
+                raise BadInput(not_utf8(*place_in(text, done - len(waiting) + error.start))) from None
+            held = decoder.getstate()[0]
+            whole = waiting + chunk
+            whole = whole[: len(whole) - len(held)]
+            yield np.frombuffer(whole, np.uint8), code_points(letters)
+            waiting, done = held, done + len(chunk)
+            report(what, done, text.bytes)
+
+
+def place_in(text: Text, place: int) -> tuple[str, int]:
+    """The file in which byte `place` of the text lies, and which byte of that file it is."""
+    number = bisect.bisect_right(text.ends, place)
+    number = min(number, len(text.ends) - 1)
+    return text.names[number], place - (text.ends[number - 1] if number else 0)
+
+
+def count_letters(text: Text, report: Report = silent) -> dict[str, int]:
+    """How often each Unicode character occurs; kept in the cache."""
+    known = text.path.with_suffix(".letters.json")
+    counts = read_json(known)
+    if counts is None:
+        counts_P = np.zeros(0x110000, np.int64)
+        for _, points_C in stretches(text, "counting letters", report):
+            counts_P += np.bincount(points_C, minlength=0x110000)
+        counts = {chr(point): int(counts_P[point]) for point in np.flatnonzero(counts_P)}
+        write_json(known, counts)
+    return counts
+
+
+def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent) -> tuple[Path, np.ndarray, int]:
+    """The file of the text's ids in `alphabet`, where each of its files ends in them (F,), and how many letters were
+    unknown (replaced or dropped). Raises BadInput for an unknown letter where `unknown` is error.
+    """
+    alphabet.check_policy(unknown)
+    mark = hashlib.sha256(repr((alphabet.letters, unknown, text.ends)).encode()).hexdigest()[:32]
+    target = text.path.with_name(f"{text.sha256}-{mark}.ids")
+    facts = read_json(target.with_suffix(".json"))
+    if facts is not None and target.is_file():
+        ends_F = np.array(facts["ends"], np.int64)
+        if target.stat().st_size == int(ends_F[-1] if len(ends_F) else 0) * alphabet.dtype().itemsize:
+            return target, ends_F, facts["unknown"]
+    with writing():
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            ends, strange = spell_to(file, text, alphabet, unknown, report)
+        with writing():
+            part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    write_json(target.with_suffix(".json"), {"ends": ends, "unknown": strange})
+    return target, np.array(ends, np.int64), strange
+
+
+def spell_to(file, text: Text, alphabet: Alphabet, unknown: str, report: Report) -> tuple[list[int], int]:
+    ends: list[int] = []
+    done, written, strange = 0, 0, 0
+    stand_in = alphabet.table_P[ord(UNKNOWN)]
+    for bytes_N, points_C in stretches(text, "spelling", report):
+        ids_C = alphabet.table_P[points_C]
+        outside_C = ids_C < 0
+        begins_N = (bytes_N & 0xC0) != 0x80
+        if outside_C.any():
+            strange += int(outside_C.sum())
+            if unknown == "error":
+                first = int(np.argmax(outside_C))
+                where, place = place_in(text, done + int(np.flatnonzero(begins_N)[first]))
+                letter = chr(points_C[first])
+                raise BadInput(alphabet.unknown_sentence(letter, where, f"byte {place}"))
+        kept_C = ~outside_C if unknown == "drop" else np.ones(len(ids_C), bool)
+        # how many ids have been written before each character of the stretch, and after the last
+        before_C = written + np.concatenate([[0], np.cumsum(kept_C)])
+        characters_N = np.concatenate([[0], np.cumsum(begins_N)])
+        upto = bisect.bisect_right(text.ends, done + len(bytes_N))
+        for end in text.ends[len(ends) : upto]:
+            ends.append(int(before_C[characters_N[end - done]]))
+        ids_C = np.where(outside_C, stand_in, ids_C)[kept_C]
+        with writing():
+            file.write(ids_C.astype(alphabet.dtype).tobytes())
+        written, done = written + len(ids_C), done + len(bytes_N)
+    with writing():
+        file.flush()
+        os.fsync(file.fileno())
+    return ends, strange

@@ -1,0 +1,132 @@
+"""Sources: from what a person calls DATA to the list of files to read."""
+
+import glob
+import hashlib
+import os
+import stat
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from charladder.errors import BadInput, nearest
+from charladder.text.cache import cache_folder
+
+STDIN = "-"
+FINE_NS, COARSE_NS = 50_000_000, 2_000_000_000  # how coarse a file system's clock is: most, and the oldest
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to read. `path` None: standard input. `name`: what a message calls it."""
+
+    name: str
+    path: Path | None
+
+    def status(self) -> os.stat_result:
+        """Raises BadInput where the file is gone or cannot be looked at."""
+        try:
+            return os.fstat(sys.stdin.fileno()) if self.path is None else self.path.stat()
+        except OSError as error:
+            raise BadInput(f"{self.name} cannot be read: {error.strerror}") from None
+
+
+def is_url(data: str) -> bool:
+    return data.lower().startswith(("http://", "https://"))
+
+
+def absolute(data: str) -> str:
+    """`data` as it is found again from any folder: the name of a file or a pattern, made absolute."""
+    if data == STDIN or is_url(data):
+        return data
+    if is_pattern(data):
+        return str(Path(glob.escape(str(Path.cwd()))) / data)
+    return str(Path(data).absolute())
+
+
+def is_pattern(data: str) -> bool:
+    return glob.has_magic(data) and not Path(data).exists()
+
+
+def find(data: str, known: Iterable[str]) -> list[Source]:
+    """The files that one DATA stands for: a file, a folder's files, those that match a pattern, or standard input.
+
+    `known` are the names of corpora, for the message about a name that is none. Raises BadInput for what is not there.
+    """
+    if data == STDIN:
+        return [Source("standard input", None)]
+    if "\0" in data:
+        raise BadInput(f"{data!r} cannot be the name of a file, for it has a zero byte in it")
+    path = Path(data)
+    try:
+        if is_pattern(data):
+            matches = glob.glob(data, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            files = sorted(Path(name) for name in matches if Path(name).is_file())
+            if not files:
+                raise BadInput(f"no file matches {data!r}; a pattern wants quotes, so that the shell leaves it alone")
+            return [Source(str(file), file) for file in files]
+        if path.is_dir():
+            files = list(walk(path))
+            if not files:
+                raise BadInput(f"the folder {data} has no files (hidden ones and run directories are left out)")
+            return [Source(str(file), file) for file in files]
+        status = path.stat()
+    except FileNotFoundError:
+        link = " (it is a link to nothing)" if path.is_symlink() else nearest(data, known)
+        raise BadInput(f"there is no file or corpus called {data!r}{link}") from None
+    except OSError as error:
+        raise BadInput(f"{data} cannot be read: {error.strerror}") from None
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise BadInput(f"{data} is a device or a socket, which has no end; give a file")
+    return [Source(data, path)]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder in path order; no hidden ones, no run directories, no folders behind links."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    cache = cache_folder().resolve()
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        place = Path(here)
+        if {"config.toml", "environment.json"} <= set(files) or place.resolve() == cache:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (place / name for name in sorted(files) if not name.startswith(".") and (place / name).is_file())
+
+
+def python_sources() -> list[Source]:
+    """The standard library's own sources without tests, in path order."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    files = sorted(p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts))
+    if not files:
+        raise BadInput("this Python has no standard library sources (.py); give a text file as DATA instead")
+    return [Source(str(file), file) for file in files]
+
+
+def fingerprint(sources: list[Source]) -> str | None:
+    """Which files these are and when they last changed; None where that cannot be told: streams, files being written.
+
+    Where the newest change is younger than its file system's clock is coarse, it waits: a later one must show.
+    """
+    for _ in range(2):
+        mark, newest, whole_seconds = hashlib.sha256(), 0, True
+        for source in sources:
+            status = source.status()
+            if source.path is None or not stat.S_ISREG(status.st_mode):
+                return None
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            newest = max(newest, *times)
+            whole_seconds &= all(moment % 1_000_000_000 == 0 for moment in times)
+            facts = (str(source.path), status.st_dev, status.st_ino, status.st_size, *times)
+            mark.update(repr(facts).encode("utf-8", "surrogateescape") + b"\n")
+        wait = newest + (COARSE_NS if whole_seconds else FINE_NS) - time.time_ns()
+        if not 0 < wait <= COARSE_NS:
+            return mark.hexdigest()
+        time.sleep(wait / 1e9)
+    return None

@@ -1,0 +1,144 @@
+"""Any text from anywhere, through the command line."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+from charladder.run import open_run
+from web_server import serving
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
+TEXT = "a ladder has rungs, größer und kleiner. " * 200
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shell(command: str, **settings) -> subprocess.CompletedProcess:
+    command = command.replace("charladder", f"{shlex.quote(sys.executable)} -m charladder", 1)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False, **settings
+    )
+
+
+def ladder(*words: str, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "charladder", *words], capture_output=True, timeout=120, check=False, **settings
+    )
+
+
+def test_standard_input_trains_and_the_run_goes_on_without_it(capsys):
+    assert ladder("train", "-", *TINY, "--run", "one", input=TEXT.encode()).returncode == 0
+    assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0
+    assert main(["evaluate", "one"]) == 0
+    done = ladder("evaluate", "one", "-", "--limit", "50", "--json", input=b"another text of a ladder")
+    assert json.loads(done.stdout)["characters"] == 24
+    assert ladder("train", "-", *TINY, "--run", "two", input=b"").returncode == 2
+
+
+def test_a_process_substitution_trains():
+    done = shell("charladder train <(printf 'a ladder%.0s' {1..300}) " + " ".join([*TINY, "--run", "one"]))
+    assert done.returncode == 0, done.stderr
+    assert main(["evaluate", "one"]) == 0
+
+
+def test_a_url_trains(capsys):
+    with serving(TEXT.encode()) as server:
+        assert main(["train", f"{server.address}/book.txt", *TINY, "--run", "one"]) == 0
+    assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
+
+
+def test_several_files_with_boundaries_kept(capsys):
+    for name in ("a b.txt", "-x.txt", "c.txt"):
+        Path(name).write_text(TEXT)
+    assert main(["train", *TINY, "--run", "one", "--boundaries", "keep", "--", "a b.txt", "-x.txt", "c.txt"]) == 0
+    assert "3 files" in capsys.readouterr().out
+    config = tomllib.loads(Path("one/config.toml").read_text())
+    assert [Path(name).name for name in config["text"]["data"]] == ["a b.txt", "-x.txt", "c.txt"]
+    assert (config["text"]["files"], config["text"]["boundaries"]) == (3, "keep")
+    assert main(["evaluate", "one", "--split", "test"]) == 0
+    assert main(["evaluate", "one", "./-x.txt", "c.txt", "--limit", "100"]) == 0
+    capsys.readouterr()
+    Path("c.txt").write_text(TEXT[:100])
+    Path("d.txt").write_text(TEXT[100:])
+    config = Path("one/config.toml")
+    before = config.read_text()
+    config.write_text(before.replace("c.txt", "[cd].txt"))
+    assert main(["train", "--resume", "one"]) == 2
+    assert "has 4 files now and had 3" in capsys.readouterr().err
+
+
+def test_training_in_a_folder_that_holds_its_own_run(capsys):
+    Path("book.txt").write_text(TEXT)
+    assert main(["train", ".", *TINY]) == 0
+    assert main(["evaluate", "runs/ladder-1"]) == 0
+    assert main(["train", ".", *TINY]) == 0
+    one, two = (open_run(Path(f"runs/ladder-{n}")).recipe.text.sha256 for n in (1, 2))
+    assert one == two
+
+
+def test_alphabets_meet_text(capsys):
+    Path("book.txt").write_text(TEXT)
+    Path("other.txt").write_text("A Ladder! " * 10)
+    assert main(["train", "book.txt", *TINY, "--run", "strict", "--alphabet", "unicode"]) == 0
+    assert main(["train", "book.txt", *TINY, "--run", "lax", "--alphabet", "letters", "--unknown", "replace"]) == 0
+    assert main(["train", "book.txt", *TINY, "--run", "few", "--alphabet", "text8", "--unknown", "drop"]) == 0
+    out = capsys.readouterr()
+    assert "(letters of 27)" in out.out
+    assert "note: 800 letters of" in out.err
+    assert open_run(Path("lax")).alphabet.size == open_run(Path("strict")).alphabet.size + 1
+    assert main(["evaluate", "strict", "other.txt"]) == 2
+    assert "'A' at byte 0" in capsys.readouterr().err
+    for run, words, count in (("strict", ["--unknown", "drop"], 70), ("lax", [], 100), ("few", [], 70)):
+        assert main(["evaluate", run, "other.txt", *words, "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["characters"] == count
+        assert "note: 30 letters" in said.err
+    assert main(["generate", "lax", "--prompt", "A ladder", "--length", "5"]) == 0
+    assert main(["generate", "strict", "--prompt", "A ladder", "--length", "5", "--unknown", "drop"]) == 0
+    assert main(["generate", "strict", "--prompt", "A ladder", "--length", "5"]) == 2
+
+
+def test_an_encoding_is_kept_with_the_run(capsys):
+    Path("book.txt").write_bytes(TEXT.encode("latin-1"))
+    assert main(["train", "book.txt", *TINY, "--run", "one", "--encoding", "latin-1"]) == 0
+    assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
+    assert main(["evaluate", "one", "book.txt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["characters"] == len(TEXT.encode())
+
+
+def test_a_changed_text_is_refused_and_its_copy_is_named(capsys):
+    Path("book.txt").write_text(TEXT)
+    assert main(["train", "book.txt", *TINY, "--run", "one"]) == 0
+    Path("book.txt").write_text(TEXT.upper())
+    capsys.readouterr()
+    assert main(["evaluate", "one"]) == 2
+    said = capsys.readouterr().err
+    copy = said.split("(")[-1].split(" is a copy")[0]
+    os.replace(copy, "book.txt")  # noqa: PTH105
+    assert main(["evaluate", "one"]) == 0
+
+
+def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
+    Path("book.txt").write_text(TEXT)
+    words = [*TINY[:-2], "--steps", "400", "--valid", "100", "--test", "100", "--training.log-every", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charladder", "train", "book.txt", *words, "--run", "one"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while not Path("one/metrics.jsonl").exists():
+        assert process.poll() is None
+    os.truncate("book.txt", 0)
+    Path("book.txt").unlink()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out

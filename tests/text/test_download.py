@@ -1,0 +1,153 @@
+"""Downloads against a server on this machine that misbehaves as real ones do."""
+
+import random
+
+import pytest
+
+from charladder.errors import BadInput
+from charladder.text import download as downloads
+from charladder.text.download import download
+from web_server import serving
+
+BODY = random.Random(0).randbytes(300_000)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    monkeypatch.setattr(downloads, "WAIT", 0.001)
+
+
+@pytest.fixture
+def server():
+    with serving(BODY) as server:
+        yield server
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "file"
+
+
+def left(target):
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_file_comes_whole_and_nothing_else_is_left(server, target):
+    seen = []
+    download(f"{server.address}/x", target, len(BODY), lambda what, done, total: seen.append((done, total)))
+    assert target.read_bytes() == BODY
+    assert left(target) == ["file"]
+    assert seen[-1] == (len(BODY), len(BODY))
+
+
+def test_a_cut_connection_is_gone_on_with(server, target):
+    server.cuts = [100_000, 50_000]
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY
+    assert [request.get("Range") for request in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_download_that_gave_up_is_gone_on_with_in_the_next_call(server, target):
+    server.cuts = [100_000, 0, 0, 0, 0]
+    with pytest.raises(BadInput, match=r"cut after 100,000 of 300,000 bytes; 100,000 bytes are kept, and the next"):
+        download(f"{server.address}/x", target)
+    assert not target.exists()
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY
+    assert server.requests[-1]["Range"] == "bytes=100000-"
+    assert left(target) == ["file"]
+
+
+def test_without_ranges_it_begins_again(server, target):
+    server.ranges, server.cuts = False, [100_000]
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY
+
+
+def test_a_file_that_is_another_by_now_begins_again(server, target):
+    server.cuts = [100_000, 0, 0, 0, 0]
+    with pytest.raises(BadInput):
+        download(f"{server.address}/x", target)
+    server.body, server.version = BODY[::-1], '"two"'
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY[::-1]
+
+
+def test_a_part_longer_than_the_file_begins_again(server, target):
+    server.cuts = [200_000, 0, 0, 0, 0]
+    with pytest.raises(BadInput):
+        download(f"{server.address}/x", target)
+    server.body = BODY[:1000]
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY[:1000]
+
+
+def test_a_part_of_another_address_is_not_gone_on_with(server, target):
+    server.cuts = [200_000, 0, 0, 0, 0]
+    with pytest.raises(BadInput):
+        download(f"{server.address}/x", target)
+    download(f"{server.address}/y", target)
+    assert target.read_bytes() == BODY
+    assert "Range" not in server.requests[-1]
+
+
+def test_a_file_of_unknown_length(server, target):
+    server.length = False
+    download(f"{server.address}/x", target)
+    assert target.read_bytes() == BODY
+
+
+def test_a_wrong_size_is_refused_before_it_is_fetched(server, target):
+    with pytest.raises(BadInput, match=r"has 300,000 bytes and not 5, so it is not the right file; put it there"):
+        download(f"{server.address}/x", target, 5, advice="; put it there")
+    assert left(target) == []
+    server.length = False
+    with pytest.raises(BadInput, match="has more than 5 bytes"):
+        download(f"{server.address}/x", target, 5)
+    assert not target.exists()
+    with pytest.raises(BadInput, match=r"cut after 300,000 of 300,001 bytes"):
+        download(f"{server.address}/x", target, 300_001)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(("status", "sentence"), [(404, "answers 404 Not Found"), (403, "403"), (503, "503")])
+def test_an_error_of_the_server_is_said(server, target, status, sentence):
+    server.status = status
+    with pytest.raises(BadInput, match=sentence):
+        download(f"{server.address}/x", target)
+    assert left(target) == []
+    assert len(server.requests) == (5 if status == 503 else 1)
+
+
+def test_redirects(server, target):
+    server.moved = f"{server.address}/there"
+    download(f"{server.address}/moved", target)
+    assert target.read_bytes() == BODY
+    target.unlink()
+    server.moved = "file:///etc/passwd"
+    with pytest.raises(BadInput, match="the server redirects, but to no file"):
+        download(f"{server.address}/moved", target)
+    server.moved = f"{server.address}/moved"
+    with pytest.raises(BadInput, match="the server redirects, but to no file"):
+        download(f"{server.address}/moved", target)
+    assert left(target) == []
+
+
+def test_no_network(target):
+    with serving(b"") as gone:
+        address = gone.address
+    for url in (f"{address}/x", "http://no-such-host.invalid/x"):
+        with pytest.raises(BadInput, match=r"cannot be fetched: no connection \(.+\); try again; a copy"):
+            download(url, target, advice="; a copy")
+    with pytest.raises(BadInput, match="cannot be fetched"):
+        download("http://", target)
+    with pytest.raises(BadInput, match="cannot be fetched"):
+        download("http://[/x", target)
+    assert left(target) == []
+
+
+def test_no_room_is_said_before_the_fetch(server, target, monkeypatch):
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: downloads.shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(BadInput, match="no room left"):
+        download(f"{server.address}/x", target)
+    assert not target.exists()

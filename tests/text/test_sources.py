@@ -1,0 +1,142 @@
+"""From what a person types to the files that are read, with the names that file systems really have."""
+
+import gzip
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charladder.errors import BadInput
+from charladder.text import open_corpus
+
+ODD = ["a b", "it's", 'say "x"', "-rf", "--help", "über", "日本語", "new\nline", "[x]", "*", "a;b", "$HOME", "#"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def text_of(*data: str) -> bytes:
+    return open_corpus(data).ids_N.tobytes()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names(name):
+    Path(name).write_bytes(b"a ladder")
+    assert text_of(name) == b"a ladder"
+    corpus = open_corpus(name)
+    os.chdir("/")
+    assert open_corpus(corpus.names).sha256 == corpus.sha256, "a saved name must be found from any folder"
+
+
+def test_a_name_that_is_not_utf8():
+    name = os.fsdecode(b"odd-\xff")
+    Path(name).write_bytes(b"a ladder")
+    assert text_of(name) == b"a ladder"
+    assert text_of(".") == b"a ladder"
+
+
+def test_a_folder_in_order_without_hidden_files_and_runs():
+    Path("f/b").mkdir(parents=True)
+    Path("f/.git").mkdir()
+    Path("f/runs/one").mkdir(parents=True)
+    for name, data in (("z", b"4"), ("a", b"1"), ("b/y", b"5"), ("empty", b""), (".hidden", b"h"), (".git/x", b"g")):
+        Path("f", name).write_bytes(data)
+    Path("f/packed.gz").write_bytes(gzip.compress(b"3"))
+    with zipfile.ZipFile("f/many.zip", "w") as archive:
+        archive.writestr("one", "2a")
+        archive.writestr("two", "2b")
+    for name in ("config.toml", "environment.json", "model.safetensors"):
+        Path("f/runs/one", name).write_bytes(b"run")
+    corpus = open_corpus("f")
+    assert corpus.ids_N.tobytes() == b"12a2b345"
+    assert corpus.ends_F.tolist() == [1, 3, 5, 6, 7, 8]
+
+
+def test_the_cache_in_the_folder_is_left_out(monkeypatch):
+    Path("text").write_bytes(b"a ladder")
+    monkeypatch.setenv("CHARLADDER_CACHE", "cache")
+    assert text_of(".") == b"a ladder"
+    assert text_of(".") == b"a ladder"
+
+
+def test_patterns_and_lists():
+    Path("logs/more").mkdir(parents=True)
+    for name in ("b.log", "a.log", "c.txt", "more/d.log"):
+        Path("logs", name).write_bytes(name[-5:-4].encode())
+    assert text_of("logs/*.log") == b"ab"
+    assert text_of("logs/**/*.log") == b"abd"
+    assert text_of("logs/c.txt", "logs/a.log", "logs/c.txt") == b"cac"
+    assert open_corpus(["logs/b.log", "logs/a.log"]).ends_F.tolist() == [1, 2]
+    saved = open_corpus("logs/*.log").names
+    os.chdir("/")
+    assert open_corpus(saved).ids_N.tobytes() == b"ab"
+    with pytest.raises(BadInput, match=r"no file matches '\*.nothing'"):
+        text_of("*.nothing")
+
+
+def test_a_file_of_several_that_is_missing_is_named():
+    Path("a").write_bytes(b"a")
+    with pytest.raises(BadInput, match="called 'b'"):
+        text_of("a", "b")
+
+
+def test_links():
+    Path("real").write_bytes(gzip.compress(b"a ladder"))
+    Path("link.gz").symlink_to("real")
+    Path("loop").symlink_to("loop")
+    Path("nowhere").symlink_to("gone")
+    assert text_of("link.gz") == b"a ladder", "how a file is packed is said by the name that is given"
+    with pytest.raises(BadInput, match=r"'nowhere' \(it is a link to nothing\)"):
+        text_of("nowhere")
+    with pytest.raises(BadInput, match="loop cannot be read: Too many levels"):
+        text_of("loop")
+    Path("f").mkdir()
+    Path("f/text").write_bytes(b"text")
+    Path("f/up").symlink_to("..")
+    Path("f/dangling").symlink_to("gone")
+    assert text_of("f") == b"text", "no folders behind links, so no circles"
+
+
+def test_a_fifo_is_read_once_and_remembered():
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_bytes(b"a ladder " * 50_000))
+    writer.start()
+    corpus = open_corpus("pipe")
+    writer.join()
+    assert corpus.ids_N.tobytes() == b"a ladder " * 50_000
+    assert corpus.names == ("-",)
+    assert np.array_equal(open_corpus("-", again=corpus.sha256).ids_N, corpus.ids_N)
+
+
+def test_a_fifo_in_a_folder_is_left_out():
+    Path("f").mkdir()
+    os.mkfifo("f/pipe")
+    Path("f/text").write_bytes(b"text")
+    assert text_of("f") == b"text"
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_devices_are_refused(name):
+    with pytest.raises(BadInput, match=f"{name} is a device"):
+        text_of(name)
+
+
+@pytest.mark.parametrize(("name", "said"), [("a\0b", "zero byte"), ("x" * 5000, "too long"), ("f/x/y", "no file")])
+def test_names_that_cannot_be(name, said):
+    with pytest.raises(BadInput, match=said):
+        text_of(name)
+
+
+def test_standard_input():
+    code = "import sys; from charladder.text import open_corpus as o; sys.stdout.buffer.write(o('-').ids_N.tobytes())"
+    data = bytes(range(256)) * 4000
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True, timeout=60)
+    assert done.stdout == data
