@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,7 +24,7 @@ from charladder.objective import LadderObjective
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
 from charladder.training import Trainer, load_newest
-from charladder.training.checkpoint import write_text
+from charladder.training.files import write_text
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,12 @@ def create_run(run: Run, corpus: Corpus) -> None:
         ) from None
     except OSError as error:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
-    write_config(run)
-    write_text(run.path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+    try:
+        write_config(run)
+        write_text(run.path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+    except OSError as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
 
 
 def write_config(run: Run) -> None:

@@ -1,10 +1,15 @@
 """Every mistake: one sentence, exit code 2, no traceback, nothing made or lost."""
 
+import gzip
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from charladder.cli.main import main
+from charladder.text import download
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
 TRAIN = ["train", "text", "--steps", "2"]
@@ -79,7 +84,111 @@ MISTAKES = [
     (["generate", "run", "--draft", "magic"], "invalid choice"),
     (["inspect", "nowhere"], "no recipe called 'nowhere'"),
     (["inspect", "run", "--layers", "3"], "run is a run"),
+    # texts
+    (["train", "http://127.0.0.1:9/x", "--steps", "2"], "cannot be fetched: no connection"),
+    (["train", "*.none", "--steps", "2"], "no file matches '*.none'"),
+    (["train", "text", "gone", "--steps", "2"], "no file or corpus called 'gone'"),
+    (["train", "txet8", "--steps", "2"], "did you mean text8?"),
+    (["train", "/dev/zero", "--steps", "2"], "/dev/zero is a device"),
+    (["train", "dangling", "--steps", "2"], "it is a link to nothing"),
+    (["train", "bomb.gz", "--steps", "2"], "bomb.gz unpacks to more than 200 times its size"),
+    (["train", "bomb.zip", "--steps", "2"], "bomb.zip unpacks to more than 200 times its size"),
+    (["train", "evil.tar", "--steps", "2"], "evil.tar holds '../evil', a path that leaves the archive"),
+    (["train", "evil.zip", "--steps", "2"], "evil.zip holds '/evil', a path that leaves the archive"),
+    (["train", "broken.zip", "--steps", "2"], "broken.zip cannot be unpacked"),
+    (["train", "broken.tar", "--steps", "2"], "broken.tar cannot be unpacked"),
+    (["train", "broken.xz", "--steps", "2"], "broken.xz cannot be unpacked"),
+    (["train", "broken.bz2", "--steps", "2"], "broken.bz2 cannot be unpacked"),
+    (["train", "broken.zst", "--steps", "2"], "broken.zst cannot be unpacked"),
+    (["train", "cut.gz", "--steps", "2"], "cut.gz cannot be unpacked"),
+    (["train", "empties", "--steps", "2"], "empties is empty"),
+    (["train", "empty.zip", "--steps", "2"], "empty.zip is empty"),
+    ([*TRAIN, "--encoding", "klingon"], "no text encoding called 'klingon'"),
+    (["train", "latin", "--encoding", "ascii", "--steps", "2"], "latin is not ascii at byte 1"),
+    (["train", "python", "--encoding", "ascii", "--steps", "2"], "python has its own encoding"),
+    (["train", "latin", "--alphabet", "letters", "--steps", "2"], "latin is not UTF-8 at byte 1"),
+    (["train", "chinese", "--alphabet", "letters", "--steps", "2"], "chinese has 300 different characters"),
+    (["train", "chinese", "--alphabet", "text8", "--steps", "2"], "which is not among the 27 letters"),
+    (
+        ["train", "chinese", "--alphabet", "text8", "--unknown", "drop", "--steps", "2"],
+        "has no letter of this alphabet",
+    ),
+    ([*TRAIN, "--alphabet", "runes"], "text.alphabet is 'runes'; it must be one of bytes, letters, unicode, text8"),
+    ([*TRAIN, "--unknown", "ignore"], "text.unknown is 'ignore'; it must be one of error, replace, drop"),
+    ([*TRAIN, "--boundaries", "maybe"], "text.boundaries is 'maybe'; it must be one of cross, keep"),
+    (["train", "pieces", "--boundaries", "keep", "--steps", "2"], "the longest file of the training part has 60"),
+    ([*TRAIN, "--valid", "nan"], "neither a whole number of characters nor a fraction"),
+    ([*TRAIN, "--valid", "-3"], "neither a whole number"),
+    ([*TRAIN, "--layers", "100000", "--width", "4096"], "this network cannot be trained here"),
+    ([*TRAIN, "--batch", "1000000000"], "this network cannot be trained here"),
+    ([*TRAIN, "--recipe", "data.toml"], "text.data is 5; it must be a list of texts"),
+    ([*TRAIN, "--recipe", "latin.toml"], "latin.toml is not valid TOML"),
+    ([*TRAIN, "--recipe", "section.toml"], "unknown section 'modell'; did you mean model?"),
+    # runs
+    (["train", "--resume", "future"], "format_version 99; this charladder reads 1"),
+    (["evaluate", "future"], "format_version 99; this charladder reads 1"),
+    (["generate", "future"], "format_version 99; this charladder reads 1"),
+    (["inspect", "future"], "format_version 99; this charladder reads 1"),
+    (["evaluate", "headless"], "headless is not a run directory, for it has no config.toml"),
+    (["generate", "headless"], "not a run directory"),
+    (["train", "--resume", "headless"], "not a run directory"),
+    (["generate", "half"], "model.safetensors is not there yet"),
+    (["generate", "torn"], "cannot be read as safetensors"),
+    (["generate", "unfit"], "does not fit the network"),
+    (["generate", "text"], "there is no run directory text"),
+    (["evaluate", "moved"], "there is no file or corpus called"),
+    (["train", "--resume", "moved"], "there is no file or corpus called"),
+    (["evaluate", "run", "gone"], "no file or corpus called 'gone'"),
+    (["evaluate", "run", "empty"], "empty is empty"),
+    (["evaluate", "run", "--unknown", "drop"], "--encoding and --unknown are for DATA"),
+    (["evaluate", "run", "text", "--encoding", "klingon"], "no text encoding called 'klingon'"),
+    (["evaluate", "lettered", "chinese"], "which is not among the"),
+    (["evaluate", "lettered", "text", "--unknown", "replace"], "only a run trained with --unknown replace has"),
+    (["evaluate", "run", "--context", "x"], "invalid int value"),
+    (["evaluate", "run", "--device", "tpu"], "tpu"),
+    (["evaluate"], "RUN"),
+    (["generate", "lettered", "--prompt", "Ω"], "the prompt has the character 'Ω' at position 0"),
+    (["generate", "lettered", "--prompt", "Ω", "--unknown", "replace"], "only a run trained with"),
+    (["generate", "run", "--min-p", "2"], "--min-p is 2"),
+    (["generate", "run", "--top-k", "-1"], "--top-k is -1"),
+    (["generate", "run", "--lenght", "3"], "no option --lenght; did you mean --length?"),
+    (["inspect", "t12", "--recipe", "t64"], "two things to inspect"),
+    (["inspect", "t12", "--layers", "x"], "model.layers is 'x'"),
+    (["inspect", "bad.toml"], "bad.toml is not valid TOML"),
+    (["corpora", "text9"], "there is no corpus called 'text9'; did you mean text8?"),
+    (["corpora", "--download"], "--download wants the NAME of a corpus or a URL"),
+    (["corpora", "http://127.0.0.1:9/x"], "a URL is fetched with --download"),
+    (["corpora", "http://127.0.0.1:9/x", "--download"], "cannot be fetched: no connection"),
+    (["corpora", "text8", "enwik8"], "does not know what to do with 'enwik8'"),
+    (["copora"], "there is no verb 'copora'; did you mean corpora?"),
+    (["--verbose"], "there is no verb '--verbose'"),
 ]
+
+
+def make_texts() -> None:
+    """Texts that cannot be used, each in its own way."""
+    Path("dangling").symlink_to("nowhere")
+    Path("bomb.gz").write_bytes(gzip.compress(bytes(80 << 20)))
+    with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(80 << 20))
+    with zipfile.ZipFile("evil.zip", "w") as archive:
+        archive.writestr("/evil", "x")
+    with zipfile.ZipFile("empty.zip", "w"):
+        pass
+    with tarfile.open("evil.tar", "w") as archive:
+        member = tarfile.TarInfo("../evil")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    for suffix in ("zip", "tar", "xz", "bz2", "zst"):
+        Path(f"broken.{suffix}").write_bytes(b"not packed at all" * 50)
+    Path("cut.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:-20])
+    Path("empties").mkdir()
+    Path("empties/one").touch()
+    Path("pieces").mkdir()
+    for number in range(50):
+        Path(f"pieces/{number}").write_text("a ladder has rungs. " * 3)
+    Path("latin").write_bytes(b"g\xf6del" * 300)
+    Path("chinese").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 300))))
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +206,19 @@ def place(tmp_path_factory):
         Path("field.toml").write_text("[model]\nlayer = 3\n")
         Path("type.toml").write_text('[model]\nlayers = "six"\n')
         Path("future.toml").write_text("format_version = 99\n")
-        for run in ("run", "half", "torn", "unfit", "edited"):
+        Path("data.toml").write_text("[text]\ndata = 5\n")
+        Path("latin.toml").write_bytes(b"[text]\ndata = '\xe4'\n")
+        Path("section.toml").write_text("[modell]\nlayers = 3\n")
+        make_texts()
+        Path("away").write_text("a ladder has rungs. " * 300)
+        assert main(["train", "away", *TINY, "--run", "moved"]) == 0
+        Path("away").unlink()
+        assert main(["train", "text", *TINY, "--run", "lettered", "--alphabet", "letters"]) == 0
+        for run in ("run", "half", "torn", "unfit", "edited", "future", "headless"):
             assert main(["train", "text", *TINY, "--run", run]) == 0
+        Path("headless/config.toml").unlink()
+        config = Path("future/config.toml")
+        config.write_text(config.read_text().replace("format_version = 1", "format_version = 99"))
         config = Path("edited/config.toml")
         config.write_text(config.read_text().replace("width = 16", "width = 32"))
         Path("half/model.safetensors").unlink()
@@ -110,7 +230,8 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_gets_one_sentence_and_leaves_everything_as_it_was(place, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(place)
-    before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if "cache" not in path.parts}
+    monkeypatch.setattr(download, "WAIT", 0.001)
+    before = {path: path.lstat().st_mtime_ns for path in place.rglob("*") if "cache" not in path.parts}
     assert main(words) == 2
     said = capsys.readouterr()
     lines = said.err.strip().splitlines()
@@ -118,7 +239,7 @@ def test_a_mistake_gets_one_sentence_and_leaves_everything_as_it_was(place, monk
     assert lines[0].startswith("charladder: ")
     assert sentence in lines[0]
     assert said.out == ""
-    assert {path: path.stat().st_mtime_ns for path in place.rglob("*") if "cache" not in path.parts} == before
+    assert {path: path.lstat().st_mtime_ns for path in place.rglob("*") if "cache" not in path.parts} == before
 
 
 def test_data_that_has_changed_is_noticed(place, monkeypatch, capsys):

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading
+from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
 from charladder.text import cache_folder, corpora, fetched, is_url, open_corpus
 
@@ -48,7 +48,7 @@ def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"cache": str(cache_folder()), "corpora": facts}))
         return
-    console = Console()
+    console = Terminal()
     if len(facts) > 1:
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for column in ("name", "characters", "download", "cached", "licence", "what it is"):

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import score_run
+from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.run import open_data, open_run
 from charladder.text import POLICIES, open_corpus
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> int:
         else:
             corpus = open_data(run, report)
     say_notes(corpus)
-    console = Console(stderr=options.json)
+    console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
     result = score_run(console, run, corpus, part, options.context, options.stride, options.limit, device)
     if options.json:

@@ -4,11 +4,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from charladder.cli.estimate import describe
 from charladder.cli.options import Parser, add_recipe_options, overrides, recipe_fields
+from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.recipe import resolve, tables
 from charladder.run import open_run
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps({**facts, "config": tables(recipe)}))
         return 0
-    console = Console()
+    console = Terminal()
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_row("rungs, width, context", f"{facts['layers']}, {facts['width']}, {facts['context']}")
     table.add_row("parameters in training", f"{facts['parameters']['training']:,}")

@@ -29,6 +29,9 @@ charladder VERB --help explains a verb, with an example. To begin: charladder tr
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 training went wrong, 2 bad input, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; what would be said there is said to nobody
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it

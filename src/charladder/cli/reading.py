@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from charladder.cli.terminal import Terminal
 from charladder.text import Corpus, Report
 
 QUIET_SECONDS = 10.0
@@ -16,7 +16,7 @@ QUIET_SECONDS = 10.0
 @contextmanager
 def reading() -> Iterator[Report]:
     """A Report that shows a bar on a terminal, and elsewhere a plain line every ten seconds."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     said = time.monotonic()
     with Progress(
         TextColumn("{task.description}"),

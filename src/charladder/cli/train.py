@@ -17,6 +17,7 @@ from charladder.cli.estimate import check_memory
 from charladder.cli.options import BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import score_run
+from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
 from charladder.recipe import resolve
@@ -56,27 +57,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
     options = parser.read(argv)
-    console = Console(stderr=options.json)
+    console = Terminal(stderr=options.json)
     run, corpus, trainer = resumed(options) if options.resume else begun(options)
     begin(console, run, corpus, trainer)
     try:
         interrupted = follow(console, run, corpus, trainer)
+        if not interrupted:
+            finish(console, run, corpus, trainer, options.json)
+            return 0
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadInput(
+            f"{run.path} cannot be written: {error.strerror or error}; {kept(run)}; when it can be, go on with "
+            f"charladder train --resume {shlex.quote(str(run.path))}"
+        ) from None
     except NotFinite as error:
         print(
             f"charladder: {error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run",
             file=sys.stderr,
         )
         return 1
-    if interrupted:
-        console.print(
-            f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
-        return 130
-    finish(console, run, corpus, trainer, options.json)
-    return 0
+    console.print(
+        f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+    return 130
 
 
 def kept(run: Run) -> str:

@@ -258,8 +258,6 @@ def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator
     Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
     """
     if source.path is None:
-        if sys.stdin is None:
-            raise BadInput("there is no standard input to read; give a file")
         yield sys.stdin.buffer, None
         return
     with damage_said(source.name):

@@ -27,6 +27,8 @@ class Source:
 
     def status(self) -> os.stat_result:
         """Raises BadInput where the file is gone or cannot be looked at."""
+        if self.path is None and sys.stdin is None:
+            raise BadInput("there is no standard input to read; give a file")
         try:
             return os.fstat(sys.stdin.fileno()) if self.path is None else self.path.stat()
         except OSError as error:

@@ -3,19 +3,18 @@
 Each is a folder `<step>`, written beside, checksummed and renamed, so that it is whole or not there.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.training.files import file_digest, save_tensors, write_text
 
 FORMAT = 1
 KEPT = 2
@@ -42,12 +41,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     if load(target) is None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        marks = {}
-        for name in PARTS:
-            save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
-            marks[f"{name}.safetensors"] = file_digest(part / f"{name}.safetensors")
-        state = {"format_version": FORMAT, **checkpoint.state, "sha256": marks}
-        write_text(part / "state.json", json.dumps(state))
+        try:
+            marks = {}
+            for name in PARTS:
+                save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
+                marks[f"{name}.safetensors"] = file_digest(part / f"{name}.safetensors")
+            state = {"format_version": FORMAT, **checkpoint.state, "sha256": marks}
+            write_text(part / "state.json", json.dumps(state))
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     there = list_checkpoints(folder)
@@ -90,27 +93,3 @@ def load(path: Path) -> Checkpoint | None:
         return Checkpoint(**{name: load_file(file) for name, file in files.items()}, state=state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes a safetensors file beside `path`, flushes it to the disk and renames it."""
-    beside = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small text file beside `path`, flushes it to the disk and renames it."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from charladder.training.files import beside
 from charladder.training.metrics import read_metrics
 
 SHOWN = 12
@@ -41,9 +42,8 @@ def draw_curves(folder: Path) -> Path | None:
             axes.set(title=title, xlabel="million characters", ylabel="bits per character")
             axes.grid(alpha=0.25)
             axes.legend(fontsize=7, ncols=2)
-        beside = folder / ".curves.png.part"
-        figure.savefig(beside, dpi=130, format="png")
-    beside.replace(folder / "curves.png")
+        with beside(folder / "curves.png") as part:
+            figure.savefig(part, dpi=130, format="png")
     return folder / "curves.png"
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charladder.training.checkpoint import save_checkpoint, save_tensors
+from charladder.training.checkpoint import save_checkpoint
+from charladder.training.files import save_tensors
 from charladder.training.metrics import Metrics, read_metrics
 from charladder.training.trainer import StepFacts, Trainer
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from charladder.training.checkpoint import write_text
+from charladder.training.files import write_text
 
 
 class Metrics:
