@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
             raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
         return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
     except BadInput as error:
-        print(f"charladder: {error}", file=sys.stderr)
+        say(str(error))
         return 2
     except KeyboardInterrupt:
-        print("charladder: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`). Standard output must not be flushed into it at exit.
@@ -58,11 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
-        print(
-            "charladder: there is not enough memory for this; use a smaller network, batch or context", file=sys.stderr
-        )
+        say("there is not enough memory for this; use a smaller network, batch or context")
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"charladder: {where}{error.strerror or error}", file=sys.stderr)
+        say(f"{where}{error.strerror or error}")
         return 2
+
+
+def say(sentence: str) -> None:
+    """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+    print(f"charladder: {shown}", file=sys.stderr)

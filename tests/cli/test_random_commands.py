@@ -1,0 +1,117 @@
+"""Random command lines, built from the real options with random values: an answer or a sentence, never a traceback."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from charladder.cli.main import VERBS, main
+from charladder.text import download, named
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2"]
+EXAMPLES = int(os.environ.get("RANDOM_COMMANDS", "100"))
+SECONDS = 1.0
+
+
+def options_of(verb: str) -> list[str]:
+    """Every option that the help of a verb names."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+    return sorted(set(re.findall(r"--[a-z][\w.-]*", said.getvalue())))
+
+
+OPTIONS = {verb: options_of(verb) for verb in VERBS}
+PLACES = ["text", "run", "half", "empty", "folder", "packed.gz", "python", "text8", "-", ".", "*", "t12", "own.toml"]
+odd = st.text(st.characters(blacklist_characters="/", blacklist_categories=["Cs"]), max_size=12)
+values = st.one_of(
+    st.sampled_from(PLACES),
+    st.sampled_from(["auto", "cpu", "cuda", "true", "false", "letters", "replace", "drop", "keep", "epochs", "valid"]),
+    st.sampled_from(["0", "1", "2", "0.5", "-1", "nan", "inf", "-inf", "1e308", "1e-308", "9" * 30, "", " ", "0x10"]),
+    st.sampled_from(
+        ["none", "momentum", "adamw", "paper", "tables", "half", "latin-1", "utf-16", "http://127.0.0.1:9/"]
+    ),
+    st.integers(1, 16).map(str),
+    st.sampled_from(["1", "2", "4", "8", "0.5", "16"]),
+    st.integers(-5, 300).map(str),
+    st.floats(-3, 3).map(str),
+    odd,
+)
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> list[str]:
+    verb = draw(st.sampled_from([*VERBS, *VERBS, *VERBS, "train", "train", "trian", "--json"]))
+    first = {"train": ["text"], "corpora": [], "inspect": ["run"]}.get(verb, ["run"])
+    words = draw(st.just(first) | st.just(first) | st.lists(st.sampled_from(PLACES) | odd, max_size=2))[:]
+    for option in draw(st.lists(st.sampled_from(OPTIONS.get(verb, ["--json"])), max_size=5)):
+        words.append(option)
+        if draw(st.booleans()) or "." in option:
+            words.append(draw(values))
+    if verb == "train" and draw(st.booleans()):
+        words += [*TINY, "--steps", "2"]
+    return [verb, *words]
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """A person who presses Ctrl-C after a second, and again each second after."""
+    before = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    for name, corpus in named.DOWNLOADED.items():
+        nowhere = named.Named(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
+        monkeypatch.setitem(named.DOWNLOADED, name, nowhere)
+    Path("text").write_text("a ladder has rungs. " * 300)
+    Path("empty").touch()
+    Path("folder").mkdir()
+    Path("packed.gz").write_bytes(b"not packed")
+    Path("own.toml").write_text("[model]\nlayers = 2\n[training]\nsteps = 2\n")
+    for run in ("run", "half"):
+        assert main(["train", "text", *TINY, "--steps", "2", "--run", run]) == 0
+    Path("half/model.safetensors").unlink()
+    return tmp_path
+
+
+# Ctrl-C may fall between the opening of a file and its closing, and Python then says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(words=commands())
+def test_a_random_command_line_is_answered(place, words):
+    out, err = io.StringIO(), io.StringIO()
+    os.chdir(place)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr("sys.stdin", stack.enter_context(Path("text").open()))
+        try:
+            with impatient():
+                code = main(words)
+        except SystemExit as end:
+            code = end.code or 0
+        except KeyboardInterrupt:
+            code = 130  # between two of ours
+    event(f"{words[0]}: {code}")
+    assert code in (0, 1, 2, 130), words
+    assert "Traceback" not in err.getvalue()
+    if code == 2:
+        last = err.getvalue().strip().splitlines()[-1]
+        assert last.startswith("charladder: "), err.getvalue()
+        assert len(last) > len("charladder: x")
