@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-NAMES = {"quality": "bits per character after equal seconds, against benchmarks/reference.py"}
+NAMES = {
+    "quality": "bits per character after equal seconds, against benchmarks/reference.py",
+    "scale": "does a huge text train in the memory of a small one, and how soon?",
+}
 
 
 def main() -> int:
