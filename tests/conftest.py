@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from helpers import PROSE
+
+settings.register_profile("noisy", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("noisy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
