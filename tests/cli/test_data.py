@@ -61,8 +61,11 @@ def test_a_url_trains(capsys):
 def test_several_files_with_boundaries_kept(capsys):
     for name in ("a b.txt", "-x.txt", "c.txt"):
         Path(name).write_text(TEXT)
+    Path("b.txt").write_text("short")
     assert main(["train", *TINY, "--run", "one", "--boundaries", "keep", "--", "a b.txt", "-x.txt", "c.txt"]) == 0
     assert "3 files" in capsys.readouterr().out
+    assert main(["train", *TINY, "--boundaries", "keep", "b.txt", "c.txt"]) == 0
+    assert "note: 5 characters lie in files shorter than a window" in capsys.readouterr().out
     config = tomllib.loads(Path("one/config.toml").read_text())
     assert [Path(name).name for name in config["text"]["data"]] == ["a b.txt", "-x.txt", "c.txt"]
     assert (config["text"]["files"], config["text"]["boundaries"]) == (3, "keep")

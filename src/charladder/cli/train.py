@@ -157,6 +157,11 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         markup=False,
         soft_wrap=True,
     )
+    unused = train_part[1] - train_part[0] - trainer.windows.used
+    if unused:
+        console.print(
+            f"note: {unused:,} characters lie in files shorter than a window, and are not trained on", highlight=False
+        )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
 

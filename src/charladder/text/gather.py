@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from charladder.errors import BadInput
 from charladder.text.cache import Report, read_json, room, silent, write_json, writing
@@ -128,7 +128,11 @@ def gather(
         return known
     with writing():
         lock = FileLock(record.with_suffix(".lock"))
-        lock.acquire()
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            report("waiting for another process that reads the same", 0, None)
+            lock.acquire()
     try:
         return recall(record, files) or read_all(record, sources, files, codec, report, expected)
     finally:
