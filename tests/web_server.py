@@ -1,6 +1,7 @@
 """A web server of the tests that can be told to misbehave."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ class Server:
         self.body, self.ranges, self.cuts, self.status = body, True, [], 200
         self.version = '"one"'
         self.moved: str | None = None
-        self.length = True
+        self.length, self.slow, self.coding = True, 0.0, ""
         self.requests: list[dict[str, str]] = []
         self.address = ""
 
@@ -53,10 +54,16 @@ def serving(body: bytes) -> Iterator[Server]:
             rest = server.body[begin:]
             if server.length:
                 self.send_header("Content-Length", str(len(rest)))
-            self.send_header("ETag", server.version)
+            if server.version:
+                self.send_header("ETag", server.version)
+            if server.coding:
+                self.send_header("Content-Encoding", server.coding)
             self.end_headers()
             cut = server.cuts.pop(0) if server.cuts else len(rest)
-            self.wfile.write(rest[:cut])
+            step = 20_000 if server.slow else max(1, cut)
+            for place in range(0, cut, step):
+                time.sleep(server.slow)
+                self.wfile.write(rest[place : min(cut, place + step)])
             if cut < len(rest):
                 self.wfile.flush()
                 self.connection.close()

@@ -30,6 +30,9 @@ RUNG_SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
 }
 
 
+MOST_TARGETS = 256
+
+
 @dataclass(frozen=True)
 class ObjectiveSettings:
     """Which losses contribute, and how much. The defaults are the paper's where it says.
@@ -63,6 +66,8 @@ class ObjectiveSettings:
     def __post_init__(self) -> None:
         if self.targets < 1:
             raise BadInput(f"objective.targets is {self.targets}; it must be at least 1, the next character")
+        if self.targets > MOST_TARGETS:
+            raise BadInput(f"objective.targets is {self.targets}; it must be at most {MOST_TARGETS}")
         for name in ("rung_weight", "target_weight", "target_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

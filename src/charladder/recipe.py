@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from charladder.errors import BadInput, nearest
 from charladder.model import ModelSettings
+from charladder.model.settings import LARGEST
 from charladder.objective import ObjectiveSettings
 from charladder.training import TrainingSettings
 
@@ -97,7 +98,7 @@ def parse(data: bytes, where: str) -> Raw:
     """TOML bytes as dotted fields, checked against the fields there are."""
     try:
         tables = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not valid TOML: {error}") from None
     version = tables.pop("format_version", FORMAT)
     if version != FORMAT:
@@ -128,7 +129,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     try:
         if kind is bool and (isinstance(value, bool) or value in truths):
             return value if isinstance(value, bool) else truths[value]
-        if kind is int and not isinstance(value, bool | float):
+        if kind is int and not isinstance(value, bool | float) and abs(int(value)) < 1 << 64:
             return int(value)
         if kind is float and not isinstance(value, bool):
             return float(value)
@@ -138,9 +139,11 @@ def convert(name: str, value: Any, kind: Any) -> Any:
             several = (value,) if isinstance(value, str) else tuple(value)
             if several and all(isinstance(one, str) for one in several):
                 return several
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of texts")
+    wanted = {bool: "true or false", int: "a whole number of a size that can be", float: "a number", str: "text"}.get(
+        kind, "a list of texts"
+    )
     raise BadInput(f"{name} is {value!r}; it must be {wanted}")
 
 
@@ -165,7 +168,10 @@ def derive(raw: Raw) -> Raw:
     raw = dict(raw)
     layers = raw.setdefault("model.layers", 6)
     width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
-    raw.setdefault("model.attention_heads", max((h for h in range(1, width // 64 + 1) if fits(width, h)), default=1))
+    raw.setdefault(
+        "model.attention_heads",
+        max((h for h in range(1, min(width // 64, LARGEST["attention_heads"]) + 1) if fits(width, h)), default=1),
+    )
     paper = raw.get("model.block") == "paper"
     raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
     raw.setdefault("model.context", 128)

@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -114,6 +117,23 @@ def create_run(run: Run, corpus: Corpus) -> None:
 
 def write_config(run: Run) -> None:
     write_text(run.path / "config.toml", tomli_w.dumps(tables(run.recipe)))
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """One process at a time trains a run. Raises BadInput where another does."""
+    if not (path / "config.toml").is_file():
+        yield  # no run: whoever opens it says so
+        return
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BadInput(f"{path} is being trained by another process; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(path: Path) -> Run:

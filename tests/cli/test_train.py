@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from charladder.cli.main import main
-from charladder.run import open_run
+from charladder.run import claimed, open_run
 from charladder.training.metrics import read_metrics
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
@@ -168,3 +168,31 @@ def test_a_reader_that_leaves_is_no_error(here, text_file):
     assert (done.returncode, done.stdout) == (0, b"ladde")
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+
+
+def test_one_process_at_a_time_trains_a_run(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
+    with claimed(Path("one")):
+        done = ladder("train", "--resume", "one", "--extend", "--steps", "5")
+    assert done.returncode == 2
+    assert b"one is being trained by another process" in done.stderr
+    assert main(["train", "--resume", "one", "--extend", "--steps", "5"]) == 0
+
+
+@pytest.mark.parametrize("damage", ["\0\0\0", "{", "[]", "3", '{"step": "x"}', '{"step": 1, "terms": 1}', '{"a": 1}'])
+def test_a_damaged_line_of_metrics_takes_no_other_with_it(here, text_file, damage):
+    assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
+    metrics = Path("one/metrics.jsonl")
+    before = read_metrics(metrics)
+    metrics.write_text(damage + "\n" + metrics.read_text() + damage)
+    assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0
+    assert read_metrics(metrics)[: len(before) - 1] == before[:-1]
+
+
+@pytest.mark.parametrize("damage", [{"clock": {}}, {"clock": 3}, {"sampler": {"examples": "x"}}, {"sampler": []}])
+def test_a_checkpoint_with_a_strange_state_does_not_count(here, text_file, damage, capsys):
+    assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
+    state = Path("one/checkpoints/3/state.json")
+    state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
+    assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
+    assert "no checkpoint in one/checkpoints is whole" in capsys.readouterr().err

@@ -100,3 +100,8 @@ def test_files_kept_apart_are_texts_of_their_own(network, part, stride):
             bits += evaluate(predictor(network), IDS[begin:end], alone, CONTEXT, stride, 256).bits
         begin = int(end)
     assert score.bits == pytest.approx(bits, rel=1e-9)
+
+
+def test_a_file_of_which_nothing_is_left_counts_nothing(network):
+    score = evaluate(predictor(network), IDS[:60], (0, 60), CONTEXT, 8, 256, ends_F=np.array([30, 30, 60]))
+    assert score.characters == 60

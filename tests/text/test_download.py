@@ -1,6 +1,8 @@
 """Downloads against a server on this machine that misbehaves as real ones do."""
 
 import random
+import threading
+import time
 
 import pytest
 
@@ -29,7 +31,7 @@ def target(tmp_path):
 
 
 def left(target):
-    return sorted(path.name for path in target.parent.iterdir())
+    return sorted(path.name for path in target.parent.iterdir() if path.suffix != ".lock")
 
 
 def test_a_file_comes_whole_and_nothing_else_is_left(server, target):
@@ -151,3 +153,29 @@ def test_no_room_is_said_before_the_fetch(server, target, monkeypatch):
     with pytest.raises(BadInput, match="no room left"):
         download(f"{server.address}/x", target)
     assert not target.exists()
+
+
+def test_two_at_once_end_with_one_good_copy(server, target):
+    server.slow = 0.02
+    threads = [threading.Thread(target=download, args=(f"{server.address}/x", target)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == BODY
+    assert len(server.requests) == 1
+    assert left(target) == ["file"]
+
+
+def test_what_the_server_packs_is_refused(server, target):
+    server.coding = "gzip"
+    with pytest.raises(BadInput, match=r"the server packs it \(gzip\), though asked not to"):
+        download(f"{server.address}/x", target)
+    assert not target.exists()
+
+
+def test_without_a_version_nothing_is_promised(server, target):
+    server.version, server.cuts = "", [100_000] * 5
+    with pytest.raises(BadInput, match=r"cut after 100,000 of 300,000 bytes; try again"):
+        download(f"{server.address}/x", target)

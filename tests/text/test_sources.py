@@ -140,3 +140,35 @@ def test_standard_input():
     data = bytes(range(256)) * 4000
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True, timeout=60)
     assert done.stdout == data
+
+
+def test_a_stream_goes_alone():
+    Path("text").write_bytes(b"text")
+    os.mkfifo("pipe")
+    with pytest.raises(BadInput, match="pipe is a stream, which can only be read alone"):
+        open_corpus(["text", "pipe"])
+
+
+def test_a_stream_that_the_cache_has_no_more():
+    with pytest.raises(BadInput, match="came from standard input, and the cache has it no more"):
+        open_corpus("-", again="0" * 64)
+
+
+def test_a_corpus_by_name_among_others_keeps_its_files_and_encoding():
+    Path("text").write_bytes("ä".encode("latin-1"))
+    alone = open_corpus("python")
+    both = open_corpus(["python", "text"], encoding="latin-1")
+    assert both.ids_N.tobytes() == alone.ids_N.tobytes() + "ä".encode()
+    assert both.ends_F.tolist() == [*alone.ends_F.tolist(), len(both.ids_N)]
+
+
+@pytest.mark.parametrize("junk", ["{}", "[]", "3", "[" * 20_000, '{"fingerprint": 3}', '{"ends": [], "unknown": 0}'])
+def test_a_cache_with_strange_notes_is_as_if_it_had_none(tmp_path, monkeypatch, junk):
+    monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
+    Path("text").write_bytes(b"a ladder")
+    first = open_corpus("text", "letters")
+    for note in Path("cache").rglob("*.json"):
+        note.write_text(junk)
+    again = open_corpus("text", "letters")
+    assert (again.alphabet, again.ends_F.tolist()) == (first.alphabet, [8])
+    assert np.array_equal(again.ids_N, first.ids_N)

@@ -162,3 +162,56 @@ def test_a_checksum_that_is_wrong_is_refused():
     packed[-8:-4] = (zlib.crc32(b"ladder") ^ 1).to_bytes(4, "little")
     with pytest.raises(BadInput, match="cannot be unpacked"):
         read(bytes(packed), "t.gz")
+
+
+def three_files() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for number in range(3):
+            member = tarfile.TarInfo(f"{number}")
+            member.size = 3000
+            archive.addfile(member, io.BytesIO(b"x" * 3000))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("length", [3584, 3584 + 100, 2 * 3584])
+def test_a_tar_cut_at_or_in_a_header_is_refused(length):
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(three_files()[:length], "t.tar")
+
+
+def test_a_tar_with_a_damaged_header_is_refused():
+    packed = bytearray(three_files())
+    packed[3584 + 5] ^= 1
+    with pytest.raises(BadInput, match="a header is broken or missing"):
+        read(bytes(packed), "t.tar")
+
+
+def test_two_tars_on_end_are_refused():
+    with pytest.raises(BadInput, match="there is more after its end"):
+        read(three_files() * 2, "t.tar")
+
+
+def test_the_checksum_around_a_tar_is_looked_at():
+    packed = bytearray(gzip.compress(tarred(b"ladder")))
+    packed[-5] ^= 1
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(bytes(packed), "t.tar.gz")
+
+
+def test_a_huge_name_in_a_tar_is_a_bomb():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("x" * (80 << 20)))
+    with pytest.raises(BadInput, match="as a bomb does"):
+        read(gzip.compress(out.getvalue()), "t.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["t.xz", "t.bz2", "t.gz", "t.zst"])
+def test_a_later_stream_that_is_damaged_is_refused(name):
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(PACK[name](b"one" * 1000) + b"X" + PACK[name](b"two" * 1000)[1:], name)
+
+
+def test_the_padding_of_xz():
+    assert read(lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4), "t.xz") == b"one two"

@@ -24,14 +24,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
     options = parser.read(argv)
-    if options.what and options.recipe:
+    if options.what is not None and options.recipe is not None:
         raise BadInput("RUN|RECIPE and --recipe name two things to inspect; give one")
     if options.what and Path(options.what).is_dir():
         if overrides(options):
             raise BadInput(f"{options.what} is a run, which has its settings; recipe fields go with a recipe")
         recipe = open_run(Path(options.what)).recipe
     else:
-        options.recipe = options.what or options.recipe
+        options.recipe = options.recipe if options.what is None else options.what
         recipe = resolve(recipe_fields(options))
     facts = describe(recipe)
     if options.json:

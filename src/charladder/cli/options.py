@@ -81,7 +81,7 @@ def overrides(options: argparse.Namespace) -> Raw:
 
 def recipe_fields(options: argparse.Namespace) -> Raw:
     """The fields of the chosen recipe with those given on the command line over them."""
-    raw, given = read_raw(options.recipe or "ladder"), overrides(options)
+    raw, given = read_raw("ladder" if options.recipe is None else options.recipe), overrides(options)
     if BUDGETS & set(given):
         raw = {name: value for name, value in raw.items() if name not in BUDGETS}
     return {**raw, **given}

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
+from charladder.model.settings import LARGEST
 from charladder.run import Run, file_ends, split_of
 from charladder.text import Corpus
 
@@ -18,6 +19,8 @@ def check_context(run: Run, context: int) -> None:
     settings = run.recipe.model
     if context < 2:
         raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
+    if context > LARGEST["context"]:
+        raise BadInput(f"--context {context} is too large; it must be at most {LARGEST['context']:,} characters")
     if context > settings.context and settings.positions != "rotary":
         raise BadInput(
             f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"

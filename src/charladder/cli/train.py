@@ -1,5 +1,6 @@
 """charladder train"""
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -23,6 +24,7 @@ from charladder.evaluation import evaluate
 from charladder.recipe import resolve
 from charladder.run import (
     Run,
+    claimed,
     create_run,
     file_ends,
     make_trainer,
@@ -58,12 +60,22 @@ def main(argv: list[str]) -> int:
     add_recipe_options(parser)
     options = parser.read(argv)
     console = Terminal(stderr=options.json)
-    run, corpus, trainer = resumed(options) if options.resume else begun(options)
+    with contextlib.ExitStack() as claims:
+        if options.resume is not None:
+            claims.enter_context(claimed(Path(options.resume)))
+        run, corpus, trainer = begun(options) if options.resume is None else resumed(options)
+        if options.resume is None:
+            claims.enter_context(claimed(run.path))
+        return carry_out(console, run, corpus, trainer, options.json)
+
+
+def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> int:
+    """Trains, and says how it ended; returns the exit code."""
     begin(console, run, corpus, trainer)
     try:
         interrupted = follow(console, run, corpus, trainer)
         if not interrupted:
-            finish(console, run, corpus, trainer, options.json)
+            finish(console, run, corpus, trainer, as_json)
             return 0
     except BrokenPipeError:
         raise
@@ -101,7 +113,7 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
-    path = Path(options.run) if options.run else new_path(recipe.recipe)
+    path = new_path(recipe.recipe) if options.run is None else Path(options.run)
     if path.exists():
         raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
     with reading() as report:
@@ -119,7 +131,7 @@ def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
     run = open_run(Path(options.resume))
     given = overrides(options)
-    if options.run or options.recipe or options.data:
+    if options.run is not None or options.recipe is not None or options.data:
         raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
     if set(given) - BUDGETS or (given and not options.extend):
         name = min(set(given) - BUDGETS or given)

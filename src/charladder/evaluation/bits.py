@@ -107,7 +107,7 @@ def evaluate(
         report(done, bits)
 
     for first, begin, end in texts_of(part, ends_F):
-        if begin == first:
+        if begin == first < end:
             bits, done = bits + math.log2(alphabet), done + 1
         for window in windows_to_score((begin, end), context, stride, first):
             alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from charladder.errors import BadInput
 
+COLDEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,6 +31,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise BadInput(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
+        if 0 < self.temperature < COLDEST:
+            raise BadInput(f"--temperature is {self.temperature:g}; give 0, which is greedy, or at least {COLDEST:g}")
         if self.top_k < 0:
             raise BadInput(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
         if not 0 < self.top_p <= 1:

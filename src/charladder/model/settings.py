@@ -6,6 +6,14 @@ from typing import Literal
 
 from charladder.errors import BadInput
 
+LARGEST = {
+    "layers": 1 << 12,
+    "width": 1 << 20,
+    "attention_heads": 1 << 16,
+    "feed_forward": 1 << 22,
+    "context": 1 << 24,
+}
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -36,6 +44,8 @@ class ModelSettings:
         for name in ("layers", "width", "attention_heads", "feed_forward", "context"):
             if getattr(self, name) < 1:
                 raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+            if getattr(self, name) > LARGEST[name]:
+                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at most {LARGEST[name]:,}")
         if self.width % self.attention_heads:
             raise BadInput(
                 f"model.width {self.width} is not divisible by model.attention_heads {self.attention_heads}; "

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from charladder.errors import BadInput
+from charladder.text.mapped import release
 
 SMALL, LARGE = 256, 65536  # letters whose ids fit one byte, two bytes
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -107,6 +108,7 @@ class Alphabet:
                 chunk = ids[place : place + (1 << 20)]
                 decoder.decode(chunk.tobytes())
                 count += int(np.count_nonzero((chunk & 0xC0) != 0x80))
+                release(ids)
         except UnicodeDecodeError:
             return None
         return count
@@ -153,7 +155,7 @@ def choose_letters(
             wider = "" if most == LARGE else f" --alphabet unicode holds {LARGE},"
             raise BadInput(
                 f"{where} has {len(counts)} different characters, more than the {most} a letter alphabet holds;"
-                f"{wider} --alphabet bytes any text, and --unknown replace or drop gives up the rarest"
+                f"{wider} --alphabet bytes takes any text, and --unknown replace or drop gives up the rarest"
             )
         reserved = {UNKNOWN} & chosen if unknown == "replace" else set()
         ranked = sorted(set(counts) - reserved, key=lambda letter: (-counts[letter], letter))

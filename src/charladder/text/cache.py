@@ -67,10 +67,17 @@ def write_json(target: Path, value: Any) -> None:
             raise
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What write_json wrote; None where there is nothing, or nothing whole."""
+def read_json(path: Path, **fields: type) -> dict[str, Any] | None:
+    """The object that write_json wrote, with these fields of these types and no others (any, if none are named).
+
+    None where there is nothing, nothing whole, or something else: the cache is then as if it were not there.
+    """
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    if fields and (value.keys() != fields.keys() or not all(isinstance(value[f], kind) for f, kind in fields.items())):
+        return None
+    return value

@@ -10,12 +10,13 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
-from charladder.text.cache import Report, room, silent
+from charladder.text.cache import Report, read_json, room, silent
 from charladder.text.download import download, place_of
-from charladder.text.gather import Text, gather
+from charladder.text.gather import Text, fit, gather, size_of
 from charladder.text.letters import count_letters, spell
-from charladder.text.named import names, open_named
-from charladder.text.sources import STDIN, Source, absolute, find, is_url
+from charladder.text.named import PYTHON, names, open_named
+from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
+from charladder.text.unpack import Damaged
 
 MOST = {"letters": SMALL, "unicode": LARGE}
 
@@ -86,36 +87,47 @@ def learn(text: Text, kind: str, unknown: str, shown: str, report: Report) -> Al
 
 def read_text(asked: tuple[str, ...], encoding: str, report: Report) -> Text:
     if len(asked) == 1 and asked[0] in names():
-        if encoding.lower() not in ("utf-8", "utf8"):
-            raise BadInput(f"{asked[0]} has its own encoding; leave out --encoding")
         return open_named(asked[0], report)
     sources: list[Source] = []
     for data in asked:
-        if data in names():
-            text = open_named(data, report)
-            sources.append(Source(data, text.path))
+        if data == PYTHON:
+            sources.extend(python_sources())
+        elif data in names():
+            sources.append(Source(data, open_named(data, report).path, raw=True))
         elif is_url(data):
             sources.append(fetched(data, report))
         else:
             sources.extend(find(data, names()))
+    streams = [source.name for source in sources if size_of(source) is None]
+    if streams and len(sources) > 1:
+        raise BadInput(
+            f"{streams[0]} is a stream, which can only be read alone; save it as a file, or cat all into one"
+        )
     what = repr([name if name in names() else absolute(name) for name in asked])
-    return gather(what, sources, encoding, report)
+    try:
+        return gather(what, sources, encoding, report)
+    except Damaged as error:
+        bad = [source for source in sources if is_url(source.name) and source.name in str(error)]
+        for source in bad:
+            source.path.unlink(missing_ok=True)  # type: ignore[union-attr]
+        raise BadInput(f"{error}{'; the next attempt fetches it again' if bad else ''}") from None
 
 
 def fetched(url: str, report: Report, anew: bool = False) -> Source:
     """The file of a URL, downloaded once."""
     target = place_of(url, room("downloads"))
-    if anew or not target.exists():
-        download(url, target, report=report)
-    return Source(str(target), target)
+    download(url, target, report=report, anew=anew)
+    return Source(url, target)
 
 
 def streamed_before(asked: tuple[str, ...], sha256: str) -> Text | None:
-    """A text from standard input that the cache still has."""
+    """A text from standard input that was read before. Raises BadInput where the cache has it no more."""
     if asked != (STDIN,) or not sha256:
         return None
     path = room("texts") / f"{sha256}.bytes"
-    if not path.is_file():
-        return None
-    size = path.stat().st_size
-    return Text(path, sha256, size, ["standard input"], [size])
+    known = read_json(path.with_suffix(".stream.json"), names=list, ends=list)
+    if not path.is_file() or known is None or not fit(known, path.stat().st_size):
+        raise BadInput(
+            "this text came from standard input, and the cache has it no more; save it as a file and start a new run"
+        )
+    return Text(path, sha256, path.stat().st_size, known["names"], known["ends"])

@@ -10,6 +10,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from charladder.errors import BadInput
 from charladder.text.cache import Report, read_json, silent, write_json, writing
 
@@ -23,12 +25,29 @@ class Cut(Exception):
     """The connection broke after some bytes, or could not be made just now."""
 
 
-def download(url: str, target: Path, size: int | None = None, report: Report = silent, advice: str = "") -> None:
-    """Fetches `url` to `target`; `size` is how many bytes it must be, if known.
+def download(
+    url: str, target: Path, size: int | None = None, report: Report = silent, advice: str = "", anew: bool = False
+) -> None:
+    """Fetches `url` to `target`, unless it is there already and not wanted `anew`.
 
-    What came before a cut is kept beside and gone on from, now and in the next call. `advice` ends the sentence about
-    what cannot be fetched. Raises BadInput; the target is then as it was.
+    size: how many bytes it must be, if known. One process at a time fetches to a target; others wait for it. What came
+    before a cut is kept beside and gone on from, now and in the next call. `advice` ends the sentence about what cannot
+    be fetched. Raises BadInput; the target is then as it was.
     """
+    if target.exists() and not anew:
+        return
+    with writing():
+        lock = FileLock(target.with_name(target.name + ".lock"))
+        lock.acquire()
+    try:
+        if anew or not target.exists():
+            attempts(url, target, size, report, advice)
+    finally:
+        lock.release()
+
+
+def attempts(url: str, target: Path, size: int | None, report: Report, advice: str) -> None:
+    """Several, each from where the one before was cut."""
     part, facts = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     for attempt in range(ATTEMPTS):
         had = part.stat().st_size if part.exists() else 0
@@ -41,15 +60,17 @@ def download(url: str, target: Path, size: int | None = None, report: Report = s
         except Cut as cut:
             came = part.stat().st_size if part.exists() else 0
             if attempt + 1 == ATTEMPTS:
-                kept = f" {came:,} bytes are kept, and the next attempt goes on from there" if came else ""
+                known = read_json(facts, url=str, version=str)
+                goes_on = came and known and known["version"]
+                kept = f" {came:,} bytes are kept, and the next attempt goes on from there" if goes_on else ""
                 raise BadInput(f"{url} cannot be fetched: {cut};{kept or ' try again'}{advice}") from None
             time.sleep(WAIT * 2**attempt if came == had else 0)
 
 
 def fetch(url: str, part: Path, facts: Path, size: int | None, report: Report, advice: str) -> None:
     """One attempt. Raises Cut where another may go on."""
-    known = read_json(facts) or {}
-    had = part.stat().st_size if part.exists() and known.get("url") == url and known.get("version") else 0
+    known = read_json(facts, url=str, version=str) or {"url": "", "version": ""}
+    had = part.stat().st_size if part.exists() and known["url"] == url and known["version"] else 0
     headers = {"User-Agent": "charladder", "Accept-Encoding": "identity"}
     if had:  # with If-Range another version of the file comes whole
         headers |= {"Range": f"bytes={had}-", "If-Range": known["version"]}
@@ -70,6 +91,9 @@ def fetch(url: str, part: Path, facts: Path, size: int | None, report: Report, a
     except OSError as error:  # urllib.error.URLError is one
         raise Cut(f"no connection ({why(error)})") from None
     with answer:
+        coding = answer.headers.get("Content-Encoding", "identity")
+        if coding != "identity":
+            raise BadInput(f"{url} cannot be fetched: the server packs it ({coding}), though asked not to{advice}")
         begin = had if answer.status == 206 and starts_at(answer.headers.get("Content-Range"), had) else 0
         length = answer.headers.get("Content-Length")
         whole = begin + int(length) if length and length.isdigit() else None
@@ -124,4 +148,4 @@ def place_of(url: str, folder: Path) -> Path:
         name = Path(urlsplit(url).path).name or "text"
     except ValueError:
         raise BadInput(f"{url!r} is not an address that can be fetched from") from None
-    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name[-80:]}"
+    return folder / f"{hashlib.sha256(url.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}-{name[-80:]}"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -124,6 +124,9 @@ def gather(
     codec = find_codec(encoding)
     record = room("sources") / f"{mark_of(what, codec.name if codec else '')}.json"
     files = fingerprint(sources)
+    if files is None:  # a stream is nobody else's, and is not known again
+        own = record.with_stem(f"{record.stem}-{os.getpid()}-{time.monotonic_ns()}")
+        return read_all(own, sources, files, codec, report, expected)
     if (known := recall(record, files)) is not None:
         return known
     with writing():
@@ -146,11 +149,21 @@ def mark_of(what: str, codec: str = "") -> str:
 
 def recall(record: Path, files: str | None) -> Text | None:
     """The text that these sources gave before, if they are still the same and it is still there."""
-    known = read_json(record)
-    if files is None or known is None or known.get("fingerprint") != files:
+    known = read_json(record, fingerprint=str, sha256=str, bytes=int, names=list, ends=list)
+    if files is None or known is None or known["fingerprint"] != files or not fit(known, known["bytes"]):
         return None
     text = Text(kept(known["sha256"]), known["sha256"], known["bytes"], known["names"], known["ends"])
     return text if text.path.is_file() and text.path.stat().st_size == text.bytes else None
+
+
+def fit(known: dict[str, Any], size: int) -> bool:
+    """Whether the names and ends of the files of a text of `size` bytes can be right."""
+    ends = known["ends"]
+    return (
+        len(known["names"]) == len(ends)
+        and all(isinstance(end, int) and before < end for before, end in zip([0, *ends], ends, strict=False))
+        and (ends[-1] if ends else 0) <= size
+    )
 
 
 def read_all(
@@ -163,9 +176,7 @@ def read_all(
 ) -> Text:
     """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
     journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
-    before = read_json(journal) or {}
-    same = files is not None and before.pop("fingerprint", None) == files and path.is_file()
-    progress = Progress(**before) if same and path.stat().st_size >= before["written"] else Progress()
+    progress = begun(journal, path, files, len(sources))
     kinds = ("sha256", *(expected.digests if expected else ()))
     with writing():
         part = Part(path, progress.written, tuple(dict.fromkeys(kinds)))
@@ -184,6 +195,8 @@ def read_all(
             write_json(record, {**known, "names": progress.names, "ends": progress.ends})
         journal.unlink(missing_ok=True)
         streamed = len(sources) == 1 and size_of(sources[0]) is None
+        if streamed:
+            write_json(target.with_suffix(".stream.json"), {"names": progress.names, "ends": progress.ends})
         return Text(target, sha256, part.size, progress.names, progress.ends, tuple(notes), streamed)
     except KeyboardInterrupt:
         part.drop(keep=journal.exists())
@@ -192,6 +205,20 @@ def read_all(
         part.drop()
         journal.unlink(missing_ok=True)
         raise
+
+
+def begun(journal: Path, part: Path, files: str | None, sources: int) -> Progress:
+    """How far a gathering of the same files came that was broken off."""
+    before = read_json(journal, fingerprint=str, finished=int, inside=int, written=int, names=list, ends=list)
+    if files is None or before is None or before.pop("fingerprint") != files or not part.is_file():
+        return Progress()
+    last = before["ends"][-1] if before["ends"] and fit(before, before["written"]) else 0
+    right = (
+        fit(before, before["written"])
+        and 0 <= before["finished"] <= sources
+        and before["written"] == last + before["inside"] <= part.stat().st_size
+    )
+    return Progress(**before) if right else Progress()
 
 
 def follow(
@@ -214,23 +241,25 @@ def follow(
         if files is not None and time.monotonic() - noted >= NOTE_SECONDS:
             with writing():
                 part.file.flush()
+                os.fsync(part.file.fileno())  # the journal must not know of what a power cut may lose
             progress.written = part.size
             write_json(journal, {"fingerprint": files, **asdict(progress)})
             noted = time.monotonic()
 
     done = sum(size or 0 for size in sizes[: progress.finished])
     for source, size in zip(sources[progress.finished :], sizes[progress.finished :], strict=True):
-        plain = codec is None and not packed(source.name)
+        recode = None if source.raw else codec
+        plain = recode is None and not packed(source.form)
         with opened(source, progress.inside, plain, notes) as (file, length):
-            members = [(source.name, chunks(file))] if plain else unpack(file, source.name, length)
-            for name, content in members:
+            one = [(source.name, chunks(file, source.name))]
+            for name, content in one if plain else unpack(file, source.name, length, source.form):
                 begin = part.size - progress.inside
-                for chunk in recoded(content, codec, name) if codec else content:
+                for chunk in recoded(content, recode, name) if recode else content:
                     part.write(chunk)
                     if plain:
                         progress.inside += len(chunk)
                         note()
-                    report("reading", done + position(file), total)
+                    report("reading", part.size if total is None else done + position(file), total)
                 if part.size > begin:
                     progress.names.append(name)
                     progress.ends.append(part.size)
@@ -315,7 +344,8 @@ def find_codec(encoding: str) -> codecs.CodecInfo | None:
     """The codec of a text encoding; None for UTF-8, whose bytes stay as they are. Raises BadInput for no encoding."""
     try:
         codec = codecs.lookup(encoding)
-        if not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
+        whole_names = codec.name in ("idna", "punycode")  # not of texts, and not to be decoded in pieces
+        if whole_names or not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
             raise LookupError
         codec.incrementaldecoder()
     except (LookupError, ValueError):
@@ -337,7 +367,8 @@ def recoded(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Ite
             return decoder.decode(chunk, final).encode()
         except UnicodeError as error:
             place = seen - held + error.start if isinstance(error, UnicodeDecodeError) else seen
-            raise BadInput(f"{name} is not {codec.name} at byte {place}; give another --encoding") from None
+            other = "utf-16-le or utf-16-be, if it has no mark at its start" if codec.name == "utf-16" else "another"
+            raise BadInput(f"{name} is not {codec.name} at byte {place}; give {other}, as --encoding") from None
 
     for chunk in content:
         yield decode(chunk, False)

@@ -21,7 +21,7 @@ from charladder.text.gather import Text
 STRETCH = 1 << 20
 
 
-def stretches(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def decoded(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The text as (bytes, code points), stretch by stretch, each ending between two characters.
 
     Raises BadInput that names the file and the byte which is not UTF-8.
@@ -53,9 +53,9 @@ def count_letters(text: Text, report: Report = silent) -> dict[str, int]:
     """How often each Unicode character occurs; kept in the cache."""
     known = text.path.with_suffix(".letters.json")
     counts = read_json(known)
-    if counts is None:
+    if not counts or not all(len(letter) == 1 and isinstance(count, int) for letter, count in counts.items()):
         counts_P = np.zeros(0x110000, np.int64)
-        for _, points_C in stretches(text, "counting letters", report):
+        for _, points_C in decoded(text, "counting letters", report):
             counts_P += np.bincount(points_C, minlength=0x110000)
         counts = {chr(point): int(counts_P[point]) for point in np.flatnonzero(counts_P)}
         write_json(known, counts)
@@ -69,8 +69,8 @@ def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent)
     alphabet.check_policy(unknown)
     mark = hashlib.sha256(repr((alphabet.letters, unknown, text.ends)).encode()).hexdigest()[:32]
     target = text.path.with_name(f"{text.sha256}-{mark}.ids")
-    facts = read_json(target.with_suffix(".json"))
-    if facts is not None and target.is_file():
+    facts = read_json(target.with_suffix(".json"), ends=list, unknown=int)
+    if facts is not None and target.is_file() and len(facts["ends"]) == len(text.ends):
         ends_F = np.array(facts["ends"], np.int64)
         if target.stat().st_size == int(ends_F[-1] if len(ends_F) else 0) * alphabet.dtype().itemsize:
             return target, ends_F, facts["unknown"]
@@ -93,7 +93,7 @@ def spell_to(file, text: Text, alphabet: Alphabet, unknown: str, report: Report)
     ends: list[int] = []
     done, written, strange = 0, 0, 0
     stand_in = alphabet.table_P[ord(UNKNOWN)]
-    for bytes_N, points_C in stretches(text, "spelling", report):
+    for bytes_N, points_C in decoded(text, "spelling", report):
         ids_C = alphabet.table_P[points_C]
         outside_C = ids_C < 0
         begins_N = (bytes_N & 0xC0) != 0x80

@@ -7,8 +7,8 @@ from typing import Any
 
 from charladder.text.cache import Report, cache_folder, read_json, room, silent, write_json
 from charladder.text.download import download
-from charladder.text.gather import Expected, Text, gather, kept, mark_of
-from charladder.text.sources import Source, python_sources
+from charladder.text.gather import Expected, Text, gather, kept, mark_of, recall
+from charladder.text.sources import Source, fingerprint, python_sources
 from charladder.text.unpack import Damaged
 
 LICENCE = "CC BY-SA, GFDL (Wikipedia)"
@@ -60,8 +60,8 @@ def places(name: str) -> list[Path]:
 
 def recall_named(name: str) -> Text | None:
     """A downloaded corpus that was checked before and is in the cache."""
-    known = read_json(cache_folder() / "sources" / f"{name}.json")
-    if known is None or known.get("bytes") != DOWNLOADED[name].expected.bytes:
+    known = read_json(cache_folder() / "sources" / f"{name}.json", sha256=str, bytes=int)
+    if known is None or known["bytes"] != DOWNLOADED[name].expected.bytes:
         return None
     path = kept(known["sha256"])
     whole = path.is_file() and path.stat().st_size == known["bytes"]
@@ -93,17 +93,17 @@ def open_named(name: str, report: Report = silent) -> Text:
 
 def corpora() -> dict[str, dict[str, Any]]:
     """What there is by name: sizes (characters are bytes here), licence, address, splits, and what is in the cache."""
-    text = read_json(cache_folder() / "sources" / f"{mark_of(PYTHON)}.json") or {}
+    text = recall(cache_folder() / "sources" / f"{mark_of(PYTHON)}.json", fingerprint(python_sources()))
     facts: dict[str, dict[str, Any]] = {
         PYTHON: {
             "about": PYTHON_ABOUT,
             "licence": "PSF-2.0",
             "url": None,
             "download_bytes": None,
-            "characters": text.get("bytes"),
+            "characters": text.bytes if text else None,
             "split": "the last 5% test, the 5% before them valid",
-            "cached": bool(text),
-            "sha256": text.get("sha256"),
+            "cached": text is not None,
+            "sha256": text.sha256 if text else None,
             "place": sysconfig.get_paths()["stdlib"],
         }
     }

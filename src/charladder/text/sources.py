@@ -20,10 +20,19 @@ FINE_NS, COARSE_NS = 50_000_000, 2_000_000_000  # how coarse a file system's clo
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read. `path` None: standard input. `name`: what a message calls it."""
+    """One file to read. `path` None: standard input. `name`: what a message calls it.
+
+    `raw`: its text is in UTF-8 whatever the encoding of others.
+    """
 
     name: str
     path: Path | None
+    raw: bool = False
+
+    @property
+    def form(self) -> str:
+        """The name whose ending says how it is packed."""
+        return self.path.name if self.path else self.name
 
     def status(self) -> os.stat_result:
         """Raises BadInput where the file is gone or cannot be looked at."""
@@ -58,7 +67,12 @@ def find(data: str, known: Iterable[str]) -> list[Source]:
     `known` are the names of corpora, for the message about a name that is none. Raises BadInput for what is not there.
     """
     if data == STDIN:
-        return [Source("standard input", None)]
+        source = Source("standard input", None)
+        if stat.S_ISCHR(source.status().st_mode) and not sys.stdin.isatty():
+            raise BadInput("standard input is a device, which has no text or no end; give a file")
+        return [source]
+    if not data:
+        raise BadInput("DATA is an empty name; give a file, or leave it out")
     if "\0" in data:
         raise BadInput(f"{data!r} cannot be the name of a file, for it has a zero byte in it")
     path = Path(data)
@@ -108,7 +122,7 @@ def python_sources() -> list[Source]:
     files = sorted(p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts))
     if not files:
         raise BadInput("this Python has no standard library sources (.py); give a text file as DATA instead")
-    return [Source(str(file), file) for file in files]
+    return [Source(str(file), file, raw=True) for file in files]
 
 
 def fingerprint(sources: list[Source]) -> str | None:

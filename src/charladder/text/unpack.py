@@ -7,12 +7,14 @@ the headers promise; far more than text can give is refused.
 import bz2
 import gzip
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from tarfile import EmptyHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Any
 
 from charladder.errors import BadInput
@@ -37,10 +39,39 @@ def open_zst(file: IO[bytes]) -> Any:
     return zstd.ZstdFile(file)
 
 
+class Streams:
+    """Unpacks one or more packed streams on end. The standard library's own files end without a word where a later
+    stream is damaged; here whatever follows a stream must be another one (or zeros, which xz pads with)."""
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any]) -> None:
+        self.file, self.new, self.decoder, self.begun = file, new, new(), False
+
+    def read(self, count: int) -> bytes:
+        while True:
+            fed = b""
+            if self.decoder.eof:
+                fed = self.decoder.unused_data or self.file.read(CHUNK)
+                while fed and not (fed := fed.lstrip(b"\0")):
+                    fed = self.file.read(CHUNK)
+                if not fed:
+                    return b""
+                self.decoder = self.new()
+            elif self.decoder.needs_input:
+                fed = self.file.read(CHUNK)
+                if not fed and not self.begun:
+                    return b""  # an empty file
+                if not fed:
+                    raise EOFError("it ends before its end is marked")
+                self.begun = True
+            unpacked = self.decoder.decompress(fed, count)
+            if unpacked:
+                return unpacked
+
+
 PACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".xz": lzma.LZMAFile,
-    ".bz2": bz2.BZ2File,
+    ".xz": lambda file: Streams(file, lzma.LZMADecompressor),
+    ".bz2": lambda file: Streams(file, bz2.BZ2Decompressor),
     ".zst": open_zst,
 }
 SHORT = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2", ".tbz": ".tar.bz2", ".tzst": ".tar.zst"}
@@ -51,13 +82,15 @@ def packed(name: str) -> bool:
     return any(name.lower().endswith(suffix) for suffix in (*PACKERS, *SHORT, ".tar", ".zip"))
 
 
-def unpack(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """The (name, chunks of bytes) that `file` holds, by the ending of `name`; `size` is its size in bytes, if known.
+def unpack(file: IO[bytes], name: str, size: int | None, form: str = "") -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The (name, chunks of bytes) that `file` holds, by the ending of `form` (`name`, unless given).
+
+    `size` is its size in bytes, if known.
 
     A plain file gives itself. Of a zip or tar, every regular file in its order; links and devices are left out.
     Raises BadInput for what is damaged, encrypted, cut short, leaves its archive (`../`), or unpacks to a bomb.
     """
-    lower = name.lower()
+    lower = (form or name).lower()
     for short, long in SHORT.items():
         lower = lower.removesuffix(short) + long if lower.endswith(short) else lower
     with damage_said(name):
@@ -69,12 +102,14 @@ def unpack(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, 
         if inner.endswith(".tar"):
             yield from tar_members(stream, name, size)
         else:
-            yield name, guarded(stream, name, size) if packer else chunks(stream)
+            yield name, guarded(stream, name, size) if packer else chunks(stream, name)
 
 
-def chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    while chunk := stream.read(CHUNK):
-        yield chunk
+def chunks(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    """All of a stream. Raises BadInput that names it where it cannot be read."""
+    with damage_said(name):
+        while chunk := stream.read(CHUNK):
+            yield chunk
 
 
 def guarded(stream: IO[bytes], name: str, size: int | None, before: list[int] | None = None) -> Iterator[bytes]:
@@ -83,20 +118,23 @@ def guarded(stream: IO[bytes], name: str, size: int | None, before: list[int] | 
     `before`: one number, what came out of the same archive already; added to.
     """
     out = [0] if before is None else before
-    with damage_said(name):
-        for chunk in chunks(stream):
-            out[0] += len(chunk)
-            if size is not None and out[0] > BOMB_RATIO * size + BOMB_FLOOR:
-                raise BadInput(
-                    f"{name} unpacks to more than {BOMB_RATIO} times its size, as a bomb does, and is refused; "
-                    "if it is yours, unpack it by hand and give what comes out"
-                )
-            yield chunk
+    for chunk in chunks(stream, name):
+        out[0] += len(chunk)
+        check_size(name, out[0], size)
+        yield chunk
+
+
+def check_size(name: str, out: int, size: int | None) -> None:
+    if size is not None and out > BOMB_RATIO * size + BOMB_FLOOR:
+        raise BadInput(
+            f"{name} unpacks to more than {BOMB_RATIO} times its size, as a bomb does, and is refused; "
+            "if it is yours, unpack it by hand and give what comes out"
+        )
 
 
 def check_name(archive: str, member: str) -> None:
     parts = PurePosixPath(member.replace("\\", "/")).parts
-    if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
+    if ".." in parts or (parts and parts[0] == "/") or re.match("[A-Za-z]:", member):
         raise BadInput(f"{archive} holds {member!r}, a path that leaves the archive, and is refused; pack it without")
 
 
@@ -116,22 +154,40 @@ def zip_members(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
 
 
 def tar_members(stream: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:
-    out = [0]
-    with tarfile.open(fileobj=Stream(stream), mode="r|") as archive:  # type: ignore[call-overload]
+    whole, out = Stream(stream, name, size), [0]
+    with tarfile.open(fileobj=whole, mode="r|", tarinfo=Member) as archive:  # type: ignore[call-overload]
         for member in archive:
             check_name(name, member.name)
             if member.isfile() and (inside := archive.extractfile(member)) is not None:
                 yield f"{name}/{member.name}", guarded(inside, name, size, out)
+    # To the very end: only so are the checksums looked at of what the tar is packed in.
+    while rest := whole.read(CHUNK):
+        if rest.strip(b"\0"):
+            raise Damaged(said(name, ValueError("there is more after its end")))
+
+
+class Member(tarfile.TarInfo):
+    """A header of a tar. One that is damaged or cut ends the archive without a word in tarfile; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "Member":
+        try:
+            return super().fromtarfile(tarfile)
+        except (EmptyHeaderError, InvalidHeaderError, TruncatedHeaderError) as error:
+            raise ValueError(f"a header is broken or missing: {error}") from None
 
 
 class Stream:
-    """Only what tarfile's streaming mode needs of a file, so that it reads to the end and never seeks."""
+    """Only what tarfile's streaming mode needs of a file, so that it never seeks; what is read is counted."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+    def __init__(self, file: IO[bytes], name: str, size: int | None) -> None:
+        self.file, self.name, self.size, self.out = file, name, size, 0
 
     def read(self, count: int) -> bytes:
-        return self.file.read(count)
+        chunk = self.file.read(count)
+        self.out += len(chunk)
+        check_size(self.name, self.out, self.size)
+        return chunk
 
 
 @contextmanager

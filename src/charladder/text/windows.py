@@ -13,7 +13,7 @@ from charladder.errors import BadInput
 from charladder.text.mapped import release
 
 MASK = (1 << 64) - 1
-RELEASE = 1024  # windows after which a memory-mapped text's pages are let go
+RELEASE = 64  # windows after which a memory-mapped text's pages are let go
 
 
 def hash64(seed: int, values: np.ndarray) -> np.ndarray:

@@ -88,8 +88,16 @@ def load(path: Path) -> Checkpoint | None:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         files = {name: path / f"{name}.safetensors" for name in PARTS}
         whole = all(file_digest(file) == state["sha256"][file.name] for file in files.values())
-        if state["format_version"] != FORMAT or not whole:
+        if state["format_version"] != FORMAT or not whole or not sound(state):
             return None
         return Checkpoint(**{name: load_file(file) for name, file in files.items()}, state=state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
         return None
+
+
+def sound(state: dict[str, Any]) -> bool:
+    """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
+    clock, examples = state["clock"], state["sampler"]["examples"]
+    counts = (clock["step"], clock["characters"], examples)
+    whole = all(type(count) is int and count >= 0 for count in counts)
+    return whole and clock.keys() == {"step", "characters", "seconds"} and type(clock["seconds"]) in (int, float)

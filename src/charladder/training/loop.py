@@ -112,7 +112,10 @@ def save(trainer: Trainer, folder: Path) -> Path:
 def best_so_far(path: Path) -> float:
     """The best validation of the same stretch that metrics.jsonl has, in bits per character."""
 
-    return min((line["bits_per_character"] for line in read_metrics(path) if line.get("part")), default=math.inf)
+    return min(
+        (line["bits_per_character"] for line in read_metrics(path) if "split" in line and line.get("part")),
+        default=math.inf,
+    )
 
 
 def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:

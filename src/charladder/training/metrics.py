@@ -26,11 +26,34 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a last line that was cut short by a crash is left out."""
+    """All whole lines; what a crash cut short, or anything else damaged, is left out."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+            read = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if whole(read):
+            lines.append(read)
     return lines
+
+
+def whole(line: Any) -> bool:
+    """Whether a line is one that a run writes: a step with its terms, or an evaluation."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    if "split" in line:
+        return number(line.get("trained_characters")) and number(line.get("bits_per_character"))
+    if "terms" not in line:
+        return True
+    terms = line["terms"]
+    return (
+        number(line.get("characters"))
+        and isinstance(terms, dict)
+        and "main" in terms
+        and all(isinstance(term, dict) and number(term.get("bits")) for term in terms.values())
+    )
+
+
+def number(value: Any) -> bool:
+    return type(value) in (int, float)

@@ -40,6 +40,13 @@ def make_optimizers(
     return [taken, adam]
 
 
+STATES = {
+    Muon: {"momentum"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
+
+
 def named(network: nn.Module, heads: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Every trained parameter by a name that says whose it is."""
     return [
@@ -65,10 +72,12 @@ def optimizer_tensors(
 def restore_optimizers(
     optimizers: list[torch.optim.Optimizer], network: nn.Module, heads: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Puts back what `optimizer_tensors` gave."""
+    """Puts back what `optimizer_tensors` gave. Raises KeyError or ValueError for the state of other optimizers."""
     owner = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
     parameters = dict(named(network, heads))
     for key, value in tensors.items():
         name, what = key.rsplit("/", 1)
         parameter = parameters[name]
+        if what not in STATES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
+            raise ValueError(f"{key} is no state of this optimizer")
         owner[parameter].state[parameter][what] = value.to(parameter.device)

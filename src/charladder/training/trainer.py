@@ -118,11 +118,11 @@ class Trainer:
         try:
             self.network.load_state_dict(checkpoint.network)
             self.objective.load_state_dict(checkpoint.heads)
-        except RuntimeError:
+            restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
+        except (RuntimeError, KeyError, ValueError):
             raise BadInput(
                 f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
                 "describes; put the old config.toml back"
             ) from None
-        restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
         self.clock = Clock(**checkpoint.state["clock"])
         self.windows.restore(checkpoint.state["sampler"])
