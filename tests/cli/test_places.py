@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from web_server import serving
+
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "4", "--valid", "100"]
 LADDER = f"{shlex.quote(sys.executable)} -m charladder"
 TRAIN = f"{LADDER} train text {' '.join(TINY)}"
@@ -83,6 +85,17 @@ def test_a_disk_without_room_for_the_text(words):
     assert "there is no room left for it; free some, or set CHARLADDER_CACHE" in sentence(done)
     assert not Path("run").exists()
     assert not any(name.endswith(".part") for name in left())
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_disk_without_room_for_a_download(length):
+    with serving(os.urandom(1_000_000)) as server:
+        server.length = length
+        done = with_small_disk("300k", f"CHARLADDER_CACHE=small {LADDER} train {server.address}/book.txt --run run")
+    assert done.returncode == 2
+    assert "there is no room left for it; free some, or set CHARLADDER_CACHE" in sentence(done)
+    assert not any(name.endswith("book.txt") for name in left()), "no file that is not whole under its own name"
+    assert not Path("run").exists()
 
 
 def as_nobody_special() -> None:

@@ -299,3 +299,16 @@ def test_a_text_that_is_gone_or_short_in_the_cache_is_read_again():
     for record in in_cache(".json"):
         record.write_text("{")
     assert open_corpus("text").ids_N.tobytes() == b"a ladder"
+
+
+def test_what_was_begun_long_ago_is_swept_away(here):
+    Path("text").write_bytes(b"a ladder")
+    open_corpus("text")
+    for folder in ("sources", "texts"):
+        for name, age in (("old.part", 100_000), ("new.part", 0)):
+            path = cache_folder() / folder / name
+            path.touch()
+            os.utime(path, (time.time() - age, time.time() - age))
+    Path("other").write_bytes(b"another ladder")
+    open_corpus("other")
+    assert [path.name for path in in_cache(".part")] == ["new.part", "new.part"]

@@ -9,8 +9,9 @@ import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import platformdirs
 
 from charladder.errors import BadInput
 
+DAY = 86400.0
 Report = Callable[[str, int, int | None], None]
 """Told on the way: what is done, how much of it, and of how much in all (None: not known)."""
 
@@ -38,6 +40,14 @@ def room(name: str) -> Path:
     with writing():
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Removes what was begun in a folder of the cache and not written to for a day: whoever wrote it is gone."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > DAY:
+                part.unlink()
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
 from charladder.text.cache import Report, read_json, room, silent
 from charladder.text.download import download, place_of
-from charladder.text.gather import Text, fit, gather, size_of
+from charladder.text.gather import Text, fit, gather
 from charladder.text.letters import count_letters, spell
 from charladder.text.named import PYTHON, names, open_named
+from charladder.text.opening import size_of
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
 from charladder.text.unpack import Damaged
 

@@ -8,20 +8,18 @@ import codecs
 import contextlib
 import hashlib
 import os
-import stat
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from charladder.errors import BadInput
-from charladder.text.cache import Report, read_json, room, silent, write_json, writing
+from charladder.text.cache import Report, read_json, room, silent, sweep, write_json, writing
+from charladder.text.encoding import find_codec, recoded
+from charladder.text.opening import opened, position, size_of
 from charladder.text.sources import Source, fingerprint
-from charladder.text.unpack import CHUNK, Damaged, chunks, damage_said, packed, unpack
+from charladder.text.unpack import CHUNK, Damaged, chunks, packed, unpack
 
 NOTE_SECONDS = 5.0
 ZEROS = bytes(CHUNK)
@@ -175,6 +173,8 @@ def read_all(
     expected: Expected | None,
 ) -> Text:
     """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
+    for folder in (record.parent, room("texts")):
+        sweep(folder)
     journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
     progress = begun(journal, path, files, len(sources))
     kinds = ("sha256", *(expected.digests if expected else ()))
@@ -269,68 +269,6 @@ def follow(
     report("reading", done, total)
 
 
-class Limited:
-    """A plain file read up to the length that it had when opened, for it may be growing."""
-
-    def __init__(self, file: IO[bytes], left: int) -> None:
-        self.file, self.left = file, left
-
-    def read(self, count: int) -> bytes:
-        chunk = self.file.read(min(count, self.left))
-        self.left -= len(chunk)
-        return chunk
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-
-@contextlib.contextmanager
-def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """The file of a source and its size (None for a stream). Raises BadInput where it changes before it is closed.
-
-    Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
-    """
-    if source.path is None:
-        yield sys.stdin.buffer, None
-        return
-    with damage_said(source.name):
-        file = source.path.open("rb", buffering=0 if plain else CHUNK)
-    with file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            yield file, None
-            return
-        file.seek(skip)
-        limited = Limited(file, before.st_size - skip)
-        damage = None
-        try:
-            yield (limited if plain else file), before.st_size  # type: ignore[misc]
-        except Damaged as error:
-            damage = error
-        after = os.fstat(file.fileno())
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            if damage is not None:
-                raise damage
-            return
-        if not plain or limited.left or after.st_size <= before.st_size:
-            said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
-            raise BadInput(said) from None
-        notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
-
-
-def position(file: IO[bytes]) -> int:
-    """Bytes read of a file; 0 for a stream, which does not know."""
-    try:
-        return file.tell()
-    except (OSError, ValueError):
-        return 0
-
-
-def size_of(source: Source) -> int | None:
-    status = source.status()
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
 def check(part: Part, expected: Expected, name: str) -> None:
     if part.size != expected.bytes:
         raise Damaged(f"{name} unpacks to {part.size:,} bytes and not {expected.bytes:,}; it is not the right file")
@@ -338,39 +276,3 @@ def check(part: Part, expected: Expected, name: str) -> None:
         found = part.marks[kind].hexdigest()
         if found != digest:
             raise Damaged(f"{name} has the {kind.upper()} {found} and not {digest}; it is not the right file")
-
-
-def find_codec(encoding: str) -> codecs.CodecInfo | None:
-    """The codec of a text encoding; None for UTF-8, whose bytes stay as they are. Raises BadInput for no encoding."""
-    try:
-        codec = codecs.lookup(encoding)
-        whole_names = codec.name in ("idna", "punycode")  # not of texts, and not to be decoded in pieces
-        if whole_names or not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
-            raise LookupError
-        codec.incrementaldecoder()
-    except (LookupError, ValueError):
-        raise BadInput(
-            f"there is no text encoding called {encoding!r}; utf-8, latin-1, cp1252, utf-16, shift_jis are some"
-        ) from None
-    return None if codec.name == "utf-8" else codec
-
-
-def recoded(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Iterator[bytes]:
-    """`content` as UTF-8. Line ends stay as they are. Raises BadInput that names the byte which is not in `codec`."""
-    decoder = codec.incrementaldecoder()
-    seen = 0
-
-    def decode(chunk: bytes, final: bool) -> bytes:
-        waiting = decoder.getstate()[0]
-        held = len(waiting) if isinstance(waiting, bytes) else 0
-        try:
-            return decoder.decode(chunk, final).encode()
-        except UnicodeError as error:
-            place = seen - held + error.start if isinstance(error, UnicodeDecodeError) else seen
-            other = "utf-16-le or utf-16-be, if it has no mark at its start" if codec.name == "utf-16" else "another"
-            raise BadInput(f"{name} is not {codec.name} at byte {place}; give {other}, as --encoding") from None
-
-    for chunk in content:
-        yield decode(chunk, False)
-        seen += len(chunk)
-    yield decode(b"", True)
