@@ -171,8 +171,9 @@ def test_no_standard_input():
     assert "there is no standard input to read" in sentence(bash(TRAIN.replace(" text ", " - ") + " <&-"))
 
 
-def test_an_output_that_is_full():
-    done = bash(f"{LADDER} inspect t12 > /dev/full")
+@pytest.mark.parametrize("command", ["inspect t12", "corpora --json", "--help"])
+def test_an_output_that_is_full(command):
+    done = bash(f"{LADDER} {command} > /dev/full")
     assert done.returncode == 2
     assert "No space left on device" in sentence(done)
 

@@ -1,5 +1,6 @@
 """`charladder VERB ...`: finds the verb, and answers every mistake in one sentence."""
 
+import contextlib
 import importlib
 import io
 import os
@@ -36,15 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if argv[0] == "--version":
-            print(__version__)
-            return 0
-        if argv[0] not in VERBS:
-            raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
-        return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
+        code = carry_out(argv)
+        sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
+        return code
     except BadInput as error:
         say(str(error))
         return 2
@@ -52,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). Standard output must not be flushed into it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()  # whoever read our output has gone (`| head`)
         return 0
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
@@ -63,7 +57,30 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{error.strerror or error}")
+        silence()
         return 2
+
+
+def carry_out(argv: list[str]) -> int:
+    """Finds the verb and hands over to it; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    if argv[0] not in VERBS:
+        raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
+    try:
+        return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
+    except SystemExit as end:  # argparse, after --help
+        return int(end.code or 0)
+
+
+def silence() -> None:
+    """What standard output still holds goes nowhere: at exit it would be flushed into what cannot take it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(sentence: str) -> None:
