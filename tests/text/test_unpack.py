@@ -215,3 +215,23 @@ def test_a_later_stream_that_is_damaged_is_refused(name):
 
 def test_the_padding_of_xz():
     assert read(lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4), "t.xz") == b"one two"
+
+
+@pytest.mark.parametrize("name", ["t.bz2", "t.zst"])
+def test_zeros_in_the_place_of_a_later_stream_are_no_padding(name):
+    """What a download that reserves its room first leaves, where it was broken off between two streams."""
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(PACK[name](b"one") + bytes(1000), name)
+
+
+def test_damage_inside_a_zip_packed_with_lzma():
+    packed = bytearray(zipped(bytes(range(256)) * 100, zipfile.ZIP_LZMA))
+    for place in range(60, 200):
+        packed[place] ^= 0xFF
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(bytes(packed), "t.zip")
+
+
+def test_frames_of_zst_that_are_to_be_skipped():
+    skipped = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"notes"
+    assert read(skipped + zstd.compress(b"one ") + skipped + zstd.compress(b"two") + skipped, "t.zst") == b"one two"

@@ -28,30 +28,23 @@ class Damaged(BadInput):
     """A file that is not what it should be; another copy of it may be."""
 
 
-def open_zst(file: IO[bytes]) -> Any:
-    try:
-        from compression import zstd  # type: ignore[import-not-found]  # Python 3.14
-    except ImportError:
-        try:
-            from backports import zstd  # type: ignore[import-not-found]
-        except ImportError:
-            raise BadInput('reading .zst needs backports.zstd: pip install "charladder[zst]"') from None
-    return zstd.ZstdFile(file)
-
-
 class Streams:
     """Unpacks one or more packed streams on end. The standard library's own files end without a word where a later
-    stream is damaged; here whatever follows a stream must be another one (or zeros, which xz pads with)."""
+    stream is damaged; here whatever follows a stream must be another one.
 
-    def __init__(self, file: IO[bytes], new: Callable[[], Any]) -> None:
-        self.file, self.new, self.decoder, self.begun = file, new, new(), False
+    new: makes a decompressor. broken: what it raises for damage. padding: what may stand between streams and after.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any], broken: type[Exception], padding: bytes = b"") -> None:
+        self.file, self.new, self.broken, self.padding = file, new, broken, padding
+        self.decoder, self.begun = new(), False
 
     def read(self, count: int) -> bytes:
         while True:
             fed = b""
             if self.decoder.eof:
                 fed = self.decoder.unused_data or self.file.read(CHUNK)
-                while fed and not (fed := fed.lstrip(b"\0")):
+                while fed and not (fed := fed.lstrip(self.padding) if self.padding else fed):
                     fed = self.file.read(CHUNK)
                 if not fed:
                     return b""
@@ -63,15 +56,29 @@ class Streams:
                 if not fed:
                     raise EOFError("it ends before its end is marked")
                 self.begun = True
-            unpacked = self.decoder.decompress(fed, count)
+            try:
+                unpacked = self.decoder.decompress(fed, count)
+            except self.broken as error:
+                raise ValueError(str(error)) from None
             if unpacked:
                 return unpacked
 
 
+def open_zst(file: IO[bytes]) -> Streams:
+    try:
+        from compression import zstd  # type: ignore[import-not-found]  # Python 3.14
+    except ImportError:
+        try:
+            from backports import zstd
+        except ImportError:
+            raise BadInput('reading .zst needs backports.zstd: pip install "charladder[zst]"') from None
+    return Streams(file, zstd.ZstdDecompressor, zstd.ZstdError)
+
+
 PACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".xz": lambda file: Streams(file, lzma.LZMADecompressor),
-    ".bz2": lambda file: Streams(file, bz2.BZ2Decompressor),
+    ".xz": lambda file: Streams(file, lzma.LZMADecompressor, lzma.LZMAError, padding=b"\0"),
+    ".bz2": lambda file: Streams(file, bz2.BZ2Decompressor, OSError),
     ".zst": open_zst,
 }
 SHORT = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2", ".tbz": ".tar.bz2", ".tzst": ".tar.zst"}
@@ -202,10 +209,6 @@ def damage_said(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:  # the file itself cannot be read
             raise BadInput(f"{name} cannot be read: {error.strerror}") from None
-        raise Damaged(said(name, error)) from None
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
         raise Damaged(said(name, error)) from None
 
 
