@@ -10,24 +10,37 @@ Shapes: B windows, T inputs, K targets ahead, D width, V symbols of the alphabet
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.auxiliary import Report, TermReport, schedules
+from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules
+from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelSettings, Transformer
 
-# Weight of an intermediate rung from (rung, rungs, progress), before `rung_weight`.
-RUNG_SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
-    "half": lambda rung, rungs, progress: schedules.al_rfou(rung, rungs, progress, 0.5),
-    "whole": lambda rung, rungs, progress: schedules.al_rfou(rung, rungs, progress, 1.0),
-    "fade": lambda rung, rungs, progress: schedules.linear_fade(0.5 * rung / rungs, progress),
-    "never": lambda rung, rungs, progress: 1.0,
-    "constant": lambda rung, rungs, progress: 1.0,
+# Names of our own for the weight of a rung; every preset of the library is one more.
+RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
+    "half": presets.al_rfou,
+    "whole": lambda layer, layers, progress: presets.al_rfou(layer, layers, progress, span=1.0),
+    "fade": lambda layer, layers, progress: (
+        1.0 if layer == layers else schedules.linear(1.0, 0.0, until=0.5 * layer / layers)(progress)
+    ),
+    "never": presets.detr,
+    "constant": presets.detr,
 }
+RungSchedule = Literal[
+    "half", "whole", "fade", "never", "constant", "al_rfou", "layerskip", "layerskip_gradual", "ee_llm", "calm", "deed",
+    "deeply_supervised", "inception", "pspnet", "inter_ctc", "detr", "early_anneal", "shallow_heavy",
+]  # fmt: skip
+TargetSchedule = Literal[
+    "plain", "al_rfou", "multi_token", "multi_token_anneal", "forward_curriculum", "reverse_curriculum", "blockwise",
+    "medusa", "deepseek",
+]  # fmt: skip
 
 
 MOST_TARGETS = 256
@@ -41,7 +54,7 @@ class ObjectiveSettings:
     rungs: whether intermediate rungs predict.
     rung_schedule: when an intermediate rung l of n falls silent: `half`, at l/(2n) of training (the paper's rule);
     `whole`, at l/n (its other figure); `fade`, linearly down to nothing at l/(2n); `never`, or `constant`, which is
-    what other papers call it: the weight stays.
+    what other papers call it: the weight stays; or a preset of other papers (charladder.auxiliary.presets).
     rung_weight: multiplies the weight of every intermediate rung.
     rung_reduction: `sum` of the intermediate rungs, or their `mean` (divided by how many are active). The paper does
     not say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
@@ -49,17 +62,20 @@ class ObjectiveSettings:
     rung_heads: every rung has its `own` classifiers (the paper: untied), or reads through the last rung's final norm
     and classifiers, `shared` (tied).
     targets: how many characters ahead are predicted, each by an own classifier, at every predicting rung.
-    target_weight: the weight of the targets after the first. target_end: the progress at which they fall silent.
+    target_schedule: `plain`, or a preset of other papers, which gives every target its weight.
+    target_weight: with `plain`, the weight of the targets after the first. target_end: the progress at which they fall
+    silent.
     """
 
     positions: Literal["all", "last"] = "all"
     rungs: bool = True
-    rung_schedule: Literal["half", "whole", "fade", "never", "constant"] = "half"
+    rung_schedule: RungSchedule = "half"
     rung_weight: float = 1.0
     rung_reduction: Literal["sum", "mean"] = "sum"
     rung_input: Literal["normed", "plain"] = "normed"
     rung_heads: Literal["own", "shared"] = "own"
     targets: int = 2
+    target_schedule: TargetSchedule = "plain"
     target_weight: float = 0.5
     target_end: float = 1.0
 
@@ -74,34 +90,48 @@ class ObjectiveSettings:
                 raise BadInput(f"objective.{name} is {value}; it must be a number of at least 0")
 
 
-def term_weights(settings: ObjectiveSettings, layers: int, progress: float) -> dict[tuple[int, int], float]:
-    """The weight of every term at `progress`, by (rung, target), silent ones included at 0.
+@lru_cache(maxsize=16)
+def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], tuple[Weigher, Weigher]]:
+    """The two weights of every term, of its rung and of its target, as functions of (progress, step)."""
+    plain = {1: 1.0} | dict.fromkeys(range(2, settings.targets + 1), settings.target_weight)
+    if settings.target_end < 1:
+        ends = {
+            k: schedules.until(settings.target_end, w) if settings.target_end > 0 else 0.0 for k, w in plain.items()
+        }
+        plain = ends | {1: 1.0}
+    found = {}
+    for rung in range(1, layers + 1):
+        for k in range(1, settings.targets + 1):
+            name, main = term_name(rung, k, layers), (rung, k) == (layers, 1)
+            of_rung = RUNG_SCHEDULES[settings.rung_schedule] if settings.rungs else float(rung == layers)
+            of_target = plain[k] if settings.target_schedule == "plain" else presets.TARGETS[settings.target_schedule]
+            found[rung, k] = (
+                weigher(name, of_rung, Place(rung, layers, main=rung == layers)),
+                weigher(name, of_target, Place(rung, layers, k, settings.targets, main)),
+            )
+    return found
 
-    The main term, (layers, 1), is always 1. A rung's extra targets follow the rung.
+
+def term_weights(
+    settings: ObjectiveSettings, layers: int, progress: float, step: int = 0
+) -> dict[tuple[int, int], float]:
+    """The weight of every term at `progress` (and `step`, which some presets go by), by (rung, target), silent ones 0.
+
+    The main term, (layers, 1), has 1, unless a preset says otherwise. A rung's extra targets follow the rung.
     """
     weights = {}
-    for rung in range(1, layers + 1):
-        if rung == layers:
-            base = 1.0
-        else:
-            base = (
-                settings.rungs * settings.rung_weight * RUNG_SCHEDULES[settings.rung_schedule](rung, layers, progress)
-            )
-        for k in range(1, settings.targets + 1):
-            over = k > 1 and progress >= settings.target_end and settings.target_end < 1
-            weights[rung, k] = 0.0 if over else base * schedules.al_rfou_target(k, settings.target_weight)
+    for (rung, k), (of_rung, of_target) in weighers(settings, layers).items():
+        base = of_rung(progress, step) * (settings.rung_weight if rung < layers else 1.0)
+        weights[rung, k] = base * of_target(progress, step)
     if settings.rung_reduction == "mean":
         active = max(1, sum(weights[rung, 1] > 0 for rung in range(1, layers)))
         weights = {(rung, k): w / active if rung < layers else w for (rung, k), w in weights.items()}
     return weights
 
 
-def term_name(rung: int, target: int, layers: int) -> str:
-    return "main" if (rung, target) == (layers, 1) else f"rung{rung}.target{target}"
-
-
 class LadderObjective(nn.Module):
-    """The training loss of a Transformer, and the heads that it needs.
+    """The training loss of a Transformer, and the heads that it needs: one auxiliary.Objective with a term for each
+    rung and target.
 
     Calling it with a model, windows (B, T + K) and the progress returns a Report: the total in nats, divided once by
     the number of predictions, and every active term's sum and count. A term of weight 0 runs nothing.
@@ -110,23 +140,45 @@ class LadderObjective(nn.Module):
     def __init__(self, settings: ObjectiveSettings, model: ModelSettings, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
-        heads = {}
-        for rung in range(1, model.layers + 1):
-            for k in range(1, settings.targets + 1):
-                own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
-                if (
-                    (rung == model.layers or own)
-                    and (rung, k) != (model.layers, 1)
-                    and (k == 1 or settings.target_weight > 0)
-                ):
-                    heads[key(rung, k)] = nn.Linear(model.width, alphabet, bias=model.block == "paper")
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict(
+            {
+                key(rung, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
+                for rung in range(1, model.layers + 1)
+                for k in range(1, settings.targets + 1)
+                if self.has_head(rung, k)
+            }
+        )
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for head in self.heads.values():
                 for parameter in head.parameters():
                     parameter.zero_()
                 head.get_parameter("weight").normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
+        # In a tuple, so that the heads are parts of this module alone, under the names that checkpoints have.
+        self.inner = (self.objective(),)
+
+    def has_head(self, rung: int, target: int) -> bool:
+        """Whether a term has a classifier here: the main one has the network's, tied ones have the last rung's."""
+        settings = self.settings
+        own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
+        wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
+        return (rung == self.layers or own) and (rung, target) != (self.layers, 1) and wanted
+
+    def objective(self) -> Objective:
+        """One term for each rung and target; they are added up from the lowest rung to the last, target by target."""
+        terms = {}
+        for rung in range(1, self.layers + 1):
+            for k in range(1, self.settings.targets + 1):
+                source = self.layers if self.settings.rung_heads == "shared" else rung
+                # The network's own output layer has been at work already where it is the classifier.
+                done = (source, k) == (self.layers, 1)
+                head = self.heads[key(source, k)] if not done and key(source, k) in self.heads else None
+                # Weights are given at each call: the mean over rungs depends on which of them are active.
+                terms[term_name(rung, k, self.layers)] = Term(
+                    cross_entropy, select=(rung, "logits") if done else (rung, "hidden"), head=head, target=(k,)
+                )
+        order = list(terms)
+        return Objective(terms.pop("main"), terms, order=order, check=False)
 
     def forward(
         self,
@@ -135,25 +187,32 @@ class LadderObjective(nn.Module):
         progress: float,
         examples: int | None = None,
         dropout: Dropout | None = None,
+        step: int = 0,
     ) -> Report:
         """`examples` is how many windows the whole batch has, over micro-batches; those given here when None."""
         K = self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
         keep = T if self.settings.positions == "all" else 1
-        weights = term_weights(self.settings, self.layers, progress)
+        weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         output = model(windows_BTK[:, :T], rungs={rung for rung, _ in active}, keep=keep, dropout=dropout)
-        inputs = {rung: self.head_input(model, rung, hidden) for rung, hidden in output.rungs.items()}
-        total, terms = torch.zeros((), device=windows_BTK.device), {}
-        for (rung, k), weight in active.items():
-            main = (rung, k) == (self.layers, 1)
-            logits_BTV = output.logits_BTV if main else self.classifier(model, rung, k)(inputs[rung])
-            targets_BT = windows_BTK[:, T + k - keep : T + k]
-            exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
-            loss = F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum")
-            total = total + loss * (weight / ((examples or B) * keep))
-            terms[term_name(rung, k, self.layers)] = TermReport(loss.detach(), B * keep, weight)
-        return Report(total, terms)
+        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()}
+        for rung, parts in read.items():
+            if rung == self.layers:
+                parts["logits"] = output.logits_BTV
+            elif self.settings.rung_heads == "shared" and (rung, 1) in active:
+                parts["logits"] = model.output(parts["hidden"])
+        names = {term_name(rung, k, self.layers): weight for (rung, k), weight in active.items()}
+        report = self.inner[0].from_output(
+            read,
+            {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)},
+            weights=names,
+            counts=dict.fromkeys(names, (examples or B) * keep),
+        )
+        if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
+            loss, count = cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
+            report.terms["main"] = TermReport(loss, count, 0.0)
+        return report
 
     def head_input(self, model: Transformer, rung: int, hidden_BTD: Tensor) -> Tensor:
         """What the heads of a rung read: the last rung's state is normed by the network itself."""
@@ -163,10 +222,11 @@ class LadderObjective(nn.Module):
             return hidden_BTD
         return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])
 
-    def classifier(self, model: Transformer, rung: int, target: int) -> nn.Module:
-        """The layer that predicts `target` ahead from a rung; when shared, the one of the last rung."""
-        rung = self.layers if self.settings.rung_heads == "shared" else rung
-        return model.output if (rung, target) == (self.layers, 1) else self.heads[key(rung, target)]
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
+    """The sum in nats, in at least float32, and over how many predictions."""
+    exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+    return F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum"), targets_BT.numel()
 
 
 def key(rung: int, target: int) -> str:

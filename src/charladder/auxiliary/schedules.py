@@ -1,25 +1,114 @@
-"""Weights as pure functions of progress, of the layer and of the target's offset. Progress runs from 0 to 1."""
+"""Weights over time: each function here makes a schedule, which is a pure function of progress in [0, 1].
+
+A schedule is nothing but a function; write your own as `def mine(progress): ...` or a lambda. All of these are
+bounded by the values they are given, and hold their last value from their end on.
+
+>>> weight = linear(0.8, 0.0, until=0.5)
+>>> weight(0.0), weight(0.25), weight(0.5), weight(1.0)
+(0.8, 0.4, 0.0, 0.0)
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+from charladder.auxiliary.errors import AuxiliaryError
 
 
-def until(end: float, progress: float) -> float:
-    """1 while progress < end, then 0."""
-    return 1.0 if progress < end else 0.0
+class Schedule(Protocol):
+    def __call__(self, progress: float, /) -> float: ...
 
 
-def al_rfou(layer: int, layers: int, progress: float, span: float = 0.5) -> float:
-    """The weight of rung `layer` of `layers` (1-based) in Al-Rfou et al. 2018, "Intermediate Layer Losses".
+def constant(value: float) -> Schedule:
+    """Always `value`."""
+    return lambda progress: value
 
-    1 while progress < span * layer / layers, then 0: the lowest rungs leave first. With span 0.5 all are gone at
-    half of training; the text of the paper also gives an interval that means span 1. The last layer always has 1.
+
+def until(end: float, value: float = 1.0) -> Schedule:
+    """`value` while progress < end, then 0."""
+    inside("end", end)
+    return lambda progress: value if progress < end else 0.0
+
+
+def linear(start: float, end: float, until: float = 1.0) -> Schedule:
+    """A straight line from `start` at 0 to `end` at progress `until`, and `end` from there. Continuous."""
+    inside("until", until)
+    return lambda progress: start + (end - start) * (progress / until) if progress < until else end
+
+
+def cosine(start: float, end: float, until: float = 1.0) -> Schedule:
+    """Half a cosine from `start` at 0 to `end` at progress `until`: flat at both ends. Continuous."""
+    inside("until", until)
+    return lambda progress: (
+        end + (start - end) * (1 + math.cos(math.pi * progress / until)) / 2 if progress < until else end
+    )
+
+
+def exponential(start: float, end: float, until: float = 1.0) -> Schedule:
+    """Equal factors in equal times, from `start` at 0 to `end` at progress `until`. Continuous.
+
+    Raises AuxiliaryError unless both are above 0: nothing falls to 0 by factors.
     """
-    return 1.0 if layer == layers else until(span * layer / layers, progress)
+    inside("until", until)
+    if not (start > 0 and end > 0):
+        raise AuxiliaryError(f"exponential goes from {start} to {end}, and both must be above 0; use linear to reach 0")
+    return lambda progress: start * (end / start) ** (progress / until) if progress < until else end
 
 
-def linear_fade(end: float, progress: float) -> float:
-    """From 1 at the start straight down to 0 at `end`, and 0 from there."""
-    return max(0.0, 1.0 - progress / end) if end > 0 else 0.0
+def warm_up(end: float, value: float = 1.0) -> Schedule:
+    """A straight line from 0 to `value` at progress `end`, and `value` from there. Continuous."""
+    return linear(0.0, value, until=end)
 
 
-def al_rfou_target(offset: int, extra: float = 0.5) -> float:
-    """The weight of the target `offset` ahead (same paper, "Multiple Targets"): 1 for the next, then `extra`."""
-    return 1.0 if offset == 1 else extra
+def step(values: Sequence[float], at: Sequence[float]) -> Schedule:
+    """values[0] until at[0], values[1] until at[1], and so on; the last value needs no end.
+
+    >>> [step([1.0, 0.5, 0.0], at=[0.25, 0.5])(t) for t in (0, 0.25, 0.4, 0.5)]
+    [1.0, 0.5, 0.5, 0.0]
+    """
+    if len(values) != len(at) + 1:
+        raise AuxiliaryError(f"step has {len(values)} values and {len(at)} times; it needs one time less than values")
+    rising("step", at)
+    return lambda progress: values[bisect_right(at, progress)]
+
+
+def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
+    """Straight lines through points (progress, value): the schedule as data. Continuous; flat outside the points.
+
+    >>> piecewise([(0.0, 0.0), (0.1, 1.0), (0.5, 0.0)])(0.3)
+    0.5
+    """
+    pairs = list(points)
+    if not pairs:
+        raise AuxiliaryError("piecewise has no points; give at least one pair of progress and value")
+    times, values = [float(t) for t, _ in pairs], [float(v) for _, v in pairs]
+    rising("piecewise", times)
+
+    def schedule(progress: float) -> float:
+        place = bisect_right(times, progress)
+        if place == 0 or place == len(times):
+            return values[max(0, place - 1)]
+        begin, end = times[place - 1], times[place]
+        part = (progress - begin) / (end - begin)
+        return values[place - 1] * (1 - part) + values[place] * part
+
+    return schedule
+
+
+def product(*schedules: Schedule) -> Schedule:
+    """All of them multiplied: `product(warm_up(0.1), until(0.5))`. It is 0 from where the first of them is."""
+    return lambda progress: math.prod(schedule(progress) for schedule in schedules)
+
+
+def inside(name: str, end: float) -> None:
+    """Raises AuxiliaryError unless `end` is a progress above 0."""
+    if not 0 < end <= 1:
+        raise AuxiliaryError(f"{name} is {end}; it must be a progress above 0 and at most 1")
+
+
+def rising(what: str, times: Sequence[float]) -> None:
+    """Raises AuxiliaryError unless `times` rise and are progress."""
+    if not all(0 <= t <= 1 for t in times) or any(b <= a for a, b in pairwise(times)):
+        raise AuxiliaryError(f"the times of {what} are {list(times)}; they must rise, and lie in [0, 1]")

@@ -79,7 +79,7 @@ class Trainer:
             piece = torch.from_numpy(windows_BT[begin : begin + size]).to(self.device)
             dropout = self.dropout(examples[begin : begin + size].tolist())
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                report = self.objective(self.network, piece, at, self.settings.batch, dropout)
+                report = self.objective(self.network, piece, at, self.settings.batch, dropout, self.clock.step)
             report.total.backward()
             yield report
 

@@ -1,0 +1,63 @@
+"""From terms as they are written down to terms of one model: patterns among taps, and the rungs of a ladder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.taps import is_pattern, matching, named_modules, unwrap
+from charladder.auxiliary.term import Term
+from charladder.auxiliary.weights import Weight
+
+
+def rungs(
+    model: nn.Module, pattern: str, loss: Callable[..., Any], *, weight: Weight = "al_rfou", **fields: Any
+) -> dict[str, Term]:
+    """A term for each intermediate layer of a model: `rung1`, `rung2` ... below the last, which has the main loss.
+
+    pattern: the names of all n layers (`encoder.layers.*`), in the model's order. weight: as of a Term; the place of
+    each, layer l of n, is filled in. fields: anything else that a Term takes. A head given as a module is shared by
+    all of them; a head given as a function is made for each.
+    Raises AuxiliaryError where no module fits.
+    """
+    taps = matching(unwrap(model), pattern, "rungs")
+    return {
+        f"rung{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
+        for layer, tap in enumerate(taps[:-1], 1)
+    }
+
+
+def expand(model: nn.Module, terms: Mapping[str, Term]) -> dict[str, Term]:
+    """Terms by name, one for each module that a pattern fits. Raises AuxiliaryError for names that are not there."""
+    names, found = named_modules(model), {}
+    for name, term in terms.items():
+        if isinstance(term.head, str) and term.head not in names:
+            matching(model, term.head, name)
+        for each, single in expanded(model, name, term):
+            if each in found:
+                raise AuxiliaryError(f"there are two terms called {each!r}; give each a name of its own")
+            found[each] = single
+    return found
+
+
+def expanded(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
+    """A term as it is, or one for each module that its pattern fits: layers 1 to m, with the main loss as m + 1."""
+    if term.tap is None:
+        return [(name, term)]
+    taps = matching(model, term.tap, name)
+    if not is_pattern(term.tap):
+        return [(name, term)]
+    wild = [place for place, part in enumerate(term.tap.split(".")) if is_pattern(part)]
+    found = []
+    for layer, tap in enumerate(taps, 1):
+        ending = ".".join(tap.split(".")[place] for place in wild)
+        place = {} if term.layer is not None else {"layer": layer, "layers": len(taps) + 1}
+        found.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, **place)))
+    return found
+
+
+def open_ended(terms: Mapping[str, Term]) -> bool:
+    """Whether some terms are patterns still."""
+    return any(term.tap is not None and is_pattern(term.tap) for term in terms.values())

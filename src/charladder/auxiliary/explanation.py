@@ -1,0 +1,61 @@
+"""What the three losses of Al-Rfou et al. 2018 ask for, written out for a short text without training anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.term import MAIN
+from charladder.auxiliary.weights import Place, Weight, check_progress, weigher
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction: `loss` (the term's name) at `rung` is `given` a text and asked for the `target` that lies
+    `offset` ahead, with a `weight`; `active` while that is not 0."""
+
+    loss: str
+    rung: int
+    given: str
+    offset: int
+    target: str
+    weight: float
+    active: bool
+
+
+def term_name(rung: int, offset: int, rungs: int) -> str:
+    """`main` for the next character from the last rung; `rung3.target2` and the like for all others."""
+    return MAIN if (rung, offset) == (rungs, 1) else f"rung{rung}.target{offset}"
+
+
+def explain(
+    text: str,
+    layers: int,
+    targets: int,
+    progress: float,
+    weight: Weight | Mapping[tuple[int, int], float] = "al_rfou",
+    step: int = 0,
+) -> list[Row]:
+    """Every prediction that a ladder of `layers` rungs is asked for, `targets` ahead; rung by rung, then by offset.
+
+    What would lie past the end of the text is absent. weight: as of a Term, or numbers by (rung, offset).
+
+    >>> [f"{row.given} -> {row.target}" for row in explain("ABCD", layers=1, targets=2, progress=0.0)]
+    ['A -> B', 'AB -> C', 'ABC -> D', 'A -> C', 'AB -> D']
+    """
+    check_progress(progress)
+    if layers < 1 or targets < 1:
+        raise AuxiliaryError(f"there are {layers} layers and {targets} targets; both must be at least 1")
+    rows = []
+    for rung in range(1, layers + 1):
+        for offset in range(1, targets + 1):
+            name = term_name(rung, offset, layers)
+            if isinstance(weight, Mapping):
+                value = weight[rung, offset]
+            else:
+                main = name == MAIN
+                value = weigher(name, weight, Place(rung, layers, offset, targets, main))(progress, step)
+            rows += [
+                Row(name, rung, text[: end + 1], offset, text[end + offset], value, value != 0)
+                for end in range(len(text) - offset)
+            ]
+    return rows

@@ -1,0 +1,138 @@
+"""Gradients term by term, and ways to put them together that a weighted sum cannot express.
+
+J is a matrix with one row a term, the main one first: the gradients of the weighted terms for the shared parameters.
+An aggregator is a function from J (m, P) to the gradient (P) that is used. Your own is a function; torchjd's are.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from charladder.auxiliary import ranks
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.report import Report
+from charladder.auxiliary.term import MAIN
+
+Aggregator = Callable[[Tensor], Tensor]
+
+
+def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, Iterable[str]]) -> dict[str, Tensor]:
+    """The gradient (P) of each group of terms for `parameters` laid end to end, over all ranks; before `backward`.
+
+    Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass.
+    """
+    if any(isinstance(parameter, DTensor) for parameter in parameters):
+        raise AuxiliaryError(
+            "gradients by term cannot be had under FSDP2, which makes gradients only in its own backward pass; use DDP "
+            "or one process to look at them"
+        )
+    found = {}
+    for group, names in groups.items():
+        parts = [report.parts[name] for name in names if name in report.parts]
+        parts = [part for part in parts if part.requires_grad]
+        found[group] = flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else zeros(parameters)
+    if ranks.size() > 1:
+        for gradient in found.values():
+            dist.all_reduce(gradient)
+            gradient /= ranks.size()
+    return found
+
+
+def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    try:
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "donated" in str(error):
+            raise AuxiliaryError(
+                "a compiled model frees what a second backward pass needs; set torch._functorch.config.donated_buffer "
+                "= False before it is compiled"
+            ) from error
+        if "second time" in str(error):
+            raise AuxiliaryError(
+                "gradients by term come before backward, which frees the graph; turn them around"
+            ) from error
+        raise
+    return torch.cat([flat(g, p) for g, p in zip(gradients, parameters, strict=True)])
+
+
+def flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """In at least float32; zeros where a loss does not reach a parameter."""
+    whole = torch.zeros_like(parameter) if gradient is None else gradient
+    return whole.flatten().to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def zeros(parameters: Sequence[Tensor]) -> Tensor:
+    return torch.cat([flat(None, parameter) for parameter in parameters])
+
+
+def backward(
+    report: Report, shared: Iterable[Tensor], aggregate: Aggregator, others: Iterable[Tensor] = ()
+) -> dict[str, Tensor]:
+    """In place of `report.total.backward()`: adds to the `.grad` of `shared` what `aggregate` makes of J.
+
+    others: what only some terms reach, such as `objective.parameters()`; they get the gradient of the total. Costs a
+    backward pass a term. Returns the rows of J by term.
+    """
+    shared = [parameter for parameter in shared if parameter.requires_grad]
+    names = [name for name in report.parts if name != MAIN]
+    rows = by_group(report, shared, {MAIN: [MAIN]} | {name: [name] for name in names})
+    combined = aggregate(torch.stack(list(rows.values()))).to(rows[MAIN])
+    mine = set(map(id, shared))
+    rest = [p for p in others if p.requires_grad and id(p) not in mine]
+    if rest and report.total.requires_grad:
+        report.total.backward(inputs=rest)
+    begin = 0
+    for parameter in shared:
+        piece = combined[begin : begin + parameter.numel()].view_as(parameter).to(parameter.dtype)
+        parameter.grad = piece.clone() if parameter.grad is None else parameter.grad + piece
+        begin += parameter.numel()
+    return rows
+
+
+def cosine_gate(J: Tensor) -> Tensor:
+    """g_main + sum of max(0, cos(g_main, g_i)) g_i: Du et al. 2018, "Adapting Auxiliary Losses Using Gradient
+    Similarity". What pulls against the main loss is left out; each term has a gate of its own."""
+    cosines = torch.nn.functional.cosine_similarity(J[:1], J[1:], dim=1)
+    return J[0] + (cosines.clamp(min=0)[:, None] * J[1:]).sum(0)
+
+
+class MetaBalance:
+    """Each auxiliary gradient scaled towards the norm of the main one: He et al. 2022, "MetaBalance".
+
+    g_i (r |g_main| / |g_i| + 1 - r), the norms as moving averages with `decay`. r = 1 makes them equally long.
+    """
+
+    def __init__(self, r: float = 0.7, decay: float = 0.9) -> None:
+        self.r, self.decay = r, decay
+        self.norms: Tensor | None = None
+
+    def __call__(self, J: Tensor) -> Tensor:
+        norms = J.norm(dim=1)
+        if self.norms is None or len(self.norms) != len(norms):  # a term began or ended: begin anew
+            self.norms = norms
+        self.norms = self.decay * self.norms + (1 - self.decay) * norms
+        ratio = self.norms[0] / self.norms[1:].clamp(min=1e-12)
+        return J[0] + ((self.r * ratio + 1 - self.r)[:, None] * J[1:]).sum(0)
+
+
+def torchjd(name: str, **options: Any) -> Aggregator:
+    """An aggregator of TorchJD by its name there: `PCGrad` (Yu et al. 2020), `UPGrad` (Quinton and Rey 2024), `CAGrad`
+    (Liu et al. 2021; c=0.5) and others. PCGrad is on the scale of a sum, UPGrad and CAGrad on that of a mean.
+
+    Raises AuxiliaryError where it, or what it needs, is not installed.
+    """
+    needs = f'{name} needs TorchJD: pip install "charladder[gradients]"'
+    try:
+        from torchjd import aggregation
+    except ImportError:
+        raise AuxiliaryError(needs) from None
+    if name not in aggregation.__all__:
+        raise AuxiliaryError(f"TorchJD has no aggregator {name!r}; it has {', '.join(aggregation.__all__)}")
+    try:
+        return getattr(aggregation, name)(**options)
+    except ImportError:
+        raise AuxiliaryError(needs) from None

@@ -1,0 +1,133 @@
+"""What a loss function returns, as something that can be divided once by a global count.
+
+A loss may return a scalar (a mean over `count` predictions), a value per element (masked and summed here), or a pair
+(sum, count), which is exact. Integer targets of -100 are left out of the count, as torch's own losses leave them out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder.auxiliary.errors import AuxiliaryError
+
+IGNORED = -100
+# These stretch a prediction and a target of different shapes over each other, with a warning at most.
+STRETCHING = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+STRETCHING_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+Count = int | Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum."""
+
+    loss: Tensor
+    count: Count
+    mean: bool
+
+
+def measure(
+    name: str,
+    loss: Callable[..., Any],
+    prediction: Any,
+    target: Any,
+    mask: Tensor | None,
+    count: Callable[[Any], Count],
+) -> Measured:
+    """Calls the loss of term `name`; `count` says how many predictions a target asks for, where nothing else does.
+
+    A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
+    """
+    shapes = f"a prediction {described(prediction)}"
+    shapes += "" if target is None else f" with a target {described(target)}"
+    if stretches(loss) and getattr(prediction, "shape", None) != getattr(target, "shape", None):
+        raise AuxiliaryError(f"term {name!r}: its loss would compare {shapes}; give both the same shape")
+    try:
+        result = loss(prediction) if target is None else loss(prediction, target)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        first = str(error).strip().splitlines()
+        raise AuxiliaryError(
+            f"term {name!r}: its loss cannot compare {shapes}: {first[0] if first else type(error).__name__}"
+        ) from error
+    if isinstance(result, tuple):
+        return pair(name, result, mask)
+    if not isinstance(result, Tensor):
+        raise AuxiliaryError(
+            f"term {name!r}: its loss returned {described(result)}; it must return a scalar, a value per element, or "
+            "a pair (sum, count)"
+        )
+    if result.ndim == 0:
+        if mask is not None:
+            raise AuxiliaryError(
+                f"term {name!r} has a mask, and its loss returned one scalar; make it return a value per element "
+                "(reduction='none')"
+            )
+        return Measured(result, count(target), mean=True)
+    return per_element(name, result, target, mask, count)
+
+
+def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
+    """A loss that has summed and counted by itself."""
+    if len(result) != 2 or not isinstance(result[0], Tensor) or result[0].numel() != 1:
+        raise AuxiliaryError(f"term {name!r}: its loss returned {described(result)}; a pair must be (sum, count)")
+    if mask is not None:
+        raise AuxiliaryError(f"term {name!r} has a mask, and its loss counts by itself; apply the mask in the loss")
+    return Measured(result[0].reshape(()), result[1], mean=False)
+
+
+def per_element(name: str, values: Tensor, target: Any, mask: Tensor | None, count: Callable[[Any], Count]) -> Measured:
+    """The sum of a loss per element, over the elements that the mask keeps."""
+    if mask is not None:
+        if mask.shape != values.shape[: mask.ndim]:
+            raise AuxiliaryError(
+                f"term {name!r}: its mask has shape {tuple(mask.shape)} and its loss {tuple(values.shape)}; the mask "
+                "must have the loss's shape, or its first dimensions"
+            )
+        values = values.flatten(mask.ndim).mean(-1) if values.ndim > mask.ndim else values
+        # Chosen, not multiplied: NaN in a place that does not count must not come through.
+        return Measured(torch.where(mask, values, 0).sum(), mask.count_nonzero(), mean=False)
+    if not isinstance(target, Tensor):
+        return Measured(values.sum(), values.numel(), mean=False)
+    if target.is_floating_point():
+        fits = values.shape == target.shape[: values.ndim]
+    else:
+        fits = values.numel() == target.numel()
+    if not fits:
+        raise AuxiliaryError(
+            f"term {name!r}: its loss has shape {tuple(values.shape)} for targets of shape {tuple(target.shape)}; "
+            "one value per target is needed, or a mean"
+        )
+    return Measured(values.sum(), values.numel() if target.is_floating_point() else count(target), mean=False)
+
+
+def stretches(loss: Callable[..., Any]) -> bool:
+    return isinstance(loss, STRETCHING_MODULES) or any(getattr(loss, "func", loss) is one for one in STRETCHING)
+
+
+def count_targets(target: Any) -> Count:
+    """How many predictions a target asks for: its elements, without those that torch's losses ignore."""
+    if not isinstance(target, Tensor):
+        return 1
+    if target.is_floating_point() or target.dtype == torch.bool:
+        return target.numel()
+    return (target != IGNORED).sum()
+
+
+def at_least_one(count: Count) -> Count:
+    """So that a term with nothing to predict adds 0, and not NaN."""
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
+
+
+def described(thing: Any) -> str:
+    """A thing in a message: shapes for tensors, types for the rest."""
+    if isinstance(thing, Tensor):
+        return f"of shape {tuple(thing.shape)}"
+    if isinstance(thing, tuple | list):
+        return f"({', '.join(described(part) for part in thing)})"
+    return f"of type {type(thing).__name__}"

@@ -1,0 +1,354 @@
+"""The objective: a main loss and auxiliary ones, as one weighted sum that is divided once.
+
+    total = main + 0.4 * coarse + 0.8 * layer4
+
+Each term is a mean over a global count (over micro-batches and ranks), times its weight at this moment. A term whose
+weight is zero costs nothing: its head is not called, and what it would have read is not kept.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from charladder.auxiliary import ranks
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.expansion import expand, open_ended
+from charladder.auxiliary.losses import Count, Measured, at_least_one, count_targets, measure
+from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
+from charladder.auxiliary.report import Report, TermReport, check_finite
+from charladder.auxiliary.taps import Taps, named_modules, unwrap
+from charladder.auxiliary.term import MAIN, Term
+from charladder.auxiliary.weights import check_progress, weigher
+
+# A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
+# it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
+Rule = Callable[[dict[str, Tensor]], Any]
+
+
+class Objective(nn.Module):
+    """The training loss of any model, and the heads that it needs.
+
+    main: the term of the model's own prediction. auxiliary: the others, by name; a mapping, or pairs of name and term.
+    model: attaches to it at once, instead of at the first call; do so before a compiled model first runs.
+    rule: changes the weights by what the losses are (rules.AdaLoss(), an own function); a module is trained along.
+    order: the names in the order in which their losses are added; the main one first, unless given.
+    check: whether NaN and infinity are looked for at each call (on a GPU this waits for the result).
+
+    Its parameters are those of the heads, and of loss modules and rules that have any; what belongs to the model stays
+    the model's. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
+    """
+
+    def __init__(
+        self,
+        main: Term,
+        auxiliary: Mapping[str, Term] | Iterable[tuple[str, Term]] = (),
+        *,
+        model: nn.Module | None = None,
+        rule: Rule | None = None,
+        order: Iterable[str] | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        self.terms: dict[str, Term] = {MAIN: main}
+        pairs: Any = auxiliary.items() if isinstance(auxiliary, Mapping) else auxiliary
+        for name, term in pairs:
+            if name in self.terms:
+                raise AuxiliaryError(f"there are two terms called {name!r}; give each a name of its own")
+            self.terms[name] = term
+        self.rule, self.check = rule, check
+        self.order = None if order is None else list(order)
+        self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
+        self.attached: list[nn.Module] = []  # none or one; in a list, or nn.Module would take it for a part of this
+        self.foreign: set[int] = set()  # parameters that a head has, and the model owns
+        self.removed = False
+        self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
+        self.prepare()
+        if model is not None:
+            self.attach(model)
+
+    # What there is before any call.
+
+    def prepare(self) -> None:
+        """Owns heads and losses, each once and none of the model's, and makes weights into functions."""
+        theirs = {id(module) for model in self.attached for module in model.modules()}
+        for key in [key for key, head in self.heads.items() if id(head) in theirs]:
+            del self.heads[key]
+        for name, term in self.terms.items():
+            for modules, part in ((self.heads, term.head), (self.losses, term.loss)):
+                if not isinstance(part, nn.Module) or id(part) in theirs:
+                    continue
+                if all(part is not one for one in modules.values()):
+                    key = name.replace(".", "_")
+                    modules[key if key not in modules else f"{key}_{len(modules)}"] = part
+        if open_ended(self.terms):
+            return  # terms are known when the model is
+        depth = max((term.layers or 1 for term in self.terms.values()), default=1)
+        places = {name: term.place(name == MAIN) for name, term in self.terms.items()}
+        if places[MAIN].layer is None:
+            places[MAIN] = dataclasses.replace(places[MAIN], layer=depth, layers=depth)
+        self.weighers = {name: weigher(name, term.weight, places[name]) for name, term in self.terms.items()}
+        if self.order is not None:
+            if sorted(self.order) != sorted(self.terms):
+                raise AuxiliaryError(f"order is {self.order}; it must have every term once: {', '.join(self.terms)}")
+            self.terms = {name: self.terms[name] for name in self.order}
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+        """As nn.Module's, without the parameters that the model owns."""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            if id(parameter) not in self.foreign:
+                yield name, parameter
+
+    def weights(self, progress: float | None = None, step: int | None = None) -> dict[str, float]:
+        """The weight of every term at this moment, silent ones at 0.
+
+        Raises AuxiliaryError for a progress outside [0, 1], and before a model is known to the patterns among taps.
+        """
+        check_progress(progress)
+        if open_ended(self.terms):
+            raise AuxiliaryError("some taps are patterns; attach(model) says which terms there are")
+        return {name: weigh(progress, step) for name, weigh in self.weighers.items()}
+
+    # The model.
+
+    def attach(self, model: nn.Module) -> Self:
+        """Finds the taps in a model and puts hooks there; happens by itself at the first call.
+
+        Raises AuxiliaryError for a tap or a head that is not there, and where this is attached to another model.
+        """
+        base = unwrap(model)
+        if not isinstance(base, nn.Module):
+            raise AuxiliaryError("some terms have taps or heads, and the model is a plain function; give the nn.Module")
+        if self.attached and self.attached[0] is base:
+            return self
+        if self.attached:
+            raise AuxiliaryError("this objective is attached to another model; make one for each, or remove() it first")
+        self.terms = expand(base, self.terms)
+        self.attached, self.removed, self.foreign = [base], False, set(map(id, base.parameters()))
+        self.prepare()
+        self.taps.attach(base, dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None))
+        return self
+
+    def build(self, model: nn.Module, inputs: Any) -> Self:
+        """Makes the heads that are given as functions of a shape, from one forward pass; before the optimizer is made.
+
+        The pass runs without gradients, in evaluation mode, and leaves the model and the random numbers as they were.
+        """
+        self.attach(model)
+        waiting = {
+            name: term
+            for name, term in self.terms.items()
+            if callable(term.head) and not isinstance(term.head, nn.Module)
+        }
+        modes = {module: module.training for module in self.attached[0].modules()}
+        devices = {p.device for p in self.attached[0].parameters() if p.is_cuda}
+        try:
+            self.attached[0].eval()
+            with torch.no_grad(), torch.random.fork_rng(list(devices)):
+                output, caught = self.run(model, inputs, waiting)
+                seen = {name: read(name, self.terms, output, caught, model) for name in waiting}
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        for name, term in waiting.items():
+            state = seen[name][0] if isinstance(seen[name], list) else seen[name]
+            make: Any = term.head
+            self.terms[name] = dataclasses.replace(term, head=make(state.shape).to(state.device))
+        self.prepare()
+        return self
+
+    def remove(self) -> None:
+        """Takes the hooks off the model, which is then as it was. `attach` puts them on again."""
+        self.taps.remove()
+        self.attached.clear()
+        self.removed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    # A call.
+
+    def forward(
+        self,
+        model: Callable[..., Any],
+        inputs: Any,
+        targets: Any = None,
+        *,
+        progress: float | None = None,
+        step: int | None = None,
+        counts: Mapping[str, Count] | None = None,
+    ) -> Report:
+        """Runs the model and measures every active term.
+
+        inputs: what the model takes; a tuple is spread over its arguments, a mapping over its keyword arguments.
+        targets: see Term. progress: in [0, 1]. step: for weights that move every step.
+        counts: under gradient accumulation, how many predictions each term has in the whole batch of this process
+        (`objective.counts`); those of this call when None. Over ranks they are added up here.
+        Raises AuxiliaryError that names the term; NotFiniteError for a loss that is NaN or infinite.
+        """
+        self.check_usable()
+        if any(term.tap is not None or term.head is not None for term in self.terms.values()):
+            self.attach(unwrap(model))
+        weights = self.weights(progress, step)
+        output, caught = self.run(model, inputs, [name for name, weight in weights.items() if weight != 0])
+        return self.assemble(output, targets, weights, caught, counts, model)
+
+    def from_output(
+        self,
+        output: Any,
+        targets: Any = None,
+        *,
+        progress: float | None = None,
+        step: int | None = None,
+        counts: Mapping[str, Count] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> Report:
+        """The same from what a model has returned; for terms without taps. `weights`: given outright."""
+        self.check_usable()
+        given = self.weights(progress, step) if weights is None else dict.fromkeys(self.terms, 0.0) | dict(weights)
+        return self.assemble(output, targets, given, {}, counts, None)
+
+    def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
+        """How many predictions each term has in the targets of several micro-batches together."""
+        found: dict[str, Count] = dict.fromkeys(self.terms, 0)
+        for targets in batches:
+            for name, term in self.terms.items():
+                mask = mask_of(name, term, targets)
+                counted = count_of(term, target_of(name, term, targets)) if mask is None else mask.count_nonzero()
+                found[name] = found[name] + counted
+        return found
+
+    def check_usable(self) -> None:
+        if self.removed:
+            raise AuxiliaryError("this objective was removed from its model; attach(model) it again, or make a new one")
+
+    def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, Caught]:
+        """One forward pass: what the model returned, and what the taps of active terms caught."""
+        taps = (self.terms[name].tap for name in active)
+        with self.taps.recording(tap for tap in taps if tap is not None) as caught:
+            if isinstance(inputs, Mapping):
+                output = model(**inputs)
+            else:
+                output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        return output, caught
+
+    def assemble(
+        self,
+        output: Any,
+        targets: Any,
+        weights: Mapping[str, float],
+        caught: Caught,
+        counts: Mapping[str, Count] | None,
+        model: Any,
+    ) -> Report:
+        """Predictions, losses, and their weighted sum."""
+        active = [name for name in self.terms if weights[name] != 0]
+        measured = self.measured(active, output, targets, caught, model)
+        world = ranks.size()
+        if world > 1 and torch.is_grad_enabled():
+            self.head_gradients.prepare(model, self.parameters(), self.taking_part(active))
+        terms, divisors = report_terms(measured, weights, counts, world)
+        factors, penalty = self.factors(terms)
+        total, parts = None, {}
+        for name, one in measured.items():
+            part = one.loss * scale(weights[name], one, divisors[name], world)
+            if name in factors:
+                part = part * factors[name]
+                terms[name].weight *= float(factors[name])
+            parts[name] = part
+            total = part if total is None else total + part
+        if penalty is not None:
+            total = penalty if total is None else total + penalty
+        total = torch.zeros(()) if total is None else total
+        if self.check:
+            check_finite(total, terms)
+        if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
+            total = self.answer_for_silent(total, output, weights)
+        return Report(total, terms, parts)
+
+    def measured(
+        self, active: Iterable[str], output: Any, targets: Any, caught: Caught, model: Any
+    ) -> dict[str, Measured]:
+        """The loss of every active term, before weights."""
+        measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
+        for name in active:
+            term = self.terms[name]
+            head = named_modules(self.attached[0])[term.head] if isinstance(term.head, str) else term.head
+            prediction = predict(name, term, head, read(name, self.terms, output, caught, model))
+
+            def count(target: Any, term: Term = term) -> Count:
+                key = id(target), term.count
+                if key not in known:
+                    known[key] = target, count_of(term, target)
+                return known[key][1]
+
+            target, mask = target_of(name, term, targets), mask_of(name, term, targets)
+            measured[name] = measure(name, term.loss, prediction, target, mask, count)
+        return measured
+
+    def taking_part(self, active: Iterable[str]) -> list[nn.Parameter]:
+        """The parameters of this objective that get a gradient when these terms are active."""
+        modules: list[Any] = [self.rule]
+        for name in active:
+            term = self.terms[name]
+            modules += [term.loss] if term.detach_head else [term.head, term.loss]
+        found = {id(p): p for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
+        return [parameter for key, parameter in found.items() if key not in self.foreign]
+
+    def factors(self, terms: Mapping[str, TermReport]) -> tuple[dict[str, Any], Tensor | None]:
+        """What the rule says: factors by name, and a penalty."""
+        if self.rule is None or not terms:
+            return {}, None
+        answer = self.rule({n: t.loss if t.mean else t.loss / at_least_one(t.count) for n, t in terms.items()})
+        factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
+        strange = [name for name in factors if name not in self.terms]
+        if strange:
+            raise AuxiliaryError(f"the rule has a factor for {strange[0]!r}, and there is no such term")
+        return {name: factor for name, factor in factors.items() if name in terms}, penalty
+
+    def answer_for_silent(self, total: Tensor, output: Any, weights: Mapping[str, float]) -> Tensor:
+        """Under DDP: predictions of the model that nobody uses now get gradients of zero, so that nothing waits."""
+        for name, term in self.terms.items():
+            if weights[name] == 0 and term.tap is None:
+                prediction = read(name, self.terms, output, {}, None)
+                if isinstance(prediction, Tensor) and prediction.requires_grad:
+                    total = total + ranks.Silence.apply(prediction)
+        return total
+
+
+def report_terms(
+    measured: Mapping[str, Measured], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
+) -> tuple[dict[str, TermReport], dict[str, Count]]:
+    """The report of every term, over all ranks, and what each is divided by."""
+    terms = {name: TermReport(one.loss.detach(), one.count, weights[name], one.mean) for name, one in measured.items()}
+    missing = [name for name in measured if counts is not None and name not in counts]
+    if missing:
+        raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
+    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
+    if world > 1 and measured:
+        names = list(measured)
+        sums, found, whole = ranks.totals(
+            [terms[name].sum for name in names], [terms[name].count for name in names], list(divisors.values())
+        )
+        terms = {name: TermReport(sums[at], found[at], weights[name]) for at, name in enumerate(names)}
+        divisors = {name: whole[at] for at, name in enumerate(names)}
+    return terms, divisors
+
+
+def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
+    """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
+    if one.mean and divisor is one.count:
+        return weight
+    return weight * world * (one.count if one.mean else 1) / at_least_one(divisor)
+
+
+def count_of(term: Term, target: Any) -> Count:
+    if term.count is None:
+        return count_targets(target)
+    return term.count(target) if callable(term.count) else term.count

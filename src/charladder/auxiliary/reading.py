@@ -1,0 +1,118 @@
+"""From one forward pass to the prediction and the target of one term."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.func import functional_call
+
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.losses import described
+from charladder.auxiliary.selection import first, pick, returned
+from charladder.auxiliary.taps import compiled
+from charladder.auxiliary.term import MAIN, SAME, Term
+
+# What taps caught in one forward pass, by the tap's name: outputs, and whether gradients were on.
+Caught = Mapping[str, list[tuple[Any, bool]]]
+
+
+def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, model: Any) -> Any:
+    """What the head of a term reads: a part of the model's output, or of what its tap caught (a list: of all calls)."""
+    term = terms[name]
+    if term.tap is not None:
+        return read_tap(name, term, term.tap, caught.get(term.tap, []), model)
+    if term.select is not None:
+        return pick(name, output, term.select, "the model's output")
+    if name == MAIN:
+        return first(name, output, "the model's output")
+    beside = [n for n, t in terms.items() if t.tap is None and t.select is None and n != MAIN]
+    return returned(name, output, beside.index(name), len(beside))
+
+
+def read_tap(name: str, term: Term, tap: str, calls: list[tuple[Any, bool]], model: Any) -> Any:
+    if not calls:
+        hint = (
+            "the model is compiled, and hooks added after compilation are not seen; attach the objective "
+            "(Objective(model=...)) before the compiled model first runs"
+            if compiled(model)
+            else "tap a module that the model calls, and not one whose parts it uses"
+        )
+        raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
+    if torch.is_grad_enabled() and not term.detach_tap and not all(on for _, on in calls):
+        raise AuxiliaryError(
+            f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; "
+            "checkpoint with use_reentrant=False, or give Term(detach_tap=True)"
+        )
+    what = f"what {tap} returned"
+    states = [first(name, o, what) if term.select is None else pick(name, o, term.select, what) for o, _ in calls]
+    if term.call == "all":
+        return states
+    if len(states) > 1 and term.call is None:
+        raise AuxiliaryError(
+            f"term {name!r}: the model calls its tap {tap} {len(states)} times in a forward pass; say which call is "
+            'meant with Term(call=0), Term(call=-1) or Term(call="all")'
+        )
+    call = term.call or 0
+    if not isinstance(call, int) or not -len(states) <= call < len(states):
+        raise AuxiliaryError(
+            f"term {name!r}: its call is {call!r}, and the model calls its tap {tap} {len(states)} times"
+        )
+    return states[call]
+
+
+def predict(name: str, term: Term, head: Any, state: Any) -> Any:
+    """Through the head of a term, where it has one. Raises AuxiliaryError where it cannot read this."""
+    if isinstance(state, list):
+        return [predict(name, term, head, one) for one in state]
+    if term.detach_tap and isinstance(state, Tensor):
+        state = state.detach()
+    if head is None:
+        return state
+    if not isinstance(head, nn.Module):
+        raise AuxiliaryError(
+            f"term {name!r}: its head is still to be made; call objective.build(model, inputs) once, before the "
+            "optimizer is made"
+        )
+    parameters = dict(head.named_parameters())
+    if any(isinstance(p, DTensor) for p in parameters.values()) and not hasattr(head, "unshard"):
+        raise AuxiliaryError(
+            f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called from "
+            "outside; give the term a head of its own"
+        )
+    try:
+        if term.detach_head:
+            return functional_call(head, {key: value.detach() for key, value in parameters.items()}, (state,))
+        return head(state)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        where = f"the tap {term.tap}" if term.tap else "the model's output"
+        sort = (
+            f"Linear({head.in_features}, {head.out_features})" if isinstance(head, nn.Linear) else type(head).__name__
+        )
+        lines = str(error).strip().splitlines()
+        raise AuxiliaryError(
+            f"term {name!r}: its head {sort} cannot read {where} {described(state)}: {lines[0] if lines else error!r}"
+        ) from error
+
+
+def target_of(name: str, term: Term, targets: Any) -> Any:
+    """What the prediction of a term is compared with; None where its loss takes no target."""
+    if term.target is None:
+        return None
+    if term.target is not SAME:
+        return pick(name, targets, term.target, "targets")
+    if isinstance(targets, Mapping):
+        return pick(name, targets, name, "targets")
+    if targets is None:
+        raise AuxiliaryError(
+            f"term {name!r} has no target; give targets, or Term(target=None) for a loss of the prediction alone"
+        )
+    return targets
+
+
+def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
+    """Which elements of a term's loss count; None where all do."""
+    return None if term.mask is None else pick(name, targets, term.mask, "targets").bool()

@@ -1,0 +1,89 @@
+"""What one call of an objective found: the total to call backward on, and every term by name."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from charladder.auxiliary.errors import NotFiniteError
+from charladder.auxiliary.losses import Count
+
+
+@dataclass
+class TermReport:
+    """One term: its `loss`, detached (a sum over `count` predictions, or their `mean`), and its `weight`."""
+
+    loss: Tensor
+    count: Count
+    weight: float
+    mean: bool = False
+
+    @property
+    def value(self) -> float:
+        """The mean loss, in the unit of the loss (nats, for cross-entropy)."""
+        return float(self.loss) / (1 if self.mean else max(1, int(self.count)))
+
+    @property
+    def bits(self) -> float:
+        """The mean loss in bits, where the loss is in nats."""
+        return self.value / math.log(2)
+
+    @property
+    def share(self) -> float:
+        """What the term adds to the total: weight times value."""
+        return self.weight * self.value
+
+    @property
+    def sum(self) -> Tensor:
+        """The sum of the losses; a mean's in float64 where the device has it, which keeps the division exact."""
+        if not self.mean:
+            return self.loss
+        wide = self.loss if self.loss.device.type == "mps" else self.loss.double()
+        return wide * self.count
+
+
+@dataclass
+class Report:
+    """`total`: what to call backward on. `terms`: what it is made of, by name.
+
+    Under several ranks the terms are those of all ranks, and `total` is this rank's share, times the number of ranks:
+    the average of the ranks' gradients, which DDP and FSDP2 take, is then the gradient of the whole.
+    `parts` has what each term adds to `total`, attached to the graph: for gradients by term.
+    """
+
+    total: Tensor
+    terms: dict[str, TermReport]
+    parts: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def value(self) -> float:
+        """The weighted sum of the terms, over all ranks, as a number."""
+        return sum(term.share for term in self.terms.values())
+
+
+def merge(reports: Iterable[Report]) -> Report:
+    """The report of several micro-batches of one batch: totals and sums add up, counts too; nothing to go back on."""
+    total, terms = torch.zeros(()), {}
+    for report in reports:
+        total = total + report.total.detach().to(total.device)
+        for name, term in report.terms.items():
+            known = terms.get(name)
+            terms[name] = TermReport(
+                term.sum if known is None else known.sum + term.sum,
+                term.count + (0 if known is None else known.count),
+                term.weight,
+            )
+    return Report(total, terms)
+
+
+def check_finite(total: Tensor, terms: dict[str, TermReport]) -> None:
+    """Raises NotFiniteError, which names the term, where something is NaN or infinite; on every rank alike."""
+    losses = [term.loss.detach().float() for term in terms.values()]
+    if bool(torch.isfinite(torch.stack([total.detach().float(), *losses])).all()):
+        return
+    for name, term in terms.items():
+        if not math.isfinite(term.value):
+            raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g})", name)
+    raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")

@@ -1,0 +1,90 @@
+"""Picking a part: of what a model or a module returns, or of what is given as targets."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from charladder.auxiliary.errors import AuxiliaryError, nearest
+
+
+def pick(name: str, whole: Any, selector: Any, what: str) -> Any:
+    """The part of `whole` that a selector names: a key, index or attribute, several in turn, or a function.
+
+    `what` says in a message what `whole` is. Raises AuxiliaryError where there is no such part.
+    """
+    if callable(selector):
+        return selector(whole)
+    for step in selector if isinstance(selector, tuple) else (selector,):
+        whole = one_step(name, whole, step, what)
+    return whole
+
+
+def one_step(name: str, whole: Any, step: Any, what: str) -> Any:
+    if isinstance(whole, Mapping) or isinstance(step, int):
+        try:
+            return whole[step]
+        except (KeyError, IndexError, TypeError):
+            pass
+    elif isinstance(step, str) and hasattr(whole, step):
+        return getattr(whole, step)
+    raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), parts(whole))}")
+
+
+def first(name: str, whole: Any, what: str) -> Any:
+    """What is meant when nobody says which part: a tensor itself, or the first part of anything else."""
+    if isinstance(whole, Tensor):
+        return whole
+    if isinstance(whole, Mapping):
+        found = next(iter(whole.values()), None)
+    elif isinstance(whole, Sequence) and not isinstance(whole, str):
+        found = whole[0] if whole else None
+    elif dataclasses.is_dataclass(whole):
+        found = getattr(whole, dataclasses.fields(whole)[0].name)
+    else:
+        found = None
+    if not isinstance(found, Tensor):
+        raise AuxiliaryError(
+            f"term {name!r}: {what} is of type {type(whole).__name__}, and it is not clear which part of it is meant; "
+            f"say so with Term(select=...){nearest('', parts(whole))}"
+        )
+    return found
+
+
+def returned(name: str, output: Any, place: int, terms: int) -> Any:
+    """The prediction of auxiliary term `name`, the one at `place` of `terms` without a tap, in a model's output.
+
+    By name, where the output has a part of that name; else by order: from `(final, predictions)`, or from
+    `(final, first, second, ...)`.
+    """
+    if isinstance(output, Mapping):
+        if name in output:
+            return output[name]
+    elif name in getattr(output, "_fields", ()) or dataclasses.is_dataclass(output):
+        if hasattr(output, name):
+            return getattr(output, name)
+    elif isinstance(output, Sequence) and len(output) > 1:
+        rest = output[1] if len(output) == 2 and not isinstance(output[1], Tensor) else output[1:]
+        if isinstance(rest, Mapping) and name in rest:
+            return rest[name]
+        if isinstance(rest, Sequence) and len(rest) == terms:
+            return rest[place]
+        if isinstance(rest, Sequence):
+            raise AuxiliaryError(
+                f"term {name!r}: the model returns {len(rest)} predictions beside the main one, and there are {terms} "
+                "terms for them; say which is whose with Term(select=...)"
+            )
+    raise AuxiliaryError(
+        f"term {name!r} has no tap, and the model's output ({type(output).__name__}) has no part of that name; give "
+        f"Term(tap=...) or Term(select=...){nearest(name, parts(output))}"
+    )
+
+
+def parts(whole: Any) -> list[str]:
+    """The names of the parts of a mapping, a dataclass or a named tuple."""
+    if isinstance(whole, Mapping):
+        return [str(key) for key in whole]
+    if dataclasses.is_dataclass(whole):
+        return [field.name for field in dataclasses.fields(whole)]
+    return list(getattr(whole, "_fields", ()))

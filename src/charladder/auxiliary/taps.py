@@ -1,0 +1,119 @@
+"""Reading the inside of a model that its owner cannot edit: forward hooks on modules found by name.
+
+The hooks lie on the model from `attach` to `remove`, so that a model compiled in between has them in its graph; they
+do nothing outside a recorded forward pass, and the recomputation of gradient checkpointing is outside.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from charladder.auxiliary.errors import AuxiliaryError, nearest
+
+# What wrappers put into the names of the modules inside them.
+WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")
+
+
+class Recorder:
+    """What the hooks write to: the outputs of the `wanted` modules, by name, each with whether gradients were on."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.wanted: set[str] = set()
+        self.caught: dict[str, list[tuple[Any, bool]]] = {}
+
+
+def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    """The forward hook."""
+    if recorder.on and name in recorder.wanted:
+        if name not in recorder.caught:
+            recorder.caught[name] = []
+        recorder.caught[name].append((output, torch.is_grad_enabled()))
+
+
+class Taps:
+    """The hooks of one objective on one model."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        self.handles: dict[str, Any] = {}
+
+    def attach(self, model: nn.Module, names: Iterable[str]) -> None:
+        modules = named_modules(model)
+        for name in names:
+            self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
+
+    def remove(self) -> None:
+        for handle in self.handles.values():
+            handle.remove()
+        self.handles.clear()
+
+    @contextmanager
+    def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Any, bool]]]]:
+        """Between these lines, what the modules `names` return is kept in the mapping that this gives."""
+        recorder = self.recorder
+        recorder.wanted, recorder.caught, recorder.on = set(names), {}, True
+        try:
+            yield recorder.caught
+        finally:
+            recorder.on, recorder.caught = False, {}
+
+
+def unwrap(model: Any) -> Any:
+    """The model itself, without DDP's and torch.compile's wrappers. Raises AuxiliaryError for wrappers that cannot be
+    read through: DataParallel, whose copies run in threads, and FSDP1, whose inner modules see flat shards."""
+    while isinstance(model, nn.Module):
+        if isinstance(model, DataParallel):
+            raise AuxiliaryError(
+                "the inside of nn.DataParallel cannot be tapped, for it runs copies of the model; use "
+                "DistributedDataParallel"
+            )
+        if type(model).__name__ == "FullyShardedDataParallel":
+            raise AuxiliaryError("FSDP1 flattens what is inside; shard the model with FSDP2 (fully_shard)")
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        else:
+            break
+    return model
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by name, the outermost of a name that wrappers share."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        found.setdefault(plain, module)
+    return found
+
+
+def matching(model: nn.Module, pattern: str, term: str) -> list[str]:
+    """The names of modules that fit `pattern`, in the model's order; `*` and the like stay within one part of a name.
+
+    Raises AuxiliaryError that names the term and the nearest names, where none fits.
+    """
+    parts, names = pattern.split("."), list(named_modules(model))[1:]
+    found = [
+        name for name in names if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
+    ]
+    if not found:
+        raise AuxiliaryError(f"term {term!r}: the model has no module {pattern!r}{nearest(pattern, names)}")
+    return found
+
+
+def is_pattern(tap: str) -> bool:
+    return any(sign in tap for sign in "*?[")
+
+
+def compiled(model: Any) -> bool:
+    """Whether a model, or something in it, runs through torch.compile."""
+    if not isinstance(model, nn.Module):
+        return False
+    return any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules())

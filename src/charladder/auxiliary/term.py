@@ -1,0 +1,69 @@
+"""One term of an objective, as its owner writes it down."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from charladder.auxiliary.losses import Count
+from charladder.auxiliary.weights import Place, Weight
+
+MAIN = "main"
+# What picks a part of something: a key or index, several in turn, or a function.
+Selector = Any
+
+
+class Same:
+    """The target of a term that says nothing about it: see Term."""
+
+    def __repr__(self) -> str:
+        return "SAME"
+
+
+SAME = Same()
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss and where its prediction and target come from. Everything but the loss may be left out.
+
+    loss: `loss(prediction, target)`; returns a scalar (a mean), a value per element, or a pair (sum, count).
+    tap: the name of a module of the model (as in `model.named_modules()`) whose output is read, or a pattern in which
+    `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that fits. None: the prediction
+    is one that the model returns.
+    select: the part of what the model (or the tapped module) returns: a key, an index, an attribute, a tuple of these
+    one after the other, or a function. Left out: see `selection.py`.
+    head: turns what was read into a prediction. A module belongs to the objective (or to the model, where it is one
+    of the model's); a string names a module of the model; a function makes the module from the shape it is to read
+    (heads.linear(10)) when `objective.build` is called. None: what was read is the prediction.
+    weight: a number, a function of progress (schedules), a function of where the term stands, or a preset's name.
+    target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
+    entry under the term's name where it is a mapping. None: the loss takes the prediction alone.
+    mask: like target: true where an element of the loss counts. Needs a loss with a value per element.
+    count: how many predictions a loss that returns a mean stands for: a number, or a function of the target. Left
+    out: the elements of the target, without those that are -100.
+    call: which call of a tapped module, when the model calls it several times: 0 the first, -1 the last, or "all": the
+    loss takes a list of predictions.
+    detach_tap: the model learns nothing from this term, only the head. detach_head: the head learns nothing from it.
+    layer, layers, offset, offsets: where the term stands, for weights that depend on it.
+    """
+
+    loss: Callable[..., Any]
+    tap: str | None = None
+    select: Selector = None
+    head: nn.Module | str | Callable[..., nn.Module] | None = None
+    weight: Weight = 1.0
+    target: Any = SAME
+    mask: Any = None
+    count: int | Callable[[Any], Count] | None = None
+    call: int | str | None = None
+    detach_tap: bool = False
+    detach_head: bool = False
+    layer: int | None = None
+    layers: int | None = None
+    offset: int = 1
+    offsets: int = 1
+
+    def place(self, main: bool = False) -> Place:
+        return Place(self.layer, self.layers, self.offset, self.offsets, main)
