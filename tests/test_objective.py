@@ -1,6 +1,7 @@
 """The three losses against the definitions, written out by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charladder.auxiliary import presets
+from charladder.auxiliary.explanation import term_name
 from charladder.errors import BadInput
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings, term_name, term_weights
+from charladder.objective import LadderObjective, ObjectiveSettings, RungSchedule, TargetSchedule, term_weights
 from helpers import small
 
 
@@ -116,6 +119,27 @@ def test_the_main_term_always_has_weight_one(schedule, reduction, progress, laye
     assert weights[layers, 1] == 1
     assert len(weights) == 2 * layers
     assert all(0 <= weight <= 1 for weight in weights.values())
+
+
+@pytest.mark.parametrize("schedule", sorted(presets.RUNGS))
+@pytest.mark.parametrize("targets", ["plain", *sorted(presets.TARGETS)])
+def test_every_preset_trains(schedule, targets):
+    """Whatever the weights are, the report has the main term, and the total is the sum that it says."""
+    settings = ObjectiveSettings(rung_schedule=schedule, target_schedule=targets, targets=3)
+    network, objective = pair(settings)
+    for step, progress in ((0, 0.0), (3, 0.4)):
+        report = objective(network, windows(3), progress, step=step)
+        weights = term_weights(settings, 3, progress, step)
+        assert {n: t.weight for n, t in report.terms.items() if t.weight} == {
+            term_name(*place, 3): weight for place, weight in weights.items() if weight
+        }
+        assert math.isfinite(report.terms["main"].value)
+        assert float(report.total.detach()) == pytest.approx(report.value, rel=1e-12)
+
+
+def test_names_in_settings_are_all_that_the_library_has():
+    assert set(presets.RUNGS) | {"half", "whole", "fade", "never", "constant"} == set(get_args(RungSchedule))
+    assert set(presets.TARGETS) | {"plain"} == set(get_args(TargetSchedule))
 
 
 def test_mean_divides_the_intermediate_rungs_by_how_many_are_active():

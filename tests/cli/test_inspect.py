@@ -33,7 +33,8 @@ def test_recipes_are_to_the_letter(capsys):
     assert (config["training"]["learning_rate"], config["training"]["batch"]) == (0.003, 16)
     assert config["objective"] == {
         "positions": "all", "rungs": True, "rung_schedule": "half", "rung_weight": 1.0, "rung_reduction": "mean",
-        "rung_input": "normed", "rung_heads": "own", "targets": 2, "target_schedule": "plain", "target_weight": 0.5, "target_end": 1.0,
+        "rung_input": "normed", "rung_heads": "own", "targets": 2, "target_schedule": "plain",
+        "target_weight": 0.5, "target_end": 1.0,
     }  # fmt: skip
 
 

@@ -163,3 +163,23 @@ def test_momentum_is_one_optimizer_over_everything(prose):
     (sgd,) = make_optimizers(trainer.settings, trainer.network, trainer.objective.heads, torch.float32)
     assert sgd.param_groups[0]["momentum"] == 0.99
     assert len(sgd.param_groups[0]["params"]) == len(named(trainer.network, trainer.objective.heads))
+
+
+def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):
+    plain, diagnosed = (make_trainer(prose, steps=12, diagnose_every=every) for every in (0, 4))
+    for step in range(12):
+        before, facts = plain.step(), diagnosed.step()
+        assert before.diagnosis is None and (facts.diagnosis is not None) == (step % 4 == 0)
+        assert float(before.report.total).hex() == float(facts.report.total).hex()
+        if step == 0:
+            assert set(facts.diagnosis.groups) == {"rungs", "targets"}
+            assert list(facts.diagnosis.whole) == ["rung1", "rung2", "rung3"]
+        if step == 8:  # all rungs are silent since half of training
+            assert set(facts.diagnosis.groups) == {"targets"}
+    pairs = zip(plain.network.parameters(), diagnosed.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_without_auxiliary_terms_there_is_nothing_to_diagnose(prose):
+    alone = make_trainer(prose, objective=ObjectiveSettings(rungs=False, targets=1), steps=2, diagnose_every=1)
+    assert alone.step().diagnosis is None

@@ -44,6 +44,12 @@ class Diagnosis:
     without: dict[str, float]
     whole: dict[str, float]
 
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, Any]) -> "Diagnosis":
+        """What `as_dict` gave."""
+        groups = {name: GroupFacts(**facts) for name, facts in numbers["groups"].items()}
+        return cls(groups, numbers["main_share"], numbers["gradient_norms_without"], numbers["gradient_norms"])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         return {

@@ -16,6 +16,12 @@ class NotFiniteError(AuxiliaryError):
         self.term = term
 
 
+def first_line(error: Exception) -> str:
+    """What an exception of somebody else's says, as the end of a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known ones, or all of them where they are few."""
     known = list(known)

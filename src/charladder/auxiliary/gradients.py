@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -23,23 +22,42 @@ Aggregator = Callable[[Tensor], Tensor]
 def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, Iterable[str]]) -> dict[str, Tensor]:
     """The gradient (P) of each group of terms for `parameters` laid end to end, over all ranks; before `backward`.
 
-    Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass.
+    Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass,
+    and under reentrant checkpointing.
     """
     if any(isinstance(parameter, DTensor) for parameter in parameters):
         raise AuxiliaryError(
             "gradients by term cannot be had under FSDP2, which makes gradients only in its own backward pass; use DDP "
             "or one process to look at them"
         )
+    if hides_parameters(report.total):
+        raise AuxiliaryError(
+            "gradients by term cannot be had under checkpointing with use_reentrant=True, which makes gradients only "
+            "in its own backward pass; checkpoint with use_reentrant=False"
+        )
     found = {}
     for group, names in groups.items():
         parts = [report.parts[name] for name in names if name in report.parts]
         parts = [part for part in parts if part.requires_grad]
         found[group] = flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else zeros(parameters)
-    if ranks.size() > 1:
-        for gradient in found.values():
-            dist.all_reduce(gradient)
-            gradient /= ranks.size()
+    for gradient in found.values():
+        ranks.average(gradient)
     return found
+
+
+def hides_parameters(loss: Tensor) -> bool:
+    """Whether a part of the graph is reentrant checkpointing, inside which `grad` finds nothing."""
+    nodes: list[Any] = [loss.grad_fn]
+    seen = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith("CheckpointFunctionBackward"):
+            return True
+        seen.add(node)
+        nodes += [earlier for earlier, _ in node.next_functions]
+    return False
 
 
 def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -83,14 +101,20 @@ def backward(
     combined = aggregate(torch.stack(list(rows.values()))).to(rows[MAIN])
     mine = set(map(id, shared))
     rest = [p for p in others if p.requires_grad and id(p) not in mine]
-    if rest and report.total.requires_grad:
-        report.total.backward(inputs=rest)
-    begin = 0
-    for parameter in shared:
-        piece = combined[begin : begin + parameter.numel()].view_as(parameter).to(parameter.dtype)
-        parameter.grad = piece.clone() if parameter.grad is None else parameter.grad + piece
-        begin += parameter.numel()
+    # Not total.backward(inputs=rest): DDP would see a part of its parameters, and wait for the others.
+    left = torch.autograd.grad(report.total, rest, allow_unused=True) if rest and report.total.requires_grad else ()
+    reached = {p: flat(g, p) for p, g in zip(rest, left, strict=bool(left)) if g is not None}
+    add(combined, shared)
+    if reached:
+        add(ranks.average(torch.cat(list(reached.values()))), list(reached))
     return rows
+
+
+def add(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
+    """The pieces of a flat gradient to the `.grad` of its parameters."""
+    for parameter, piece in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+        piece = piece.view_as(parameter).to(parameter.dtype)
+        parameter.grad = piece.clone() if parameter.grad is None else parameter.grad + piece
 
 
 def cosine_gate(J: Tensor) -> Tensor:

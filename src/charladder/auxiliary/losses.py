@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.errors import AuxiliaryError, first_line
 
 IGNORED = -100
 # These stretch a prediction and a target of different shapes over each other, with a warning at most.
@@ -51,10 +51,7 @@ def measure(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        first = str(error).strip().splitlines()
-        raise AuxiliaryError(
-            f"term {name!r}: its loss cannot compare {shapes}: {first[0] if first else type(error).__name__}"
-        ) from error
+        raise AuxiliaryError(f"term {name!r}: its loss cannot compare {shapes}: {first_line(error)}") from error
     if isinstance(result, tuple):
         return pair(name, result, mask)
     if not isinstance(result, Tensor):
@@ -119,9 +116,16 @@ def count_targets(target: Any) -> Count:
     return (target != IGNORED).sum()
 
 
+def exact(count: Count) -> Count:
+    """A count to calculate with: torch divides whole numbers in float32, which a float64 loss would feel."""
+    if not isinstance(count, Tensor):
+        return count
+    return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
+
+
 def at_least_one(count: Count) -> Count:
     """So that a term with nothing to predict adds 0, and not NaN."""
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
+    return exact(count).clamp(min=1) if isinstance(count, Tensor) else max(1, count)
 
 
 def described(thing: Any) -> str:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from charladder.auxiliary import ranks
 from charladder.auxiliary.errors import AuxiliaryError
 from charladder.auxiliary.expansion import expand, open_ended
-from charladder.auxiliary.losses import Count, Measured, at_least_one, count_targets, measure
+from charladder.auxiliary.losses import Count, Measured, at_least_one, count_targets, exact, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
 from charladder.auxiliary.report import Report, TermReport, check_finite
 from charladder.auxiliary.taps import Taps, named_modules, unwrap
@@ -260,7 +260,7 @@ class Objective(nn.Module):
             part = one.loss * scale(weights[name], one, divisors[name], world)
             if name in factors:
                 part = part * factors[name]
-                terms[name].weight *= float(factors[name])
+                terms[name].weight *= float(torch.as_tensor(factors[name]).detach())
             parts[name] = part
             total = part if total is None else total + part
         if penalty is not None:
@@ -345,7 +345,8 @@ def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
     """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
     if one.mean and divisor is one.count:
         return weight
-    return weight * world * (one.count if one.mean else 1) / at_least_one(divisor)
+    factor = weight * world * (exact(one.count) if one.mean else 1) / at_least_one(divisor)
+    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor
 
 
 def count_of(term: Term, target: Any) -> Count:

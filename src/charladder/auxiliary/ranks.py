@@ -1,8 +1,7 @@
 """Several processes: global sums and counts for every term, and one gradient for the heads.
 
 The heads lie outside the model, so DDP and FSDP2 do not know them. Their gradients are averaged here, as DDP averages
-the model's: once a backward pass, when the last of the heads that took part has its gradient. Heads that are silent
-take part on no rank, so nothing waits for them.
+the model's: once a backward pass, at its end. Heads that are silent take part on no rank, so nothing waits for them.
 """
 
 from collections.abc import Iterable
@@ -11,10 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-
-from charladder.auxiliary.errors import AuxiliaryError
 
 
 def size() -> int:
@@ -31,24 +29,24 @@ def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
     return [list(row) for row in joint]
 
 
+def average(gradient: Tensor) -> Tensor:
+    """Over all ranks, in place."""
+    if size() > 1:
+        dist.all_reduce(gradient)
+        gradient /= size()
+    return gradient
+
+
 class HeadGradients:
     """Averages the gradients of parameters that no wrapper looks after."""
 
     def __init__(self) -> None:
         self.handles: dict[int, Any] = {}
-        self.expected: dict[int, Tensor] = {}
-        self.seen: set[int] = set()
+        self.active: dict[int, nn.Parameter] = {}
+        self.queued = False
 
     def prepare(self, model: Any, every: Iterable[nn.Parameter], active: Iterable[nn.Parameter]) -> None:
-        """Before a forward pass whose heads' parameters are `active`. The first time, rank 0's values go to all.
-
-        Raises AuxiliaryError where the last backward pass left out heads that it was to reach.
-        """
-        if self.seen and len(self.seen) < len(self.expected):
-            raise AuxiliaryError(
-                "some heads got gradients in the last backward pass and others did not, so the ranks could not "
-                "average them; call backward on report.total, and on it alone"
-            )
+        """For one call, whose heads' parameters are `active`. The first time, rank 0's values go to all."""
         for parameter in every:
             if id(parameter) not in self.handles and not isinstance(parameter, DTensor):
                 with torch.no_grad():
@@ -56,25 +54,23 @@ class HeadGradients:
                 self.handles[id(parameter)] = parameter.register_post_accumulate_grad_hook(self.arrived)
         # Under DDP's no_sync(), gradients stay at home, and the last micro-batch's exchange takes them all.
         at_home = isinstance(model, DistributedDataParallel) and not model.require_backward_grad_sync
-        self.seen = set()
-        self.expected = {} if at_home else {id(p): p for p in active if p.requires_grad and id(p) in self.handles}
+        self.active = {} if at_home else {id(p): p for p in active if p.requires_grad and id(p) in self.handles}
+        self.queued = False
 
     def arrived(self, parameter: Tensor) -> None:
-        """The hook on each parameter: when the last one has its gradient, all are averaged at once."""
-        if id(parameter) not in self.expected:
-            return
-        self.seen.add(id(parameter))
-        if len(self.seen) < len(self.expected):
-            return
-        gradients = [p.grad for p in self.expected.values() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= size()
-        begin = 0
-        for gradient in gradients:
-            gradient.copy_(flat[begin : begin + gradient.numel()].view_as(gradient))
-            begin += gradient.numel()
-        self.seen = set()
+        """The hook on each parameter: the first that has its gradient asks for the exchange, at the end of the pass."""
+        if id(parameter) in self.active and not self.queued:
+            self.queued = True
+            Variable._execution_engine.queue_callback(self.exchange)
+
+    def exchange(self) -> None:
+        """All are averaged at once, zeros for one that no term reached; what was averaged before stays as it is."""
+        self.queued = False
+        several = list(self.active.values())
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in several])
+        for parameter, piece in zip(several, average(flat).split([p.numel() for p in several]), strict=True):
+            if parameter.grad is not None:
+                parameter.grad.copy_(piece.view_as(parameter))
 
 
 class Silence(torch.autograd.Function):

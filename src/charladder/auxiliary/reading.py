@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.errors import AuxiliaryError, first_line
 from charladder.auxiliary.losses import described
 from charladder.auxiliary.selection import first, pick, returned
 from charladder.auxiliary.taps import compiled
@@ -76,11 +76,17 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             "optimizer is made"
         )
     parameters = dict(head.named_parameters())
-    if any(isinstance(p, DTensor) for p in parameters.values()) and not hasattr(head, "unshard"):
-        raise AuxiliaryError(
-            f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called from "
-            "outside; give the term a head of its own"
-        )
+    if any(isinstance(p, DTensor) for p in parameters.values()):
+        if not hasattr(head, "unshard"):
+            raise AuxiliaryError(
+                f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called "
+                "from outside; give the term a head of its own"
+            )
+        if term.detach_head:
+            raise AuxiliaryError(
+                f"term {name!r}: its head is sharded, and FSDP2 would put back the parameters that detach_head takes "
+                "away; leave the head whole"
+            )
     try:
         if term.detach_head:
             return functional_call(head, {key: value.detach() for key, value in parameters.items()}, (state,))
@@ -92,9 +98,8 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         sort = (
             f"Linear({head.in_features}, {head.out_features})" if isinstance(head, nn.Linear) else type(head).__name__
         )
-        lines = str(error).strip().splitlines()
         raise AuxiliaryError(
-            f"term {name!r}: its head {sort} cannot read {where} {described(state)}: {lines[0] if lines else error!r}"
+            f"term {name!r}: its head {sort} cannot read {where} {described(state)}: {first_line(error)}"
         ) from error
 
 

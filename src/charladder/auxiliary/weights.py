@@ -67,7 +67,7 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
             if argument in wanted and value is not None:
                 given[argument] = value
             elif wanted.get(argument):
-                raise AuxiliaryError(f"term {name!r}: its weight depends on the {argument}; call with {argument}=...")
+                raise AuxiliaryError(f"term {name!r}: its weight depends on the {argument}; give it in the call")
         return checked(name, weight(given["progress"]) if alone else weight(**given))
 
     return at

@@ -67,6 +67,7 @@ def train(
             clock.seconds = time.perf_counter() - began
             line = metrics_line(trainer, facts)
             logged = clock.step % settings.log_every == 0 or clock.step == 1 or trainer.progress >= 1
+            logged = logged or facts.diagnosis is not None
             if logged or settings.minutes:
                 brief = {name: line[name] for name in ("step", "progress", "characters", "seconds", "learning_rate")}
                 metrics.write(line if logged else brief)
@@ -121,6 +122,7 @@ def best_so_far(path: Path) -> float:
 def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:
     """One step as JSON. Losses, total and shares in bits."""
     clock = trainer.clock
+    diagnosis = {} if facts.diagnosis is None else {"diagnosis": facts.diagnosis.as_dict()}
     return {
         "step": clock.step,
         "progress": facts.progress,
@@ -133,4 +135,5 @@ def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:
             name: {"bits": term.bits, "weight": term.weight, "share": term.share * BITS}
             for name, term in facts.report.terms.items()
         },
+        **diagnosis,
     }

@@ -20,6 +20,7 @@ class TrainingSettings:
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
     where the processor or GPU has it.
+    diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     """
 
@@ -45,6 +46,7 @@ class TrainingSettings:
     validation_characters: int = 8192
     checkpoint_seconds: float = 60.0
     log_every: int = 10
+    diagnose_every: int = 50
 
     def __post_init__(self) -> None:
         for name in ("batch", "log_every", "validation_characters"):
@@ -56,7 +58,7 @@ class TrainingSettings:
         for name in ("momentum", "beta1", "beta2", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("micro_batch", "seed", "clip", "weight_decay", "validations"):
+        for name in ("micro_batch", "seed", "clip", "weight_decay", "validations", "diagnose_every"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.seed >= 1 << 63:

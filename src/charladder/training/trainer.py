@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from charladder.auxiliary import Report, merge
+from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective
@@ -31,6 +31,7 @@ class StepFacts:
     progress: float
     rate: float
     gradient_norm: float
+    diagnosis: Diagnosis | None = None
 
 
 class Trainer:
@@ -55,6 +56,7 @@ class Trainer:
         self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        self.diagnosis = None
         report = merge(self.backward(at))
         self.check(report)
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
@@ -69,7 +71,7 @@ class Trainer:
             optimizer.step()
         self.clock.step += 1
         self.clock.characters += self.settings.batch * self.windows.length
-        return StepFacts(report, at, self.settings.learning_rate * factor, norm)
+        return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis)
 
     def backward(self, at: float) -> Iterator[Report]:
         """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count."""
@@ -80,8 +82,22 @@ class Trainer:
             dropout = self.dropout(examples[begin : begin + size].tolist())
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 report = self.objective(self.network, piece, at, self.settings.batch, dropout, self.clock.step)
+            every = self.settings.diagnose_every
+            if every and self.clock.step % every == 0 and begin == 0:
+                self.diagnosis = self.diagnose(report)
             report.total.backward()
             yield report
+
+    def diagnose(self, report: Report) -> Diagnosis | None:
+        """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate rungs, and
+        of the last one's targets further ahead; by rung. None without such terms, or for a loss that is not finite.
+        """
+        active = [name for name, term in report.terms.items() if term.weight and name != "main"]
+        if not active or not math.isfinite(float(report.total.detach())):
+            return None
+        last = f"rung{self.network.settings.layers}."
+        depths = {f"rung{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
+        return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "rungs")
 
     def dropout(self, examples: list[int]) -> Dropout | None:
         rate = self.network.settings.dropout

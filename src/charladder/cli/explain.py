@@ -1,0 +1,123 @@
+"""charladder explain"""
+
+import dataclasses
+import json
+from argparse import Namespace
+from collections.abc import Collection
+from typing import Any
+
+from rich.table import Table
+
+from charladder.auxiliary import explain, presets
+from charladder.auxiliary.explanation import Row
+from charladder.cli.options import BUDGETS, Parser
+from charladder.cli.terminal import Terminal
+from charladder.errors import BadInput, nearest
+from charladder.objective import ObjectiveSettings, term_weights
+from charladder.recipe import convert, field_types, read_raw, resolve
+
+LONGEST = 200
+MOST_LAYERS = 1024
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "explain",
+        "Every prediction that the three auxiliary losses ask for on a short TEXT, without training anything: at all\n"
+        "positions, from all rungs, of several targets ahead; what each weighs now, and what has fallen silent.",
+        "charladder explain ABCDEF --layers 3 --targets 2 --progress 0.2",
+    )
+    parser.add_argument("text", metavar="TEXT", help=f"2 to {LONGEST} characters")
+    parser.add_argument("--layers", metavar="N", help="rungs (default 3, or the recipe's)")
+    parser.add_argument("--targets", metavar="K", help="characters ahead (default 2, or the recipe's)")
+    parser.add_argument("--progress", metavar="P", default="0", help="0 at the start of training, 1 at its end")
+    parser.add_argument("--step", metavar="N", default="0", help="the training step, for presets that move every step")
+    parser.add_argument(
+        "--rungs", metavar="PRESET", help=f"weights of rungs (default al_rfou): {', '.join(presets.RUNGS)}"
+    )
+    parser.add_argument(
+        "--ahead", metavar="PRESET", help=f"weights of targets (default al_rfou): {', '.join(presets.TARGETS)}"
+    )
+    parser.add_argument("--recipe", metavar="NAME|FILE.toml", help="the weights of a recipe, in place of presets")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.read(argv)
+    progress, step = convert("--progress", options.progress, float), convert("--step", options.step, int)
+    if not 0 <= progress <= 1:
+        raise BadInput(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
+    if step < 0:
+        raise BadInput(f"--step is {step}; it must be at least 0")
+    if not 2 <= len(options.text) <= LONGEST:
+        raise BadInput(f"TEXT has {len(options.text)} characters; give 2 to {LONGEST}")
+    settings, layers = what_is_asked(options)
+    if not 1 <= layers <= MOST_LAYERS:
+        raise BadInput(f"--layers is {layers}; it must be 1 to {MOST_LAYERS}")
+    weights = term_weights(settings, layers, progress, step)
+    rows = explain(options.text, layers, settings.targets, progress, weights, step)
+    if options.json:
+        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
+    else:
+        show(rows)
+    return 0
+
+
+def what_is_asked(options: Namespace) -> tuple[ObjectiveSettings, int]:
+    """The objective and the number of rungs: a recipe's, or the paper's with other presets."""
+    given = {
+        name: convert(f"--{name}", getattr(options, name), int)
+        for name in ("layers", "targets")
+        if getattr(options, name) is not None
+    }
+    if options.recipe is not None:
+        if options.rungs is not None or options.ahead is not None:
+            raise BadInput("--recipe has weights of its own; leave out --rungs and --ahead")
+        raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGETS}
+        recipe = resolve({**raw, "training.steps": 1})
+        settings, layers = recipe.objective, recipe.model.layers
+    else:
+        types, layers = field_types(), 3
+        settings = ObjectiveSettings(
+            rung_schedule=preset("--rungs", options.rungs, presets.RUNGS, types["objective.rung_schedule"]),
+            target_schedule=preset("--ahead", options.ahead, presets.TARGETS, types["objective.target_schedule"]),
+        )
+    if "targets" in given:
+        settings = dataclasses.replace(settings, targets=given["targets"])
+    return settings, given.get("layers", layers)
+
+
+def preset(option: str, name: str | None, known: Collection[str], kind: Any) -> Any:
+    """The name of a preset, the paper's where none is given. Raises BadInput with the nearest name."""
+    if name is not None and name not in known:
+        raise BadInput(f"{option}: there is no preset called {name!r}{nearest(name, known)}")
+    return convert(option, name or "al_rfou", kind)
+
+
+def show(rows: list[Row]) -> None:
+    """A table, and the sum that it stands for."""
+    console = Terminal()
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.add_column("loss")
+    table.add_column("rung", justify="right")
+    table.add_column("given")
+    table.add_column("predict")
+    table.add_column("ahead", justify="right")
+    table.add_column("weight", justify="right")
+    before = None
+    for row in rows:
+        if before is not None and row.loss != before:
+            table.add_section()
+        weight = f"{row.weight:.3g}" if row.active else "silent"
+        style = None if row.active else "dim"
+        given, target = json.dumps(row.given, ensure_ascii=False), json.dumps(row.target, ensure_ascii=False)
+        table.add_row(row.loss, str(row.rung), given, target, str(row.offset), weight, style=style)
+        before = row.loss
+    console.print(table, markup=False)
+    weights = {row.loss: row.weight for row in rows if row.active}
+    silent = [row for row in rows if not row.active]
+    console.print(
+        f"\ntotal = {' + '.join(f'{weight:.3g} {name}' for name, weight in weights.items())}\n"
+        f"Each term is the mean of its predictions: {len(rows) - len(silent)} of them"
+        + (f", and {len(silent)} of terms that are silent now." if silent else "."),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

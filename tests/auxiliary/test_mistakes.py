@@ -1,0 +1,237 @@
+"""Every mistake is one sentence that names the term, says what is wrong and what to do."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from auxiliary.test_objective import Loops, Predicts, stack, term
+from charladder import auxiliary as aux
+
+X, Y = torch.ones(6, 8), torch.zeros(6, dtype=torch.long)
+
+
+def run(main=None, model=None, inputs=X, targets=Y, call=None, rule=None, **terms):
+    objective = aux.Objective(main or term(), terms, rule=rule)
+    return objective(model or stack(), inputs, targets, **(call or {}))
+
+
+def twice():
+    return aux.Objective(term(), [("a", term()), ("a", term())])
+
+
+def removed():
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=stack())
+    objective.remove()
+    return objective(stack(), X, Y)
+
+
+def another_model():
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=stack())
+    return objective(stack(), X, Y)
+
+
+def reentrant():
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(checkpoint(self.inside, x, use_reentrant=True))
+
+    inputs = X.clone().requires_grad_()
+    return run(model=Checkpointed(), inputs=inputs, a=term(tap="inside", head="out"))
+
+
+def unused():
+    model = stack()
+    model.spare = nn.Linear(8, 8)
+    model.forward = lambda x: model.out(model.layers(x))
+    return run(model=model, a=term(tap="spare", head="out"))
+
+
+def nan_loss(prediction, target):
+    return F.cross_entropy(prediction, target) * torch.nan
+
+
+HEAD = nn.Linear(8, 3)
+TAPPED = partial(term, tap="layers.0", head=HEAD)
+MISTAKES = {
+    "two of one name": (twice, "there are two terms called 'a'; give each a name of its own"),
+    "a term called main": (lambda: aux.Objective(term(), {"main": term()}), "there are two terms called 'main'"),
+    "patterns that collide": (
+        lambda: run(**{"a": term(tap="layers.*", head=HEAD), "a.1": TAPPED()}),
+        "there are two terms called 'a.1'",
+    ),
+    "unknown tap": (
+        lambda: run(a=term(tap="layer.0", head=HEAD)),
+        "term 'a': the model has no module 'layer.0'; the nearest are layers.0",
+    ),
+    "unknown pattern": (
+        lambda: run(a=term(tap="blocks.*", head=HEAD)),
+        "the model has no module 'blocks.*'; there are",
+    ),
+    "unknown head": (lambda: run(a=term(tap="layers.0", head="outt")), "no module 'outt'; the nearest are out"),
+    "tap never reached": (unused, "term 'a': its tap spare was never reached in this forward pass; tap a module"),
+    "reentrant checkpoint": (
+        reentrant,
+        "inside ran with gradients off, so the term could teach the model nothing; check",
+    ),
+    "several calls": (
+        lambda: run(model=Loops(), a=term(tap="layer", head=HEAD)),
+        "the model calls its tap layer 3 times in a forward pass; say which call",
+    ),
+    "no such call": (
+        lambda: run(model=Loops(), a=term(tap="layer", head=HEAD, call=3)),
+        "its call is 3, and the model calls its tap layer 3 times",
+    ),
+    "head of the wrong width": (
+        lambda: run(a=term(tap="layers.0", head=nn.Linear(9, 3))),
+        r"term 'a': its head Linear(9, 3) cannot read the tap layers.0 of shape (6, 8): mat1 and mat2",
+    ),
+    "head still to be made": (
+        lambda: run(a=term(tap="layers.0", head=aux.heads.linear(3))),
+        "term 'a': its head is still to be made; call objective.build(model, inputs) once",
+    ),
+    "no targets": (lambda: run(targets=None), "term 'main' has no target; give targets, or Term(target=None)"),
+    "missing target": (
+        lambda: run(targets={"main": Y, "coarse": Y}, corase=TAPPED()),
+        "term 'corase': targets has no part 'corase'; the nearest are coarse",
+    ),
+    "misshapen target": (
+        lambda: run(a=TAPPED(target=lambda y: y[:4])),
+        "term 'a': its loss cannot compare a prediction of shape (6, 3) with a target of shape (4,): Expected input",
+    ),
+    "targets that would stretch": (
+        lambda: run(a=TAPPED(F.mse_loss, target=lambda y: torch.zeros(6, 1))),
+        "would compare a prediction of shape (6, 3) with a target of shape (6, 1); give both the same shape",
+    ),
+    "targets that would stretch, module": (
+        lambda: run(a=TAPPED(nn.MSELoss(), target=lambda y: torch.zeros(3))),
+        "give both the same shape",
+    ),
+    "loss of the wrong shape": (
+        lambda: run(a=TAPPED(lambda p, t: p)),
+        "term 'a': its loss has shape (6, 3) for targets of shape (6,); one value per target is needed, or a mean",
+    ),
+    "loss that is no tensor": (
+        lambda: run(a=TAPPED(lambda p, t: 3.0)),
+        "its loss returned of type float; it must return a scalar",
+    ),
+    "pair that is none": (lambda: run(a=TAPPED(lambda p, t: (p, p, p))), "a pair must be (sum, count)"),
+    "mask on a mean": (
+        lambda: run(targets={"main": Y, "a": Y, "m": Y}, a=TAPPED(mask="m")),
+        "term 'a' has a mask, and its loss returned one scalar; make it return a value per element",
+    ),
+    "mask of the wrong shape": (
+        lambda: run(
+            targets={"main": Y, "a": Y, "m": Y[:3]}, a=TAPPED(partial(F.cross_entropy, reduction="none"), mask="m")
+        ),
+        "its mask has shape (3,) and its loss (6,)",
+    ),
+    "nan in one term": (lambda: run(a=TAPPED(), b=TAPPED(nan_loss, weight=0.5)), "term 'b' is nan (its weight is 0.5)"),
+    "progress too large": (lambda: run(call={"progress": 1.01}), "progress is 1.01; it must lie in [0, 1]"),
+    "progress that is nan": (lambda: run(call={"progress": float("nan")}), "progress is nan"),
+    "no progress": (
+        lambda: run(a=TAPPED(weight=aux.schedules.until(0.5))),
+        "term 'a': its weight depends on the progress; give it in the call",
+    ),
+    "no step": (
+        lambda: run(a=TAPPED(weight=lambda step: 1.0)),
+        "term 'a': its weight depends on the step; give it in the call",
+    ),
+    "no layer": (
+        lambda: run(a=TAPPED(weight="calm")),
+        "term 'a': its weight depends on the layer, and the term has none; give Term(layer=, layers=)",
+    ),
+    "unknown preset": (
+        lambda: run(a=TAPPED(weight="clam")),
+        "term 'a': there is no preset 'clam'; the nearest are calm",
+    ),
+    "strange weight function": (
+        lambda: run(a=TAPPED(weight=lambda layer, depth: 1.0)),
+        "term 'a': its weight function takes 'depth', which it cannot be given; it may take progress, step",
+    ),
+    "weight that is nan": (lambda: run(a=TAPPED(weight=lambda t: float("nan")), call={"progress": 0}), "weight is nan"),
+    "weight that is text": (lambda: run(a=TAPPED(weight=None)), "its weight is None; it must be a finite number"),
+    "used after removal": (removed, "this objective was removed from its model; attach(model) it again"),
+    "another model": (another_model, "this objective is attached to another model"),
+    "a function with taps": (
+        lambda: run(model=lambda x: x, a=TAPPED()),
+        "the model is a plain function; give the nn.Module",
+    ),
+    "too few predictions": (
+        lambda: run(model=Predicts("flat"), a=term()),
+        "term 'a': the model returns 2 predictions beside the main one, and there are 1 terms for them",
+    ),
+    "no such prediction": (
+        lambda: run(model=Predicts("mapping"), frist=term()),
+        "term 'frist' has no tap, and the model's output (dict) has no part of that name",
+    ),
+    "no such part": (
+        lambda: run(main=term(select="logit"), model=Predicts("dataclass")),
+        "no part 'logit'; the nearest",
+    ),
+    "unclear part": (
+        lambda: run(model=lambda x: {"loss": None, "logits": x}, inputs=X),
+        "it is not clear which part of it is meant; say so with Term(select=...); there are loss, logits",
+    ),
+    "counts that lack a term": (lambda: run(a=TAPPED(), call={"counts": {"main": 6}}), "counts lacks the term 'a'"),
+    "DataParallel": (
+        lambda: run(model=nn.DataParallel(stack()), a=TAPPED()),
+        "nn.DataParallel cannot be tapped, for it runs copies of the model; use DistributedDataParallel",
+    ),
+    "order that lacks a term": (
+        lambda: aux.Objective(term(), {"a": term()}, order=["main"]),
+        "it must have every term",
+    ),
+    "rule about nobody": (
+        lambda: run(rule=lambda values: {"b": 1.0}),
+        "the rule has a factor for 'b', and there is no",
+    ),
+    "weights before the model": (
+        lambda: aux.Objective(term(), {"a": term(tap="layers.*")}).weights(0.0),
+        "some taps are patterns; attach(model) says which terms there are",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_one_sentence(name):
+    mistake, sentence = MISTAKES[name]
+    with pytest.raises(aux.AuxiliaryError) as caught:
+        mistake()
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message and not message.endswith(".")
+
+
+def test_a_loss_that_is_not_finite_is_named_before_any_gradient():
+    with pytest.raises(aux.NotFiniteError) as caught:
+        run(a=TAPPED(), b=TAPPED(nan_loss))
+    assert caught.value.term == "b"
+    assert HEAD.weight.grad is None
+    unchecked = aux.Objective(term(nan_loss), check=False)
+    assert unchecked(stack(), X, Y).total.isnan()
+    with pytest.raises(aux.NotFiniteError, match="the total is not finite, though every term is"):
+        run(
+            main=term(weight=1e308), a=term(select=lambda out: out, weight=1e308, loss=lambda p, t: p.mean() * 0 + 1e30)
+        )
+
+
+def test_out_of_memory_is_not_dressed_up():
+    def greedy(prediction, target):
+        raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run(a=TAPPED(greedy))
+
+
+def test_torchs_own_error_is_the_cause():
+    with pytest.raises(aux.AuxiliaryError) as caught:
+        run(a=term(tap="layers.0", head=nn.Linear(9, 3)))
+    assert isinstance(caught.value.__cause__, RuntimeError)

@@ -1,0 +1,425 @@
+"""The objective on any model, against the same total written by hand."""
+
+import copy
+import gc
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from auxiliary.five_models import FIVE
+from charladder import auxiliary as aux
+
+
+def term(loss=F.cross_entropy, **fields) -> aux.Term:
+    return aux.Term(loss, **fields)
+
+
+def stack(depth: int = 3, width: int = 8, classes: int = 3) -> nn.Module:
+    """A model with layers.0, layers.1 ... and a last layer, `out`."""
+    layers = nn.Sequential(*[nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(depth)])
+    return nn.Sequential(OrderedDict(layers=layers, out=nn.Linear(width, classes)))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(5)
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 8), torch.randint(0, 3, (6,))
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_gradients_are_those_of_the_total_by_hand_bitwise(name):
+    case = FIVE[name]()
+    weights = {tap: 0.3 + 0.25 * place for place, tap in enumerate(case.heads)}
+    terms = {
+        tap: term(case.loss, tap=tap, head=head, weight=weights[tap], select=case.select)
+        for tap, head in case.heads.items()
+    }
+    objective = aux.Objective(term(case.loss, select=case.main), terms)
+    parameters = [*case.model.parameters(), *objective.parameters()]
+    assert len(parameters) == len({id(p) for p in parameters})
+    by_hand = case.by_hand(weights)
+    expected = torch.autograd.grad(by_hand, parameters, allow_unused=True)
+    report = objective(case.model, case.inputs, case.targets)
+    got = torch.autograd.grad(report.total, parameters, allow_unused=True)
+    assert torch.equal(report.total, by_hand)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+    assert any(g is not None and g.abs().sum() > 0 for g in got[-2:])
+
+
+class Predicts(nn.Module):
+    """Returns its predictions: `final, predictions`, or all in one of several shapes."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.a, self.b, self.c = nn.Linear(8, 3), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        final, first, second = self.a(x), self.b(x), self.c(x)
+        return {
+            "pair": lambda: (final, [first, second]),
+            "flat": lambda: (final, first, second),
+            "names": lambda: (final, {"second": second, "first": first}),
+            "mapping": lambda: {"main": final, "second": second, "first": first},
+            "dataclass": lambda: Named(final, second, first),
+        }[self.shape]()
+
+
+@dataclass
+class Named:
+    logits: Tensor
+    second: Tensor
+    first: Tensor
+
+
+@pytest.mark.parametrize("shape", ["pair", "flat", "names", "mapping", "dataclass"])
+def test_predictions_that_the_model_returns(shape, data):
+    x, y = data
+    model = Predicts(shape)
+    objective = aux.Objective(term(), {"first": term(weight=0.4), "second": term(weight=0.8)})
+    report = objective(model, x, y)
+    by_hand = (
+        F.cross_entropy(model.a(x), y) + 0.4 * F.cross_entropy(model.b(x), y) + 0.8 * F.cross_entropy(model.c(x), y)
+    )
+    assert torch.equal(report.total, by_hand)
+    assert report.terms["second"].value == float(F.cross_entropy(model.c(x), y).detach())
+    assert report.value == pytest.approx(float(by_hand.detach()))
+    assert [t.weight for t in report.terms.values()] == [1.0, 0.4, 0.8]
+    assert torch.equal(objective.from_output(model(x), y).total, by_hand)
+
+
+def test_own_targets_losses_and_masks(data):
+    x, _ = data
+    model = Predicts("pair")
+    y = {"main": torch.randint(0, 3, (6,)), "wave": torch.randn(6, 3), "kept": torch.tensor([1, 1, 0, 1, 0, 0])}
+    objective = aux.Objective(
+        term(),
+        {
+            "mean": term(F.mse_loss, target="wave", weight=0.5),
+            "each": term(lambda p, t: (p - t).abs(), target=lambda all: all["wave"], mask="kept", weight=0.25),
+        },
+    )
+    report = objective(model, x, y)
+    each = (model.c(x) - y["wave"]).abs().mean(1)[y["kept"].bool()].mean()
+    expected = F.cross_entropy(model.a(x), y["main"]) + 0.5 * F.mse_loss(model.b(x), y["wave"]) + 0.25 * each
+    torch.testing.assert_close(report.total, expected)
+    assert [int(t.count) for t in report.terms.values()] == [6, 18, 3]
+    assert report.terms["each"].value == pytest.approx(float(each.detach()))
+
+
+def test_a_loss_without_a_target_and_a_pair(data):
+    x, y = data
+    objective = aux.Objective(
+        term(), {"small": term(lambda p: (p.square().sum(), p.numel()), target=None, select=0, weight=0.01)}
+    )
+    model = Predicts("flat")
+    report = objective(model, x, y)
+    assert report.terms["small"].value == pytest.approx(float(model.a(x).square().mean().detach()))
+    assert report.terms["small"].count == 18
+
+
+def test_elements_that_torch_ignores_do_not_count(data):
+    x, _ = data
+    y = torch.tensor([0, -100, 2, -100, -100, 1])
+    model = stack()
+    mean = aux.Objective(term())(model, x, y)
+    each = aux.Objective(term(lambda p, t: F.cross_entropy(p, t, reduction="none")))(model, x, y)
+    assert int(mean.terms["main"].count) == int(each.terms["main"].count) == 3
+    torch.testing.assert_close(mean.total, each.total)
+    nothing = aux.Objective(term(lambda p, t: F.cross_entropy(p, t, reduction="none")))(model, x, y.fill_(-100))
+    assert float(nothing.total.detach()) == 0
+
+
+def test_nan_where_the_mask_is_off_does_not_come_through(data):
+    x, _ = data
+    model = stack(classes=1)
+    target, mask = (
+        torch.tensor([1.0, torch.nan, 2, 3, torch.nan, 4])[:, None],
+        torch.tensor([1, 0, 1, 1, 0, 1])[:, None],
+    )
+    objective = aux.Objective(term(lambda p, t: (p - t).abs(), target="y", mask="m"))
+    report = objective(model, x, {"y": target, "m": mask})
+    report.total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("pieces", [[2, 4], [1, 2, 3], [6]])
+def test_accumulation_divides_by_the_count_of_the_whole_batch(pieces, data):
+    x, y = data[0].double(), torch.tensor([0, -100, 2, 1, -100, 1])
+    model = stack().double()
+    heads = {"a": nn.Linear(8, 3).double(), "b": nn.Linear(8, 3).double()}
+    none = partial(F.cross_entropy, reduction="none")
+    objective = aux.Objective(
+        term(),
+        {
+            "a": term(tap="layers.0", head=heads["a"], weight=0.3),
+            "b": term(none, tap="layers.1", head=heads["b"], weight=0.7),
+        },
+    )
+    parameters = [*model.parameters(), *objective.parameters()]
+    whole = objective(model, x, y)
+    expected = torch.autograd.grad(whole.total, parameters)
+    parts = list(zip(x.split(pieces), y.split(pieces), strict=True))
+    counts = objective.counts(targets for _, targets in parts)
+    reports = []
+    for piece, targets in parts:
+        reports.append(objective(model, piece, targets, counts=counts))
+        reports[-1].total.backward()
+    merged = aux.merge(reports)
+    for parameter, wanted in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-12, atol=1e-14)
+    for name, one in whole.terms.items():
+        assert merged.terms[name].value == pytest.approx(one.value, rel=1e-12)
+        assert int(merged.terms[name].count) == int(one.count) == 4
+
+
+def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
+    x, y = data
+    model, calls, alive = stack(), [], []
+    head = nn.Linear(8, 3)
+    head.register_forward_hook(lambda *_: calls.append(1))
+    objective = aux.Objective(
+        term(), {"low": term(tap="layers.0", head=head, weight=aux.schedules.until(0.5))}, model=model
+    )
+    model.layers[0].register_forward_hook(lambda m, a, out: alive.append(weakref.ref(out)))
+    report = objective(model, x, y, progress=0.4)
+    assert len(calls) == 1 and set(report.terms) == {"main", "low"}
+    with torch.no_grad():  # nothing but a tap could keep the layer's output alive
+        report = objective(model, x, y, progress=0.5)
+    gc.collect()
+    assert len(calls) == 1 and set(report.terms) == {"main"}
+    assert alive[-1]() is None
+    assert objective.taps.recorder.caught == {}
+    report = objective(model, x, y, progress=0.5)
+    assert torch.equal(report.total, F.cross_entropy(model(x), y))
+    report.total.backward()
+    assert head.weight.grad is None
+
+
+def test_pattern_taps_and_heads_built_from_the_shape(data):
+    x, y = data
+    model = stack(depth=4)
+    before = copy.deepcopy(model.state_dict())
+    model.layers[1].eval()
+    objective = aux.Objective(
+        term(), {"deep": term(tap="layers.*", head=aux.heads.normed(3), weight=lambda layer, layers: layer / layers)}
+    )
+    assert not list(objective.parameters())
+    objective.build(model, x)
+    assert len(list(objective.parameters())) == 4 * 4
+    assert [m.training for m in model.layers] == [True, False, True, True]
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    report = objective(model, x, y)
+    assert {n: t.weight for n, t in report.terms.items()} == {
+        "main": 1.0, "deep.0": 1 / 5, "deep.1": 2 / 5, "deep.2": 3 / 5, "deep.3": 4 / 5,
+    }  # fmt: skip
+
+
+def test_building_leaves_batch_statistics_and_dropout_alone():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 2))
+    before = copy.deepcopy(model.state_dict())
+    aux.Objective(term(), {"a": term(tap="2", head=aux.heads.pooled(2))}).build(model, torch.randn(3, 1, 8, 8))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert model.training and model[1].training
+
+
+def test_rungs_leave_the_last_layer_to_the_main_loss(data):
+    x, y = data
+    model = stack(depth=4)
+    objective = aux.Objective(term(), aux.rungs(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3))).build(
+        model, x
+    )
+    seen = {t: set(objective(model, x, y, progress=t).terms) - {"main"} for t in (0.0, 0.2, 0.3, 0.4, 0.5)}
+    assert seen == {
+        0.0: {"rung1", "rung2", "rung3"}, 0.2: {"rung2", "rung3"}, 0.3: {"rung3"}, 0.4: set(), 0.5: set(),
+    }  # fmt: skip
+
+
+def test_the_main_weight_follows_a_preset_that_says_so(data):
+    x, y = data
+    model = stack(depth=4)
+    terms = aux.rungs(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3), weight="inter_ctc")
+    report = aux.Objective(term(weight="inter_ctc"), terms).build(model, x)(model, x, y)
+    assert {n: round(t.weight, 9) for n, t in report.terms.items()} == {
+        "main": 0.7,
+        "rung1": 0.1,
+        "rung2": 0.1,
+        "rung3": 0.1,
+    }
+
+
+def test_a_head_is_owned_once(data):
+    x, y = data
+    model, shared = stack(), nn.Linear(8, 3)
+    objective = aux.Objective(
+        term(),
+        {
+            "a": term(tap="layers.0", head=shared),
+            "b": term(tap="layers.1", head=shared),
+            "theirs": term(tap="layers.1", head=model.out),
+            "by_name": term(tap="layers.0", head="out"),
+            "tied": term(tap="layers.0", head=nn.Linear(8, 3)),
+        },
+    )
+    objective.terms["tied"].head.weight = model.out.weight
+    objective.attach(model)
+    assert [
+        p is q
+        for p, q in zip(objective.parameters(), [*shared.parameters(), objective.terms["tied"].head.bias], strict=True)
+    ]
+    assert set(objective.state_dict()) == {"heads.a.weight", "heads.a.bias", "heads.tied.weight", "heads.tied.bias"}
+    together = torch.optim.SGD([{"params": list(model.parameters())}, {"params": list(objective.parameters())}], 0.1)
+    report = objective(model, x, y)
+    report.total.backward()
+    together.step()
+    again = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))})
+    again.load_state_dict({k: v for k, v in objective.state_dict().items() if k.startswith("heads.a.")})
+    assert torch.equal(again.terms["a"].head.weight, shared.weight)
+
+
+def test_loss_modules_with_parameters_are_trained_along(data):
+    x, y = data
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, p, t):
+            return self.scale * F.cross_entropy(p, t)
+
+    objective = aux.Objective(term(), {"a": term(Scaled(), select=lambda out: out)})
+    assert [n for n, _ in objective.named_parameters()] == ["losses.a.scale"]
+    objective(stack(), x, y).total.backward()
+    assert next(objective.parameters()).grad is not None
+
+
+def test_detached_taps_and_heads(data):
+    x, y = data
+    model, head = stack(), nn.Linear(8, 3)
+    for detach, trained in (("detach_tap", head), ("detach_head", model.layers[0])):
+        objective = aux.Objective(term(weight=0.0), {"a": term(tap="layers.0", head=head, **{detach: True})})
+        parameters = [*model.layers[0].parameters(), *head.parameters()]
+        gradients = torch.autograd.grad(objective(model, x, y).total, parameters, allow_unused=True)
+        reached = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+        assert reached == {id(p) for p in trained.parameters()}
+        objective.remove()
+
+
+class Loops(nn.Module):
+    """One layer, three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        for _ in range(3):
+            x = torch.tanh(self.layer(x))
+        return self.out(x)
+
+
+def test_a_module_that_is_called_several_times(data):
+    x, y = data
+    model, head = Loops(), nn.Linear(8, 3)
+    states, state = [], x
+    for _ in range(3):
+        states.append(model.layer(state))
+        state = torch.tanh(states[-1])
+    for call, wanted in ((0, states[0]), (1, states[1]), (-1, states[2])):
+        with aux.Objective(term(), {"a": term(tap="layer", head=head, call=call)}) as objective:
+            assert objective(model, x, y).terms["a"].value == float(F.cross_entropy(head(wanted), y).detach())
+    every = term(lambda several, t: sum(F.cross_entropy(p, t) for p in several) / 3, tap="layer", head=head, call="all")
+    report = aux.Objective(term(), {"a": every})(model, x, y)
+    expected = sum(float(F.cross_entropy(head(s), y).detach()) for s in states) / 3
+    assert report.terms["a"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_removal_leaves_the_model_as_it_was(data, fails):
+    x, y = data
+    model = stack()
+    before, keys = copy.deepcopy(model.state_dict()), {name: set(vars(m)) for name, m in model.named_modules()}
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(9 if fails else 8, 3), weight=0.5)})
+    if fails:
+        with pytest.raises(aux.AuxiliaryError), objective:
+            objective(model, x, y)
+    else:
+        with objective:
+            objective(model, x, y).total.backward()
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert {name: set(vars(m)) for name, m in model.named_modules()} == keys
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+def test_a_copy_of_the_model_does_not_record(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
+    average = copy.deepcopy(model)
+    average(x)
+    assert objective(model, x, y).terms["a"].value > 0
+    assert torch.equal(average(x), model(x))
+
+
+def test_inference_alone_runs_no_head(data):
+    x, y = data
+    model, calls, head = stack(), [], nn.Linear(8, 3)
+    head.register_forward_hook(lambda *_: calls.append(1))
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=head)}, model=model)
+    model(x)
+    assert not calls and not objective.taps.recorder.caught
+    with torch.no_grad():
+        assert not objective(model, x, y).total.requires_grad
+
+
+def test_inputs_as_tuples_and_mappings(data):
+    _, y = data
+
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    a, b = torch.randn(6, 3), torch.randn(6, 3)
+    objective = aux.Objective(term())
+    assert torch.equal(objective(Two(), (a, b), y).total, objective(Two(), {"b": b, "a": a}, y).total)
+    assert torch.equal(objective(lambda x: x, a, y).total, F.cross_entropy(a, y))
+
+
+def test_the_weight_function_gets_what_it_names(data):
+    x, y = data
+    seen = []
+
+    def weight(step, layers, layer, main, progress):
+        seen.append((step, layer, layers, main, progress))
+        return 0.5
+
+    model = stack()
+    place = {"layer": 2, "layers": 5}
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out", weight=weight, **place)})
+    assert objective(model, x, y, progress=0.25, step=7).terms["a"].weight == 0.5
+    assert seen == [(7, 2, 5, False, 0.25)]
+    positional = aux.Objective(term(), {"a": term(select=lambda out: out, weight=lambda t: 1 - t)})
+    assert positional.weights(0.25) == {"main": 1.0, "a": 0.75}
+
+
+def test_order_of_addition_can_be_given(data):
+    x, y = data
+    model = Predicts("flat")
+    objective = aux.Objective(term(), {"a": term(weight=0.3), "b": term(weight=0.7)}, order=["a", "b", "main"])
+    a, b, c = (F.cross_entropy(p, y) for p in model(x))
+    assert torch.equal(objective(model, x, y).total, b * 0.3 + c * 0.7 + a)
+    assert list(objective(model, x, y).terms) == ["a", "b", "main"]

@@ -1,0 +1,65 @@
+"""charladder explain"""
+
+import json
+
+import pytest
+
+from charladder.cli.main import main
+
+
+def said(capsys, *argv: str) -> str:
+    assert main(["explain", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_rows_as_json(capsys):
+    answer = json.loads(said(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2", "--json"))
+    rows = answer["rows"]
+    assert len(rows) == 3 * (5 + 4)
+    assert rows[0] == {
+        "loss": "rung1.target1", "rung": 1, "given": "A", "offset": 1, "target": "B", "weight": 0.0, "active": False,
+    }  # fmt: skip
+    assert {"loss": "rung2.target1", "rung": 2, "given": "AB", "offset": 1, "target": "C", "weight": 1.0,
+            "active": True} in rows  # fmt: skip
+
+
+def test_the_table_and_the_sum(capsys):
+    out = said(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2")
+    assert "total = 1 rung2.target1 + 0.5 rung2.target2 + 1 main + 0.5 rung3.target2" in out
+    assert "18 of them, and 9 of terms that are silent now." in out
+    row = next(line.split() for line in out.splitlines() if '"ABC"' in line and "main" in line)
+    assert row == ["main", "3", '"ABC"', '"D"', "1", "1"]
+
+
+def test_presets_and_recipes(capsys):
+    out = said(capsys, "AB", "--layers", "4", "--targets", "1", "--rungs", "deed")
+    assert "total = 0.25 rung1.target1 + 0.25 rung2.target1 + 0.25 rung3.target1 + 1.25 main" in out
+    rows = json.loads(said(capsys, "AB", "--recipe", "ladder", "--progress", "0.1", "--json"))["rows"]
+    assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 rungs, weight 0.3, the first silent
+    rows = json.loads(said(capsys, "ABC", "--layers", "1", "--ahead", "blockwise", "--step", "3", "--json"))["rows"]
+    assert sorted({row["active"] for row in rows}) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["A"], "TEXT has 1 characters; give 2 to 200"),
+        (["A" * 201], "TEXT has 201 characters"),
+        ([], "TEXT"),
+        (["AB", "--progress", "1.5"], "--progress is 1.5; it must lie between 0"),
+        (["AB", "--progress", "nan"], "--progress is nan"),
+        (["AB", "--layers", "0"], "--layers is 0; it must be 1 to 1024"),
+        (["AB", "--layers", "x"], "--layers is 'x'; it must be a whole number"),
+        (["AB", "--targets", "0"], "targets is 0; it must be at least 1"),
+        (["AB", "--step", "-1"], "--step is -1; it must be at least 0"),
+        (["AB", "--rungs", "clam"], "--rungs: there is no preset called 'clam'; did you mean calm?"),
+        (["AB", "--ahead", "calm"], "--ahead: there is no preset called 'calm'"),
+        (["AB", "--recipe", "t64", "--rungs", "calm"], "--recipe has weights of its own"),
+        (["AB", "--recipe", "nosuch"], "there is no recipe called 'nosuch'"),
+        (["AB", "--rung", "calm"], "no option --rung; did you mean --rungs?"),
+    ],
+)
+def test_mistakes(argv, sentence, capsys):
+    assert main(["explain", *argv]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
