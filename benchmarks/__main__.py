@@ -4,6 +4,7 @@ import importlib
 import sys
 
 NAMES = {
+    "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",
     "quality": "bits per character after equal seconds, against benchmarks/reference.py",
     "scale": "does a huge text train in the memory of a small one, and how soon?",
 }

@@ -102,8 +102,9 @@ def backward(
     mine = set(map(id, shared))
     rest = [p for p in others if p.requires_grad and id(p) not in mine]
     # Not total.backward(inputs=rest): DDP would see a part of its parameters, and wait for the others.
-    left = torch.autograd.grad(report.total, rest, allow_unused=True) if rest and report.total.requires_grad else ()
-    reached = {p: flat(g, p) for p, g in zip(rest, left, strict=bool(left)) if g is not None}
+    some = rest and report.total.requires_grad
+    left = torch.autograd.grad(report.total, rest, allow_unused=True) if some else [None] * len(rest)
+    reached = {p: flat(g, p) for p, g in zip(rest, left, strict=True) if g is not None}
     add(combined, shared)
     if reached:
         add(ranks.average(torch.cat(list(reached.values()))), list(reached))

@@ -125,7 +125,8 @@ def exact(count: Count) -> Count:
 
 def at_least_one(count: Count) -> Count:
     """So that a term with nothing to predict adds 0, and not NaN."""
-    return exact(count).clamp(min=1) if isinstance(count, Tensor) else max(1, count)
+    number = exact(count)
+    return number.clamp(min=1) if isinstance(number, Tensor) else max(1, number)
 
 
 def described(thing: Any) -> str:

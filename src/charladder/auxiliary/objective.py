@@ -20,7 +20,7 @@ from charladder.auxiliary.expansion import expand, open_ended
 from charladder.auxiliary.losses import Count, Measured, at_least_one, count_targets, exact, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
 from charladder.auxiliary.report import Report, TermReport, check_finite
-from charladder.auxiliary.taps import Taps, named_modules, unwrap
+from charladder.auxiliary.taps import Taps, unwrap
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import check_progress, weigher
 
@@ -129,7 +129,8 @@ class Objective(nn.Module):
         self.terms = expand(base, self.terms)
         self.attached, self.removed, self.foreign = [base], False, set(map(id, base.parameters()))
         self.prepare()
-        self.taps.attach(base, dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None))
+        taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
+        self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
         return self
 
     def build(self, model: nn.Module, inputs: Any) -> Self:
@@ -279,7 +280,7 @@ class Objective(nn.Module):
         measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
         for name in active:
             term = self.terms[name]
-            head = named_modules(self.attached[0])[term.head] if isinstance(term.head, str) else term.head
+            head = self.taps.modules[term.head] if isinstance(term.head, str) else term.head
             prediction = predict(name, term, head, read(name, self.terms, output, caught, model))
 
             def count(target: Any, term: Term = term) -> Count:

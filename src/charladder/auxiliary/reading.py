@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
+from charladder.auxiliary import ranks
 from charladder.auxiliary.errors import AuxiliaryError, first_line
 from charladder.auxiliary.losses import described
 from charladder.auxiliary.selection import first, pick, returned
@@ -75,8 +76,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             f"term {name!r}: its head is still to be made; call objective.build(model, inputs) once, before the "
             "optimizer is made"
         )
-    parameters = dict(head.named_parameters())
-    if any(isinstance(p, DTensor) for p in parameters.values()):
+    if ranks.size() > 1 and any(isinstance(p, DTensor) for p in head.parameters()):
         if not hasattr(head, "unshard"):
             raise AuxiliaryError(
                 f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called "
@@ -89,7 +89,8 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             )
     try:
         if term.detach_head:
-            return functional_call(head, {key: value.detach() for key, value in parameters.items()}, (state,))
+            fixed = {key: value.detach() for key, value in head.named_parameters()}
+            return functional_call(head, fixed, (state,))
         return head(state)
     except torch.OutOfMemoryError:
         raise

@@ -43,16 +43,20 @@ class Taps:
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.handles: dict[str, Any] = {}
+        self.modules: dict[str, nn.Module] = {}
 
-    def attach(self, model: nn.Module, names: Iterable[str]) -> None:
+    def attach(self, model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> None:
+        """Hooks on the modules `names`; `heads` are modules that are called, and only kept at hand."""
         modules = named_modules(model)
         for name in names:
             self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
+        self.modules = {name: modules[name] for name in heads}
 
     def remove(self) -> None:
         for handle in self.handles.values():
             handle.remove()
         self.handles.clear()
+        self.modules.clear()
 
     @contextmanager
     def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Any, bool]]]]:
