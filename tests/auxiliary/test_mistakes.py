@@ -166,7 +166,7 @@ MISTAKES = {
     ),
     "too few predictions": (
         lambda: run(model=Predicts("flat"), a=term()),
-        "term 'a': the model returns 2 predictions beside the main one, and there are 1 terms for them",
+        "term 'a': the model returns 2 predictions beside the main one, and 1 of the terms have neither tap nor select",
     ),
     "no such prediction": (
         lambda: run(model=Predicts("mapping"), frist=term()),

@@ -423,3 +423,46 @@ def test_order_of_addition_can_be_given(data):
     a, b, c = (F.cross_entropy(p, y) for p in model(x))
     assert torch.equal(objective(model, x, y).total, b * 0.3 + c * 0.7 + a)
     assert list(objective(model, x, y).terms) == ["a", "b", "main"]
+
+
+def test_counts_are_refused_where_only_the_loss_knows_them(data):
+    x, y = data
+    own = term(lambda p: (p.square().sum(), p.numel()), target=None, count=1, select=lambda out: out)
+    objective = aux.Objective(term(), {"own": own})
+    with pytest.raises(aux.AuxiliaryError, match="term 'own': its loss counts by itself, and otherwise than objective"):
+        objective(stack(), x, y, counts=objective.counts([y]))
+    assert objective(stack(), x, y, counts={"main": 6, "own": 18}).terms["own"].count == 18
+    without = aux.Objective(term(), {"own": term(lambda p: p.mean(), target=None, select=lambda out: out)})
+    with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target to count"):
+        without.counts([y])
+
+
+def test_a_term_may_be_called_like_anything_that_a_module_has(data):
+    x, y = data
+    names = ["type", "half", "values", "a.b", "a_b"]
+    objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
+    assert set(objective(stack(), x, y).terms) == {"main", *names}
+    assert list(objective.heads) == ["type_", "half_", "values_", "a_b", "a_b_"]
+
+
+def test_the_terms_of_a_pattern_share_the_target_of_its_name(data):
+    x, y = data
+    objective = aux.Objective(term(), {"layer": term(tap="layers.[01]", head="out")})
+    report = objective(stack(), x, {"main": y, "layer": (y + 1) % 3})
+    assert set(report.terms) == {"main", "layer.0", "layer.1"}
+
+
+def test_a_head_made_of_the_models_parts_is_the_models(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(
+        term(), {"a": term(tap="layers.0", head=nn.Sequential(nn.Tanh(), model.out))}, model=model
+    )
+    assert not list(objective.parameters()) and not objective.state_dict()
+    objective(model, x, y).total.backward()
+    assert model.out.weight.grad is not None
+
+
+def test_nothing_to_predict_is_said_where_a_mean_is_nan(data):
+    with pytest.raises(aux.NotFiniteError, match="for it has nothing to predict here; let its loss return a pair"):
+        aux.Objective(term())(stack(), data[0], torch.full((6,), -100))

@@ -103,7 +103,7 @@ def by_depth(model: nn.Module, pattern: str) -> dict[str, list[nn.Parameter]]:
     """The parameters of each module that fits a pattern (`encoder.layers.*`), by its name, in the model's order."""
     base = unwrap(model)
     modules = named_modules(base)
-    return {name: list(modules[name].parameters()) for name in matching(base, pattern, MAIN)}
+    return {name: list(modules[name].parameters()) for name in matching(base, pattern, "by_depth()")}
 
 
 def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:

@@ -22,7 +22,7 @@ def rungs(
     all of them; a head given as a function is made for each.
     Raises AuxiliaryError where no module fits.
     """
-    taps = matching(unwrap(model), pattern, "rungs")
+    taps = matching(unwrap(model), pattern, "rungs()")
     return {
         f"rung{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
         for layer, tap in enumerate(taps[:-1], 1)
@@ -34,7 +34,7 @@ def expand(model: nn.Module, terms: Mapping[str, Term]) -> dict[str, Term]:
     names, found = named_modules(model), {}
     for name, term in terms.items():
         if isinstance(term.head, str) and term.head not in names:
-            matching(model, term.head, name)
+            matching(model, term.head, f"term {name!r}")
         for each, single in expanded(model, name, term):
             if each in found:
                 raise AuxiliaryError(f"there are two terms called {each!r}; give each a name of its own")
@@ -46,7 +46,7 @@ def expanded(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
     """A term as it is, or one for each module that its pattern fits: layers 1 to m, with the main loss as m + 1."""
     if term.tap is None:
         return [(name, term)]
-    taps = matching(model, term.tap, name)
+    taps = matching(model, term.tap, f"term {name!r}")
     if not is_pattern(term.tap):
         return [(name, term)]
     wild = [place for place, part in enumerate(term.tap.split(".")) if is_pattern(part)]
@@ -54,7 +54,7 @@ def expanded(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
     for layer, tap in enumerate(taps, 1):
         ending = ".".join(tap.split(".")[place] for place in wild)
         place = {} if term.layer is not None else {"layer": layer, "layers": len(taps) + 1}
-        found.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, **place)))
+        found.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, written=name, **place)))
     return found
 
 

@@ -23,11 +23,13 @@ Count = int | Tensor
 
 @dataclass(frozen=True)
 class Measured:
-    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum."""
+    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum. `own`: the loss has
+    counted by itself, and nobody else knows how."""
 
     loss: Tensor
     count: Count
     mean: bool
+    own: bool = False
 
 
 def measure(
@@ -42,16 +44,19 @@ def measure(
 
     A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
     """
-    shapes = f"a prediction {described(prediction)}"
-    shapes += "" if target is None else f" with a target {described(target)}"
-    if stretches(loss) and getattr(prediction, "shape", None) != getattr(target, "shape", None):
-        raise AuxiliaryError(f"term {name!r}: its loss would compare {shapes}; give both the same shape")
+    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and stretches(loss):
+        raise AuxiliaryError(
+            f"term {name!r}: its loss would compare {compared(prediction, target)}; give both the same shape"
+        )
     try:
         result = loss(prediction) if target is None else loss(prediction, target)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise AuxiliaryError(f"term {name!r}: its loss cannot compare {shapes}: {first_line(error)}") from error
+        hint = '; say which part of the output is meant with Term(select="logits")' if is_scalar(prediction) else ""
+        raise AuxiliaryError(
+            f"term {name!r}: its loss cannot compare {compared(prediction, target)}: {first_line(error)}{hint}"
+        ) from error
     if isinstance(result, tuple):
         return pair(name, result, mask)
     if not isinstance(result, Tensor):
@@ -75,7 +80,7 @@ def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
         raise AuxiliaryError(f"term {name!r}: its loss returned {described(result)}; a pair must be (sum, count)")
     if mask is not None:
         raise AuxiliaryError(f"term {name!r} has a mask, and its loss counts by itself; apply the mask in the loss")
-    return Measured(result[0].reshape(()), result[1], mean=False)
+    return Measured(result[0].reshape(()), result[1], mean=False, own=True)
 
 
 def per_element(name: str, values: Tensor, target: Any, mask: Tensor | None, count: Callable[[Any], Count]) -> Measured:
@@ -127,6 +132,16 @@ def at_least_one(count: Count) -> Count:
     """So that a term with nothing to predict adds 0, and not NaN."""
     number = exact(count)
     return number.clamp(min=1) if isinstance(number, Tensor) else max(1, number)
+
+
+def is_scalar(prediction: Any) -> bool:
+    """Whether what was to be a prediction is one number: the loss that some models return first."""
+    return isinstance(prediction, Tensor) and prediction.ndim == 0
+
+
+def compared(prediction: Any, target: Any) -> str:
+    what = f"a prediction {described(prediction)}"
+    return what if target is None else f"{what} with a target {described(target)}"
 
 
 def described(thing: Any) -> str:

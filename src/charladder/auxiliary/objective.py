@@ -29,6 +29,10 @@ from charladder.auxiliary.weights import check_progress, weigher
 Rule = Callable[[dict[str, Tensor]], Any]
 
 
+class Counted(dict[str, Count]):
+    """Counts that were taken from targets, and are not what a loss that counts by itself says."""
+
+
 class Objective(nn.Module):
     """The training loss of any model, and the heads that it needs.
 
@@ -39,7 +43,8 @@ class Objective(nn.Module):
     check: whether NaN and infinity are looked for at each call (on a GPU this waits for the result).
 
     Its parameters are those of the heads, and of loss modules and rules that have any; what belongs to the model stays
-    the model's. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
+    the model's, once this is attached to it. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
+    Where several processes train, all of them make every call, those for validation too: sums are taken over all.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Objective(nn.Module):
     def prepare(self) -> None:
         """Owns heads and losses, each once and none of the model's, and makes weights into functions."""
         theirs = {id(module) for model in self.attached for module in model.modules()}
+        theirs |= {id(head) for head in self.heads.values() if self.foreign >= set(map(id, head.parameters())) != set()}
         for key in [key for key, head in self.heads.items() if id(head) in theirs]:
             del self.heads[key]
         for name, term in self.terms.items():
@@ -83,7 +89,9 @@ class Objective(nn.Module):
                     continue
                 if all(part is not one for one in modules.values()):
                     key = name.replace(".", "_")
-                    modules[key if key not in modules else f"{key}_{len(modules)}"] = part
+                    while key in modules or hasattr(modules, key):  # `type`, `half` ... are a module's already
+                        key += "_"
+                    modules[key] = part
         if open_ended(self.terms):
             return  # terms are known when the model is
         depth = max((term.layers or 1 for term in self.terms.values()), default=1)
@@ -157,7 +165,8 @@ class Objective(nn.Module):
         for name, term in waiting.items():
             state = seen[name][0] if isinstance(seen[name], list) else seen[name]
             make: Any = term.head
-            self.terms[name] = dataclasses.replace(term, head=make(state.shape).to(state.device))
+            head = make(state.shape).to(state.device, next(self.attached[0].parameters(), state).dtype)
+            self.terms[name] = dataclasses.replace(term, head=head)
         self.prepare()
         return self
 
@@ -216,10 +225,16 @@ class Objective(nn.Module):
         return self.assemble(output, targets, given, {}, counts, None)
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
-        """How many predictions each term has in the targets of several micro-batches together."""
-        found: dict[str, Count] = dict.fromkeys(self.terms, 0)
+        """How many predictions each term has in the targets of several micro-batches together.
+
+        Raises AuxiliaryError for a term without a target and a count. A loss that returns (sum, count) must count as
+        this does, and is refused when it does not.
+        """
+        found = Counted(dict.fromkeys(self.terms, 0))
         for targets in batches:
             for name, term in self.terms.items():
+                if term.target is None and term.count is None:
+                    raise AuxiliaryError(f"term {name!r} has no target to count; give Term(count=...)")
                 mask = mask_of(name, term, targets)
                 counted = count_of(term, target_of(name, term, targets)) if mask is None else mask.count_nonzero()
                 found[name] = found[name] + counted
@@ -250,10 +265,12 @@ class Objective(nn.Module):
     ) -> Report:
         """Predictions, losses, and their weighted sum."""
         active = [name for name in self.terms if weights[name] != 0]
-        measured = self.measured(active, output, targets, caught, model)
         world = ranks.size()
-        if world > 1 and torch.is_grad_enabled():
+        if world > 1 and torch.is_grad_enabled():  # before a head is called: the first time, its numbers change
             self.head_gradients.prepare(model, self.parameters(), self.taking_part(active))
+        measured = self.measured(active, output, targets, caught, model)
+        if isinstance(counts, Counted):
+            self.check_counted(measured, targets)
         terms, divisors = report_terms(measured, weights, counts, world)
         factors, penalty = self.factors(terms)
         total, parts = None, {}
@@ -265,6 +282,10 @@ class Objective(nn.Module):
             parts[name] = part
             total = part if total is None else total + part
         if penalty is not None:
+            if counts is not None:  # this micro-batch's part of it
+                name = next(iter(measured))
+                part = exact(terms[name].count) / at_least_one(divisors[name])
+                penalty = penalty * torch.as_tensor(part).to(penalty)
             total = penalty if total is None else total + penalty
         total = torch.zeros(()) if total is None else total
         if self.check:
@@ -293,6 +314,17 @@ class Objective(nn.Module):
             measured[name] = measure(name, term.loss, prediction, target, mask, count)
         return measured
 
+    def check_counted(self, measured: Mapping[str, Measured], targets: Any) -> None:
+        """Raises AuxiliaryError for a loss that counts by itself, and otherwise than `counts` did."""
+        for name, one in measured.items():
+            if one.own and int(one.count) != int(
+                count_of(self.terms[name], target_of(name, self.terms[name], targets))
+            ):
+                raise AuxiliaryError(
+                    f"term {name!r}: its loss counts by itself, and otherwise than objective.counts; give "
+                    "Term(count=...), or counts in a dict of your own"
+                )
+
     def taking_part(self, active: Iterable[str]) -> list[nn.Parameter]:
         """The parameters of this objective that get a gradient when these terms are active."""
         modules: list[Any] = [self.rule]
@@ -314,12 +346,17 @@ class Objective(nn.Module):
         return {name: factor for name, factor in factors.items() if name in terms}, penalty
 
     def answer_for_silent(self, total: Tensor, output: Any, weights: Mapping[str, float]) -> Tensor:
-        """Under DDP: predictions of the model that nobody uses now get gradients of zero, so that nothing waits."""
+        """Under DDP: predictions and heads of the model that nobody uses now get gradients of zero, so that nothing
+        waits."""
         for name, term in self.terms.items():
-            if weights[name] == 0 and term.tap is None:
-                prediction = read(name, self.terms, output, {}, None)
-                if isinstance(prediction, Tensor) and prediction.requires_grad:
-                    total = total + ranks.Silence.apply(prediction)
+            if weights[name] != 0:
+                continue
+            unused: list[Any] = [read(name, self.terms, output, {}, None)] if term.tap is None else []
+            if isinstance(term.head, str):
+                unused += self.taps.modules[term.head].parameters()
+            for one in unused:
+                if isinstance(one, Tensor) and one.requires_grad:
+                    total = total + ranks.Silence.apply(one)
         return total
 
 

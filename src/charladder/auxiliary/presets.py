@@ -57,7 +57,7 @@ def layerskip(
 
 
 def layerskip_gradual(layer: int, layers: int, progress: float, scale: float = 0.2) -> float:
-    """`layerskip` with the gradual curriculum: one more layer every 1/(2n) of training, deepest first."""
+    """`layerskip` (Elhoushi et al. 2024) with its gradual curriculum: one more layer every 1/(2n), deepest first."""
     return layerskip(layer, layers, progress, scale=scale, gradual=True)
 
 
@@ -156,7 +156,7 @@ def forward_curriculum(offset: int, offsets: int, progress: float) -> float:
 
 
 def reverse_curriculum(offset: int, offsets: int, progress: float) -> float:
-    """1 for the first K - floor(t K) targets of K, at least the next: fewer as training goes on (same paper)."""
+    """1 for the first K - floor(t K) targets of K, at least the next: fewer as training goes on (2505.22757)."""
     return 1.0 if offset <= max(1, offsets - math.floor(progress * offsets)) else 0.0
 
 

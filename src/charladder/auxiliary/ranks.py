@@ -20,6 +20,11 @@ def size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def several() -> bool:
+    """Whether parameters may be sharded: over one process too."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
     """Sums and counts over all ranks, in one exchange; lists as they were given."""
     device = sums[0].device

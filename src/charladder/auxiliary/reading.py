@@ -76,7 +76,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             f"term {name!r}: its head is still to be made; call objective.build(model, inputs) once, before the "
             "optimizer is made"
         )
-    if ranks.size() > 1 and any(isinstance(p, DTensor) for p in head.parameters()):
+    if ranks.several() and any(isinstance(p, DTensor) for p in head.parameters()):
         if not hasattr(head, "unshard"):
             raise AuxiliaryError(
                 f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called "
@@ -111,7 +111,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
     if term.target is not SAME:
         return pick(name, targets, term.target, "targets")
     if isinstance(targets, Mapping):
-        return pick(name, targets, name, "targets")
+        return pick(name, targets, term.written or name, "targets")
     if targets is None:
         raise AuxiliaryError(
             f"term {name!r} has no target; give targets, or Term(target=None) for a loss of the prediction alone"

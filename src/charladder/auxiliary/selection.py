@@ -72,8 +72,8 @@ def returned(name: str, output: Any, place: int, terms: int) -> Any:
             return rest[place]
         if isinstance(rest, Sequence):
             raise AuxiliaryError(
-                f"term {name!r}: the model returns {len(rest)} predictions beside the main one, and there are {terms} "
-                "terms for them; say which is whose with Term(select=...)"
+                f"term {name!r}: the model returns {len(rest)} predictions beside the main one, and {terms} of the "
+                "terms have neither tap nor select; say which is whose with Term(select=...)"
             )
     raise AuxiliaryError(
         f"term {name!r} has no tap, and the model's output ({type(output).__name__}) has no part of that name; give "

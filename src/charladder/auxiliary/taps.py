@@ -30,8 +30,9 @@ class Recorder:
 
 
 def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
-    """The forward hook."""
-    if recorder.on and name in recorder.wanted:
+    """The forward hook. In a compiled graph it keeps everything, for what is wanted changes whenever a term falls
+    silent, and each time the graph would be compiled again; `recording` then drops the rest."""
+    if recorder.on and (name in recorder.wanted or torch.compiler.is_compiling()):
         if name not in recorder.caught:
             recorder.caught[name] = []
         recorder.caught[name].append((output, torch.is_grad_enabled()))
@@ -61,12 +62,14 @@ class Taps:
     @contextmanager
     def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Any, bool]]]]:
         """Between these lines, what the modules `names` return is kept in the mapping that this gives."""
-        recorder = self.recorder
-        recorder.wanted, recorder.caught, recorder.on = set(names), {}, True
+        recorder, caught = self.recorder, {}
+        recorder.wanted, recorder.caught, recorder.on = set(names), caught, True
         try:
-            yield recorder.caught
+            yield caught
         finally:
             recorder.on, recorder.caught = False, {}
+            for name in set(caught) - recorder.wanted:
+                del caught[name]
 
 
 def unwrap(model: Any) -> Any:
@@ -98,17 +101,17 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def matching(model: nn.Module, pattern: str, term: str) -> list[str]:
+def matching(model: nn.Module, pattern: str, who: str) -> list[str]:
     """The names of modules that fit `pattern`, in the model's order; `*` and the like stay within one part of a name.
 
-    Raises AuxiliaryError that names the term and the nearest names, where none fits.
+    Raises AuxiliaryError that says `who` asks, and the nearest names, where none fits.
     """
     parts, names = pattern.split("."), list(named_modules(model))[1:]
     found = [
         name for name in names if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
     ]
     if not found:
-        raise AuxiliaryError(f"term {term!r}: the model has no module {pattern!r}{nearest(pattern, names)}")
+        raise AuxiliaryError(f"{who}: the model has no module {pattern!r}{nearest(pattern, names)}")
     return found
 
 

@@ -36,7 +36,8 @@ class Term:
     one after the other, or a function. Left out: see `selection.py`.
     head: turns what was read into a prediction. A module belongs to the objective (or to the model, where it is one
     of the model's); a string names a module of the model; a function makes the module from the shape it is to read
-    (heads.linear(10)) when `objective.build` is called. None: what was read is the prediction.
+    (heads.linear(10)) when `objective.build` is called. None: what was read is the prediction. With a pattern, a module
+    is shared by all its terms, and a function makes one for each.
     weight: a number, a function of progress (schedules), a function of where the term stands, or a preset's name.
     target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
     entry under the term's name where it is a mapping. None: the loss takes the prediction alone.
@@ -46,6 +47,7 @@ class Term:
     call: which call of a tapped module, when the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the model learns nothing from this term, only the head. detach_head: the head learns nothing from it.
+    written: the name under which targets have its entry, where that is not its own: the terms of a pattern share one.
     layer, layers, offset, offsets: where the term stands, for weights that depend on it.
     """
 
@@ -60,6 +62,7 @@ class Term:
     call: int | str | None = None
     detach_tap: bool = False
     detach_head: bool = False
+    written: str | None = None
     layer: int | None = None
     layers: int | None = None
     offset: int = 1

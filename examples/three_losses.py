@@ -1,0 +1,98 @@
+"""The three auxiliary losses of Al-Rfou et al. 2018 ("Character-Level Language Modeling with Deeper Self-Attention") on
+a transformer of ten lines that predicts the next character of the source text of Python's `argparse`.
+
+1. Multiple positions: a prediction is asked for after every character of a window, and not after the last one alone.
+2. Intermediate layers: every layer predicts, each through a head of its own. Layer l of n falls silent after l/(2n) of
+   training, the lowest first; from half of training on the last layer is alone.
+3. Multiple targets: every layer that predicts also predicts the character after the next, at half the weight.
+
+Each prediction is a term with a name: `rung2.target1` is the next character as layer 2 sees it, and `main` the next
+character as the last layer does.
+
+    pip install "charladder[examples]"
+    python examples/three_losses.py
+"""
+
+import argparse
+import inspect
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder import auxiliary as aux
+
+LENGTH, WIDTH, LAYERS, TARGETS = 64, 64, 4, 2
+
+
+class Transformer(nn.Module):
+    def __init__(self, symbols: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
+        self.symbols, self.places = nn.Embedding(symbols, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.encoder = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.output = nn.Linear(WIDTH, symbols)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T) to (B, T, symbols)
+        past = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.output(self.encoder(self.symbols(x) + self.places.weight[: x.shape[1]], past, is_causal=True))
+
+
+def every_position(logits: Tensor, targets: Tensor) -> Tensor:
+    """(B, T, symbols) and (B, T): the mean over all B * T predictions."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def make_objective(model: nn.Module, symbols: int) -> aux.Objective:
+    auxiliary, heads = {}, aux.heads.normed(symbols)  # a maker of heads: every term gets a new one
+    for offset in range(1, TARGETS + 1):
+        # What each of these has in common. The weight is the paper's rule for layers times that for targets.
+        common = {"target": offset, "weight": "al_rfou", "offset": offset, "offsets": TARGETS, "head": heads}
+        rungs = aux.rungs(model, "encoder.layers.*", every_position, **common)
+        auxiliary |= {f"{name}.target{offset}": term for name, term in rungs.items()}
+        if offset > 1:  # the last layer has the main loss, and the other targets as all layers have
+            last = aux.Term(every_position, tap=f"encoder.layers.{LAYERS - 1}", layer=LAYERS, layers=LAYERS, **common)
+            auxiliary[f"rung{LAYERS}.target{offset}"] = last
+    return aux.Objective(aux.Term(every_position, target=1), auxiliary, model=model)
+
+
+def windows(text: Tensor, count: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """Characters, and for every one of them the next (1) and the one after (2)."""
+    starts = torch.randint(len(text) - LENGTH - TARGETS, (count, 1))
+    inputs = starts + torch.arange(LENGTH)
+    return text[inputs], {offset: text[inputs + offset] for offset in range(1, TARGETS + 1)}
+
+
+def main(steps: int = 160) -> dict[str, dict[str, float]]:
+    torch.manual_seed(0)
+    source = inspect.getsource(argparse)
+    alphabet = sorted(set(source))
+    text = torch.tensor([alphabet.index(character) for character in source])
+    model = Transformer(len(alphabet))
+    objective = make_objective(model, len(alphabet)).build(model, text[None, :LENGTH])
+    optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=3e-3)
+
+    first, last, silent = {}, {}, {}
+    for step in range(steps):
+        inputs, targets = windows(text, 8)
+        report = objective(model, inputs, targets, progress=step / steps)
+        optimizer.zero_grad()
+        report.total.backward()
+        optimizer.step()
+        last = {name: term.bits for name, term in report.terms.items()}
+        first = first or last
+        for name in first:
+            if name not in last:
+                silent.setdefault(name, step)
+
+    print(f"{len(source)} characters, {len(alphabet)} symbols; bits per character of each term, weight at the start")
+    print("  term            weight  first step  last step")
+    start = objective.weights(progress=0.0)
+    for name in first:
+        end = f"{last[name]:.2f}" if name in last else f"silent since step {silent[name]}"
+        print(f"  {name:15} {start[name]:6g}  {first[name]:10.2f}  {end:>9}")
+    return {"first": first, "last": last, "silent": silent}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+"""Two processes that train together (gloo), and the same in one process with the joint batch.
+
+`results` starts the two, once for a folder, and gives what each of them found. A case is a function of a wrapper
+(`DDP`, `FSDP2`, or None for one process) that returns plain numbers; the two ranks run all of them in turn, and the
+cells of the table of support after them.
+"""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from auxiliary import features
+from auxiliary.features import CLASSES, DDP, FSDP2, WIDTH, Network, fill, gradients_at_home, wrap
+from charladder import auxiliary as aux
+
+WORLD = 2
+TIME = 120  # seconds for everything the two do; what takes longer hangs
+SPLIT = 4  # rank 0 has the first four examples, rank 1 the other six
+Case = Callable[[str | None], Any]
+
+
+# What both sides have.
+
+
+def rank() -> int | None:
+    return dist.get_rank() if dist.is_initialized() else None
+
+
+def share() -> slice:
+    """Of the batch, what is this process's."""
+    return {None: slice(None), 0: slice(SPLIT), 1: slice(SPLIT, None)}[rank()]
+
+
+def batch() -> tuple[Tensor, dict[str, Tensor]]:
+    """This process's part; of the four targets of rank 0 three are asked for, of the six of rank 1 four."""
+    x, y = features.data()
+    y[0] = y[5] = y[9] = -100
+    mask = torch.arange(len(y)) % 3 == 0  # of rank 0: 2; of rank 1: 2
+    mask[-1] = False
+    real = torch.randn(len(y), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    everything = {"y": y, "mask": mask, "real": real}
+    return x[share()], {name: part[share()] for name, part in everything.items()}
+
+
+def cross_entropy(**fields: Any) -> aux.Term:
+    return aux.Term(**({"loss": F.cross_entropy, "target": "y"} | fields))
+
+
+def tap(place: int, **fields: Any) -> aux.Term:
+    return cross_entropy(**({"tap": f"blocks.{place}", "head": nn.Linear(WIDTH, CLASSES), "weight": 0.5} | fields))
+
+
+def each(prediction: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(prediction, target, reduction="none")
+
+
+def summed(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return F.cross_entropy(prediction, target, reduction="sum"), (target != -100).sum()
+
+
+class Setup:
+    """A network in a wrapper, an objective, and what to note down of them."""
+
+    def __init__(self, wrapper: str | None, objective: aux.Objective, seed: int = 1, **options: Any) -> None:
+        self.network = Network(**options).double()
+        fill(self.network, 0)
+        self.objective = objective.double()
+        fill(self.objective, seed)
+        self.model = wrap(self.network, wrapper)
+        self.modules = {"network": self.network, "objective": self.objective}
+
+    def __call__(self, progress: float | None = None, **more: Any) -> aux.Report:
+        return self.objective(self.model, *batch(), progress=progress, **more)
+
+    def gradients(self) -> dict[str, Any]:
+        return {name: tensor.tolist() for name, tensor in features.gradients_of(self.modules).items()}
+
+    def weights(self) -> dict[str, Any]:
+        return {name: tensor.tolist() for name, tensor in features.weights_of(self.modules).items()}
+
+
+def noted(report: aux.Report) -> dict[str, Any]:
+    """The terms of a report."""
+    return {n: {"value": t.value, "count": float(t.count), "weight": t.weight} for n, t in report.terms.items()}
+
+
+def once(setup: Setup) -> dict[str, Any]:
+    """One backward pass."""
+    report = setup()
+    report.total.backward()
+    return {"report": noted(report), "gradients": setup.gradients()}
+
+
+def several(setup: Setup, steps: int = 6) -> dict[str, Any]:
+    """Steps of SGD; terms that have until(0.5) are silent in the second half of them."""
+    optimizer = features.sgd(setup.modules)
+    reports = {}
+    for step in range(steps):
+        report = setup(step / steps)
+        report.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        reports[f"step {step}"] = noted(report)
+    return {"report": reports, "weights": setup.weights()}
+
+
+# The cases.
+
+
+def taps(wrapper: str | None) -> Any:
+    """Heads of the objective; a loss that is a mean, one with a value per element and a mask, one that is a pair."""
+    terms = {"mean": tap(0), "each": tap(1, loss=each, mask="mask"), "pair": tap(0, loss=summed, weight=0.3)}
+    return once(Setup(wrapper, aux.Objective(cross_entropy(), terms)))
+
+
+def returned(wrapper: str | None) -> Any:
+    """A prediction that the model makes."""
+    return once(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": cross_entropy(weight=0.5)}), side=True))
+
+
+def learned_weights(wrapper: str | None) -> Any:
+    """A rule with parameters."""
+    rule = aux.rules.Uncertainty(["main", "inner"])
+    return once(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0)}, rule=rule)))
+
+
+def pieces(wrapper: str | None) -> Any:
+    """Losses that are means, and pairs."""
+    terms = {"mean": tap(0), "pair": tap(1, loss=summed)}
+    return accumulated(Setup(wrapper, aux.Objective(cross_entropy(), terms)), wrapper)
+
+
+def accumulated(setup: Setup, wrapper: str | None) -> Any:
+    """Gradient accumulation; in one process the joint batch at once."""
+    if wrapper is None:
+        return once(setup)
+    x, targets = batch()
+    places = [slice(2), slice(2, 3), slice(3, None)]
+    several = [(x[place], {name: part[place] for name, part in targets.items()}) for place in places]
+    counts = setup.objective.counts(targets for _, targets in several)
+    reports = []
+    for x, targets in several:
+        with gradients_at_home(setup.model, stay=len(reports) < len(several) - 1):
+            reports.append(setup.objective(setup.model, x, targets, counts=counts))
+            reports[-1].total.backward()
+    return {"report": noted(aux.merge(reports)), "gradients": setup.gradients()}
+
+
+def nothing_to_predict(wrapper: str | None) -> Any:
+    """On rank 0."""
+    setup = Setup(wrapper, aux.Objective(cross_entropy(loss=summed), {"inner": tap(0, loss=summed)}))
+    x, targets = batch()
+    targets["y"][: SPLIT if rank() is None else None] = -100 if rank() != 1 else targets["y"]
+    report = setup.objective(setup.model, x, targets)
+    report.total.backward()
+    return {"report": noted(report), "gradients": setup.gradients()}
+
+
+UNTIL = aux.schedules.until(0.5, 0.5)
+
+
+def silent_tap(wrapper: str | None) -> Any:
+    return several(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0, weight=UNTIL), "outer": tap(1)})))
+
+
+def silent_prediction(wrapper: str | None) -> Any:
+    """The model makes it all the same, and its parameters wait for a gradient."""
+    return several(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": cross_entropy(weight=UNTIL)}), side=True))
+
+
+def silent_head_of_the_model(wrapper: str | None) -> Any:
+    """The model has it for this term alone, and its parameters wait for a gradient."""
+    terms = {"inner": tap(0, head="spare", weight=UNTIL)}
+    return several(Setup(wrapper, aux.Objective(cross_entropy(), terms), spare=True))
+
+
+def learned_weights_in_pieces(wrapper: str | None) -> Any:
+    """The penalty of the rule belongs to the whole batch, not to each micro-batch."""
+    rule = aux.rules.Uncertainty(["main", "mean"])
+    return accumulated(Setup(wrapper, aux.Objective(cross_entropy(), {"mean": tap(0)}, rule=rule)), wrapper)
+
+
+def silent_under_learned_weights(wrapper: str | None) -> Any:
+    """A parameter of the rule falls silent with its term."""
+    rule = aux.rules.Uncertainty(["main", "inner", "outer"])
+    terms = {"inner": tap(0, weight=UNTIL), "outer": tap(1)}
+    return several(Setup(wrapper, aux.Objective(cross_entropy(), terms, rule=rule)))
+
+
+def unlike_heads(wrapper: str | None) -> Any:
+    """Every rank begins with other heads, and rank 0's are taken."""
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0)}), seed=1 + (rank() or 0))
+    return once(setup) | {"weights": setup.weights()}
+
+
+def diagnosis(wrapper: str | None) -> Any:
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0), "outer": tap(1)}))
+    report = setup()
+    found = aux.diagnose(report, aux.by_depth(setup.model, "blocks.*")).as_dict()
+    report.total.backward()
+    return {"diagnosis": found, "gradients": setup.gradients()}
+
+
+def gate(wrapper: str | None) -> Any:
+    """Three steps. The model's own parameters are partly shared and partly not; the heads are the objective's."""
+    terms = {"inner": cross_entropy(weight=0.5), "outer": tap(1)}
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), terms), side=True)
+    optimizer = features.sgd(setup.modules)
+    trunk = setup.network.trunk()
+    others = [*setup.network.side.parameters(), *setup.network.last.parameters(), *setup.objective.parameters()]
+    for _ in range(3):
+        rows = aux.gradients.backward(setup(), trunk, aux.gradients.cosine_gate, others)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"rows": {name: row.tolist() for name, row in rows.items()}, "weights": setup.weights()}
+
+
+def not_finite(wrapper: str | None) -> Any:
+    """One target is NaN, on rank 1."""
+    numbers = tap(1, loss=F.mse_loss, target="real", head=nn.Sequential(nn.Linear(WIDTH, 1), nn.Flatten(0)))
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0), "numbers": numbers}))
+    x, targets = batch()
+    if rank() != 0:
+        targets["real"][-1] = torch.nan
+    try:
+        setup.objective(setup.model, x, targets)
+    except aux.NotFiniteError as error:
+        return {"term": error.term, "sentence": str(error)}
+    return {}
+
+
+def resharded_head(wrapper: str | None) -> Any:
+    """A head inside a block, whose parameters are in pieces again when its term wants it."""
+    return once(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0, head="blocks.1.linear")})))
+
+
+def detached_head(wrapper: str | None) -> Any:
+    """A head that is sharded by itself, and is not to learn."""
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0, detach_head=True)}))
+    fully_shard(setup.objective.heads["inner"], mesh=init_device_mesh("cpu", (WORLD,)))
+    return once(setup)
+
+
+SAME: list[Case] = [
+    taps, returned, learned_weights, pieces, nothing_to_predict, silent_tap, silent_prediction,
+    silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces, unlike_heads,
+]  # fmt: skip
+BY_TERM: list[Case] = [diagnosis, gate]
+CASES = {
+    DDP: [*SAME, *BY_TERM, not_finite],
+    FSDP2: [*SAME, *BY_TERM, not_finite, resharded_head, detached_head],
+}
+
+
+def outcome(action: Callable[[], Any]) -> dict[str, Any]:
+    """What came of it, or the sentence that refused it."""
+    try:
+        return {"found": action()}
+    except aux.AuxiliaryError as error:
+        return {"refused": str(error)}
+
+
+def cell(feature: features.Feature, setting: str) -> dict[str, Any]:
+    """One cell of the table of support."""
+    return outcome(lambda: {name: t.tolist() for name, t in features.run(feature, setting, share()).items()})
+
+
+# The two processes.
+
+
+def work(rank: int, folder: Path) -> None:
+    """What each of them does."""
+    torch.set_num_threads(1)
+    store, wait = f"file://{folder / 'store'}", datetime.timedelta(seconds=TIME)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=wait)
+    found = {}
+    for wrapper, cases in CASES.items():
+        for case in cases:
+            found[f"{case.__name__} {wrapper}"] = outcome(partial(case, wrapper))
+        for feature in features.FEATURES:
+            found[f"{feature.name} {wrapper}"] = cell(feature, wrapper)
+    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def folder_of_all(factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of pytest-xdist, so that the two ranks run once."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_ranks"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """What each rank found, by rank; from the folder, where somebody has asked before.
+
+    Raises RuntimeError with what they wrote, where one of them failed, or both waited for each other.
+    """
+    places, failure = [folder / f"{rank}.json" for rank in range(WORLD)], folder / "failure"
+    with FileLock(folder / "lock"):
+        if not failure.exists() and not all(place.exists() for place in places):
+            failed = start(folder)
+            if failed:
+                failure.write_text(failed)
+    if failure.exists():
+        raise RuntimeError(failure.read_text())
+    return [json.loads(place.read_text()) for place in places]
+
+
+def start(folder: Path) -> str:
+    """Runs the two; says what went wrong, or nothing."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    processes = []
+    for rank in range(WORLD):
+        with (folder / f"{rank}.log").open("w") as log:
+            command = [sys.executable, __file__, str(rank), str(folder)]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+    end = time.monotonic() + TIME
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        if any(process.poll() for process in processes):
+            break  # the other would wait for it in vain
+        time.sleep(0.05)
+    codes = [process.poll() for process in processes]
+    for process in processes:
+        process.kill()
+        process.wait()
+    if codes == [0] * WORLD:
+        return ""
+    logs = [(folder / f"{rank}.log").read_text() for rank in range(WORLD)]
+    return f"the ranks ended with {codes} (None: waiting still, after at most {TIME} s)\n" + "\n".join(logs)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    work(int(sys.argv[1]), Path(sys.argv[2]))
