@@ -9,6 +9,7 @@ share of the time at the default interval.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -95,8 +96,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def alternated(one: Callable[[], object], other: Callable[[], object], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median ratio of neighbours."""
+def alternated(
+    one: Callable[[], object], other: Callable[[], object], repeats: int
+) -> tuple[float, float, float, tuple[float, float]]:
+    """Median seconds of each, the median ratio of neighbours, and a 95% interval of that median (order statistics)."""
     for work in (one, other, one, other):
         work()
     pairs = []
@@ -106,8 +109,11 @@ def alternated(one: Callable[[], object], other: Callable[[], object], repeats: 
         else:
             first, second = timed(one), timed(other)
         pairs.append((first, second))
-    ratio = statistics.median(first / second for first, second in pairs)
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), ratio
+    ratios = sorted(first / second for first, second in pairs)
+    margin = 0.98 * math.sqrt(repeats)
+    low, high = (ratios[min(repeats - 1, max(0, round(repeats / 2 + side * margin)))] for side in (-1, 1))
+    medians = [statistics.median(pair[at] for pair in pairs) for at in (0, 1)]
+    return medians[0], medians[1], statistics.median(ratios), (low, high)
 
 
 def trainer(every: int) -> Trainer:
@@ -125,15 +131,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     repeats = 20 if options.quick else options.repeats
-    rows, ratios, measured = [["", "with", "without", "cost"]], {}, {}
+    rows, ratios, measured = [["", "with", "without", "cost (95%)"]], {}, {}
     for name, shape in SIZES.items():
-        library, by_hand, ratio = alternated(*steps(*shape), repeats)
+        library, by_hand, ratio, interval = alternated(*steps(*shape), repeats)
         ratios[f"library_cost_{name}"] = ratio
-        measured[name] = {"library_s": library, "by_hand_s": by_hand, "width_batch_length": shape}
-        rows.append([f"12 terms, {name}", f"{1e3 * library:.2f} ms", f"{1e3 * by_hand:.2f} ms", f"{ratio - 1:+.1%}"])
+        measured[name] = {
+            "library_s": library, "by_hand_s": by_hand, "ratio_95": interval, "width_batch_length": shape,
+        }  # fmt: skip
+        cost = f"{ratio - 1:+.1%} ({interval[0] - 1:+.1%} to {interval[1] - 1:+.1%})"
+        rows.append([f"12 terms, {name}", f"{1e3 * library:.2f} ms", f"{1e3 * by_hand:.2f} ms", cost])
     with_diagnosis, plain = trainer(1), trainer(0)
     every = resolve(read_raw("ladder")).training.diagnose_every
-    diagnosed, alone, ratio = alternated(with_diagnosis.step, plain.step, max(10, repeats // 10))
+    diagnosed, alone, ratio, _ = alternated(with_diagnosis.step, plain.step, max(10, repeats // 10))
     ratios["diagnosis_cost"] = 1 + (ratio - 1) / every
     measured["diagnosis"] = {"with_s": diagnosed, "without_s": alone, "every": every}
     row = f"{1e3 * diagnosed:.0f} ms", f"{1e3 * alone:.0f} ms", f"{(ratio - 1) / every:+.1%} every {every} steps"

@@ -7,7 +7,7 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.training import NotFinite, load_newest, train
-from charladder.training.curves import draw_curves, valid_points
+from charladder.training.curves import diagnosed, draw_curves, valid_points
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
 
@@ -136,3 +136,22 @@ def test_best_weights_are_kept_only_where_they_are_better_than_the_last(tmp_path
         left = iter(scores)
         list(train(make_trainer(prose, steps=10), folder, lambda left=left: next(left)))
         assert (folder / "best.safetensors").exists() == kept
+
+
+def test_what_was_diagnosed_is_drawn_and_what_is_damaged_is_left_out(tmp_path, prose):
+    run(make_trainer(prose, steps=6, diagnose_every=2), tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    steps = [line for line in read_metrics(path) if "terms" in line]
+    assert [line["step"] for line in steps if "diagnosis" in line] == [1, 3, 5]
+    found = diagnosed(steps)
+    assert len(found) == 3 and set(found[0][1].groups) == {"rungs", "targets"}
+    assert found[1][0] == 3 * 64 / 1e6
+    whole = steps[0]["diagnosis"]
+    damaged = [None, {**whole, "groups": 3}, {**whole, "groups": {"rungs": {"cosine": 1}}}, {**whole, "main_share": "x"},
+               {**whole, "gradient_norms": {"rung1": 1.0}}, {**whole, "groups": {"rungs": 7}}]  # fmt: skip
+    assert diagnosed([{**steps[1], "diagnosis": damage} for damage in damaged]) == []
+    for line, damage in zip(steps, damaged[1:], strict=False):
+        line["diagnosis"] = damage
+    steps[3]["diagnosis"] = {**whole, "gradient_norms": {"other": 1.0}, "gradient_norms_without": {"other": 1.0}}
+    path.write_text("".join(json.dumps(line) + "\n" for line in steps))
+    assert draw_curves(tmp_path).read_bytes()[1:4] == b"PNG"

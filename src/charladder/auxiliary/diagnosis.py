@@ -46,9 +46,18 @@ class Diagnosis:
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Diagnosis":
-        """What `as_dict` gave."""
-        groups = {name: GroupFacts(**facts) for name, facts in numbers["groups"].items()}
-        return cls(groups, numbers["main_share"], numbers["gradient_norms_without"], numbers["gradient_norms"])
+        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for what it cannot have given."""
+        groups = {
+            name: GroupFacts(float(facts["cosine"]), float(facts["ratio"]), float(facts["share"]))
+            for name, facts in dict(numbers["groups"]).items()
+        }
+        without, whole = (
+            {name: float(norm) for name, norm in dict(numbers[key]).items()}
+            for key in ("gradient_norms_without", "gradient_norms")
+        )
+        if list(without) != list(whole):
+            raise ValueError("the two lists of gradient norms are of different depths")
+        return cls(groups, float(numbers["main_share"]), without, whole)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
@@ -110,6 +119,7 @@ def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:
     """The picture of vanishing gradients, on matplotlib's axes: the mean norm by depth, with and without."""
     several = list(diagnoses)
     names = list(several[0].whole)
+    several = [one for one in several if list(one.whole) == names]
     for label, style, pick in (
         ("all terms", "o-", lambda one: one.whole),
         ("main term alone", "s--", lambda one: one.without),

@@ -109,7 +109,7 @@ def per_element(name: str, values: Tensor, target: Any, mask: Tensor | None, cou
 
 
 def stretches(loss: Callable[..., Any]) -> bool:
-    return isinstance(loss, STRETCHING_MODULES) or any(getattr(loss, "func", loss) is one for one in STRETCHING)
+    return getattr(loss, "func", loss) in STRETCHING or isinstance(loss, STRETCHING_MODULES)
 
 
 def count_targets(target: Any) -> Count:

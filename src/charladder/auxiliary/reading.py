@@ -41,7 +41,7 @@ def read_tap(name: str, term: Term, tap: str, calls: list[tuple[Any, bool]], mod
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    if torch.is_grad_enabled() and not term.detach_tap and not all(on for _, on in calls):
+    if not term.detach_tap and torch.is_grad_enabled() and not all(on for _, on in calls):
         raise AuxiliaryError(
             f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; "
             "checkpoint with use_reentrant=False, or give Term(detach_tap=True)"

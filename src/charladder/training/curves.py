@@ -75,7 +75,7 @@ def diagnosed(steps: list[dict[str, Any]]) -> list[tuple[float, Diagnosis]]:
     for line in steps:
         try:
             found.append((line["characters"] / 1e6, Diagnosis.from_dict(line["diagnosis"])))
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, ValueError):
             continue
     return found
 

@@ -1,0 +1,164 @@
+"""Heads: who owns them, how they are made, who learns from them, and what is left when they have gone."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from auxiliary.test_objective import stack, term
+from charladder import auxiliary as aux
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(5)
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 8), torch.randint(0, 3, (6,))
+
+
+def test_pattern_taps_and_heads_built_from_the_shape(data):
+    x, y = data
+    model = stack(depth=4)
+    before = copy.deepcopy(model.state_dict())
+    model.layers[1].eval()
+    objective = aux.Objective(
+        term(), {"deep": term(tap="layers.*", head=aux.heads.normed(3), weight=lambda layer, layers: layer / layers)}
+    )
+    assert not list(objective.parameters())
+    objective.build(model, x)
+    assert len(list(objective.parameters())) == 4 * 4
+    assert [m.training for m in model.layers] == [True, False, True, True]
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    report = objective(model, x, y)
+    assert {n: t.weight for n, t in report.terms.items()} == {
+        "main": 1.0, "deep.0": 1 / 5, "deep.1": 2 / 5, "deep.2": 3 / 5, "deep.3": 4 / 5,
+    }  # fmt: skip
+
+
+def test_building_leaves_batch_statistics_and_dropout_alone():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 2))
+    before = copy.deepcopy(model.state_dict())
+    aux.Objective(term(), {"a": term(tap="2", head=aux.heads.pooled(2))}).build(model, torch.randn(3, 1, 8, 8))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert model.training and model[1].training
+
+
+def test_a_head_is_owned_once(data):
+    x, y = data
+    model, shared = stack(), nn.Linear(8, 3)
+    objective = aux.Objective(
+        term(),
+        {
+            "a": term(tap="layers.0", head=shared),
+            "b": term(tap="layers.1", head=shared),
+            "theirs": term(tap="layers.1", head=model.out),
+            "by_name": term(tap="layers.0", head="out"),
+            "tied": term(tap="layers.0", head=nn.Linear(8, 3)),
+        },
+    )
+    objective.terms["tied"].head.weight = model.out.weight
+    objective.attach(model)
+    assert [
+        p is q
+        for p, q in zip(objective.parameters(), [*shared.parameters(), objective.terms["tied"].head.bias], strict=True)
+    ]
+    assert set(objective.state_dict()) == {"heads.a.weight", "heads.a.bias", "heads.tied.weight", "heads.tied.bias"}
+    together = torch.optim.SGD([{"params": list(model.parameters())}, {"params": list(objective.parameters())}], 0.1)
+    report = objective(model, x, y)
+    report.total.backward()
+    together.step()
+    again = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))})
+    again.load_state_dict({k: v for k, v in objective.state_dict().items() if k.startswith("heads.a.")})
+    assert torch.equal(again.terms["a"].head.weight, shared.weight)
+
+
+def test_loss_modules_with_parameters_are_trained_along(data):
+    x, y = data
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, p, t):
+            return self.scale * F.cross_entropy(p, t)
+
+    objective = aux.Objective(term(), {"a": term(Scaled(), select=lambda out: out)})
+    assert [n for n, _ in objective.named_parameters()] == ["losses.a.scale"]
+    objective(stack(), x, y).total.backward()
+    assert next(objective.parameters()).grad is not None
+
+
+def test_detached_taps_and_heads(data):
+    x, y = data
+    model, head = stack(), nn.Linear(8, 3)
+    for detach, trained in (("detach_tap", head), ("detach_head", model.layers[0])):
+        objective = aux.Objective(term(weight=0.0), {"a": term(tap="layers.0", head=head, **{detach: True})})
+        parameters = [*model.layers[0].parameters(), *head.parameters()]
+        gradients = torch.autograd.grad(objective(model, x, y).total, parameters, allow_unused=True)
+        reached = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+        assert reached == {id(p) for p in trained.parameters()}
+        objective.remove()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_removal_leaves_the_model_as_it_was(data, fails):
+    x, y = data
+    model = stack()
+    before, keys = copy.deepcopy(model.state_dict()), {name: set(vars(m)) for name, m in model.named_modules()}
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(9 if fails else 8, 3), weight=0.5)})
+    if fails:
+        with pytest.raises(aux.AuxiliaryError), objective:
+            objective(model, x, y)
+    else:
+        with objective:
+            objective(model, x, y).total.backward()
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert {name: set(vars(m)) for name, m in model.named_modules()} == keys
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+def test_a_copy_of_the_model_does_not_record(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
+    average = copy.deepcopy(model)
+    average(x)
+    assert objective(model, x, y).terms["a"].value > 0
+    assert torch.equal(average(x), model(x))
+
+
+def test_inference_alone_runs_no_head(data):
+    x, y = data
+    model, calls, head = stack(), [], nn.Linear(8, 3)
+    head.register_forward_hook(lambda *_: calls.append(1))
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=head)}, model=model)
+    model(x)
+    assert not calls and not objective.taps.recorder.caught
+    with torch.no_grad():
+        assert not objective(model, x, y).total.requires_grad
+
+
+def test_a_term_may_be_called_like_anything_that_a_module_has(data):
+    x, y = data
+    names = ["type", "half", "values", "a.b", "a_b"]
+    objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
+    assert set(objective(stack(), x, y).terms) == {"main", *names}
+    assert list(objective.heads) == ["type_", "half_", "values_", "a_b", "a_b_"]
+
+
+def test_a_head_made_of_the_models_parts_is_the_models(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(
+        term(), {"a": term(tap="layers.0", head=nn.Sequential(nn.Tanh(), model.out))}, model=model
+    )
+    assert not list(objective.parameters()) and not objective.state_dict()
+    objective(model, x, y).total.backward()
+    assert model.out.weight.grad is not None
