@@ -148,6 +148,14 @@ def test_mean_divides_the_intermediate_rungs_by_how_many_are_active():
     assert [weights[rung, 1] for rung in range(1, 6)] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1])
 
 
+def test_the_mean_is_over_the_rungs_that_predict_whatever_they_predict():
+    """With a target drawn anew each step, the next character is often nobody's."""
+    settings = ObjectiveSettings(rung_schedule="constant", rung_reduction="mean", target_schedule="blockwise")
+    for step in range(8):
+        weights = [w for (rung, _), w in term_weights(settings, 4, 0.1, step).items() if w and rung < 4]
+        assert weights == pytest.approx([1 / 3] * 3)
+
+
 def test_last_position_alone():
     network, objective = pair(ObjectiveSettings(positions="last", targets=2))
     report = objective(network, windows(2, batch=5), 0.0)

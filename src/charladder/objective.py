@@ -124,7 +124,8 @@ def term_weights(
         base = of_rung(progress, step) * (settings.rung_weight if rung < layers else 1.0)
         weights[rung, k] = base * of_target(progress, step)
     if settings.rung_reduction == "mean":
-        active = max(1, sum(weights[rung, 1] > 0 for rung in range(1, layers)))
+        predicting = {rung for (rung, _), weight in weights.items() if weight > 0 and rung < layers}
+        active = max(1, len(predicting))
         weights = {(rung, k): w / active if rung < layers else w for (rung, k), w in weights.items()}
     return weights
 

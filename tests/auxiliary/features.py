@@ -344,6 +344,8 @@ class Library:
         trunk = self.network.trunk()
         mine = set(map(id, trunk))
         others = [p for p in self.network.parameters() if id(p) not in mine]
+        self.report(x, y).total.backward()  # as before a diagnosis
+        optimizer.zero_grad()
         for _ in range(2):  # DDP complains in the next forward pass, if at all
             aux.gradients.backward(self.report(x, y), trunk, aux.gradients.cosine_gate, others)
             optimizer.step()

@@ -1,6 +1,7 @@
 """Heads: who owns them, how they are made, who learns from them, and what is left when they have gone."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -162,3 +163,77 @@ def test_a_head_made_of_the_models_parts_is_the_models(data):
     assert not list(objective.parameters()) and not objective.state_dict()
     objective(model, x, y).total.backward()
     assert model.out.weight.grad is not None
+
+
+def test_heads_made_after_the_model_lost_parameters_are_all_trained(data):
+    """What a freed parameter's address is given to next is nobody's but the new head's."""
+    x, _ = data
+    for _ in range(30):
+        model = stack()
+        objective = aux.Objective(term(), {"a": term(tap="layers.0", head=aux.heads.linear(3))}, model=model)
+        model.out = nn.Linear(8, 3)
+        objective.build(model, x)
+        assert len(list(objective.parameters())) == 2
+
+
+def test_copies_and_pickles_are_attached_to_no_model(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(
+        term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3), weight=aux.schedules.until(0.5))}, model=model
+    )
+    expected = objective(model, x, y, progress=0.1).total
+    objective.remove()
+    for again in (copy.deepcopy(objective), copy.deepcopy(aux.Objective(term()))):
+        assert not again.attached and torch.isfinite(again(model, x, y, progress=0.1).total)
+        again.remove()
+    plain = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3), weight="inception")})
+    before = plain(model, x, y).total
+    plain.remove()
+    assert torch.equal(pickle.loads(pickle.dumps(plain))(model, x, y).total, before)
+    assert torch.equal(copy.deepcopy(objective)(stack_like(model), x, y, progress=0.1).total, expected)
+
+
+def stack_like(model: nn.Module) -> nn.Module:
+    again = stack()
+    again.load_state_dict(model.state_dict())
+    return again
+
+
+def test_detached_taps_of_whatever_a_module_returns():
+    model = nn.LSTM(4, 8, batch_first=True)
+    head = LastState()
+    one = term(tap="0", head=head, select=lambda out: out, detach_tap=True)
+    objective = aux.Objective(term(lambda p: p.sum() * 0, target=None, select=0), {"a": one})
+    objective(nn.Sequential(model), torch.randn(3, 5, 4), torch.zeros(3, dtype=torch.long)).total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert head.out.weight.grad.any()
+
+
+class LastState(nn.Module):
+    """Reads the last state of an LSTM, out of all that it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, returned):
+        return self.out(returned[1][0][0])
+
+
+def test_silence_of_every_term_is_no_error(data):
+    x, y = data
+    aux.Objective(term(weight=0.0))(stack(), x, y).total.backward()
+
+
+def test_a_module_loss_alone_does_not_tie_an_objective_to_one_model(data):
+    x, y = data
+    objective = aux.Objective(term(nn.CrossEntropyLoss()))
+    assert objective(stack(), x, y).value > 0 and objective(stack(), x, y).value > 0
+    assert objective(lambda x: x[:, :3], x, y).value > 0
+
+
+def test_the_main_prediction_goes_by_its_name(data):
+    x, y = data
+    report = aux.Objective(term(), {"side": term()})(lambda x: {"side": x[:, 3:6], "main": x[:, :3]}, x, y)
+    assert report.terms["main"].value == float(F.cross_entropy(x[:, :3], y))

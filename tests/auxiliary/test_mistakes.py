@@ -193,6 +193,55 @@ MISTAKES = {
         lambda: run(rule=lambda values: {"b": 1.0}),
         "the rule has a factor for 'b', and there is no",
     ),
+    "changed in place": (
+        lambda: run(
+            model=nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)),
+            a=term(tap="0", head=HEAD),
+        ),
+        "term 'a': what 0 returned was changed in place afterwards, so that it is no more what the tap saw",
+    ),
+    "the paper's preset without a layer": (
+        lambda: run(a=TAPPED(weight="al_rfou"), call={"progress": 0.0}),
+        "term 'a': its weight depends on the layer, and the term has none",
+    ),
+    "layer past the last": (lambda: term(layer=9, layers=4), "a Term has layer 9 of 4; layers go from 1 to layers="),
+    "layer 0": (lambda: term(layer=0, layers=4), "a Term has layer 0 of 4"),
+    "offset past the last": (lambda: term(offset=2), "a Term has offset 2 of 1; offsets go from 1 to offsets="),
+    "loss that is none": (lambda: term(3), "a Term's loss is 3; it must be a function"),
+    "tap that is a module": (lambda: term(tap=HEAD), "a Term's tap is of type Linear; give the name of a module"),
+    "a loss for a term": (lambda: aux.Objective(term(), {"a": F.cross_entropy}), "it must have a Term by each name"),
+    "a name that is none": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
+    "main with a pattern": (
+        lambda: run(main=term(tap="layers.*")),
+        "main must be one Term, and its tap one module's name",
+    ),
+    "weight that tells nothing": (
+        lambda: run(a=TAPPED(weight=lambda *all: 1.0)),
+        "does not say what it takes; name the",
+    ),
+    "weight in C": (lambda: run(a=TAPPED(weight=max)), "does not say what it takes; wrap it in a lambda"),
+    "rule that returns nothing": (lambda: run(rule=lambda values: None), "the rule returned NoneType; it must return"),
+    "progress as text": (lambda: run(call={"progress": "0.5"}), "progress is 0.5; it must lie in [0, 1]"),
+    "weights of nobody": (
+        lambda: aux.Objective(term()).from_output(X, Y, weights={"mian": 1.0}),
+        "weights has 'mian', and there is no such term; the nearest are main",
+    ),
+    "head of a model that is not known": (
+        lambda: aux.Objective(term(), {"a": term(select=lambda out: out, head="out")}).from_output(X[:, :3], Y),
+        "term 'a': its head 'out' is the model's; attach(model) first",
+    ),
+    "head that nobody made": (
+        lambda: aux.Objective(term(), {"a": term(tap="layers.0", head=lambda shape: None)}).build(stack(), X),
+        "term 'a': what was to make its head made None; it must return a module",
+    ),
+    "nothing to diagnose": (
+        lambda: aux.diagnose(run(a=TAPPED()), {"x": []}),
+        "there are no parameters to look at",
+    ),
+    "adaptive weight of a loss below 0": (
+        lambda: run(a=TAPPED(lambda p, t: p.mean() * 0 - 1.0), rule=aux.rules.AdaLoss(["a"])),
+        "AdaLoss weighs by 1 / loss, and that of 'a' is not above 0",
+    ),
     "weights before the model": (
         lambda: aux.Objective(term(), {"a": term(tap="layers.*")}).weights(0.0),
         "some taps are patterns; attach(model) says which terms there are",

@@ -304,11 +304,11 @@ def test_counts_are_refused_where_only_the_loss_knows_them(data):
     x, y = data
     own = term(lambda p: (p.square().sum(), p.numel()), target=None, count=1, select=lambda out: out)
     objective = aux.Objective(term(), {"own": own})
-    with pytest.raises(aux.AuxiliaryError, match="term 'own': its loss counts by itself, and otherwise than objective"):
+    with pytest.raises(aux.AuxiliaryError, match="term 'own': its loss has 18 predictions where"):
         objective(stack(), x, y, counts=objective.counts([y]))
     assert objective(stack(), x, y, counts={"main": 6, "own": 18}).terms["own"].count == 18
     without = aux.Objective(term(), {"own": term(lambda p: p.mean(), target=None, select=lambda out: out)})
-    with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target to count"):
+    with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target, which does not say how many"):
         without.counts([y])
 
 

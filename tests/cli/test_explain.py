@@ -40,6 +40,18 @@ def test_presets_and_recipes(capsys):
     assert sorted({row["active"] for row in rows}) == [False, True]
 
 
+def test_what_no_terminal_should_be_given_is_written_out(capsys):
+    out = said(capsys, 'a"\\\x9b\u202e\n[b]', "--layers", "1", "--targets", "1")
+    assert '"a\\"\\\\\\u009b\\u202e\\n["' in out
+    assert "\x9b" not in out and "\u202e" not in out
+
+
+def test_a_narrow_terminal_gets_lines(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    out = said(capsys, "ABC", "--layers", "2", "--targets", "1", "--progress", "0.3")
+    assert 'rung1.target1: "A" -> "B", silent' in out and 'main: "AB" -> "C", weight 1' in out
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -52,6 +64,7 @@ def test_presets_and_recipes(capsys):
         (["AB", "--layers", "x"], "--layers is 'x'; it must be a whole number"),
         (["AB", "--targets", "0"], "targets is 0; it must be at least 1"),
         (["AB", "--step", "-1"], "--step is -1; it must be at least 0"),
+        (["A" * 200, "--layers", "100", "--targets", "2"], "make more than 20,000 predictions; give a shorter TEXT"),
         (["AB", "--rungs", "clam"], "--rungs: there is no preset called 'clam'; did you mean calm?"),
         (["AB", "--ahead", "calm"], "--ahead: there is no preset called 'calm'"),
         (["AB", "--recipe", "t64", "--rungs", "calm"], "--recipe has weights of its own"),

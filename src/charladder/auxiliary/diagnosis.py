@@ -1,7 +1,8 @@
 """Do the auxiliary losses pull with the main one? Where in the network does any gradient arrive?
 
 `diagnose` measures it at one moment, by one more backward pass for each group of terms; every 50 steps of training
-that is some 3% of the time. It changes nothing: the gradients that are trained on stay as they are, to the last bit.
+that is some 3% of the time. The gradients that are trained on stay as they are, to the last bit; only what a backward
+pass itself changes (batch statistics inside a checkpoint, which runs again) is changed once more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from charladder.auxiliary.errors import AuxiliaryError
 from charladder.auxiliary.gradients import by_group
 from charladder.auxiliary.report import Report
 from charladder.auxiliary.taps import matching, named_modules, unwrap
@@ -85,6 +87,8 @@ def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups:
             sorted_names.setdefault(groups(name) if groups else name, []).append(name)
     else:
         sorted_names = {group: [n for n in members if n in names] for group, members in groups.items()}
+    if not depths:
+        raise AuxiliaryError("there are no parameters to look at: none were given, or all are frozen")
     wanted = {MAIN: [MAIN]} | {group: members for group, members in sorted_names.items() if members}
     flat = [parameter for several in depths.values() for parameter in several]
     gradients = by_group(report, flat, wanted)

@@ -17,6 +17,8 @@ def rungs(
 ) -> dict[str, Term]:
     """A term for each intermediate layer of a model: `rung1`, `rung2` ... below the last, which has the main loss.
 
+    Some presets (layerskip, calm, deed, inter_ctc) have a weight for the last layer too: give its Term the same name,
+    `main=Term(loss, weight="calm")`.
     pattern: the names of all n layers (`encoder.layers.*`), in the model's order. weight: as of a Term; the place of
     each, layer l of n, is filled in. fields: anything else that a Term takes. A head given as a module is shared by
     all of them; a head given as a function is made for each.

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from charladder.auxiliary.counting import Count, count_of, kept, option, whole_numbers
 from charladder.auxiliary.errors import AuxiliaryError, first_line
+from charladder.auxiliary.term import Term
 
-IGNORED = -100
 # These stretch a prediction and a target of different shapes over each other, with a warning at most.
 STRETCHING = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 STRETCHING_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-Count = int | Tensor
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,13 @@ class Measured:
 
 
 def measure(
-    name: str,
-    loss: Callable[..., Any],
-    prediction: Any,
-    target: Any,
-    mask: Tensor | None,
-    count: Callable[[Any], Count],
+    name: str, term: Term, prediction: Any, target: Any, mask: Tensor | None, count: Callable[[], Count | None]
 ) -> Measured:
-    """Calls the loss of term `name`; `count` says how many predictions a target asks for, where nothing else does.
+    """Calls the loss of a term; `count` says how many predictions its target asks for.
 
     A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
     """
+    loss = term.loss
     if getattr(prediction, "shape", None) != getattr(target, "shape", None) and stretches(loss):
         raise AuxiliaryError(
             f"term {name!r}: its loss would compare {compared(prediction, target)}; give both the same shape"
@@ -70,8 +66,14 @@ def measure(
                 f"term {name!r} has a mask, and its loss returned one scalar; make it return a value per element "
                 "(reduction='none')"
             )
-        return Measured(result, count(target), mean=True)
-    return per_element(name, result, target, mask, count)
+        if option(loss, "reduction") == "sum":
+            raise AuxiliaryError(
+                f"term {name!r}: its loss has reduction='sum', and a sum cannot be told from a mean; use 'mean' or "
+                "'none', or return a pair (sum, count)"
+            )
+        found = count()
+        return Measured(result, 1 if found is None else found, mean=True)
+    return per_element(name, term, result, target, mask, count)
 
 
 def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
@@ -83,8 +85,11 @@ def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
     return Measured(result[0].reshape(()), result[1], mean=False, own=True)
 
 
-def per_element(name: str, values: Tensor, target: Any, mask: Tensor | None, count: Callable[[Any], Count]) -> Measured:
-    """The sum of a loss per element, over the elements that the mask keeps."""
+def per_element(
+    name: str, term: Term, values: Tensor, target: Any, mask: Tensor | None, count: Callable[[], Count | None]
+) -> Measured:
+    """The sum of a loss per element, in at least float32, over the elements that count."""
+    wide = torch.promote_types(values.dtype, torch.float32)
     if mask is not None:
         if mask.shape != values.shape[: mask.ndim]:
             raise AuxiliaryError(
@@ -92,46 +97,31 @@ def per_element(name: str, values: Tensor, target: Any, mask: Tensor | None, cou
                 "must have the loss's shape, or its first dimensions"
             )
         values = values.flatten(mask.ndim).mean(-1) if values.ndim > mask.ndim else values
+        where = kept(term, target, mask)
         # Chosen, not multiplied: NaN in a place that does not count must not come through.
-        return Measured(torch.where(mask, values, 0).sum(), mask.count_nonzero(), mean=False)
+        chosen = values if where is None else torch.where(where, values, 0)
+        return Measured(chosen.sum(dtype=wide), masked(term, target, mask), mean=False)
+    total = values.sum(dtype=wide)
     if not isinstance(target, Tensor):
-        return Measured(values.sum(), values.numel(), mean=False)
-    if target.is_floating_point():
-        fits = values.shape == target.shape[: values.ndim]
-    else:
-        fits = values.numel() == target.numel()
-    if not fits:
+        found = None if term.count is None else count()
+        return Measured(total, values.numel() if found is None else found, mean=False)
+    labels = whole_numbers(target) or target.dtype == torch.bool
+    if not (values.numel() == target.numel() if labels else values.shape == target.shape[: values.ndim]):
         raise AuxiliaryError(
             f"term {name!r}: its loss has shape {tuple(values.shape)} for targets of shape {tuple(target.shape)}; "
             "one value per target is needed, or a mean"
         )
-    return Measured(values.sum(), values.numel() if target.is_floating_point() else count(target), mean=False)
+    found = count() if labels or term.count is not None else None
+    return Measured(total, values.numel() if found is None else found, mean=False)
+
+
+def masked(term: Term, target: Any, mask: Tensor) -> Count:
+    found = count_of(term, target, mask)
+    return mask.count_nonzero() if found is None else found
 
 
 def stretches(loss: Callable[..., Any]) -> bool:
     return getattr(loss, "func", loss) in STRETCHING or isinstance(loss, STRETCHING_MODULES)
-
-
-def count_targets(target: Any) -> Count:
-    """How many predictions a target asks for: its elements, without those that torch's losses ignore."""
-    if not isinstance(target, Tensor):
-        return 1
-    if target.is_floating_point() or target.dtype == torch.bool:
-        return target.numel()
-    return (target != IGNORED).sum()
-
-
-def exact(count: Count) -> Count:
-    """A count to calculate with: torch divides whole numbers in float32, which a float64 loss would feel."""
-    if not isinstance(count, Tensor):
-        return count
-    return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
-
-
-def at_least_one(count: Count) -> Count:
-    """So that a term with nothing to predict adds 0, and not NaN."""
-    number = exact(count)
-    return number.clamp(min=1) if isinstance(number, Tensor) else max(1, number)
 
 
 def is_scalar(prediction: Any) -> bool:

@@ -7,6 +7,7 @@ weight is zero costs nothing: its head is not called, and what it would have rea
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
@@ -15,22 +16,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary import ranks
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.counting import Count, Counted, count_of, count_targets, exact, never_zero
+from charladder.auxiliary.errors import AuxiliaryError, nearest
 from charladder.auxiliary.expansion import expand, open_ended
-from charladder.auxiliary.losses import Count, Measured, at_least_one, count_targets, exact, measure
+from charladder.auxiliary.losses import Measured, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
 from charladder.auxiliary.report import Report, TermReport, check_finite
-from charladder.auxiliary.taps import Taps, unwrap
+from charladder.auxiliary.selection import tensors_in
+from charladder.auxiliary.taps import Taps, is_pattern, unwrap
 from charladder.auxiliary.term import MAIN, Term
-from charladder.auxiliary.weights import check_progress, weigher
+from charladder.auxiliary.weights import Weigher, check_progress, weigher
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
 # it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
 Rule = Callable[[dict[str, Tensor]], Any]
-
-
-class Counted(dict[str, Count]):
-    """Counts that were taken from targets, and are not what a loss that counts by itself says."""
 
 
 class Objective(nn.Module):
@@ -61,14 +60,17 @@ class Objective(nn.Module):
         self.terms: dict[str, Term] = {MAIN: main}
         pairs: Any = auxiliary.items() if isinstance(auxiliary, Mapping) else auxiliary
         for name, term in pairs:
+            if not isinstance(name, str) or not name or not isinstance(term, Term):
+                raise AuxiliaryError(f"auxiliary has {name!r}: {type(term).__name__}; it must have a Term by each name")
             if name in self.terms:
                 raise AuxiliaryError(f"there are two terms called {name!r}; give each a name of its own")
             self.terms[name] = term
+        if not isinstance(main, Term) or (main.tap is not None and is_pattern(main.tap)):
+            raise AuxiliaryError("main must be one Term, and its tap one module's name")
         self.rule, self.check = rule, check
         self.order = None if order is None else list(order)
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.attached: list[nn.Module] = []  # none or one; in a list, or nn.Module would take it for a part of this
-        self.foreign: set[int] = set()  # parameters that a head has, and the model owns
         self.removed = False
         self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
         self.prepare()
@@ -80,7 +82,8 @@ class Objective(nn.Module):
     def prepare(self) -> None:
         """Owns heads and losses, each once and none of the model's, and makes weights into functions."""
         theirs = {id(module) for model in self.attached for module in model.modules()}
-        theirs |= {id(head) for head in self.heads.values() if self.foreign >= set(map(id, head.parameters())) != set()}
+        foreign = self.foreign
+        theirs |= {id(head) for head in self.heads.values() if foreign >= set(map(id, head.parameters())) != set()}
         for key in [key for key, head in self.heads.items() if id(head) in theirs]:
             del self.heads[key]
         for name, term in self.terms.items():
@@ -92,6 +95,7 @@ class Objective(nn.Module):
                     while key in modules or hasattr(modules, key):  # `type`, `half` ... are a module's already
                         key += "_"
                     modules[key] = part
+        self.weighers: dict[str, Weigher] = {}
         if open_ended(self.terms):
             return  # terms are known when the model is
         depth = max((term.layers or 1 for term in self.terms.values()), default=1)
@@ -104,10 +108,16 @@ class Objective(nn.Module):
                 raise AuxiliaryError(f"order is {self.order}; it must have every term once: {', '.join(self.terms)}")
             self.terms = {name: self.terms[name] for name in self.order}
 
+    @property
+    def foreign(self) -> set[int]:
+        """The parameters of the model, some of which a head may have; asked anew, for a model may change them."""
+        return {id(parameter) for model in self.attached for parameter in model.parameters()}
+
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As nn.Module's, without the parameters that the model owns."""
+        foreign = self.foreign
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
-            if id(parameter) not in self.foreign:
+            if id(parameter) not in foreign:
                 yield name, parameter
 
     def weights(self, progress: float | None = None, step: int | None = None) -> dict[str, float]:
@@ -135,7 +145,7 @@ class Objective(nn.Module):
         if self.attached:
             raise AuxiliaryError("this objective is attached to another model; make one for each, or remove() it first")
         self.terms = expand(base, self.terms)
-        self.attached, self.removed, self.foreign = [base], False, set(map(id, base.parameters()))
+        self.attached, self.removed = [base], False
         self.prepare()
         taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
         self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
@@ -165,10 +175,25 @@ class Objective(nn.Module):
         for name, term in waiting.items():
             state = seen[name][0] if isinstance(seen[name], list) else seen[name]
             make: Any = term.head
-            head = make(state.shape).to(state.device, next(self.attached[0].parameters(), state).dtype)
+            head = make(state.shape)
+            if not isinstance(head, nn.Module):
+                raise AuxiliaryError(f"term {name!r}: what was to make its head made {head!r}; it must return a module")
+            head = head.to(state.device, next(self.attached[0].parameters(), state).dtype)
             self.terms[name] = dataclasses.replace(term, head=head)
         self.prepare()
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is attached to no model, and has no hooks on any."""
+        state = dict(self.__dict__)
+        del state["weighers"], state["attached"], state["taps"], state["head_gradients"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.attached, self.removed = [], False
+        self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
+        self.prepare()
 
     def remove(self) -> None:
         """Takes the hooks off the model, which is then as it was. `attach` puts them on again."""
@@ -203,8 +228,7 @@ class Objective(nn.Module):
         Raises AuxiliaryError that names the term; NotFiniteError for a loss that is NaN or infinite.
         """
         self.check_usable()
-        if any(term.tap is not None or term.head is not None for term in self.terms.values()):
-            self.attach(unwrap(model))
+        self.meet(unwrap(model))
         weights = self.weights(progress, step)
         output, caught = self.run(model, inputs, [name for name, weight in weights.items() if weight != 0])
         return self.assemble(output, targets, weights, caught, counts, model)
@@ -222,27 +246,36 @@ class Objective(nn.Module):
         """The same from what a model has returned; for terms without taps. `weights`: given outright."""
         self.check_usable()
         given = self.weights(progress, step) if weights is None else dict.fromkeys(self.terms, 0.0) | dict(weights)
+        strange = [name for name in given if name not in self.terms]
+        if strange:
+            raise AuxiliaryError(
+                f"weights has {strange[0]!r}, and there is no such term{nearest(strange[0], self.terms)}"
+            )
         return self.assemble(output, targets, given, {}, counts, None)
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
         """How many predictions each term has in the targets of several micro-batches together.
 
-        Raises AuxiliaryError for a term without a target and a count. A loss that returns (sum, count) must count as
-        this does, and is refused when it does not.
+        Raises AuxiliaryError for a term whose target does not say it, and that has no count. A loss that turns out to
+        count otherwise is refused when it does.
         """
         found = Counted(dict.fromkeys(self.terms, 0))
         for targets in batches:
             for name, term in self.terms.items():
-                if term.target is None and term.count is None:
-                    raise AuxiliaryError(f"term {name!r} has no target to count; give Term(count=...)")
-                mask = mask_of(name, term, targets)
-                counted = count_of(term, target_of(name, term, targets)) if mask is None else mask.count_nonzero()
-                found[name] = found[name] + counted
+                target, mask = target_of(name, term, targets), mask_of(name, term, targets)
+                found[name] = found[name] + count_targets(name, term, target, mask)
         return found
 
     def check_usable(self) -> None:
         if self.removed:
             raise AuxiliaryError("this objective was removed from its model; attach(model) it again, or make a new one")
+
+    def meet(self, base: Any) -> None:
+        """Attaches to a model where that is needed; a second one is an error only for taps and heads by name."""
+        needed = any(term.tap is not None or isinstance(term.head, str) for term in self.terms.values())
+        useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and not self.attached
+        if needed or useful:
+            self.attach(base)
 
     def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, Caught]:
         """One forward pass: what the model returned, and what the taps of active terms caught."""
@@ -251,7 +284,7 @@ class Objective(nn.Module):
             if isinstance(inputs, Mapping):
                 output = model(**inputs)
             else:
-                output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+                output = model(*inputs) if type(inputs) is tuple else model(inputs)
         return output, caught
 
     def assemble(
@@ -283,11 +316,12 @@ class Objective(nn.Module):
             total = part if total is None else total + part
         if penalty is not None:
             if counts is not None:  # this micro-batch's part of it
-                name = next(iter(measured))
-                part = exact(terms[name].count) / at_least_one(divisors[name])
+                name = MAIN if MAIN in measured else next(iter(measured))
+                part = exact(terms[name].count) / never_zero(divisors[name])
                 penalty = penalty * torch.as_tensor(part).to(penalty)
             total = penalty if total is None else total + penalty
-        total = torch.zeros(()) if total is None else total
+        if total is None:  # every term is silent: there is nothing to learn, and backward is no error
+            total = torch.zeros((), requires_grad=torch.is_grad_enabled())
         if self.check:
             check_finite(total, terms)
         if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
@@ -301,28 +335,33 @@ class Objective(nn.Module):
         measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
         for name in active:
             term = self.terms[name]
-            head = self.taps.modules[term.head] if isinstance(term.head, str) else term.head
+            head = self.taps.modules.get(term.head) if isinstance(term.head, str) else term.head
+            if head is None and term.head is not None:
+                raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
             prediction = predict(name, term, head, read(name, self.terms, output, caught, model))
 
-            def count(target: Any, term: Term = term) -> Count:
-                key = id(target), term.count
+            target, mask = target_of(name, term, targets), mask_of(name, term, targets)
+
+            def count(term: Term = term, target: Any = target) -> Count | None:
+                key = id(target), id(term.count), id(term.loss)
                 if key not in known:
                     known[key] = target, count_of(term, target)
                 return known[key][1]
 
-            target, mask = target_of(name, term, targets), mask_of(name, term, targets)
-            measured[name] = measure(name, term.loss, prediction, target, mask, count)
+            measured[name] = measure(name, term, prediction, target, mask, count)
+            if ranks.size() > 1 and measured[name].mean:
+                count_targets(name, term, target, mask)  # a mean of unknown weight would make a mean of means
         return measured
 
     def check_counted(self, measured: Mapping[str, Measured], targets: Any) -> None:
-        """Raises AuxiliaryError for a loss that counts by itself, and otherwise than `counts` did."""
+        """Raises AuxiliaryError for a loss that counts otherwise than `counts` did before it was seen."""
         for name, one in measured.items():
-            if one.own and int(one.count) != int(
-                count_of(self.terms[name], target_of(name, self.terms[name], targets))
-            ):
+            term = self.terms[name]
+            said = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
+            if not math.isclose(float(one.count), float(said), rel_tol=1e-6):
                 raise AuxiliaryError(
-                    f"term {name!r}: its loss counts by itself, and otherwise than objective.counts; give "
-                    "Term(count=...), or counts in a dict of your own"
+                    f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "
+                    f"{float(said):g}; give Term(count=...), or counts in a dict of your own"
                 )
 
     def taking_part(self, active: Iterable[str]) -> list[nn.Parameter]:
@@ -332,14 +371,20 @@ class Objective(nn.Module):
             term = self.terms[name]
             modules += [term.loss] if term.detach_head else [term.head, term.loss]
         found = {id(p): p for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
-        return [parameter for key, parameter in found.items() if key not in self.foreign]
+        foreign = self.foreign
+        return [parameter for key, parameter in found.items() if key not in foreign]
 
     def factors(self, terms: Mapping[str, TermReport]) -> tuple[dict[str, Any], Tensor | None]:
         """What the rule says: factors by name, and a penalty."""
         if self.rule is None or not terms:
             return {}, None
-        answer = self.rule({n: t.loss if t.mean else t.loss / at_least_one(t.count) for n, t in terms.items()})
+        known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
+        answer = self.rule({n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()})
         factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
+        if not isinstance(factors, Mapping):
+            raise AuxiliaryError(
+                f"the rule returned {type(factors).__name__}; it must return factors by the terms' names"
+            )
         strange = [name for name in factors if name not in self.terms]
         if strange:
             raise AuxiliaryError(f"the rule has a factor for {strange[0]!r}, and there is no such term")
@@ -348,14 +393,16 @@ class Objective(nn.Module):
     def answer_for_silent(self, total: Tensor, output: Any, weights: Mapping[str, float]) -> Tensor:
         """Under DDP: predictions and heads of the model that nobody uses now get gradients of zero, so that nothing
         waits."""
+        foreign = self.foreign
         for name, term in self.terms.items():
-            if weights[name] != 0:
-                continue
-            unused: list[Any] = [read(name, self.terms, output, {}, None)] if term.tap is None else []
-            if isinstance(term.head, str):
-                unused += self.taps.modules[term.head].parameters()
+            unused: list[Any] = []
+            if weights[name] == 0 and term.tap is None:
+                unused += tensors_in(read(name, self.terms, output, {}, None))
+            head = self.taps.modules[term.head] if isinstance(term.head, str) else term.head
+            if isinstance(head, nn.Module) and (weights[name] == 0 or term.detach_head):
+                unused += [parameter for parameter in head.parameters() if id(parameter) in foreign]
             for one in unused:
-                if isinstance(one, Tensor) and one.requires_grad:
+                if one.requires_grad:
                     total = total + ranks.Silence.apply(one)
         return total
 
@@ -383,11 +430,5 @@ def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
     """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
     if one.mean and divisor is one.count:
         return weight
-    factor = weight * world * (exact(one.count) if one.mean else 1) / at_least_one(divisor)
+    factor = weight * world * (exact(one.count) if one.mean else 1) / never_zero(divisor)
     return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor
-
-
-def count_of(term: Term, target: Any) -> Count:
-    if term.count is None:
-        return count_targets(target)
-    return term.count(target) if callable(term.count) else term.count

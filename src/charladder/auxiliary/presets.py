@@ -43,7 +43,7 @@ def layerskip(
         if other == layers:
             return True
         if gradual:
-            return layers - other <= math.floor(progress * 2 * layers)
+            return layers - other <= whole(progress * 2 * layers)
         return (other - step) % (every or max(1, layers // 4)) == 0
 
     def share(other: int) -> float:
@@ -152,12 +152,12 @@ def multi_token_anneal(offset: int, progress: float) -> float:
 
 def forward_curriculum(offset: int, offsets: int, progress: float) -> float:
     """1 for the first 1 + floor(t K) targets of K: more of them as training goes on (arXiv 2505.22757)."""
-    return 1.0 if offset <= min(offsets, 1 + math.floor(progress * offsets)) else 0.0
+    return 1.0 if offset <= min(offsets, 1 + whole(progress * offsets)) else 0.0
 
 
 def reverse_curriculum(offset: int, offsets: int, progress: float) -> float:
     """1 for the first K - floor(t K) targets of K, at least the next: fewer as training goes on (2505.22757)."""
-    return 1.0 if offset <= max(1, offsets - math.floor(progress * offsets)) else 0.0
+    return 1.0 if offset <= max(1, offsets - whole(progress * offsets)) else 0.0
 
 
 def blockwise(offset: int, offsets: int, step: int, seed: int = 0) -> float:
@@ -181,6 +181,11 @@ def deepseek(offset: int, offsets: int, progress: float, first: float = 0.3, sec
     modules, of which it has one.
     """
     return 1.0 if offset == 1 else (first if progress < 10 / 14.8 else second) / (offsets - 1)
+
+
+def whole(stages: float) -> int:
+    """How many stages are over; 15/22 of 22 are 15, whatever their product is in floating point."""
+    return math.floor(stages + 1e-9)
 
 
 RUNGS: dict[str, Callable[..., float]] = {

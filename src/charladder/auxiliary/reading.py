@@ -11,12 +11,12 @@ from torch.func import functional_call
 from charladder.auxiliary import ranks
 from charladder.auxiliary.errors import AuxiliaryError, first_line
 from charladder.auxiliary.losses import described
-from charladder.auxiliary.selection import first, pick, returned
-from charladder.auxiliary.taps import compiled
+from charladder.auxiliary.selection import detached, first, main_part, pick, returned, tensors_in
+from charladder.auxiliary.taps import Call, compiled
 from charladder.auxiliary.term import MAIN, SAME, Term
 
-# What taps caught in one forward pass, by the tap's name: outputs, and whether gradients were on.
-Caught = Mapping[str, list[tuple[Any, bool]]]
+# What taps caught in one forward pass, by the tap's name.
+Caught = Mapping[str, list[Call]]
 
 
 def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, model: Any) -> Any:
@@ -27,12 +27,12 @@ def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, mode
     if term.select is not None:
         return pick(name, output, term.select, "the model's output")
     if name == MAIN:
-        return first(name, output, "the model's output")
+        return main_part(name, output, "the model's output")
     beside = [n for n, t in terms.items() if t.tap is None and t.select is None and n != MAIN]
     return returned(name, output, beside.index(name), len(beside))
 
 
-def read_tap(name: str, term: Term, tap: str, calls: list[tuple[Any, bool]], model: Any) -> Any:
+def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> Any:
     if not calls:
         hint = (
             "the model is compiled, and hooks added after compilation are not seen; attach the objective "
@@ -41,13 +41,23 @@ def read_tap(name: str, term: Term, tap: str, calls: list[tuple[Any, bool]], mod
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    if not term.detach_tap and torch.is_grad_enabled() and not all(on for _, on in calls):
+    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in calls):
         raise AuxiliaryError(
             f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; "
             "checkpoint with use_reentrant=False, or give Term(detach_tap=True)"
         )
     what = f"what {tap} returned"
-    states = [first(name, o, what) if term.select is None else pick(name, o, term.select, what) for o, _ in calls]
+    if any(call.changed() for call in calls):
+        raise AuxiliaryError(
+            f"term {name!r}: {what} was changed in place afterwards, so that it is no more what the tap saw; leave out "
+            "inplace=True there, or tap the module that changes it"
+        )
+    outputs = [call.output for call in calls]
+    if any(tensor.is_nested for output in outputs for tensor in tensors_in(output)):
+        raise AuxiliaryError(
+            f"term {name!r}: {what} is a nested tensor; make the encoder with enable_nested_tensor=False"
+        )
+    states = [first(name, o, what) if term.select is None else pick(name, o, term.select, what) for o in outputs]
     if term.call == "all":
         return states
     if len(states) > 1 and term.call is None:
@@ -67,8 +77,8 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
     """Through the head of a term, where it has one. Raises AuxiliaryError where it cannot read this."""
     if isinstance(state, list):
         return [predict(name, term, head, one) for one in state]
-    if term.detach_tap and isinstance(state, Tensor):
-        state = state.detach()
+    if term.detach_tap:
+        state = detached(state)
     if head is None:
         return state
     if not isinstance(head, nn.Module):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from charladder.auxiliary.counting import Count, exact, never_zero
 from charladder.auxiliary.errors import NotFiniteError
-from charladder.auxiliary.losses import Count
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TermReport:
     @property
     def value(self) -> float:
         """The mean loss, in the unit of the loss (nats, for cross-entropy)."""
-        return float(self.loss) / (1 if self.mean else max(1, int(self.count)))
+        return float(self.loss) / (1.0 if self.mean else float(never_zero(self.count)))
 
     @property
     def bits(self) -> float:
@@ -41,7 +41,7 @@ class TermReport:
         if not self.mean:
             return self.loss
         wide = self.loss if self.loss.device.type == "mps" else self.loss.double()
-        return wide * self.count
+        return wide * exact(self.count)
 
 
 @dataclass

@@ -57,6 +57,9 @@ class AdaLoss(nn.Module):
                     value = values[name].to(averages)
                     known = averages[place]
                     averages[place] = torch.where(known.isnan(), value, self.decay * known + (1 - self.decay) * value)
+        bad = [name for at, name in enumerate(self.names) if name in values and float(averages[at]) <= 0]
+        if bad:
+            raise AuxiliaryError(f"AdaLoss weighs by 1 / loss, and that of {bad[0]!r} is not above 0; leave it out")
         factors = averages[0] / averages.clamp(min=1e-12)
         return {n: float(factors[at]) for at, n in enumerate(self.names) if n in values and not factors[at].isnan()}
 

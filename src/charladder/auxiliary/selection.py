@@ -52,6 +52,41 @@ def first(name: str, whole: Any, what: str) -> Any:
     return found
 
 
+def main_part(name: str, whole: Any, what: str) -> Any:
+    """The main prediction when nobody says which part it is: the part of that name, or else the first."""
+    if name in parts(whole):
+        return one_step(name, whole, name, what)
+    return first(name, whole, what)
+
+
+def tensors_in(whole: Any) -> list[Tensor]:
+    """All tensors of what a module returned: in tuples, lists, mappings and dataclasses."""
+    if isinstance(whole, Tensor):
+        return [whole]
+    if isinstance(whole, Mapping):
+        inside = list(whole.values())
+    elif dataclasses.is_dataclass(whole) and not isinstance(whole, type):
+        inside = [getattr(whole, field.name) for field in dataclasses.fields(whole)]
+    else:
+        inside = list(whole) if isinstance(whole, tuple | list) else []
+    return [tensor for part in inside for tensor in tensors_in(part)]
+
+
+def detached(whole: Any) -> Any:
+    """The same without a way back for gradients."""
+    if isinstance(whole, Tensor):
+        return whole.detach()
+    if isinstance(whole, Mapping):
+        return {key: detached(part) for key, part in whole.items()}
+    if dataclasses.is_dataclass(whole) and not isinstance(whole, type):
+        return dataclasses.replace(
+            whole, **{field.name: detached(getattr(whole, field.name)) for field in dataclasses.fields(whole)}
+        )
+    if isinstance(whole, tuple) and hasattr(whole, "_fields"):
+        return type(whole)(*(detached(part) for part in whole))
+    return type(whole)(detached(part) for part in whole) if isinstance(whole, tuple | list) else whole
+
+
 def returned(name: str, output: Any, place: int, terms: int) -> Any:
     """The prediction of auxiliary term `name`, the one at `place` of `terms` without a tap, in a model's output.
 

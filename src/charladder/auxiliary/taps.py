@@ -6,6 +6,7 @@ do nothing outside a recorded forward pass, and the recomputation of gradient ch
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -15,18 +16,33 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from charladder.auxiliary.errors import AuxiliaryError, nearest
+from charladder.auxiliary.selection import tensors_in
 
 # What wrappers put into the names of the modules inside them.
 WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")
 
 
+@dataclass
+class Call:
+    """One call of a tapped module: what it returned, whether gradients were on, and how often each of its tensors had
+    been changed in place by then (None where torch does not count: compiled, or without gradients)."""
+
+    output: Any
+    gradients: bool
+    versions: list[int] | None
+
+    def changed(self) -> bool:
+        """Whether somebody has changed it in place since: then it is no more what the module returned."""
+        return self.versions is not None and [t._version for t in tensors_in(self.output)] != self.versions
+
+
 class Recorder:
-    """What the hooks write to: the outputs of the `wanted` modules, by name, each with whether gradients were on."""
+    """What the hooks write to: the calls of the `wanted` modules, by name."""
 
     def __init__(self) -> None:
         self.on = False
         self.wanted: set[str] = set()
-        self.caught: dict[str, list[tuple[Any, bool]]] = {}
+        self.caught: dict[str, list[Call]] = {}
 
 
 def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -35,7 +51,12 @@ def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: 
     if recorder.on and (name in recorder.wanted or torch.compiler.is_compiling()):
         if name not in recorder.caught:
             recorder.caught[name] = []
-        recorder.caught[name].append((output, torch.is_grad_enabled()))
+        if torch.compiler.is_compiling():  # a compiled graph changes in place what it may; the copy is ours
+            kept = output.clone() if isinstance(output, torch.Tensor) else output
+            recorder.caught[name].append(Call(kept, torch.is_grad_enabled(), None))
+            return
+        versions = None if torch.is_inference_mode_enabled() else [t._version for t in tensors_in(output)]
+        recorder.caught[name].append(Call(output, torch.is_grad_enabled(), versions))
 
 
 class Taps:
@@ -60,7 +81,7 @@ class Taps:
         self.modules.clear()
 
     @contextmanager
-    def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[tuple[Any, bool]]]]:
+    def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[Call]]]:
         """Between these lines, what the modules `names` return is kept in the mapping that this gives."""
         recorder, caught = self.recorder, {}
         recorder.wanted, recorder.caught, recorder.on = set(names), caught, True

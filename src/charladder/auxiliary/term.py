@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from torch import nn
 
-from charladder.auxiliary.losses import Count
+from charladder.auxiliary.errors import AuxiliaryError
 from charladder.auxiliary.weights import Place, Weight
 
 MAIN = "main"
@@ -14,14 +15,13 @@ MAIN = "main"
 Selector = Any
 
 
-class Same:
-    """The target of a term that says nothing about it: see Term."""
+class Same(Enum):
+    """The target of a term that says nothing about it: see Term. One of it in the world, copied or not."""
 
-    def __repr__(self) -> str:
-        return "SAME"
+    SAME = "same"
 
 
-SAME = Same()
+SAME = Same.SAME
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Term:
     weight: Weight = 1.0
     target: Any = SAME
     mask: Any = None
-    count: int | Callable[[Any], Count] | None = None
+    count: float | Callable[[Any], Any] | None = None
     call: int | str | None = None
     detach_tap: bool = False
     detach_head: bool = False
@@ -67,6 +67,16 @@ class Term:
     layers: int | None = None
     offset: int = 1
     offsets: int = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise AuxiliaryError(f"a Term's loss is {self.loss!r}; it must be a function of a prediction and a target")
+        if not isinstance(self.tap, str | None):
+            raise AuxiliaryError(f"a Term's tap is of type {type(self.tap).__name__}; give the name of a module")
+        if self.layer is not None and not 1 <= self.layer <= (self.layers or 0):
+            raise AuxiliaryError(f"a Term has layer {self.layer} of {self.layers}; layers go from 1 to layers=")
+        if not 1 <= self.offset <= max(1, self.offsets):
+            raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
 
     def place(self, main: bool = False) -> Place:
         return Place(self.layer, self.layers, self.offset, self.offsets, main)

@@ -39,7 +39,7 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
             raise AuxiliaryError(
                 f"term {name!r}: there is no preset {weight!r}{nearest(weight, sorted(RUNGS | TARGETS))}"
             )
-        if len(found) > 1 and place.layer is None and not place.main:
+        if len(found) > 1 and place.layer is None and place.offsets > 1:
             found = found[1:]  # a target preset alone, on a term that stands on no rung
         parts = [weigher(name, preset, place) for preset in found]
         return lambda progress, step: math.prod(part(progress, step) for part in parts)
@@ -76,11 +76,23 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
 def asked_for(weight: Callable[..., float]) -> tuple[bool, dict[str, bool]]:
     """The parameters of a weight function, those of ARGUMENTS and those it needs, and for each whether it needs it; and
     whether the function takes one thing of a name of its own, which is then the progress."""
-    parameters = inspect.signature(weight).parameters.values()
+    parameters = takes_arguments(weight)
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters) and len(parameters) == 1:
+        raise AuxiliaryError(f"{weight!r} does not say what it takes; name the parameters of a weight function")
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not needed and len(parameters) == 1 and parameters[0].name not in ARGUMENTS:
+        return True, {"progress": True}
     if len(needed) == 1 and (needed[0].name not in ARGUMENTS or needed[0].kind is needed[0].POSITIONAL_ONLY):
         return True, {"progress": True}
     return False, {p.name: p in needed for p in parameters if p in needed or p.name in ARGUMENTS}
+
+
+def takes_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a function. Raises AuxiliaryError for one that does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        raise AuxiliaryError(f"{function!r} does not say what it takes; wrap it in a lambda") from None
 
 
 def checked(name: str, value: Any) -> float:
@@ -94,5 +106,5 @@ def checked(name: str, value: Any) -> float:
 
 
 def check_progress(progress: float | None) -> None:
-    if progress is not None and not 0 <= progress <= 1:
+    if progress is not None and (isinstance(progress, str) or not 0 <= progress <= 1):
         raise AuxiliaryError(f"progress is {progress}; it must lie in [0, 1], as steps done over steps planned do")

@@ -18,6 +18,8 @@ from charladder.recipe import convert, field_types, read_raw, resolve
 
 LONGEST = 200
 MOST_LAYERS = 1024
+MOST_ROWS = 20_000
+NARROW = 60
 
 
 def main(argv: list[str]) -> int:
@@ -51,8 +53,16 @@ def main(argv: list[str]) -> int:
     settings, layers = what_is_asked(options)
     if not 1 <= layers <= MOST_LAYERS:
         raise BadInput(f"--layers is {layers}; it must be 1 to {MOST_LAYERS}")
+    if layers * settings.targets * len(options.text) > MOST_ROWS:
+        raise BadInput(
+            f"{layers} layers, {settings.targets} targets and {len(options.text)} characters make more than "
+            f"{MOST_ROWS:,} predictions; give a shorter TEXT, or fewer layers or targets"
+        )
     weights = term_weights(settings, layers, progress, step)
     rows = explain(options.text, layers, settings.targets, progress, weights, step)
+    if settings.positions == "last":
+        ends = {row.loss: len(row.given) for row in rows}
+        rows = [row for row in rows if len(row.given) == ends[row.loss]]
     if options.json:
         print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
     else:
@@ -94,6 +104,22 @@ def preset(option: str, name: str | None, known: Collection[str], kind: Any) -> 
 def show(rows: list[Row]) -> None:
     """A table, and the sum that it stands for."""
     console = Terminal()
+    if console.width < NARROW:
+        for row in rows:
+            weight = f"weight {row.weight:.3g}" if row.active else "silent"
+            line = f"{row.loss}: {quoted(row.given)} -> {quoted(row.target)}, {weight}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(table_of(rows), markup=False)
+    say_sum(console, rows)
+
+
+def quoted(text: str) -> str:
+    """In quotes, with what no terminal should be given written as what it is."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else json.dumps(c)[1:-1] for c in text) + '"'
+
+
+def table_of(rows: list[Row]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column("loss")
     table.add_column("rung", justify="right")
@@ -107,10 +133,14 @@ def show(rows: list[Row]) -> None:
             table.add_section()
         weight = f"{row.weight:.3g}" if row.active else "silent"
         style = None if row.active else "dim"
-        given, target = json.dumps(row.given, ensure_ascii=False), json.dumps(row.target, ensure_ascii=False)
-        table.add_row(row.loss, str(row.rung), given, target, str(row.offset), weight, style=style)
+        table.add_row(
+            row.loss, str(row.rung), quoted(row.given), quoted(row.target), str(row.offset), weight, style=style
+        )
         before = row.loss
-    console.print(table, markup=False)
+    return table
+
+
+def say_sum(console: Terminal, rows: list[Row]) -> None:
     weights = {row.loss: row.weight for row in rows if row.active}
     silent = [row for row in rows if not row.active]
     console.print(
