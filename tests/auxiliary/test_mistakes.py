@@ -193,6 +193,10 @@ MISTAKES = {
         lambda: run(rule=lambda values: {"b": 1.0}),
         "the rule has a factor for 'b', and there is no",
     ),
+    "mask that is a list": (
+        lambda: run(targets={"main": Y, "a": Y, "m": [True] * 6}, a=TAPPED(mask="m")),
+        "term 'a': its mask is of type list; it must be a tensor",
+    ),
     "changed in place": (
         lambda: run(
             model=nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)),

@@ -7,7 +7,6 @@ weight is zero costs nothing: its head is not called, and what it would have rea
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
@@ -16,20 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary import ranks
-from charladder.auxiliary.counting import Count, Counted, count_of, count_targets, exact, never_zero
+from charladder.auxiliary.assembly import Rule, check_counted, factors_of, measure_all, report_terms, scale
+from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
 from charladder.auxiliary.errors import AuxiliaryError, nearest
 from charladder.auxiliary.expansion import expand, open_ended
-from charladder.auxiliary.losses import Measured, measure
-from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
-from charladder.auxiliary.report import Report, TermReport, check_finite
+from charladder.auxiliary.reading import Caught, mask_of, read, target_of
+from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
 from charladder.auxiliary.taps import Taps, is_pattern, unwrap
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
-
-# A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
-# it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
-Rule = Callable[[dict[str, Tensor]], Any]
 
 
 class Objective(nn.Module):
@@ -301,11 +296,11 @@ class Objective(nn.Module):
         world = ranks.size()
         if world > 1 and torch.is_grad_enabled():  # before a head is called: the first time, its numbers change
             self.head_gradients.prepare(model, self.parameters(), self.taking_part(active))
-        measured = self.measured(active, output, targets, caught, model)
+        measured = measure_all(self.terms, active, self.taps.modules, output, targets, caught, model)
         if isinstance(counts, Counted):
-            self.check_counted(measured, targets)
+            check_counted(self.terms, measured, targets)
         terms, divisors = report_terms(measured, weights, counts, world)
-        factors, penalty = self.factors(terms)
+        factors, penalty = factors_of(self.rule, self.terms, terms)
         total, parts = None, {}
         for name, one in measured.items():
             part = one.loss * scale(weights[name], one, divisors[name], world)
@@ -328,42 +323,6 @@ class Objective(nn.Module):
             total = self.answer_for_silent(total, output, weights)
         return Report(total, terms, parts)
 
-    def measured(
-        self, active: Iterable[str], output: Any, targets: Any, caught: Caught, model: Any
-    ) -> dict[str, Measured]:
-        """The loss of every active term, before weights."""
-        measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
-        for name in active:
-            term = self.terms[name]
-            head = self.taps.modules.get(term.head) if isinstance(term.head, str) else term.head
-            if head is None and term.head is not None:
-                raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
-            prediction = predict(name, term, head, read(name, self.terms, output, caught, model))
-
-            target, mask = target_of(name, term, targets), mask_of(name, term, targets)
-
-            def count(term: Term = term, target: Any = target) -> Count | None:
-                key = id(target), id(term.count), id(term.loss)
-                if key not in known:
-                    known[key] = target, count_of(term, target)
-                return known[key][1]
-
-            measured[name] = measure(name, term, prediction, target, mask, count)
-            if ranks.size() > 1 and measured[name].mean:
-                count_targets(name, term, target, mask)  # a mean of unknown weight would make a mean of means
-        return measured
-
-    def check_counted(self, measured: Mapping[str, Measured], targets: Any) -> None:
-        """Raises AuxiliaryError for a loss that counts otherwise than `counts` did before it was seen."""
-        for name, one in measured.items():
-            term = self.terms[name]
-            said = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
-            if not math.isclose(float(one.count), float(said), rel_tol=1e-6):
-                raise AuxiliaryError(
-                    f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "
-                    f"{float(said):g}; give Term(count=...), or counts in a dict of your own"
-                )
-
     def taking_part(self, active: Iterable[str]) -> list[nn.Parameter]:
         """The parameters of this objective that get a gradient when these terms are active."""
         modules: list[Any] = [self.rule]
@@ -373,22 +332,6 @@ class Objective(nn.Module):
         found = {id(p): p for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
         foreign = self.foreign
         return [parameter for key, parameter in found.items() if key not in foreign]
-
-    def factors(self, terms: Mapping[str, TermReport]) -> tuple[dict[str, Any], Tensor | None]:
-        """What the rule says: factors by name, and a penalty."""
-        if self.rule is None or not terms:
-            return {}, None
-        known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
-        answer = self.rule({n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()})
-        factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
-        if not isinstance(factors, Mapping):
-            raise AuxiliaryError(
-                f"the rule returned {type(factors).__name__}; it must return factors by the terms' names"
-            )
-        strange = [name for name in factors if name not in self.terms]
-        if strange:
-            raise AuxiliaryError(f"the rule has a factor for {strange[0]!r}, and there is no such term")
-        return {name: factor for name, factor in factors.items() if name in terms}, penalty
 
     def answer_for_silent(self, total: Tensor, output: Any, weights: Mapping[str, float]) -> Tensor:
         """Under DDP: predictions and heads of the model that nobody uses now get gradients of zero, so that nothing
@@ -405,30 +348,3 @@ class Objective(nn.Module):
                 if one.requires_grad:
                     total = total + ranks.Silence.apply(one)
         return total
-
-
-def report_terms(
-    measured: Mapping[str, Measured], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
-) -> tuple[dict[str, TermReport], dict[str, Count]]:
-    """The report of every term, over all ranks, and what each is divided by."""
-    terms = {name: TermReport(one.loss.detach(), one.count, weights[name], one.mean) for name, one in measured.items()}
-    missing = [name for name in measured if counts is not None and name not in counts]
-    if missing:
-        raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
-    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
-    if world > 1 and measured:
-        names = list(measured)
-        sums, found, whole = ranks.totals(
-            [terms[name].sum for name in names], [terms[name].count for name in names], list(divisors.values())
-        )
-        terms = {name: TermReport(sums[at], found[at], weights[name]) for at, name in enumerate(names)}
-        divisors = {name: whole[at] for at, name in enumerate(names)}
-    return terms, divisors
-
-
-def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
-    """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
-    if one.mean and divisor is one.count:
-        return weight
-    factor = weight * world * (exact(one.count) if one.mean else 1) / never_zero(divisor)
-    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor

@@ -131,4 +131,9 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
 
 def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
     """Which elements of a term's loss count; None where all do."""
-    return None if term.mask is None else pick(name, targets, term.mask, "targets").bool()
+    if term.mask is None:
+        return None
+    mask = pick(name, targets, term.mask, "targets")
+    if not isinstance(mask, Tensor):
+        raise AuxiliaryError(f"term {name!r}: its mask is of type {type(mask).__name__}; it must be a tensor")
+    return mask.bool()

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from charladder.auxiliary.assembly import Rule
 from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.objective import Rule
 from charladder.auxiliary.term import MAIN
 
 

@@ -1,0 +1,107 @@
+"""From one forward pass to a report: every active term measured, divided and weighed."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from charladder.auxiliary import ranks
+from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero
+from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.losses import Measured, measure
+from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
+from charladder.auxiliary.report import TermReport
+from charladder.auxiliary.term import Term
+
+# A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
+# it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
+Rule = Callable[[dict[str, Tensor]], Any]
+
+
+def measure_all(
+    terms: Mapping[str, Term],
+    active: Iterable[str],
+    heads: Mapping[str, nn.Module],
+    output: Any,
+    targets: Any,
+    caught: Caught,
+    model: Any,
+) -> dict[str, Measured]:
+    """The loss of every active term, before weights. heads: those that are the model's, by name."""
+    measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
+    for name in active:
+        term = terms[name]
+        head = heads.get(term.head) if isinstance(term.head, str) else term.head
+        if head is None and term.head is not None:
+            raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
+        prediction = predict(name, term, head, read(name, terms, output, caught, model))
+
+        target, mask = target_of(name, term, targets), mask_of(name, term, targets)
+
+        def count(term: Term = term, target: Any = target) -> Count | None:
+            key = id(target), id(term.count), id(term.loss)
+            if key not in known:
+                known[key] = target, count_of(term, target)
+            return known[key][1]
+
+        measured[name] = measure(name, term, prediction, target, mask, count)
+        if ranks.size() > 1 and measured[name].mean:
+            count_targets(name, term, target, mask)  # a mean of unknown weight would make a mean of means
+    return measured
+
+
+def check_counted(terms: Mapping[str, Term], measured: Mapping[str, Measured], targets: Any) -> None:
+    """Raises AuxiliaryError for a loss that counts otherwise than `counts` did before it was seen."""
+    for name, one in measured.items():
+        term = terms[name]
+        said = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
+        if not math.isclose(float(one.count), float(said), rel_tol=1e-6):
+            raise AuxiliaryError(
+                f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "
+                f"{float(said):g}; give Term(count=...), or counts in a dict of your own"
+            )
+
+
+def factors_of(
+    rule: Rule | None, names: Iterable[str], terms: Mapping[str, TermReport]
+) -> tuple[dict[str, Any], Tensor | None]:
+    """What the rule says: factors by name, and a penalty. `names`: of all terms that there are."""
+    if rule is None or not terms:
+        return {}, None
+    known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
+    answer = rule({n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()})
+    factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
+    if not isinstance(factors, Mapping):
+        raise AuxiliaryError(f"the rule returned {type(factors).__name__}; it must return factors by the terms' names")
+    strange = [name for name in factors if name not in names]
+    if strange:
+        raise AuxiliaryError(f"the rule has a factor for {strange[0]!r}, and there is no such term")
+    return {name: factor for name, factor in factors.items() if name in terms}, penalty
+
+
+def report_terms(
+    measured: Mapping[str, Measured], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
+) -> tuple[dict[str, TermReport], dict[str, Count]]:
+    """The report of every term, over all ranks, and what each is divided by."""
+    terms = {name: TermReport(one.loss.detach(), one.count, weights[name], one.mean) for name, one in measured.items()}
+    missing = [name for name in measured if counts is not None and name not in counts]
+    if missing:
+        raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
+    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
+    if world > 1 and measured:
+        names = list(measured)
+        sums, found, whole = ranks.totals(
+            [terms[name].sum for name in names], [terms[name].count for name in names], list(divisors.values())
+        )
+        terms = {name: TermReport(sums[at], found[at], weights[name]) for at, name in enumerate(names)}
+        divisors = {name: whole[at] for at, name in enumerate(names)}
+    return terms, divisors
+
+
+def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
+    """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
+    if one.mean and divisor is one.count:
+        return weight
+    factor = weight * world * (exact(one.count) if one.mean else 1) / never_zero(divisor)
+    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor
