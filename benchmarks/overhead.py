@@ -72,7 +72,7 @@ def steps(width: int, batch: int, length: int) -> tuple[Callable[[], None], Call
         terms = {
             f"layer{at}": aux.Term(letters, tap=f"layers.{at}", head=heads[at], weight=weight) for at in range(TERMS)
         }
-        objective = aux.Objective(aux.Term(letters), terms, model=model, check=False) if by_library else None
+        objective = aux.Objective(aux.Term(letters), terms, model=model) if by_library else None
 
         def step(model=model, heads=heads, x=x, y=y, optimizer=optimizer, objective=objective, weight=weight) -> None:
             if objective is not None:
@@ -111,7 +111,9 @@ def alternated(
         pairs.append((first, second))
     ratios = sorted(first / second for first, second in pairs)
     margin = 0.98 * math.sqrt(repeats)
-    low, high = (ratios[min(repeats - 1, max(0, round(repeats / 2 + side * margin)))] for side in (-1, 1))
+    low, high = (
+        ratios[min(repeats - 1, max(0, at))] for at in (int(repeats / 2 - margin) - 1, int(repeats / 2 + margin) + 1)
+    )
     medians = [statistics.median(pair[at] for pair in pairs) for at in (0, 1)]
     return medians[0], medians[1], statistics.median(ratios), (low, high)
 
