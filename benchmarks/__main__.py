@@ -4,9 +4,13 @@ import importlib
 import sys
 
 NAMES = {
+    "auxiliary_cost": "what do all auxiliary losses of T64 cost, against the last rung alone?",
+    "depth": "is deep slow? 64 layers of 128 against 12 of 320",
+    "evaluation": "how do bits per character depend on the stride, and what does each cost?",
+    "growth": "do speed, memory and start-up stay as they are when the text grows?",
     "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",
     "quality": "bits per character after equal seconds, against benchmarks/reference.py",
-    "scale": "does a huge text train in the memory of a small one, and how soon?",
+    "throughput": "how fast is a training step, against peers of the same architecture?",
 }
 
 
@@ -14,7 +18,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print("usage: python -m benchmarks NAME [--quick] [--json]\n", file=sys.stderr)
         for name, question in NAMES.items():
-            print(f"  {name:12} {question}", file=sys.stderr)
+            print(f"  {name:15} {question}", file=sys.stderr)
         return 2
     return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 LAYERS, WIDTH, HEADS, CONTEXT, BATCH, ALPHABET = 6, 192, 3, 256, 8, 256
+FEED_FORWARD = WIDTH * 8 // 3
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 0.02
 
 
@@ -31,9 +32,8 @@ class Block(nn.Module):
         self.q_norm, self.k_norm = nn.RMSNorm(WIDTH // HEADS), nn.RMSNorm(WIDTH // HEADS)
         self.qkv = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
         self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        hidden = WIDTH * 8 // 3
-        self.gate, self.up = nn.Linear(WIDTH, hidden, bias=False), nn.Linear(WIDTH, hidden, bias=False)
-        self.down = nn.Linear(hidden, WIDTH, bias=False)
+        self.gate, self.up = nn.Linear(WIDTH, FEED_FORWARD, bias=False), nn.Linear(WIDTH, FEED_FORWARD, bias=False)
+        self.down = nn.Linear(FEED_FORWARD, WIDTH, bias=False)
         for last in (self.out, self.down):
             nn.init.zeros_(last.weight)
 

@@ -1,0 +1,76 @@
+"""What do all auxiliary losses of the paper's T64 cost, against the last rung alone?
+
+The shapes of T64 (64 layers of 512, context 512, 256 symbols), one window a step, without dropout, with its optimizer.
+Three contenders alternate: the last rung's next character alone; all 64 rungs with two targets each (the first steps of
+a run); and the same at four places spread evenly over the paper's schedule, averaged. Time and peak memory. The
+operations themselves cost 1.083 times as much.
+
+    python -m benchmarks auxiliary_cost --rounds 5
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import Contender, alternate
+from benchmarks.measure import report
+from charladder.recipe import read_raw, resolve
+from charladder.run import make_trainer, plan_run
+from charladder.text import open_corpus
+
+STEPS = 1_000_000
+PLACES = [(place + 0.5) / 4 for place in range(4)]
+
+
+def t64(places: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]:
+    """A training step of T64, each at the next of these progresses, round and round."""
+    raw = read_raw("t64") | {
+        "training.batch": 1, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
+        "model.dropout": 0.0,
+    }  # fmt: skip
+    corpus = open_corpus(("python",))
+    trainer = make_trainer(plan_run(Path("unused"), resolve(raw | fields), corpus), corpus)
+    turn = itertools.cycle(places)
+
+    def step() -> None:
+        trainer.clock.step = int(next(turn) * STEPS)
+        trainer.step()
+
+    return step
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks auxiliary_cost", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="the shapes of T12, two rounds")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    shape = {"model.layers": 12} if options.quick else {}
+    rounds = 2 if options.quick else options.rounds
+    last = {"objective.rungs": False, "objective.targets": 1}
+    contenders = [
+        Contender("the last rung alone", t64, {"places": [0.0], "fields": shape | last}),
+        Contender("all rungs, two targets", t64, {"places": [0.0], "fields": shape}),
+        Contender("averaged over the schedule", t64, {"places": PLACES, "fields": shape}),
+    ]
+    alternate(contenders, rounds, steps=len(PLACES))
+    rows, medians = [["", "a step", "cost", "peak memory", "cost"]], []
+    for one in contenders:
+        if one.absent:
+            raise SystemExit(f"{one.name}: {one.absent}")
+        medians.append(statistics.median(one.seconds))
+        costs = medians[-1] / medians[0], one.peak_bytes / contenders[0].peak_bytes
+        row = f"{medians[-1]:.3f} s", f"{costs[0]:.3f}", f"{one.peak_bytes / 2**20:,.0f} MiB", f"{costs[1]:.3f}"
+        rows.append([one.name, *row])
+    ratios = {
+        "time_cost_all": medians[1] / medians[0],
+        "time_cost_averaged": medians[2] / medians[0],
+        "peak_memory_cost": contenders[1].peak_bytes / contenders[0].peak_bytes,
+    }
+    measured = {one.name: {"step_s": one.seconds, "peak_bytes": one.peak_bytes} for one in contenders}
+    settings = {"rounds": rounds, "places": PLACES, "batch": 1, "dropout": 0.0, **shape}
+    report("what all auxiliary losses of T64 cost", ratios, measured, settings, rows, options.json)
+    return 0

@@ -1,0 +1,48 @@
+"""Is deep slow? 64 layers of 128 against 12 of 320: model operations per second of a training step.
+
+The network of `ladder` with one loss and AdamW, context 512, alternated, a process each.
+
+    python -m benchmarks depth --rounds 5
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import peers
+from benchmarks.contenders import Contender, alternate
+from benchmarks.measure import matrix_rate, report
+from benchmarks.peers import Shape
+from charladder.training.precision import choose_precision
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks depth", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4, help="windows of 512 characters a step")
+    parser.add_argument("--quick", action="store_true", help="two rounds of one window")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    rounds, batch = (2, 1) if options.quick else (options.rounds, options.batch)
+    shapes = {
+        "12 layers of 320": Shape(12, 320, 64, 864, 512, batch),
+        "64 layers of 128": Shape(64, 128, 64, 352, 512, batch),
+    }
+    contenders = [Contender(name, peers.ours, {"shape": shape}) for name, shape in shapes.items()]
+    alternate(contenders, rounds, steps=2)
+    limit = matrix_rate(choose_precision("auto", torch.device("cpu")))
+    rows, rates, measured = [["", "a step", "GFLOP/s of the model", "of matrix rate", "peak memory"]], [], {}
+    for one in contenders:
+        if one.absent:
+            raise SystemExit(f"{one.name}: {one.absent}")
+        seconds = statistics.median(one.seconds)
+        rates.append(shapes[one.name].operations / seconds)
+        share = rates[-1] / limit
+        measured[one.name] = {"step_s": one.seconds, "operations_per_second": rates[-1], "share_of_matrix_rate": share}
+        row = f"{seconds:.3f} s", f"{rates[-1] / 1e9:.1f}", f"{share:.2f}", f"{one.peak_bytes / 2**20:,.0f} MiB"
+        rows.append([one.name, *row])
+    settings = {"rounds": rounds, **{name: vars(shape) for name, shape in shapes.items()}}
+    report("deep and narrow", {"deep_over_wide": rates[1] / rates[0]}, measured, settings, rows, options.json)
+    return 0
