@@ -28,6 +28,7 @@ from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
 from charladder.training import Trainer, load_newest
 from charladder.training.files import write_text
+from charladder.training.memory import keep_memory
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def split_of(recipe: Recipe, corpus: Corpus) -> Split:
 
 def make_trainer(run: Run, corpus: Corpus) -> Trainer:
     """Everything a run trains with, at its newest whole checkpoint, or at its start where there is none."""
+    keep_memory()
     recipe = run.recipe
     windows = Windows(
         corpus.ids_N,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from charladder.model.attention import Attention
 from charladder.model.cache import Cache
 from charladder.model.dropout import Dropout
+from charladder.model.kernels import Gated, by_hand, lowered
 from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
 
@@ -23,6 +24,9 @@ class FeedForward(nn.Module):
         self.up, self.down = nn.Linear(D, F_, bias=not modern), nn.Linear(F_, D, bias=not modern)
 
     def forward(self, x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
+        if self.gate is not None and dropout is None and by_hand(x_BTD):
+            parts = lowered(x_BTD.flatten(0, 1), self.gate.weight, self.up.weight, self.down.weight)
+            return Gated.apply(*parts).view(x_BTD.shape)
         h_BTF = F.relu(self.up(x_BTD)) if self.gate is None else F.silu(self.gate(x_BTD)) * self.up(x_BTD)
         return self.down(h_BTF if dropout is None else dropout(h_BTF))
 

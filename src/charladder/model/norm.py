@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from charladder.model.kernels import Normalise, by_hand
 from charladder.model.settings import ModelSettings
 
 
@@ -10,7 +11,9 @@ class RMSNorm(nn.RMSNorm):
     """RMSNorm (Zhang and Sennrich 2019) with its gain in the type of its input, as torch's fused kernel wants it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.weight is not None
+        assert self.weight is not None and self.eps is not None
+        if by_hand(x):
+            return Normalise.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 

@@ -1,0 +1,132 @@
+"""Steps with a backward pass of our own: the mathematics of the torch function that each stands for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charladder.model import Transformer, kernels
+from charladder.model.attention import rotary_angles, rotate
+from helpers import small
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def agree(ours, theirs, *inputs, tolerance=1e-10):
+    """Both give the same values, and the same gradients for a random direction."""
+    results = []
+    for function in (ours, theirs):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        value = function(*leaves)
+        gradients = torch.autograd.grad(value, leaves, draw(*value.shape, seed=9).to(value.dtype))
+        results.append((value.detach(), *gradients))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (7, 8), (2, 1, 1, 8)])
+def test_normalise(shape):
+    agree(
+        lambda x, g: kernels.Normalise.apply(x, g, 1e-6),
+        lambda x, g: F.rms_norm(x, (8,), g, 1e-6),
+        draw(*shape), 1 + draw(8, seed=1),
+    )  # fmt: skip
+
+
+def test_normalise_of_a_transposed_view():
+    agree(
+        lambda x, g: kernels.Normalise.apply(x.transpose(1, 2), g, 1e-6),
+        lambda x, g: F.rms_norm(x.transpose(1, 2), (8,), g, 1e-6),
+        draw(2, 5, 3, 8), 1 + draw(8, seed=1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 300])
+@pytest.mark.parametrize("at_once", [1 << 21, 1 << 14])
+def test_attend(length, at_once, monkeypatch):
+    monkeypatch.setattr(kernels, "SCORES", at_once)
+    q, k, v = (draw(5, length, 6, seed=seed) for seed in range(3))
+
+    def theirs(q, k, v):
+        return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+
+    agree(kernels.Attend.apply, theirs, q, k, v)
+
+
+def test_the_pieces_of_attention_cover_every_query_once(monkeypatch):
+    monkeypatch.setattr(kernels, "SCORES", 3 * 128 * 300)
+    seen = torch.zeros(7, 300)
+    for heads, begin, end in kernels.pieces(7, 300):
+        seen[heads, begin:end] += 1
+    assert seen.eq(1).all()
+
+
+def test_rotate():
+    angles = rotary_angles(small(), 12)
+    size = small().head_size
+    agree(lambda x: kernels.Rotate.apply(x, *angles), lambda x: rotate(x, *angles), draw(2, 3, 12, size))
+
+
+def test_gated():
+    def theirs(x, gate, up, down):
+        return (F.silu(x @ gate.mT) * (x @ up.mT)) @ down.mT
+
+    agree(kernels.Gated.apply, theirs, draw(9, 4), draw(10, 4, seed=1), draw(10, 4, seed=2), draw(4, 10, seed=3))
+
+
+def test_training_and_inference_agree():
+    network = Transformer(small(), 16).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    tokens = torch.arange(24).view(2, 12) % 16
+    trained = network(tokens).logits_BTV
+    assert "GatedBackward" in names(trained)
+    with torch.no_grad():
+        torch.testing.assert_close(trained.detach(), network(tokens).logits_BTV, rtol=1e-10, atol=1e-10)
+
+
+def test_all_gradients_are_those_of_torchs_own_steps(monkeypatch):
+    network = Transformer(small(), 16).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    tokens = torch.arange(24).view(2, 12) % 16
+    found = []
+    for by_hand in (True, False):
+        if not by_hand:
+            for module in ("attention", "block", "norm"):
+                monkeypatch.setattr(f"charladder.model.{module}.by_hand", lambda *_: False)
+        network.zero_grad()
+        output = network(tokens).logits_BTV
+        assert ("AttendBackward" in names(output)) == by_hand
+        F.cross_entropy(output.flatten(0, 1), tokens.flatten()).backward()
+        found.append([parameter.grad for parameter in network.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_under_autocast_products_are_in_bfloat16_and_gradients_near_those_of_float32():
+    network = Transformer(small(), 16)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    tokens = torch.arange(24).view(2, 12) % 16
+    found = []
+    for half in (True, False):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = network(tokens).logits_BTV
+        assert output.dtype == (torch.bfloat16 if half else torch.float32)
+        F.cross_entropy(output.float().flatten(0, 1), tokens.flatten()).backward()
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    assert F.cosine_similarity(*found, dim=0) > 0.999
+
+
+def names(tensor):
+    """The names of all steps of the graph behind a tensor."""
+    found, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return {node.name() for node in found}
