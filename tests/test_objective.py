@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+import charladder.objective
 from charladder.auxiliary import presets
 from charladder.auxiliary.explanation import term_name
 from charladder.errors import BadInput
@@ -182,3 +183,60 @@ def test_tied_classifiers_are_those_of_the_last_rung():
         assert report.terms[f"rung1.target{k}"].value == pytest.approx(expected.item(), rel=1e-12)
     report.total.backward()
     assert network.output.weight.grad is not None
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        ({}, {}),
+        ({"positions": "last", "targets": 3}, {}),
+        ({"rung_heads": "shared"}, {}),
+        ({"rung_reduction": "mean", "rung_input": "plain"}, {"block": "paper"}),
+        ({"targets": 1}, {}),
+    ],
+)
+def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apart, monkeypatch):
+    found = []
+    for most in (charladder.objective.LOGITS, 0):
+        monkeypatch.setattr(charladder.objective, "LOGITS", most)
+        network, objective = pair(ObjectiveSettings(**settings), **model)
+        network, objective = network.double(), objective.double()
+        report = objective(network, windows(objective.settings.targets), progress=0.1, examples=5, apart=apart)
+        report.total.backward()
+        terms = {name: (term.value, term.weight, term.count) for name, term in report.terms.items()}
+        gradients = [p.grad for p in (*network.parameters(), *objective.parameters())]
+        found.append((report.total.item(), terms, gradients))
+    (total, terms, gradients), (total_0, terms_0, gradients_0) = found
+    assert total_0 == pytest.approx(total, rel=1e-12)
+    assert terms_0.keys() == terms.keys()
+    for name, values in terms.items():
+        assert terms_0[name] == pytest.approx(values, rel=1e-12)
+    for a, b in zip(gradients, gradients_0, strict=True):
+        if a is None:
+            assert b is None
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+
+
+def test_the_logits_of_all_rungs_never_exist_at_once(monkeypatch):
+    monkeypatch.setattr(charladder.objective, "LOGITS", 0)
+    found = []
+    for settings in (ObjectiveSettings(), ObjectiveSettings(rungs=False, targets=1)):
+        network, objective = pair(settings, layers=6)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.shape) or x, lambda x: x):
+            report = objective(network, windows(settings.targets), progress=0.0)
+        rows = 2 * network.settings.context
+        found.append((len(report.terms), sum(s[-1:] == (256,) and s.numel() == rows * 256 for s in kept)))
+    (terms, logits), (one, logits_of_one) = found
+    assert (terms, one) == (12, 1)
+    assert logits == logits_of_one
+
+
+def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
+    monkeypatch.setattr(charladder.objective, "LOGITS", 0)
+    network, objective = pair(ObjectiveSettings())
+    report = objective(network, windows(2), progress=0.0, apart=True)
+    for part in report.parts.values():
+        assert torch.autograd.grad(part, network.embedding.weight, retain_graph=True)[0].abs().sum() > 0

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules
 from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary.fused import linear_cross_entropy
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelSettings, Transformer
@@ -44,6 +45,7 @@ TargetSchedule = Literal[
 
 
 MOST_TARGETS = 256
+LOGITS = 64 << 20  # bytes of logits beyond which the losses of a rung are computed a few rows at a time
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ class LadderObjective(nn.Module):
                 for parameter in head.parameters():
                     parameter.zero_()
                 head.get_parameter("weight").normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
-        # In a tuple, so that the heads are parts of this module alone, under the names that checkpoints have.
-        self.inner = (self.objective(),)
+        # In tuples, so that the heads are parts of this module alone, under the names that checkpoints have.
+        self.inner, self.measured = (self.objective(),), (self.objective(measured=True),)
 
     def has_head(self, rung: int, target: int) -> bool:
         """Whether a term has a classifier here: the main one has the network's, tied ones have the last rung's."""
@@ -165,8 +167,11 @@ class LadderObjective(nn.Module):
         wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
         return (rung == self.layers or own) and (rung, target) != (self.layers, 1) and wanted
 
-    def objective(self) -> Objective:
-        """One term for each rung and target; they are added up from the lowest rung to the last, target by target."""
+    def objective(self, measured: bool = False) -> Objective:
+        """One term for each rung and target; they are added up from the lowest rung to the last, target by target.
+
+        measured: the terms read losses that `measure` has computed, and not hidden states.
+        """
         terms = {}
         for rung in range(1, self.layers + 1):
             for k in range(1, self.settings.targets + 1):
@@ -174,10 +179,14 @@ class LadderObjective(nn.Module):
                 # The network's own output layer has been at work already where it is the classifier.
                 done = (source, k) == (self.layers, 1)
                 head = self.heads[key(source, k)] if not done and key(source, k) in self.heads else None
+                name = term_name(rung, k, self.layers)
                 # Weights are given at each call: the mean over rungs depends on which of them are active.
-                terms[term_name(rung, k, self.layers)] = Term(
-                    cross_entropy, select=(rung, "logits") if done else (rung, "hidden"), head=head, target=(k,)
-                )
+                if measured and (rung, k) != (self.layers, 1):
+                    terms[name] = Term(lambda loss: loss, select=(rung, k), target=None)
+                else:
+                    terms[name] = Term(
+                        cross_entropy, select=(rung, "logits") if done else (rung, "hidden"), head=head, target=(k,)
+                    )
         order = list(terms)
         return Objective(terms.pop("main"), terms, order=order, check=False)
 
@@ -189,31 +198,65 @@ class LadderObjective(nn.Module):
         examples: int | None = None,
         dropout: Dropout | None = None,
         step: int = 0,
+        apart: bool = False,
     ) -> Report:
-        """`examples` is how many windows the whole batch has, over micro-batches; those given here when None."""
+        """`examples` is how many windows the whole batch has, over micro-batches; those given here when None.
+
+        apart: the gradients of single terms will be asked for, and not only that of their total.
+        """
         K = self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
         keep = T if self.settings.positions == "all" else 1
         weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         output = model(windows_BTK[:, :T], rungs={rung for rung, _ in active}, keep=keep, dropout=dropout)
-        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()}
-        for rung, parts in read.items():
-            if rung == self.layers:
-                parts["logits"] = output.logits_BTV
-            elif self.settings.rung_heads == "shared" and (rung, 1) in active:
-                parts["logits"] = model.output(parts["hidden"])
+        read: dict[int, dict[Any, Any]] = {
+            rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()
+        }
+        if self.layers in read:
+            read[self.layers]["logits"] = output.logits_BTV
+        targets = {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)}
+        at_once = len(active) * output.logits_BTV.numel() * output.logits_BTV.element_size() > LOGITS
+        if at_once:
+            self.measure(model, read, targets, active, apart)
+        elif self.settings.rung_heads == "shared":
+            for rung in read.keys() - {self.layers}:
+                if (rung, 1) in active:
+                    read[rung]["logits"] = model.output(read[rung]["hidden"])
         names = {term_name(rung, k, self.layers): weight for (rung, k), weight in active.items()}
-        report = self.inner[0].from_output(
-            read,
-            {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)},
-            weights=names,
-            counts=dict.fromkeys(names, (examples or B) * keep),
+        report = (self.measured if at_once else self.inner)[0].from_output(
+            read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
         )
         if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
             loss, count = cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
             report.terms["main"] = TermReport(loss, count, 0.0)
         return report
+
+    def measure(
+        self,
+        model: Transformer,
+        read: dict[int, dict[Any, Any]],
+        targets: dict[int, Tensor],
+        active: dict[tuple[int, int], float],
+        apart: bool,
+    ) -> None:
+        """Adds the losses of every rung to what was `read` of it, (sum, count) by target, and drops hidden states: the
+        logits of all rungs never exist at once."""
+        for rung, parts in read.items():
+            hidden = parts.pop("hidden")
+            source = self.layers if self.settings.rung_heads == "shared" else rung
+            ks = [k for k in targets if (rung, k) in active and (rung, k) != (self.layers, 1)]
+            for group in [[k] for k in ks] if apart else [ks] if ks else []:
+                losses = linear_cross_entropy(
+                    hidden,
+                    [self.classifier(model, source, k) for k in group],
+                    [targets[k] for k in group],
+                    [active[rung, k] for k in group],
+                )
+                parts |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
+
+    def classifier(self, model: Transformer, rung: int, target: int) -> nn.Linear:
+        return model.output if (rung, target) == (self.layers, 1) else cast(nn.Linear, self.heads[key(rung, target)])
 
     def head_input(self, model: Transformer, rung: int, hidden_BTD: Tensor) -> Tensor:
         """What the heads of a rung read: the last rung's state is normed by the network itself."""

@@ -15,12 +15,13 @@ from charladder.auxiliary.diagnosis import Diagnosis, by_depth, diagnose, draw_d
 from charladder.auxiliary.errors import AuxiliaryError, NotFiniteError
 from charladder.auxiliary.expansion import rungs
 from charladder.auxiliary.explanation import Row, explain
+from charladder.auxiliary.fused import linear_cross_entropy
 from charladder.auxiliary.objective import Objective
 from charladder.auxiliary.report import Report, TermReport, merge
 from charladder.auxiliary.term import Term
 
 __all__ = [
     "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
-    "by_depth", "diagnose", "draw_depths", "explain", "gradients", "heads", "merge", "presets", "rules", "rungs",
-    "schedules",
+    "by_depth", "diagnose", "draw_depths", "explain", "gradients", "heads", "linear_cross_entropy", "merge", "presets",
+    "rules", "rungs", "schedules",
 ]  # fmt: skip

@@ -80,10 +80,13 @@ class Trainer:
         for begin in range(0, self.settings.batch, size):
             piece = torch.from_numpy(windows_BT[begin : begin + size]).to(self.device)
             dropout = self.dropout(examples[begin : begin + size].tolist())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                report = self.objective(self.network, piece, at, self.settings.batch, dropout, self.clock.step)
             every = self.settings.diagnose_every
-            if every and self.clock.step % every == 0 and begin == 0:
+            diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                report = self.objective(
+                    self.network, piece, at, self.settings.batch, dropout, self.clock.step, apart=diagnosing
+                )
+            if diagnosing:
                 self.diagnosis = self.diagnose(report)
             report.total.backward()
             yield report

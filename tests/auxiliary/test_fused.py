@@ -1,0 +1,102 @@
+"""Losses whose gradient is computed with them: those of the plain way, in memory that does not grow with classes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from charladder import auxiliary as aux
+from charladder.auxiliary import fused
+
+
+def parts(bias=False, dtype=torch.float64):
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 5, 8, dtype=dtype, requires_grad=True)
+    classifiers = [nn.Linear(8, 7, bias=bias, dtype=dtype) for _ in range(2)]
+    return hidden, classifiers, [torch.randint(0, 7, (3, 5)) for _ in range(2)]
+
+
+def plain(hidden, classifiers, targets):
+    return [
+        F.cross_entropy(one(hidden).flatten(0, 1), target.flatten(), reduction="sum")
+        for one, target in zip(classifiers, targets, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 1024])
+def test_losses_and_gradients_are_those_of_the_plain_way(bias, rows, monkeypatch):
+    monkeypatch.setattr(fused, "ROWS", rows)
+    hidden, classifiers, targets = parts(bias)
+    leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
+    ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0])
+    theirs = plain(hidden, classifiers, targets)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+    found = [torch.autograd.grad((0.5 * a + 2.0 * b) / 15, leaves) for a, b in (ours, theirs)]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_a_classifier_may_serve_twice():
+    hidden, (one, _), targets = parts()
+    found = []
+    for way in (
+        lambda: aux.linear_cross_entropy(hidden, [one, one], targets, [1.0, 1.0]),
+        lambda: plain(hidden, [one, one], targets),
+    ):
+        found.append(torch.autograd.grad(sum(way()), [hidden, one.weight]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_no_logits_are_kept():
+    hidden, classifiers, targets = parts()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
+        aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
+    assert sum(shape.numel() for shape in kept) == hidden.numel() + 2 * 7 * 8 + 2
+
+
+def test_other_weights_in_the_backward_pass_are_an_error():
+    hidden, classifiers, targets = parts()
+    a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
+    with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+        (a + 2 * b).backward()
+    a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
+    with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+        a.backward()
+
+
+def test_mistakes():
+    hidden, classifiers, targets = parts()
+    with pytest.raises(aux.AuxiliaryError, match="weight of 0"):
+        aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.0])
+    with pytest.raises(aux.AuxiliaryError, match="all of one size"):
+        aux.linear_cross_entropy(hidden, [classifiers[0], nn.Linear(8, 9).double()], targets, [1.0, 1.0])
+
+
+def test_under_autocast_near_float32():
+    hidden, classifiers, targets = parts(dtype=torch.float32)
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
+        assert losses[0].dtype == torch.float32
+        found.append(torch.autograd.grad(sum(losses), hidden)[0].flatten())
+    assert F.cosine_similarity(*found, dim=0) > 0.999
+
+
+def test_within_an_objective():
+    hidden, classifiers, targets = parts()
+    losses = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.5])
+    terms = {"first": aux.Term(lambda loss: loss, select=0, target=None)}
+    second = {"second": aux.Term(lambda loss: loss, select=1, target=None, weight=0.5)}
+    objective = aux.Objective(terms["first"], second)
+    report = objective.from_output([(loss, 15) for loss in losses], progress=0.0)
+    report.total.backward()
+    assert report.terms["second"].count == 15
+    expected = torch.autograd.grad((lambda a, b: a / 15 + b / 30)(*plain(hidden, classifiers, targets)), hidden)[0]
+    torch.testing.assert_close(hidden.grad, expected, rtol=1e-10, atol=1e-14)
