@@ -1,6 +1,7 @@
 """Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -163,10 +164,30 @@ def resolve(raw: Raw) -> Recipe:
     return Recipe(raw.get("recipe", "own"), **sections)
 
 
+# Minutes up to which a shape is chosen where none is set: layers, width, context. Up to ten minutes by the trials in
+# docs/diary.md, on two cores; beyond, by the rule of thumb that twice the size wants four times the time.
+SHAPES = (
+    (10.0, 4, 128, 128),
+    (40.0, 6, 128, 128),
+    (160.0, 8, 192, 256),
+    (640.0, 12, 256, 256),
+    (math.inf, 16, 384, 512),
+)
+OTHERWISE = 6, 128, 128  # budgets in steps or characters say nothing of time
+
+
 def derive(raw: Raw) -> Raw:
-    """Fills in what follows from depth (width in whole heads of 64, feed-forward), and the other defaults."""
+    """Fills in what follows from the budget in minutes (depth, width, context), from depth (width in whole heads of 64,
+    feed-forward), and the other defaults."""
     raw = dict(raw)
-    layers = raw.setdefault("model.layers", 6)
+    minutes = raw.get("training.minutes", 0.0)
+    fitting = [shape for limit, *shape in SHAPES if minutes <= limit]
+    layers, width, context = fitting[0] if minutes > 0 and fitting else OTHERWISE
+    raw.setdefault("model.context", context)
+    if "model.layers" not in raw:
+        raw["model.layers"] = layers
+        raw.setdefault("model.width", width)
+    layers = raw["model.layers"]
     width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
     raw.setdefault(
         "model.attention_heads",
@@ -174,7 +195,6 @@ def derive(raw: Raw) -> Raw:
     )
     paper = raw.get("model.block") == "paper"
     raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
-    raw.setdefault("model.context", 128)
     raw.setdefault("training.batch", 8)
     raw.setdefault(
         "training.learning_rate",

@@ -26,6 +26,21 @@ def test_one_dial_derives_the_rest(capsys):
     assert facts(capsys, "--layers", "6", "--width", "256")["config"]["model"]["width"] == 256
 
 
+def test_the_budget_chooses_the_shape_unless_one_is_set(capsys):
+    shapes = {}
+    for minutes in ("1", "10", "30", "100", "600", "1440"):
+        model = facts(capsys, "ladder", "--minutes", minutes)["config"]["model"]
+        shapes[minutes] = model["layers"], model["width"], model["context"]
+        assert model["width"] // model["attention_heads"] == 64
+    assert shapes["1"] == shapes["10"] == (4, 128, 128)
+    assert list(shapes.values()) == sorted(shapes.values())
+    assert len(set(shapes.values())) == 5
+    model = facts(capsys, "ladder", "--minutes", "1440", "--layers", "3", "--context", "64")["config"]["model"]
+    assert (model["layers"], model["width"], model["context"]) == (3, 64, 64)
+    model = facts(capsys, "ladder", "--steps", "10")["config"]["model"]
+    assert (model["layers"], model["width"], model["context"]) == (6, 128, 128)
+
+
 def test_recipes_are_to_the_letter(capsys):
     config = facts(capsys, "t64")["config"]
     assert config["training"]["steps"] == 4_000_000

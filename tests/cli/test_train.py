@@ -74,6 +74,20 @@ def test_train_then_evaluate_then_generate(here, text_file, capsys):
     assert (facts["layers"], facts["width"], facts["context"]) == (2, 16, 16)
 
 
+def test_sprint_trains_resumes_evaluates_and_generates(here, text_file, capsys):
+    words = ["train", str(text_file), "--recipe", "sprint", "--model.ngram-rows", "500", *TINY, "--json"]
+    assert main([*words, "--steps", "4", "--run", "run"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert main(["train", "--resume", "run", "--extend", "--steps", "6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 6
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_character"] < done["valid_bits_per_character"] + 0.1
+    assert main(["generate", "run", "--prompt", "The ", "--length", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["characters"] == 40
+    network = open_run(Path("run")).network()
+    assert network.ngrams is not None and network.ngrams.tables[0].weight.any()
+
+
 def test_the_run_directory_says_all(here, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one", "--seed", "3"]) == 0
     out = capsys.readouterr().out

@@ -113,3 +113,18 @@ def test_one_file_is_the_same_kept_or_crossed(order):
 def test_files_that_are_all_too_short_are_said():
     with pytest.raises(BadInput, match="the longest file of the training part has 37 characters, fewer than"):
         Windows(np.arange(97), (0, 97), 40, 2, 0, "random", ENDS[:5])
+
+
+@pytest.mark.parametrize("order", ["random", "epochs"])
+def test_pieces_are_the_same_text_with_targets_of_their_own(order):
+    ids = np.arange(1000) % 251
+    whole, cut = (Windows(ids, (0, 1000), 12, 2, seed=3, order=order) for _ in range(2))
+    windows, examples = whole.take(5)
+    pieces, numbers = cut.take(5, pieces=3)
+    assert pieces.shape == (15, 4 + 2)
+    for at in range(15):
+        begin = 4 * (at % 3)
+        assert (pieces[at] == windows[at // 3, begin : begin + 6]).all()
+    assert numbers.tolist() == [3 * example + part for example in examples for part in range(3)]
+    assert whole.state() == cut.state()
+    assert cut.take(5, pieces=5)[0].shape == (25, 2 + 2)

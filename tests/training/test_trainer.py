@@ -183,3 +183,36 @@ def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):
 def test_without_auxiliary_terms_there_is_nothing_to_diagnose(prose):
     alone = make_trainer(prose, objective=ObjectiveSettings(rungs=False, targets=1), steps=2, diagnose_every=1)
     assert alone.step().diagnosis is None
+
+
+def test_short_windows_come_first_and_read_the_same_text(prose):
+    lengths = []
+    trainer = make_trainer(prose, steps=4, batch=4, cut_windows=4, cut_until=0.5, micro_batch=2)
+    trainer.network.register_forward_pre_hook(lambda _, inputs: lengths.append(tuple(inputs[0].shape)))
+    for _ in range(4):
+        report = trainer.step().report
+        assert report.terms["main"].count == 4 * 16
+    assert lengths == 4 * [(8, 4)] + 4 * [(2, 16)]
+    assert trainer.clock.characters == 4 * 4 * 16
+    assert trainer.windows.given == 16
+
+
+def test_a_run_with_short_windows_resumes_to_the_bit(prose):
+    whole, first, second = (make_trainer(prose, steps=6, cut_windows=2) for _ in range(3))
+    for _ in range(6):
+        whole.step()
+    for _ in range(2):
+        first.step()
+    second.restore(first.checkpoint())
+    for _ in range(4):
+        second.step()
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+
+
+def test_windows_that_cannot_be_cut(prose):
+    with pytest.raises(BadInput, match=r"training\.cut_windows is 17; windows of 16 characters"):
+        make_trainer(prose, cut_windows=17)
+    trainer = make_trainer(prose, cut_windows=3, batch=2)
+    trainer.step()
+    assert trainer.clock.characters == 2 * 15

@@ -25,7 +25,7 @@ def sizes(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int]:
             network = Transformer(few, alphabet.size)
             objective = fresh_objective(dataclasses.replace(recipe, model=few), alphabet)
         named = list(network.named_parameters())
-        products = sum(p.numel() for n, p in named if p.ndim == 2 and not n.startswith(("emb", "tab")))
+        products = sum(p.numel() for n, p in named if p.ndim == 2 and not n.startswith(("emb", "tab", "ngrams")))
         return sum(p.numel() for _, p in named), products, sum(p.numel() for p in objective.parameters())
 
     one, two = count(1), count(2)

@@ -57,7 +57,9 @@ class Parser(argparse.ArgumentParser):
 
 def add_recipe_options(parser: Parser) -> None:
     """--recipe, the short names, and all fields by dotted name."""
-    parser.add_argument("--recipe", metavar="NAME|FILE.toml", help="ladder (default), t12, t64, or a file of yours")
+    parser.add_argument(
+        "--recipe", metavar="NAME|FILE.toml", help="ladder (default), sprint, t12, t64, or a file of yours"
+    )
     short = parser.add_argument_group("the recipe's most used fields")
     for name, (dotted, about) in SHORT.items():
         short.add_argument(f"--{name}", dest=dotted, metavar="X", help=about, default=argparse.SUPPRESS)

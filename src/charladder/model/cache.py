@@ -1,4 +1,4 @@
-"""The cache of attention: keys and values of the characters already read.
+"""The cache: characters already read, and the keys and values of attention for them.
 
 One preallocated pair of tensors a layer, (B, H, C, E): B streams, H heads, C characters of context, E head size.
 Rolling back is a number: what lies past `length` is overwritten in place.
@@ -25,6 +25,7 @@ class Cache:
         shape = (batch, settings.attention_heads, self.capacity, settings.head_size)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
+        self.tokens_BC = torch.zeros(batch, self.capacity, dtype=torch.long, device=device)
         self.length = 0
 
     def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +34,12 @@ class Cache:
         self.keys[layer][:, :, self.length : end] = key_BHTE
         self.values[layer][:, :, self.length : end] = value_BHTE
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def remember(self, tokens_BT: Tensor) -> Tensor:
+        """Writes T further characters behind `length`; returns all up to and with them."""
+        end = self.length + tokens_BT.shape[1]
+        self.tokens_BC[:, self.length : end] = tokens_BT
+        return self.tokens_BC[:, :end]
 
     def truncate(self, length: int) -> None:
         """Forgets everything from character `length` on."""

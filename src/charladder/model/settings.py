@@ -12,6 +12,7 @@ LARGEST = {
     "attention_heads": 1 << 16,
     "feed_forward": 1 << 22,
     "context": 1 << 24,
+    "ngram_rows": 1 << 26,
 }
 
 
@@ -25,6 +26,7 @@ class ModelSettings:
     norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
     initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero so that a fresh layer is
     the identity) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
+    ngrams: the longest n-grams, from 3 on, that have hashed embeddings (0: none), `ngram_rows` of each length.
     dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
     """
 
@@ -39,9 +41,11 @@ class ModelSettings:
     initialisation: Literal["scaled", "normal"] = "scaled"
     dropout: float = 0.0
     rotary_base: float = 10000.0
+    ngrams: int = 0
+    ngram_rows: int = 1 << 16
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "attention_heads", "feed_forward", "context"):
+        for name in LARGEST:
             if getattr(self, name) < 1:
                 raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at least 1")
             if getattr(self, name) > LARGEST[name]:
@@ -56,6 +60,8 @@ class ModelSettings:
                 f"rotary positions turn pairs, and model.width / model.attention_heads is {self.head_size}, an odd "
                 "number; make it even"
             )
+        if self.ngrams and not 3 <= self.ngrams <= 16:
+            raise BadInput(f"model.ngrams is {self.ngrams}; it must be 0, for none, or from 3 to 16")
         if self.context < 2:
             raise BadInput("model.context is 1; it must be at least 2 characters")
         if not 0 <= self.dropout < 1:

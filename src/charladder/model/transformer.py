@@ -15,6 +15,7 @@ from charladder.model.attention import rotary_angles
 from charladder.model.block import Block
 from charladder.model.cache import Cache
 from charladder.model.dropout import Dropout
+from charladder.model.ngrams import NgramEmbedding
 from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
 
@@ -37,6 +38,7 @@ class Transformer(nn.Module):
         self.settings = settings
         L, D, C = settings.layers, settings.width, settings.context
         self.embedding = nn.Embedding(alphabet, D)
+        self.ngrams = NgramEmbedding(settings) if settings.ngrams else None
         tables = {"tables": L, "table": 1, "rotary": 0}[settings.positions]
         self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
         self.blocks = nn.ModuleList(Block(settings) for _ in range(L))
@@ -67,6 +69,9 @@ class Transformer(nn.Module):
             raise BadInput(f"{end} characters are more than the {cache.capacity} the cache holds")
         angles = self.angles(begin, end, tokens_BT.device)
         x_BTD, hidden = self.embedding(tokens_BT), {}
+        if self.ngrams is not None:
+            seen_BS = tokens_BT if cache is None else cache.remember(tokens_BT)
+            x_BTD = x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
         wanted, tail = set(rungs), slice(None) if keep is None else slice(-keep, None)
         for layer, block in enumerate(self.blocks):
             if layer < len(self.tables):
@@ -106,6 +111,8 @@ def initialise(model: Transformer, seed: int) -> None:
             parameter.normal_(0, 0.1 / math.sqrt(settings.width), generator=generator)
         elif name.startswith("tables"):
             parameter.normal_(0, 0.02, generator=generator)
+        elif name.startswith("ngrams"):
+            parameter.zero_()
         elif "norm" in name and name.endswith("weight"):
             parameter.fill_(1)
         elif parameter.ndim == 1:

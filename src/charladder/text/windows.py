@@ -112,14 +112,20 @@ class Windows:
             starts[chosen] = self.begins_S[which] + phase + inside * self.length
         return starts
 
-    def take(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next windows, int64 (B, T + K), and their example numbers, int64 (B,)."""
+    def take(self, batch: int, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The next windows, int64 (B, T + K), and their example numbers, int64 (B,).
+
+        With `pieces`, each is cut into so many shorter ones of the same text, with K further characters of their own; a
+        remainder of fewer characters than pieces is left out.
+        """
         examples = np.arange(self.given, self.given + batch)
         self.given += batch
         if self.given // RELEASE != (self.given - batch) // RELEASE:
             release(self.ids_N)
-        starts = self.starts(examples)
-        return self.ids_N[starts[:, None] + np.arange(self.length + self.ahead)].astype(np.int64), examples
+        length = self.length // pieces
+        starts = (self.starts(examples)[:, None] + length * np.arange(pieces)).reshape(-1)
+        numbers = (examples[:, None] * pieces + np.arange(pieces)).reshape(-1)
+        return self.ids_N[starts[:, None] + np.arange(length + self.ahead)].astype(np.int64), numbers
 
     def state(self) -> dict[str, int]:
         return {"examples": self.given}

@@ -10,11 +10,21 @@ from charladder.training.settings import TrainingSettings
 def make_optimizers(
     settings: TrainingSettings, network: nn.Module, heads: nn.Module, precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    """One or two optimizers over the network and the heads.
+    """The optimizers over the network and the heads.
 
     Muon takes the matrices of the layers alone: embeddings, position tables, classifiers and vectors go to AdamW.
     """
     parameters = dict(named(network, heads))
+    sparse = {n: parameters.pop(n) for n in [*parameters] if n.startswith("network.ngrams.")}
+    if sparse:  # only the rows that a step has read are changed; Adam's means would need them all
+        torch.sparse.check_sparse_tensor_invariants.disable()  # torch makes these tensors itself, and warns if not told
+        return [*make_dense(settings, parameters, precision), torch.optim.Adagrad(sparse.values(), settings.ngram_rate)]
+    return make_dense(settings, parameters, precision)
+
+
+def make_dense(
+    settings: TrainingSettings, parameters: dict[str, nn.Parameter], precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
     if settings.optimizer == "momentum":
         return [
             torch.optim.SGD(
@@ -44,6 +54,7 @@ STATES = {
     Muon: {"momentum"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Adagrad: {"step", "sum"},
 }
 
 

@@ -14,8 +14,11 @@ class TrainingSettings:
     minutes, steps, characters: the budget; exactly one is above 0. A run budgeted in steps or characters repeats bit
     for bit on one machine; one budgeted in minutes does as much as the time allows.
     batch: windows a step; micro_batch: how many of them at once (0: all), which changes memory and nothing else.
+    cut_windows: until the progress `cut_until`, windows are cut into so many pieces (1: they stay whole), which cost
+    less and teach the first things as well; the text that a step reads stays the same.
     optimizer: `muon` for the matrices of the layers (Jordan et al. 2024) with AdamW for the rest, `adamw`, or
-    `momentum` SGD (the paper's). learning_rate: of Muon, or of all parameters; adam_rate: of what Muon leaves.
+    `momentum` SGD (the paper's). learning_rate: of Muon, or of all parameters; adam_rate: of what Muon leaves;
+    ngram_rate: of the embeddings of n-grams, which Adagrad trains.
     warmup: share of the budget in which the rate rises; decay: `linear` or `cosine` to 0, or `fixed`.
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
@@ -30,9 +33,12 @@ class TrainingSettings:
     steps: int = 0
     characters: int = 0
     micro_batch: int = 0
+    cut_windows: int = 1
+    cut_until: float = 0.5
     seed: int = 0
     optimizer: Literal["muon", "adamw", "momentum"] = "muon"
     adam_rate: float = 0.003
+    ngram_rate: float = 0.05
     momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
@@ -49,16 +55,24 @@ class TrainingSettings:
     diagnose_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("batch", "log_every", "validation_characters"):
+        for name in ("batch", "cut_windows", "log_every", "validation_characters"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "adam_rate", "checkpoint_seconds"):
+        for name in ("learning_rate", "adam_rate", "ngram_rate", "checkpoint_seconds"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("momentum", "beta1", "beta2", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("micro_batch", "seed", "clip", "weight_decay", "validations", "diagnose_every"):
+        for name in (
+            "micro_batch",
+            "cut_until",
+            "seed",
+            "clip",
+            "weight_decay",
+            "validations",
+            "diagnose_every",
+        ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.seed >= 1 << 63:

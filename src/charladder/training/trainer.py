@@ -45,6 +45,11 @@ class Trainer:
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.clock = Clock()
+        if settings.cut_windows > windows.length:
+            raise BadInput(
+                f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
+                "(model.context) cannot be cut into so many pieces"
+            )
 
     @property
     def progress(self) -> float:
@@ -60,8 +65,8 @@ class Trainer:
         report = merge(self.backward(at))
         self.check(report)
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        limit = self.settings.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+        dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        norm = float(torch.nn.utils.clip_grad_norm_(dense, self.settings.clip or math.inf))
         if not math.isfinite(norm):
             raise NotFinite(f"step {self.clock.step + 1}: the gradient's norm is {norm}, though every loss is finite")
         factor = rate_factor(self.settings, at)
@@ -70,21 +75,27 @@ class Trainer:
                 group["lr"] = rate * factor
             optimizer.step()
         self.clock.step += 1
-        self.clock.characters += self.settings.batch * self.windows.length
+        pieces = self.pieces(at)
+        self.clock.characters += self.settings.batch * pieces * (self.windows.length // pieces)
         return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis)
+
+    def pieces(self, at: float) -> int:
+        """How many pieces windows are cut into at a progress."""
+        return self.settings.cut_windows if at < self.settings.cut_until else 1
 
     def backward(self, at: float) -> Iterator[Report]:
         """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count."""
-        windows_BT, examples = self.windows.take(self.settings.batch)
-        size = self.settings.micro_batch or self.settings.batch
-        for begin in range(0, self.settings.batch, size):
+        pieces = self.pieces(at)
+        windows_BT, examples = self.windows.take(self.settings.batch, pieces)
+        size = (self.settings.micro_batch or self.settings.batch) * pieces
+        for begin in range(0, len(windows_BT), size):
             piece = torch.from_numpy(windows_BT[begin : begin + size]).to(self.device)
             dropout = self.dropout(examples[begin : begin + size].tolist())
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 report = self.objective(
-                    self.network, piece, at, self.settings.batch, dropout, self.clock.step, apart=diagnosing
+                    self.network, piece, at, len(windows_BT), dropout, self.clock.step, apart=diagnosing
                 )
             if diagnosing:
                 self.diagnosis = self.diagnose(report)

@@ -1,0 +1,41 @@
+"""What the last 3 to n characters are worth together: hashed embeddings, added to that of the character.
+
+A table of rows for each order, and the hash of an n-gram says which row is its; n-grams that share a row share what is
+learned. A window's first characters have fewer before them, and are hashed with what stands for nothing.
+The network then has not the layout of Qwen3, and exports nowhere.
+
+Shapes: B streams, T characters, S characters seen (those before, as far as they are known, and the T), D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from charladder.model.settings import ModelSettings
+
+SMALLEST = 3
+SPREAD, MIX = 0x9E3779B1, 0x5851F42D4C957F2D  # odd factors; products wrap at 64 bits, which is what mixes them
+
+
+class NgramEmbedding(nn.Module):
+    """Gradients are sparse: a step touches the rows of the n-grams that it reads."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.largest, self.rows = settings.ngrams, settings.ngram_rows
+        self.tables = nn.ModuleList(
+            nn.Embedding(self.rows, settings.width, sparse=True) for _ in range(SMALLEST, self.largest + 1)
+        )
+
+    def forward(self, seen_BS: Tensor, length: int) -> Tensor:
+        """Embeddings (B, T, D) of the last `length` of the characters."""
+        padded = F.pad(seen_BS.long() + 1, (self.largest - 1, 0))
+        begin, end = seen_BS.shape[1] - length, seen_BS.shape[1]
+        hash_BT = torch.zeros_like(padded[:, :length])
+        parts = []
+        for order in range(1, self.largest + 1):
+            back = self.largest - order
+            hash_BT = hash_BT * SPREAD + padded[:, begin + back : end + back]
+            if order >= SMALLEST:
+                parts.append(self.tables[order - SMALLEST](((hash_BT * MIX) >> 24) % self.rows))
+        return torch.stack(parts).sum(0)
