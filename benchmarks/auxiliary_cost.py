@@ -1,6 +1,6 @@
 """What do all auxiliary losses of the paper's T64 cost, against the last rung alone?
 
-The shapes of T64 (64 layers of 512, context 512, 256 symbols), one window a step, without dropout, with its optimizer.
+The shapes of T64 (64 layers of 512, context 512, 256 symbols), two windows a step, without dropout, with its optimizer.
 Three contenders alternate: the last rung's next character alone; all 64 rungs with two targets each (the first steps of
 a run); and the same at four places spread evenly over the paper's schedule, averaged. Time and peak memory. The
 operations themselves cost 1.083 times as much.
@@ -28,7 +28,7 @@ PLACES = [(place + 0.5) / 4 for place in range(4)]
 def t64(places: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]:
     """A training step of T64, each at the next of these progresses, round and round."""
     raw = read_raw("t64") | {
-        "training.batch": 1, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
+        "training.batch": 2, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
         "model.dropout": 0.0,
     }  # fmt: skip
     corpus = open_corpus(("python",))
@@ -71,6 +71,6 @@ def main(argv: Sequence[str]) -> int:
         "peak_memory_cost": contenders[1].peak_bytes / contenders[0].peak_bytes,
     }
     measured = {one.name: {"step_s": one.seconds, "peak_bytes": one.peak_bytes} for one in contenders}
-    settings = {"rounds": rounds, "places": PLACES, "batch": 1, "dropout": 0.0, **shape}
+    settings = {"rounds": rounds, "places": PLACES, "batch": 2, "dropout": 0.0, **shape}
     report("what all auxiliary losses of T64 cost", ratios, measured, settings, rows, options.json)
     return 0

@@ -22,7 +22,7 @@ from charladder.auxiliary.explanation import term_name
 from charladder.auxiliary.fused import linear_cross_entropy
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
-from charladder.model import Dropout, ModelSettings, Transformer
+from charladder.model import Dropout, ModelSettings, Output, Transformer
 
 # Names of our own for the weight of a rung; every preset of the library is one more.
 RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
@@ -210,19 +210,9 @@ class LadderObjective(nn.Module):
         weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         output = model(windows_BTK[:, :T], rungs={rung for rung, _ in active}, keep=keep, dropout=dropout)
-        read: dict[int, dict[Any, Any]] = {
-            rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()
-        }
-        if self.layers in read:
-            read[self.layers]["logits"] = output.logits_BTV
         targets = {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)}
         at_once = len(active) * output.logits_BTV.numel() * output.logits_BTV.element_size() > LOGITS
-        if at_once:
-            self.measure(model, read, targets, active, apart)
-        elif self.settings.rung_heads == "shared":
-            for rung in read.keys() - {self.layers}:
-                if (rung, 1) in active:
-                    read[rung]["logits"] = model.output(read[rung]["hidden"])
+        read = self.measure(model, output, targets, active, apart) if at_once else self.read(model, output, active)
         names = {term_name(rung, k, self.layers): weight for (rung, k), weight in active.items()}
         report = (self.measured if at_once else self.inner)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
@@ -232,28 +222,40 @@ class LadderObjective(nn.Module):
             report.terms["main"] = TermReport(loss, count, 0.0)
         return report
 
+    def read(self, model: Transformer, output: Output, active: dict[tuple[int, int], float]) -> dict[int, Any]:
+        """What the terms of each rung read: its hidden state, and logits where the network makes them."""
+        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()}
+        for rung, parts in read.items():
+            if rung == self.layers:
+                parts["logits"] = output.logits_BTV
+            elif self.settings.rung_heads == "shared" and (rung, 1) in active:
+                parts["logits"] = model.output(parts["hidden"])
+        return read
+
     def measure(
         self,
         model: Transformer,
-        read: dict[int, dict[Any, Any]],
+        output: Output,
         targets: dict[int, Tensor],
         active: dict[tuple[int, int], float],
         apart: bool,
-    ) -> None:
-        """Adds the losses of every rung to what was `read` of it, (sum, count) by target, and drops hidden states: the
-        logits of all rungs never exist at once."""
-        for rung, parts in read.items():
-            hidden = parts.pop("hidden")
+    ) -> dict[int, Any]:
+        """The losses of each rung by target, (sum, count) each, and the logits of the last. Rung by rung, so that what
+        the heads read, and all logits, never exist at once."""
+        found: dict[int, Any] = {}
+        for rung, hidden in output.rungs.items():
+            found[rung] = {"logits": output.logits_BTV} if rung == self.layers else {}
             source = self.layers if self.settings.rung_heads == "shared" else rung
             ks = [k for k in targets if (rung, k) in active and (rung, k) != (self.layers, 1)]
             for group in [[k] for k in ks] if apart else [ks] if ks else []:
                 losses = linear_cross_entropy(
-                    hidden,
+                    self.head_input(model, rung, hidden),
                     [self.classifier(model, source, k) for k in group],
                     [targets[k] for k in group],
                     [active[rung, k] for k in group],
                 )
-                parts |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
+                found[rung] |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
+        return found
 
     def classifier(self, model: Transformer, rung: int, target: int) -> nn.Linear:
         return model.output if (rung, target) == (self.layers, 1) else cast(nn.Linear, self.heads[key(rung, target)])
