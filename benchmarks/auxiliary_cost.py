@@ -45,11 +45,11 @@ def t64(places: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks auxiliary_cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the shapes of T12, two rounds")
+    parser.add_argument("--quick", action="store_true", help="the shapes of T12, one round")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     shape = {"model.layers": 12} if options.quick else {}
-    rounds = 2 if options.quick else options.rounds
+    rounds = 1 if options.quick else options.rounds
     last = {"objective.rungs": False, "objective.targets": 1}
     contenders = [
         Contender("the last rung alone", t64, {"places": [0.0], "fields": shape | last}),

@@ -20,6 +20,7 @@ def failing():
     raise RuntimeError("there is no such machine\nand more")
 
 
+@pytest.mark.slow
 def test_contenders_alternate_and_the_absent_say_why():
     fast, slow = Contender("fast", sleeper, {"seconds": 0.01}), Contender("slow", sleeper, {"seconds": 0.1})
     broken = Contender("broken", failing, {})
