@@ -12,14 +12,12 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Contender, alternate
 from benchmarks.measure import report
-from charladder.recipe import read_raw, resolve
-from charladder.run import make_trainer, plan_run
-from charladder.text import open_corpus
+from benchmarks.peers import fresh_trainer
+from charladder.recipe import read_raw
 
 STEPS = 1_000_000
 PLACES = [(place + 0.5) / 4 for place in range(4)]
@@ -31,8 +29,7 @@ def t64(places: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]
         "training.batch": 2, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
         "model.dropout": 0.0,
     }  # fmt: skip
-    corpus = open_corpus(("python",))
-    trainer = make_trainer(plan_run(Path("unused"), resolve(raw | fields), corpus), corpus)
+    trainer = fresh_trainer(raw | fields)
     turn = itertools.cycle(places)
 
     def step() -> None:

@@ -13,17 +13,15 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import report
+from benchmarks.peers import fresh_trainer
 from charladder import auxiliary as aux
 from charladder.recipe import read_raw, resolve
-from charladder.run import make_trainer, plan_run
-from charladder.text import open_corpus
 from charladder.training import Trainer
 
 TERMS = 12
@@ -122,8 +120,7 @@ def trainer(every: int) -> Trainer:
     """The recipe `ladder` on its default text, with a diagnosis every so many steps (0: never)."""
     raw = read_raw("ladder")
     raw |= {"training.minutes": 0.0, "training.steps": 100_000, "training.diagnose_every": every}
-    corpus = open_corpus(("python",))
-    return make_trainer(plan_run(Path("unused"), resolve(raw), corpus), corpus)
+    return fresh_trainer(raw)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import Raw, read_raw, resolve
 from charladder.run import make_trainer, plan_run
 from charladder.text import open_corpus
+from charladder.training import Trainer
 from charladder.training.precision import choose_precision
 
 ALPHABET = 256
@@ -48,6 +49,12 @@ class Shape:
         return 3 * self.batch * self.context * (2 * weights + attention)
 
 
+def fresh_trainer(raw: Raw) -> Trainer:
+    """A trainer of these recipe fields on Python's own sources, which writes nothing."""
+    corpus = open_corpus(("python",))
+    return make_trainer(plan_run(Path("unused"), resolve(raw), corpus), corpus)
+
+
 def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
     """The project's own training step, all of it; `fields` are further recipe fields, with `__` for the dot."""
     raw = read_raw("ladder") | {
@@ -66,8 +73,7 @@ def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
         "objective.targets": 1,
     }
     raw |= {name.replace("__", "."): value for name, value in fields.items()}
-    corpus = open_corpus(("python",))
-    return make_trainer(plan_run(Path("unused"), resolve(raw), corpus), corpus).step
+    return fresh_trainer(raw).step
 
 
 def loop(model: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor], shape: Shape) -> Callable[[], object]:
@@ -96,10 +102,8 @@ def reference(shape: Shape, compile: bool) -> Callable[[], object]:
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)  # a copy of its own, whose shape can be set
     spec.loader.exec_module(script)
-    for name, value in asdict(shape).items():
-        if name != "head":
-            setattr(script, name.upper(), value)
-    setattr(script, "HEADS", shape.heads)  # noqa: B010
+    for name, value in (asdict(shape) | {"heads": shape.heads}).items():
+        setattr(script, name.upper(), value)
     model = script.Transformer()
     if compile:
         model.compile()
