@@ -1,10 +1,11 @@
-"""Bits per character after equal seconds (or fewer for us): a recipe against benchmarks/reference.py.
+r"""Bits per character after equal seconds (and after fewer, for us): recipes against benchmarks/reference.py.
 
-The two alternate, seed by seed, on the same training text; both are scored by the same evaluation, at stride C/2 on
-the whole valid part, outside the measured time. Differences are paired by seed, with a 95% interval when there are
-at least two.
+They alternate, seed by seed, on the same training text; all are scored by the same evaluation, at stride C/2 on the
+whole valid part, outside the measured time. Differences are paired by seed, with a 95% interval when there are at
+least two.
 
-    python -m benchmarks quality --text text8-prefix.xz --valid 250000 --test 253641 --seconds 300 --seeds 5
+    python -m benchmarks quality --text text8-prefix.xz --valid 250000 --test 253641 --seconds 300 --seeds 5 \
+        --ours ladder:100 ladder:300 sprint:100
 """
 
 import argparse
@@ -34,39 +35,36 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--test", type=float, default=0.02, help="characters or fraction held out at the end")
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--ours-seconds", type=float, help="for us, where that is not the same")
+    parser.add_argument("--ours", nargs="+", metavar="RECIPE:SECONDS", help="default: ladder, for as many seconds")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--recipe", default="ladder")
     parser.add_argument("--quick", action="store_true", help="ten seconds each, a stretch of the valid part")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     if options.quick:
-        options.seconds, options.ours_seconds, options.seeds = 10.0, None, 1
-    options.ours_seconds = options.ours_seconds or options.seconds
+        options.seconds, options.ours, options.seeds = 10.0, None, 1
+    mine: list[str] = options.ours or [f"ladder:{options.seconds:g}"]
     corpus = open_corpus(options.text)
     parts = split(len(corpus.ids_N), options.valid, options.test)
     valid = (parts.valid[0], parts.valid[0] + 16_384) if options.quick else parts.valid
-    runs: dict[str, list[dict[str, Any]]] = {"charladder": [], "reference": []}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*mine, "reference")}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            runs["charladder"].append(ours(options, corpus, valid, seed, Path(folder)))
-            runs["reference"].append(theirs(options, corpus, parts.train[1], valid, seed, Path(folder)))
-            for name, done in runs.items():
-                print(f"seed {seed} {name}: {done[-1]['bits_per_character']:.4f}", file=sys.stderr, flush=True)
+            for name in mine:
+                runs[name].append(ours(name, corpus, valid, seed, Path(folder)))
+                noted(seed, runs)
+            runs["reference"].append(theirs(options.seconds, corpus, parts.train[1], valid, seed, Path(folder)))
+            noted(seed, runs)
     bits = {name: [run["bits_per_character"] for run in done] for name, done in runs.items()}
-    lower = [b - a for a, b in zip(bits["charladder"], bits["reference"], strict=True)]
-    mean = statistics.mean(lower)
-    half = T95[len(lower) - 1] * statistics.stdev(lower) / math.sqrt(len(lower)) if 1 < len(lower) <= len(T95) else None
-    interval = f"{mean:.4f} +- {half:.4f} (95%)" if half is not None else f"{mean:.4f} (one seed: no interval)"
-    rows = [["", "bits per character", "characters/s", "steps"]]
+    gains = {name: paired(bits[name], bits["reference"]) for name in mine}
+    rows = [["", "bits per character", "lower by", "characters/s", "steps"]]
     for name, done in runs.items():
         columns = [[run[key] for run in done] for key in ("bits_per_character", "characters_per_second", "steps")]
-        rows.append([name, *(f"{statistics.mean(c):,.{d}f}" for c, d in zip(columns, (4, 0, 0), strict=True))])
-    rows.append(["lower by", interval, "", ""])
+        bpc, rate, steps = (f"{statistics.mean(c):,.{d}f}" for c, d in zip(columns, (4, 0, 0), strict=True))
+        rows.append([name, bpc, interval(*gains[name]) if name in gains else "", rate, steps])
     report(
-        f"bits per character on valid text after {options.seconds:g} s (ours: {options.ours_seconds:g} s)",
-        {"reference_bits_over_ours": statistics.mean(bits["reference"]) / statistics.mean(bits["charladder"])},
-        {"runs": runs, "lower_by_bits": mean, "lower_by_95_percent_half_width": half},
+        f"bits per character on valid text, reference after {options.seconds:g} s",
+        {f"reference_bits_over_{n}": statistics.mean(bits["reference"]) / statistics.mean(bits[n]) for n in mine},
+        {"runs": runs, "lower_by_bits": {n: {"mean": m, "95_percent_half_width": h} for n, (m, h) in gains.items()}},
         {**vars(options), "corpus_sha256": corpus.sha256, "valid": valid, "train": parts.train, "stride": "C/2"},
         rows,
         options.json,
@@ -74,12 +72,27 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def ours(
-    options: argparse.Namespace, corpus: Corpus, valid: tuple[int, int], seed: int, folder: Path
-) -> dict[str, Any]:
-    run = folder / f"run-{seed}"
-    command = [sys.executable, "-m", "charladder", "train", corpus.name, "--run", str(run), "--json"]
-    command += ["--recipe", options.recipe, "--minutes", str(options.ours_seconds / 60), "--seed", str(seed)]
+def noted(seed: int, runs: dict[str, list[dict[str, Any]]]) -> None:
+    done = {name: f"{run[seed]['bits_per_character']:.4f}" for name, run in runs.items() if len(run) > seed}
+    print(f"seed {seed}: " + ", ".join(f"{name} {bits}" for name, bits in done.items()), file=sys.stderr, flush=True)
+
+
+def paired(lower: Sequence[float], upper: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of the differences upper - lower, and half the width of its 95% interval where there are at least two."""
+    gains = [b - a for a, b in zip(lower, upper, strict=True)]
+    if not 1 < len(gains) <= len(T95):
+        return statistics.mean(gains), None
+    return statistics.mean(gains), T95[len(gains) - 1] * statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def interval(mean: float, half: float | None) -> str:
+    return f"{mean:.4f} (one seed: no interval)" if half is None else f"{mean:.4f} +- {half:.4f} (95%)"
+
+
+def ours(name: str, corpus: Corpus, valid: tuple[int, int], seed: int, folder: Path) -> dict[str, Any]:
+    recipe, seconds = name.split(":")
+    command = [sys.executable, "-m", "charladder", "train", corpus.name, "--run", str(folder / f"{name}-{seed}")]
+    command += ["--recipe", recipe, "--minutes", str(float(seconds) / 60), "--seed", str(seed), "--json"]
     command += ["--valid", str(valid[1] - valid[0]), "--test", str(len(corpus.ids_N) - valid[1])]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     facts = json.loads(done.stdout)
@@ -87,14 +100,14 @@ def ours(
 
 
 def theirs(
-    options: argparse.Namespace, corpus: Corpus, train: int, valid: tuple[int, int], seed: int, folder: Path
+    seconds: float, corpus: Corpus, train: int, valid: tuple[int, int], seed: int, folder: Path
 ) -> dict[str, Any]:
     weights = folder / f"reference-{seed}.safetensors"
     text = folder / "text"
     if not text.exists():
         text.write_bytes(corpus.ids_N.tobytes())
     command = [sys.executable, reference.__file__, str(text), "--train", str(train), "--out", str(weights)]
-    command += ["--seconds", str(options.seconds), "--seed", str(seed)]
+    command += ["--seconds", str(seconds), "--seed", str(seed)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     model = reference.load(str(weights))
     score = evaluate(

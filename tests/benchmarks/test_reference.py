@@ -28,9 +28,10 @@ def test_the_reference_is_causal_and_starts_at_eight_bits(tmp_path):
 def test_quality_alternates_both_and_reports(text_file, capsys):
     text_file.write_bytes(text_file.read_bytes() * 4)
     words = ["--text", str(text_file), "--valid", "1000", "--test", "500", "--seconds", "2", "--seeds", "2", "--json"]
+    words += ["--ours", "ladder:1", "sprint:2"]
     assert quality.main(words) == 0
     facts = json.loads(capsys.readouterr().out)
     assert set(facts) >= {"ratios", "measured", "machine", "settings"}
-    assert [len(runs) for runs in facts["measured"]["runs"].values()] == [2, 2]
-    assert facts["measured"]["lower_by_95_percent_half_width"] > 0
+    assert [len(runs) for runs in facts["measured"]["runs"].values()] == [2, 2, 2]
+    assert [gain["95_percent_half_width"] > 0 for gain in facts["measured"]["lower_by_bits"].values()] == [True, True]
     assert facts["machine"]["matrix_products_per_second_float32"] > 1e9
