@@ -9,11 +9,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
+
 from charladder.errors import BadInput, nearest
 from charladder.model import ModelSettings
 from charladder.model.settings import LARGEST
 from charladder.objective import ObjectiveSettings
 from charladder.training import TrainingSettings
+from charladder.training.precision import choose_device, choose_precision
 
 FORMAT = 1
 
@@ -164,26 +167,29 @@ def resolve(raw: Raw) -> Recipe:
     return Recipe(raw.get("recipe", "own"), **sections)
 
 
-# Minutes up to which a shape is chosen where none is set: layers, width, context. Up to ten minutes by the trials in
-# docs/diary.md, on two cores; beyond, by the rule of thumb that twice the size wants four times the time.
+# Minutes up to which a shape is chosen where none is set: layers, width, context, batch; of two cores in float32, and
+# as many fewer as `pace` says. The first by the trials in docs/diary.md on such a machine, the next two by those on one
+# with bfloat16; beyond, by the rule of thumb that twice the size wants four times the time.
 SHAPES = (
-    (10.0, 4, 128, 128),
-    (40.0, 6, 128, 128),
-    (160.0, 8, 192, 256),
-    (640.0, 12, 256, 256),
-    (math.inf, 16, 384, 512),
+    (5.0, 4, 128, 128, 8),
+    (10.0, 4, 192, 256, 8),
+    (40.0, 4, 192, 256, 16),
+    (160.0, 8, 192, 256, 16),
+    (640.0, 12, 256, 256, 16),
+    (math.inf, 16, 384, 512, 16),
 )
-OTHERWISE = 6, 128, 128  # budgets in steps or characters say nothing of time
+OTHERWISE = 6, 128, 128, 8  # budgets in steps or characters say nothing of time
 
 
 def derive(raw: Raw) -> Raw:
-    """Fills in what follows from the budget in minutes (depth, width, context), from depth (width in whole heads of 64,
-    feed-forward), and the other defaults."""
+    """Fills in what follows from the budget in minutes (depth, width, context, batch), from depth (width in whole heads
+    of 64, feed-forward), and the other defaults."""
     raw = dict(raw)
     minutes = raw.get("training.minutes", 0.0)
-    fitting = [shape for limit, *shape in SHAPES if minutes <= limit]
-    layers, width, context = fitting[0] if minutes > 0 and fitting else OTHERWISE
+    fitting = [shape for limit, *shape in SHAPES if minutes * pace(raw) <= limit]
+    layers, width, context, batch = fitting[0] if minutes > 0 and fitting else OTHERWISE
     raw.setdefault("model.context", context)
+    raw.setdefault("training.batch", batch)
     if "model.layers" not in raw:
         raw["model.layers"] = layers
         raw.setdefault("model.width", width)
@@ -195,12 +201,24 @@ def derive(raw: Raw) -> Raw:
     )
     paper = raw.get("model.block") == "paper"
     raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
-    raw.setdefault("training.batch", 8)
     raw.setdefault(
         "training.learning_rate",
         {"muon": 0.02, "adamw": 0.003, "momentum": 0.003}.get(raw.get("training.optimizer", "muon"), 0.003),
     )
     return raw
+
+
+def pace(raw: Raw) -> float:
+    """How much more a minute does here than on two cores in float32, roughly: with products in bfloat16 four times as
+    much (docs/diary.md), on a GPU a hundred times (a guess, not measured)."""
+    try:
+        device = choose_device(raw.get("training.device", "auto"))
+    except BadInput:  # whoever trains says so
+        return 1.0
+    if device.type != "cpu":
+        return 100.0
+    half = choose_precision(raw.get("training.precision", "auto"), device) == torch.bfloat16
+    return 4.0 if half else 1.0
 
 
 def fits(width: int, heads: int) -> bool:

@@ -28,11 +28,15 @@ def test_one_dial_derives_the_rest(capsys):
 
 def test_the_budget_chooses_the_shape_unless_one_is_set(capsys):
     shapes = {}
-    for minutes in ("1", "10", "30", "100", "600", "1440"):
-        model = facts(capsys, "ladder", "--minutes", minutes)["config"]["model"]
+    for minutes in ("1", "5", "30", "100", "600", "1440"):
+        words = "--minutes", minutes, "--device", "cpu", "--precision"
+        model, faster = (facts(capsys, "ladder", *words, p)["config"]["model"] for p in ("float32", "bfloat16"))
         shapes[minutes] = model["layers"], model["width"], model["context"]
         assert model["width"] // model["attention_heads"] == 64
-    assert shapes["1"] == shapes["10"] == (4, 128, 128)
+        assert (faster["layers"], faster["width"]) >= shapes[minutes][:2]
+        if minutes == "5":
+            assert (faster["layers"], faster["width"], faster["context"]) == (4, 192, 256)
+    assert shapes["1"] == shapes["5"] == (4, 128, 128)
     assert list(shapes.values()) == sorted(shapes.values())
     assert len(set(shapes.values())) == 5
     model = facts(capsys, "ladder", "--minutes", "1440", "--layers", "3", "--context", "64")["config"]["model"]
