@@ -12,23 +12,27 @@ from typing import Any
 Step = Callable[[], object]
 
 
-def serve(pipe: Connection, make: Callable[..., Step], arguments: Mapping[str, Any], threads: int) -> None:
+def serve(pipe: Connection, make: Callable[..., Step], arguments: Mapping[str, Any], threads: int, on: str) -> None:
     """What the process of a contender does: make it, then answer each number with the seconds of as many steps."""
     import torch
 
     from charladder.training.memory import peak_bytes
 
     torch.set_num_threads(threads)
+    device = torch.device(on)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     try:
         began = time.perf_counter()
         step = make(**arguments)
         step()
+        wait()
         pipe.send(("ready", time.perf_counter() - began))
         while (steps := pipe.recv()) is not None:
             began = time.perf_counter()
             for _ in range(steps):
                 step()
-            pipe.send(("done", (time.perf_counter() - began) / steps, peak_bytes(torch.device("cpu"))))
+            wait()
+            pipe.send(("done", (time.perf_counter() - began) / steps, peak_bytes(device)))
     except (ImportError, RuntimeError) as error:
         pipe.send(("absent", f"{type(error).__name__}: {str(error).splitlines()[0]}"))
 
@@ -40,6 +44,7 @@ class Contender:
     name: str
     make: Callable[..., Step]
     arguments: Mapping[str, Any]
+    device: str = "cpu"
     absent: str = ""
     first_step: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -50,9 +55,8 @@ class Contender:
 
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(
-            target=serve, args=(theirs, self.make, self.arguments, torch.get_num_threads()), daemon=True
-        )
+        arguments = theirs, self.make, self.arguments, torch.get_num_threads(), self.device
+        self.process = spawn.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         kind, answer, *_ = self.hear()

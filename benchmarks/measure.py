@@ -15,15 +15,25 @@ from rich.table import Table
 from charladder.run import machine
 
 
-def matrix_rate(dtype: torch.dtype = torch.float32, size: int = 1024, repeats: int = 10) -> float:
-    """The machine's own rate of matrix products, in operations per second: median of several."""
-    a, b = torch.randn(2, size, size).to(dtype)
+def product_rate(
+    dtype: torch.dtype, rows: int, inner: int, columns: int, device: torch.device | str = "cpu", repeats: int = 10
+) -> float:
+    """A device's rate of one matrix product, in operations per second: median of several. The second matrix is
+    transposed, as that of a linear layer is."""
+    a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(columns, inner, device=device).to(dtype)
     seconds = []
     for _ in range(repeats + 2):
         began = time.perf_counter()
-        torch.mm(a, b)
+        torch.mm(a, b.mT)
+        if a.is_cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds[2:])
+    return 2 * rows * inner * columns / statistics.median(seconds[2:])
+
+
+def matrix_rate(dtype: torch.dtype = torch.float32, size: int = 1024, device: torch.device | str = "cpu") -> float:
+    """A device's own rate of matrix products: of square ones."""
+    return product_rate(dtype, size, size, size, device)
 
 
 def report(

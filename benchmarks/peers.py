@@ -50,9 +50,10 @@ class Shape:
 
 
 def fresh_trainer(raw: Raw) -> Trainer:
-    """A trainer of these recipe fields on Python's own sources, which writes nothing."""
+    """A trainer of these recipe fields on Python's own sources, which writes nothing. On the CPU, as the peers are,
+    unless they say otherwise."""
     corpus = open_corpus(("python",))
-    return make_trainer(plan_run(Path("unused"), resolve(raw), corpus), corpus)
+    return make_trainer(plan_run(Path("unused"), resolve({"training.device": "cpu"} | raw), corpus), corpus)
 
 
 def ours(shape: Shape, **fields: Any) -> Callable[[], object]:

@@ -6,7 +6,7 @@ import torch
 from benchmarks.contenders import Contender, alternate
 from benchmarks.peers import Shape, ours, qwen3, reference, x_transformers
 
-from benchmarks import auxiliary_cost, depth, evaluation, throughput
+from benchmarks import auxiliary_cost, depth, evaluation, precision, throughput
 from charladder.model import ModelSettings, Transformer
 
 TINY = Shape(layers=2, width=32, head=16, feed_forward=64, context=16, batch=2)
@@ -38,6 +38,9 @@ def test_operations_are_those_of_the_products():
     assert TINY.operations == 3 * 2 * (16 * 2 * weights + causal)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Mismatch dtype between input and weight"
+)  # torch's, of bfloat16 in the plain script
 def test_ours_and_the_reference_make_steps():
     torch.manual_seed(0)
     for step in (ours(TINY), reference(TINY, compile=False)):
@@ -60,6 +63,7 @@ def test_peers_make_steps(peer):
         (auxiliary_cost, ["--quick"], "time_cost_all"),
         (depth, ["--quick"], "deep_over_wide"),
         (evaluation, ["--quick"], "time_cost_C/2"),
+        (precision, ["--quick"], "speed_of_bfloat16"),
     ],
 )
 def test_each_reports_its_ratio(benchmark, words, ratio, capsys):
