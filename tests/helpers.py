@@ -33,9 +33,9 @@ def make_trainer(
     order: str = "random",
     **training: Any,
 ) -> Trainer:
-    """A trainer over the bytes `data`, all of them for training."""
+    """A trainer over the bytes `data`, all of them for training; in float32 on every machine unless told otherwise."""
     model, objective = model or small(), objective or ObjectiveSettings()
-    settings = TrainingSettings(**({"batch": 4, "learning_rate": 0.01, "steps": 20} | training))
+    settings = TrainingSettings(**({"batch": 4, "learning_rate": 0.01, "steps": 20, "precision": "float32"} | training))
     windows = Windows(
         np.frombuffer(data, np.uint8), (0, len(data)), model.context, objective.targets, settings.seed, order
     )

@@ -3,17 +3,32 @@ import torch
 from charladder.model import Dropout
 
 
+def masks(*seeds, rate=0.5):
+    return Dropout(rate, torch.tensor(seeds))
+
+
 def test_masks_are_of_the_example_and_not_of_the_batch():
     x = torch.ones(4, 8, 8)
-    whole = Dropout(0.5, [11, 12, 13, 14])
-    first, second = Dropout(0.5, [11, 12]), Dropout(0.5, [13, 14])
-    for _ in range(2):
-        assert torch.equal(whole(x), torch.cat((first(x[:2]), second(x[2:]))))
+    whole, first, second = masks(11, 12, 13, 14), masks(11, 12), masks(13, 14)
+    for place in range(2):
+        assert torch.equal(whole.of(place)(x), torch.cat((first.of(place)(x[:2]), second.of(place)(x[2:]))))
 
 
-def test_places_differ_and_the_mean_is_kept():
-    dropout, x = Dropout(0.25, [3]), torch.ones(1, 400, 400)
-    one, two = dropout(x), dropout(x)
-    assert not torch.equal(one, two)
-    assert abs(float(one.mean()) - 1) < 0.01
-    assert abs(float((one == 0).float().mean()) - 0.25) < 0.01
+def test_places_seeds_and_elements_fall_out_independently_and_the_mean_is_kept():
+    x = torch.ones(1, 400, 400)
+    found = [masks(seed, rate=0.25).of(place)(x).flatten() for seed in (0, 1, 1 << 40, -5) for place in (0, 1, 2)]
+    for y in found:
+        assert abs(float(y.mean()) - 1) < 0.01
+        assert abs(float((y == 0).float().mean()) - 0.25) < 0.005
+        for lag in (1, 2, 3, 400, 1 << 16):  # neighbours, rows, and what differs in its high bits alone
+            assert abs(float(torch.corrcoef(torch.stack((y[:-lag], y[lag:])))[0, 1])) < 0.02
+    between = torch.corrcoef(torch.stack(found)) - torch.eye(len(found))
+    assert float(between.abs().max()) < 0.015
+    sums = {int((y == 0).sum()) for y in found}
+    assert len(sums) > len(found) / 2  # not one mask in another order
+
+
+def test_the_rate_is_exact_over_many_elements():
+    dropped = sum(int((masks(seed, rate=0.55)(torch.ones(1, 1 << 16)) == 0).sum()) for seed in range(64))
+    share = dropped / (64 << 16)
+    assert abs(share - 0.55) < 4 * (0.55 * 0.45 / (64 << 16)) ** 0.5

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from charladder.model import Transformer, kernels
+from charladder.model import Transformer, kernels, steps
 from charladder.model.attention import rotary_angles, rotate
 from helpers import small
 
@@ -44,14 +44,26 @@ def test_normalise_of_a_transposed_view():
 
 @pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 300])
 @pytest.mark.parametrize("at_once", [1 << 21, 1 << 14])
-def test_attend(length, at_once, monkeypatch):
+def test_attention_piece_by_piece(length, at_once, monkeypatch):
     monkeypatch.setattr(kernels, "SCORES", at_once)
     q, k, v = (draw(5, length, 6, seed=seed) for seed in range(3))
 
-    def theirs(q, k, v):
-        return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+    class Attend(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *qkv):
+            y, weights = kernels.attend(steps, *qkv)
+            ctx.save_for_backward(torch.stack(qkv), *weights)
+            return y
 
-    agree(kernels.Attend.apply, theirs, q, k, v)
+        @staticmethod
+        def backward(ctx, gradient):
+            qkv, *weights = ctx.saved_tensors
+            return tuple(kernels.attend_back(steps, gradient, qkv, weights))
+
+    def theirs(q, k, v):
+        return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=1.0)[0]
+
+    agree(Attend.apply, theirs, q, k, v)
 
 
 def test_the_pieces_of_attention_cover_every_query_once(monkeypatch):
@@ -62,17 +74,40 @@ def test_the_pieces_of_attention_cover_every_query_once(monkeypatch):
     assert seen.eq(1).all()
 
 
-def test_rotate():
-    angles = rotary_angles(small(), 12)
-    size = small().head_size
-    agree(lambda x: kernels.Rotate.apply(x, *angles), lambda x: rotate(x, *angles), draw(2, 3, 12, size))
+@pytest.mark.parametrize("turned", [True, False])
+def test_attended(turned):
+    angles = rotary_angles(small(), 12) if turned else None
+    H, E = 2, small().head_size
+    D = H * E
+
+    def theirs(x, gain, query, key, value, query_gain, key_gain, output):
+        y = F.rms_norm(x, (D,), gain, 1e-6)
+        q, k, v = ((y @ w.mT).view(2, 12, H, E).transpose(1, 2) for w in (query, key, value))
+        q, k = F.rms_norm(q, (E,), query_gain, 1e-6), F.rms_norm(k, (E,), key_gain, 1e-6)
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + y.transpose(1, 2).reshape(2, 12, D) @ output.mT
+
+    matrices = [draw(D, D, seed=seed) for seed in range(1, 4)]
+    gains = [1 + draw(E, seed=seed) for seed in (4, 5)]
+    agree(
+        lambda *inputs: kernels.Attended.apply(*inputs, angles, 1e-6),
+        theirs,
+        draw(2, 12, D), 1 + draw(D, seed=6), *matrices, *gains, draw(D, D, seed=7),
+    )  # fmt: skip
 
 
 def test_gated():
-    def theirs(x, gate, up, down):
-        return (F.silu(x @ gate.mT) * (x @ up.mT)) @ down.mT
+    def theirs(x, gain, gate, up, down):
+        y = F.rms_norm(x, (4,), gain, 1e-6)
+        return x + (F.silu(y @ gate.mT) * (y @ up.mT)) @ down.mT
 
-    agree(kernels.Gated.apply, theirs, draw(9, 4), draw(10, 4, seed=1), draw(10, 4, seed=2), draw(4, 10, seed=3))
+    agree(
+        lambda *inputs: kernels.Gated.apply(*inputs, 1e-6),
+        theirs,
+        draw(3, 3, 4), 1 + draw(4, seed=4), draw(10, 4, seed=1), draw(10, 4, seed=2), draw(4, 10, seed=3),
+    )  # fmt: skip
 
 
 def test_training_and_inference_agree():
@@ -94,11 +129,11 @@ def test_all_gradients_are_those_of_torchs_own_steps(monkeypatch):
     found = []
     for by_hand in (True, False):
         if not by_hand:
-            for module in ("attention", "block", "norm"):
+            for module in ("block", "norm"):
                 monkeypatch.setattr(f"charladder.model.{module}.by_hand", lambda *_: False)
         network.zero_grad()
         output = network(tokens).logits_BTV
-        assert ("AttendBackward" in names(output)) == by_hand
+        assert ("AttendedBackward" in names(output)) == by_hand
         F.cross_entropy(output.flatten(0, 1), tokens.flatten()).backward()
         found.append([parameter.grad for parameter in network.parameters()])
     for ours, theirs in zip(*found, strict=True):

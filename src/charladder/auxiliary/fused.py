@@ -28,9 +28,10 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         R, K = targets_RK.shape
         V = len(matrix_WD) // K
-        of_hidden, of_matrix = torch.empty_like(hidden_RD), torch.zeros_like(matrix_WD)
-        of_bias = None if bias_W is None else torch.zeros_like(bias_W)
-        losses_K = hidden_RD.new_zeros(K, dtype=torch.promote_types(hidden_RD.dtype, torch.float32))
+        wide = torch.promote_types(hidden_RD.dtype, torch.float32)  # of sums over rows, whatever products are in
+        of_hidden, of_matrix = torch.empty_like(hidden_RD), torch.zeros_like(matrix_WD, dtype=wide)
+        of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
+        losses_K = hidden_RD.new_zeros(K, dtype=wide)
         for begin in range(0, R, ROWS):
             rows = slice(begin, begin + ROWS)
             logits_RW = torch.nn.functional.linear(hidden_RD[rows], matrix_WD, bias_W)
@@ -40,9 +41,14 @@ class LinearCrossEntropy(torch.autograd.Function):
             slope_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
             slope_RW = slope_RKV.mul_(weights_K[:, None]).view(-1, K * V).to(hidden_RD.dtype)
             torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
-            of_matrix.addmm_(slope_RW.mT, hidden_RD[rows])
+            if slope_RW.dtype == wide:
+                of_matrix.addmm_(slope_RW.mT, hidden_RD[rows])
+            else:
+                of_matrix += slope_RW.mT @ hidden_RD[rows]
             if of_bias is not None:
                 of_bias += slope_RW.sum(0)
+        of_bias = None if bias_W is None or of_bias is None else of_bias.to(bias_W.dtype)
+        of_matrix = of_matrix.to(matrix_WD.dtype)
         ctx.save_for_backward(weights_K, of_hidden, of_matrix, *([] if of_bias is None else [of_bias]))
         return losses_K
 

@@ -38,6 +38,7 @@ from charladder.run import (
 from charladder.text import Corpus, open_corpus
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
+from charladder.training.compilation import uncompiled
 from charladder.training.curves import draw_curves
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics, read_metrics
@@ -199,11 +200,12 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
     def validate() -> float:
         context = run.recipe.model.context
         network = trainer.network.eval()
-        return evaluate(
-            lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
-            corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size, trainer.device,
-            ends_F=file_ends(run.recipe, corpus),
-        ).bits_per_character  # fmt: skip
+        with uncompiled(trainer.compiled):
+            return evaluate(
+                lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
+                corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size, trainer.device,
+                ends_F=file_ends(run.recipe, corpus),
+            ).bits_per_character  # fmt: skip
 
     interrupted = False
     has_valid = valid[1] > valid[0]

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.model.cache import Cache
+from charladder.model.cache import Extend
 from charladder.model.dropout import Dropout
-from charladder.model.kernels import Attend, Rotate, by_hand, lowered
 from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
 
@@ -44,13 +43,10 @@ class Attention(nn.Module):
         self,
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: Cache | None,
-        layer: int,
+        extend: Extend | None,
         dropout: Dropout | None,
     ) -> Tensor:
         B, T, D = x_BTD.shape
-        if self.query_norm is not None and cache is None and dropout is None and by_hand(x_BTD):
-            return self.trained(x_BTD, rotary)
 
         def split(y_BTD: Tensor) -> Tensor:
             return y_BTD.view(B, T, self.heads, self.head_size).transpose(1, 2)
@@ -60,10 +56,10 @@ class Attention(nn.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+        if extend is not None:
+            k, v = extend(k, v)
         if dropout is not None:
-            y_BHTE = explicit_attention(q, k, v, dropout)
+            y_BHTE = explicit_attention(q, k, v, dropout.of(1))
         elif T == 1:
             y_BHTE = F.scaled_dot_product_attention(q, k, v)
         elif k.shape[2] == T:
@@ -71,19 +67,6 @@ class Attention(nn.Module):
         else:
             y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=causal(T, k.shape[2], q.device))
         return self.output(y_BHTE.transpose(1, 2).reshape(B, T, D))
-
-    def trained(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The same for training on a CPU: one product for queries, keys and values, and attention of our own."""
-        B, T, D = x_BTD.shape
-        assert self.query_norm is not None and self.key_norm is not None
-        x_BTD, *weights = lowered(x_BTD, self.query.weight, self.key.weight, self.value.weight)
-        heads_BTH = F.linear(x_BTD, torch.cat(weights)).view(B, T, 3 * self.heads, self.head_size)
-        q, k, v = (part.transpose(1, 2) for part in heads_BTH.chunk(3, 2))
-        q, k = self.query_norm(q), self.key_norm(k)
-        if rotary is not None:
-            q, k = Rotate.apply(q, *rotary), Rotate.apply(k, *rotary)
-        y_NTE = Attend.apply(*(part.flatten(0, 1) for part in lowered(q, k, v)))
-        return self.output(y_NTE.view(B, self.heads, T, self.head_size).transpose(1, 2).reshape(B, T, D))
 
 
 def causal(T: int, S: int, device: torch.device) -> Tensor:

@@ -3,14 +3,16 @@
 Shapes: B streams, T characters, D width, F feed-forward width.
 """
 
+from typing import Any, cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.model.attention import Attention
-from charladder.model.cache import Cache
+from charladder.model.cache import Extend
 from charladder.model.dropout import Dropout
-from charladder.model.kernels import Gated, by_hand, lowered
-from charladder.model.norm import make_norm
+from charladder.model.kernels import Attended, Gated, by_hand
+from charladder.model.norm import EPSILON, make_norm
 from charladder.model.settings import ModelSettings
 
 
@@ -24,17 +26,15 @@ class FeedForward(nn.Module):
         self.up, self.down = nn.Linear(D, F_, bias=not modern), nn.Linear(F_, D, bias=not modern)
 
     def forward(self, x_BTD: Tensor, dropout: Dropout | None) -> Tensor:
-        if self.gate is not None and dropout is None and by_hand(x_BTD):
-            parts = lowered(x_BTD.flatten(0, 1), self.gate.weight, self.up.weight, self.down.weight)
-            return Gated.apply(*parts).view(x_BTD.shape)
         h_BTF = F.relu(self.up(x_BTD)) if self.gate is None else F.silu(self.gate(x_BTD)) * self.up(x_BTD)
-        return self.down(h_BTF if dropout is None else dropout(h_BTF))
+        return self.down(h_BTF if dropout is None else dropout.of(2)(h_BTF))
 
 
 class Block(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.pre = settings.norm_placement == "pre"
+        self.modern = self.pre and settings.block == "modern"
         self.attention_norm, self.feed_forward_norm = make_norm(settings), make_norm(settings)
         self.attention, self.feed_forward = Attention(settings), FeedForward(settings)
 
@@ -42,12 +42,22 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: Cache | None,
-        layer: int,
+        extend: Extend | None,
         dropout: Dropout | None,
     ) -> Tensor:
+        if self.modern and extend is None and dropout is None and by_hand(x_BTD):
+            return self.trained(x_BTD, rotary)
         if self.pre:
-            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, cache, layer, dropout)
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, extend, dropout)
             return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), dropout)
-        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, rotary, cache, layer, dropout))
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, rotary, extend, dropout))
         return self.feed_forward_norm(x_BTD + self.feed_forward(x_BTD, dropout))
+
+    def trained(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The same for training on a CPU, where both halves have a backward pass of their own."""
+        a, f = cast(Any, self.attention), cast(Any, self.feed_forward)
+        x_BTD = Attended.apply(
+            x_BTD, self.attention_norm.weight, a.query.weight, a.key.weight, a.value.weight,
+            a.query_norm.weight, a.key_norm.weight, a.output.weight, rotary, EPSILON,
+        )  # fmt: skip
+        return Gated.apply(x_BTD, self.feed_forward_norm.weight, f.gate.weight, f.up.weight, f.down.weight, EPSILON)

@@ -4,10 +4,14 @@ One preallocated pair of tensors a layer, (B, H, C, E): B streams, H heads, C ch
 Rolling back is a number: what lies past `length` is overwritten in place.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from charladder.model.settings import ModelSettings
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # one layer's part of a cache: new keys and values, all
 
 
 class Cache:

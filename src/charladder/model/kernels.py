@@ -1,23 +1,27 @@
-"""Training on a CPU: steps whose backward pass is written out, because torch composes it from many small ones there.
+"""Training on a CPU: parts of the network whose backward pass is written out, because torch composes it from many
+small steps there, and keeps more than it needs.
 
-Each is the same mathematics as the torch function it stands for, and is tested against it. They take part only where
-a gradient is asked for on a CPU; inference, GPUs and compiled networks use torch's own. They are called with inputs of
-one type, which `lowered` gives under autocast, and compute in it.
+Each is the same mathematics as the torch functions it stands for, and is tested against them. They take part only
+where a gradient is asked for on a CPU; inference, GPUs and compiled networks use torch's own. What lies between matrix
+products is in steps.py and native.py. Under autocast, products are in its type and the stream stays as it is.
 
-Shapes: N heads of all streams, T characters, S characters seen, E head size, D features, R rows.
+Shapes: B windows, T characters, R = B T rows, D width, G 3 D, F feed-forward width, N heads of all windows, E head
+size, Q queries at once, S characters seen.
 """
 
-import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from charladder.model import native, steps
+from charladder.model.steps import Layout
+
 BLOCK = 128  # queries at once in attention: what lies above the diagonal is then mostly not computed
-SCORES = 1 << 21  # attention weights at once: 8 MiB, within a processor's last cache
+SCORES = 1 << 21  # attention weights at once: within a processor's last cache
 
 
 def by_hand(*tensors: Tensor) -> bool:
@@ -27,155 +31,201 @@ def by_hand(*tensors: Tensor) -> bool:
     )
 
 
-def lowered(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in the type of products: that of autocast where it is on, else their own."""
-    if not torch.is_autocast_enabled("cpu"):
-        return list(tensors)
-    return [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+def product_type(x: Tensor) -> torch.dtype:
+    """The type of products with x: that of autocast where it is on, else its own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def without_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A forward pass in the types of its inputs, as its backward pass is."""
+def fastest(x: Tensor, products: torch.dtype) -> ModuleType:
+    """The module whose steps serve a stream like x, with products in this type."""
+    return native if native.takes(x, products) else steps
 
-    @functools.wraps(forward)
-    def inside(*arguments: Any) -> Tensor:
+
+def in_rows(x: Tensor) -> Tensor:
+    """(..., D) as contiguous rows."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def joined(products: torch.dtype, *weights: Tensor) -> Tensor:
+    """Matrices one above the other, in the type of products."""
+    if products == weights[0].dtype:
+        return torch.cat(weights)
+    rows = [len(weight) for weight in weights]
+    matrix = weights[0].new_empty(sum(rows), weights[0].shape[1], dtype=products)
+    for part, weight in zip(matrix.split(rows), weights, strict=True):
+        part.copy_(weight)
+    return matrix
+
+
+def without_autocast(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A pass in the types that it chooses itself."""
+
+    def inside(*arguments: Any) -> Any:
         with torch.autocast("cpu", enabled=False):
-            return forward(*arguments)
+            return run(*arguments)
 
     return inside
 
 
 class Normalise(torch.autograd.Function):
-    """RMSNorm with a gain (Zhang and Sennrich 2019): x / rms(x) * gain over the last dimension."""
+    """RMSNorm with a gain over the last dimension, of x in its own type."""
 
     @staticmethod
     @without_autocast
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, epsilon: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
-        inverse = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, gain_D, inverse)
-        return (x * inverse).mul_(gain_D)
+        x_RD = in_rows(x)
+        y_RD, inverse_R1 = fastest(x_RD, x.dtype).norm(x_RD, gain_D, epsilon, x.dtype)
+        ctx.save_for_backward(x_RD, gain_D, inverse_R1)
+        return y_RD.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        x, gain_D, inverse = ctx.saved_tensors
-        D = x.shape[-1]
-        product_RD = (gradient * x).reshape(-1, D)
-        inverse_R = inverse.reshape(-1)
-        gain_gradient_D = torch.mv(product_RD.mT, inverse_R)
-        along_R = torch.mv(product_RD, gain_D).mul_(inverse_R.pow(3)).div_(-D)
-        of_x = (gradient * inverse).mul_(gain_D)
-        return of_x.addcmul_(x, along_R.view(inverse.shape)), gain_gradient_D, None
+        x_RD, gain_D, inverse_R1 = ctx.saved_tensors
+        step = fastest(x_RD, x_RD.dtype)
+        of_x_RD, of_gain_D = step.norm_back(in_rows(gradient), x_RD, gain_D, inverse_R1, None)
+        return of_x_RD.view(gradient.shape), of_gain_D, None
 
 
-class Attend(torch.autograd.Function):
-    """Causal attention, block by block of queries; the weights are kept for the backward pass.
-
-    torch's own kernel computes them anew there, and takes half as long again for heads of 64 and windows of 512.
-    """
+class Attended(torch.autograd.Function):
+    """x + attention(norm(x)): RMSNorm, QK-norm, rotation, causal attention and its output, without biases."""
 
     @staticmethod
-    @without_autocast
-    def forward(ctx: Any, q_NTE: Tensor, k_NTE: Tensor, v_NTE: Tensor) -> Tensor:
-        N, T, E = q_NTE.shape
-        scaled_NTE = q_NTE * (1 / math.sqrt(E))
-        y_NTE, weights = torch.empty_like(v_NTE), []
-        future = torch.full((min(BLOCK, T), min(BLOCK, T)), -math.inf, dtype=q_NTE.dtype).triu_(1)
-        for heads, begin, end in pieces(N, T):
-            w_NTS = torch.bmm(scaled_NTE[heads, begin:end], k_NTE[heads, :end].mT)
-            w_NTS[:, :, begin:].add_(future[: end - begin, : end - begin])
-            w_NTS = w_NTS.softmax(-1)
-            y_NTE[heads, begin:end] = torch.bmm(w_NTS, v_NTE[heads, :end])
-            weights.append(w_NTS)
-        ctx.save_for_backward(scaled_NTE, k_NTE, v_NTE, *weights)
-        return y_NTE
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient_NTE: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        scaled_NTE, k_NTE, v_NTE, *weights = ctx.saved_tensors
-        N, T, E = scaled_NTE.shape
-        of_q, of_k, of_v = torch.empty_like(scaled_NTE), torch.zeros_like(k_NTE), torch.zeros_like(v_NTE)
-        for (heads, begin, end), w_NTS in zip(pieces(N, T), weights, strict=True):
-            g_NTE = gradient_NTE[heads, begin:end]
-            of_v[heads, :end].baddbmm_(w_NTS.mT, g_NTE)
-            of_w = torch.bmm(g_NTE, v_NTE[heads, :end].mT)
-            of_score = torch.ops.aten._softmax_backward_data(of_w, w_NTS, -1, w_NTS.dtype)
-            of_q[heads, begin:end] = torch.bmm(of_score, k_NTE[heads, :end])
-            of_k[heads, :end].baddbmm_(of_score.mT, scaled_NTE[heads, begin:end])
-        return of_q.mul_(1 / math.sqrt(E)), of_k, of_v
-
-
-def pieces(heads: int, length: int) -> list[tuple[slice, int, int]]:
-    """Heads, first query and the one after the last, of each piece of attention."""
-    group = max(1, SCORES // (min(BLOCK, length) * length))
-    return [
-        (slice(first, first + group), begin, min(begin + BLOCK, length))
-        for first in range(0, heads, group)
-        for begin in range(0, length, BLOCK)
-    ]
-
-
-class Rotate(torch.autograd.Function):
-    """Rotary positions, into memory of its own that is contiguous in the order of x's dimensions."""
-
-    @staticmethod
-    @without_autocast
-    def forward(ctx: Any, x: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        ctx.angles = cos_TE, sin_TE
-        return turned(x, cos_TE, sin_TE, 1)
+    def forward(
+        ctx: Any,
+        x_BTD: Tensor,
+        norm_D: Tensor,
+        query_DD: Tensor,
+        key_DD: Tensor,
+        value_DD: Tensor,
+        query_norm_E: Tensor,
+        key_norm_E: Tensor,
+        output_DD: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        epsilon: float,
+    ) -> Tensor:
+        products = product_type(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            B, T, D = x_BTD.shape
+            E = len(query_norm_E)
+            layout = Layout(B, T, D // E, E)
+            x_RD = in_rows(x_BTD)
+            step = fastest(x_RD, products)
+            angles = angles or (torch.ones(T, E), torch.zeros(T, E))
+            gain_2E = torch.stack((query_norm_E, key_norm_E))
+            qkv_GD, output_DD = joined(products, query_DD, key_DD, value_DD), output_DD.to(products)
+            normed_RD, inverse_R1 = step.norm(x_RD, norm_D, epsilon, products)
+            mixed_RG = normed_RD @ qkv_GD.mT
+            qkv_3NTE, inverse_2BTH = step.heads(mixed_RG, gain_2E, angles, epsilon, layout)
+            y_NTE, weights = attend(step, *qkv_3NTE)
+            y_RD = together(y_NTE, layout)
+            ctx.layout, ctx.angles, ctx.step = layout, angles, step
+            ctx.save_for_backward(
+                x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+                *weights,
+            )  # fmt: skip
+            return (x_RD + y_RD @ output_DD.mT).view(x_BTD.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None, None]:
-        cos_TE, sin_TE = ctx.angles
-        return turned(gradient, cos_TE, sin_TE, -1), None, None
-
-
-def turned(x: Tensor, cos_TE: Tensor, sin_TE: Tensor, sense: int) -> Tensor:
-    """Pairs half a head apart, turned by their angles; back again where `sense` is -1."""
-    half = x.shape[-1] // 2
-    cos, sin = cos_TE[:, :half], sin_TE[:, :half]
-    y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, cos.dtype))
-    (x_low, x_high), (y_low, y_high) = x.chunk(2, -1), y.chunk(2, -1)
-    torch.mul(x_low, cos, out=y_low).addcmul_(x_high, sin, value=-sense)
-    torch.mul(x_high, cos, out=y_high).addcmul_(x_low, sin, value=sense)
-    return y
+    @without_autocast
+    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (
+            x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+            *weights,
+        ) = ctx.saved_tensors  # fmt: skip
+        step, exact = ctx.step, norm_D.dtype
+        along_RD = in_rows(gradient_BTD)
+        of_branch_RD = along_RD.to(y_RD.dtype)
+        of_output_DD = of_branch_RD.mT @ y_RD
+        of_y_NTE = apart(of_branch_RD @ output_DD, ctx.layout)
+        of_qkv_3NTE = attend_back(step, of_y_NTE, qkv_3NTE, weights)
+        of_mixed_RG, of_gain_2E = step.heads_back(of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, ctx.angles, ctx.layout)
+        of_qkv = (of_mixed_RG.mT @ normed_RD).to(exact).chunk(3)
+        of_x_RD, of_norm_D = step.norm_back(of_mixed_RG @ qkv_GD, x_RD, norm_D, inverse_R1, along_RD)
+        of_x_BTD = of_x_RD.view(gradient_BTD.shape)
+        return of_x_BTD, of_norm_D.to(exact), *of_qkv, *of_gain_2E.to(exact), of_output_DD.to(exact), None, None
 
 
 class Gated(torch.autograd.Function):
-    """SwiGLU (Shazeer 2020) of (R, D) rows: silu(x gate) * (x up), then down; gate and up in one product."""
+    """x + feed_forward(norm(x)): RMSNorm and SwiGLU (Shazeer 2020) without biases; gate and up in one product."""
 
     @staticmethod
-    @without_autocast
-    def forward(ctx: Any, x_RD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
-        both_GD = torch.cat((gate_FD, up_FD))
-        both_RG = x_RD @ both_GD.mT
-        gate_RF, up_RF = both_RG.chunk(2, -1)
-        swish_RF = torch.nn.functional.silu(gate_RF)
-        hidden_RF = swish_RF * up_RF
-        ctx.save_for_backward(x_RD, both_GD, down_DF, both_RG, swish_RF, hidden_RF)
-        return hidden_RF @ down_DF.mT
+    def forward(
+        ctx: Any, x_BTD: Tensor, norm_D: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, epsilon: float
+    ) -> Tensor:
+        products = product_type(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            x_RD = in_rows(x_BTD)
+            step = fastest(x_RD, products)
+            both_GD, down_DF = joined(products, gate_FD, up_FD), down_DF.to(products)
+            normed_RD, inverse_R1 = step.norm(x_RD, norm_D, epsilon, products)
+            both_RG = normed_RD @ both_GD.mT
+            hidden_RF = step.gate(both_RG)
+            ctx.step = step
+            ctx.save_for_backward(x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF)
+            return (x_RD + hidden_RF @ down_DF.mT).view(x_BTD.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient_RD: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_RD, both_GD, down_DF, both_RG, swish_RF, hidden_RF = ctx.saved_tensors
-        gate_RF, up_RF = both_RG.chunk(2, -1)
-        of_hidden_RF = gradient_RD @ down_DF
-        of_both_RG = torch.empty_like(both_RG)
-        of_gate_RF, of_up_RF = of_both_RG.chunk(2, -1)
-        torch.mul(of_hidden_RF, swish_RF, out=of_up_RF)
-        torch.ops.aten.silu_backward.grad_input(of_hidden_RF.mul_(up_RF), gate_RF, grad_input=of_gate_RF)
-        of_gate_FD, of_up_FD = (of_both_RG.mT @ x_RD).chunk(2)
-        return of_both_RG @ both_GD, of_gate_FD, of_up_FD, gradient_RD.mT @ hidden_RF
+    @without_autocast
+    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF = ctx.saved_tensors
+        step, exact = ctx.step, norm_D.dtype
+        along_RD = in_rows(gradient_BTD)
+        of_branch_RD = along_RD.to(hidden_RF.dtype)
+        of_down_DF = (of_branch_RD.mT @ hidden_RF).to(exact)
+        of_both_RG = step.gate_back(of_branch_RD @ down_DF, both_RG)
+        of_gate_FD, of_up_FD = (of_both_RG.mT @ normed_RD).to(exact).chunk(2)
+        of_x_RD, of_norm_D = step.norm_back(of_both_RG @ both_GD, x_RD, norm_D, inverse_R1, along_RD)
+        return of_x_RD.view(gradient_BTD.shape), of_norm_D.to(exact), of_gate_FD, of_up_FD, of_down_DF, None
+
+
+def together(y_NTE: Tensor, layout: Layout) -> Tensor:
+    """Heads side by side, as rows."""
+    B, T, H, E = layout
+    return y_NTE.view(B, H, T, E).transpose(1, 2).reshape(B * T, H * E)
+
+
+def apart(y_RD: Tensor, layout: Layout) -> Tensor:
+    """Rows as heads."""
+    B, T, H, E = layout
+    return y_RD.view(B, T, H, E).transpose(1, 2).reshape(B * H, T, E)
+
+
+def attend(step: ModuleType, q_NTE: Tensor, k_NTE: Tensor, v_NTE: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Causal attention of scaled queries, piece by piece, and its weights, which are kept for the backward pass.
+
+    torch's own kernel computes them anew there, and takes half as long again for heads of 64 and windows of 512.
+    """
+    y_NTE, weights = torch.empty_like(v_NTE), []
+    for part, begin, end in pieces(*q_NTE.shape[:2]):
+        w_NQS = torch.bmm(q_NTE[part, begin:end], k_NTE[part, :end].mT)
+        step.weigh(w_NQS, begin)
+        y_NTE[part, begin:end] = torch.bmm(w_NQS, v_NTE[part, :end])
+        weights.append(w_NQS)
+    return y_NTE, weights
+
+
+def attend_back(step: ModuleType, of_y_NTE: Tensor, qkv_3NTE: Tensor, weights: list[Tensor]) -> Tensor:
+    """The gradient of scaled queries, keys and values."""
+    q_NTE, k_NTE, v_NTE = qkv_3NTE
+    of_q, of_k, of_v = of_qkv_3NTE = torch.zeros_like(qkv_3NTE)
+    for (part, begin, end), w_NQS in zip(pieces(*q_NTE.shape[:2]), weights, strict=True):
+        g_NQE = of_y_NTE[part, begin:end]
+        of_v[part, :end].baddbmm_(w_NQS.mT, g_NQE)
+        of_w_NQS = torch.bmm(g_NQE, v_NTE[part, :end].mT)
+        step.weigh_back(of_w_NQS, w_NQS, begin)
+        of_q[part, begin:end] = torch.bmm(of_w_NQS, k_NTE[part, :end])
+        of_k[part, :end].baddbmm_(of_w_NQS.mT, q_NTE[part, begin:end])
+    return of_qkv_3NTE
+
+
+def pieces(heads: int, length: int) -> Iterator[tuple[slice, int, int]]:
+    """Heads, first query and the one after the last, of each piece of attention."""
+    group = max(1, SCORES // (min(BLOCK, length) * length))
+    for first in range(0, heads, group):
+        for begin in range(0, length, BLOCK):
+            yield slice(first, first + group), begin, min(begin + BLOCK, length)

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from charladder.model.kernels import Normalise, by_hand
 from charladder.model.settings import ModelSettings
 
+EPSILON = 1e-6
+
 
 class RMSNorm(nn.RMSNorm):
     """RMSNorm (Zhang and Sennrich 2019) with its gain in the type of its input, as torch's fused kernel wants it."""
@@ -20,4 +22,4 @@ class RMSNorm(nn.RMSNorm):
 def make_norm(settings: ModelSettings, size: int | None = None) -> nn.Module:
     """The norm of a block's kind, over `size` features (the width unless given)."""
     size = size or settings.width
-    return RMSNorm(size, eps=1e-6) if settings.block == "modern" else nn.LayerNorm(size)
+    return RMSNorm(size, eps=EPSILON) if settings.block == "modern" else nn.LayerNorm(size)

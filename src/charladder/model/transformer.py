@@ -6,6 +6,7 @@ Shapes: B streams, T characters, D width, V symbols of the alphabet.
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,8 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             if layer < len(self.tables):
                 x_BTD = x_BTD + self.tables[layer][begin:end]
-            x_BTD = block(x_BTD, angles, cache, layer, dropout)
+            extend = None if cache is None else partial(cache.extend, layer)
+            x_BTD = block(x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
             if layer + 1 in wanted:
                 hidden[layer + 1] = x_BTD[:, tail]
         if cache is not None:

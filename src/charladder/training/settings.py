@@ -23,6 +23,7 @@ class TrainingSettings:
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
     where the processor or GPU has it.
+    compile: `blocks` compiles the network's blocks, all as one, with torch.compile; `auto` does so on a GPU.
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     """
@@ -48,6 +49,7 @@ class TrainingSettings:
     clip: float = 1.0
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "blocks", "never"] = "auto"
     validations: int = 4
     validation_characters: int = 8192
     checkpoint_seconds: float = 60.0

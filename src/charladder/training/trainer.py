@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective
 from charladder.text import Windows
+from charladder.text.windows import hash64
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.checkpoint import Checkpoint
+from charladder.training.compilation import choose_compiled, compile_blocks, uncompiled
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.settings import TrainingSettings
@@ -44,6 +48,9 @@ class Trainer:
         self.network, self.objective = network.to(self.device), objective.to(self.device)
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.compiled = choose_compiled(settings.compile, self.device)
+        if self.compiled:
+            compile_blocks(self.network)
         self.clock = Clock()
         if settings.cut_windows > windows.length:
             raise BadInput(
@@ -89,11 +96,12 @@ class Trainer:
         windows_BT, examples = self.windows.take(self.settings.batch, pieces)
         size = (self.settings.micro_batch or self.settings.batch) * pieces
         for begin in range(0, len(windows_BT), size):
-            piece = torch.from_numpy(windows_BT[begin : begin + size]).to(self.device)
-            dropout = self.dropout(examples[begin : begin + size].tolist())
+            piece = self.placed(torch.from_numpy(windows_BT[begin : begin + size]))
+            dropout = self.dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+            with half, uncompiled(self.compiled and diagnosing):
                 report = self.objective(
                     self.network, piece, at, len(windows_BT), dropout, self.clock.step, apart=diagnosing
                 )
@@ -101,6 +109,12 @@ class Trainer:
                 self.diagnosis = self.diagnose(report)
             report.total.backward()
             yield report
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def diagnose(self, report: Report) -> Diagnosis | None:
         """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate rungs, and
@@ -113,10 +127,12 @@ class Trainer:
         depths = {f"rung{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
         return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "rungs")
 
-    def dropout(self, examples: list[int]) -> Dropout | None:
+    def dropout(self, examples: np.ndarray) -> Dropout | None:
         rate = self.network.settings.dropout
-        seed = self.settings.seed * 0x2545F4914F6CDD1D
-        return Dropout(rate, [seed + example * 0x9E3779B97F4A7C15 for example in examples]) if rate else None
+        if not rate:
+            return None
+        keys_B = torch.from_numpy(hash64(self.settings.seed, examples).view(np.int64))
+        return Dropout(rate, self.placed(keys_B))
 
     def check(self, report: Report) -> None:
         if math.isfinite(float(report.total)):

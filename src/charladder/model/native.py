@@ -1,0 +1,149 @@
+"""The steps of steps.py in C, several passes over memory in one: compiled once per machine, by the C compiler there.
+
+Where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take a stream in
+float32 and products in float32 or bfloat16; sums are in float32 in any case.
+
+Shapes: as in steps.py.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import Tensor
+
+from charladder.model.steps import Layout
+
+SOURCE = Path(__file__).with_name("native.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+PRODUCTS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def takes(x: Tensor, products: torch.dtype) -> bool:
+    """Whether these steps are there for a stream like x, with products in this type."""
+    plain = type(x) in PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
+    return plain and products in PRODUCTS and library(products) is not None
+
+
+@functools.cache
+def library(products: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled steps; None where they cannot be had."""
+    if os.environ.get("CHARLADDER_NATIVE") == "0" or sys.platform != "linux":
+        return None
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None
+    try:
+        return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]))))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def compiled(compiler: str, flags: tuple[str, ...]) -> Path:
+    """The library's file in the cache folder, made there whole or not at all."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    machine = f"{platform.machine()} {processor()}".encode()
+    name = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), version, machine, repr(flags).encode()))).hexdigest()[:32]
+    folder = Path(os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")) / "native"
+    file = folder / f"{name}.so"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            made = Path(beside) / file.name
+            command = [compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+            made.replace(file)
+    return file
+
+
+def processor() -> str:
+    """What this processor can do: the code is made for it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def call(name: str, products: torch.dtype, *arguments: Tensor | float | None) -> None:
+    """Calls a function of the library: tensors by address, floats as float, whole numbers as long; then the threads.
+    Tensors must be contiguous."""
+    found = library(products)
+    assert found is not None
+    given = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous()
+            given.append(ctypes.c_void_p(argument.data_ptr()))
+        elif argument is None:
+            given.append(None)
+        else:
+            given.append(ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_long(argument))
+    getattr(found, name)(*given, ctypes.c_int(torch.get_num_threads()))
+
+
+def norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
+    R, D = x_RD.shape
+    y_RD, inverse_R1 = torch.empty(R, D, dtype=products), torch.empty(R, 1)
+    call("norm", products, x_RD, gain_D, epsilon, y_RD, inverse_R1, R, D)
+    return y_RD, inverse_R1
+
+
+def norm_back(
+    of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    R, D = x_RD.shape
+    of_x_RD, of_gain = torch.empty_like(x_RD), torch.zeros(torch.get_num_threads(), D)
+    call("norm_back", of_y_RD.dtype, of_y_RD, x_RD, gain_D, inverse_R1, along_RD, of_x_RD, of_gain, R, D)
+    return of_x_RD, of_gain.sum(0)
+
+
+def heads(
+    mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    B, T, H, E = layout
+    qkv_3NTE, inverse_2BTH = mixed_RG.new_empty(3, B * H, T, E), torch.empty(2, B, T, H)
+    call("heads", mixed_RG.dtype, mixed_RG, gain_2E, *angles, epsilon, qkv_3NTE, inverse_2BTH, *layout)
+    return qkv_3NTE, inverse_2BTH
+
+
+def heads_back(
+    of_qkv_3NTE: Tensor,
+    mixed_RG: Tensor,
+    gain_2E: Tensor,
+    inverse_2BTH: Tensor,
+    angles: tuple[Tensor, Tensor],
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    of_mixed_RG, of_gain = torch.empty_like(mixed_RG), torch.zeros(torch.get_num_threads(), *gain_2E.shape)
+    tensors = of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, *angles, of_mixed_RG, of_gain
+    call("heads_back", mixed_RG.dtype, *tensors, *layout)
+    return of_mixed_RG, of_gain.sum(0)
+
+
+def weigh(score_NQS: Tensor, begin: int) -> None:
+    call("weigh", score_NQS.dtype, score_NQS, *score_NQS.shape, begin)
+
+
+def weigh_back(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
+    call("weigh_back", of_NQS.dtype, of_NQS, weight_NQS, *of_NQS.shape, begin)
+
+
+def gate(both_RG: Tensor) -> Tensor:
+    R, G = both_RG.shape
+    hidden_RF = both_RG.new_empty(R, G // 2)
+    call("gate", both_RG.dtype, both_RG, hidden_RF, R, G // 2)
+    return hidden_RF
+
+
+def gate_back(of_hidden_RF: Tensor, both_RG: Tensor) -> Tensor:
+    of_both_RG = torch.empty_like(both_RG)
+    call("gate_back", both_RG.dtype, of_hidden_RF, both_RG, of_both_RG, *of_hidden_RF.shape)
+    return of_both_RG

@@ -1,0 +1,205 @@
+"""The steps in C: what the same steps give with torch, in float64 where that is the judge."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charladder.model import Transformer, native, steps
+from charladder.model.steps import Layout
+from helpers import small
+
+PRODUCTS = [torch.float32, torch.bfloat16]
+pytestmark = pytest.mark.skipif(
+    native.library(torch.float32) is None, reason="no C compiler that makes native.c here: nothing to test"
+)
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def near(ours, exact, dtype):
+    """Within the rounding of the type they are in, of what float64 gives."""
+    for mine, judge in zip(ours, exact, strict=True):
+        relative = float((mine.double() - judge).norm() / judge.norm())
+        assert relative < (2e-6 if mine.dtype == torch.float32 and dtype == torch.float32 else 4e-3)
+
+
+def wide(*tensors):
+    return tuple(tensor.double() for tensor in tensors)
+
+
+SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("rows, width", SIZES)
+def test_norm(rows, width, dtype):
+    x, gain, along = draw(rows, width), 1 + draw(width, seed=1), draw(rows, width, seed=3)
+    of_y = draw(rows, width, seed=2, dtype=dtype)
+    y, inverse = native.norm(x, gain, 1e-6, dtype)
+    assert y.dtype == dtype
+    exact = steps.norm(*wide(x, gain), 1e-6, torch.float64)
+    near((y, inverse), exact, dtype)
+    for more in (None, along):
+        ours = native.norm_back(of_y, x, gain, inverse, more)
+        near(ours, steps.norm_back(*wide(of_y, x, gain), exact[1], None if more is None else more.double()), dtype)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("layout", [Layout(1, 1, 1, 2), Layout(2, 5, 3, 6), Layout(3, 40, 2, 64)])
+def test_heads(layout, dtype):
+    B, T, H, E = layout
+    mixed, gain = draw(B * T, 3 * H * E, dtype=dtype), 1 + draw(2, E, seed=1)
+    angle = draw(T, E // 2, seed=2).repeat(1, 2)
+    angles, of = (angle.cos(), angle.sin()), draw(3, B * H, T, E, seed=3, dtype=dtype)
+    qkv, inverse = native.heads(mixed, gain, angles, 1e-6, layout)
+    exact = steps.heads(*wide(mixed, gain), wide(*angles), 1e-6, layout)
+    near((qkv, inverse), exact, dtype)
+    ours = native.heads_back(of, mixed, gain, inverse, angles, layout)
+    near(ours, steps.heads_back(*wide(of, mixed, gain), exact[1], wide(*angles), layout), dtype)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("heads, queries, begin", [(1, 1, 0), (3, 5, 0), (2, 17, 128), (4, 128, 384)])
+def test_weigh(heads, queries, begin, dtype):
+    score = draw(heads, queries, begin + queries, dtype=dtype) * 5
+    exact = score.double()
+    native.weigh(score, begin)
+    steps.weigh(exact, begin)
+    near((score,), (exact,), dtype)
+    hidden = torch.ones(queries, begin + queries, dtype=torch.bool).triu(begin + 1)
+    assert not score[:, hidden].any()
+    of = draw(*score.shape, seed=1, dtype=dtype)
+    of_exact = of.double()
+    native.weigh_back(of, score, begin)
+    steps.weigh_back(of_exact, score.double(), begin)
+    assert float((of.double() - of_exact).norm()) <= 4e-3 * float(of_exact.norm()) + 1e-6
+    assert not of[:, hidden].any()
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("rows, width", SIZES)
+def test_gate(rows, width, dtype):
+    both, of = draw(rows, 2 * width, dtype=dtype) * 4, draw(rows, width, seed=1, dtype=dtype)
+    near((native.gate(both),), (steps.gate(both.double()),), dtype)
+    near((native.gate_back(of, both),), (steps.gate_back(*wide(of, both)),), dtype)
+
+
+def test_large_and_small_numbers_are_as_torch_has_them():
+    x = torch.tensor([[-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]])
+    both = torch.cat((x, torch.ones_like(x)), -1)
+    torch.testing.assert_close(native.gate(both), F.silu(x), rtol=1e-6, atol=1e-30)
+    score = torch.tensor([[[3e38, -3e38, 0.0]]])
+    native.weigh(score, 2)
+    assert score.tolist() == [[[1.0, 0.0, 0.0]]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bad):
+    x = torch.ones(2, 40)
+    x[1, 7] = bad
+    for found in (native.norm(x, torch.ones(40), 1e-6, torch.bfloat16)[0], native.gate(x.bfloat16())):
+        assert torch.isfinite(found[0]).all()
+        assert not torch.isfinite(found[1]).all()
+    score = torch.zeros(1, 2, 2, dtype=torch.bfloat16)
+    score[0, 1, 0] = float("nan")
+    native.weigh(score, 0)
+    assert score[0, 0].tolist() == [1.0, 0.0]
+    assert score[0, 1].isnan().all()
+
+
+def test_rounding_to_bfloat16_is_torchs():
+    bits = torch.randint(0, 0x7F000000, (1, 4096), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    ties = (bits & 0x7FFF0000) | 0x8000
+    for x in (bits.view(torch.float32), ties.view(torch.float32)):
+        x = x[x.abs().log2().abs() < 30][None]
+        gain = torch.ones(x.shape[1])
+        y, inverse = native.norm(x, gain, 1e-6, torch.bfloat16)
+        assert torch.equal(y, (x * inverse).bfloat16())
+
+
+def test_rows_are_shared_out_among_any_number_of_threads(monkeypatch):
+    x, gain, of = draw(7, 33), draw(33, seed=1), draw(7, 33, seed=2)
+    found = []
+    for threads in (1, 2, 5, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        y, inverse = native.norm(x, gain, 1e-6, torch.float32)
+        found.append((y, *native.norm_back(of, x, gain, inverse, None)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, monkeypatch):
+    network = Transformer(small(context=150), 16)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    tokens = torch.randint(16, (2, 150), generator=torch.Generator().manual_seed(0))
+
+    def gradient():
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half and network.output.weight.dtype == torch.float32):
+            output = network(tokens).logits_BTV
+        F.cross_entropy(
+            output.to(torch.promote_types(output.dtype, torch.float32)).flatten(0, 1), tokens.flatten()
+        ).backward()
+        return torch.cat([p.grad.flatten().double() for p in network.parameters()])
+
+    ours = gradient()
+    monkeypatch.setattr(native, "takes", lambda *_: False)
+    with_steps = gradient()
+    for module in ("block", "norm"):
+        monkeypatch.setattr(f"charladder.model.{module}.by_hand", lambda *_: False)
+    torchs = gradient()
+    network.double()
+    exact = gradient()
+    errors = [float((one - exact).norm() / exact.norm()) for one in (ours, with_steps, torchs)]
+    assert errors[0] < 1.5 * errors[2] + 1e-6
+    assert errors[1] < 1.5 * errors[2] + 1e-6
+
+
+LOADS = (
+    "import torch; from charladder.model import native; "
+    "print(native.library(torch.float32) is not None, native.library(torch.bfloat16) is not None)"
+)
+
+
+def loaded(tmp_path, **environment):
+    """What a process of its own says of both libraries, with an empty cache."""
+    given = {"PATH": "/usr/bin:/bin", "CHARLADDER_CACHE": str(tmp_path / "cache"), **environment}
+    done = subprocess.run([sys.executable, "-c", LOADS], env=given, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return done.stdout.split()
+
+
+def test_the_library_is_made_once_and_whole(tmp_path):
+    assert loaded(tmp_path) == ["True", "True"]
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/native").iterdir()}
+    assert len(made) == 2 and all(file.suffix == ".so" for file in made)
+    assert loaded(tmp_path) == ["True", "True"]
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/native").iterdir()}
+
+
+def test_without_a_compiler_without_leave_and_without_a_place_there_is_none(tmp_path):
+    assert loaded(tmp_path, CC="no-such-compiler") == ["False", "False"]
+    assert loaded(tmp_path, CHARLADDER_NATIVE="0") == ["False", "False"]
+    (tmp_path / "cache").write_text("a file, and no folder")
+    assert loaded(tmp_path) == ["False", "False"]
+
+
+def test_a_compiler_that_fails_leaves_nothing(tmp_path):
+    assert loaded(tmp_path, CC="false") == ["False", "False"]
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho half a file > "${@: -2:1}"\nexit 1\n')
+    broken.chmod(0o755)
+    assert loaded(tmp_path, CC=str(broken)) == ["False", "False"]
+    assert not [*(tmp_path / "cache/native").iterdir()]
+
+
+def test_the_source_is_shipped():
+    assert Path(native.__file__).with_name("native.c").is_file()

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from charladder.training.compilation import choose_compiled, compile_blocks, uncompiled
+from helpers import make_trainer, small
+
+# torch's compiler looks at the gradient of what blocks are given, and torch warns of it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def losses(trainer, steps):
+    return [float(trainer.step().report.total) for _ in range(steps)]
+
+
+def test_auto_compiles_on_a_gpu_alone():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [choose_compiled(name, on) for name in ("auto", "blocks", "never") for on in (gpu, cpu)] == [
+        True, False, True, True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
+def test_one_compilation_serves_every_rung_and_the_whole_schedule(prose, changes):
+    """Rungs fall silent one by one, masks change from step to step, and the gradients of terms are compared on the
+    way: one graph, and the curve that there is without it."""
+    fields = {"model": small(layers=6, **changes), "dtype": torch.float64, "steps": 12, "diagnose_every": 5}
+    plain, compiled = make_trainer(prose, **fields), make_trainer(prose, **fields)
+    compile_blocks(compiled.network, backend="aot_eager")
+    compiled.compiled = True
+    assert losses(compiled, 12) == pytest.approx(losses(plain, 12), rel=1e-9)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_windows_of_two_lengths_are_two_graphs(prose):
+    trainer = make_trainer(prose, steps=8, cut_windows=2, diagnose_every=0)
+    compile_blocks(trainer.network, backend="aot_eager")
+    losses(trainer, 8)
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_scoring_compiles_nothing(prose):
+    trainer = make_trainer(prose)
+    compile_blocks(trainer.network, backend="aot_eager")
+    with uncompiled(True), torch.inference_mode():
+        trainer.network.eval()(torch.zeros(1, 7, dtype=torch.long))
+    assert counters["stats"]["unique_graphs"] == 0
+
+
+def test_checkpoints_of_compiled_networks_have_the_same_names(prose):
+    plain, compiled = make_trainer(prose), make_trainer(prose)
+    compile_blocks(compiled.network, backend="aot_eager")
+    compiled.step()
+    saved = compiled.checkpoint()
+    assert saved.network.keys() == plain.network.state_dict().keys()
+    plain.restore(saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
+def test_the_real_compiler_gives_the_same_curve(prose, changes):
+    fields = {"model": small(**changes), "steps": 12, "diagnose_every": 5}
+    plain, compiled = make_trainer(prose, **fields), make_trainer(prose, compile="blocks", **fields)
+    assert losses(compiled, 12) == pytest.approx(losses(plain, 12), rel=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
