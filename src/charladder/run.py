@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from charladder.errors import BadInput
-from charladder.model import Transformer
+from charladder.model import Transformer, native
 from charladder.objective import LadderObjective
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
@@ -216,6 +216,15 @@ def environment(corpus: Corpus) -> dict[str, Any]:
     }
 
 
+def steps_at_begin(run: Run) -> str | None:
+    """Which steps of training the run began with, as environment.json says; None where it does not."""
+    try:
+        found = json.loads((run.path / "environment.json").read_bytes())["machine"]["steps"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores and GPU of this machine."""
     model = platform.processor() or platform.machine()
@@ -231,6 +240,7 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "steps": native.describe(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

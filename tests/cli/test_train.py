@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from charladder.cli.main import main
+from charladder.model import native
 from charladder.run import claimed, open_run
 from charladder.training.metrics import read_metrics
 
@@ -210,3 +211,17 @@ def test_a_checkpoint_with_a_strange_state_does_not_count(here, text_file, damag
     state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
     assert "no checkpoint in one/checkpoints is whole" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_other_steps_says_so(here, text_file, capsys):
+    tiny = "--layers", "2", "--width", "32", "--context", "16", "--batch", "2"
+    assert main(["train", str(text_file), "--run", "one", "--steps", "2", *tiny]) == 0
+    began = json.loads(Path("one/environment.json").read_text())
+    assert began["machine"]["steps"] == native.describe()
+    capsys.readouterr()
+    assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
+    assert "computed otherwise" not in "".join(capsys.readouterr())
+    began["machine"]["steps"] = "C of another compiler"
+    Path("one/environment.json").write_text(json.dumps(began))
+    assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0
+    assert "computed otherwise" in "".join(capsys.readouterr())

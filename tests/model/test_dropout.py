@@ -32,3 +32,9 @@ def test_the_rate_is_exact_over_many_elements():
     dropped = sum(int((masks(seed, rate=0.55)(torch.ones(1, 1 << 16)) == 0).sum()) for seed in range(64))
     share = dropped / (64 << 16)
     assert abs(share - 0.55) < 4 * (0.55 * 0.45 / (64 << 16)) ** 0.5
+
+
+def test_what_stays_is_scaled_in_the_type_of_the_input_as_exactly_as_it_can():
+    x = torch.full((1, 1 << 12), 1.37).bfloat16()
+    kept = masks(3, rate=0.55)(x)
+    assert set(kept.unique().tolist()) == {0.0, float(x[0, 0] / 0.45)}

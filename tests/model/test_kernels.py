@@ -110,6 +110,37 @@ def test_gated():
     )  # fmt: skip
 
 
+def test_queries_and_keys_are_left_as_they_were_even_where_one_row_is_one_window():
+    layout = steps.Layout(1, 1, 1, 4)
+    mixed, gain = draw(1, 12), 1 + draw(2, 4, seed=1)
+    before = mixed.clone()
+    steps.heads(mixed, gain, (torch.ones(1, 4), torch.zeros(1, 4)), 1e-6, layout)
+    assert torch.equal(mixed, before)
+
+
+def test_odd_heads_without_rotation_are_torchs(monkeypatch):
+    network = Transformer(small(width=33, attention_heads=11, positions="tables"), 16).double()
+    tokens = torch.arange(24).view(2, 12) % 16
+    trained = network(tokens).logits_BTV
+    assert "AttendedBackward" not in names(trained)
+    with torch.no_grad():
+        torch.testing.assert_close(trained.detach(), network(tokens).logits_BTV, rtol=1e-10, atol=1e-10)
+
+
+def test_whoever_listens_to_a_part_hears_it_and_what_stands_for_a_layer_is_asked():
+    network = Transformer(small(), 16)
+    tokens, heard = torch.arange(12).view(1, 12), []
+    hook = network.blocks[1].attention.register_forward_hook(lambda *given: heard.append(given[-1].shape))
+    network(tokens)
+    assert heard == [(1, 12, 32)]
+    hook.remove()
+    network.blocks[1].feed_forward.down = torch.nn.Sequential(
+        network.blocks[1].feed_forward.down, torch.nn.Dropout(1.0)
+    )
+    network(tokens).logits_BTV.sum().backward()
+    assert not network.blocks[1].feed_forward.up.weight.grad.any()
+
+
 def test_training_and_inference_agree():
     network = Transformer(small(), 16).double()
     for parameter in network.parameters():

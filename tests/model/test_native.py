@@ -1,5 +1,8 @@
 """The steps in C: what the same steps give with torch, in float64 where that is the judge."""
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +13,12 @@ import torch.nn.functional as F
 
 from charladder.model import Transformer, native, steps
 from charladder.model.steps import Layout
-from helpers import small
+from helpers import make_trainer, small
 
 PRODUCTS = [torch.float32, torch.bfloat16]
+COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])
 pytestmark = pytest.mark.skipif(
-    native.library(torch.float32) is None, reason="no C compiler that makes native.c here: nothing to test"
+    sys.platform != "linux" or COMPILER is None, reason="no C compiler here: nothing to test"
 )
 
 
@@ -31,6 +35,13 @@ def near(ours, exact, dtype):
 
 def wide(*tensors):
     return tuple(tensor.double() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+def test_where_there_is_a_compiler_there_are_steps(dtype):
+    assert native.load(dtype)
+    assert native.takes(torch.ones(1, 2), dtype)
+    assert native.describe().startswith("C ")
 
 
 SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
@@ -114,24 +125,60 @@ def test_what_is_not_finite_stays_so(bad):
 
 
 def test_rounding_to_bfloat16_is_torchs():
-    bits = torch.randint(0, 0x7F000000, (1, 4096), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    ties = (bits & 0x7FFF0000) | 0x8000
-    for x in (bits.view(torch.float32), ties.view(torch.float32)):
-        x = x[x.abs().log2().abs() < 30][None]
-        gain = torch.ones(x.shape[1])
-        y, inverse = native.norm(x, gain, 1e-6, torch.bfloat16)
-        assert torch.equal(y, (x * inverse).bfloat16())
+    """A row of ones and an epsilon of 0 leave the gain as it is, which is then rounded."""
+    bits = torch.randint(-(1 << 31), (1 << 31) - 1, (4096,), generator=torch.Generator().manual_seed(0)).int()
+    ties = (bits & -65536) | 0x8000
+    for pattern in (bits, ties):
+        gain = pattern.view(torch.float32)
+        gain = gain[gain.isfinite()]
+        y, _ = native.norm(torch.ones(1, len(gain)), gain, 0.0, torch.bfloat16)
+        assert torch.equal(y[0], gain.bfloat16())
 
 
-def test_rows_are_shared_out_among_any_number_of_threads(monkeypatch):
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -0x400000])
+def test_nan_stays_nan_in_bfloat16_whatever_its_payload(bits):
+    gain = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    assert native.norm(torch.ones(1, 1), gain, 0.0, torch.bfloat16)[0].isnan().all()
+
+
+def test_what_c_cannot_take_is_refused():
+    x, gain = draw(4, 8), draw(8)
+    for wrong in (gain.double(), draw(16)[::2], gain.half()):
+        with pytest.raises(TypeError, match="norm in C cannot take"):
+            native.norm(x, wrong, 1e-6, torch.float32)
+    assert not native.takes(x.double(), torch.float64)
+    assert not native.takes(x, torch.float16)
+    assert not native.takes(torch.ones(2, 2, device="meta"), torch.float32)
+
+
+def test_rows_are_shared_out_among_any_number_of_threads_and_give_the_same_bits_twice(monkeypatch):
     x, gain, of = draw(7, 33), draw(33, seed=1), draw(7, 33, seed=2)
     found = []
     for threads in (1, 2, 5, 16):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        y, inverse = native.norm(x, gain, 1e-6, torch.float32)
-        found.append((y, *native.norm_back(of, x, gain, inverse, None)))
+        twice = []
+        for _ in range(2):
+            y, inverse = native.norm(x, gain, 1e-6, torch.float32)
+            twice.append((y, *native.norm_back(of, x, gain, inverse, None)))
+        assert all(torch.equal(one, other) for one, other in zip(*twice, strict=True))
+        found.append(twice[0])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
+
+
+def test_a_training_takes_them_and_gives_the_same_bits_twice(prose, monkeypatch):
+    called = []
+    real = native.call
+    monkeypatch.setattr(native, "call", lambda name, *rest, **more: called.append(name) or real(name, *rest, **more))
+    for precision in ("float32", "bfloat16"):
+        ended = []
+        for _ in range(2):
+            trainer = make_trainer(prose, precision=precision)
+            for _ in range(3):
+                trainer.step()
+            ended.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+        assert torch.equal(*ended)
+    assert set(called) == {"norm", "norm_back", "heads", "heads_back", "weigh", "weigh_back", "gate", "gate_back"}
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from charladder.training.compilation import choose_compiled, compile_blocks, uncompiled
+from charladder.cli.main import main
+from charladder.errors import BadInput
+from charladder.training.compilation import choose_compiled, compile_blocks
 from helpers import make_trainer, small
 
 # torch's compiler looks at the gradient of what blocks are given, and torch warns of it.
@@ -24,11 +26,23 @@ def losses(trainer, steps):
     return [float(trainer.step().report.total) for _ in range(steps)]
 
 
-def test_auto_compiles_on_a_gpu_alone():
+def test_auto_compiles_on_a_gpu_that_can_and_nowhere_else(monkeypatch):
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert [choose_compiled(name, on) for name in ("auto", "blocks", "never") for on in (gpu, cpu)] == [
-        True, False, True, True, False, False,
+    able, there = (9, 0), object()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: able)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there)
+    assert [choose_compiled(name, on) for name in ("auto", "blocks", "graphs", "never") for on in (gpu, cpu)] == [
+        True, False, True, True, True, True, False, False,
     ]  # fmt: skip
+    able = (6, 1)
+    assert not choose_compiled("auto", gpu)
+    able, there = (9, 0), None
+    assert not choose_compiled("auto", gpu)
+
+
+def test_graphs_want_the_whole_batch_at_once(prose):
+    with pytest.raises(BadInput, match=r"training.micro_batch 2 to 0"):
+        make_trainer(prose, compile="graphs", micro_batch=2)
 
 
 @pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
@@ -51,12 +65,35 @@ def test_windows_of_two_lengths_are_two_graphs(prose):
     assert counters["stats"]["unique_graphs"] == 2
 
 
-def test_scoring_compiles_nothing(prose):
-    trainer = make_trainer(prose)
-    compile_blocks(trainer.network, backend="aot_eager")
-    with uncompiled(True), torch.inference_mode():
-        trainer.network.eval()(torch.zeros(1, 7, dtype=torch.long))
-    assert counters["stats"]["unique_graphs"] == 0
+def test_validation_on_the_way_compiles_nothing(prose, text_file, tmp_path, monkeypatch):
+    """Stretches of other lengths than windows are scored while a run trains."""
+    monkeypatch.setattr(
+        "charladder.training.trainer.compile_blocks", lambda network, **_: compile_blocks(network, "aot_eager")
+    )
+    words = [
+        "--steps",
+        "4",
+        "--layers",
+        "2",
+        "--width",
+        "32",
+        "--context",
+        "16",
+        "--batch",
+        "2",
+        "--training.cut_windows",
+    ]
+    words += [
+        "1",
+        "--training.compile",
+        "blocks",
+        "--training.validation_characters",
+        "100",
+        "--run",
+        str(tmp_path / "r"),
+    ]
+    assert main(["train", str(text_file), *words]) == 0
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_checkpoints_of_compiled_networks_have_the_same_names(prose):
@@ -69,9 +106,9 @@ def test_checkpoints_of_compiled_networks_have_the_same_names(prose):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
-def test_the_real_compiler_gives_the_same_curve(prose, changes):
+@pytest.mark.parametrize(("compile", "changes"), [("blocks", {}), ("graphs", {"block": "paper", "dropout": 0.3})])
+def test_the_real_compiler_gives_the_same_curve(prose, compile, changes):
     fields = {"model": small(**changes), "steps": 12, "diagnose_every": 5}
-    plain, compiled = make_trainer(prose, **fields), make_trainer(prose, compile="blocks", **fields)
+    plain, compiled = make_trainer(prose, **fields), make_trainer(prose, compile=compile, **fields)
     assert losses(compiled, 12) == pytest.approx(losses(plain, 12), rel=1e-4)
     assert counters["stats"]["unique_graphs"] == 1

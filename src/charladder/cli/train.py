@@ -21,6 +21,7 @@ from charladder.cli.scoring import score_run
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
+from charladder.model.native import describe
 from charladder.recipe import resolve
 from charladder.run import (
     Run,
@@ -33,6 +34,7 @@ from charladder.run import (
     open_run,
     plan_run,
     split_of,
+    steps_at_begin,
     write_config,
 )
 from charladder.text import Corpus, open_corpus
@@ -162,9 +164,10 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     heads = sum(p.numel() for p in trainer.objective.parameters())
     train_part = split_of(run.recipe, corpus).train
     precision = str(trainer.precision).removeprefix("torch.")
+    slower = "" if trainer.device.type != "cpu" or describe().startswith("C ") else f", steps with {describe()}"
     console.print(
         f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} rungs of {run.recipe.model.width}, "
-        f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}\n"
+        f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{slower}\n"
         f"{corpus.name}: {len(corpus.ids_N):,} characters ({described(corpus)}), {train_part[1]:,} to train on",
         highlight=False,
         markup=False,
@@ -177,6 +180,11 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
+        if steps_at_begin(run) not in (None, describe()):
+            console.print(
+                "note: training steps are computed otherwise here than where the run began (environment.json): weights "
+                "may differ in their last bits from those of a run that was not interrupted", highlight=False
+            )  # fmt: skip
 
 
 def described(corpus: Corpus) -> str:

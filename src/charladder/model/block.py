@@ -12,7 +12,7 @@ from charladder.model.attention import Attention
 from charladder.model.cache import Extend
 from charladder.model.dropout import Dropout
 from charladder.model.kernels import Attended, Gated, by_hand
-from charladder.model.norm import EPSILON, make_norm
+from charladder.model.norm import EPSILON, RMSNorm, make_norm
 from charladder.model.settings import ModelSettings
 
 
@@ -30,11 +30,14 @@ class FeedForward(nn.Module):
         return self.down(h_BTF if dropout is None else dropout.of(2)(h_BTF))
 
 
+PARTS = {Attention, FeedForward, RMSNorm, nn.Linear}
+
+
 class Block(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.pre = settings.norm_placement == "pre"
-        self.modern = self.pre and settings.block == "modern"
+        self.modern = self.pre and settings.block == "modern" and settings.head_size % 2 == 0
         self.attention_norm, self.feed_forward_norm = make_norm(settings), make_norm(settings)
         self.attention, self.feed_forward = Attention(settings), FeedForward(settings)
 
@@ -45,13 +48,22 @@ class Block(nn.Module):
         extend: Extend | None,
         dropout: Dropout | None,
     ) -> Tensor:
-        if self.modern and extend is None and dropout is None and by_hand(x_BTD):
+        if self.modern and extend is None and dropout is None and by_hand(x_BTD) and self.untouched():
             return self.trained(x_BTD, rotary)
         if self.pre:
             x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, extend, dropout)
             return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), dropout)
         x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, rotary, extend, dropout))
         return self.feed_forward_norm(x_BTD + self.feed_forward(x_BTD, dropout))
+
+    def untouched(self) -> bool:
+        """Whether all parts are as they were made: nobody listens to one, and none is another's layer."""
+        return all(
+            type(part) in PARTS
+            and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+            for part in self.modules()
+            if part is not self
+        )
 
     def trained(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
         """The same for training on a CPU, where both halves have a backward pass of their own."""

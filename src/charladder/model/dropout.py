@@ -36,4 +36,4 @@ class Dropout(NamedTuple):
         h_BN = (h_BN ^ (h_BN >> 15 & 0x1FFFF)) * SECOND
         h_BN = h_BN ^ (h_BN >> 16 & 0xFFFF)
         kept_BN = h_BN >= int(self.rate * 2**32) - 2**31
-        return x_B * kept_BN.view(x_B.shape).to(x_B.dtype).div_(1 - self.rate)
+        return x_B * kept_BN.view(x_B.shape) / (1 - self.rate)  # in this order: 1 / (1 - rate) is not exact in bfloat16

@@ -80,6 +80,7 @@ class Normalise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, Tensor, None]:
@@ -113,7 +114,7 @@ class Attended(torch.autograd.Function):
             layout = Layout(B, T, D // E, E)
             x_RD = in_rows(x_BTD)
             step = fastest(x_RD, products)
-            angles = angles or (torch.ones(T, E), torch.zeros(T, E))
+            angles = angles or (norm_D.new_ones(T, E), norm_D.new_zeros(T, E))
             gain_2E = torch.stack((query_norm_E, key_norm_E))
             qkv_GD, output_DD = joined(products, query_DD, key_DD, value_DD), output_DD.to(products)
             normed_RD, inverse_R1 = step.norm(x_RD, norm_D, epsilon, products)

@@ -2,14 +2,13 @@
 
    native.py compiles this file, once with HALF (products in bfloat16) and once without (float32), and steps.py says
    what each of them computes. Sums are in float32. Rows are shared out among threads in equal parts, so that results
-   do not depend on which thread is faster; sums over rows are one a thread, for the caller to add up.
+   do not depend on which thread is faster; sums over rows are one a part, for the caller to add up. Head sizes are even.
 
    Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, F feed-forward
    width, N = B * H, Q queries at once, S characters seen.
 */
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,11 +24,12 @@ static inline float get(half h)
     return f;
 }
 
-static inline half put(float f) /* to the nearest, ties to even */
+static inline half put(float f) /* to the nearest, ties to even; NaN stays NaN whatever its payload */
 {
     uint32_t bits;
     memcpy(&bits, &f, 4);
-    return (half)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    return (half)((bits & 0x7FFFFFFF) > 0x7F800000 ? bits >> 16 | 0x40 : rounded);
 }
 #else
 typedef float half;
@@ -55,15 +55,15 @@ static inline float exponential(float x)
     return scale * (p * r * r + r + 1.0f);
 }
 
-#define EACH_THREAD _Pragma("omp parallel num_threads(threads)")
-#define MY_PART(count, first, last)                                                                                    \
-    const long me = omp_get_thread_num(), all = omp_get_num_threads();                                                 \
-    const long first = (count) * me / all, last = (count) * (me + 1) / all
+/* Rows in as many parts as threads are asked for, whether or not so many come: sums do not depend on that. */
+#define EACH_PART                                                                                                      \
+    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (long me = 0; me < threads; me++)
+#define MY_PART(count, first, last) const long first = (count) * me / threads, last = (count) * (me + 1) / threads
 
 void norm(const float *x_RD, const float *gain_D, float epsilon, half *y_RD, float *inverse_R, long R, long D,
           int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         for (long r = first; r < last; r++) {
@@ -82,11 +82,11 @@ void norm(const float *x_RD, const float *gain_D, float epsilon, half *y_RD, flo
     }
 }
 
-/* of_gain: zeros, one row of D for each thread. along_RD: a gradient that x has besides, or null. */
+/* of_gain: zeros, one row of D for each part. along_RD: a gradient that x has besides, or null. */
 void norm_back(const half *of_y_RD, const float *x_RD, const float *gain_D, const float *inverse_R,
                const float *along_RD, float *of_x_RD, float *of_gain, long R, long D, int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         float *of_gain_D = of_gain + me * D;
@@ -121,7 +121,7 @@ void heads(const half *mixed_RG, const float *gain_2E, const float *cos_TE, cons
 {
     const long R = B * T, D = H * E, half_E = E / 2;
     const float scale = 1.0f / sqrtf((float)E);
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         for (long r = first; r < last; r++) {
@@ -153,14 +153,14 @@ void heads(const half *mixed_RG, const float *gain_2E, const float *cos_TE, cons
     }
 }
 
-/* of_gain: zeros, (2, E) for each thread. */
+/* of_gain: zeros, (2, E) for each part. */
 void heads_back(const half *of_qkv, const half *mixed_RG, const float *gain_2E, const float *inverse,
                 const float *cos_TE, const float *sin_TE, half *of_mixed_RG, float *of_gain, long B, long T, long H,
                 long E, int threads)
 {
     const long R = B * T, D = H * E, half_E = E / 2;
     const float scale = 1.0f / sqrtf((float)E);
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         float *of_y = malloc(E * sizeof(float));
@@ -203,7 +203,7 @@ void heads_back(const half *of_qkv, const half *mixed_RG, const float *gain_2E, 
 /* In place; query i of a piece sees the first begin + i + 1 characters. */
 void weigh(half *score_NQS, long N, long Q, long S, long begin, int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(N * Q, first, last);
         float *raised = malloc(S * sizeof(float));
@@ -232,7 +232,7 @@ void weigh(half *score_NQS, long N, long Q, long S, long begin, int threads)
 /* In place, of the gradient. */
 void weigh_back(half *of_NQS, const half *weight_NQS, long N, long Q, long S, long begin, int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(N * Q, first, last);
         for (long row = first; row < last; row++) {
@@ -261,7 +261,7 @@ static inline void logistic(const half *x_F, float *share_F, long F)
 
 void gate(const half *both_RG, half *hidden_RF, long R, long F, int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         float *share = malloc(F * sizeof(float));
@@ -279,7 +279,7 @@ void gate(const half *both_RG, half *hidden_RF, long R, long F, int threads)
 
 void gate_back(const half *of_hidden_RF, const half *both_RG, half *of_both_RG, long R, long F, int threads)
 {
-    EACH_THREAD
+    EACH_PART
     {
         MY_PART(R, first, last);
         float *share = malloc(F * sizeof(float));

@@ -1,7 +1,7 @@
 """The steps of steps.py in C, several passes over memory in one: compiled once per machine, by the C compiler there.
 
-Where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take a stream in
-float32 and products in float32 or bfloat16; sums are in float32 in any case.
+On Linux alone; where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take
+a stream in float32 and products in float32 or bfloat16; sums are in float32 in any case.
 
 Shapes: as in steps.py.
 """
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,69 +30,101 @@ PRODUCTS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
+class Missing(Exception):
+    """Why the compiled steps are not to be had on this machine, in a few words."""
+
+
 def takes(x: Tensor, products: torch.dtype) -> bool:
     """Whether these steps are there for a stream like x, with products in this type."""
     plain = type(x) in PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
     return plain and products in PRODUCTS and library(products) is not None
 
 
+def describe() -> str:
+    """Which steps a training on this machine's CPU takes: results differ in their last bits between them."""
+    try:
+        return f"C {Path(load(torch.float32)._name).stem}"
+    except Missing as reason:
+        return f"torch ({reason})"
+
+
 @functools.cache
 def library(products: torch.dtype) -> ctypes.CDLL | None:
     """The compiled steps; None where they cannot be had."""
-    if os.environ.get("CHARLADDER_NATIVE") == "0" or sys.platform != "linux":
-        return None
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        return None
     try:
-        return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]))))
-    except (OSError, subprocess.SubprocessError):
+        return load(products)
+    except Missing:
         return None
 
 
-def compiled(compiler: str, flags: tuple[str, ...]) -> Path:
+def load(products: torch.dtype) -> ctypes.CDLL:
+    """The compiled steps, made if need be. Raises Missing."""
+    if os.environ.get("CHARLADDER_NATIVE") == "0":
+        raise Missing("CHARLADDER_NATIVE is 0")
+    if sys.platform != "linux":
+        raise Missing("they are for Linux")
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if not compiler or shutil.which(compiler[0]) is None:
+        raise Missing("there is no C compiler")
+    try:
+        file = compiled(compiler, (*FLAGS, *PRODUCTS[products]))
+        try:
+            return ctypes.CDLL(str(file))
+        except OSError:  # damaged: once more
+            file.unlink(missing_ok=True)
+            return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]))))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Missing(f"compiling them failed: {error}") from None
+
+
+def compiled(compiler: list[str], flags: tuple[str, ...]) -> Path:
     """The library's file in the cache folder, made there whole or not at all."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     machine = f"{platform.machine()} {processor()}".encode()
     name = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), version, machine, repr(flags).encode()))).hexdigest()[:32]
-    folder = Path(os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")) / "native"
+    chosen = os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")
+    folder = Path(chosen).absolute() / "native"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(f"others may write to {folder}")  # and what lies there is run
     file = folder / f"{name}.so"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             made = Path(beside) / file.name
-            command = [compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
+            command = [*compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
             made.replace(file)
     return file
 
 
 def processor() -> str:
-    """What this processor can do: the code is made for it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    """What this processor is and can do: the code is made for it."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("flags", "Features", "model", "cpu family", "CPU")))
 
 
-def call(name: str, products: torch.dtype, *arguments: Tensor | float | None) -> None:
+def call(name: str, products: torch.dtype, *arguments: Tensor | float | None, threads: int = 0) -> None:
     """Calls a function of the library: tensors by address, floats as float, whole numbers as long; then the threads.
-    Tensors must be contiguous."""
+    Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32 nor of products."""
     found = library(products)
     assert found is not None
     given = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.is_contiguous()
+            fits = argument.dtype in (torch.float32, products) and argument.device.type == "cpu"
+            if not (fits and argument.is_contiguous()):
+                raise TypeError(f"{name} in C cannot take {argument.dtype} of strides {argument.stride()}")
             given.append(ctypes.c_void_p(argument.data_ptr()))
         elif argument is None:
             given.append(None)
         else:
             given.append(ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_long(argument))
-    getattr(found, name)(*given, ctypes.c_int(torch.get_num_threads()))
+    getattr(found, name)(*given, ctypes.c_int(threads or torch.get_num_threads()))
 
 
 def norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
     R, D = x_RD.shape
-    y_RD, inverse_R1 = torch.empty(R, D, dtype=products), torch.empty(R, 1)
+    y_RD, inverse_R1 = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R, 1)
     call("norm", products, x_RD, gain_D, epsilon, y_RD, inverse_R1, R, D)
     return y_RD, inverse_R1
 
@@ -100,8 +133,9 @@ def norm_back(
     of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     R, D = x_RD.shape
-    of_x_RD, of_gain = torch.empty_like(x_RD), torch.zeros(torch.get_num_threads(), D)
-    call("norm_back", of_y_RD.dtype, of_y_RD, x_RD, gain_D, inverse_R1, along_RD, of_x_RD, of_gain, R, D)
+    of_x_RD, of_gain = torch.empty_like(x_RD), x_RD.new_zeros(torch.get_num_threads(), D)
+    tensors = of_y_RD, x_RD, gain_D, inverse_R1, along_RD, of_x_RD, of_gain
+    call("norm_back", of_y_RD.dtype, *tensors, R, D, threads=len(of_gain))
     return of_x_RD, of_gain.sum(0)
 
 
@@ -109,7 +143,7 @@ def heads(
     mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     B, T, H, E = layout
-    qkv_3NTE, inverse_2BTH = mixed_RG.new_empty(3, B * H, T, E), torch.empty(2, B, T, H)
+    qkv_3NTE, inverse_2BTH = mixed_RG.new_empty(3, B * H, T, E), gain_2E.new_empty(2, B, T, H)
     call("heads", mixed_RG.dtype, mixed_RG, gain_2E, *angles, epsilon, qkv_3NTE, inverse_2BTH, *layout)
     return qkv_3NTE, inverse_2BTH
 
@@ -122,9 +156,9 @@ def heads_back(
     angles: tuple[Tensor, Tensor],
     layout: Layout,
 ) -> tuple[Tensor, Tensor]:
-    of_mixed_RG, of_gain = torch.empty_like(mixed_RG), torch.zeros(torch.get_num_threads(), *gain_2E.shape)
+    of_mixed_RG, of_gain = torch.empty_like(mixed_RG), gain_2E.new_zeros(torch.get_num_threads(), *gain_2E.shape)
     tensors = of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, *angles, of_mixed_RG, of_gain
-    call("heads_back", mixed_RG.dtype, *tensors, *layout)
+    call("heads_back", mixed_RG.dtype, *tensors, *layout, threads=len(of_gain))
     return of_mixed_RG, of_gain.sum(0)
 
 

@@ -47,7 +47,7 @@ def heads(
     """Queries, keys and values, (3, N, T, E): the first two normed and turned, queries also divided by sqrt(E). And
     1 / rms of the first two, (2, B, T, H)."""
     mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
-    qkv_3BHTE = mixed_BT3HE.permute(2, 0, 3, 1, 4).contiguous()
+    qkv_3BHTE = mixed_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
     found = []
     for x_BHTE, gain_E, scale in zip(qkv_3BHTE, gain_2E, (1 / math.sqrt(layout.size), 1.0), strict=False):
         y, inverse = norm(x_BHTE, gain_E * scale, epsilon, x_BHTE.dtype)

@@ -25,6 +25,7 @@ def make_optimizers(
 def make_dense(
     settings: TrainingSettings, parameters: dict[str, nn.Parameter], precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
+    on_gpu = all(parameter.is_cuda for parameter in parameters.values())
     if settings.optimizer == "momentum":
         return [
             torch.optim.SGD(
@@ -32,6 +33,7 @@ def make_dense(
                 lr=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
+                fused=on_gpu or None,  # on a CPU torch's default, whose curves are stored
             )
         ]
     matrices = {n: p for n, p in parameters.items() if n.startswith("network.blocks.") and p.ndim == 2}

@@ -23,7 +23,8 @@ class TrainingSettings:
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
     where the processor or GPU has it.
-    compile: `blocks` compiles the network's blocks, all as one, with torch.compile; `auto` does so on a GPU.
+    compile: `blocks` compiles the network's blocks, all as one, with torch.compile; `auto` does so on a GPU. `graphs`
+    also records them as CUDA graphs, which wants the whole batch at once (micro_batch 0).
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     """
@@ -49,7 +50,7 @@ class TrainingSettings:
     clip: float = 1.0
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: Literal["auto", "blocks", "never"] = "auto"
+    compile: Literal["auto", "blocks", "graphs", "never"] = "auto"
     validations: int = 4
     validation_characters: int = 8192
     checkpoint_seconds: float = 60.0
@@ -85,6 +86,11 @@ class TrainingSettings:
                 raise BadInput(f"training.{name} is {amount}; a budget must be above 0")
         if sum(amount > 0 for amount in budgets.values()) != 1:
             raise BadInput("a run needs exactly one budget above 0: --minutes, --steps or --chars")
+        if self.compile == "graphs" and self.micro_batch not in (0, self.batch):
+            raise BadInput(
+                f"training.compile is graphs, which keep gradients of one pass; set training.micro_batch "
+                f"{self.micro_batch} to 0, or training.compile to blocks"
+            )
         if self.micro_batch > self.batch:
             raise BadInput(
                 f"training.micro_batch {self.micro_batch} is larger than training.batch {self.batch}; make it smaller"

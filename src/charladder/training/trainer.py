@@ -17,7 +17,7 @@ from charladder.text import Windows
 from charladder.text.windows import hash64
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.checkpoint import Checkpoint
-from charladder.training.compilation import choose_compiled, compile_blocks, uncompiled
+from charladder.training.compilation import choose_compiled, compile_blocks, new_pass, uncompiled
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.settings import TrainingSettings
@@ -49,8 +49,9 @@ class Trainer:
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.compiled = choose_compiled(settings.compile, self.device)
+        self.graphs = settings.compile == "graphs"
         if self.compiled:
-            compile_blocks(self.network)
+            compile_blocks(self.network, graphs=self.graphs)
         self.clock = Clock()
         if settings.cut_windows > windows.length:
             raise BadInput(
@@ -100,6 +101,8 @@ class Trainer:
             dropout = self.dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0
+            if self.graphs:
+                new_pass()
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
             with half, uncompiled(self.compiled and diagnosing):
                 report = self.objective(
