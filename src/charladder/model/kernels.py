@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from charladder.model import native, steps
 from charladder.model.steps import Layout
 
-BLOCK = 128  # queries at once in attention: what lies above the diagonal is then mostly not computed
+BLOCK = 256  # queries at once in attention: what lies above the diagonal is then mostly not computed
 SCORES = 1 << 21  # attention weights at once: within a processor's last cache
 
 
