@@ -138,7 +138,14 @@ def test_rounding_to_bfloat16_is_torchs():
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -0x400000])
 def test_nan_stays_nan_in_bfloat16_whatever_its_payload(bits):
     gain = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
-    assert native.norm(torch.ones(1, 1), gain, 0.0, torch.bfloat16)[0].isnan().all()
+    one = torch.ones(1, 1)
+    assert native.norm(one, gain, 0.0, torch.bfloat16)[0].isnan().all()
+    assert native.norm(gain[None], one[0], 0.0, torch.bfloat16)[0].isnan().all()
+    gains, angles, layout = gain.expand(2, 2).contiguous(), (torch.ones(1, 2), torch.zeros(1, 2)), Layout(1, 1, 1, 2)
+    mixed = torch.ones(1, 6, dtype=torch.bfloat16)
+    qkv, inverse = native.heads(mixed, gains, angles, 1e-6, layout)
+    assert qkv[:2].isnan().all()
+    assert native.heads_back(qkv, mixed, gains, inverse, angles, layout)[0][:, :4].isnan().all()
 
 
 def test_what_c_cannot_take_is_refused():

@@ -24,18 +24,36 @@ static inline float get(half h)
     return f;
 }
 
-static inline half put(float f) /* to the nearest, ties to even; NaN stays NaN whatever its payload */
+/* To the nearest, ties to even. A NaN whose lower bits are all set would become 0: those in 16 bits have none, nor has
+   what comes of them; where float32 comes in, put_any or `plain` sees to it. */
+static inline half put(float f)
 {
     uint32_t bits;
     memcpy(&bits, &f, 4);
-    const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-    return (half)((bits & 0x7FFFFFFF) > 0x7F800000 ? bits >> 16 | 0x40 : rounded);
+    return (half)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+static inline half put_any(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : put(f);
 }
 #else
 typedef float half;
 static inline float get(half h) { return h; }
 static inline half put(float f) { return f; }
+static inline half put_any(float f) { return f; }
 #endif
+
+/* A copy whose NaNs are all alike; to be freed. */
+static float *plain(const float *from, long count)
+{
+    float *to = malloc(count * sizeof(float));
+    for (long i = 0; i < count; i++)
+        to[i] = from[i] == from[i] ? from[i] : NAN;
+    return to;
+}
 
 /* e^x within two units in the last place; 0 below -87.7, infinite above 88.4; NaN stays NaN. */
 static inline float exponential(float x)
@@ -77,7 +95,7 @@ void norm(const float *x_RD, const float *gain_D, float epsilon, half *y_RD, flo
             inverse_R[r] = inverse;
 #pragma omp simd
             for (long d = 0; d < D; d++)
-                y[d] = put(x[d] * inverse * gain_D[d]);
+                y[d] = put_any(x[d] * inverse * gain_D[d]);
         }
     }
 }
@@ -116,11 +134,12 @@ void norm_back(const half *of_y_RD, const float *x_RD, const float *gain_D, cons
 }
 
 /* qkv: queries, keys and values one after the other, (3, N, T, E); inverse: of queries and keys, (2, R, H). */
-void heads(const half *mixed_RG, const float *gain_2E, const float *cos_TE, const float *sin_TE, float epsilon,
+void heads(const half *mixed_RG, const float *any_gain_2E, const float *cos_TE, const float *sin_TE, float epsilon,
            half *qkv, float *inverse, long B, long T, long H, long E, int threads)
 {
     const long R = B * T, D = H * E, half_E = E / 2;
     const float scale = 1.0f / sqrtf((float)E);
+    float *gain_2E = plain(any_gain_2E, 2 * E);
     EACH_PART
     {
         MY_PART(R, first, last);
@@ -151,15 +170,17 @@ void heads(const half *mixed_RG, const float *gain_2E, const float *cos_TE, cons
             }
         }
     }
+    free(gain_2E);
 }
 
 /* of_gain: zeros, (2, E) for each part. */
-void heads_back(const half *of_qkv, const half *mixed_RG, const float *gain_2E, const float *inverse,
+void heads_back(const half *of_qkv, const half *mixed_RG, const float *any_gain_2E, const float *inverse,
                 const float *cos_TE, const float *sin_TE, half *of_mixed_RG, float *of_gain, long B, long T, long H,
                 long E, int threads)
 {
     const long R = B * T, D = H * E, half_E = E / 2;
     const float scale = 1.0f / sqrtf((float)E);
+    float *gain_2E = plain(any_gain_2E, 2 * E);
     EACH_PART
     {
         MY_PART(R, first, last);
@@ -198,6 +219,7 @@ void heads_back(const half *of_qkv, const half *mixed_RG, const float *gain_2E, 
         }
         free(of_y);
     }
+    free(gain_2E);
 }
 
 /* In place; query i of a piece sees the first begin + i + 1 characters. */
