@@ -1,5 +1,6 @@
 """The three losses against the definitions, written out by hand."""
 
+import contextlib
 import math
 from typing import get_args
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import charladder.objective
-from charladder.auxiliary import presets
+from charladder.auxiliary import AuxiliaryError, presets
 from charladder.auxiliary.explanation import term_name
 from charladder.errors import BadInput
 from charladder.model import Transformer
@@ -232,6 +233,22 @@ def test_the_logits_of_all_rungs_never_exist_at_once(monkeypatch):
     (terms, logits), (one, logits_of_one) = found
     assert (terms, one) == (12, 1)
     assert logits == logits_of_one
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(half, monkeypatch):
+    """Six terms of 2 x 16 positions and 256 symbols."""
+    settings = ObjectiveSettings()
+    network, heads = Transformer(small(), 256), LadderObjective(settings, small(), 256)
+    taken = []
+    monkeypatch.setattr(heads, "measure", lambda *given: taken.append(given[1]) or {})
+    windows = torch.zeros(2, 16 + settings.targets, dtype=torch.long)
+    for most, expected in ((6 * 32 * 256 * 4, []), (6 * 32 * 256 * 4 - 1, [1, 2, 3])):
+        monkeypatch.setattr(charladder.objective, "LOGITS", most)
+        taken.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), contextlib.suppress(AuxiliaryError):
+            heads(network, windows, 0.0)
+        assert taken == expected
 
 
 def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):

@@ -209,10 +209,20 @@ class LadderObjective(nn.Module):
         keep = T if self.settings.positions == "all" else 1
         weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
-        output = model(windows_BTK[:, :T], rungs={rung for rung, _ in active}, keep=keep, dropout=dropout)
         targets = {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)}
-        at_once = len(active) * output.logits_BTV.numel() * output.logits_BTV.element_size() > LOGITS
-        read = self.measure(model, output, targets, active, apart) if at_once else self.read(model, output, active)
+        at_once = len(active) * B * keep * logit_bytes(model) > LOGITS
+        found: dict[int, Any] = {}
+
+        def measure(rung: int, hidden_BTD: Tensor) -> None:
+            # As soon as the rung has its state: then its backward pass also stands next to that of its block.
+            found[rung] = self.measure(model, rung, hidden_BTD, targets, active, apart)
+
+        rungs = {rung for rung, _ in active}
+        watch = measure if at_once else None
+        output = model(windows_BTK[:, :T], rungs=rungs, keep=keep, dropout=dropout, watch=watch)
+        if self.layers in found:
+            found[self.layers]["logits"] = output.logits_BTV
+        read = found if at_once else self.read(model, output, active)
         names = {term_name(rung, k, self.layers): weight for (rung, k), weight in active.items()}
         report = (self.measured if at_once else self.inner)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
@@ -235,26 +245,27 @@ class LadderObjective(nn.Module):
     def measure(
         self,
         model: Transformer,
-        output: Output,
+        rung: int,
+        hidden_BTD: Tensor,
         targets: dict[int, Tensor],
         active: dict[tuple[int, int], float],
         apart: bool,
-    ) -> dict[int, Any]:
-        """The losses of each rung by target, (sum, count) each, and the logits of the last. Rung by rung, so that what
-        the heads read, and all logits, never exist at once."""
-        found: dict[int, Any] = {}
-        for rung, hidden in output.rungs.items():
-            found[rung] = {"logits": output.logits_BTV} if rung == self.layers else {}
-            source = self.layers if self.settings.rung_heads == "shared" else rung
-            ks = [k for k in targets if (rung, k) in active and (rung, k) != (self.layers, 1)]
-            for group in [[k] for k in ks] if apart else [ks] if ks else []:
-                losses = linear_cross_entropy(
-                    self.head_input(model, rung, hidden),
-                    [self.classifier(model, source, k) for k in group],
-                    [targets[k] for k in group],
-                    [active[rung, k] for k in group],
-                )
-                found[rung] |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
+    ) -> dict[Any, Any]:
+        """The losses of a rung by target, (sum, count) each, but for the main one. Rung by rung, so that what the heads
+        read, and all logits, never exist at once."""
+        source = self.layers if self.settings.rung_heads == "shared" else rung
+        ks = [k for k in targets if (rung, k) in active and (rung, k) != (self.layers, 1)]
+        normed = self.normed(rung)
+        found: dict[Any, Any] = {}
+        for group in [[k] for k in ks] if apart else [ks] if ks else []:
+            losses = linear_cross_entropy(
+                hidden_BTD if normed else self.head_input(model, rung, hidden_BTD),
+                [self.classifier(model, source, k) for k in group],
+                [targets[k] for k in group],
+                [active[rung, k] for k in group],
+                normed,
+            )
+            found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found
 
     def classifier(self, model: Transformer, rung: int, target: int) -> nn.Linear:
@@ -264,15 +275,24 @@ class LadderObjective(nn.Module):
         """What the heads of a rung read: the last rung's state is normed by the network itself."""
         if rung < self.layers and self.settings.rung_heads == "shared":
             return model.norm(hidden_BTD)
-        if rung == self.layers or self.settings.rung_input == "plain":
-            return hidden_BTD
-        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])
+        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normed(rung) else hidden_BTD
+
+    def normed(self, rung: int) -> bool:
+        """Whether the heads of a rung read its state normed without parameters."""
+        own = self.settings.rung_heads == "own" and self.settings.rung_input == "normed"
+        return rung < self.layers and own
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
     """The sum in nats, in at least float32, and over how many predictions."""
     exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
     return F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum"), targets_BT.numel()
+
+
+def logit_bytes(model: Transformer) -> int:
+    """Bytes of the logits of one position as a loss keeps them, in at least float32."""
+    weight = model.output.weight
+    return len(weight) * torch.promote_types(weight.dtype, torch.float32).itemsize
 
 
 def key(rung: int, target: int) -> str:

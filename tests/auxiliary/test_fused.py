@@ -23,14 +23,15 @@ def plain(hidden, classifiers, targets):
     ]
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 4, 1024])
-def test_losses_and_gradients_are_those_of_the_plain_way(bias, rows, monkeypatch):
+def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, monkeypatch):
     monkeypatch.setattr(fused, "ROWS", rows)
     hidden, classifiers, targets = parts(bias)
     leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
-    ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0])
-    theirs = plain(hidden, classifiers, targets)
+    ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0], normed)
+    theirs = plain(F.layer_norm(hidden, (8,)) if normed else hidden, classifiers, targets)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
     found = [torch.autograd.grad((0.5 * a + 2.0 * b) / 15, leaves) for a, b in (ours, theirs)]

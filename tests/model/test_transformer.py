@@ -80,6 +80,14 @@ def test_keep_and_rungs():
     assert model(x).rungs == {}
 
 
+def test_who_watches_gets_each_state_as_soon_as_there_is_one_and_nothing_is_kept():
+    model, x, seen = network(small()), tokens(4, 2, 12), []
+    output = model(x, rungs=(1, 3), keep=2, watch=lambda rung, state: seen.append((rung, state)))
+    expected = model(x, rungs=(1, 3), keep=2).rungs
+    assert output.rungs == {} and [rung for rung, _ in seen] == [1, 3]
+    assert all(torch.equal(state, expected[rung]) for rung, state in seen)
+
+
 def test_tables_are_added_at_every_layer_and_not_shared():
     model = Transformer(small(block="paper"), 256)
     assert len(model.tables) == 3

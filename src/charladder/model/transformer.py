@@ -4,7 +4,7 @@ Shapes: B streams, T characters, D width, V symbols of the alphabet.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,11 +55,13 @@ class Transformer(nn.Module):
         keep: int | None = None,
         cache: Cache | None = None,
         dropout: Dropout | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
     ) -> Output:
         """Predicts the character after each of the last `keep` positions (all, when None).
 
         With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
-        The rungs' hidden states are cut to the last `keep` positions too.
+        The rungs' hidden states are cut to the last `keep` positions too. They are in the output, or, with `watch`, it
+        is called with each rung and its state as soon as there is one, and they are not kept.
         Raises BadInput where characters lie past the context of a position table, or past the cache.
         """
         begin = cache.length if cache is not None else 0
@@ -74,18 +76,19 @@ class Transformer(nn.Module):
             seen_BS = tokens_BT if cache is None else cache.remember(tokens_BT)
             x_BTD = x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
         wanted, tail = set(rungs), slice(None) if keep is None else slice(-keep, None)
+        watch = watch or hidden.__setitem__
         for layer, block in enumerate(self.blocks):
             if layer < len(self.tables):
                 x_BTD = x_BTD + self.tables[layer][begin:end]
             extend = None if cache is None else partial(cache.extend, layer)
             x_BTD = block(x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
-            if layer + 1 in wanted:
-                hidden[layer + 1] = x_BTD[:, tail]
+            if layer + 1 in wanted and layer + 1 < self.settings.layers:
+                watch(layer + 1, x_BTD[:, tail])
         if cache is not None:
             cache.length = end
         final_BTD = self.norm(x_BTD[:, tail])
         if self.settings.layers in wanted:
-            hidden[self.settings.layers] = final_BTD
+            watch(self.settings.layers, final_BTD)
         return Output(self.output(final_BTD), hidden)
 
     def angles(self, begin: int, end: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
