@@ -7,6 +7,7 @@ NAMES = {
     "auxiliary_cost": "what do all auxiliary losses of T64 cost, against the last rung alone?",
     "depth": "is deep slow? 64 layers of 128 against 12 of 320",
     "evaluation": "how do bits per character depend on the stride, and what does each cost?",
+    "faults": "is anything lost, whatever goes wrong?",
     "gpu": "how well do the paper's networks use a GPU, with all their losses?",
     "growth": "do speed, memory and start-up stay as they are when the text grows?",
     "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",

@@ -18,3 +18,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(known)}" if len(known) <= 12 else ""
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python or torch says that memory was refused."""
+    signs = "can't allocate memory", "out of memory", "not enough memory"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def lost_rank(error: Exception) -> bool:
+    """Whether an error of torch says that another process of the same job is gone."""
+    return type(error).__name__ == "DistBackendError" or any(sign in str(error) for sign in ("gloo", "Gloo", "NCCL"))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules
 from charladder.auxiliary.explanation import term_name
 from charladder.auxiliary.fused import linear_cross_entropy
+from charladder.auxiliary.ranks import over_ranks
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelSettings, Output, Transformer
@@ -148,7 +149,7 @@ class LadderObjective(nn.Module):
                 key(rung, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
                 for rung in range(1, model.layers + 1)
                 for k in range(1, settings.targets + 1)
-                if self.has_head(rung, k)
+                if has_head(settings, model.layers, rung, k)
             }
         )
         generator = torch.Generator().manual_seed(seed + 1)
@@ -160,12 +161,12 @@ class LadderObjective(nn.Module):
         # In tuples, so that the heads are parts of this module alone, under the names that checkpoints have.
         self.inner, self.measured = (self.objective(),), (self.objective(measured=True),)
 
-    def has_head(self, rung: int, target: int) -> bool:
-        """Whether a term has a classifier here: the main one has the network's, tied ones have the last rung's."""
-        settings = self.settings
-        own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
-        wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
-        return (rung == self.layers or own) and (rung, target) != (self.layers, 1) and wanted
+    @staticmethod
+    def count_heads(settings: ObjectiveSettings, layers: int) -> int:
+        """How many classifiers there are, without making them."""
+        return sum(
+            has_head(settings, layers, rung, k) for rung in range(1, layers + 1) for k in range(1, settings.targets + 1)
+        )
 
     def objective(self, measured: bool = False) -> Objective:
         """One term for each rung and target; they are added up from the lowest rung to the last, target by target.
@@ -188,7 +189,7 @@ class LadderObjective(nn.Module):
                         cross_entropy, select=(rung, "logits") if done else (rung, "hidden"), head=head, target=(k,)
                     )
         order = list(terms)
-        return Objective(terms.pop("main"), terms, order=order, check=False)
+        return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
 
     def forward(
         self,
@@ -200,7 +201,7 @@ class LadderObjective(nn.Module):
         step: int = 0,
         apart: bool = False,
     ) -> Report:
-        """`examples` is how many windows the whole batch has, over micro-batches; those given here when None.
+        """`examples` is how many windows this process has of the batch, over micro-batches; those given here when None.
 
         apart: the gradients of single terms will be asked for, and not only that of their total.
         """
@@ -229,7 +230,7 @@ class LadderObjective(nn.Module):
         )
         if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
             loss, count = cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
-            report.terms["main"] = TermReport(loss, count, 0.0)
+            report.terms["main"] = over_ranks(TermReport(loss, count, 0.0))
         return report
 
     def read(self, model: Transformer, output: Output, active: dict[tuple[int, int], float]) -> dict[int, Any]:
@@ -281,6 +282,13 @@ class LadderObjective(nn.Module):
         """Whether the heads of a rung read its state normed without parameters."""
         own = self.settings.rung_heads == "own" and self.settings.rung_input == "normed"
         return rung < self.layers and own
+
+
+def has_head(settings: ObjectiveSettings, layers: int, rung: int, target: int) -> bool:
+    """Whether a term has a classifier here: the main one has the network's, tied ones have the last rung's."""
+    own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
+    wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
+    return (rung == layers or own) and (rung, target) != (layers, 1) and wanted
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:

@@ -6,29 +6,31 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tomli_w
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from charladder.errors import BadInput
 from charladder.model import Transformer, native
 from charladder.objective import LadderObjective
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
-from charladder.training import Trainer, load_newest
+from charladder.training import Trainer, distributed, load_newest
 from charladder.training.files import write_text
 from charladder.training.memory import keep_memory
+
+MOST_CONFIG = 1 << 24  # bytes of config.toml
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,37 @@ class Run:
 
     def network(self) -> Transformer:
         """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit."""
-        network = Transformer(self.recipe.model, self.alphabet.size)
-        fill(network, self.path / "model.safetensors")
-        return network.eval()
+        model, size = self.recipe.model, self.alphabet.size
+        return filled(lambda: Transformer(model, size), self.path / "model.safetensors", model.layers).eval()
 
     def objective(self) -> LadderObjective:
         """The objective with its trained heads. Raises BadInput where their file is missing or does not fit."""
-        objective = fresh_objective(self.recipe, self.alphabet)
-        fill(objective, self.path / "heads.safetensors")
-        return objective
+        recipe = self.recipe
+        heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
+        return filled(lambda: fresh_objective(recipe, self.alphabet), self.path / "heads.safetensors", heads)
 
 
-def fill(module: torch.nn.Module, path: Path) -> None:
-    """Loads `path` into `module`, names and shapes checked. Raises BadInput that names the file."""
+def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
+    """A module with the tensors of `path`, of which there are at least so many. Raises BadInput that names the file.
+
+    Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.
+    """
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-        module.load_state_dict(tensors)
+        with safe_open(path, framework="pt") as opened:
+            found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        fits = len(found) >= least
+        if fits:
+            with torch.device("meta"):
+                fits = found == {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+        if fits:
+            module = make()
+            module.load_state_dict(load_file(path))
+            return module
     except FileNotFoundError:
         raise BadInput(f"{path} is not there yet; train the run until its first checkpoint") from None
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
-    except RuntimeError:
-        raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes") from None
+    raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")
 
 
 def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LadderObjective:
@@ -100,19 +111,23 @@ def create_run(run: Run, corpus: Corpus) -> None:
         raise BadInput(
             f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
         ) from None
+    part = run.path.with_name(f".{run.path.name}.part")
     try:
-        run.path.mkdir(parents=True)
-    except FileExistsError:
-        raise BadInput(
-            f"{run.path} exists and a run is never overwritten; choose another --run, or go on with --resume {run.path}"
-        ) from None
+        if os.path.lexists(run.path):
+            raise BadInput(
+                f"{run.path} exists and a run is never overwritten; choose another --run, or go on with --resume "
+                f"{run.path}"
+            )
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
     except OSError as error:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
-        write_config(run)
-        write_text(run.path / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+        write_config(Run(part, run.recipe))
+        write_text(part / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+        part.rename(run.path)  # whole or not there: a run that is killed here has not begun
     except OSError as error:
-        shutil.rmtree(run.path, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
 
 
@@ -123,8 +138,8 @@ def write_config(run: Run) -> None:
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """One process at a time trains a run. Raises BadInput where another does."""
-    if not (path / "config.toml").is_file():
-        yield  # no run: whoever opens it says so
+    if not (path / "config.toml").is_file() or not distributed.leader():
+        yield  # no run: whoever opens it says so; and the ranks of one job are one
         return
     lock = FileLock(path / ".lock")
     try:
@@ -145,6 +160,8 @@ def open_run(path: Path) -> Run:
     if not config.is_file():
         raise BadInput(f"{path} is not a run directory, for it has no config.toml")
     try:
+        if config.stat().st_size > MOST_CONFIG:
+            raise BadInput(f"{config} is longer than any that a run writes, and is not read")
         return Run(path, resolve(parse(config.read_bytes(), str(config))))
     except OSError as error:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
@@ -178,8 +195,11 @@ def split_of(recipe: Recipe, corpus: Corpus) -> Split:
     return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)
 
 
-def make_trainer(run: Run, corpus: Corpus) -> Trainer:
-    """Everything a run trains with, at its newest whole checkpoint, or at its start where there is none."""
+def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambda sentence: None) -> Trainer:
+    """Everything a run trains with, at its newest whole checkpoint, or at its start where there is none.
+
+    `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, or one does not fit.
+    """
     keep_memory()
     recipe = run.recipe
     windows = Windows(
@@ -193,7 +213,12 @@ def make_trainer(run: Run, corpus: Corpus) -> Trainer:
     )
     network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
     trainer = Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
-    checkpoint = load_newest(run.path / "checkpoints")
+    checkpoint = load_newest(run.path / "checkpoints", report)
+    own = -1 if checkpoint is None else checkpoint.state["clock"]["step"]
+    if distributed.agree(0.0, own != distributed.agree(own)[0])[1]:
+        raise BadInput(
+            f"the processes do not see the same checkpoints in {run.path}; put it on storage that all machines share"
+        )
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer

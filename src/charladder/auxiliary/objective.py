@@ -35,6 +35,8 @@ class Objective(nn.Module):
     rule: changes the weights by what the losses are (rules.AdaLoss(), an own function); a module is trained along.
     order: the names in the order in which their losses are added; the main one first, unless given.
     check: whether NaN and infinity are looked for at each call (on a GPU this waits for the result).
+    wrapped: this objective is inside the module that DDP or FSDP2 wraps, beside the model, and so the gradients of its
+    heads are exchanged there.
 
     Its parameters are those of the heads, and of loss modules and rules that have any; what belongs to the model stays
     the model's, once this is attached to it. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
@@ -50,6 +52,7 @@ class Objective(nn.Module):
         rule: Rule | None = None,
         order: Iterable[str] | None = None,
         check: bool = True,
+        wrapped: bool = False,
     ) -> None:
         super().__init__()
         self.terms: dict[str, Term] = {MAIN: main}
@@ -62,7 +65,7 @@ class Objective(nn.Module):
             self.terms[name] = term
         if not isinstance(main, Term) or (main.tap is not None and is_pattern(main.tap)):
             raise AuxiliaryError("main must be one Term, and its tap one module's name")
-        self.rule, self.check = rule, check
+        self.rule, self.check, self.wrapped = rule, check, wrapped
         self.order = None if order is None else list(order)
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.attached: list[nn.Module] = []  # none or one; in a list, or nn.Module would take it for a part of this
@@ -294,7 +297,9 @@ class Objective(nn.Module):
         """Predictions, losses, and their weighted sum."""
         active = [name for name in self.terms if weights[name] != 0]
         world = ranks.size()
-        if world > 1 and torch.is_grad_enabled():  # before a head is called: the first time, its numbers change
+        if (
+            world > 1 and torch.is_grad_enabled() and not self.wrapped
+        ):  # before a head is called: the first time, its numbers change
             self.head_gradients.prepare(model, self.parameters(), self.taking_part(active))
         measured = measure_all(self.terms, active, self.taps.modules, output, targets, caught, model)
         if isinstance(counts, Counted):

@@ -14,6 +14,8 @@ from torch.autograd import Variable
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from charladder.auxiliary.report import TermReport
+
 
 def size() -> int:
     """How many processes train together."""
@@ -32,6 +34,14 @@ def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
     joint = torch.stack(rows)
     dist.all_reduce(joint)
     return [list(row) for row in joint]
+
+
+def over_ranks(term: TermReport) -> TermReport:
+    """The report of one term with the sums and counts of all processes."""
+    if size() == 1:
+        return term
+    (loss,), (count,) = totals([term.sum], [term.count])
+    return TermReport(loss, count, term.weight)
 
 
 def average(gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from charladder.training import Event, Saved, Stepped, Trainer, Validated
+from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Validated
 
 PLAIN_SECONDS = 10.0
 ROWS = 12
@@ -49,6 +49,13 @@ class Display:
             elif time.monotonic() - self.printed > PLAIN_SECONDS:
                 self.printed = time.monotonic()
                 self.console.print(self.plain(), highlight=False, markup=False, soft_wrap=True)
+        elif isinstance(event, Skipped):
+            self.console.print(f"step {event.step} was left out: {event.reason}", highlight=False, markup=False)
+        elif isinstance(event, Slow):
+            self.console.print(
+                f"step {event.step} took {event.seconds:.1f} s, {event.seconds / event.usual:.0f} times the usual "
+                f"{event.usual:.3f}; is something else at work on this machine?", highlight=False
+            )  # fmt: skip
         elif isinstance(event, Validated):
             self.valid = event.bits_per_character
             if not self.live:

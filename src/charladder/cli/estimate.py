@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ import torch
 from charladder.errors import BadInput
 from charladder.model import ModelSettings, Transformer
 from charladder.recipe import Recipe
-from charladder.run import fresh_objective
+from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
+from charladder.training.distributed import size
+
+SHARE = 0.8  # of the free memory that an estimate may fill
 
 
 def sizes(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int]:
@@ -74,15 +78,68 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
     alphabet = Alphabet(recipe.text.letters)
     inference, _, heads = sizes(recipe, alphabet)
     least = 12 * (inference + heads) + activations(recipe, recipe.model, alphabet.size) // 4
-    if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
-    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if least > there:
+    there = memory(device)
+    if there is not None and least > there[1]:
         raise BadInput(
             f"this network cannot be trained here: it needs more than {least / 2**30:,.0f} GiB of memory, and "
-            f"{device.type} has {there / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
-            "--training.micro-batch"
+            f"{device.type} has {there[1] / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
+            f"--training.micro-batch{hint(recipe, device)}"
         )
+
+
+def memory(device: torch.device) -> tuple[int, int] | None:
+    """Bytes that are free, and bytes that there are; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    if not (hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names):
+        return None
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return there, there
+    found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return (1024 * int(found[0]) if found else there), there
+
+
+def fitting(recipe: Recipe, device: torch.device) -> int:
+    """How many windows at once fit into the memory that is free, by the estimate; 0 where not even one does."""
+    alphabet, free = Alphabet(recipe.text.letters), memory(device)
+    inference, _, heads = sizes(recipe, alphabet)
+    own = recipe.training.batch // size()
+    if free is None:
+        return own
+
+    def needed(windows: int) -> int:
+        training = dataclasses.replace(recipe.training, micro_batch=windows)
+        parts = dataclasses.replace(recipe, training=training)
+        return 16 * (inference + heads) + activations(parts, recipe.model, alphabet.size)
+
+    here = free[0] // (size() if device.type == "cpu" else 1)  # ranks on one machine share its memory
+    while own and needed(own) > SHARE * here:
+        own //= 2
+    return own
+
+
+def hint(recipe: Recipe, device: torch.device) -> str:
+    """What would fit, in words."""
+    windows = fitting(recipe, device)
+    if not 0 < windows < (recipe.training.micro_batch or recipe.training.batch):
+        return ""
+    return f" (--batch {windows} fits, or the same batch in parts: --training.micro-batch {windows}, --batch auto)"
+
+
+def fitted(run: Run, device: torch.device) -> Run:
+    """The run with as many windows at once as memory holds; the mathematics stay as they are.
+
+    Raises BadInput where not even one window fits.
+    """
+    windows = fitting(run.recipe, device)
+    if not windows:
+        check_memory(run.recipe, device)
+        raise BadInput(
+            f"not even one window of {run.recipe.model.context} characters fits into the memory of {device.type}; "
+            "lower --layers, --width or --context"
+        )
+    micro_batch = 0 if windows >= run.recipe.training.batch // size() else windows
+    training = dataclasses.replace(run.recipe.training, micro_batch=micro_batch)
+    return Run(run.path, dataclasses.replace(run.recipe, training=training))

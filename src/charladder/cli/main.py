@@ -7,7 +7,7 @@ import os
 import sys
 
 from charladder import __version__
-from charladder.errors import BadInput, nearest
+from charladder.errors import BadInput, lost_rank, nearest, out_of_memory
 
 VERBS = {
     "train": "train a network on a text",
@@ -17,7 +17,6 @@ VERBS = {
     "corpora": "texts by name: what there is, what is cached; downloads",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
 usage: charladder VERB ...
@@ -51,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         silence()  # whoever read our output has gone (`| head`)
         return 0
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if lost_rank(error):
+            say("another process of this job has ended, or cannot be reached; look above for what it said")
+            silence()
+            return 1
+        if not out_of_memory(error):
             raise
         say("there is not enough memory for this; use a smaller network, batch or context")
         return 2
@@ -87,4 +90,5 @@ def silence() -> None:
 def say(sentence: str) -> None:
     """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
-    print(f"charladder: {shown}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    print(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}", file=sys.stderr)

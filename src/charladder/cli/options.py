@@ -14,7 +14,7 @@ SHORT = {
     "width": ("model.width", "width of the stream"),
     "attention-heads": ("model.attention_heads", "attention heads a layer"),
     "context": ("model.context", "characters of context"),
-    "batch": ("training.batch", "windows a step"),
+    "batch": ("training.batch", "windows a step; auto: the recipe's, as many at once as memory holds"),
     "seed": ("training.seed", "seed of weights, windows and dropout"),
     "device": ("training.device", "auto, cpu, cuda, cuda:1, mps"),
     "precision": ("training.precision", "auto, float32, bfloat16"),
@@ -26,6 +26,7 @@ SHORT = {
     "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
 }
 BUDGETS = {"training.minutes", "training.steps", "training.characters"}
+AUTO = "auto"  # --batch auto: the recipe's batch, in parts that fit into memory
 FILLED = {"text.data", "text.sha256", "text.files", "text.letters"}  # by the run itself
 
 
@@ -78,7 +79,12 @@ def overrides(options: argparse.Namespace) -> Raw:
     budgets = sorted(BUDGETS & set(given))
     if len(budgets) > 1:
         raise BadInput(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
-    return {name: convert(name, value, types[name]) for name, value in given.items()}
+    if given.get("training.batch") == AUTO:
+        del given["training.batch"]
+        given["training.micro_batch"] = AUTO
+    return {
+        n: value if value == AUTO and types[n] is int else convert(n, value, types[n]) for n, value in given.items()
+    }
 
 
 def recipe_fields(options: argparse.Namespace) -> Raw:

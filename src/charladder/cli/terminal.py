@@ -1,10 +1,62 @@
 """The terminal, or whatever is in its place."""
 
+import contextlib
+import io
+import os
+import sys
+from typing import IO, cast
+
 from rich.console import Console
 
 
 class Terminal(Console):
-    """A rich console that leaves it to `main` what happens when whoever reads our output has gone."""
+    """A rich console that leaves it to `main` what happens when whoever reads our output has gone.
+
+    lasting: then nothing happens: what would be said is said to nobody, and the work goes on. quiet: says nothing.
+    """
+
+    def __init__(self, stderr: bool = False, lasting: bool = False, quiet: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        file = cast(IO[str], Lasting(stream)) if lasting else None
+        super().__init__(file=file, stderr=stderr, quiet=quiet)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+class Lasting(io.TextIOBase):
+    """A stream that swallows what its own stream cannot take any more: a closed terminal, a pipe that nobody reads."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return getattr(self.stream, "encoding", "utf-8")
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except (OSError, ValueError):
+            self.lose()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.lose()
+
+    def lose(self) -> None:
+        """From here on the stream itself ends in nothing, with what it still holds."""
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from charladder.cli.display import Display
-from charladder.cli.estimate import check_memory
-from charladder.cli.options import BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
+from charladder.cli.estimate import check_memory, fitted, fitting
+from charladder.cli.options import AUTO, BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import score_run
 from charladder.cli.terminal import Terminal
-from charladder.errors import BadInput
+from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import evaluate
 from charladder.model.native import describe
 from charladder.recipe import resolve
@@ -37,11 +38,13 @@ from charladder.run import (
     steps_at_begin,
     write_config,
 )
-from charladder.text import Corpus, open_corpus
+from charladder.text import Corpus, Report, open_corpus, silent
+from charladder.text.sources import STDIN
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
 from charladder.training.curves import draw_curves
+from charladder.training.distributed import first, leader, local_rank, restarts, size, together, wait
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics, read_metrics
 from charladder.training.precision import choose_device
@@ -56,20 +59,36 @@ def main(argv: list[str]) -> int:
         "charladder train book.txt --minutes 3",
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help="one or more, one after the other")
-    parser.add_argument("--run", metavar="DIR", help="where to keep the run (default runs/<recipe>-<n>)")
+    # torchrun takes --run for an unclear one of its own, wherever it stands, and --run-dir for none.
+    about = "where to keep the run (default runs/<recipe>-<n>); under torchrun say --run-dir"
+    parser.add_argument("--run", "--run-dir", metavar="DIR", help=about)
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
     parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
     options = parser.read(argv)
-    console = Terminal(stderr=options.json)
-    with contextlib.ExitStack() as claims:
-        if options.resume is not None:
-            claims.enter_context(claimed(Path(options.resume)))
-        run, corpus, trainer = begun(options) if options.resume is None else resumed(options)
-        if options.resume is None:
+    with together(), contextlib.ExitStack() as claims:
+        console = Terminal(stderr=options.json, lasting=True, quiet=not leader())
+        again = restarted(options)
+        if again is not None:
+            claims.enter_context(claimed(again))
+        run, corpus, trainer = begun(options) if again is None else resumed(options, again)
+        if again is None:
             claims.enter_context(claimed(run.path))
         return carry_out(console, run, corpus, trainer, options.json)
+
+
+def restarted(options: Namespace) -> Path | None:
+    """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
+    if options.resume is not None:
+        return Path(options.resume)
+    done, most = restarts()
+    if most and options.run is None:
+        raise BadInput(
+            "torchrun may start this job anew, which must then know its run; give --run-dir DIR (or --max-restarts 0)"
+        )
+    there = done > 0 and first(lambda: (Path(options.run) / "config.toml").is_file())
+    return Path(options.run) if there else None
 
 
 def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> int:
@@ -78,10 +97,26 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_j
     try:
         interrupted = follow(console, run, corpus, trainer)
         if not interrupted:
-            finish(console, run, corpus, trainer, as_json)
+            if leader():
+                finish(console, run, corpus, trainer, as_json)
             return 0
     except BrokenPipeError:
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        windows = trainer.settings.micro_batch or trainer.settings.batch // size()
+        smaller = fitting(run.recipe, trainer.device)
+        smaller = smaller if 0 < smaller < windows else windows // 2
+        advice = (
+            f"--training.micro-batch {smaller} (the same batch in parts)"
+            if smaller
+            else "--context, --width or --layers"
+        )
+        raise BadInput(
+            f"{windows} windows at once do not fit into the memory of {trainer.device}; {kept(run)}; start a new run "
+            f"with {'' if smaller else 'a smaller '}{advice}"
+        ) from None
     except OSError as error:
         raise BadInput(
             f"{run.path} cannot be written: {error.strerror or error}; {kept(run)}; when it can be, go on with "
@@ -115,24 +150,43 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
         raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.data:
         raw["text.data"] = tuple(options.data)
-    recipe = resolve(raw)
-    path = new_path(recipe.recipe) if options.run is None else Path(options.run)
-    if path.exists():
+    find_batch = raw.get("training.micro_batch") == AUTO
+    recipe = resolve(raw | {"training.micro_batch": 0} if find_batch else raw)
+    path = Path(first(lambda: str(new_path(recipe.recipe))) if options.run is None else options.run)
+    if first(path.exists):
         raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
-    with reading() as report:
-        text = recipe.text
-        corpus = open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report)
-    say_notes(corpus)
+    text = recipe.text
+    if size() > 1 and STDIN in text.data:
+        raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
+    corpus = read_in_turn(lambda report: open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report))
     run = plan_run(path, recipe, corpus)
-    check_memory(run.recipe, choose_device(recipe.training.device))
+    device = choose_device(recipe.training.device)
+    if find_batch:
+        run = fitted(run, device)
+    check_memory(run.recipe, device)
     trainer = make_trainer(run, corpus)
-    create_run(run, corpus)
+    first(lambda: create_run(run, corpus))
     return run, corpus, trainer
 
 
-def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
+def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
+    """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
+    if local_rank() != 0:
+        wait()
+        return read(silent)
+    with reading() as report:
+        corpus = read(report)
+    if leader():
+        say_notes(corpus)
+    wait()
+    return corpus
+
+
+def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
-    run = open_run(Path(options.resume))
+    run = open_run(path)
+    if options.resume is None:  # torchrun starts the job anew, with the words that began it
+        return continued(run, {})
     given = overrides(options)
     if options.run is not None or options.recipe is not None or options.data:
         raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
@@ -142,19 +196,23 @@ def resumed(options: Namespace) -> tuple[Run, Corpus, Trainer]:
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
             + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
         )
-    with reading() as report:
-        corpus = open_data(run, report)
-    say_notes(corpus)
     if given:
         budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
         training = dataclasses.replace(run.recipe.training, **budget)
         run = Run(run.path, dataclasses.replace(run.recipe, training=training))
-    trainer = make_trainer(run, corpus)
+    return continued(run, given)
+
+
+def continued(run: Run, given: dict[str, Any]) -> tuple[Run, Corpus, Trainer]:
+    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml."""
+    corpus = read_in_turn(lambda report: open_data(run, report))
+    check_memory(run.recipe, choose_device(run.recipe.training.device))
+    trainer = make_trainer(run, corpus, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     if given:
         if trainer.progress >= 1:
             name, amount = next(iter(given.items()))
             raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
-        write_config(run)
+        first(lambda: write_config(run))
     return run, corpus, trainer
 
 
@@ -173,6 +231,8 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if trainer.parallel != "one":
+        console.print(f"{size()} processes, {trainer.parallel.upper()}", highlight=False)
     unused = train_part[1] - train_part[0] - trainer.windows.used
     if unused:
         console.print(
@@ -195,37 +255,48 @@ def described(corpus: Corpus) -> str:
 
 def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool:
     """Trains with a display until the budget is spent; True when somebody asked to stop before."""
-    asked = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step
-
-    before = signal.signal(signal.SIGINT, ask)
+    asked: list[int] = []
     valid = split_of(run.recipe, corpus).valid
     stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
 
     def validate() -> float:
         context = run.recipe.model.context
-        network = trainer.network.eval()
+        trainer.whole.eval()
         with uncompiled(trainer.compiled):
             return evaluate(
-                lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
-                corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size, trainer.device,
-                ends_F=file_ends(run.recipe, corpus),
+                trainer.predict, corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size,
+                trainer.device, ends_F=file_ends(run.recipe, corpus),
             ).bits_per_character  # fmt: skip
 
     interrupted = False
     has_valid = valid[1] > valid[0]
-    try:
-        with Display(console, trainer) as display:
-            for event in train(trainer, run.path, validate if has_valid else None, lambda: bool(asked)):
-                display.show(event)
-                if isinstance(event, Saved):
-                    interrupted = event.interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with asking(asked), Display(console, trainer) as display:
+        for event in train(trainer, run.path, validate if has_valid else None, lambda: bool(asked)):
+            display.show(event)
+            if isinstance(event, Saved):
+                interrupted = event.interrupted
     return interrupted
+
+
+@contextlib.contextmanager
+def asking(asked: list[int]) -> Iterator[None]:
+    """Ctrl-C, a request to end (SIGTERM) and a terminal that closes (SIGHUP, unless somebody wants that ignored, as
+    nohup does) are noted in `asked`: the step is finished and saved. A second one does not wait for that."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> None:

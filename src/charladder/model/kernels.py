@@ -167,7 +167,7 @@ class Gated(torch.autograd.Function):
             hidden_RF = step.gate(both_RG)
             ctx.step = step
             ctx.save_for_backward(x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF)
-            return (x_RD + hidden_RF @ down_DF.mT).view(x_BTD.shape)
+            return x_BTD + (hidden_RF @ down_DF.mT).view(x_BTD.shape)  # no view: FSDP2 hooks what a block returns
 
     @staticmethod
     @once_differentiable

@@ -112,13 +112,16 @@ class Windows:
             starts[chosen] = self.begins_S[which] + phase + inside * self.length
         return starts
 
-    def take(self, batch: int, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, batch: int, pieces: int = 1, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The next windows, int64 (B, T + K), and their example numbers, int64 (B,).
+
+        With several ranks, which all take the same batch, those of one of them: no two have a window in common.
 
         With `pieces`, each is cut into so many shorter ones of the same text, with K further characters of their own; a
         remainder of fewer characters than pieces is left out.
         """
-        examples = np.arange(self.given, self.given + batch)
+        share = batch // ranks
+        examples = np.arange(self.given, self.given + batch)[rank * share : (rank + 1) * share]
         self.given += batch
         if self.given // RELEASE != (self.given - batch) // RELEASE:
             release(self.ids_N)

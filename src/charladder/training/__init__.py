@@ -1,14 +1,17 @@
 """Training: one run from its first step to its last, resumable at any."""
 
 from charladder.training.checkpoint import load_newest
-from charladder.training.loop import Event, Saved, Stepped, Validated, train
+from charladder.training.health import NotFinite
+from charladder.training.loop import Event, Saved, Skipped, Slow, Stepped, Validated, train
 from charladder.training.settings import TrainingSettings
-from charladder.training.trainer import NotFinite, Trainer
+from charladder.training.trainer import Trainer
 
 __all__ = [
     "Event",
     "NotFinite",
     "Saved",
+    "Skipped",
+    "Slow",
     "Stepped",
     "Trainer",
     "TrainingSettings",

@@ -1,11 +1,16 @@
 """Checkpoints: everything to go on, of one step, as safetensors and JSON.
 
-Each is a folder `<step>`, written beside, checksummed and renamed, so that it is whole or not there.
+Each is a folder `<step>`, written beside, checksummed and renamed, so that it is whole or not there. Where the ranks
+have pieces of the tensors (FSDP2), each writes its own; such a checkpoint is read at any number of ranks.
 """
 
 import json
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +19,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from charladder.errors import BadInput
-from charladder.training.files import file_digest, save_tensors, write_text
+from charladder.training import shards
+from charladder.training.distributed import first, in_pieces, leader, wait
+from charladder.training.files import file_digest, save_tensors, sync_folder, write_text
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 PARTS = ("network", "heads", "optimizer")
+NAMES = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
+SEAL = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
+MOST_STATE = 1 << 24  # bytes of state.json: what is longer is none of ours
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors of the three parts, and the state that is no tensor: clock, sampler, seed."""
+    """Named tensors of the three parts, and the state that is no tensor: clock, sampler, seed, health."""
 
     network: dict[str, Tensor]
     heads: dict[str, Tensor]
@@ -35,69 +45,191 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes `folder/<step>`, and keeps besides it the one before. Saving a step again changes nothing.
 
     Whatever is there of later steps was not whole when this run began, or it would have gone on from there: removed.
+    Under several ranks all of them call this, and return when it is done.
     """
     step = checkpoint.state["clock"]["step"]
-    target, part = folder / str(step), folder / f".{step}.part"
-    if load(target) is None:
+    target = folder / str(step)
+    if any(in_pieces(tensor) for tensor in checkpoint.network.values()):
+        save_in_pieces(folder, checkpoint)
+    elif leader():
+        if load(target) is None:
+            with part_of(folder, step) as part:
+                for name in PARTS:
+                    save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
+                complete(part, checkpoint.state, target)
+        thin(folder, step)
+    wait()
+    return target
+
+
+@contextmanager
+def part_of(folder: Path, step: int) -> Iterator[Path]:
+    """The folder in which the checkpoint of a step is made; gone if anything fails."""
+    part = folder / f".{step}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def save_in_pieces(folder: Path, checkpoint: Checkpoint) -> None:
+    """Each rank writes its pieces, rank 0 the rest."""
+    step = checkpoint.state["clock"]["step"]
+    part, target = folder / f".{step}.part", folder / str(step)
+
+    def begin() -> bool:
+        if load(target) is not None:
+            return False
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        return True
+
+    def end() -> None:
+        complete(part, checkpoint.state, target)
+
+    if first(begin):
         try:
-            marks = {}
-            for name in PARTS:
-                save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
-                marks[f"{name}.safetensors"] = file_digest(part / f"{name}.safetensors")
-            state = {"format_version": FORMAT, **checkpoint.state, "sha256": marks}
-            write_text(part / "state.json", json.dumps(state))
+            shards.save(part, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
+            first(end)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+    if leader():
+        thin(folder, step)
+
+
+def complete(part: Path, state: dict[str, Any], target: Path) -> None:
+    """Adds the state, with the checksum of every file, and puts the folder in its place."""
+    marks = {file.name: file_digest(file) for file in sorted(part.glob("*.safetensors"))}
+    write_text(part / "state.json", sealed({"format_version": FORMAT, **state, "sha256": marks}))
+    shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not be written again
+    part.rename(target)
+    sync_folder(target.parent)
+
+
+def thin(folder: Path, step: int) -> None:
+    """Removes all but the checkpoint of `step`, which is whole, and the one before."""
     there = list_checkpoints(folder)
     upto = [path for path in there if int(path.name) <= step]
     for old in {*there} - {*upto[-KEPT:]}:
-        shutil.rmtree(old)
-    return target
+        discard(old)
+
+
+def discard(path: Path) -> None:
+    """Removes a checkpoint, which is first renamed: one that is half removed is none."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    path.rename(part)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first, whole or not."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+    named = (p for p in folder.iterdir() if p.name.isascii() and p.name.isdecimal() and len(p.name) < 20)
+    return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
 
 
-def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there are none at all.
+def load_newest(folder: Path, report: Callable[[str], None] = lambda sentence: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there are none at all. `report` hears why others are left out.
 
     Raises BadInput where there are some and none is whole: to begin again would lose the run.
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
-        checkpoint = load(path)
-        if checkpoint is not None:
-            return checkpoint
+        try:
+            return read(path)
+        except Broken as error:
+            report(str(error))
     if paths:
         raise BadInput(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
     return None
 
 
+class Broken(Exception):
+    """A checkpoint that is not what a run wrote; the message names the file."""
+
+
 def load(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`, if it is there, of this format, and every file has its checksum."""
+    """The checkpoint at `path`, if it is there and whole."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        files = {name: path / f"{name}.safetensors" for name in PARTS}
-        whole = all(file_digest(file) == state["sha256"][file.name] for file in files.values())
-        if state["format_version"] != FORMAT or not whole or not sound(state):
-            return None
-        return Checkpoint(**{name: load_file(file) for name, file in files.items()}, state=state)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+        return read(path)
+    except Broken:
         return None
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint at `path`. Raises Broken where a file of it is missing, has another checksum, or is not ours."""
+    file = path / "state.json"
+    try:
+        if file.stat().st_size > MOST_STATE:
+            raise ValueError("it is too long")
+        state = unsealed(file.read_text(encoding="utf-8"))
+        if state["format_version"] != FORMAT:
+            raise ValueError("it has another format_version")
+        if not sound(state):
+            raise ValueError("its clock or sampler is none that a run has")
+        marks = state["sha256"]
+        if not marks or not all(NAMES.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
+            raise ValueError("it names files that no run writes")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
+    try:
+        for name, mark in marks.items():
+            file = path / name
+            if file_digest(file) != mark:
+                raise ValueError("its checksum is not that of state.json")
+        file = path
+        strange = {found.name for found in path.iterdir()} - {*marks, "state.json"}
+        if strange:
+            raise ValueError(f"{min(strange)} does not belong there")
+        if {*marks} == {f"{name}.safetensors" for name in PARTS}:
+            parts = {}
+            for name in PARTS:
+                file = path / f"{name}.safetensors"
+                parts[name] = load_file(file)
+            return Checkpoint(**parts, state=state)
+        return sorted_out(shards.load(path), state)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
+
+
+def sealed(state: dict[str, Any]) -> str:
+    """A JSON object whose first entry is the SHA-256 of all that follows it."""
+    rest = json.dumps(state)[1:]
+    return f'{{"seal": "{sha256(rest.encode()).hexdigest()}", {rest}'
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What was sealed. Raises ValueError where a single byte of it is another."""
+    found = SEAL.match(text)
+    if found is None or sha256(text[found.end() :].encode()).hexdigest() != found[1]:
+        raise ValueError("its checksum is not that of its first entry")
+    return json.loads(text)
+
+
+def describe(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
+
+
+def sorted_out(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
+    """Tensors that lay together, by part: states of an optimizer have a stroke in their names, heads their module's."""
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
+    for name, tensor in tensors.items():
+        part = "optimizer" if "/" in name else "heads" if name.startswith("heads.") else "network"
+        parts[part][name] = tensor
+    return Checkpoint(**parts, state=state)
 
 
 def sound(state: dict[str, Any]) -> bool:
     """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
     clock, examples = state["clock"], state["sampler"]["examples"]
     counts = (clock["step"], clock["characters"], examples)
-    whole = all(type(count) is int and count >= 0 for count in counts)
+    whole = all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
     return whole and clock.keys() == {"step", "characters", "seconds"} and type(clock["seconds"]) in (int, float)

@@ -22,9 +22,23 @@ def beside(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes what a folder holds, names and all, so that a rename outlives a loss of power. Where it can be done."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems have no such thing
+        pass
+    finally:
+        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

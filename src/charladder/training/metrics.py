@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON line a logged step, and one an evaluation (those have `split`)."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,25 @@ class Metrics:
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
 
+    def sync(self) -> None:
+        """Flushes all lines to the disk, for a checkpoint that stands on them."""
+        os.fsync(self.file.fileno())
+
     def close(self) -> None:
         self.file.close()
+
+
+class Silent:
+    """Metrics of a rank that does not write."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from charladder.training.distributed import placed_as
 from charladder.training.muon import Muon
 from charladder.training.settings import TrainingSettings
 
@@ -93,4 +94,5 @@ def restore_optimizers(
         parameter = parameters[name]
         if what not in STATES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
             raise ValueError(f"{key} is no state of this optimizer")
-        owner[parameter].state[parameter][what] = value.to(parameter.device)
+        whole = value.shape == parameter.shape
+        owner[parameter].state[parameter][what] = placed_as(value, parameter) if whole else value.to(parameter.device)

@@ -3,12 +3,16 @@
 import torch
 
 from charladder.errors import BadInput
+from charladder.training.distributed import local_rank
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, or the CPU. Raises BadInput for a device that is not there."""
+    """`auto` is a CUDA device (the first, or under torchrun this process's own), or the CPU.
+
+    Raises BadInput for a device that is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -25,6 +25,11 @@ class TrainingSettings:
     where the processor or GPU has it.
     compile: `blocks` compiles the network's blocks, all as one, with torch.compile; `auto` does so on a GPU. `graphs`
     also records them as CUDA graphs, which wants the whole batch at once (micro_batch 0).
+    parallel: how several processes (torchrun) share the work: `ddp` (what `auto` means) gives each a copy and a part of
+    the batch; `fsdp` also cuts weights, gradients and optimizer state into pieces.
+    skips: how many of the last hundred steps may be left out, because their loss or gradient was not finite or their
+    loss leapt, before the run stops. spike: how far above the median of the last 64 losses a leap is, in standard
+    deviations (by the median deviation), and at least one bit (0: no leap is).
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     """
@@ -51,6 +56,9 @@ class TrainingSettings:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "blocks", "graphs", "never"] = "auto"
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    skips: int = 5
+    spike: float = 12.0
     validations: int = 4
     validation_characters: int = 8192
     checkpoint_seconds: float = 60.0
@@ -75,6 +83,8 @@ class TrainingSettings:
             "weight_decay",
             "validations",
             "diagnose_every",
+            "skips",
+            "spike",
         ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,27 +15,28 @@ from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective
 from charladder.text import Windows
 from charladder.text.windows import hash64
+from charladder.training import distributed
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.checkpoint import Checkpoint
 from charladder.training.compilation import choose_compiled, compile_blocks, new_pass, uncompiled
+from charladder.training.distributed import Whole
+from charladder.training.health import Health, NotFinite, restored
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.settings import TrainingSettings
 
 
-class NotFinite(Exception):
-    """A loss or a gradient that is NaN or infinite; the message names the step and the term."""
-
-
 @dataclass(frozen=True)
 class StepFacts:
-    """What one step did: losses in the report are of this step's whole batch."""
+    """What one step did: losses in the report are of this step's whole batch, over all ranks. skipped: why nothing was
+    changed, where that is so."""
 
     report: Report
     progress: float
     rate: float
     gradient_norm: float
     diagnosis: Diagnosis | None = None
+    skipped: str | None = None
 
 
 class Trainer:
@@ -46,13 +47,15 @@ class Trainer:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.network, self.objective = network.to(self.device), objective.to(self.device)
+        self.parallel: distributed.Parallel = distributed.choose_parallel(settings, network)
+        self.whole = distributed.share_out(Whole(self.network, self.objective), self.parallel, self.device)
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.compiled = choose_compiled(settings.compile, self.device)
         self.graphs = settings.compile == "graphs"
         if self.compiled:
             compile_blocks(self.network, graphs=self.graphs)
-        self.clock = Clock()
+        self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise BadInput(
                 f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
@@ -64,53 +67,78 @@ class Trainer:
         return progress(self.settings, self.clock)
 
     def step(self) -> StepFacts:
-        """One optimisation step. Raises NotFinite before anything is changed by a bad loss or gradient."""
+        """One optimisation step; one whose loss or gradient is bad changes nothing but the clock.
+
+        Raises NotFinite where there were too many of those lately (training.skips).
+        """
         at = self.progress
         self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.diagnosis = None
-        report = merge(self.backward(at))
-        self.check(report)
-        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
-        norm = float(torch.nn.utils.clip_grad_norm_(dense, self.settings.clip or math.inf))
-        if not math.isfinite(norm):
-            raise NotFinite(f"step {self.clock.step + 1}: the gradient's norm is {norm}, though every loss is finite")
+        report = distributed.whole_total(merge(self.backward(at)))
         factor = rate_factor(self.settings, at)
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            optimizer.step()
+        reason, norm = self.wrong_loss(report), math.nan
+        if reason is None:
+            norm = self.clip()
+            if not math.isfinite(norm):
+                reason = f"the gradient's norm is {norm}, though every loss is finite"
+        if reason is None:
+            reason = self.health.leap(report.terms["main"].value, self.settings.spike)
+        if reason is not None:
+            self.health.skip(self.clock.step + 1, reason, self.settings.skips)
+        else:
+            for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                optimizer.step()
         self.clock.step += 1
         pieces = self.pieces(at)
         self.clock.characters += self.settings.batch * pieces * (self.windows.length // pieces)
-        return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis)
+        return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis, reason)
+
+    def clip(self) -> float:
+        """The norm of the gradient, over all ranks, which is brought down to training.clip."""
+        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        norm = torch.nn.utils.clip_grad_norm_(dense, self.settings.clip or math.inf)
+        return float(distributed.gathered({"norm": norm})["norm"])
 
     def pieces(self, at: float) -> int:
         """How many pieces windows are cut into at a progress."""
         return self.settings.cut_windows if at < self.settings.cut_until else 1
 
     def backward(self, at: float) -> Iterator[Report]:
-        """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count."""
+        """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count.
+
+        Under several ranks each has its part of the batch, and the gradient is that of all.
+        """
         pieces = self.pieces(at)
-        windows_BT, examples = self.windows.take(self.settings.batch, pieces)
+        windows_BT, examples = self.windows.take(self.settings.batch, pieces, distributed.rank(), distributed.size())
         size = (self.settings.micro_batch or self.settings.batch) * pieces
         for begin in range(0, len(windows_BT), size):
             piece = self.placed(torch.from_numpy(windows_BT[begin : begin + size]))
             dropout = self.dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
-            diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0
+            diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
+            last = begin + size >= len(windows_BT)
             if self.graphs:
                 new_pass()
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
-            with half, uncompiled(self.compiled and diagnosing):
-                report = self.objective(
-                    self.network, piece, at, len(windows_BT), dropout, self.clock.step, apart=diagnosing
-                )
-            if diagnosing:
-                self.diagnosis = self.diagnose(report)
-            report.total.backward()
+
+            def measure(
+                network: Transformer, objective: LadderObjective, piece: Tensor = piece,
+                dropout: Dropout | None = dropout, apart: bool = diagnosing,
+            ) -> tuple[Tensor, Report]:  # fmt: skip
+                report = objective(network, piece, at, len(windows_BT), dropout, self.clock.step, apart=apart)
+                return report.total, report  # the total by itself, for wrappers to see
+
+            with distributed.exchanging(self.whole, self.parallel, last):
+                with half, uncompiled(self.compiled and diagnosing):
+                    total, report = self.whole(measure)
+                if diagnosing:
+                    self.diagnosis = self.diagnose(report)
+                total.backward()
             yield report
 
     def placed(self, tensor: Tensor) -> Tensor:
@@ -137,23 +165,35 @@ class Trainer:
         keys_B = torch.from_numpy(hash64(self.settings.seed, examples).view(np.int64))
         return Dropout(rate, self.placed(keys_B))
 
-    def check(self, report: Report) -> None:
+    def wrong_loss(self, report: Report) -> str | None:
+        """Which terms are not finite, if any."""
         if math.isfinite(float(report.total)):
-            return
+            return None
         bad = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
-        raise NotFinite(f"step {self.clock.step + 1}: the loss is not finite in {', '.join(bad) or 'the total alone'}")
+        return f"the loss is not finite in {', '.join(bad) or 'the total alone'}"
+
+    def predict(self, tokens_BT: Tensor, keep: int) -> Tensor:
+        """Logits of the last `keep` positions, for evaluation; under FSDP2 a call of all ranks."""
+        if self.parallel != "fsdp":
+            return self.network(tokens_BT, keep=keep).logits_BTV
+        return self.whole(lambda network, _: network(tokens_BT, keep=keep).logits_BTV)
 
     def check_weights(self) -> None:
         """Raises NotFinite where the last step left a weight that is NaN or infinite."""
+        bad = None
         for name, parameter in named(self.network, self.objective):
-            if not torch.isfinite(parameter).all():
-                raise NotFinite(f"step {self.clock.step}: the weights {name} are not finite")
+            local = cast(Any, parameter).to_local() if distributed.in_pieces(parameter) else parameter
+            if not torch.isfinite(local).all():
+                bad = name
+        if distributed.agree(0.0, bad is not None)[1]:
+            raise NotFinite(f"step {self.clock.step}: the weights {bad or 'of another rank'} are not finite")
 
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
             "clock": asdict(self.clock),
             "sampler": self.windows.state(),
             "seed": self.settings.seed,
+            "health": self.health.state(),
         }
         return Checkpoint(
             self.network.state_dict(),
@@ -165,10 +205,11 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint. Raises BadInput where it is of another network."""
         try:
-            self.network.load_state_dict(checkpoint.network)
-            self.objective.load_state_dict(checkpoint.heads)
+            distributed.fill(self.network, checkpoint.network)
+            distributed.fill(self.objective, checkpoint.heads)
             restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
-        except (RuntimeError, KeyError, ValueError):
+            self.health = restored(checkpoint.state.get("health"))
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):
             raise BadInput(
                 f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
                 "describes; put the old config.toml back"

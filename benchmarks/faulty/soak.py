@@ -1,0 +1,57 @@
+"""A long run: do its memory and its file descriptors stay as they are?"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faulty.kills import TEXT
+from charladder.training.metrics import read_metrics
+
+WARM = 0.25  # the share of the time after which memory is to be flat
+GROWTH = 0.02  # of it that is allowed from there on: what the allocator does, and not a leak
+
+SHAPE = ["--layers", "4", "--width", "64", "--context", "64", "--batch", "4", "--training.checkpoint-seconds", "10"]
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Samples the memory of a training process, with checkpoints, validation and diagnosis."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text").write_text(TEXT * 20)
+        command = [sys.executable, "-m", "charladder", "train", str(folder / "text"), "--run", str(folder / "run")]
+        command += [*SHAPE, "--minutes", str(options.minutes), "--training.validations", "50"]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "CHARLADDER_CACHE": str(folder / "cache")}
+            )
+        samples, began = [], time.monotonic()
+        while process.poll() is None:
+            samples.append((time.monotonic() - began, *sample(process.pid)))
+            time.sleep(max(0.2, 0.1 * options.minutes))
+        if process.returncode:
+            raise SystemExit((folder / "log").read_text())
+        steps = len([line for line in read_metrics(folder / "run" / "metrics.jsonl") if "split" not in line])
+    trained = 60 * options.minutes
+    late = [one for one in samples if WARM * trained < one[0] < trained]
+    half = len(late) // 2
+    first, last = (max(one[1] for one in part) for part in (late[:half], late[half:]))
+    files = {one[2] for one in late}
+    return {
+        "minutes": options.minutes, "steps": steps, "memory, MiB": round(first / 2**20, 1),
+        "memory in the last part, MiB": round(last / 2**20, 1),
+        "file descriptors, least and most": [min(files), max(files)],
+        "LOST: memory, bytes": last - first if last > (1 + GROWTH) * first else 0,
+        "LOST: file descriptors": max(one[2] for one in late[half:]) - max(one[2] for one in late[:half]),
+        "samples": samples[:: max(1, len(samples) // 60)],
+    }  # fmt: skip
+
+
+def sample(process: int) -> tuple[int, int]:
+    """Resident bytes and open files of a process (Linux)."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())

@@ -1,0 +1,215 @@
+"""Several processes that train one network, started by torchrun: who they are, what they agree on, and how they share
+the work. The exchange itself is PyTorch's: DDP, or FSDP2.
+
+Every rank makes the same calls in the same order, and takes rank 0's word for whatever could differ: seconds, requests
+to stop, names, scores.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from charladder.auxiliary import Report
+from charladder.errors import BadInput
+from charladder.model import Transformer
+from charladder.objective import LadderObjective
+from charladder.training.settings import TrainingSettings
+
+Parallel = Literal["one", "ddp", "fsdp"]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Joins the other ranks, where torchrun has started this process; else nothing happens."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    # torchrun keeps one store over restarts, in which the new ranks would find where the dead ones were: so each
+    # attempt has keys of its own.
+    torch_dist: Any = dist
+    store, own, most = next(iter(torch_dist.rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def size() -> int:
+    return dist.get_world_size() if joined() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if joined() else 0
+
+
+def leader() -> bool:
+    """Whether this process is the one that writes: the only one, or rank 0."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this is."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if joined() or dist.is_torchelastic_launched() else 0
+
+
+def restarts() -> tuple[int, int]:
+    """How often torchrun has started this job anew, and how often it may."""
+    if not joined():
+        return 0, 0
+    names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+    done, most = (int(os.environ.get(name, "0")) for name in names)
+    return done, most
+
+
+def wait() -> None:
+    """Until all are here."""
+    if joined():
+        dist.barrier()
+
+
+def agree(own: float, stop: bool = False) -> tuple[float, bool]:
+    """Rank 0's number, and whether any rank wants to stop."""
+    if size() == 1:
+        return own, stop
+    both = torch.tensor([own if leader() else 0.0, float(stop)], dtype=torch.float64)
+    dist.all_reduce(both)
+    return float(both[0]), bool(both[1] > 0)
+
+
+def first(action: Callable[[], Any]) -> Any:
+    """What rank 0's action returns (JSON), on all ranks; or its BadInput, or OSError as one, which all raise."""
+    if size() == 1:
+        return action()
+    found: dict[str, Any] = {}
+    if leader():
+        try:
+            found = {"value": action()}
+        except BadInput as error:
+            found = {"refused": str(error)}
+        except OSError as error:
+            found = {"refused": f"{error.filename or 'a file'}: {error.strerror or error}"}
+    sent: list[Any] = [json.dumps(found)]
+    dist.broadcast_object_list(sent, 0)
+    found = json.loads(sent[0])
+    if "refused" in found:
+        raise BadInput(found["refused"])
+    return found["value"]
+
+
+class Whole(nn.Module):
+    """Network and objective as one module, which is what DDP and FSDP2 take: with all parameters that learn."""
+
+    def __init__(self, network: Transformer, objective: LadderObjective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, act: Callable[[Transformer, LadderObjective], Any]) -> Any:
+        """Whatever is to be done with the two, while all their parameters are at hand."""
+        return act(self.network, self.objective)
+
+
+def choose_parallel(settings: TrainingSettings, network: Transformer) -> Parallel:
+    """`auto` is DDP where torchrun has started several; one process has nothing to share out, whatever it says.
+
+    Raises BadInput for what cannot be shared out.
+    """
+    if not joined():
+        return "one"
+    if settings.batch % size():
+        raise BadInput(
+            f"training.batch is {settings.batch} windows for {size()} processes; make it a multiple of {size()}"
+        )
+    if size() == 1 and settings.parallel == "auto":
+        return "one"
+    if network.ngrams is not None:
+        raise BadInput(
+            "embeddings of n-grams have sparse gradients, which several processes do not get right (DDP gives two of "
+            "them half, FSDP2 takes none); use one process, or model.ngrams 0"
+        )
+    if settings.parallel != "fsdp":
+        return "ddp"
+    if settings.optimizer == "muon":
+        raise BadInput(
+            "training.parallel fsdp cuts matrices into rows, and Muon needs whole ones; use training.parallel ddp, or "
+            "training.optimizer adamw"
+        )
+    return "fsdp"
+
+
+def share_out(whole: Whole, parallel: Parallel, device: torch.device) -> nn.Module:
+    """`whole`, with its gradients averaged over the ranks, and under FSDP2 its parameters cut into as many pieces."""
+    if parallel == "ddp":
+        from torch.nn.parallel import DistributedDataParallel
+
+        # Rungs fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
+        ids = [device.index or 0] if device.type == "cuda" else None
+        return DistributedDataParallel(whole, device_ids=ids, find_unused_parameters=True)
+    if parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (size(),))
+        for block in whole.network.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(whole, mesh=mesh)  # embeddings, classifiers and heads stay whole from forward to backward
+    return whole
+
+
+def exchanging(module: nn.Module, parallel: Parallel, last: bool) -> AbstractContextManager[None]:
+    """Gradients are exchanged at the last micro-batch of a step only."""
+    if parallel == "ddp" and not last:
+        return cast(Any, module).no_sync()
+    if parallel == "fsdp":
+        cast(Any, module).set_requires_gradient_sync(last)
+    return contextlib.nullcontext()
+
+
+def whole_total(report: Report) -> Report:
+    """A report whose total is that of all ranks, and no longer this one's share."""
+    return Report(torch.tensor(report.value, dtype=torch.float64), report.terms) if size() > 1 else report
+
+
+def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in one piece each; those that lie in pieces are fetched from all ranks, by all."""
+    return {name: cast(Any, t).full_tensor() if in_pieces(t) else t for name, t in tensors.items()}
+
+
+def in_pieces(tensor: Tensor) -> bool:
+    if not joined():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def placed_as(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which every rank has, on the device of `like` and cut as that one is."""
+    if not in_pieces(like):
+        return value.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = cast(Any, like).device_mesh, cast(Any, like).placements
+    return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """load_state_dict for whole tensors, into parameters that may lie in pieces. Raises as it does."""
+    own = module.state_dict()
+    module.load_state_dict(
+        {n: placed_as(t, own[n]) if n in own and own[n].shape == t.shape else t for n, t in tensors.items()}
+    )

@@ -1,0 +1,237 @@
+"""Whatever ends a run from outside: it is saved, or goes on, and the resumed one is the one that nobody disturbed."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+from charladder.training.checkpoint import list_checkpoints
+from charladder.training.metrics import read_metrics
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
+LONG = [*TINY, "--steps", "300"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_bytes(text_file.read_bytes())
+    return tmp_path
+
+
+def begin(*words: str, before: list[str] | None = None, **settings) -> subprocess.Popen:
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    command = [*(before or []), sys.executable, "-m", "charladder", "train", *words]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)
+
+
+def trained(path: Path, steps: int = 20) -> bool:
+    """Waits until a run has logged so many steps."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        metrics = path / "metrics.jsonl"
+        if metrics.exists() and len(metrics.read_text().splitlines()) > steps:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def same(one: str, other: str) -> None:
+    for name in ("model.safetensors", "heads.safetensors"):
+        assert Path(one, name).read_bytes() == Path(other, name).read_bytes()
+    lines = [[{**line, "seconds": 0} for line in read_metrics(Path(run, "metrics.jsonl"))] for run in (one, other)]
+    assert lines[0] == lines[1]
+
+
+@pytest.fixture
+def whole(here: Path) -> str:
+    assert main(["train", "text", "--run", "whole", *LONG, "--json"]) == 0
+    return "whole"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whole, number):
+    process = begin("text", "--run", "cut", *LONG)
+    assert trained(Path("cut"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"stopped and saved; go on with: charladder train --resume cut" in out
+    assert b"Traceback" not in err
+    (checkpoint,) = list_checkpoints(Path("cut/checkpoints"))
+    assert 20 <= int(checkpoint.name) < 300
+    assert main(["train", "--resume", "cut", "--json"]) == 0
+    same("cut", whole)
+
+
+def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
+    process = begin("text", "--run", "cut", *LONG, before=["nohup"])
+    assert trained(Path("cut"))
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    same("cut", whole)
+
+
+def test_a_terminal_that_closes(here, whole):
+    """Whoever closes a terminal hangs up on what runs in it, and nobody reads what it says any more."""
+    ours, theirs = pty.openpty()
+    process = begin("text", "--run", "cut", *LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert trained(Path("cut"))
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # a shell sends it to its jobs
+    assert process.wait(timeout=60) == 130
+    assert main(["train", "--resume", "cut", "--json"]) == 0
+    same("cut", whole)
+
+
+def test_a_terminal_that_closes_without_a_word(here, whole):
+    """Whoever has no job control gets no signal: what is said is said to nobody, and the run goes on to its end."""
+    ours, theirs = pty.openpty()
+    process = begin("text", "--run", "cut", *LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert trained(Path("cut"))
+    os.close(ours)
+    assert process.wait(timeout=120) == 0
+    same("cut", whole)
+
+
+def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
+    process = begin("text", "--run", "cut", *LONG)
+    assert trained(Path("cut"))
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    same("cut", whole)
+
+
+def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
+    process = begin("text", "--run", "cut", *LONG)
+    assert trained(Path("cut"))
+    Path("text").unlink()
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    same("cut", whole)
+
+
+@pytest.mark.parametrize("change", ["deleted", "changed"])
+def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_back(here, whole, change, capsys):
+    process = begin("text", "--run", "cut", *LONG)
+    assert trained(Path("cut"))
+    kept = Path("text").read_bytes()
+    Path("text").unlink() if change == "deleted" else Path("text").write_bytes(kept + b"!")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    capsys.readouterr()
+    assert main(["train", "--resume", "cut"]) == 2
+    said = capsys.readouterr().err
+    assert ("no file or corpus" if change == "deleted" else "has changed since cut began") in said
+    Path("text").write_bytes(kept)
+    assert main(["train", "--resume", "cut", "--json"]) == 0
+    same("cut", whole)
+
+
+def test_a_clock_that_is_set_back_changes_nothing(here, monkeypatch):
+    """Time is counted by a clock that nobody sets; the one on the wall goes back a day in the middle."""
+    now = [1e9]
+
+    def wall() -> float:
+        now[0] -= 86400
+        return now[0]
+
+    monkeypatch.setattr(time, "time", wall)
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * wall()))
+    began = time.monotonic()
+    assert main(["train", "text", "--run", "run", *TINY, "--minutes", "0.03", "--json"]) == 0
+    assert 1.8 <= time.monotonic() - began < 60
+    lines = [line for line in read_metrics(Path("run/metrics.jsonl")) if "split" not in line]
+    seconds, progress = [line["seconds"] for line in lines], [line["progress"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+    assert progress == sorted(progress)
+
+
+def test_a_run_that_was_killed_leaves_nothing_half_written_when_it_is_resumed(here, whole):
+    process = begin("text", "--run", "cut", *LONG)
+    assert trained(Path("cut"))
+    process.kill()
+    process.communicate()
+    for part in ("cut/.model.safetensors.part", "cut/checkpoints/.7.part/network.safetensors"):
+        Path(part).parent.mkdir(parents=True, exist_ok=True)
+        Path(part).write_bytes(b"half")
+    assert main(["train", "--resume", "cut", "--json"]) == 0
+    assert not list(Path("cut").rglob("*.part"))
+    same("cut", whole)
+
+
+def test_a_run_that_is_killed_before_it_has_begun_is_begun_again(here):
+    part = Path(".run.part")
+    part.mkdir()
+    (part / "config.toml").write_text("half")
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
+    assert not part.exists()
+
+
+def test_what_is_wrong_with_a_checkpoint_is_said_and_the_one_before_is_used(here, whole, capsys):
+    newest = list_checkpoints(Path(whole, "checkpoints"))[-1]
+    assert main(["train", "--resume", whole, "--extend", "--steps", "320", "--json"]) == 0
+    newest = list_checkpoints(Path(whole, "checkpoints"))[-1]
+    path = newest / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["train", "--resume", whole]) == 0
+    captured = capsys.readouterr()
+    assert f"note: {path} is damaged, and its checkpoint is not used: its checksum is not that of state.json" in (
+        captured.err
+    )
+    assert "going on from step 300" in captured.out
+
+
+def test_batch_auto_keeps_the_batch_and_finds_how_many_windows_fit(here, monkeypatch, capsys):
+    def config(run):
+        return tomllib.loads(Path(run, "config.toml").read_text())["training"]
+
+    small = [*TINY[:6], "--training.log-every", "1", "--steps", "2", "--json"]
+    assert main(["train", "text", "--run", "all", *small, "--batch", "auto"]) == 0
+    assert (config("all")["batch"], config("all")["micro_batch"]) == (8, 0)
+    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (1_200_000, 2_600_000_000))
+    assert main(["train", "text", "--run", "few", *small, "--batch", "auto"]) == 0
+    assert config("few")["batch"] == 8
+    assert 0 < config("few")["micro_batch"] < 8
+    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (1000, 2_600_000_000))
+    capsys.readouterr()
+    assert main(["train", "text", "--run", "none", *small, "--batch", "auto"]) == 2
+    assert "not even one window of 16 characters fits" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_memory_that_is_refused_names_the_batch_that_fits(here, monkeypatch, capsys):
+    def step(self):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("charladder.training.Trainer.step", step)
+    assert main(["train", "text", "--run", "run", *TINY, "--batch", "8", "--steps", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "8 windows at once do not fit into the memory of cpu" in said
+    assert "--training.micro-batch 4 (the same batch in parts)" in said
+
+
+def test_what_cannot_fit_names_what_would(here, monkeypatch, capsys):
+    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (2_600_000, 2_600_000))
+    assert main(["train", "text", "--run", "run", *TINY, "--batch", "512", "--steps", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "this network cannot be trained here" in said
+    windows = int(said.split("(--batch ")[1].split()[0])
+    assert main(["train", "text", "--run", "run", *TINY, "--batch", str(windows), "--steps", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2

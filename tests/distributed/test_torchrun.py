@@ -1,0 +1,89 @@
+"""The command line under torchrun: two processes on this machine, one of which is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+from charladder.training.checkpoint import list_checkpoints
+from charladder.training.metrics import read_metrics
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "4", "--training.log-every", "1"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def torchrun(words: list[str], *options: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*TORCHRUN, *options, "-m", "charladder", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [[], ["--training.parallel", "fsdp", "--training.optimizer", "adamw"]])
+def test_two_processes_train_one_run_and_one_speaks(tmp_path, text_file, more):
+    run = tmp_path / "run"
+    words = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY, *more, "--json"]
+    process = torchrun(words)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    said = json.loads(out)
+    assert (said["steps"], said["run"]) == (8, str(run))
+    assert "2 processes, " + ("FSDP" if more else "DDP") in err
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 9))
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert main(["train", "--resume", str(run), "--extend", "--steps", "10", "--json"]) == 0  # one process goes on
+
+
+def test_a_mistake_is_one_sentence_of_each_rank(tmp_path, text_file):
+    process = torchrun(
+        ["train", str(text_file), "--run-dir", str(tmp_path / "run"), "--steps", "8", *TINY, "--batch", "3"]
+    )
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    sentence = "training.batch is 3 windows for 2 processes; make it a multiple of 2"
+    assert f"charladder: {sentence}\n" in err
+    assert "charladder (rank 1): " in err or err.count(sentence) == 1  # unless torchrun ended it before it could say so
+    assert "charladder/cli" not in err  # no traceback of ours; torchrun's own is its own
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, text_file):
+    run = tmp_path / "run"
+    words = ["train", str(text_file), "--run-dir", str(run), "--steps", "400", *TINY]
+    process = torchrun([*words, "--training.checkpoint-seconds", "0.2"], "--max-restarts", "3")
+    end = time.monotonic() + 100
+    while not list_checkpoints(run / "checkpoints") and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    ranks = workers(process.pid)
+    assert len(ranks) == 2, process.poll()
+    os.kill(ranks[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "going on from step" in out
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 401))
+
+
+def workers(parent: int) -> list[int]:
+    """The processes that torchrun has started, by rank (Linux)."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            its_parent = int((place / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (place / "environ").read_bytes().split(b"\0") if its_parent == parent else []
+        except OSError:  # it has ended
+            continue
+        found |= dict.fromkeys((int(word[5:]) for word in words if word.startswith(b"RANK=")), int(place.name))
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_a_job_that_may_be_started_anew_must_name_its_run(tmp_path, text_file):
+    process = torchrun(["train", str(text_file), "--steps", "8", *TINY], "--max-restarts", "1")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "torchrun may start this job anew, which must then know its run; give --run-dir DIR" in err

@@ -1,0 +1,150 @@
+"""Two ranks (gloo) against one, over fifty steps; checkpoints of either number of ranks are read by the other."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from charladder.errors import BadInput
+from charladder.text import Windows
+from charladder.training import load_newest
+from charladder.training.checkpoint import list_checkpoints
+from charladder.training.metrics import read_metrics
+from distributed import work
+from helpers import make_trainer, small
+
+EXACT = [name for name in work.CASES if name not in ("ddp bfloat16", "ddp muon")]
+SHARDED = [name for name in work.CASES if name.startswith("fsdp")]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "popen" in base.name else base) / "distributed"
+    folder.mkdir(exist_ok=True)
+    return work.results(folder)
+
+
+def tensors(ranks, name, at="end"):
+    return [load_file(place / name / f"{at}.safetensors") for place in ranks]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_weights_of_two_ranks_are_those_of_one(ranks, name):
+    two, one = tensors(ranks, name)
+    assert two.keys() == one.keys()
+    for key in one:
+        scale = one[key].abs().max().clamp(min=1e-300)
+        assert float((two[key] - one[key]).abs().max() / scale) < 1e-9, key
+
+
+@pytest.mark.parametrize("name", [*work.CASES])
+def test_both_log_the_same_losses_of_every_term_at_every_step(ranks, name):
+    two, one = ([m for m in read_metrics(p / name / "metrics.jsonl") if "terms" in m] for p in ranks)
+    assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(1, work.STEPS + 1))
+    close = {"ddp bfloat16": 0.02, "ddp muon": 1e-6}.get(name, 1e-9)
+    for a, b in zip(two, one, strict=True):
+        assert a["terms"].keys() == b["terms"].keys()
+        assert a["characters"] == b["characters"]
+        for term in a["terms"]:
+            assert a["terms"][term]["bits"] == pytest.approx(b["terms"][term]["bits"], rel=close), (a["step"], term)
+        assert a["total"] == pytest.approx(b["total"], rel=close)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=10 * close)
+    if name == "ddp diagnosed":
+        assert [("diagnosis" in line) for line in two] == [("diagnosis" in line) for line in one]
+        assert any("diagnosis" in line for line in two)
+
+
+def test_rungs_fall_silent_on_the_way(ranks):
+    lines = [line for line in read_metrics(ranks[0] / "ddp sgd" / "metrics.jsonl") if "terms" in line]
+    assert [len(lines[at]["terms"]) for at in (0, 12, -1)] == [6, 4, 2]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_each_rank_has_written_its_own_pieces(ranks, name):
+    newest = list_checkpoints(ranks[0] / name / "checkpoints")[-1]
+    assert sorted(path.name for path in newest.iterdir()) == [
+        "shard-00001-model-00001-of-00001.safetensors", "shard-00002-model-00001-of-00001.safetensors", "state.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_what_two_ranks_saved_one_evaluates_to_the_last_bit_and_goes_on_with(ranks, name, tmp_path):
+    shutil.copytree(ranks[0] / name / "checkpoints", tmp_path / "checkpoints")
+    trainer = work.trainer_of(name)
+    trainer.restore(load_newest(tmp_path / "checkpoints"))
+    work.note(trainer, tmp_path / "mine.safetensors")
+    mine, theirs = load_file(tmp_path / "mine.safetensors"), tensors(ranks, name)[0]
+    for key in theirs:
+        assert torch.equal(mine[key], theirs[key]), key
+    assert trainer.clock.step == work.STEPS
+
+
+@pytest.mark.parametrize("name", ["fsdp adamw", "ddp adamw"])
+def test_what_one_saved_two_ranks_evaluate_to_the_last_bit(ranks, name, tmp_path):
+    """The two go on from the one's checkpoint at its end: they have nothing to do but to write down what they see."""
+    shutil.copytree(ranks[1] / name, tmp_path / name)
+    failed = work.start([["reread", str(rank), str(tmp_path)] for rank in range(work.WORLD)])
+    assert not failed, failed
+    theirs, mine = load_file(tmp_path / name / "reread.safetensors"), tensors(ranks, name)[1]
+    for key in mine:
+        assert torch.equal(mine[key], theirs[key]), key
+
+
+def test_a_hostile_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
+    """torch.distributed.checkpoint's own format keeps its metadata in such a file, and would run this one."""
+    shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    trap = tmp_path / "sprung"
+    code = f"cposix\nsystem\n(S'touch {trap}'\ntR.".encode()
+    pickle.loads(code)
+    assert trap.exists()  # it would indeed
+    trap.unlink()
+    (newest / ".metadata").write_bytes(code)
+    heard = []
+    assert load_newest(tmp_path / "checkpoints", heard.append) is not None
+    assert not trap.exists()
+    assert ".metadata does not belong there" in heard[0]
+
+
+def test_planted_and_missing_pieces_are_refused_by_name(ranks, tmp_path):
+    shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    first = newest / "shard-00001-model-00001-of-00001.safetensors"
+    heard = []
+    shutil.copy(first, newest / "shard-00003-model-00001-of-00001.safetensors")
+    assert load_newest(tmp_path / "checkpoints", heard.append).state["clock"]["step"] == work.STEPS // 2
+    (newest / "shard-00003-model-00001-of-00001.safetensors").unlink()
+    first.unlink()
+    assert load_newest(tmp_path / "checkpoints", heard.append).state["clock"]["step"] == work.STEPS // 2
+    assert "shard-00003" in heard[0] and "shard-00001" in heard[1]
+
+
+@pytest.mark.parametrize(
+    "fields, model, reason",
+    [
+        ({"batch": 3}, {}, "make it a multiple of 2"),
+        ({"parallel": "fsdp"}, {}, "Muon needs whole ones; use training.parallel ddp"),
+        ({"parallel": "fsdp", **work.ADAMW}, {"ngrams": 4, "ngram_rows": 64}, "embeddings of n-grams"),
+        ({}, {"ngrams": 4, "ngram_rows": 64}, "embeddings of n-grams"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_with_a_reason(prose, monkeypatch, fields, model, reason):
+    monkeypatch.setattr("charladder.training.distributed.joined", lambda: True)
+    monkeypatch.setattr("charladder.training.distributed.size", lambda: 2)
+    with pytest.raises(BadInput, match=reason):
+        make_trainer(prose, small(**model), **fields)
+
+
+def test_no_two_ranks_have_a_window_in_common(prose):
+    def windows():
+        return Windows(np.frombuffer(prose, np.uint8), (0, len(prose)), 16, 2, 0)
+
+    whole, numbers = windows().take(6, 2)
+    parts = [windows().take(6, 2, rank, 3) for rank in range(3)]
+    assert [*numbers] == [number for _, part in parts for number in part]
+    assert whole.tolist() == [row for rows, _ in parts for row in rows.tolist()]
