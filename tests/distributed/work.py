@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "fsdp parts": ("fsdp", SGD | {"micro_batch": 1, "cut_windows": 2}, {"dropout": 0.1}),
     "fsdp shared": ("fsdp", ADAMW, {"objective": {"rung_heads": "shared"}}),
     "ddp bfloat16": ("ddp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
+    "fsdp bfloat16": ("fsdp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
 }
 
 
