@@ -1,9 +1,12 @@
 """The run directory: the only way that evaluation, generation and all that comes after get a model."""
 
 import dataclasses
+import errno
+import glob
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,10 +29,14 @@ from charladder.objective import LadderObjective
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
 from charladder.training import Trainer, distributed, load_newest
-from charladder.training.files import write_text
+from charladder.training.files import sync_folder, write_text
 from charladder.training.memory import keep_memory
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml
+OURS = (
+    "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
+    "best.safetensors", "curves.png", ".lock",
+)  # fmt: skip
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
@@ -111,24 +118,45 @@ def create_run(run: Run, corpus: Corpus) -> None:
         raise BadInput(
             f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
         ) from None
-    part = run.path.with_name(f".{run.path.name}.part")
     try:
         if os.path.lexists(run.path):
-            raise BadInput(
-                f"{run.path} exists and a run is never overwritten; choose another --run, or go on with --resume "
-                f"{run.path}"
-            )
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+            raise FileExistsError
+        part = own_part(run.path)
+    except FileExistsError:
+        raise taken(run.path) from None
     except OSError as error:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
         write_config(Run(part, run.recipe))
         write_text(part / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
         part.rename(run.path)  # whole or not there: a run that is killed here has not begun
-    except OSError as error:
+        sync_folder(run.path.parent)
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise taken(run.path) from None
+        if isinstance(error, OSError):
+            raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def taken(path: Path) -> BadInput:
+    return BadInput(
+        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}"
+    )
+
+
+def own_part(path: Path) -> Path:
+    """A new folder beside `path`, of this process alone; those of processes that are no more are removed."""
+    host = re.sub(r"\W", "", platform.node())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
+        number = old.name.removesuffix(".part").rpartition("-")[2]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
+    part.mkdir()
+    return part
 
 
 def write_config(run: Run) -> None:
@@ -159,6 +187,12 @@ def open_run(path: Path) -> Run:
         raise BadInput(f"there is no run directory {path}; `charladder train --run {path}` makes one")
     if not config.is_file():
         raise BadInput(f"{path} is not a run directory, for it has no config.toml")
+    for name in OURS:
+        place = path / name
+        if place.is_symlink() or (
+            place.exists() and not (place.is_dir() if name == "checkpoints" else place.is_file())
+        ):
+            raise BadInput(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
     try:
         if config.stat().st_size > MOST_CONFIG:
             raise BadInput(f"{config} is longer than any that a run writes, and is not read")
@@ -238,13 +272,16 @@ def environment(corpus: Corpus) -> dict[str, Any]:
             "unknown": corpus.unknown,
         },
         "git": git_revision(),
+        "job": distributed.job(),
     }
 
 
-def steps_at_begin(run: Run) -> str | None:
-    """Which steps of training the run began with, as environment.json says; None where it does not."""
+def said_at_begin(path: Path, *keys: str) -> str | None:
+    """An entry of a run's environment.json, which says what the run began with; None where there is none."""
     try:
-        found = json.loads((run.path / "environment.json").read_bytes())["machine"]["steps"]
+        found = json.loads((path / "environment.json").read_bytes())
+        for key in keys:
+            found = found[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -176,11 +178,16 @@ def test_a_run_that_was_killed_leaves_nothing_half_written_when_it_is_resumed(he
 
 
 def test_a_run_that_is_killed_before_it_has_begun_is_begun_again(here):
-    part = Path(".run.part")
-    part.mkdir()
-    (part / "config.toml").write_text("half")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = re.sub(r"\W", "", platform.node())
+    part, other = Path(f".run.{host}-{gone.pid}.part"), Path(f".run.{host}-{os.getppid()}.part")
+    for one in (part, other):
+        one.mkdir()
+        (one / "config.toml").write_text("half")
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
     assert not part.exists()
+    assert other.exists()  # of a process that is at it
 
 
 def test_what_is_wrong_with_a_checkpoint_is_said_and_the_one_before_is_used(here, whole, capsys):
@@ -235,3 +242,64 @@ def test_what_cannot_fit_names_what_would(here, monkeypatch, capsys):
     windows = int(said.split("(--batch ")[1].split()[0])
     assert main(["train", "text", "--run", "run", *TINY, "--batch", str(windows), "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2
+
+
+def test_a_reader_that_leaves_a_run_that_goes_wrong_does_not_make_it_well(here):
+    bad = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
+    process = begin("text", "--run", "run", *LONG, *bad)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 1
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoints", "model.safetensors"])
+def test_a_link_in_a_run_directory_is_not_followed(here, name, capsys):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
+    outside = Path("outside")
+    Path("run", name).rename(outside)
+    Path("run", name).symlink_to(outside.resolve())
+    capsys.readouterr()
+    assert main(["train", "--resume", "run", "--extend", "--steps", "4"]) == 2
+    assert f"{name} is no plain" in capsys.readouterr().err
+
+
+def test_a_planted_link_under_the_name_of_a_part_is_not_written_through(here):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
+    Path("precious").write_text("precious")
+    for name in (".config.toml.part", ".metrics.jsonl.part", ".model.safetensors.part"):
+        Path("run", name).symlink_to(Path("precious").resolve())
+    assert main(["train", "--resume", "run", "--extend", "--steps", "4", "--json"]) == 0
+    assert Path("precious").read_text() == "precious"
+    assert not Path("run/config.toml").is_symlink()
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(here):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
+    for steps in ("5", "7"):
+        assert main(["train", "--resume", "run", "--extend", "--steps", steps, "--json"]) == 0
+    assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["5", "7"]
+    Path("run/checkpoints/7/state.json").write_text("{}")
+    assert main(["train", "--resume", "run", "--extend", "--steps", "9", "--json"]) == 0
+    assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["5", "9"]
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_checkpoint_with_a_file_that_never_ends_is_passed_over(here, what, capsys):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
+    assert main(["train", "--resume", "run", "--extend", "--steps", "5", "--json"]) == 0
+    place = Path("run/checkpoints/5/state.json")
+    place.unlink()
+    place.symlink_to("/dev/zero") if what == "link" else os.mkfifo(place)
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 0
+    captured = capsys.readouterr()
+    assert "state.json is damaged, and its checkpoint is not used: it is no plain file" in captured.err
+    assert "going on from step 3" in captured.out
+
+
+@pytest.mark.parametrize("words", [["--layers", "auto"], ["--seed", "auto"], ["--training.micro-batch", "auto"]])
+def test_auto_is_for_the_batch_of_a_new_run_alone(here, words, capsys):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", *words]) == 2
+    assert "'auto'; it must be a whole number" in capsys.readouterr().err
+    assert main(["inspect", "t12", "--batch", "auto"]) == 2

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from charladder.objective import ObjectiveSettings
-from charladder.training import Trainer, load_newest, train
+from charladder.training import Trainer, distributed, load_newest, train
 from charladder.training.distributed import gathered, leader
 from helpers import PROSE, make_trainer, small
 
@@ -40,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "fsdp parts": ("fsdp", SGD | {"micro_batch": 1, "cut_windows": 2}, {"dropout": 0.1}),
     "fsdp shared": ("fsdp", ADAMW, {"objective": {"rung_heads": "shared"}}),
     "ddp bfloat16": ("ddp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
+    "ddp bad": ("ddp", SGD | {"diagnose_every": 5}, {}),
+    "fsdp bad": ("fsdp", SGD, {}),
     "fsdp bfloat16": ("fsdp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
 }
 
@@ -51,7 +54,29 @@ def trainer_of(name: str, seed: int = 0) -> Trainer:
     model = small(**rest)
     parallel = parallel if dist.is_initialized() else "auto"
     fields = {"steps": STEPS, "log_every": 1, "diagnose_every": 0, "parallel": parallel, "seed": seed} | training
-    return make_trainer(DATA, model, objective, dtype, **fields)
+    trainer = make_trainer(DATA, model, objective, dtype, **fields)
+    if name.endswith("bad"):
+        spoil(trainer)
+    return trainer
+
+
+def spoil(trainer: Trainer) -> None:
+    """Makes a loss of step 6 (which is diagnosed) NaN, on one rank only where there are two."""
+
+    def spoiled(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        bad = trainer.clock.step == 5 and module.training and distributed.rank() == distributed.size() - 1
+        return output * torch.nan if bad else output
+
+    trainer.network.embedding.register_forward_hook(spoiled)
+
+
+def score(trainer: Trainer) -> float:
+    """Nats per character of a little text, as validation takes them: through the trainer, by all ranks."""
+    trainer.whole.eval()
+    tokens = torch.frombuffer(bytearray(DATA[:17]), dtype=torch.uint8).long()[None]
+    with torch.no_grad():
+        logits = trainer.predict(tokens[:, :-1], 16)
+    return float(torch.nn.functional.cross_entropy(logits.double()[0], tokens[0, 1:]))
 
 
 def work(folder: Path, names: list[str]) -> None:
@@ -63,14 +88,14 @@ def work(folder: Path, names: list[str]) -> None:
         if dist.is_initialized():
             dist.barrier()
         trainer = trainer_of(name)
-        for _ in train(trainer, place, lambda: 8.0, lambda trainer=trainer: trainer.clock.step >= STEPS // 2):
+        for _ in train(trainer, place, partial(score, trainer), lambda t=trainer: t.clock.step >= STEPS // 2):
             pass
         note(trainer, place / "half.safetensors")
         trainer = trainer_of(name, seed=0)
         checkpoint = load_newest(place / "checkpoints")
         assert checkpoint is not None
         trainer.restore(checkpoint)
-        for _ in train(trainer, place, lambda: 8.0):
+        for _ in train(trainer, place, partial(score, trainer)):
             pass
         note(trainer, place / "end.safetensors")
 

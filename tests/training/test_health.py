@@ -78,18 +78,26 @@ def test_a_leap_is_left_out_and_the_learning_of_text_is_not(prose, tmp_path):
     assert trainer.step().skipped is None
 
 
-def test_a_leap_is_counted_from_the_median_in_robust_deviations():
-    health = Health()
-    for at in range(BEFORE):
-        assert health.leap(3.0 + 0.1 * (-1) ** at, 8.0) is None
+def test_a_leap_is_counted_from_the_highest_in_robust_deviations():
+    def known():
+        return Health([3.0 + 0.1 * (-1) ** at for at in range(BEFORE)], [])
+
     spread = 1.4826 * 0.1
-    assert health.leap(3.0 + 7.9 * spread, 8.0) is None
-    assert health.leap(2.0, 8.0) is None  # lower is always well
-    assert health.leap(3.0 + 9 * spread, 8.0) is not None
-    assert health.leap(1e9, 0.0) is None  # switched off
-    quiet = Health([1.0] * BEFORE, [])
-    assert quiet.leap(1.0 + 0.9 * ONE_BIT, 8.0) is None  # less than a bit is no leap, however steady the losses were
+    assert known().leap(3.1 + 7.9 * spread, 8.0) is None
+    assert known().leap(2.0, 8.0) is None  # lower is always well
+    assert known().leap(3.1 + 8.1 * spread, 8.0) is not None
+    assert known().leap(1e9, 0.0) is None  # switched off
+    assert Health([3.0] * (BEFORE - 1), []).leap(1e9, 8.0) is None  # too little is known
+    # Less than a bit is no leap, however steady the losses were.
+    assert Health([1.0] * BEFORE, []).leap(1.0 + 0.9 * ONE_BIT, 8.0) is None
     assert Health([1.0] * BEFORE, []).leap(1.0 + 1.1 * ONE_BIT, 8.0) is not None
+
+
+@pytest.mark.parametrize("often", [1, 2, 10, 60])
+def test_text_that_is_harder_now_and_then_or_from_here_on_is_a_leap_once(often):
+    health = Health([1.0 + 0.01 * (at % 7) for at in range(BEFORE)], [])
+    leaps = [health.leap(3.0 if at % often == 0 else 1.0, 12.0) for at in range(200)]
+    assert sum(leap is not None for leap in leaps) == 1
 
 
 def test_what_lies_far_back_is_forgotten():

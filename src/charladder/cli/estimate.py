@@ -12,7 +12,7 @@ from charladder.model import ModelSettings, Transformer
 from charladder.recipe import Recipe
 from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
-from charladder.training.distributed import size
+from charladder.training.distributed import least, size
 
 SHARE = 0.8  # of the free memory that an estimate may fill
 
@@ -133,7 +133,9 @@ def fitted(run: Run, device: torch.device) -> Run:
 
     Raises BadInput where not even one window fits.
     """
-    windows = fitting(run.recipe, device)
+    if run.recipe.training.batch < size():
+        return run  # whoever shares it out says so
+    windows = least(fitting(run.recipe, device))
     if not windows:
         check_memory(run.recipe, device)
         raise BadInput(

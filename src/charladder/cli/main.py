@@ -7,6 +7,7 @@ import os
 import sys
 
 from charladder import __version__
+from charladder.cli.terminal import say
 from charladder.errors import BadInput, lost_rank, nearest, out_of_memory
 
 VERBS = {
@@ -85,10 +86,3 @@ def silence() -> None:
     """What standard output still holds goes nowhere: at exit it would be flushed into what cannot take it."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def say(sentence: str) -> None:
-    """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
-    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
-    print(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}", file=sys.stderr)

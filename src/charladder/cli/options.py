@@ -26,7 +26,6 @@ SHORT = {
     "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
 }
 BUDGETS = {"training.minutes", "training.steps", "training.characters"}
-AUTO = "auto"  # --batch auto: the recipe's batch, in parts that fit into memory
 FILLED = {"text.data", "text.sha256", "text.files", "text.letters"}  # by the run itself
 
 
@@ -79,12 +78,7 @@ def overrides(options: argparse.Namespace) -> Raw:
     budgets = sorted(BUDGETS & set(given))
     if len(budgets) > 1:
         raise BadInput(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
-    if given.get("training.batch") == AUTO:
-        del given["training.batch"]
-        given["training.micro_batch"] = AUTO
-    return {
-        n: value if value == AUTO and types[n] is int else convert(n, value, types[n]) for n, value in given.items()
-    }
+    return {name: convert(name, value, types[name]) for name, value in given.items()}
 
 
 def recipe_fields(options: argparse.Namespace) -> Raw:

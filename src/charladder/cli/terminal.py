@@ -60,3 +60,14 @@ class Lasting(io.TextIOBase):
         """From here on the stream itself ends in nothing, with what it still holds."""
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def say(sentence: str) -> None:
+    """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it.
+
+    Under torchrun all but rank 0 say which they are. Where nobody reads it, nothing happens.
+    """
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    with contextlib.suppress(OSError, ValueError):
+        print(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}", file=sys.stderr, flush=True)

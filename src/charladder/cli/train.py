@@ -1,53 +1,32 @@
 """charladder train"""
 
 import contextlib
-import dataclasses
 import json
 import shlex
-import signal
-import sys
-from argparse import Namespace
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
+from charladder.cli.asking import asking
+from charladder.cli.beginning import begun, restarted, resumed
 from charladder.cli.display import Display
-from charladder.cli.estimate import check_memory, fitted, fitting
-from charladder.cli.options import AUTO, BUDGETS, Parser, add_recipe_options, overrides, recipe_fields
-from charladder.cli.reading import reading, say_notes
+from charladder.cli.estimate import fitting
+from charladder.cli.options import Parser, add_recipe_options
 from charladder.cli.scoring import score_run
-from charladder.cli.terminal import Terminal
+from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import evaluate
 from charladder.model.native import describe
-from charladder.recipe import resolve
-from charladder.run import (
-    Run,
-    claimed,
-    create_run,
-    file_ends,
-    make_trainer,
-    new_path,
-    open_data,
-    open_run,
-    plan_run,
-    split_of,
-    steps_at_begin,
-    write_config,
-)
-from charladder.text import Corpus, Report, open_corpus, silent
-from charladder.text.sources import STDIN
+from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
+from charladder.text import Corpus
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
 from charladder.training.curves import draw_curves
-from charladder.training.distributed import first, leader, local_rank, restarts, size, together, wait
+from charladder.training.distributed import leader, size, together
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics, read_metrics
-from charladder.training.precision import choose_device
 
 
 def main(argv: list[str]) -> int:
@@ -76,19 +55,6 @@ def main(argv: list[str]) -> int:
         if again is None:
             claims.enter_context(claimed(run.path))
         return carry_out(console, run, corpus, trainer, options.json)
-
-
-def restarted(options: Namespace) -> Path | None:
-    """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
-    if options.resume is not None:
-        return Path(options.resume)
-    done, most = restarts()
-    if most and options.run is None:
-        raise BadInput(
-            "torchrun may start this job anew, which must then know its run; give --run-dir DIR (or --max-restarts 0)"
-        )
-    there = done > 0 and first(lambda: (Path(options.run) / "config.toml").is_file())
-    return Path(options.run) if there else None
 
 
 def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> int:
@@ -123,10 +89,7 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_j
             f"charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
     except NotFinite as error:
-        print(
-            f"charladder: {error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run",
-            file=sys.stderr,
-        )
+        say(f"{error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run")
         return 1
     console.print(
         f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
@@ -141,79 +104,6 @@ def kept(run: Run) -> str:
     """What is left of a run that went wrong."""
     there = list_checkpoints(run.path / "checkpoints")
     return f"the last good checkpoint, {there[-1]}, is kept" if there else "there was no checkpoint yet"
-
-
-def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
-    """A new run directory, made only when everything that can be checked has been."""
-    raw = recipe_fields(options)
-    if options.extend:
-        raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
-    if options.data:
-        raw["text.data"] = tuple(options.data)
-    find_batch = raw.get("training.micro_batch") == AUTO
-    recipe = resolve(raw | {"training.micro_batch": 0} if find_batch else raw)
-    path = Path(first(lambda: str(new_path(recipe.recipe))) if options.run is None else options.run)
-    if first(path.exists):
-        raise BadInput(f"{path} exists and a run is never overwritten; choose another --run, or --resume {path}")
-    text = recipe.text
-    if size() > 1 and STDIN in text.data:
-        raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
-    corpus = read_in_turn(lambda report: open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report))
-    run = plan_run(path, recipe, corpus)
-    device = choose_device(recipe.training.device)
-    if find_batch:
-        run = fitted(run, device)
-    check_memory(run.recipe, device)
-    trainer = make_trainer(run, corpus)
-    first(lambda: create_run(run, corpus))
-    return run, corpus, trainer
-
-
-def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
-    """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
-    if local_rank() != 0:
-        wait()
-        return read(silent)
-    with reading() as report:
-        corpus = read(report)
-    if leader():
-        say_notes(corpus)
-    wait()
-    return corpus
-
-
-def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
-    """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
-    run = open_run(path)
-    if options.resume is None:  # torchrun starts the job anew, with the words that began it
-        return continued(run, {})
-    given = overrides(options)
-    if options.run is not None or options.recipe is not None or options.data:
-        raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
-    if set(given) - BUDGETS or (given and not options.extend):
-        name = min(set(given) - BUDGETS or given)
-        raise BadInput(
-            f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
-            + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
-        )
-    if given:
-        budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
-        training = dataclasses.replace(run.recipe.training, **budget)
-        run = Run(run.path, dataclasses.replace(run.recipe, training=training))
-    return continued(run, given)
-
-
-def continued(run: Run, given: dict[str, Any]) -> tuple[Run, Corpus, Trainer]:
-    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml."""
-    corpus = read_in_turn(lambda report: open_data(run, report))
-    check_memory(run.recipe, choose_device(run.recipe.training.device))
-    trainer = make_trainer(run, corpus, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
-    if given:
-        if trainer.progress >= 1:
-            name, amount = next(iter(given.items()))
-            raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
-        first(lambda: write_config(run))
-    return run, corpus, trainer
 
 
 def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
@@ -240,7 +130,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
-        if steps_at_begin(run) not in (None, describe()):
+        if said_at_begin(run.path, "machine", "steps") not in (None, describe()):
             console.print(
                 "note: training steps are computed otherwise here than where the run began (environment.json): weights "
                 "may differ in their last bits from those of a run that was not interrupted", highlight=False
@@ -276,27 +166,6 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
             if isinstance(event, Saved):
                 interrupted = event.interrupted
     return interrupted
-
-
-@contextlib.contextmanager
-def asking(asked: list[int]) -> Iterator[None]:
-    """Ctrl-C, a request to end (SIGTERM) and a terminal that closes (SIGHUP, unless somebody wants that ignored, as
-    nohup does) are noted in `asked`: the step is finished and saved. A second one does not wait for that."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, signal.default_int_handler)
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {one: signal.getsignal(one) for one in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> None:

@@ -7,6 +7,7 @@ have pieces of the tensors (FSDP2), each writes its own; such a checkpoint is re
 import json
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ FORMAT = 2
 KEPT = 2
 PARTS = ("network", "heads", "optimizer")
 NAMES = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 SEAL = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
 MOST_STATE = 1 << 24  # bytes of state.json: what is longer is none of ours
 
@@ -52,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     if any(in_pieces(tensor) for tensor in checkpoint.network.values()):
         save_in_pieces(folder, checkpoint)
     elif leader():
-        if load(target) is None:
+        if not is_whole(target):
             with part_of(folder, step) as part:
                 for name in PARTS:
                     save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
@@ -81,7 +83,7 @@ def save_in_pieces(folder: Path, checkpoint: Checkpoint) -> None:
     part, target = folder / f".{step}.part", folder / str(step)
 
     def begin() -> bool:
-        if load(target) is not None:
+        if is_whole(target):
             return False
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -111,11 +113,20 @@ def complete(part: Path, state: dict[str, Any], target: Path) -> None:
 
 
 def thin(folder: Path, step: int) -> None:
-    """Removes all but the checkpoint of `step`, which is whole, and the one before."""
+    """Removes all but the checkpoint of `step`, which is whole, and the newest whole one before."""
     there = list_checkpoints(folder)
-    upto = [path for path in there if int(path.name) <= step]
-    for old in {*there} - {*upto[-KEPT:]}:
+    earlier = (path for path in reversed(there) if int(path.name) < step)
+    kept = {folder / str(step), next((path for path in earlier if is_whole(path)), None)}
+    for old in {*there} - kept:
         discard(old)
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        check(path)
+    except Broken:
+        return False
+    return True
 
 
 def discard(path: Path) -> None:
@@ -130,7 +141,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first, whole or not."""
     if not folder.is_dir():
         return []
-    named = (p for p in folder.iterdir() if p.name.isascii() and p.name.isdecimal() and len(p.name) < 20)
+    named = (p for p in folder.iterdir() if STEP.fullmatch(p.name))
     return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
 
 
@@ -162,10 +173,17 @@ def load(path: Path) -> Checkpoint | None:
         return None
 
 
-def read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`. Raises Broken where a file of it is missing, has another checksum, or is not ours."""
+def check(path: Path) -> dict[str, Any]:
+    """The state of the checkpoint at `path`. Raises Broken where a file is missing, has another checksum, or is not
+    ours."""
     file = path / "state.json"
     try:
+        there = {found.name: found.lstat() for found in path.iterdir()}
+        for name, status in there.items():
+            file = path / name
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is no plain file")
+        file = path / "state.json"
         if file.stat().st_size > MOST_STATE:
             raise ValueError("it is too long")
         state = unsealed(file.read_text(encoding="utf-8"))
@@ -176,18 +194,24 @@ def read(path: Path) -> Checkpoint:
         marks = state["sha256"]
         if not marks or not all(NAMES.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
             raise ValueError("it names files that no run writes")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
-    try:
         for name, mark in marks.items():
             file = path / name
             if file_digest(file) != mark:
                 raise ValueError("its checksum is not that of state.json")
-        file = path
-        strange = {found.name for found in path.iterdir()} - {*marks, "state.json"}
+        strange = {*there} - {*marks, "state.json"}
         if strange:
+            file = path
             raise ValueError(f"{min(strange)} does not belong there")
-        if {*marks} == {f"{name}.safetensors" for name in PARTS}:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
+    return state
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint at `path`. Raises Broken where it is not whole."""
+    state, file = check(path), path
+    try:
+        if {*state["sha256"]} == {f"{name}.safetensors" for name in PARTS}:
             parts = {}
             for name in PARTS:
                 file = path / f"{name}.safetensors"
@@ -231,5 +255,7 @@ def sound(state: dict[str, Any]) -> bool:
     """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
     clock, examples = state["clock"], state["sampler"]["examples"]
     counts = (clock["step"], clock["characters"], examples)
-    whole = all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
-    return whole and clock.keys() == {"step", "characters", "seconds"} and type(clock["seconds"]) in (int, float)
+    whole = all(type(count) is int and 0 <= count < 1 << 53 for count in counts)
+    seconds = clock["seconds"]
+    timed = type(seconds) in (int, float) and 0 <= seconds < 1e12
+    return whole and timed and clock.keys() == {"step", "characters", "seconds"}

@@ -31,13 +31,15 @@ def together() -> Iterator[None]:
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
-    if torch.cuda.is_available():
+    if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
     # torchrun keeps one store over restarts, in which the new ranks would find where the dead ones were: so each
-    # attempt has keys of its own.
+    # attempt has keys of its own. Where it is told not to, every attempt has a store of its own, and over several
+    # machines that is the way: only those on which a process has died count their attempts.
     torch_dist: Any = dist
     store, own, most = next(iter(torch_dist.rendezvous("env://")))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    apart = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
+    attempt = "0" if apart else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
     try:
         yield
@@ -76,6 +78,12 @@ def restarts() -> tuple[int, int]:
     return done, most
 
 
+def job() -> str | None:
+    """What torchrun calls this job, over all restarts; None where it has no name."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none") if joined() else "none"
+    return None if name == "none" else name
+
+
 def wait() -> None:
     """Until all are here."""
     if joined():
@@ -89,6 +97,15 @@ def agree(own: float, stop: bool = False) -> tuple[float, bool]:
     both = torch.tensor([own if leader() else 0.0, float(stop)], dtype=torch.float64)
     dist.all_reduce(both)
     return float(both[0]), bool(both[1] > 0)
+
+
+def least(own: int) -> int:
+    """The smallest of the ranks' numbers."""
+    if size() == 1:
+        return own
+    number = torch.tensor(own)
+    dist.all_reduce(number, dist.ReduceOp.MIN)
+    return int(number)
 
 
 def first(action: Callable[[], Any]) -> Any:
@@ -157,7 +174,7 @@ def share_out(whole: Whole, parallel: Parallel, device: torch.device) -> nn.Modu
         from torch.nn.parallel import DistributedDataParallel
 
         # Rungs fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
-        ids = [device.index or 0] if device.type == "cuda" else None
+        ids = [torch.cuda.current_device()] if device.type == "cuda" else None
         return DistributedDataParallel(whole, device_ids=ids, find_unused_parameters=True)
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh

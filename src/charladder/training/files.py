@@ -17,6 +17,7 @@ from torch import Tensor
 def beside(path: Path) -> Iterator[Path]:
     """Where to write what is to become `path`. It is renamed at the end, and gone if anything fails."""
     part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # what lies there is left over, or a link to something that is not ours
     try:
         yield part
         with part.open("rb+") as file:

@@ -26,13 +26,14 @@ class Health:
     skipped: list[int] = field(default_factory=list)
 
     def leap(self, loss: float, spike: float) -> str | None:
-        """What is wrong with a main loss, in nats, that is far above the latest ones; else it is remembered."""
-        if spike and len(self.losses) >= BEFORE:
-            middle = statistics.median(self.losses)
-            spread = DEVIATION * statistics.median(abs(one - middle) for one in self.losses)
-            if loss > middle + max(ONE_BIT, spike * spread):
-                return f"the loss leapt to {loss / ONE_BIT:.2f} bits from {middle / ONE_BIT:.2f}"
-        self.losses = [*self.losses, loss][-WINDOW:]
+        """What is wrong with a main loss, in nats, that is far above all the latest ones. It is remembered too: where
+        some of a text is harder than the rest, or all that follows, it is no leap for long."""
+        before, self.losses = self.losses, [*self.losses, loss][-WINDOW:]
+        if spike and len(before) >= BEFORE:
+            middle, highest = statistics.median(before), max(before)
+            spread = DEVIATION * statistics.median(abs(one - middle) for one in before)
+            if loss > highest + max(ONE_BIT, spike * spread):
+                return f"the loss leapt to {loss / ONE_BIT:.2f} bits, and was at most {highest / ONE_BIT:.2f} lately"
         return None
 
     def skip(self, step: int, reason: str, most: int) -> None:

@@ -28,8 +28,8 @@ class TrainingSettings:
     parallel: how several processes (torchrun) share the work: `ddp` (what `auto` means) gives each a copy and a part of
     the batch; `fsdp` also cuts weights, gradients and optimizer state into pieces.
     skips: how many of the last hundred steps may be left out, because their loss or gradient was not finite or their
-    loss leapt, before the run stops. spike: how far above the median of the last 64 losses a leap is, in standard
-    deviations (by the median deviation), and at least one bit (0: no leap is).
+    loss leapt, before the run stops. spike: how far above the highest of the last 64 losses a leap is, in their
+    standard deviations (by the median deviation), and at least one bit (0: no leap is).
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     """

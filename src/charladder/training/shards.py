@@ -4,6 +4,7 @@ Its default format is not used: that one's metadata is a pickle, which would run
 by one process, in whole tensors, however many wrote them.
 """
 
+import itertools
 import json
 import math
 import warnings
@@ -34,39 +35,52 @@ def save(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """All tensors in `folder`, whole. Raises ValueError where their pieces do not fit together, before any is made."""
-    reader = HuggingFaceStorageReader(str(folder))
-    shapes = check_pieces(folder)
-    tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
-    state: dict[str, Any] = dict(tensors)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what no_dist asks for
-        state_dict_loader.load(state, storage_reader=reader, no_dist=True)
+    """All tensors in `folder`, whole. Raises ValueError where their pieces do not make wholes, before any is made."""
+    try:
+        shapes = check_pieces(folder)
+        reader = HuggingFaceStorageReader(str(folder))
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        state: dict[str, Any] = dict(tensors)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what no_dist asks for
+            state_dict_loader.load(state, storage_reader=reader, no_dist=True)
+    except (RecursionError, RuntimeError, AssertionError, AttributeError, CheckpointException) as error:
+        raise ValueError(f"its pieces cannot be read: {str(error).splitlines()[0]}") from None
     return tensors
 
 
 def check_pieces(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
-    """The shape and type of every tensor, by the heads of the files. Raises ValueError where pieces leave gaps."""
-    shapes: dict[str, list[int]] = {}
+    """The shape and type of every tensor, by the heads of the files. Raises ValueError where pieces leave gaps or lie
+    on one another."""
     types: dict[str, torch.dtype] = {}
-    there: dict[str, int] = {}
+    pieces: dict[str, list[tuple[list[int], list[int]]]] = {}  # where each begins, and ends
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             info = json.loads((opened.metadata() or {}).get(INFO, "{}"))
             for name in opened.keys():  # noqa: SIM118
                 piece = opened.get_slice(name)
                 shape, offsets = piece.get_shape(), info[name][OFFSETS]
-                fits = len(offsets) == len(shape) and all(type(o) is int and o >= 0 for o in offsets)
-                if not fits:
+                if len(offsets) != len(shape) or not all(type(o) is int and 0 <= o < 1 << 53 for o in offsets):
                     raise ValueError(f"{file.name} does not say where its piece of {name} belongs")
                 ends = [offset + length for offset, length in zip(offsets, shape, strict=True)]
-                shapes[name] = [max(pair) for pair in zip(shapes.get(name, ends), ends, strict=True)]
-                types[name] = opened.get_tensor(name).dtype if not shape else dtype_of(piece.get_dtype())
-                there[name] = there.get(name, 0) + math.prod(shape)
-    for name, shape in shapes.items():
-        if math.prod(shape) != there[name]:
+                pieces.setdefault(name, []).append((offsets, ends))
+                dtype = dtype_of(piece.get_dtype())
+                if types.setdefault(name, dtype) != dtype:
+                    raise ValueError(f"the pieces of {name} have several types")
+    shapes = {}
+    for name, several in pieces.items():
+        shape = [max(ends) for ends in zip(*(ends for _, ends in several), strict=True)]
+        there = sum(math.prod(e - b for b, e in zip(*piece, strict=True)) for piece in several)
+        if there != math.prod(shape) or any(overlap(*pair) for pair in itertools.combinations(several, 2)):
             raise ValueError(f"the pieces of {name} do not make a whole")
+        shapes[name] = shape
     return {name: (shape, types[name]) for name, shape in shapes.items()}
+
+
+def overlap(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]) -> bool:
+    """Whether two pieces have an element in common; if none do, and they have as many as the whole, they are it."""
+    sides = zip(*one, *other, strict=True)
+    return all(max(begin, begins) < min(end, ends) for begin, end, begins, ends in sides)
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -152,7 +152,7 @@ class Trainer:
         of the last one's targets further ahead; by rung. None without such terms, or for a loss that is not finite.
         """
         active = [name for name, term in report.terms.items() if term.weight and name != "main"]
-        if not active or not math.isfinite(float(report.total.detach())):
+        if not active or not math.isfinite(report.value):  # over all ranks, which must agree
             return None
         last = f"rung{self.network.settings.layers}."
         depths = {f"rung{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}

@@ -1,0 +1,146 @@
+"""The run that `charladder train` trains: a new one, one that goes on, or one that torchrun starts anew."""
+
+import dataclasses
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from charladder.cli.estimate import check_memory, fitted
+from charladder.cli.options import BUDGETS, overrides, recipe_fields
+from charladder.cli.reading import reading, say_notes
+from charladder.errors import BadInput
+from charladder.recipe import resolve
+from charladder.run import (
+    Run,
+    create_run,
+    make_trainer,
+    new_path,
+    open_data,
+    open_run,
+    plan_run,
+    said_at_begin,
+    taken,
+    write_config,
+)
+from charladder.text import Corpus, Report, open_corpus, silent
+from charladder.text.sources import STDIN
+from charladder.training import Trainer
+from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
+from charladder.training.precision import choose_device
+
+
+def restarted(options: Namespace) -> Path | None:
+    """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
+    if options.resume is not None:
+        return Path(options.resume)
+    if restarts()[1] and (options.run is None or job() is None):
+        raise BadInput(
+            "torchrun may start this job anew, which must then know its run; give --run-dir DIR, and torchrun "
+            "--standalone or --rdzv-id NAME (or --max-restarts 0)"
+        )
+    if options.run is None or job() is None:
+        return None
+    path = Path(options.run)
+    return path if first(lambda: said_at_begin(path, "job") == job()) else None
+
+
+def like_begun(run: Run, options: Namespace) -> Run:
+    """The run that this job has begun. Raises BadInput where the words say otherwise, and so another job began it."""
+    wants_batch(options)
+    asked = resolve(recipe_fields(options))
+    same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
+    training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
+    if not (same and training == run.recipe.training):
+        raise taken(run.path)
+    return run
+
+
+def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
+    """A new run directory, made only when everything that can be checked has been."""
+    find_batch = wants_batch(options)
+    raw = recipe_fields(options)
+    if options.extend:
+        raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
+    if options.data:
+        raw["text.data"] = tuple(options.data)
+    recipe = resolve(raw)
+    path = Path(first(lambda: str(new_path(recipe.recipe))) if options.run is None else options.run)
+    if first(lambda: os.path.lexists(path)):
+        raise taken(path)
+    text = recipe.text
+    if size() > 1 and STDIN in text.data:
+        raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
+    corpus = read_in_turn(lambda report: open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report))
+    run = plan_run(path, recipe, corpus)
+    device = choose_device(recipe.training.device)
+    if find_batch:
+        run = fitted(run, device)
+    check_memory(run.recipe, device)
+    trainer = make_trainer(run, corpus)
+    first(lambda: create_run(run, corpus))
+    return run, corpus, trainer
+
+
+def wants_batch(options: Namespace) -> bool:
+    """Whether --batch auto is given; the batch is then the recipe's."""
+    found = vars(options).get("training.batch") == "auto"
+    if found:
+        delattr(options, "training.batch")
+    return found
+
+
+def note(sentence: str) -> None:
+    if leader():
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
+    """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
+    if local_rank() != 0:
+        wait()
+        return read(silent)
+    with reading() as report:
+        corpus = read(report)
+    if leader():
+        say_notes(corpus)
+    wait()
+    return corpus
+
+
+def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
+    """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
+    run = open_run(path)
+    if options.resume is None:  # torchrun starts the job anew, with the words that began it
+        return continued(like_begun(run, options), {})
+    given = overrides(options)
+    if options.run is not None or options.recipe is not None or options.data:
+        raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
+    if set(given) - BUDGETS or (given and not options.extend):
+        name = min(set(given) - BUDGETS or given)
+        raise BadInput(
+            f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
+            + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
+        )
+    if given:
+        budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
+        training = dataclasses.replace(run.recipe.training, **budget)
+        anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
+        given = {} if anew else given  # this job has changed it already
+        run = Run(run.path, dataclasses.replace(run.recipe, training=training))
+    return continued(run, given)
+
+
+def continued(run: Run, given: dict[str, Any]) -> tuple[Run, Corpus, Trainer]:
+    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml."""
+    corpus = read_in_turn(lambda report: open_data(run, report))
+    check_memory(run.recipe, choose_device(run.recipe.training.device))
+    trainer = make_trainer(run, corpus, note)
+    if given:
+        if trainer.progress >= 1:
+            name, amount = next(iter(given.items()))
+            raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
+        first(lambda: write_config(run))
+    return run, corpus, trainer
