@@ -39,7 +39,12 @@ def main(argv: Sequence[str]) -> int:
     for name in options.scripts or SCRIPTS:
         measured[name] = importlib.import_module(f"benchmarks.faulty.{name}").run(options)
     rows = [["", "found"]]
-    rows += [[f"{name}: {what}", str(value)] for name, found in measured.items() for what, value in found.items()]
+    rows += [
+        [f"{name}: {what}", str(value)]
+        for name, found in measured.items()
+        for what, value in found.items()
+        if what != "samples"
+    ]
     bad = {
         f"{name}: {what}": v for name, found in measured.items() for what, v in found.items() if "LOST" in what and v
     }
