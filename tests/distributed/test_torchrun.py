@@ -71,6 +71,21 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, t
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 401))
 
 
+def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_path, text_file):
+    run = tmp_path / "run"
+    process = torchrun(["train", str(text_file), "--run-dir", str(run), "--steps", "4000", *TINY])
+    metrics, end = run / "metrics.jsonl", time.monotonic() + 100
+    while not (metrics.exists() and metrics.read_text().count("\n") > 5) and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(workers(process.pid)[1], signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "stopped and saved; go on with: charladder train --resume" in out, err
+    (checkpoint,) = list_checkpoints(run / "checkpoints")
+    steps = [line["step"] for line in read_metrics(metrics) if "terms" in line]
+    assert steps == list(range(1, int(checkpoint.name) + 1))
+
+
 def workers(parent: int) -> list[int]:
     """The processes that torchrun has started, by rank (Linux)."""
     found = {}
