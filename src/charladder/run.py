@@ -120,10 +120,8 @@ def create_run(run: Run, corpus: Corpus) -> None:
         ) from None
     try:
         if os.path.lexists(run.path):
-            raise FileExistsError
+            raise taken(run.path)
         part = own_part(run.path)
-    except FileExistsError:
-        raise taken(run.path) from None
     except OSError as error:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
