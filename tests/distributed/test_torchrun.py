@@ -71,6 +71,20 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, t
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 401))
 
 
+@pytest.mark.slow
+def test_many_jobs_at_once_all_come_to_their_end(tmp_path, text_file):
+    """On a busy machine four of six waited for ever when they had done their work: see distributed.OUTLIVING."""
+    words = ["train", str(text_file), "--steps", "8", *TINY]
+    several = [torchrun([*words, "--run-dir", str(tmp_path / str(at))]) for at in range(6)]
+    try:
+        for process in several:
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+    finally:
+        for process in several:
+            process.kill()
+
+
 def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_path, text_file):
     run = tmp_path / "run"
     process = torchrun(["train", str(text_file), "--run-dir", str(run), "--steps", "4000", *TINY])

@@ -23,6 +23,7 @@ from charladder.objective import LadderObjective
 from charladder.training.settings import TrainingSettings
 
 Parallel = Literal["one", "ddp", "fsdp"]
+OUTLIVING: list[Any] = []  # groups that are not to end before the process does
 
 
 @contextmanager
@@ -41,6 +42,9 @@ def together() -> Iterator[None]:
     apart = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
     attempt = "0" if apart else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
+    # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads with
+    # Python's lock held, which they may want: for ever. So somebody else is the last.
+    OUTLIVING.append(torch_dist.group.WORLD)
     try:
         yield
     finally:
