@@ -1,13 +1,12 @@
 """`charladder VERB ...`: finds the verb, and answers every mistake in one sentence."""
 
-import contextlib
 import importlib
 import io
 import os
 import sys
 
 from charladder import __version__
-from charladder.cli.terminal import say
+from charladder.cli.terminal import lose, say
 from charladder.errors import BadInput, lost_rank, nearest, out_of_memory
 
 VERBS = {
@@ -39,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
     try:
         code = carry_out(argv)
-        sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
+        try:
+            sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
+        except BrokenPipeError:
+            lose(sys.stdout)
         return code
     except BadInput as error:
         say(str(error))
@@ -48,12 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        silence()  # whoever read our output has gone (`| head`)
+        lose(sys.stdout)  # whoever read our output has gone (`| head`)
         return 0
     except (MemoryError, RuntimeError) as error:
         if lost_rank(error):
             say("another process of this job has ended, or cannot be reached; look above for what it said")
-            silence()
+            lose(sys.stdout)
             return 1
         if not out_of_memory(error):
             raise
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"{where}{error.strerror or error}")
-        silence()
+        lose(sys.stdout)
         return 2
 
 
@@ -80,9 +82,3 @@ def carry_out(argv: list[str]) -> int:
         return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
     except SystemExit as end:  # argparse, after --help
         return int(end.code or 0)
-
-
-def silence() -> None:
-    """What standard output still holds goes nowhere: at exit it would be flushed into what cannot take it."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -47,19 +47,20 @@ class Lasting(io.TextIOBase):
         try:
             return self.stream.write(text)
         except (OSError, ValueError):
-            self.lose()
+            lose(self.stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
         except (OSError, ValueError):
-            self.lose()
+            lose(self.stream)
 
-    def lose(self) -> None:
-        """From here on the stream itself ends in nothing, with what it still holds."""
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+def lose(stream: IO[str]) -> None:
+    """From here on a stream ends in nothing, with what it still holds: at exit that would be flushed once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say(sentence: str) -> None:
@@ -69,5 +70,7 @@ def say(sentence: str) -> None:
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
-    with contextlib.suppress(OSError, ValueError):
+    try:
         print(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        lose(sys.stderr)
