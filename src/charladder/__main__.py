@@ -1,11 +1,10 @@
 """`python -m charladder`, for torchrun and where the command is not on the path."""
 
 import os
-import sys
 
 if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several: DDP would warn on each that no rung is silent yet
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-from charladder.cli.main import main
+from charladder.cli.main import command
 
-sys.exit(main())
+command()

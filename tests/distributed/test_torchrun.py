@@ -130,3 +130,26 @@ def test_a_job_that_may_be_started_anew_must_name_its_run(tmp_path, text_file):
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "torchrun may start this job anew, which must then know its run; give --run-dir DIR" in err
+
+
+def test_a_rank_ends_without_taking_python_apart(tmp_path):
+    """What is left to be destroyed at the end is not, where threads of gloo may still want Python's lock."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\n"
+        "class Left:\n"
+        "    def __del__(self, say=os.write):\n"
+        "        say(2, b'taken apart')\n"
+        "left = Left()\n"
+        "atexit.register(print, 'at exit')\n"
+    )
+    alone = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for more, end in (({}, "taken apart"), ({"TORCHELASTIC_RUN_ID": "none"}, "")):
+        done = subprocess.run(
+            [sys.executable, "-m", "charladder", "--version"],
+            capture_output=True,
+            text=True,
+            env=alone | more,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, end)
+        assert done.stdout.splitlines()[1:] == ["at exit"]

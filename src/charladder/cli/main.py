@@ -1,9 +1,12 @@
 """`charladder VERB ...`: finds the verb, and answers every mistake in one sentence."""
 
+import atexit
+import contextlib
 import importlib
 import io
 import os
 import sys
+from typing import NoReturn
 
 from charladder import __version__
 from charladder.cli.terminal import lose, say
@@ -25,6 +28,22 @@ usage: charladder VERB ...
 
 charladder VERB --help explains a verb, with an example. To begin: charladder train --minutes 2
 """
+
+
+def command() -> NoReturn:
+    """The whole process: one verb, and its exit code.
+
+    One of several that torchrun has started ends without taking Python apart: a thread of gloo that asks for Python's
+    lock by then is ended in a place where it cannot be, which aborts the process.
+    """
+    code = main()
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
