@@ -8,75 +8,7 @@
    width, N = B * H, Q queries at once, S characters seen.
 */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#ifdef HALF
-typedef uint16_t half;
-
-static inline float get(half h)
-{
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-/* To the nearest, ties to even. A NaN whose lower bits are all set would become 0: those in 16 bits have none, nor has
-   what comes of them; where float32 comes in, put_any or `plain` sees to it. */
-static inline half put(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (half)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
-static inline half put_any(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : put(f);
-}
-#else
-typedef float half;
-static inline float get(half h) { return h; }
-static inline half put(float f) { return f; }
-static inline half put_any(float f) { return f; }
-#endif
-
-/* A copy whose NaNs are all alike; to be freed. */
-static float *plain(const float *from, long count)
-{
-    float *to = malloc(count * sizeof(float));
-    for (long i = 0; i < count; i++)
-        to[i] = from[i] == from[i] ? from[i] : NAN;
-    return to;
-}
-
-/* e^x within two units in the last place; 0 below -87.7, infinite above 88.4; NaN stays NaN. */
-static inline float exponential(float x)
-{
-    const float log2e = 1.44269504f, high = 0.693359375f, low = -2.12194440e-4f, round = 12582912.0f;
-    x = x < -88.0f ? -88.0f : x;
-    x = x > 89.0f ? 89.0f : x;
-    float shifted = x * log2e + round, n = shifted - round, r = x - n * high - n * low, scale;
-    uint32_t bits;
-    memcpy(&bits, &shifted, 4);
-    bits = (bits + 127) << 23;
-    memcpy(&scale, &bits, 4);
-    float p = 1.0f / 720 * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    return scale * (p * r * r + r + 1.0f);
-}
-
-/* Rows in as many parts as threads are asked for, whether or not so many come: sums do not depend on that. */
-#define EACH_PART                                                                                                      \
-    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (long me = 0; me < threads; me++)
-#define MY_PART(count, first, last) const long first = (count) * me / threads, last = (count) * (me + 1) / threads
+#include "numbers.h"
 
 void norm(const float *x_RD, const float *gain_D, float epsilon, half *y_RD, float *inverse_R, long R, long D,
           int threads)

@@ -1,4 +1,5 @@
-"""The steps of steps.py in C, several passes over memory in one: compiled once per machine, by the C compiler there.
+"""What is written in C, compiled once per machine, by the C compiler there: the steps of steps.py for training, several
+passes over memory in one (native.c), and a whole pass for generation (decode.c).
 
 On Linux alone; where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take
 a stream in float32 and products in float32 or bfloat16; sums are in float32 in any case.
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from charladder.model.steps import Layout
 
-SOURCE = Path(__file__).with_name("native.c")
+HERE = Path(__file__).parent
+SOURCES = (HERE / "native.c", HERE / "decode.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 PRODUCTS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -49,15 +51,15 @@ def describe() -> str:
 
 
 @functools.cache
-def library(products: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled steps; None where they cannot be had."""
+def library(products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> ctypes.CDLL | None:
+    """The compiled steps, or other C of ours; None where they cannot be had."""
     try:
-        return load(products)
+        return load(products, sources)
     except Missing:
         return None
 
 
-def load(products: torch.dtype) -> ctypes.CDLL:
+def load(products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> ctypes.CDLL:
     """The compiled steps, made if need be. Raises Missing."""
     if os.environ.get("CHARLADDER_NATIVE") == "0":
         raise Missing("CHARLADDER_NATIVE is 0")
@@ -67,21 +69,23 @@ def load(products: torch.dtype) -> ctypes.CDLL:
     if not compiler or shutil.which(compiler[0]) is None:
         raise Missing("there is no C compiler")
     try:
-        file = compiled(compiler, (*FLAGS, *PRODUCTS[products]))
+        file = compiled(compiler, (*FLAGS, *PRODUCTS[products]), sources)
         try:
             return ctypes.CDLL(str(file))
         except OSError:  # damaged: once more
             file.unlink(missing_ok=True)
-            return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]))))
+            return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]), sources)))
     except (OSError, subprocess.SubprocessError) as error:
         raise Missing(f"compiling them failed: {error}") from None
 
 
-def compiled(compiler: list[str], flags: tuple[str, ...]) -> Path:
+def compiled(compiler: list[str], flags: tuple[str, ...], sources: tuple[Path, ...]) -> Path:
     """The library's file in the cache folder, made there whole or not at all."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     machine = f"{platform.machine()} {processor()}".encode()
-    name = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), version, machine, repr(flags).encode()))).hexdigest()[:32]
+    headers = [file for folder in sorted({HERE, sources[0].parent}) for file in sorted(folder.glob("*.h"))]
+    texts = [file.read_bytes() for file in (*sources, *headers)]
+    name = hashlib.sha256(b"\0".join((*texts, version, machine, repr(flags).encode()))).hexdigest()[:32]
     chosen = os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")
     folder = Path(chosen).absolute() / "native"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -91,7 +95,7 @@ def compiled(compiler: list[str], flags: tuple[str, ...]) -> Path:
     if not file.exists():
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             made = Path(beside) / file.name
-            command = [*compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
+            command = [*compiler, *flags, "-I", str(HERE), *map(str, sources), "-o", str(made), "-lm"]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
             made.replace(file)
     return file

@@ -70,18 +70,11 @@ class Transformer(nn.Module):
             raise BadInput(f"{end} characters are more than the {self.settings.context} the position tables hold")
         if cache is not None and end > cache.capacity:
             raise BadInput(f"{end} characters are more than the {cache.capacity} the cache holds")
-        angles = self.angles(begin, end, tokens_BT.device)
-        x_BTD, hidden = self.embedding(tokens_BT), {}
-        if self.ngrams is not None:
-            seen_BS = tokens_BT if cache is None else cache.remember(tokens_BT)
-            x_BTD = x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
+        x_BTD, hidden = self.enter(tokens_BT, cache), {}
         wanted, tail = set(rungs), slice(None) if keep is None else slice(-keep, None)
         watch = watch or hidden.__setitem__
-        for layer, block in enumerate(self.blocks):
-            if layer < len(self.tables):
-                x_BTD = x_BTD + self.tables[layer][begin:end]
-            extend = None if cache is None else partial(cache.extend, layer)
-            x_BTD = block(x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
+        for layer in range(self.settings.layers):
+            x_BTD = self.climb(x_BTD, layer, layer + 1, cache, dropout)
             if layer + 1 in wanted and layer + 1 < self.settings.layers:
                 watch(layer + 1, x_BTD[:, tail])
         if cache is not None:
@@ -90,6 +83,28 @@ class Transformer(nn.Module):
         if self.settings.layers in wanted:
             watch(self.settings.layers, final_BTD)
         return Output(self.output(final_BTD), hidden)
+
+    def enter(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """What the first rung reads, (B, T, D)."""
+        x_BTD = self.embedding(tokens_BT)
+        if self.ngrams is None:
+            return x_BTD
+        seen_BS = tokens_BT if cache is None else cache.remember(tokens_BT)
+        return x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
+
+    def climb(
+        self, x_BTD: Tensor, first: int, last: int, cache: Cache | None = None, dropout: Dropout | None = None
+    ) -> Tensor:
+        """The stream above rung `last`, from that above rung `first` (0: what `enter` gives)."""
+        begin = cache.length if cache is not None else 0
+        end = begin + x_BTD.shape[1]
+        angles = self.angles(begin, end, x_BTD.device)
+        for layer in range(first, last):
+            if layer < len(self.tables):
+                x_BTD = x_BTD + self.tables[layer][begin:end]
+            extend = None if cache is None else partial(cache.extend, layer)
+            x_BTD = self.blocks[layer](x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
+        return x_BTD
 
     def angles(self, begin: int, end: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rotary angles of positions begin to end; the table grows when a longer context is asked for."""

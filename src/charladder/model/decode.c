@@ -1,0 +1,167 @@
+/* The whole network for a few characters, in one call: generation on a CPU.
+
+   packed.py compiles this file with native.c, once with HALF (weights, keys and values in bfloat16) and once without
+   (float32). All else is in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
+   places rising: a head of a stream is one thread's. What comes of a row depends on nothing but its stream's characters: not on the other rows, nor on how many
+   threads there are. So characters read several at once, or beside other streams, give bit for bit what they give alone.
+
+   Keys lie in groups of 16 places, (ceil(C / 16), E, 16), so that no sum goes across a vector; values as (C, Z).
+
+   Shapes: N rows, D width, H heads, E head size, Z the next multiple of 16, F feed-forward width, V symbols, S streams,
+   C characters of context.
+*/
+
+#include <omp.h>
+
+#include "panels.h"
+
+/* Queries or keys of one head: normed, and turned by the angles of a place. */
+static void turn(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos, const float *sin,
+                 long E, float *y_E)
+{
+    const long half_E = E / 2;
+    rms(x_E, gain_E, epsilon, times, E, y_E);
+    for (long e = 0; e < half_E; e++) {
+        const float low = y_E[e], high = y_E[e + half_E];
+        y_E[e] = low * cos[e] - high * sin[e];
+        y_E[e + half_E] = high * cos[e] + low * sin[e];
+    }
+}
+
+typedef struct {
+    long L, D, H, E, F, V, C;
+    float epsilon;
+    const float *embedding_VD, *final_gain_D, *cos_CE, *sin_CE;
+    const half *output;
+    const void *const *layers; /* seven a layer: gain, qkv, query and key gains, output, gain, gate and up, down */
+    half *const *cache;        /* two a layer: keys (S, H, groups, E, 16), values (S, H, C, Z) */
+} Network;
+
+enum { GAIN, QKV, HEAD_GAINS, OUT, SECOND_GAIN, GATE_UP, DOWN, PARTS };
+
+/* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
+   query was; score has room for all groups. */
+static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half *keys, half *values, long place, long h,
+                   float *score, float *y_E)
+{
+    const long E = net->E, D = net->D, chunks = up(E, LANES), Z = chunks * LANES, seen = place + 1;
+    const long groups = up(seen, LANES);
+    const float *cos = net->cos_CE + place * E, *sin = net->sin_CE + place * E;
+    float query[E], key[E];
+    turn(qkv_3D + h * E, gain_2E, net->epsilon, 1.0f / sqrtf((float)E), cos, sin, E, query);
+    turn(qkv_3D + D + h * E, gain_2E + E, net->epsilon, 1.0f, cos, sin, E, key);
+    half *own = keys + place / LANES * E * LANES + place % LANES;
+    for (long e = 0; e < E; e++)
+        own[e * LANES] = put_any(key[e]);
+    for (long e = 0; e < E; e++)
+        values[place * Z + e] = put_any(qkv_3D[2 * D + h * E + e]);
+
+    float most = -INFINITY, sum = 0;
+    for (long g = 0; g < groups; g++) {
+        const half *group = keys + g * E * LANES;
+        vec part[4] = {0};
+        long e = 0;
+        for (; e + 3 < E; e += 4)
+            for (int i = 0; i < 4; i++)
+                part[i] += load(group + (e + i) * LANES) * query[e + i];
+        for (; e < E; e++)
+            part[0] += load(group + e * LANES) * query[e];
+        store_f(score + g * LANES, (part[0] + part[1]) + (part[2] + part[3]));
+    }
+    for (long s = seen; s < groups * LANES; s++)
+        score[s] = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (long s = 0; s < seen; s++)
+        most = score[s] > most ? score[s] : most;
+#pragma omp simd reduction(+ : sum)
+    for (long s = 0; s < groups * LANES; s++) {
+        score[s] = exponential(score[s] - most); /* what is not seen is 0 */
+        sum += score[s];
+    }
+    const float by = 1.0f / sum;
+    for (long c = 0; c < chunks; c++) {
+        vec part[4] = {0};
+        long s = 0;
+        for (; s + 3 < seen; s += 4)
+            for (int i = 0; i < 4; i++)
+                part[i] += load(values + (s + i) * Z + c * LANES) * score[s + i];
+        for (; s < seen; s++)
+            part[0] += load(values + s * Z + c * LANES) * score[s];
+        const vec all = ((part[0] + part[1]) + (part[2] + part[3])) * by;
+        const long count = E - c * LANES < LANES ? E - c * LANES : LANES;
+        memcpy(y_E + c * LANES, &all, count * sizeof(float));
+    }
+}
+
+/* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
+   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer.
+   work: room for N (3 D + F) numbers and, for each thread, N D and C filled up to 16. */
+void decode(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
+            float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *work, int threads)
+{
+    const long D = net->D, H = net->H, E = net->E, F = net->F, V = net->V, C = net->C;
+    const long groups = up(C, LANES), key_size = groups * E * LANES, value_size = C * up(E, LANES) * LANES;
+    float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
+    const long own = N * D + groups * LANES;
+    long starts = 0; /* streams among the rows */
+    for (long n = 0; n < N; n++)
+        starts += n == 0 || streams_N[n] != streams_N[n - 1];
+#pragma omp parallel num_threads(threads)
+    {
+        /* As many parts as threads have come; a part is a whole number of panels, whose sums do not depend on it. */
+        const long me = omp_get_thread_num(), all = omp_get_num_threads();
+        float *normed = private + me * own, *score = normed + N * D;
+#define FROM(count) ((count) * me / all)
+#define TO(count) ((count) * (me + 1) / all)
+        if (ids_N) {
+#pragma omp for schedule(static)
+            for (long n = 0; n < N; n++)
+                memcpy(x_ND + n * D, net->embedding_VD + ids_N[n] * D, D * sizeof(float));
+        }
+        for (long l = first; l < last; l++) {
+            const void *const *part = net->layers + l * PARTS;
+            for (long n = 0; n < N; n++)
+                rms(x_ND + n * D, part[GAIN], net->epsilon, 1.0f, D, normed + n * D);
+            long panels = up(3 * D, PANEL);
+            multiply(part[QKV], normed, N, D, 3 * D, FROM(panels), TO(panels), SET, qkv, 3 * D);
+#pragma omp barrier
+            long unit = 0;
+            for (long n = 0; n < N;) {
+                long end = n + 1;
+                while (end < N && streams_N[end] == streams_N[n])
+                    end++;
+                for (long h = 0; h < H; h++, unit++)
+                    if (unit >= FROM(starts * H) && unit < TO(starts * H)) {
+                        half *keys = net->cache[2 * l] + (streams_N[n] * H + h) * key_size;
+                        half *values = net->cache[2 * l + 1] + (streams_N[n] * H + h) * value_size;
+                        for (long r = n; r < end; r++)
+                            attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, places_N[r], h, score,
+                                   qkv + r * 3 * D + h * E);
+                    }
+                n = end;
+            }
+#pragma omp barrier
+            for (long n = 0; n < N; n++)
+                memcpy(normed + n * D, qkv + n * 3 * D, D * sizeof(float));
+            panels = up(D, PANEL);
+            multiply(part[OUT], normed, N, D, D, FROM(panels), TO(panels), ADD, x_ND, D);
+#pragma omp barrier
+            for (long n = 0; n < N; n++)
+                rms(x_ND + n * D, part[SECOND_GAIN], net->epsilon, 1.0f, D, normed + n * D);
+            panels = up(F, LANES);
+            multiply(part[GATE_UP], normed, N, D, 2 * F, FROM(panels), TO(panels), GATE, hidden, F);
+#pragma omp barrier
+            panels = up(D, PANEL);
+            multiply(part[DOWN], hidden, N, F, D, FROM(panels), TO(panels), ADD, x_ND, D);
+#pragma omp barrier
+        }
+        if (logits_NV) {
+            for (long n = 0; n < N; n++)
+                rms(x_ND + n * D, net->final_gain_D, net->epsilon, 1.0f, D, normed + n * D);
+            if (me == 0)
+                memcpy(final_ND, normed, N * D * sizeof(float));
+            const long panels = up(V, PANEL);
+            multiply(net->output, normed, N, D, V, FROM(panels), TO(panels), SET, logits_NV, V);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+"""A network packed for generation on a CPU, and a pass of it in one call of C (decode.c): nothing is left but the
+reading of weights.
+
+Shapes: N rows, D width, H heads, E head size, F feed-forward width, V symbols, S streams, C characters of context;
+O outputs and K inputs of a matrix.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charladder.errors import BadInput
+from charladder.model import native
+from charladder.model.attention import rotary_angles
+from charladder.model.norm import EPSILON
+from charladder.model.reading import Read, Rows
+from charladder.model.transformer import Transformer
+
+PANEL, LANES = 32, 16
+
+
+class Network(ctypes.Structure):
+    """As in decode.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in "LDHEFVC"),
+        ("epsilon", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("embedding", "final_gain", "cos", "sin", "output", "layers", "cache")),
+    ]
+
+
+def in_panels(matrix_OK: Tensor, weights: torch.dtype) -> Tensor:
+    """(ceil(O / 32), K, 32), outputs that are missing are 0."""
+    outputs, K = matrix_OK.shape
+    padded = torch.zeros(-(-outputs // PANEL) * PANEL, K, dtype=weights)
+    padded[:outputs] = matrix_OK
+    return padded.view(-1, PANEL, K).mT.contiguous()
+
+
+def side_by_side(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
+    """16 gates, then the 16 rows that they let through, and so on: (2 F, D), F filled up to a multiple of 16."""
+    F, D = gate_FD.shape
+    both = torch.zeros(2, -(-F // LANES) * LANES, D)
+    both[0, :F], both[1, :F] = gate_FD, up_FD
+    return both.view(2, -1, LANES, D).transpose(0, 1).reshape(-1, D)
+
+
+def address(tensor: Tensor | np.ndarray) -> int:
+    return tensor.data_ptr() if isinstance(tensor, Tensor) else tensor.ctypes.data
+
+
+def fits(network: Transformer, weights: torch.dtype = torch.float32) -> bool:
+    """Whether decode.c computes such a network, and can be had here."""
+    s = network.settings
+    return (
+        (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
+        and network.output.weight.device.type == "cpu"
+        and network.output.weight.dtype == torch.float32
+        and native.library(weights) is not None
+    )
+
+
+class Weights:
+    """The network's weights, packed once, in float32 or bfloat16; norms and embeddings stay in float32. Readers keep
+    keys and values in the same type."""
+
+    def __init__(self, network: Transformer, weights: torch.dtype = torch.float32) -> None:
+        found = native.library(weights)
+        assert found is not None and fits(network, weights)
+        self.library, self.dtype, self.settings = found, weights, network.settings
+        self.embedding = network.embedding.weight.detach().clone()
+        self.final_gain = cast(Tensor, network.norm.weight).detach().clone()
+        self.output = in_panels(network.output.weight.detach(), weights)
+        self.alphabet = len(network.output.weight)
+        self.parts: list[Tensor] = []
+        for block in network.blocks:
+            b = cast(Any, block)
+            a, f = b.attention, b.feed_forward
+            self.parts += [
+                p.detach().contiguous()
+                for p in (
+                    b.attention_norm.weight.clone(),
+                    in_panels(torch.cat([a.query.weight, a.key.weight, a.value.weight]), weights),
+                    torch.stack([a.query_norm.weight, a.key_norm.weight]),
+                    in_panels(a.output.weight, weights),
+                    b.feed_forward_norm.weight.clone(),
+                    in_panels(side_by_side(f.gate.weight, f.up.weight), weights),
+                    in_panels(f.down.weight, weights),
+                )
+            ]
+
+
+class PackedReader:
+    """Streams that a network reads. Its figures lie in arrays that the next call overwrites."""
+
+    def __init__(self, weights: Weights, streams: int, context: int) -> None:
+        s = weights.settings
+        self.weights, self.streams, self.context, self.layers = weights, streams, context, s.layers
+        self.width, self.alphabet = s.width, weights.alphabet
+        groups, wide = -(-context // LANES), -(-s.head_size // LANES) * LANES
+        self.cache: list[Tensor] = []
+        for _ in range(s.layers):
+            self.cache += [
+                torch.zeros(streams, s.attention_heads, groups, s.head_size, LANES, dtype=weights.dtype),
+                torch.zeros(streams, s.attention_heads, context, wide, dtype=weights.dtype),
+            ]
+        self.angles = rotary_angles(s, context)
+        self.network = Network(
+            s.layers, s.width, s.attention_heads, s.head_size, s.feed_forward, weights.alphabet, context, EPSILON,
+            *(address(t) for t in (weights.embedding, weights.final_gain, *self.angles, weights.output)),
+            *(ctypes.cast(pointers(tensors), ctypes.c_void_p) for tensors in (weights.parts, self.cache)),
+        )  # fmt: skip
+        self.own = ctypes.byref(self.network)
+        self.room, self.writer = 0, cast(object, None)
+
+    def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
+        """As reading.Reader says."""
+        N, last = len(rows.ids), self.layers if last is None else last
+        if self.room < N:
+            self.make_room(N)
+        if max(rows.places) >= self.context:
+            raise BadInput(f"{max(rows.places) + 1} characters are more than the {self.context} the cache holds")
+        if (
+            not 0 <= min(rows.streams) <= max(rows.streams) < self.streams
+            or min(rows.places) < 0
+            or not 0 <= min(rows.ids) <= max(rows.ids) < self.alphabet
+        ):
+            raise BadInput("there is no such stream or character")
+        if first:
+            assert x_ND is not None
+            self.x[:N] = x_ND
+        whole = last == self.layers
+        x, final, logits, work = self.places
+        longs = ctypes.c_int64 * N
+        self.weights.library.decode(
+            self.own, ctypes.c_long(N), longs(*rows.streams), longs(*rows.places), None if first else longs(*rows.ids),
+            x, ctypes.c_long(first), ctypes.c_long(last), final if whole else None, logits if whole else None, work,
+            ctypes.c_int(self.threads),
+        )  # fmt: skip
+        return Read(self.x[:N], self.final[:N], self.logits[:N]) if whole else Read(self.x[:N], None, None)
+
+    def make_room(self, rows: int) -> None:
+        s, groups = self.weights.settings, -(-self.context // LANES)
+        self.room, self.threads = rows, torch.get_num_threads()
+        self.x, self.final = np.zeros((rows, s.width), np.float32), np.zeros((rows, s.width), np.float32)
+        self.logits = np.zeros((rows, self.alphabet), np.float32)
+        shared = rows * (3 * s.width + s.feed_forward)
+        self.work = np.zeros(shared + self.threads * (rows * s.width + groups * LANES), np.float32)
+        self.places = [ctypes.c_void_p(array.ctypes.data) for array in (self.x, self.final, self.logits, self.work)]
+
+
+def pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
