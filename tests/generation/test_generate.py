@@ -1,10 +1,11 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation import Decoder, Sampling, distribution, generate
+from charladder.generation import Sampling, Writer, distribution, generate, open_reader
 from charladder.model import Transformer
 from helpers import small
 
@@ -60,12 +61,13 @@ def test_text_is_what_full_recomputation_would_choose(network):
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 24, 25, 100])
 def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, length):
     prompt = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-    at_once, by_one = Decoder(network), Decoder(network)
-    logits = at_once.read(prompt)
+    at_once, by_one = (Writer(open_reader(network), [[]], 0) for _ in range(2))
+    (one,), (other,) = at_once.streams, by_one.streams
+    logits = at_once.read_on(one, prompt)[-1].copy()
     for character in prompt:
-        expected = by_one.read([character])
-    assert at_once.held == by_one.held
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        expected = by_one.read_on(other, [character])[-1]
+    assert one.held == other.held
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_seeds_reproduce_and_an_empty_prompt_begins_anywhere(network):

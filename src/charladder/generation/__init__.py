@@ -1,6 +1,7 @@
 """Generation: text from a network, exactly by its distribution."""
 
-from charladder.generation.decode import Decoder, generate
+from charladder.generation.decode import generate, open_reader
 from charladder.generation.sampling import Sampling, distribution
+from charladder.generation.streams import Stream, Writer
 
-__all__ = ["Decoder", "Sampling", "distribution", "generate"]
+__all__ = ["Sampling", "Stream", "Writer", "distribution", "generate", "open_reader"]

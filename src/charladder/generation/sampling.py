@@ -12,6 +12,7 @@ from torch import Tensor
 from charladder.errors import BadInput
 
 COLDEST = 1e-6
+BROKEN = "the network gives NaN for the next character; its weights are broken, train it again"
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,18 @@ class Sampling:
     temperature: logits are divided by it; 0 is greedy. top_k: only the k likeliest (0: all). top_p: only the fewest
     likeliest whose probabilities reach p (1: all). min_p: only those at least min_p times as likely as the likeliest.
     They apply in this order, each to what the one before left, renormalised.
+
+    race: how chance decides. Without, drafts stand by rejection sampling, which lets the most of them stand; the text
+    then depends on what was drafted, by chance, though its distribution does not. With it, every symbol at every place
+    has a random time of its own, and the one that is likely and early wins: drafter and network mostly agree on it, and
+    the text of a seed is the same whatever drafts (Daliri et al. 2024).
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    race: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -42,9 +49,10 @@ class Sampling:
 
 
 def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities (B, V) in float64, from which the next character is drawn. Raises BadInput for NaN logits."""
-    if torch.isnan(logits_BV).any():
-        raise BadInput("the network gives NaN for the next character; its weights are broken, train it again")
+    """Probabilities (B, V) in float64, from which the next character is drawn.
+    Raises BadInput for logits that are no finite numbers."""
+    if not torch.isfinite(logits_BV).all():
+        raise BadInput(BROKEN)
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
@@ -64,8 +72,3 @@ def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def renormalise(p_BV: Tensor) -> Tensor:
     return p_BV / p_BV.sum(-1, keepdim=True)
-
-
-def draw(p_BV: Tensor, generator: torch.Generator) -> Tensor:
-    """One character a stream, int64 (B,)."""
-    return torch.multinomial(p_BV, 1, generator=generator)[:, 0]

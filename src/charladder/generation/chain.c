@@ -1,0 +1,68 @@
+/* Characters drafted one after the other, each from those before it: the recurrent layer of heads.Chain, packed.
+
+   Shapes: N streams, D width, F feed-forward width, V symbols, M drafts of all streams.
+*/
+
+#include <omp.h>
+
+#include "draw.h"
+#include "panels.h"
+
+typedef struct {
+    long D, F, V;
+    float epsilon;
+    const float *embedding_VD, *gain_D, *final_gain_D;
+    const half *gate_up, *down, *output;
+} Chain;
+
+/* state_ND: what the network's output layer read last. ids_N: the character chosen since. counts_N: how many to draft;
+   they are written to ids_M, one stream after the other, with the distributions q_MV that they were drawn from.
+   uniform_M likewise. work: room for N (D + F + V). Returns 1 where logits are no numbers. */
+long chain(const Chain *net, long N, float *state_ND, const int64_t *ids_N, const int64_t *counts_N,
+           const Sampling *sampling, const double *uniform_M, int64_t *ids_M, double *q_MV, float *work, int threads)
+{
+    const long D = net->D, F = net->F, V = net->V;
+    float *normed = work, *hidden = normed + N * D, *logits = hidden + N * F;
+    long most = 0, bad = 0;
+    for (long n = 0; n < N; n++)
+        most = counts_N[n] > most ? counts_N[n] : most;
+#pragma omp parallel num_threads(threads)
+    {
+        const long me = omp_get_thread_num(), all = omp_get_num_threads();
+        for (long step = 0; step < most; step++) {
+#pragma omp single
+            for (long n = 0, at = 0; n < N; at += counts_N[n++]) {
+                const long id = step && step <= counts_N[n] ? ids_M[at + step - 1] : ids_N[n];
+                for (long d = 0; d < D; d++)
+                    state_ND[n * D + d] += net->embedding_VD[id * D + d];
+                rms(state_ND + n * D, net->gain_D, net->epsilon, 1.0f, D, normed + n * D);
+            }
+            long panels = up(F, LANES);
+            multiply(net->gate_up, normed, N, D, 2 * F, panels * me / all, panels * (me + 1) / all, GATE, hidden, F);
+#pragma omp barrier
+            panels = up(D, PANEL);
+            multiply(net->down, hidden, N, F, D, panels * me / all, panels * (me + 1) / all, ADD, state_ND, D);
+#pragma omp barrier
+#pragma omp single
+            for (long n = 0; n < N; n++)
+                rms(state_ND + n * D, net->final_gain_D, net->epsilon, 1.0f, D, normed + n * D);
+            panels = up(V, PANEL);
+            multiply(net->output, normed, N, D, V, panels * me / all, panels * (me + 1) / all, SET, logits, V);
+#pragma omp barrier
+#pragma omp for schedule(static)
+            for (long n = 0; n < N; n++) {
+                if (step >= counts_N[n])
+                    continue;
+                long at = step;
+                for (long before = 0; before < n; before++)
+                    at += counts_N[before];
+                for (long v = 0; v < V; v++)
+                    if (!(fabsf(logits[n * V + v]) < INFINITY))
+                        bad = 1;
+                distribution(logits + n * V, V, sampling, q_MV + at * V);
+                ids_M[at] = chosen(q_MV + at * V, V, sampling, uniform_M[at]);
+            }
+        }
+    }
+    return bad;
+}

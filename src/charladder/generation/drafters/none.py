@@ -1,0 +1,26 @@
+"""No drafts: one character a pass."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from charladder.generation.verification import Drafts
+
+if TYPE_CHECKING:
+    from charladder.generation.streams import Stream
+
+
+def nothing(streams: Sequence["Stream"]) -> Drafts:
+    return Drafts([0] * len(streams), [], None)
+
+
+class NoDrafter:
+    name = "none"
+
+    def begin(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to prepare."""
+
+    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
+        return nothing(streams)
+
+    def told(self, passes: int, characters: int, seconds: float) -> None:
+        """Nothing to learn."""

@@ -1,0 +1,92 @@
+"""A lower rung drafts, through a classifier of its own, and the rungs above verify from the same cache (LayerSkip,
+Elhoushi et al. 2024): what it has read need not be read again.
+
+Shapes: N rows, D width, V symbols, M drafts of all streams.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charladder.errors import BadInput
+from charladder.generation.drafters.none import nothing
+from charladder.generation.sampling import Sampling
+from charladder.generation.verification import Drafts, choose_chooser
+from charladder.model.reading import Reader, Rows
+
+if TYPE_CHECKING:
+    from charladder.generation.streams import Stream
+
+EPSILON = 1e-5  # of the norm without parameters
+
+
+class RungDrafter:
+    """Rung `rung` of the reader's network proposes `length` characters. weight (V, D) and bias (V,) of its classifier;
+    normed: whether that reads the state normed without parameters."""
+
+    name = "rungs"
+
+    def __init__(
+        self,
+        reader: Reader,
+        rung: int,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        sampling: Sampling,
+        length: int = 3,
+        normed: bool = True,
+    ) -> None:
+        self.reader, self.rung, self.most, self.normed = reader, rung, length, normed
+        self.weight_DV = np.ascontiguousarray(weight_VD.detach().float().cpu().numpy().T)
+        self.bias_V = np.float32(0) if bias_V is None else bias_V.detach().float().cpu().numpy()
+        self.chooser = choose_chooser(sampling)
+
+    def begin(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to prepare."""
+
+    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
+        counts = [min(self.most, n) for n in most]
+        if not any(counts):
+            return Drafts(counts, [], None)
+        said: list[list[int]] = [[stream.chosen] for stream in streams]
+        q: list[list[np.ndarray]] = [[] for _ in streams]
+        x: list[list[np.ndarray]] = [[] for _ in streams]
+        for step in range(max(counts) + 1):
+            on = [n for n, count in enumerate(counts) if step <= count]
+            rows = Rows(
+                [streams[n].number for n in on], [len(streams[n].held) + step for n in on], [said[n][step] for n in on]
+            )
+            x_ND = self.reader.read(rows, 0, self.rung).x_ND.copy()
+            for n, x_D in zip(on, x_ND, strict=True):
+                x[n].append(x_D)
+            drafting = [place for place, n in enumerate(on) if step < counts[n]]
+            if not drafting:
+                continue
+            logits_NV = self.logits(x_ND[drafting])
+            uniform = [streams[on[place]].uniform(step) for place in drafting]
+            try:
+                ids, q_NV, _ = self.chooser.pick(logits_NV, uniform)
+            except BadInput:  # this head is broken, which is no reason not to write
+                return nothing(streams)
+            for place, one, q_V in zip(drafting, ids, q_NV, strict=True):
+                said[on[place]].append(one)
+                q[on[place]].append(q_V)
+        return Drafts(
+            counts,
+            [one for ids in said for one in ids[1:]],
+            np.stack([q_V for rows in q for q_V in rows]),
+            self.rung,
+            np.stack([x_D for rows in x for x_D in rows]),
+        )
+
+    def logits(self, x_ND: np.ndarray) -> np.ndarray:
+        if self.normed:
+            x_ND = torch.nn.functional.layer_norm(torch.from_numpy(x_ND), x_ND.shape[-1:], eps=EPSILON).numpy()
+        # Row by row: a product of several may differ in its last bits from that of one.
+        return np.stack([x_D @ self.weight_DV + self.bias_V for x_D in x_ND])
+
+    def told(self, passes: int, characters: int, seconds: float) -> None:
+        """Nothing to learn."""

@@ -1,0 +1,52 @@
+"""Small networks and every drafter for them, fitted to nothing: exactness does not depend on how good drafts are."""
+
+import numpy as np
+import torch
+
+from charladder.generation import Sampling
+from charladder.generation.drafters import (
+    AutoDrafter,
+    ChainedTargets,
+    Drafter,
+    NgramDrafter,
+    NoDrafter,
+    PlainTargets,
+    RungDrafter,
+)  # fmt: skip
+from charladder.generation.heads import Chain
+from charladder.model import Transformer
+from charladder.model.reading import Reader
+from helpers import small
+
+DRAFTERS = ("none", "plain targets", "chained targets", "rungs", "ngram", "auto")
+
+
+def stirred(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
+    """A network whose weights all are something."""
+    model = Transformer(small(**changes), alphabet).eval()
+    with torch.no_grad():
+        for place, parameter in enumerate(model.parameters()):
+            parameter.add_(amount * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+    return model
+
+
+def make_drafter(name: str, network: Transformer, reader: Reader, sampling: Sampling, length: int = 3) -> Drafter:
+    width, alphabet = network.settings.width, network.output.out_features
+    random = torch.Generator().manual_seed(9)
+    near = network.output.weight.detach() + 0.1 * torch.randn(alphabet, width, generator=random)
+    if name == "none":
+        return NoDrafter()
+    if name == "plain targets":
+        return PlainTargets({k: (near.roll(k, 0), torch.zeros(alphabet)) for k in range(2, length + 2)}, sampling)
+    if name == "chained targets":
+        torch.manual_seed(3)
+        chain = Chain(width, alphabet, 24)
+        with torch.no_grad():
+            chain.output.weight.copy_(near)
+        return ChainedTargets(chain, sampling, length)
+    if name == "rungs":
+        return RungDrafter(reader, 1, near, None, sampling, length)
+    if name == "ngram":
+        return NgramDrafter(np.random.default_rng(1).integers(0, alphabet, 500), length)
+    names = ("chained targets", "rungs", "ngram")
+    return AutoDrafter([(make_drafter(one, network, reader, sampling, length), (1, length)) for one in names])

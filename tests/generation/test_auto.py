@@ -1,0 +1,59 @@
+"""auto against a simulated clock: what it picks, and what its trials cost."""
+
+import random
+
+import pytest
+
+from charladder.generation.drafters import AutoDrafter
+
+
+class Costly:
+    """A drafter that only has a name: costs and gains are the test's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def begin(self, streams) -> None: ...
+
+    def told(self, passes, characters, seconds) -> None: ...
+
+
+def simulate(
+    costs: dict[tuple[str, int], tuple[float, float]], characters: int, seed: int, leaps: float = 0.0
+) -> tuple[float, str]:
+    """Seconds for so many characters, where each choice costs so much a pass, with noise, and gives so many on average;
+    and what was chosen at the end. leaps: how often a pass takes eight times as long."""
+    chance = random.Random(seed)
+    drafters = {name: Costly(name) for name, _ in costs if name != "none"}
+    auto = AutoDrafter([(d, [n for name, n in costs if name == d.name]) for d in drafters.values()])
+    total, written = 0.0, 0
+    while written < characters:
+        seconds, mean = costs[auto.current.drafter.name, auto.current.length]
+        seconds *= chance.lognormvariate(0, 0.1) * (8 if chance.random() < leaps else 1)
+        given = 1
+        while given <= auto.current.length and chance.random() < 1 - 1 / mean:
+            given += 1
+        auto.told(1, given, seconds)
+        total, written = total + seconds, written + given
+    return total, auto.chosen
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_nothing_pays_it_costs_little(seed):
+    useless = {("none", 0): (1.0, 1.0), ("targets", 2): (1.4, 1.1), ("targets", 4): (1.7, 1.1)}
+    useless |= {("targets", 7): (2.2, 1.1), ("rungs", 2): (2.1, 1.2), ("rungs", 4): (2.9, 1.2)}
+    useless |= {("ngram", 2): (1.3, 1.1), ("ngram", 4): (1.5, 1.1), ("ngram", 8): (2.0, 1.1)}
+    total, chosen = simulate(useless, 5000, seed)
+    alone, _ = simulate({("none", 0): (1.0, 1.0)}, 5000, seed + 100)
+    assert chosen == "none"
+    assert total < 1.03 * alone
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_one_pays_it_is_found(seed):
+    good = {("none", 0): (1.0, 1.0), ("targets", 2): (1.3, 2.2), ("targets", 4): (1.4, 3.2), ("ngram", 4): (1.4, 1.3)}
+    total, chosen = simulate(good, 5000, seed, leaps=0.01)
+    alone, _ = simulate({("none", 0): (1.0, 1.0)}, 5000, seed + 100, leaps=0.01)
+    assert chosen == "targets 4"
+    best = 1.4 / ((1 - 0.6875**5) / (1 - 0.6875))  # seconds a character, of which trials and bad luck take a quarter
+    assert total < 1.25 * best * alone

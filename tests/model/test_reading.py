@@ -1,0 +1,114 @@
+"""A pass in C gives what the network's own modules give, and a cache that was rolled back is as good as a fresh one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.model import native
+from charladder.model.packed import PackedReader, Weights, fits
+from charladder.model.reading import PlainReader, Rows
+from generation.drafting import stirred
+
+pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
+SHAPES = [
+    {},
+    {"width": 36, "attention_heads": 2, "feed_forward": 40, "context": 21},
+    {"width": 64, "attention_heads": 1, "feed_forward": 33, "context": 33, "layers": 1},
+]
+
+
+def whole(ids: list[int], stream: int = 0) -> Rows:
+    return Rows([stream] * len(ids), range(len(ids)), ids)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("alphabet", [3, 27, 256])
+def test_packed_is_plain(shape, alphabet):
+    network = stirred(alphabet, **shape)
+    C = network.settings.context
+    ids = np.random.default_rng(0).integers(0, alphabet, C).tolist()
+    plain, packed = PlainReader(network, 1, C).read(whole(ids)), PackedReader(Weights(network), 1, C).read(whole(ids))
+    for name in ("x_ND", "final_ND", "logits_NV"):
+        np.testing.assert_allclose(getattr(packed, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_rounds_weights_keys_and_values():
+    network = stirred(27)
+    rounded = stirred(27)
+    with torch.no_grad():
+        for name, parameter in rounded.named_parameters():
+            if parameter.ndim == 2 and name != "embedding.weight":
+                parameter.copy_(parameter.bfloat16().float())
+    ids = list(range(16))
+    half = PackedReader(Weights(network, torch.bfloat16), 1, 16).read(whole(ids))
+    exact, plain = (PlainReader(model, 1, 16).read(whole(ids)).logits_NV for model in (rounded, network))
+    assert half.logits_NV is not None and exact is not None and plain is not None
+    # The first character sees its own value alone, of which the rounding is a 256th at most.
+    assert np.abs(half.logits_NV - exact).max() < 0.02 * np.abs(exact).max()
+    assert np.abs(half.logits_NV - exact).mean() < 0.5 * np.abs(plain - exact).mean() + 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_alone_and_in_company_whatever_the_threads(dtype, threads):
+    network, before = stirred(256, layers=3), torch.get_num_threads()
+    weights = Weights(network, dtype)
+    ids = np.random.default_rng(0).integers(0, 256, (5, 16)).tolist()
+    alone = PackedReader(weights, 5, 16)
+    expected = np.stack(
+        [[alone.read(Rows([s], [t], [ids[s][t]])).logits_NV[0].copy() for t in range(16)] for s in range(5)]
+    )
+    torch.set_num_threads(threads)
+    try:
+        rows = Rows([s for s in range(5) for _ in range(16)], [*range(16)] * 5, [one for text in ids for one in text])
+        together = PackedReader(weights, 5, 16).read(rows).logits_NV.reshape(5, 16, 256)
+    finally:
+        torch.set_num_threads(before)
+    assert (together == expected).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_cache_rolled_back_is_as_a_fresh_one(data):
+    """Any streams read, forgotten and read again, some rows at a time, through all rungs at once or in two parts."""
+    network = stirred(9)
+    for reader, tolerance in ((PackedReader(Weights(network), 3, 16), 0), (PlainReader(network, 3, 16), 2e-5)):
+        held: list[list[int]] = [[], [], []]
+        for _ in range(data.draw(st.integers(1, 6))):
+            streams = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True))
+            numbers, places, ids = [], [], []
+            for stream in streams:
+                keep = data.draw(st.integers(0, min(len(held[stream]), 15)))
+                new = data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=16 - keep))
+                held[stream] = held[stream][:keep] + new
+                numbers += [stream] * len(new)
+                places += range(keep, keep + len(new))
+                ids += new
+            rows = Rows(numbers, places, ids)
+            if data.draw(st.booleans()):
+                below = reader.read(rows, 0, 1).x_ND.copy()
+                got = reader.read(rows, 1, None, below).logits_NV
+            else:
+                got = reader.read(rows).logits_NV
+            assert got is not None
+            row = 0
+            for stream in streams:
+                count = numbers.count(stream)
+                fresh = type(reader)(reader.weights if isinstance(reader, PackedReader) else network, 1, 16)  # type: ignore[arg-type]
+                expected = fresh.read(whole(held[stream])).logits_NV
+                assert expected is not None
+                np.testing.assert_allclose(got[row : row + count], expected[-count:], rtol=0, atol=tolerance)
+                row += count
+
+
+def test_what_does_not_fit_is_refused():
+    reader = PackedReader(Weights(stirred(9)), 1, 16)
+    for rows in (Rows([0], [16], [1]), Rows([1], [0], [1]), Rows([0], [0], [9]), Rows([0], [0], [-1])):
+        with pytest.raises(BadInput):
+            reader.read(rows)
+    assert not fits(stirred(9, block="paper"))
+    assert not fits(stirred(9, ngrams=4))
+    assert not fits(stirred(9).double())
