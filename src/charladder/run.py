@@ -35,7 +35,7 @@ from charladder.training.memory import keep_memory
 MOST_CONFIG = 1 << 24  # bytes of config.toml
 OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
-    "best.safetensors", "curves.png", ".lock",
+    "best.safetensors", "drafting.safetensors", "curves.png", ".lock",
 )  # fmt: skip
 Module = TypeVar("Module", bound=torch.nn.Module)
 

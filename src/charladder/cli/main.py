@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a network on a text",
     "evaluate": "bits per character of a run on held-out or other text",
     "generate": "write text with a run",
+    "refit": "fit heads that draft to a trained network",
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
     "inspect": "parameters, operations, memory and settings of a run or recipe",

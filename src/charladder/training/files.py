@@ -42,11 +42,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes a safetensors file. Raises OSError where it cannot."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file, with words `about` it in its header. Raises OSError where it cannot."""
     with beside(path) as part:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, about)
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO

@@ -1,0 +1,146 @@
+"""charladder refit"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from charladder.cli.options import Parser
+from charladder.cli.reading import reading, say_notes
+from charladder.cli.terminal import Terminal
+from charladder.errors import BadInput
+from charladder.generation.heads import DraftingHeads
+from charladder.generation.kept import About, find_heads, keep_heads
+from charladder.generation.refit import FitSettings, Fitted, fit
+from charladder.run import Run, claimed, file_ends, open_data, open_run, split_of
+from charladder.text import Windows
+from charladder.training.files import file_digest
+from charladder.training.precision import choose_device, choose_precision
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "refit",
+        "Fits heads that draft to the network of RUN, on the text it was trained on. The network stays as it is; the\n"
+        "heads go into drafting.safetensors beside it, and `generate` uses them by itself.",
+        "charladder refit runs/ladder-1 --minutes 2",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--minutes", type=float, default=0.0, metavar="X", help="budget in minutes (default 2)")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="budget in steps")
+    parser.add_argument("--ahead", type=int, default=5, metavar="K", help="characters drafted at once (default 5)")
+    parser.add_argument(
+        "--rungs", metavar="R,R", help="lower rungs that are to draft (default: one in four from below)"
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="B", help="windows a step (default 8)")
+    parser.add_argument("--rate", type=float, default=3e-3, metavar="X", help="highest learning rate (default 0.003)")
+    parser.add_argument("--seed", type=int, default=0, help="of windows and weights (default 0)")
+    parser.add_argument("--fresh", action="store_true", help="begin anew where there are heads already")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of products")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.read(argv)
+    if options.minutes and options.steps:
+        raise BadInput("--minutes and --steps are both given; give one budget")
+    if not 0 <= options.minutes < float("inf") or options.steps < 0:
+        raise BadInput("a budget is below 0; give --minutes or --steps above 0")
+    if not 0 <= options.seed < 1 << 63:
+        raise BadInput(f"--seed is {options.seed}; it must be at least 0 and below 2^63")
+    minutes = options.minutes or (0.0 if options.steps else 2.0)
+    settings = FitSettings(options.steps, 60 * minutes, options.batch, options.ahead, options.rate)
+    device = choose_device(options.device)
+    run = open_run(Path(options.run))
+    layers, width = run.recipe.model.layers, run.recipe.model.width
+    rungs = chosen_rungs(options.rungs, layers)
+    network = run.network()
+    digest = file_digest(run.path / "model.safetensors")
+    with claimed(run.path), reading() as report:
+        corpus = open_data(run, report)
+        say_notes(corpus)
+        windows = Windows(
+            corpus.ids_N, split_of(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,
+            "random", file_ends(run.recipe, corpus),
+        )  # fmt: skip
+        old = None if options.fresh else found(run)
+        heads, about = old or (None, About(digest, 0, 0))
+        if heads is not None and options.rungs is None:
+            rungs = tuple(sorted(map(int, heads.rungs)))
+        if heads is None or tuple(sorted(map(int, heads.rungs))) != rungs:
+            kept = {} if heads is None else heads.state_dict()
+            inside = width if heads is None else len(heads.chain.gate.weight)
+            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), rungs).begin_like(network, options.seed)
+            own = heads.state_dict()
+            heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
+        windows.given = about.steps * options.batch  # on with text not yet seen
+        network, heads = network.to(device), heads.to(device)
+        last, interrupted = fitted(fit(network, heads, windows, settings,
+                                   choose_precision(options.precision, device)))  # fmt: skip
+        about = About(digest, about.steps + last.step, about.characters + last.characters)
+        keep_heads(run, heads, about)
+    if interrupted:
+        raise KeyboardInterrupt
+    speed = last.characters / last.seconds
+    facts = {
+        "run": str(run.path), "steps": last.step, "seconds": last.seconds, "characters_per_second": speed,
+        "bits": last.bits, "steps_in_all": about.steps, "rungs": list(rungs),
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(facts))
+        return 0
+    console = Terminal()
+    for name, bits in last.bits.items():
+        console.print(f"  {name:10} {bits:.3f} bits from what the network says", highlight=False)
+    console.print(f"next: charladder generate {run.path} --draft targets", highlight=False, markup=False)
+    return 0
+
+
+def chosen_rungs(given: str | None, layers: int) -> tuple[int, ...]:
+    """The rungs that are to draft, rising. Raises BadInput for what is no lower rung."""
+    if given is None:
+        return (max(1, layers // 4),) if layers > 1 else ()
+    try:
+        numbers = sorted({int(number) for number in given.split(",") if number.strip()})
+    except ValueError:
+        raise BadInput(f"--rungs is {given!r}; give numbers of rungs with commas between them, as 2,4") from None
+    if numbers and layers == 1:
+        raise BadInput(f"--rungs is {given!r}; the network has a single rung, and none below it")
+    if any(not 1 <= number < layers for number in numbers):
+        raise BadInput(f"--rungs is {given!r}; the network has the lower rungs 1 to {layers - 1}")
+    return tuple(numbers)
+
+
+def found(run: Run) -> tuple[DraftingHeads, About] | None:
+    """The heads to go on with; None where there are none, or they are of another network."""
+    try:
+        return find_heads(run)
+    except BadInput:
+        return None
+
+
+def fitted(steps: Iterator[Fitted]) -> tuple[Fitted, bool]:
+    """Shows the steps as they come; returns the last, and whether somebody has stopped it there."""
+    console, last, said = Terminal(stderr=True), None, time.monotonic()
+    with Progress(
+        TextColumn("fitting"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=1.0, said="")
+        while True:
+            try:
+                last = next(steps)
+            except StopIteration:
+                break
+            except KeyboardInterrupt:
+                if last is None:
+                    raise
+                return last, True
+            words = " ".join(f"{name}={bits:.2f}" for name, bits in last.bits.items())
+            speed = f"{last.characters / last.seconds:,.0f} chars/s"
+            bar.update(task, completed=last.progress, said=f"{speed}  {words}")
+            if not console.is_terminal and time.monotonic() - said > 10:
+                said = time.monotonic()
+                console.print(f"step {last.step} {100 * last.progress:5.1f}% | {speed} | {words}", highlight=False)
+    assert last is not None
+    return last, False

@@ -1,0 +1,113 @@
+"""Drafters by name, from what a run has."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from charladder.errors import BadInput
+from charladder.generation.drafters import (
+    AutoDrafter,
+    ChainedTargets,
+    Drafter,
+    NgramDrafter,
+    NoDrafter,
+    PlainTargets,
+    RungDrafter,
+)  # fmt: skip
+from charladder.generation.kept import find_heads
+from charladder.generation.sampling import Sampling
+from charladder.model.reading import Reader
+from charladder.run import Run
+
+Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
+LENGTHS = {"targets": (2, 4, 7), "rungs": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
+
+
+def choose_drafter(
+    name: Draft,
+    run: Run,
+    reader: Reader,
+    sampling: Sampling,
+    length: int | None = None,
+    training: Callable[[], np.ndarray | None] = lambda: None,
+    weights: torch.dtype = torch.float32,
+    report: Callable[[str], None] = lambda sentence: None,
+) -> Drafter:
+    """The drafter called `name`, which proposes `length` characters (its own choice unless given).
+
+    training: fetches the text that the run was trained on, for `ngram`. Raises BadInput where the run has no heads for
+    a drafter that is asked for, or unusable ones; `auto` does without, and reports why.
+    """
+    if length is not None and not 1 <= length <= 64:
+        raise BadInput(f"--draft-length is {length}; it must be between 1 and 64 characters")
+    if name == "none":
+        return NoDrafter()
+    if name == "ngram":
+        return NgramDrafter(training(), length or 4)
+    if name == "auto":
+        found: list[Drafter] = []
+        said = set()
+        for make in (targets, rungs):
+            try:
+                drafter = make(run, reader, sampling, length or 8, weights)
+            except BadInput as error:
+                if str(error) not in said:
+                    report(f"{error}; writing goes on without them")
+                said.add(str(error))
+                continue
+            if drafter is not None:
+                found.append(drafter)
+        found.append(NgramDrafter(None, length or 8))
+        return AutoDrafter([(d, lengths(d, length)) for d in found])
+    if name == "rungs" and run.recipe.model.layers < 2:
+        raise BadInput(f"{run.path} has a single rung, and none below it that could draft; use another --draft")
+    drafter = (targets if name == "targets" else rungs)(run, reader, sampling, length, weights)
+    if drafter is None:
+        what = "targets ahead" if name == "targets" else "lower rungs"
+        raise BadInput(f"{run.path} has no heads of {what} to draft with; `charladder refit {run.path}` fits them")
+    return drafter
+
+
+def lengths(drafter: Any, length: int | None) -> tuple[int, ...]:
+    """How many characters of a drafter are worth a trial."""
+    wanted = (length,) if length else LENGTHS[drafter.name]
+    return tuple(sorted({min(n, drafter.most) for n in wanted}))
+
+
+def targets(run: Run, reader: Reader, sampling: Sampling, length: int | None, weights: torch.dtype) -> Drafter | None:
+    """The chain of refitted heads, or else the target heads that were trained with the network."""
+    kept = find_heads(run)
+    if kept is not None:
+        return ChainedTargets(kept[0].chain, sampling, length or 4, weights)
+    last, heads = run.recipe.model.layers, {}
+    if run.recipe.objective.targets > 1 and (run.path / "heads.safetensors").is_file():
+        modules = run.objective().heads
+        for k in range(2, run.recipe.objective.targets + 1):
+            if f"rung{last}_target{k}" in modules:
+                head = modules.get_submodule(f"rung{last}_target{k}")
+                heads[k] = head.get_parameter("weight"), getattr(head, "bias", None)
+    return PlainTargets(heads, sampling, length or 8) if 2 in heads else None
+
+
+def rungs(run: Run, reader: Reader, sampling: Sampling, length: int | None, weights: torch.dtype) -> Drafter | None:
+    """The lowest refitted rung, or else one trained with the network that learned to its end."""
+    kept = find_heads(run)
+    if kept is not None and kept[0].rungs:
+        rung = min(map(int, kept[0].rungs))
+        weight = kept[0].rungs.get_submodule(str(rung)).get_parameter("weight")
+        return RungDrafter(reader, rung, weight, None, sampling, length or 3)
+    objective, layers = run.recipe.objective, run.recipe.model.layers
+    lasting = objective.rung_schedule in ("never", "constant") and objective.rung_heads == "own" and objective.rungs
+    if not lasting or layers < 2 or not (run.path / "heads.safetensors").is_file():
+        return None
+    rung = max(1, layers // 4)
+    modules = run.objective().heads
+    if f"rung{rung}_target1" not in modules:
+        return None
+    head = modules.get_submodule(f"rung{rung}_target1")
+    normed = objective.rung_input == "normed"
+    return RungDrafter(
+        reader, rung, head.get_parameter("weight"), getattr(head, "bias", None), sampling, length or 3, normed
+    )

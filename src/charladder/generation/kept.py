@@ -1,0 +1,102 @@
+"""Drafting heads on disk: `drafting.safetensors` in a run directory, beside the network that they were fitted to."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from charladder.errors import BadInput
+from charladder.generation.heads import DraftingHeads
+from charladder.model.settings import LARGEST
+from charladder.run import Run
+from charladder.training.files import file_digest, save_tensors
+
+NAME = "drafting.safetensors"
+MOST = 1 << 31  # bytes of it
+
+
+@dataclass(frozen=True)
+class About:
+    """What stands beside the heads: the network they were fitted to (SHA-256 of its file), and after how many steps
+    and characters they last learned."""
+
+    network: str
+    steps: int
+    characters: int
+
+
+def keep_heads(run: Run, heads: DraftingHeads, about: About) -> None:
+    """Writes a run's drafting heads, over older ones. Raises OSError."""
+    save_tensors(run.path / NAME, heads.state_dict(), {"about": json.dumps(about.__dict__)})
+
+
+def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
+    """A run's drafting heads; None where it has none. Raises BadInput where they are not whole, or another's."""
+    path = run.path / NAME
+    if not path.exists() and not path.is_symlink():
+        return None
+    if path.is_symlink() or not path.is_file():
+        raise BadInput(f"{path} is no plain file, and is not followed")
+    try:
+        if path.stat().st_size > MOST:
+            raise BadInput(f"{path} is larger than any that refit writes, and is not read")
+        with safe_open(path, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            plain = all(part.get_dtype() == "F32" for part in slices.values())
+            about = read_about((opened.metadata() or {}).get("about", ""))
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
+    again = f"`charladder refit {run.path}` makes new ones"
+    with torch.device("meta"):
+        made = shaped(run, shapes)
+    if (
+        not plain
+        or about is None
+        or made is None
+        or shapes != {n: tuple(t.shape) for n, t in made.state_dict().items()}
+    ):
+        raise BadInput(f"{path} does not hold drafting heads of this network; {again}")
+    if about.network != file_digest(run.path / "model.safetensors"):
+        raise BadInput(f"{path} was fitted to another network than model.safetensors is now; {again}")
+    heads = shaped(run, shapes)
+    assert heads is not None
+    tensors = load_file(path)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise BadInput(f"{path} holds numbers that are not finite; {again}")
+    heads.load_state_dict(tensors)
+    return heads.eval(), about
+
+
+def shaped(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
+    """Heads for tensors of these names and shapes; None where there is nothing of the kind."""
+    gate = shapes.get("chain.gate.weight", ())
+    kinds: dict[str, list[int]] = {"targets": [], "rungs": []}
+    for name in shapes:
+        kind, _, rest = name.partition(".")
+        number = rest.removesuffix(".weight")
+        if kind in kinds and number.isdecimal() and len(number) < 5:
+            kinds[kind].append(int(number))
+    width, most = run.recipe.model.width, LARGEST["feed_forward"]
+    if (
+        len(gate) != 2
+        or gate[1] != width
+        or not 1 <= gate[0] <= most
+        or any(not 1 <= r < run.recipe.model.layers for r in kinds["rungs"])
+    ):
+        return None
+    return DraftingHeads(width, run.alphabet.size, gate[0], tuple(kinds["targets"]), tuple(kinds["rungs"]))
+
+
+def read_about(text: str) -> About | None:
+    try:
+        found: Any = json.loads(text)
+        about = About(**found)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers = about.steps, about.characters
+    plain = isinstance(about.network, str) and all(type(n) is int and 0 <= n < 1 << 40 for n in numbers)
+    return about if plain else None

@@ -1,0 +1,172 @@
+"""Text from a run: prompts in, text out, whole or as it comes. What `charladder generate` does, as a library.
+
+model = TextModel(open_run(Path("runs/ladder-1")), TextSettings(length=200))
+for piece in model.pieces(b"def "):
+    print(piece, end="")
+"""
+
+import codecs
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from charladder.errors import BadInput
+from charladder.generation.choosing import Draft, choose_drafter
+from charladder.generation.decode import open_reader
+from charladder.generation.drafters import AutoDrafter, Drafter
+from charladder.generation.sampling import Sampling
+from charladder.generation.streams import Stream, Writer
+from charladder.run import Run, open_data, split_of
+from charladder.training.precision import choose_device
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """length: characters after each prompt, at most. stops: strings that end a text, and are no part of it. context: as
+    trained, unless given. draft: what proposes characters; the text is the model's own whatever it is. With `none`, and
+    with `auto`, which decides by the clock, chance is a race: both write the same text from a seed. precision: of the
+    weights, keys and values; bfloat16 halves what a pass has to fetch, and rounds the model. unknown: what becomes of
+    letters of a prompt outside the alphabet (the run's own rule, unless given). together: prompts written at once.
+    """
+
+    length: int = 400
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    stops: tuple[bytes, ...] = ()
+    context: int | None = None
+    draft: Draft = "auto"
+    draft_length: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    unknown: str | None = None
+    together: int = 16
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise BadInput(f"--length is {self.length}; it must be at least 0")
+        if not 0 <= self.seed < 1 << 63:
+            raise BadInput(f"--seed is {self.seed}; it must be at least 0 and below 2^63")
+        if any(not stop for stop in self.stops):
+            raise BadInput("--stop is empty; it must have at least one character")
+        if not 1 <= self.together <= 4096:
+            raise BadInput(f"--together is {self.together}; it must be between 1 and 4,096 prompts")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What was written after a prompt. nats: log-probability of each character by the model itself, whatever the
+    sampling. finish: `length` or `stop`."""
+
+    text: str
+    characters: int
+    nats: list[float]
+    finish: str
+
+
+class TextModel:
+    """A run, ready to write, one writer at a time: the caches are shared. `report` hears of what is done without.
+
+    Raises BadInput where the run cannot do what the settings ask for.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: TextSettings | None = None,
+        report: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.run, self.settings, self.report = run, settings or TextSettings(), report
+        self.unknown = self.settings.unknown or run.recipe.text.unknown
+        self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
+        self.stops = [
+            run.alphabet.encode(stop, "--stop", "error").tolist() for stop in dict.fromkeys(self.settings.stops)
+        ]
+        self.network = run.network().to(choose_device(self.settings.device))
+        self.readers = {1: open_reader(self.network, 1, self.settings.context, self.weights)}
+        self.drafters: dict[int, Drafter] = {}
+        self.passes = self.characters = 0
+        self.seconds = self.pass_seconds = 0.0
+        self.draft = self.settings.draft
+        by_clock = self.settings.draft in ("auto", "none")
+        self.sampling = replace(self.settings.sampling, race=self.settings.sampling.race or by_clock)
+
+    def encode(self, prompt: bytes, where: str = "the prompt") -> list[int]:
+        """A prompt as ids. Raises BadInput for one that the alphabet cannot spell."""
+        return self.run.alphabet.encode(prompt, where, self.unknown).tolist()
+
+    def writer(self, prompts: Sequence[Sequence[int]], first: int = 0) -> Writer:
+        """Streams for prompts (ids), the first of which is number `first` of all."""
+        count, s = len(prompts), self.settings
+        if count not in self.readers:
+            self.readers = {1: self.readers[1]}  # caches are large
+            self.readers[count] = open_reader(self.network, count, s.context, self.weights, self.readers[1])
+            self.drafters = {n: drafter for n, drafter in self.drafters.items() if n == 1}
+        reader = self.readers[count]
+        if count not in self.drafters:  # kept: what has been counted or measured holds for further texts
+            self.drafters[count] = choose_drafter(
+                s.draft, self.run, reader, self.sampling, s.draft_length, self.training, self.weights, self.report
+            )
+        return Writer(reader, prompts, s.length, self.sampling, s.seed, self.drafters[count], self.stops, first)
+
+    def training(self) -> np.ndarray | None:
+        """The text that the run was trained on, ids; None where it is gone."""
+        try:
+            corpus = open_data(self.run)
+        except BadInput:
+            return None
+        begin, end = split_of(self.run.recipe, corpus).train
+        return corpus.ids_N[begin:end]
+
+    def texts(self, prompts: Sequence[bytes]) -> Iterator[Text]:
+        """A text after each prompt, in their order, so many at once as the settings say."""
+        encoded = [self.encode(prompt, f"prompt {n + 1}") for n, prompt in enumerate(prompts)]
+        for first in range(0, len(prompts), self.settings.together):
+            began = time.perf_counter()
+            writer = self.writer(encoded[first : first + self.settings.together], first)
+            writer.finish()
+            self.account(writer, time.perf_counter() - began)
+            for stream in writer.streams:
+                yield self.text(stream)
+
+    def pieces(self, prompt: bytes) -> Iterator[str]:
+        """The text after one prompt, as soon as it is settled: whole Unicode characters, no part of a stop string."""
+        for _, piece in self.progress(prompt):
+            yield piece
+
+    def progress(self, prompt: bytes) -> Iterator[tuple[Stream, str]]:
+        """The same with the stream that is being written."""
+        began = time.perf_counter()
+        writer = self.writer([self.encode(prompt)])
+        (stream,) = writer.streams
+        decoder, done = codecs.getincrementaldecoder("utf-8")("replace"), 0
+        while True:
+            piece = decoder.decode(self.run.alphabet.decode(np.array(stream.ids[done : stream.shown], np.int64)))
+            done = stream.shown
+            if stream.finish:
+                self.account(writer, time.perf_counter() - began)
+                yield stream, piece + decoder.decode(b"", final=True)
+                return
+            if piece:
+                yield stream, piece
+            writer.step()
+
+    def text(self, stream: Stream) -> Text:
+        spelled = self.run.alphabet.decode(np.array(stream.ids, np.int64)).decode("utf-8", "replace")
+        return Text(spelled, len(stream.ids), stream.nats, stream.finish or "")
+
+    def account(self, writer: Writer, seconds: float) -> None:
+        self.passes += writer.passes
+        self.characters += writer.pass_characters
+        self.seconds += seconds
+        self.pass_seconds += writer.seconds
+        drafter = writer.drafter
+        self.draft = f"auto: {drafter.chosen}" if isinstance(drafter, AutoDrafter) else drafter.name
+
+    @property
+    def accepted_per_pass(self) -> float:
+        """Characters that a pass gave a stream, on average."""
+        return self.characters / self.passes if self.passes else 1.0

@@ -1,0 +1,268 @@
+"""generate and refit through the command line, and the same as a library."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from charladder.cli.main import main
+from charladder.errors import BadInput
+from charladder.generation import Sampling
+from charladder.generation.kept import NAME, find_heads
+from charladder.generation.text import TextModel, TextSettings
+from charladder.run import open_run
+
+TINY = ["--layers", "3", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """runs: `run` has heads that draft, `bare` none at all, `lettered` spells with letters."""
+    folder = tmp_path_factory.mktemp("generate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
+        for run, more in (
+            ("run", []),
+            ("bare", ["--objective.targets", "1"]),
+            ("lettered", ["--alphabet", "letters"]),
+            ("deep", ["--objective.rung-schedule", "never", "--objective.targets", "3"]),
+        ):
+            assert main(["train", "text", *TINY, *more, "--run", run]) == 0
+        assert main(["refit", "run", "--steps", "4", "--ahead", "3"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def said(capsys, *words: str) -> dict:
+    capsys.readouterr()
+    assert main(["generate", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("draft", ["auto", "none", "targets", "rungs", "ngram"])
+def test_every_drafter_writes_and_repeats_by_seed(capsys, draft):
+    one, again, other = (
+        said(capsys, "run", "--prompt", "A l", "--length", "60", "--draft", draft, "--seed", seed) for seed in "334"
+    )
+    assert one["text"] == again["text"] != other["text"]
+    assert (one["characters"], one["finish"]) == (60, "length")
+    assert one["draft"].startswith(draft)
+    assert one["accepted_per_pass"] >= 1
+    assert one["milliseconds_per_pass"] > 0
+
+
+def test_auto_writes_what_none_writes(capsys):
+    texts = [said(capsys, "run", "--length", "300", "--draft", draft)["text"] for draft in ("auto", "none")]
+    assert texts[0] == texts[1]
+
+
+def test_trained_heads_draft_without_a_refit(capsys):
+    for draft in ("targets", "rungs"):
+        assert said(capsys, "deep", "--length", "40", "--draft", draft)["draft"] == draft
+
+
+def test_refit_goes_on_and_leaves_the_network_alone(capsys):
+    before = hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest()
+    heads, about = find_heads(open_run(Path("run"))) or pytest.fail("there are none")
+    assert list(heads.rungs) == ["1"]
+    assert main(["refit", "run", "--steps", "2", "--ahead", "3", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["steps_in_all"] == about.steps + 2
+    assert set(done["bits"]) == {"chain1", "chain2", "chain3", "rung1"}
+    assert hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest() == before
+    assert main(["refit", "run", "--steps", "1", "--fresh", "--rungs", "1,2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps_in_all"] == 1
+
+
+def test_many_prompts_in_their_order_and_each_as_alone(capsys):
+    Path("prompts").write_text('"A l"\n\n{"prompt": "rün", "id": 7}\n"größ"\n')
+    rows = []
+    for together in ("1", "2", "16"):
+        assert main(["generate", "run", "--prompts", "prompts", "--length", "30", "--draft", "none", "--together",
+                     together, "--log-probabilities"]) == 0  # fmt: skip
+        rows.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [row["prompt"] for row in rows[0]] == ["A l", "rün", "größ"]
+    assert rows[0][1]["id"] == 7
+    for row in rows[0]:
+        assert len(row["log_probabilities"]) == row["characters"] == 30
+        assert all(nats <= 0 for nats in row["log_probabilities"])
+    assert [[row["text"] for row in some] for some in rows[1:]] == [[row["text"] for row in rows[0]]] * 2
+
+
+def test_log_probabilities_are_the_models_own_whatever_the_sampling():
+    run = open_run(Path("lettered"))
+    for draft in ("none", "ngram"):
+        settings = TextSettings(12, Sampling(temperature=0.5, top_k=3), draft=draft)
+        (text,) = TextModel(run, settings).texts([b"A l"])
+        ids = run.alphabet.encode(("A l" + text.text).encode()).tolist()
+        with torch.no_grad():
+            logs_TV = run.network()(torch.tensor([ids[:-1]])).logits_BTV[0].log_softmax(-1)
+        expected = [float(logs_TV[2 + n, ids[3 + n]]) for n in range(12)]
+        np.testing.assert_allclose(text.nats, expected, atol=1e-4)
+
+
+def test_a_stop_string_ends_the_text_and_is_no_part_of_it(capsys):
+    run = open_run(Path("run"))
+    whole = TextModel(run, TextSettings(200, draft="none")).run.alphabet
+    assert whole.size == 256
+    (text,) = TextModel(run, TextSettings(400, seed=2, draft="none")).texts([b"A"])
+    raw = text.text.encode("utf-8", "replace")
+    stop = text.text[60:62]
+    if "\ufffd" in stop:
+        stop = next(c for c in text.text[40:] if c.isascii())
+    expected = text.text[: text.text.index(stop)]
+    for draft in ("none", "auto"):
+        got = said(capsys, "run", "--prompt", "A", "--length", "400", "--seed", "2", "--draft", draft, "--stop", stop,
+                   "--stop", "never ever", "--log-probabilities")  # fmt: skip
+        assert got["text"] == expected
+        assert got["finish"] == "stop"
+        assert len(got["log_probabilities"]) == got["characters"] <= len(raw)
+
+
+def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
+    """A network that can do nothing but go round in a text of multi-byte characters."""
+    run = open_run(Path("run"))
+    model = TextModel(run, TextSettings(60, draft="none"))
+    cycle = list("grö→😀".encode())
+    follow = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    assert len(follow) == len(cycle)
+
+    class Round:
+        streams, context, layers, width, alphabet = 1, 16, 1, 4, 256
+
+        def read(self, rows, first=0, last=None, x_ND=None):
+            logits = np.full((len(rows.ids), 256), -50, np.float32)
+            for n, one in enumerate(rows.ids):
+                logits[n, follow[one]] = 50
+            zeros = np.zeros((len(rows.ids), 4), np.float32)
+            return type("Read", (), {"x_ND": zeros, "final_ND": zeros, "logits_NV": logits})()
+
+    model.readers = {1: Round()}  # type: ignore[dict-item]
+    pieces = list(model.pieces(b"g"))
+    assert "\ufffd" not in "".join(pieces[:-1])
+    assert "".join(pieces).startswith("rö")
+    model.stops = [list("😀x".encode()), list("→→".encode()), list("→".encode())]
+    stopped = list(model.pieces(b"g"))
+    assert "".join(stopped) == "".join(pieces)[: "".join(pieces).index("→")]
+
+
+def test_an_empty_prompt_begins_anywhere_and_costs_what_evaluation_charges():
+    run = open_run(Path("run"))
+    texts = list(TextModel(run, TextSettings(1, draft="none", together=64)).texts([b""] * 64))
+    assert len({text.text for text in texts}) > 20
+    assert all(text.nats == [pytest.approx(-math.log(256))] for text in texts)
+
+
+MISTAKES = [
+    (["generate", "bare", "--draft", "targets"], "bare has no heads of targets ahead to draft with; `charladder refit"),
+    (
+        ["generate", "bare", "--draft", "rungs"],
+        "bare has no heads of lower rungs to draft with",
+    ),
+    (["generate", "run", "--draft-length", "0"], "--draft-length is 0"),
+    (["generate", "run", "--stop", ""], "--stop is empty"),
+    (["generate", "run", "--together", "0", "--prompts", "prompts"], "--together is 0"),
+    (["generate", "run", "--log-probabilities"], "add --json"),
+    (["generate", "run", "--prompts", "prompts", "--prompt", "x"], "leave --prompt and --json out"),
+    (["generate", "run", "--prompts", "nowhere"], "nowhere cannot be read"),
+    (["generate", "run", "--prompts", "badline"], "badline, line 2: not a JSON string, or an object"),
+    (["generate", "run", "--prompts", "half"], "half, line 1: the prompt has half a surrogate pair"),
+    (["generate", "run", "--prompts", "empty"], "empty has no prompts"),
+    (["generate", "lettered", "--prompts", "greek"], "prompt 1 has the character 'Ω' at position 0"),
+    (["generate", "lettered", "--stop", "Ω"], "--stop has the character 'Ω'"),
+    (["refit", "nowhere"], "there is no run directory nowhere"),
+    (["refit", "run", "--steps", "2", "--minutes", "1"], "give one budget"),
+    (["refit", "run", "--steps", "-1"], "a budget is below 0"),
+    (["refit", "run", "--ahead", "0"], "--ahead is 0"),
+    (["refit", "run", "--batch", "0"], "--batch is 0"),
+    (["refit", "run", "--rungs", "3"], "the network has the lower rungs 1 to 2"),
+    (["refit", "run", "--rungs", "one"], "give numbers of rungs"),
+    (["refit", "run", "--rate", "nan"], "--rate is nan"),
+    (["refit", "run", "--seed", "-1"], "--seed is -1"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_mistakes(capsys, words, sentence):
+    Path("prompts").write_text('"A"\n')
+    Path("badline").write_text('"A"\n{"promt": "x"}\n')
+    Path("half").write_text('"\\ud800"\n')
+    Path("empty").write_text("\n")
+    Path("greek").write_text('"Ω"\n')
+    capsys.readouterr()
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert len(told.err.strip().splitlines()) == 1
+    assert told.out == ""
+
+
+def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, tmp_path):
+    import shutil
+
+    shutil.copytree("run", tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    file = run.path / NAME
+    whole, tensors = file.read_bytes(), load_file(file)
+    assert find_heads(run) is not None
+    for damage, sentence in (
+        (whole[:100], "cannot be read as safetensors"),
+        (b"", "cannot be read as safetensors"),
+        (whole[:-4], "cannot be read as safetensors"),
+    ):
+        file.write_bytes(damage)
+        with pytest.raises(BadInput, match=sentence):
+            find_heads(run)
+    about = {"about": json.dumps({"network": "0" * 64, "steps": 1, "characters": 1})}
+    save_file(tensors, file, about)
+    with pytest.raises(BadInput, match="fitted to another network"):
+        find_heads(run)
+    for text in ("", "[]", "{}", '{"network": 3, "steps": 1, "characters": 1}', "[" * 5000):
+        save_file(tensors, file, {"about": text})
+        with pytest.raises(BadInput, match="does not hold drafting heads"):
+            find_heads(run)
+    for name, tensor in (
+        ("chain.up.weight", torch.zeros(7, 16)),
+        ("chain.gate.weight", torch.zeros(3)),
+        ("rungs.9.weight", torch.zeros(256, 16)),
+        ("rungs.\u0661.weight", torch.zeros(256, 16)),
+        ("more", torch.zeros(1)),
+    ):
+        save_file(tensors | {name: tensor}, file, about)
+        with pytest.raises(BadInput, match="does not hold drafting heads"):
+            find_heads(run)
+    file.write_bytes(whole)
+    model = run.path / "model.safetensors"
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    broken = tensors | {"chain.up.weight": torch.full_like(tensors["chain.up.weight"], float("nan"))}
+    save_file(broken, file, {"about": json.dumps({"network": digest, "steps": 1, "characters": 1})})
+    with pytest.raises(BadInput, match="not finite"):
+        find_heads(run)
+    file.unlink()
+    file.symlink_to("/etc/passwd")
+    with pytest.raises(BadInput, match="is not followed"):
+        find_heads(run)
+
+
+def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree("bare", tmp_path / "broken")
+    file = tmp_path / "broken/model.safetensors"
+    tensors = load_file(file)
+    tensors["output.weight"][3] = float("nan")
+    save_file(tensors, file)
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "broken"), "--prompt", "A"]) == 2
+    assert "gives NaN for the next character" in capsys.readouterr().err
