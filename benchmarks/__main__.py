@@ -8,6 +8,7 @@ NAMES = {
     "depth": "is deep slow? 64 layers of 128 against 12 of 320",
     "evaluation": "how do bits per character depend on the stride, and what does each cost?",
     "faults": "is anything lost, whatever goes wrong?",
+    "generation": "how fast is text written, alone and with drafts, against peers with the same weights?",
     "gpu": "how well do the paper's networks use a GPU, with all their losses?",
     "growth": "do speed, memory and start-up stay as they are when the text grows?",
     "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",

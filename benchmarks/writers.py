@@ -1,0 +1,170 @@
+"""Ways to write text with one network's weights: this project's, Hugging Face's `generate`, llama.cpp.
+
+Each is made once and then called with prompts (ids) and a length; it writes that many characters after each prompt at
+temperature 1, nothing cut off, and returns them.
+"""
+
+import importlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from charladder.generation import Writer
+from charladder.generation.choosing import Draft
+from charladder.generation.text import TextModel, TextSettings
+from charladder.model import Transformer
+from charladder.model.norm import EPSILON
+from charladder.run import Run
+
+Write = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
+
+
+class Ours:
+    """This project's writer. After a call, `writer` is the one that wrote."""
+
+    def __init__(
+        self, run: Run, draft: Draft, length: int | None, precision: str, training: np.ndarray, race: bool = False
+    ) -> None:
+        settings = TextSettings(draft=draft, draft_length=length, precision=precision)  # type: ignore[arg-type]
+        self.model = TextModel(run, settings)
+        self.model.training = lambda: training  # type: ignore[method-assign]
+        self.model.sampling = replace(self.model.sampling, race=race)
+        self.writer: Writer | None = None
+
+    def __call__(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        self.model.settings = replace(self.model.settings, length=length)
+        self.writer = self.model.writer(prompts)
+        self.writer.finish()
+        return [stream.ids for stream in self.writer.streams]
+
+
+def hugging_face(network: Transformer, dtype: torch.dtype) -> Write:
+    """transformers' own generate, on a Qwen3 with the same weights. Raises ImportError."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    s = network.settings
+    config = Qwen3Config(
+        vocab_size=network.output.out_features, hidden_size=s.width, num_hidden_layers=s.layers, head_dim=s.head_size,
+        num_attention_heads=s.attention_heads, num_key_value_heads=s.attention_heads, intermediate_size=s.feed_forward,
+        max_position_embeddings=s.context, tie_word_embeddings=False, rms_norm_eps=EPSILON,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": s.rotary_base},
+    )  # fmt: skip
+    model: Any = Qwen3ForCausalLM(config).eval()
+    model.load_state_dict(qwen3_tensors(network))
+    ids = torch.randint(0, network.output.out_features, (1, s.context), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        apart = float((model(ids).logits - network(ids).logits_BTV).abs().max())
+    assert apart < 1e-2, f"the peer's logits are {apart} apart: it is not the same network"
+    model.to(dtype)
+
+    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        given = torch.tensor(prompts)
+        with torch.inference_mode():
+            written = model.generate(
+                given, attention_mask=torch.ones_like(given), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                min_new_tokens=length, max_new_tokens=length,
+            )  # fmt: skip
+        return written[:, given.shape[1] :].tolist()
+
+    return write
+
+
+def qwen3_tensors(network: Transformer) -> dict[str, torch.Tensor]:
+    """The network's weights under the names of Hugging Face's Qwen3."""
+    names = {
+        "attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm",
+        "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
+        "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
+        "feed_forward.gate": "mlp.gate_proj", "feed_forward.up": "mlp.up_proj", "feed_forward.down": "mlp.down_proj",
+    }  # fmt: skip
+    return renamed(network, names, ("model.embed_tokens", "model.norm", "lm_head"), "model.layers.{}.{}.weight")
+
+
+def renamed(network: Transformer, names: dict[str, str], ends: tuple[str, str, str], block: str) -> dict:
+    outer: dict[str, str] = dict(zip(("embedding", "norm", "output"), ends, strict=True))
+    found = {}
+    for name, tensor in network.state_dict().items():
+        if name.startswith("blocks."):
+            _, layer, part = name.split(".", 2)
+            found[block.format(layer, names[part.removesuffix(".weight")])] = tensor
+        else:
+            found[outer[name.split(".")[0]] + ".weight"] = tensor
+    return found
+
+
+def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
+    """The network as a GGUF file without a vocabulary. Raises ImportError."""
+    gguf: Any = importlib.import_module("gguf")
+
+    s = network.settings
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_block_count(s.layers)
+    writer.add_context_length(s.context)
+    writer.add_embedding_length(s.width)
+    writer.add_feed_forward_length(s.feed_forward)
+    writer.add_head_count(s.attention_heads)
+    writer.add_head_count_kv(s.attention_heads)
+    writer.add_key_length(s.head_size)
+    writer.add_value_length(s.head_size)
+    writer.add_rope_freq_base(s.rotary_base)
+    writer.add_layer_norm_rms_eps(EPSILON)
+    writer.add_vocab_size(network.output.out_features)
+    writer.add_tokenizer_model("no_vocab")
+    half = gguf.GGMLQuantizationType.BF16
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == torch.float32 else gguf.LlamaFileType.MOSTLY_BF16)
+    names = {
+        "attention_norm": "attn_norm", "feed_forward_norm": "ffn_norm", "attention.query": "attn_q",
+        "attention.key": "attn_k", "attention.value": "attn_v", "attention.output": "attn_output",
+        "attention.query_norm": "attn_q_norm", "attention.key_norm": "attn_k_norm", "feed_forward.gate": "ffn_gate",
+        "feed_forward.up": "ffn_up", "feed_forward.down": "ffn_down",
+    }  # fmt: skip
+    tensors = renamed(network, names, ("token_embd", "output_norm", "output"), "blk.{}.{}.weight")
+    for name, tensor in tensors.items():
+        array = tensor.detach().float().numpy()
+        if array.ndim == 2 and dtype != torch.float32:
+            writer.add_tensor(name, gguf.quantize(array, half), raw_dtype=half)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def llama_cpp(network: Transformer, dtype: torch.dtype) -> Write:
+    """llama.cpp, built from source by the package llama-cpp-python, on the same weights. Raises ImportError."""
+    llama_cpp: Any = importlib.import_module("llama_cpp")
+
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "network.gguf"
+    write_gguf(network, path, dtype)
+    threads, context = torch.get_num_threads(), network.settings.context
+    model = llama_cpp.Llama(
+        str(path), n_ctx=context, n_batch=context, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+    ids = list(range(min(40, network.output.out_features)))
+    model.reset()
+    model.eval(ids)
+    with torch.no_grad():
+        expected = network(torch.tensor([ids]), keep=1).logits_BTV[0, -1].numpy()
+    said = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model._ctx.ctx, -1), expected.shape)
+    apart = float(np.abs(said - expected).max())
+    # llama.cpp rounds what it multiplies with bfloat16 weights too.
+    assert apart < (0.05 if dtype == torch.float32 else 0.5), f"llama.cpp's logits are {apart} apart"
+
+    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        assert folder
+        written = []
+        for prompt in prompts:
+            stream = model.generate(list(prompt), temp=1.0, top_k=0, top_p=1.0, min_p=0.0, reset=True)
+            written.append([next(stream) for _ in range(length)])
+        return written
+
+    return write

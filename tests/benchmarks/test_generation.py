@@ -1,0 +1,41 @@
+import json
+
+import pytest
+import torch
+from benchmarks.writers import hugging_face, qwen3_tensors, write_gguf
+
+from benchmarks import generation
+from charladder.cli.main import main
+from generation.drafting import stirred
+
+
+def test_the_peer_is_the_same_network():
+    pytest.importorskip("transformers")
+    network = stirred(256, context=32)
+    assert len(qwen3_tensors(network)) == len(network.state_dict())
+    (written,) = hugging_face(network, torch.float32)([[1, 2, 3]], 9)
+    assert len(written) == 9
+
+
+def test_the_file_for_llama_cpp_holds_every_weight(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    network = stirred(256)
+    write_gguf(network, tmp_path / "network.gguf", torch.bfloat16)
+    tensors = gguf.GGUFReader(tmp_path / "network.gguf").tensors
+    assert len(tensors) == len(network.state_dict())
+    assert sum(tensor.n_elements for tensor in tensors) == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.slow
+def test_the_benchmark_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("a ladder has rungs. " * 1000)
+    shape = ["--layers", "2", "--width", "16", "--context", "80", "--batch", "4", "--steps", "3"]
+    assert main(["train", "text", *shape, "--run", "run"]) == 0
+    assert main(["refit", "run", "--steps", "2"]) == 0
+    capsys.readouterr()
+    assert generation.main(["--run", "run", "--quick", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ratios"]["best drafter over none, float32"] > 0
+    assert len(found["measured"]["all"]["none float32"]) == 3
+    assert found["measured"]["accepted_per_pass"]["targets 4 float32"] >= 1
