@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate, windows_to_score
-from charladder.generation import Decoder
+from charladder.generation import Writer, open_reader
 from charladder.model import Transformer
 from helpers import predictor, small
 
@@ -69,10 +69,10 @@ def test_batching_changes_nothing(network, stride):
 def test_half_stride_is_what_generation_sees(network):
     """The rule past the context: keep the last C/2, so that compression and serving know their bits beforehand."""
     network = network.float()
-    decoder, bits = Decoder(network), math.log2(256)
+    writer, bits = Writer(open_reader(network), [[]], 0), math.log2(256)
     for place in range(1, 120):
-        logits = decoder.read([int(IDS[place - 1])])[0]
-        bits -= float(logits.log_softmax(-1)[int(IDS[place])]) / math.log(2)
+        logits_V = torch.from_numpy(writer.read_on(writer.streams[0], [int(IDS[place - 1])])[-1])
+        bits -= float(logits_V.log_softmax(-1)[int(IDS[place])]) / math.log(2)
     score = evaluate(predictor(network), IDS, (0, 120), CONTEXT, CONTEXT // 2, 256)
     network.double()
     assert score.bits == pytest.approx(bits, rel=1e-5)
