@@ -21,10 +21,11 @@ from benchmarks.writers import Ours, Write, hugging_face, llama_cpp
 from charladder.generation import Sampling, Writer, open_reader
 from charladder.generation.choosing import LENGTHS, choose_drafter
 from charladder.generation.drafters import AutoDrafter, NgramDrafter, PlainTargets
+from charladder.generation.text import Precision
 from charladder.run import Run, open_data, open_run, split_of
 
 PROMPT = 64
-KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(argv: list[str]) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from charladder.generation import Writer
 from charladder.generation.choosing import Draft
-from charladder.generation.text import TextModel, TextSettings
+from charladder.generation.text import Precision, TextModel, TextSettings
 from charladder.model import Transformer
 from charladder.model.norm import EPSILON
 from charladder.run import Run
@@ -28,11 +28,10 @@ class Ours:
     """This project's writer. After a call, `writer` is the one that wrote."""
 
     def __init__(
-        self, run: Run, draft: Draft, length: int | None, precision: str, training: np.ndarray, race: bool = False
+        self, run: Run, draft: Draft, length: int | None, precision: Precision, training: np.ndarray, race: bool = False
     ) -> None:
-        settings = TextSettings(draft=draft, draft_length=length, precision=precision)  # type: ignore[arg-type]
-        self.model = TextModel(run, settings)
-        self.model.training = lambda: training  # type: ignore[method-assign]
+        settings = TextSettings(draft=draft, draft_length=length, precision=precision)
+        self.model = TextModel(run, settings, training=lambda: training)
         self.model.sampling = replace(self.model.sampling, race=race)
         self.writer: Writer | None = None
 

@@ -23,6 +23,8 @@ from charladder.generation.streams import Stream, Writer
 from charladder.run import Run, open_data, split_of
 from charladder.training.precision import choose_device
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class TextSettings:
@@ -40,7 +42,7 @@ class TextSettings:
     context: int | None = None
     draft: Draft = "auto"
     draft_length: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     device: str = "auto"
     unknown: str | None = None
     together: int = 16
@@ -69,6 +71,7 @@ class Text:
 
 class TextModel:
     """A run, ready to write, one writer at a time: the caches are shared. `report` hears of what is done without.
+    training: fetches the text that the run was trained on, where it is at hand already.
 
     Raises BadInput where the run cannot do what the settings ask for.
     """
@@ -78,6 +81,7 @@ class TextModel:
         run: Run,
         settings: TextSettings | None = None,
         report: Callable[[str], None] = lambda sentence: None,
+        training: Callable[[], np.ndarray | None] | None = None,
     ) -> None:
         self.run, self.settings, self.report = run, settings or TextSettings(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
@@ -90,7 +94,7 @@ class TextModel:
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
-        self.draft = self.settings.draft
+        self.draft, self.training = self.settings.draft, training or self.find_training
         by_clock = self.settings.draft in ("auto", "none")
         self.sampling = replace(self.settings.sampling, race=self.settings.sampling.race or by_clock)
 
@@ -112,7 +116,7 @@ class TextModel:
             )
         return Writer(reader, prompts, s.length, self.sampling, s.seed, self.drafters[count], self.stops, first)
 
-    def training(self) -> np.ndarray | None:
+    def find_training(self) -> np.ndarray | None:
         """The text that the run was trained on, ids; None where it is gone."""
         try:
             corpus = open_data(self.run)

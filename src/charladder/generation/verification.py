@@ -19,6 +19,7 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation.sampling import BROKEN, Sampling, distribution
 from charladder.model import native
+from charladder.model.packed import address
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("draw.c", "chain.c"))
 
@@ -202,8 +203,3 @@ class CompiledChooser:
             nats_S.append(nats_N[row : row + taken + 1])
             row += count + 1
         return Verdict(list(taken_S), list(next_S), nats_S)
-
-
-def address(array: np.ndarray) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)

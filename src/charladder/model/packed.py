@@ -49,8 +49,13 @@ def side_by_side(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
     return both.view(2, -1, LANES, D).transpose(0, 1).reshape(-1, D)
 
 
-def address(tensor: Tensor | np.ndarray) -> int:
-    return tensor.data_ptr() if isinstance(tensor, Tensor) else tensor.ctypes.data
+def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
+    """Where a contiguous tensor or array lies, for C."""
+    if isinstance(tensor, Tensor):
+        assert tensor.is_contiguous()
+        return ctypes.c_void_p(tensor.data_ptr())
+    assert tensor.flags.c_contiguous
+    return ctypes.c_void_p(tensor.ctypes.data)
 
 
 def fits(network: Transformer, weights: torch.dtype = torch.float32) -> bool:
@@ -150,7 +155,7 @@ class PackedReader:
         self.logits = np.zeros((rows, self.alphabet), np.float32)
         shared = rows * (3 * s.width + s.feed_forward)
         self.work = np.zeros(shared + self.threads * (rows * s.width + groups * LANES), np.float32)
-        self.places = [ctypes.c_void_p(array.ctypes.data) for array in (self.x, self.final, self.logits, self.work)]
+        self.places = [address(array) for array in (self.x, self.final, self.logits, self.work)]
 
 
 def pointers(tensors: Sequence[Tensor]) -> Any:

@@ -126,8 +126,8 @@ class ChainedTargets:
         # A small layer is done before a second thread has come.
         threads = torch.get_num_threads() if self.width * self.inside * N >= 1 << 17 else 1
         bad = self.library.chain(
-            ctypes.byref(self.packed), ctypes.c_long(N), pointer(state_ND), longs(*ids), longs(*counts),
-            ctypes.byref(self.sampling), doubles(*uniform), drafted, pointer(q_MV), pointer(self.work),
+            ctypes.byref(self.packed), ctypes.c_long(N), address(state_ND), longs(*ids), longs(*counts),
+            ctypes.byref(self.sampling), doubles(*uniform), drafted, address(q_MV), address(self.work),
             ctypes.c_int(threads),
         )  # fmt: skip
         if bad:
@@ -152,7 +152,3 @@ class ChainedTargets:
 
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""
-
-
-def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
