@@ -3,7 +3,7 @@
 A trained run is given with --run (its drafting heads too: `charladder refit`), and the text that prompts come from with
 --text; the prompts are 64 characters each from the run's own valid part. All write at temperature 1, one prompt after
 the other, alternated; characters per second count all of it, reading the prompt too. Peers that are not installed are
-absent: transformers; llama-cpp-python (llama.cpp built from source) with gguf.
+absent: transformers; llama.cpp as llama-cpp-python (built from source) or as xllamacpp, with gguf.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import report
-from benchmarks.writers import Ours, Write, hugging_face, llama_cpp
+from benchmarks.writers import Ours, Write, hugging_face, llama_cpp, xllamacpp
 from charladder.generation import Sampling, Writer, open_reader
 from charladder.generation.choosing import LENGTHS, choose_drafter
 from charladder.generation.drafters import AutoDrafter, NgramDrafter, PlainTargets
@@ -25,6 +25,7 @@ from charladder.generation.text import Precision
 from charladder.run import Run, open_data, open_run, split_of
 
 PROMPT = 64
+PEERS = {"transformers": hugging_face, "llama.cpp": llama_cpp, "xllamacpp": xllamacpp}
 KINDS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", required=True, type=Path, help="a trained run, refitted")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--length", type=int, help="characters after each (default: what the context holds)")
-    parser.add_argument("--lengths", default="2,3,4,6", help="characters that `targets` drafts at once")
+    parser.add_argument("--lengths", default="2,3,4,5,6", help="characters that `targets` drafts at once")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--long", type=int, default=20_000, help="characters of the long text")
     parser.add_argument("--quick", action="store_true")
@@ -98,7 +99,7 @@ def make_contenders(
         found[f"rungs {precision}"] = Ours(run, "rungs", None, precision, training)
         found[f"ngram {precision}"] = Ours(run, "ngram", None, precision, training)
         found[f"auto {precision}"] = Ours(run, "auto", None, precision, training, race=True)
-        for name, peer in (("transformers", hugging_face), ("llama.cpp", llama_cpp)):
+        for name, peer in PEERS.items():
             try:
                 found[f"{name} {precision}"] = peer(network, dtype)
             except ImportError as error:
@@ -179,7 +180,7 @@ def ratios(medians: dict[str, float], many: dict[str, float]) -> dict[str, float
         found[f"best drafter over none, {precision}"] = best / none
         for name in drafted:
             found[f"{name} over none"] = mine[name] / none
-        for peer in ("transformers", "llama.cpp"):
+        for peer in PEERS:
             if f"{peer} {precision}" in mine:
                 found[f"none over {peer}, {precision}"] = none / mine[f"{peer} {precision}"]
                 found[f"best over {peer}, {precision}"] = max(best, none) / mine[f"{peer} {precision}"]

@@ -4,7 +4,12 @@ Each is made once and then called with prompts (ids) and a length; it writes tha
 temperature 1, nothing cut off, and returns them.
 """
 
+import atexit
 import importlib
+import json
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -99,7 +104,7 @@ def renamed(network: Transformer, names: dict[str, str], ends: tuple[str, str, s
 
 
 def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
-    """The network as a GGUF file without a vocabulary. Raises ImportError."""
+    """The network as a GGUF file, its symbols as bytes. Raises ImportError."""
     gguf: Any = importlib.import_module("gguf")
 
     s = network.settings
@@ -114,8 +119,12 @@ def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
     writer.add_value_length(s.head_size)
     writer.add_rope_freq_base(s.rotary_base)
     writer.add_layer_norm_rms_eps(EPSILON)
-    writer.add_vocab_size(network.output.out_features)
-    writer.add_tokenizer_model("no_vocab")
+    symbols = range(network.output.out_features)
+    writer.add_vocab_size(len(symbols))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"<0x{symbol:02X}>" for symbol in symbols])
+    writer.add_token_scores([0.0 for _ in symbols])
+    writer.add_token_types([gguf.TokenType.BYTE for _ in symbols])
     half = gguf.GGMLQuantizationType.BF16
     writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == torch.float32 else gguf.LlamaFileType.MOSTLY_BF16)
     names = {
@@ -164,6 +173,32 @@ def llama_cpp(network: Transformer, dtype: torch.dtype) -> Write:
         for prompt in prompts:
             stream = model.generate(list(prompt), temp=1.0, top_k=0, top_p=1.0, min_p=0.0, reset=True)
             written.append([next(stream) for _ in range(length)])
+        return written
+
+    return write
+
+
+def xllamacpp(network: Transformer, dtype: torch.dtype) -> Write:
+    """llama.cpp as the package xllamacpp has it, through the completions of its server: in a process of its own, which
+    stands still while others write, for its threads take time from them. Raises ImportError."""
+    importlib.import_module("xllamacpp")
+
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "network.gguf"
+    write_gguf(network, path, dtype)
+    command = [sys.executable, "-m", "benchmarks.xllamacpp_peer", str(path), str(network.settings.context)]
+    peer = subprocess.Popen(
+        [*command, str(torch.get_num_threads())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(peer.kill)
+
+    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        assert folder and peer.stdin and peer.stdout
+        peer.send_signal(signal.SIGCONT)
+        peer.stdin.write(json.dumps({"prompts": [list(prompt) for prompt in prompts], "length": length}) + "\n")
+        peer.stdin.flush()
+        written = json.loads(peer.stdout.readline())
+        peer.send_signal(signal.SIGSTOP)
         return written
 
     return write

@@ -71,7 +71,7 @@ def test_half_stride_is_what_generation_sees(network):
     network = network.float()
     writer, bits = Writer(open_reader(network), [[]], 0), math.log2(256)
     for place in range(1, 120):
-        logits_V = torch.from_numpy(writer.read_on(writer.streams[0], [int(IDS[place - 1])])[-1])
+        logits_V = torch.from_numpy(writer.read_on(writer.streams, [[int(IDS[place - 1])]])[0])
         bits -= float(logits_V.log_softmax(-1)[int(IDS[place])]) / math.log(2)
     score = evaluate(predictor(network), IDS, (0, 120), CONTEXT, CONTEXT // 2, 256)
     network.double()

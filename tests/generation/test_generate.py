@@ -63,9 +63,9 @@ def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, l
     prompt = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     at_once, by_one = (Writer(open_reader(network), [[]], 0) for _ in range(2))
     (one,), (other,) = at_once.streams, by_one.streams
-    logits = at_once.read_on(one, prompt)[-1].copy()
+    (logits,) = at_once.read_on([one], [prompt])
     for character in prompt:
-        expected = by_one.read_on(other, [character])[-1]
+        (expected,) = by_one.read_on([other], [[character]])
     assert one.held == other.held
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 

@@ -17,7 +17,8 @@ typedef struct {
 
 /* state_ND: what the network's output layer read last. ids_N: the character chosen since. counts_N: how many to draft;
    they are written to ids_M, one stream after the other, with the distributions q_MV that they were drawn from.
-   uniform_M likewise. work: room for N (D + F + V). Returns 1 where logits are no numbers. */
+   uniform_M likewise. work: room for N (D + F + V) and, for each thread, scratch(N, max(D, F)). Returns 1 where logits
+   are no numbers. */
 long chain(const Chain *net, long N, float *state_ND, const int64_t *ids_N, const int64_t *counts_N,
            const Sampling *sampling, const double *uniform_M, int64_t *ids_M, double *q_MV, float *work, int threads)
 {
@@ -29,6 +30,8 @@ long chain(const Chain *net, long N, float *state_ND, const int64_t *ids_N, cons
 #pragma omp parallel num_threads(threads)
     {
         const long me = omp_get_thread_num(), all = omp_get_num_threads();
+        half *rounded = (half *)(logits + N * V + me * scratch(N, D > F ? D : F));
+        tiles_begin(N);
         for (long step = 0; step < most; step++) {
 #pragma omp single
             for (long n = 0, at = 0; n < N; at += counts_N[n++]) {
@@ -38,16 +41,17 @@ long chain(const Chain *net, long N, float *state_ND, const int64_t *ids_N, cons
                 rms(state_ND + n * D, net->gain_D, net->epsilon, 1.0f, D, normed + n * D);
             }
             long panels = up(F, LANES);
-            multiply(net->gate_up, normed, N, D, 2 * F, panels * me / all, panels * (me + 1) / all, GATE, hidden, F);
+            multiply(net->gate_up, normed, D, N, D, 2 * F, panels * me / all, panels * (me + 1) / all, GATE, hidden, F,
+                     rounded);
 #pragma omp barrier
             panels = up(D, PANEL);
-            multiply(net->down, hidden, N, F, D, panels * me / all, panels * (me + 1) / all, ADD, state_ND, D);
+            multiply(net->down, hidden, F, N, F, D, panels * me / all, panels * (me + 1) / all, ADD, state_ND, D, rounded);
 #pragma omp barrier
 #pragma omp single
             for (long n = 0; n < N; n++)
                 rms(state_ND + n * D, net->final_gain_D, net->epsilon, 1.0f, D, normed + n * D);
             panels = up(V, PANEL);
-            multiply(net->output, normed, N, D, V, panels * me / all, panels * (me + 1) / all, SET, logits, V);
+            multiply(net->output, normed, D, N, D, V, panels * me / all, panels * (me + 1) / all, SET, logits, V, rounded);
 #pragma omp barrier
 #pragma omp for schedule(static)
             for (long n = 0; n < N; n++) {
@@ -63,6 +67,7 @@ long chain(const Chain *net, long N, float *state_ND, const int64_t *ids_N, cons
                 ids_M[at] = chosen(q_MV + at * V, V, sampling, uniform_M[at]);
             }
         }
+        tiles_end();
     }
     return bad;
 }

@@ -23,7 +23,7 @@ from charladder.generation.stopping import settled
 from charladder.generation.verification import choose_chooser
 from charladder.model.reading import Reader, Rows
 
-AT_ONCE = 256  # characters of a prompt read in one pass
+AT_ONCE = 256  # characters of prompts read in one pass
 
 
 @dataclass
@@ -117,49 +117,60 @@ class Writer:
             for number, prompt in enumerate(prompts)
         ]
         self.drafter.begin(self.streams)
-        for stream in self.streams:
-            if length:
-                self.begin(stream)
-            else:
+        if length:
+            self.begin()
+        else:
+            for stream in self.streams:
                 stream.finish = "length"
 
     @property
     def active(self) -> list[Stream]:
         return [stream for stream in self.streams if stream.finish is None]
 
-    def begin(self, stream: Stream) -> None:
-        """Reads the prompt and chooses the first character."""
+    def begin(self) -> None:
+        """Reads the prompts and chooses the first characters."""
         V = self.reader.alphabet
-        if not stream.prompt:
-            stream.add([int(stream.uniform(0) * V)], [-math.log(V)])
+        for stream in self.streams:
+            if not stream.prompt:
+                stream.add([int(stream.uniform(0) * V)], [-math.log(V)])
+        prompted = [stream for stream in self.streams if stream.prompt]
+        if not prompted:
             return
-        logits_NV = self.read_on(stream, stream.prompt)
-        ids, _, nats = self.chooser.pick(logits_NV[-1:], [stream.uniform(0)])
-        stream.add(ids, nats)
+        logits_SV = self.read_on(prompted, [stream.prompt for stream in prompted])
+        ids, _, nats = self.chooser.pick(logits_SV, [stream.uniform(0) for stream in prompted])
+        for stream, one, said in zip(prompted, ids, nats, strict=True):
+            stream.add([one], [said])
 
-    def read_on(self, stream: Stream, ids: list[int]) -> np.ndarray:
-        """Reads further characters of a stream, by the rule for what lies past the context; the logits of a pass."""
-        step, over = self.reader.context // 2, len(stream.held) + len(ids) - self.reader.context
-        if over > 0:
-            ids = (stream.held + ids)[-(-over // step) * step :]
-            stream.held = []
-        logits_NV = np.empty((0, self.reader.alphabet), np.float32)
-        for begin in range(0, len(ids), AT_ONCE):
-            part = ids[begin : begin + AT_ONCE]
-            place = len(stream.held)
-            read = self.reader.read(Rows([stream.number] * len(part), range(place, place + len(part)), part))
+    def read_on(self, streams: Sequence[Stream], texts: Sequence[list[int]]) -> np.ndarray:
+        """Reads further characters of streams, by the rule for what lies past the context, as many of them in one pass
+        as can be; the logits after each stream's last, (S, V)."""
+        step, rows = self.reader.context // 2, []
+        for number, (stream, ids) in enumerate(zip(streams, texts, strict=True)):
+            over = len(stream.held) + len(ids) - self.reader.context
+            if over > 0:
+                ids = (stream.held + ids)[-(-over // step) * step :]
+                stream.held = []
+            rows += [(number, len(stream.held) + n, one) for n, one in enumerate(ids)]
+        logits_SV = np.empty((len(streams), self.reader.alphabet), np.float32)
+        for begin in range(0, len(rows), AT_ONCE):
+            part = rows[begin : begin + AT_ONCE]
+            numbers, places, ids = zip(*part, strict=True)
+            read = self.reader.read(Rows([streams[number].number for number in numbers], places, ids))
             assert read.logits_NV is not None and read.final_ND is not None
-            logits_NV, stream.final_D = read.logits_NV, read.final_ND[-1].copy()
-            stream.held += part
-        return logits_NV
+            for row, (number, _, one) in enumerate(part):
+                streams[number].held.append(one)
+                if row + 1 == len(part) or part[row + 1][0] != number:
+                    logits_SV[number], streams[number].final_D = read.logits_NV[row], read.final_ND[row].copy()
+        return logits_SV
 
-    def turn(self, stream: Stream) -> None:
+    def turn(self, streams: Sequence[Stream]) -> None:
         """Forgets the first of C characters, so that there is room for the one chosen last."""
-        step = self.reader.context // 2
-        over = len(stream.held) + 1 - self.reader.context
-        kept = stream.held[-(-over // step) * step :]
-        stream.held = []
-        self.read_on(stream, kept)
+        step, kept = self.reader.context // 2, []
+        for stream in streams:
+            over = len(stream.held) + 1 - self.reader.context
+            kept.append(stream.held[-(-over // step) * step :])
+            stream.held = []
+        self.read_on(streams, kept)
 
     def step(self) -> None:
         """At least one further character for every stream that has not ended."""
@@ -169,9 +180,10 @@ class Writer:
         if self.reader.writer is not self:
             raise RuntimeError("another text has been begun with this reader; write one at a time, or use two readers")
         context, most = self.reader.context, []
+        full = [stream for stream in streams if len(stream.held) == context]
+        if full:
+            self.turn(full)
         for stream in streams:
-            if len(stream.held) == context:
-                self.turn(stream)
             most.append(max(0, min(context - len(stream.held), stream.length - len(stream.ids)) - 1))
         drafts = self.drafter.draft(streams, most)
         numbers, places, ids, uniform = [], [], [], []

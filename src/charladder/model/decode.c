@@ -1,7 +1,7 @@
 /* The whole network for a few characters, in one call: generation on a CPU.
 
-   packed.py compiles this file with native.c, once with HALF (weights, keys and values in bfloat16) and once without
-   (float32). All else is in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
+   packed.py compiles this file with native.c, once with HALF (weights, keys and values in bfloat16; so is what matrices
+   multiply, where tiles.h has units for it) and once without (float32). All else is in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
    places rising: a head of a stream is one thread's. What comes of a row depends on nothing but its stream's characters: not on the other rows, nor on how many
    threads there are. So characters read several at once, or beside other streams, give bit for bit what they give alone.
 
@@ -14,6 +14,8 @@
 #include <omp.h>
 
 #include "panels.h"
+
+#define AHEAD 4096 /* bytes */
 
 /* Queries or keys of one head: normed, and turned by the angles of a place. */
 static void turn(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos, const float *sin,
@@ -39,10 +41,20 @@ typedef struct {
 
 enum { GAIN, QKV, HEAD_GAINS, OUT, SECOND_GAIN, GATE_UP, DOWN, PARTS };
 
+/* Asks for `count` numbers some way ahead of place `at` in a stretch of which `used` are read, and then in what is read
+   after it: the processor alone does not ask early enough. */
+static inline void ask(const half *stretch, long at, long used, const half *after, long count)
+{
+    at += AHEAD / (long)sizeof(half);
+    const half *ahead = at < used ? stretch + at : after + at - used;
+    for (long n = 0; n < count; n += LINE / (long)sizeof(half))
+        __builtin_prefetch(ahead + n);
+}
+
 /* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
    query was; score has room for all groups. */
-static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half *keys, half *values, long place, long h,
-                   float *score, float *y_E)
+static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half *keys, half *values, const half *next,
+                   long place, long h, float *score, float *y_E)
 {
     const long E = net->E, D = net->D, chunks = up(E, LANES), Z = chunks * LANES, seen = place + 1;
     const long groups = up(seen, LANES);
@@ -61,9 +73,11 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
         const half *group = keys + g * E * LANES;
         vec part[4] = {0};
         long e = 0;
-        for (; e + 3 < E; e += 4)
+        for (; e + 3 < E; e += 4) {
+            ask(keys, (g * E + e) * LANES, groups * E * LANES, values, 4 * LANES);
             for (int i = 0; i < 4; i++)
                 part[i] += load(group + (e + i) * LANES) * query[e + i];
+        }
         for (; e < E; e++)
             part[0] += load(group + e * LANES) * query[e];
         store_f(score + g * LANES, (part[0] + part[1]) + (part[2] + part[3]));
@@ -82,9 +96,12 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
     for (long c = 0; c < chunks; c++) {
         vec part[4] = {0};
         long s = 0;
-        for (; s + 3 < seen; s += 4)
+        for (; s + 3 < seen; s += 4) {
+            if (c == 0)
+                ask(values, s * Z, seen * Z, next, 4 * Z);
             for (int i = 0; i < 4; i++)
                 part[i] += load(values + (s + i) * Z + c * LANES) * score[s + i];
+        }
         for (; s < seen; s++)
             part[0] += load(values + s * Z + c * LANES) * score[s];
         const vec all = ((part[0] + part[1]) + (part[2] + part[3])) * by;
@@ -93,16 +110,19 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
     }
 }
 
+/* Whether what matrices multiply is rounded to bfloat16 here. */
+int rounds(void) { return tiles_here(); }
+
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
    with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer.
-   work: room for N (3 D + F) numbers and, for each thread, N D and C filled up to 16. */
+   work: room for N (3 D + F) numbers and, for each thread, N D, C filled up to 16, and scratch(N, max(D, F)). */
 void decode(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
             float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *work, int threads)
 {
     const long D = net->D, H = net->H, E = net->E, F = net->F, V = net->V, C = net->C;
     const long groups = up(C, LANES), key_size = groups * E * LANES, value_size = C * up(E, LANES) * LANES;
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
-    const long own = N * D + groups * LANES;
+    const long own = N * D + groups * LANES + scratch(N, D > F ? D : F);
     long starts = 0; /* streams among the rows */
     for (long n = 0; n < N; n++)
         starts += n == 0 || streams_N[n] != streams_N[n - 1];
@@ -111,6 +131,8 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
         /* As many parts as threads have come; a part is a whole number of panels, whose sums do not depend on it. */
         const long me = omp_get_thread_num(), all = omp_get_num_threads();
         float *normed = private + me * own, *score = normed + N * D;
+        half *rounded = (half *)(score + groups * LANES);
+        tiles_begin(N);
 #define FROM(count) ((count) * me / all)
 #define TO(count) ((count) * (me + 1) / all)
         if (ids_N) {
@@ -123,7 +145,7 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
             for (long n = 0; n < N; n++)
                 rms(x_ND + n * D, part[GAIN], net->epsilon, 1.0f, D, normed + n * D);
             long panels = up(3 * D, PANEL);
-            multiply(part[QKV], normed, N, D, 3 * D, FROM(panels), TO(panels), SET, qkv, 3 * D);
+            multiply(part[QKV], normed, D, N, D, 3 * D, FROM(panels), TO(panels), SET, qkv, 3 * D, rounded);
 #pragma omp barrier
             long unit = 0;
             for (long n = 0; n < N;) {
@@ -135,24 +157,22 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
                         half *keys = net->cache[2 * l] + (streams_N[n] * H + h) * key_size;
                         half *values = net->cache[2 * l + 1] + (streams_N[n] * H + h) * value_size;
                         for (long r = n; r < end; r++)
-                            attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, places_N[r], h, score,
-                                   qkv + r * 3 * D + h * E);
+                            attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, r + 1 < end ? keys : keys + key_size,
+                                   places_N[r], h, score, qkv + r * 3 * D + h * E);
                     }
                 n = end;
             }
 #pragma omp barrier
-            for (long n = 0; n < N; n++)
-                memcpy(normed + n * D, qkv + n * 3 * D, D * sizeof(float));
             panels = up(D, PANEL);
-            multiply(part[OUT], normed, N, D, D, FROM(panels), TO(panels), ADD, x_ND, D);
+            multiply(part[OUT], qkv, 3 * D, N, D, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
 #pragma omp barrier
             for (long n = 0; n < N; n++)
                 rms(x_ND + n * D, part[SECOND_GAIN], net->epsilon, 1.0f, D, normed + n * D);
             panels = up(F, LANES);
-            multiply(part[GATE_UP], normed, N, D, 2 * F, FROM(panels), TO(panels), GATE, hidden, F);
+            multiply(part[GATE_UP], normed, D, N, D, 2 * F, FROM(panels), TO(panels), GATE, hidden, F, rounded);
 #pragma omp barrier
             panels = up(D, PANEL);
-            multiply(part[DOWN], hidden, N, F, D, FROM(panels), TO(panels), ADD, x_ND, D);
+            multiply(part[DOWN], hidden, F, N, F, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
 #pragma omp barrier
         }
         if (logits_NV) {
@@ -161,7 +181,8 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
             if (me == 0)
                 memcpy(final_ND, normed, N * D * sizeof(float));
             const long panels = up(V, PANEL);
-            multiply(net->output, normed, N, D, V, FROM(panels), TO(panels), SET, logits_NV, V);
+            multiply(net->output, normed, D, N, D, V, FROM(panels), TO(panels), SET, logits_NV, V, rounded);
         }
+        tiles_end();
     }
 }

@@ -6,6 +6,7 @@ O outputs and K inputs of a matrix.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -33,12 +34,27 @@ class Network(ctypes.Structure):
     ]
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory."""
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
 def in_panels(matrix_OK: Tensor, weights: torch.dtype) -> Tensor:
-    """(ceil(O / 32), K, 32), outputs that are missing are 0."""
-    outputs, K = matrix_OK.shape
+    """(ceil(O / 32), K, 32); in bfloat16, (ceil(O / 32), K / 2, 32, 2), K filled up to a multiple of 32. What is
+    missing is 0."""
+    outputs, inputs = matrix_OK.shape
+    pair = 1 if weights == torch.float32 else 2
+    K = inputs if pair == 1 else -(-inputs // PANEL) * PANEL
     padded = torch.zeros(-(-outputs // PANEL) * PANEL, K, dtype=weights)
-    padded[:outputs] = matrix_OK
-    return padded.view(-1, PANEL, K).mT.contiguous()
+    padded[:outputs, :inputs] = matrix_OK
+    panels = padded.view(-1, PANEL, K // pair, pair).transpose(1, 2)
+    return zeros(tuple(panels.shape), weights).copy_(panels)
+
+
+def scratch(rows: int, widest: int) -> int:
+    """float32 numbers of room a thread wants for rows of inputs rounded to bfloat16, as in panels.h."""
+    rows = min(rows if rows <= 16 else -(-rows // 32) * 32, 128)
+    return rows * -(-widest // 32) * 16
 
 
 def side_by_side(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
@@ -110,8 +126,8 @@ class PackedReader:
         self.cache: list[Tensor] = []
         for _ in range(s.layers):
             self.cache += [
-                torch.zeros(streams, s.attention_heads, groups, s.head_size, LANES, dtype=weights.dtype),
-                torch.zeros(streams, s.attention_heads, context, wide, dtype=weights.dtype),
+                zeros((streams, s.attention_heads, groups, s.head_size, LANES), weights.dtype),
+                zeros((streams, s.attention_heads, context, wide), weights.dtype),
             ]
         self.angles = rotary_angles(s, context)
         self.network = Network(
@@ -154,7 +170,8 @@ class PackedReader:
         self.x, self.final = np.zeros((rows, s.width), np.float32), np.zeros((rows, s.width), np.float32)
         self.logits = np.zeros((rows, self.alphabet), np.float32)
         shared = rows * (3 * s.width + s.feed_forward)
-        self.work = np.zeros(shared + self.threads * (rows * s.width + groups * LANES), np.float32)
+        own = rows * s.width + groups * LANES + scratch(rows, max(s.width, s.feed_forward))
+        self.work = np.zeros(shared + self.threads * own, np.float32)
         self.places = [address(array) for array in (self.x, self.final, self.logits, self.work)]
 
 

@@ -1,15 +1,22 @@
-/* Matrices in panels of 32 outputs, (ceil(O / 32), K, 32), and their products with a few rows: a sum over K needs no
-   sum across a vector, and is the same however many rows there are.
+/* Matrices in panels of 32 outputs, and their products with a few rows: a sum over K needs no sum across a vector, and
+   is the same however many rows there are. In 32 bits a panel is (K, 32); in 16 bits inputs lie in pairs, (K / 2, 32, 2),
+   and K is filled up with zeros to a multiple of 32, as tiles.h wants them.
 
    Shapes: N rows, O outputs and K inputs of a matrix, P 32, D width.
 */
 
 #pragma once
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include "numbers.h"
 
 #define PANEL 32
 #define LANES 16
+#define LINE 64
+#define LINES (2 * PANEL * (int)sizeof(half) / LINE) /* of the cache, for the weights of two inputs */
 #ifdef __AVX512F__
 #define TILE 6
 #else
@@ -19,6 +26,14 @@
 typedef float vec __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t halves __attribute__((vector_size(32)));
+
+static inline long up(long number, long to) { return (number + to - 1) / to; }
+
+#ifdef HALF
+static inline long filled(long K) { return up(K, 32) * 32; }
+#else
+static inline long filled(long K) { return K; }
+#endif
 
 static inline vec load_f(const float *from)
 {
@@ -31,39 +46,64 @@ static inline void store_f(float *to, vec v) { memcpy(to, &v, sizeof v); }
 
 static inline vec load(const half *from)
 {
-#ifdef HALF
+#if defined(HALF) && defined(__AVX512F__)
+    /* In one instruction, which __builtin_convertvector is not. */
+    return (vec)((words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)) << 16);
+#elif defined(HALF)
     halves h;
     memcpy(&h, from, sizeof h);
-    words w = __builtin_convertvector(h, words) << 16;
-    return (vec)w;
+    return (vec)(__builtin_convertvector(h, words) << 16);
 #else
     return load_f(from);
 #endif
 }
 
-/* One panel times `rows` rows, a constant where this is inlined; to_RP: (rows, 32). */
-static inline __attribute__((always_inline)) void tile(const half *panel, const float *x_RK, long K, long stride,
-                                                       const int rows, float *to_RP)
+/* The weights of two inputs, k even: first and second, outputs 0 to 15 and 16 to 31. */
+static inline void load_pair(const half *panel, long k, vec to[2][2])
 {
-    vec sum[TILE][2][2] = {0};
+    for (int high = 0; high < 2; high++) {
+#ifdef HALF
+        words both;
+        memcpy(&both, panel + k * PANEL + high * 2 * LANES, sizeof both);
+        to[0][high] = (vec)(both << 16);
+        to[1][high] = (vec)(both & 0xFFFF0000u);
+#else
+        to[0][high] = load_f(panel + k * PANEL + high * LANES);
+        to[1][high] = load_f(panel + (k + 1) * PANEL + high * LANES);
+#endif
+    }
+}
+
+/* One panel times `rows` rows, a constant where this is inlined; to_RP: (rows, 32). With every two inputs so many lines
+   of what comes next are asked for, from `next` on: the processor alone does not ask early enough. */
+static inline __attribute__((always_inline)) void tile(const half *panel, const float *x_RK, long K, long stride,
+                                                       const int rows, const char *next, const int lines, float *to_RP)
+{
+    vec sum[TILE][2][2] = {0}, pair[2][2];
     long k = 0;
     for (; k + 1 < K; k += 2) {
+        load_pair(panel, k, pair);
+        for (int i = 0; i < lines; i++, next += LINE)
+            __builtin_prefetch(next, 0, 2);
         for (int odd = 0; odd < 2; odd++) {
-            const vec low = load(panel + (k + odd) * PANEL), high = load(panel + (k + odd) * PANEL + LANES);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 const float x = x_RK[r * stride + k + odd];
-                sum[r][odd][0] += low * x;
-                sum[r][odd][1] += high * x;
+                sum[r][odd][0] += pair[odd][0] * x;
+                sum[r][odd][1] += pair[odd][1] * x;
             }
         }
     }
     if (k < K) {
-        const vec low = load(panel + k * PANEL), high = load(panel + k * PANEL + LANES);
+#ifdef HALF
+        load_pair(panel, k, pair);
+#else
+        pair[0][0] = load_f(panel + k * PANEL), pair[0][1] = load_f(panel + k * PANEL + LANES);
+#endif
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            sum[r][0][0] += low * x_RK[r * stride + k];
-            sum[r][0][1] += high * x_RK[r * stride + k];
+            sum[r][0][0] += pair[0][0] * x_RK[r * stride + k];
+            sum[r][0][1] += pair[0][1] * x_RK[r * stride + k];
         }
     }
 #pragma GCC unroll 6
@@ -73,28 +113,29 @@ static inline __attribute__((always_inline)) void tile(const half *panel, const 
     }
 }
 
-static inline void tiles(const half *panel, const float *x_RK, long K, long stride, long rows, float *to_RP)
+static inline void tiles(const half *panel, const float *x_RK, long K, long stride, long rows, const char *next, int lines,
+                         float *to_RP)
 {
     switch (rows) {
     case 1:
-        tile(panel, x_RK, K, stride, 1, to_RP);
+        tile(panel, x_RK, K, stride, 1, next, lines, to_RP);
         break;
 #if TILE == 6
     case 2:
-        tile(panel, x_RK, K, stride, 2, to_RP);
+        tile(panel, x_RK, K, stride, 2, next, lines, to_RP);
         break;
     case 3:
-        tile(panel, x_RK, K, stride, 3, to_RP);
+        tile(panel, x_RK, K, stride, 3, next, lines, to_RP);
         break;
     case 4:
-        tile(panel, x_RK, K, stride, 4, to_RP);
+        tile(panel, x_RK, K, stride, 4, next, lines, to_RP);
         break;
     case 5:
-        tile(panel, x_RK, K, stride, 5, to_RP);
+        tile(panel, x_RK, K, stride, 5, next, lines, to_RP);
         break;
 #endif
     default:
-        tile(panel, x_RK, K, stride, TILE, to_RP);
+        tile(panel, x_RK, K, stride, TILE, next, lines, to_RP);
     }
 }
 
@@ -103,49 +144,74 @@ enum { SET, ADD, GATE };
 #define DEPTH 256         /* inputs at once: a panel of them stays in a processor's first cache */
 #define BLOCK (20 * TILE) /* rows at once */
 
-/* Panels first to last of a matrix times all rows: into y_NO, added to it, or, where gates and what they let through
-   lie side by side, 16 and 16, as half as many outputs: silu(gate) * up. */
-static inline void multiply(const half *matrix, const float *x_NK, long N, long K, long O, long first, long last, int how,
-                            float *y_NO, long stride)
+/* What one panel p gave, (rows, 32), goes into y_NO, is added to it, or, where gates and what they let through lie side
+   by side, 16 and 16, becomes half as many outputs: silu(gate) * up. */
+static inline void finish(const float *sums, long rows, long p, long O, int how, float *y_NO, long stride)
 {
+    for (long n = 0; n < rows; n++) {
+        const float *from = sums + n * PANEL;
+        if (how == GATE) {
+            float *to = y_NO + n * stride + p * LANES, whole[LANES];
+            const long count = stride - p * LANES < LANES ? stride - p * LANES : LANES;
+#pragma omp simd
+            for (long i = 0; i < LANES; i++)
+                whole[i] = from[i] / (1.0f + exponential(-from[i])) * from[i + LANES];
+            memcpy(to, whole, count * sizeof(float));
+        } else {
+            float *to = y_NO + n * stride + p * PANEL;
+            const long count = O - p * PANEL < PANEL ? O - p * PANEL : PANEL;
+            if (how == ADD)
+                for (long i = 0; i < count; i++)
+                    to[i] += from[i];
+            else if (count == PANEL)
+                memcpy(to, from, PANEL * sizeof(float));
+            else
+                memcpy(to, from, count * sizeof(float));
+        }
+    }
+}
+
+#include "tiles.h"
+
+/* Numbers' worth of room for what tiles.h rounds of N rows of K. */
+static inline long scratch(long N, long K)
+{
+    const long rows = N > 16 ? up(N, 32) * 32 : N;
+    return (rows < ROWS ? rows : ROWS) * up(K, 32) * 32 * sizeof(uint16_t) / sizeof(float);
+}
+
+/* Panels first to last of a matrix times all rows, which lie `apart` from each other. rounded: scratch(N, K). */
+static inline void multiply(const half *matrix, const float *x_NK, long apart, long N, long K, long O, long first,
+                            long last, int how, float *y_NO, long stride, half *rounded)
+{
+    if (tiles_here()) {
+        multiply_tiles(matrix, x_NK, apart, N, K, O, first, last, how, y_NO, stride, rounded);
+        return;
+    }
     float some[TILE * PANEL], sums[BLOCK * PANEL];
     for (long p = first; p < last; p++)
         for (long begin = 0; begin < N; begin += BLOCK) {
             const long block = N - begin < BLOCK ? N - begin : BLOCK;
             for (long k = 0; k < K; k += DEPTH) {
                 const long depth = K - k < DEPTH ? K - k : DEPTH;
-                const half *panel = matrix + (p * K + k) * PANEL;
-                for (long n = 0; n < block; n += TILE) {
+                const half *panel = matrix + (p * filled(K) + k) * PANEL;
+                /* The next part of the matrix is asked for in equal shares, by all tiles of rows or by the first. */
+                const char *next = (const char *)(panel + depth * PANEL);
+                const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
+                for (long n = 0, asked = 0; n < block; n += TILE, asked += depth / 2 * lines) {
                     const long rows = block - n < TILE ? block - n : TILE;
-                    const float *x = x_NK + (begin + n) * K + k;
+                    const float *x = x_NK + (begin + n) * apart + k;
+                    const int now = asked < depth / 2 * LINES ? lines : 0;
                     if (k == 0) {
-                        tiles(panel, x, depth, K, rows, sums + n * PANEL);
+                        tiles(panel, x, depth, apart, rows, next + asked * LINE, now, sums + n * PANEL);
                         continue;
                     }
-                    tiles(panel, x, depth, K, rows, some);
+                    tiles(panel, x, depth, apart, rows, next + asked * LINE, now, some);
                     for (long i = 0; i < rows * PANEL; i++)
                         sums[n * PANEL + i] += some[i];
                 }
             }
-            for (long n = 0; n < block; n++) {
-                const float *from = sums + n * PANEL;
-                if (how == GATE) {
-                    float *to = y_NO + (begin + n) * stride + p * LANES, whole[LANES];
-                    const long count = stride - p * LANES < LANES ? stride - p * LANES : LANES;
-#pragma omp simd
-                    for (long i = 0; i < LANES; i++)
-                        whole[i] = from[i] / (1.0f + exponential(-from[i])) * from[i + LANES];
-                    memcpy(to, whole, count * sizeof(float));
-                } else {
-                    float *to = y_NO + (begin + n) * stride + p * PANEL;
-                    const long count = O - p * PANEL < PANEL ? O - p * PANEL : PANEL;
-                    if (how == ADD)
-                        for (long i = 0; i < count; i++)
-                            to[i] += from[i];
-                    else
-                        memcpy(to, from, count * sizeof(float));
-                }
-            }
+            finish(sums, block, p, O, how, y_NO + begin * stride, stride);
         }
 }
 
@@ -160,5 +226,3 @@ static inline void rms(const float *x, const float *gain, float epsilon, float t
     for (long d = 0; d < D; d++)
         y[d] = x[d] * by * gain[d];
 }
-
-static inline long up(long number, long to) { return (number + to - 1) / to; }

@@ -18,7 +18,7 @@ from charladder.generation.sampling import BROKEN, Sampling
 from charladder.generation.verification import SOURCES, Drafts, choose_chooser, compiled_sampling
 from charladder.model import native
 from charladder.model.norm import EPSILON
-from charladder.model.packed import address, in_panels, side_by_side
+from charladder.model.packed import address, in_panels, scratch, side_by_side
 
 if TYPE_CHECKING:
     from charladder.generation.streams import Stream
@@ -92,7 +92,7 @@ class ChainedTargets:
         ]
         self.alphabet, self.width = chain.embedding.weight.shape
         self.inside = len(chain.gate.weight)
-        self.room, self.work = 0, np.empty(0, np.float32)
+        self.work = np.empty(0, np.float32)
         self.packed = CompiledChain(
             self.width, self.inside, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
@@ -119,12 +119,13 @@ class ChainedTargets:
     ) -> tuple[list[int], np.ndarray]:
         N, M, V = len(ids), sum(counts), self.alphabet
         q_MV, drafted = np.empty((M, V)), (ctypes.c_int64 * M)()
-        if self.room < N:
-            self.room, self.work = N, np.empty(N * (self.width + self.inside + V), np.float32)
-        longs, doubles = ctypes.c_int64 * N, ctypes.c_double * M
-        assert self.library is not None
         # A small layer is done before a second thread has come.
         threads = torch.get_num_threads() if self.width * self.inside * N >= 1 << 17 else 1
+        room = N * (self.width + self.inside + V) + threads * scratch(N, max(self.width, self.inside))
+        if len(self.work) < room:
+            self.work = np.empty(room, np.float32)
+        longs, doubles = ctypes.c_int64 * N, ctypes.c_double * M
+        assert self.library is not None
         bad = self.library.chain(
             ctypes.byref(self.packed), ctypes.c_long(N), address(state_ND), longs(*ids), longs(*counts),
             ctypes.byref(self.sampling), doubles(*uniform), drafted, address(q_MV), address(self.work),
