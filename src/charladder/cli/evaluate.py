@@ -1,13 +1,18 @@
 """charladder evaluate"""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from charladder.cli import closer
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading, say_notes
-from charladder.cli.scoring import score_run
+from charladder.cli.scoring import Held, as_result, hold, score
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
+from charladder.evaluation import Scored
+from charladder.evaluation.export import exporting
 from charladder.run import open_data, open_run
 from charladder.text import POLICIES, open_corpus
 from charladder.training.precision import choose_device
@@ -17,7 +22,8 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "evaluate",
         "Bits per character of RUN on its held-out text, or on all of DATA. Every character is scored once, from at\n"
-        "least C - S + 1 characters before it (C the context, S the stride); stride 1 is the paper's protocol.",
+        "least C - S + 1 characters before it (C the context, S the stride); stride 1 is the paper's protocol.\n"
+        "--by-context, --by-rung, --by-position and --copying look closer; several may be given.",
         "charladder evaluate runs/ladder-1 --split test --stride 64",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
@@ -26,6 +32,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
     parser.add_argument("--stride", type=int, metavar="S", help="characters scored a window (default C/2)")
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N characters")
+    parser.add_argument("--by-context", action="store_true", help="contexts 32, 64 ... C, each at half its stride")
+    parser.add_argument("--by-rung", action="store_true", help="every rung's and target's own bits per character")
+    parser.add_argument("--by-position", action="store_true", help="bits by how much of the window stands before")
+    parser.add_argument("--copying", action="store_true", help="are invented names known when they come again?")
+    parser.add_argument("--probes", type=int, default=200, metavar="N", help="names for --copying (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the names of --copying (default 0)")
+    parser.add_argument("--export", metavar="FILE", help="every character's bits, to a new .jsonl or .parquet")
     parser.add_argument("--encoding", metavar="X", help="text encoding of DATA (default: as trained)")
     parser.add_argument(
         "--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
@@ -39,6 +52,8 @@ def main(argv: list[str]) -> int:
         raise BadInput(
             "--encoding and --unknown are for DATA, and the run's own text is read as it was; leave them out"
         )
+    if options.probes < 2 or not 0 <= options.seed < 1 << 63:
+        raise BadInput("--probes must be at least 2, and --seed at least 0")
     device = choose_device(options.device)
     run = open_run(Path(options.run))
     text = run.recipe.text
@@ -51,14 +66,35 @@ def main(argv: list[str]) -> int:
     say_notes(corpus)
     console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
-    result = score_run(console, run, corpus, part, options.context, options.stride, options.limit, device)
+    held = hold(run, corpus, part, options.context, options.stride, options.limit, device)
+    with export_to(options.export, held) as each:
+        result = as_result(held, score(console, held, each=each))
+    tables = []
+    for wanted, look in (
+        (options.by_context, lambda: closer.contexts(console, held, options.stride)),
+        (options.by_rung, lambda: closer.rungs(console, held)),
+        (options.by_position, lambda: closer.positions(console, held)),
+        (options.copying, lambda: closer.copies(held, options.probes, options.seed)),
+    ):
+        if wanted:
+            key, found, table = look()
+            result[key] = found
+            tables.append(table)
     if options.json:
         print(json.dumps(result))
         return 0
+    for table in tables:
+        console.print(table)
     console.print(
         f"{result['characters']:,} characters in {result['seconds']:.1f} s, context {result['context']}, "
         f"stride {result['stride']}",
         highlight=False,
     )
+    if options.export:
+        console.print(f"every character: {options.export}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{part}: {result['bits_per_character']:.4f} bits per character", highlight=False)
     return 0
+
+
+def export_to(name: str | None, held: Held) -> AbstractContextManager[Callable[[Scored], None] | None]:
+    return exporting(Path(name), held.corpus.alphabet, held.corpus.ids_N) if name else nullcontext()

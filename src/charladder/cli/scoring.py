@@ -1,14 +1,19 @@
 """Scoring a run with a progress bar: what `evaluate` and the end of `train` share."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.errors import BadInput
-from charladder.evaluation import evaluate
+from charladder.evaluation import Score, Scored, evaluate
+from charladder.model import Transformer
 from charladder.model.settings import LARGEST
 from charladder.run import Run, file_ends, split_of
 from charladder.text import Corpus
@@ -30,8 +35,28 @@ def check_context(run: Run, context: int) -> None:
         print(warning, file=sys.stderr)
 
 
-def score_run(
-    console: Console,
+@dataclass(frozen=True)
+class Held:
+    """What is to be scored: a part of a text, by a network, from context and stride."""
+
+    run: Run
+    network: Transformer
+    corpus: Corpus
+    part: str
+    bounds: tuple[int, int]
+    context: int
+    stride: int
+    device: torch.device | str
+
+    @property
+    def ends_F(self) -> np.ndarray | None:
+        return file_ends(self.run.recipe, self.corpus)
+
+    def predict(self, tokens_BT: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+        return self.network(tokens_BT, keep=keep).logits_BTV
+
+
+def hold(
     run: Run,
     corpus: Corpus,
     part: str,
@@ -39,10 +64,9 @@ def score_run(
     stride: int | None = None,
     limit: int | None = None,
     device: torch.device | str = "cpu",
-) -> dict[str, Any]:
-    """Scores `part` (valid, test or all) of a corpus; returns the keys of `evaluate --json`."""
-    settings = run.recipe.model
-    context = settings.context if context is None else context
+) -> Held:
+    """`part`: valid, test or all. Raises BadInput for a context or limit that cannot be."""
+    context = run.recipe.model.context if context is None else context
     check_context(run, context)
     stride = max(1, context // 2) if stride is None else stride
     begin, end = (0, len(corpus.ids_N)) if part == "all" else split_of(run.recipe, corpus).part(part)
@@ -50,38 +74,66 @@ def score_run(
         if limit < 1:
             raise BadInput(f"--limit is {limit}; it must be at least 1 character")
         end = min(end, begin + limit)
-    network = run.network().to(device)
+    return Held(run, run.network().to(device), corpus, part, (begin, end), context, stride, device)
+
+
+@contextmanager
+def scoring_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int, float | None], None]]:
+    """A bar, to be told of the characters scored and their bits."""
     with Progress(
-        TextColumn(f"scoring {part}"),
+        TextColumn(f"scoring {what}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[bits]} bits/char"),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=end - begin, bits="-")
-        score = evaluate(
-            lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
-            corpus.ids_N,
-            (begin, end),
-            context,
-            stride,
-            corpus.alphabet.size,
-            device,
-            report=lambda characters, bits: bar.update(task, completed=characters, bits=f"{bits / characters:.3f}"),
-            ends_F=file_ends(run.recipe, corpus),
-        )
+        task = bar.add_task("", total=total, said="")
+
+        def report(characters: int, bits: float | None = None) -> None:
+            said = "" if bits is None else f"{bits / characters:.3f} bits/char"
+            bar.update(task, completed=characters, said=said)
+
+        yield report
+
+
+def score(
+    console: Console,
+    held: Held,
+    context: int | None = None,
+    stride: int | None = None,
+    each: Callable[[Scored], None] | None = None,
+) -> Score:
+    """Scores what is held, or the same from another context and stride, with a bar."""
+    what = held.part if context is None else f"{held.part}, context {context}"
+    with scoring_bar(console, what, held.bounds[1] - held.bounds[0]) as report:
+        return evaluate(
+            held.predict, held.corpus.ids_N, held.bounds, context or held.context, stride or held.stride,
+            held.corpus.alphabet.size, held.device, report=report, ends_F=held.ends_F, each=each,
+        )  # fmt: skip
+
+
+def score_run(
+    console: Console, run: Run, corpus: Corpus, part: str, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Scores `part` as `evaluate` does unless told otherwise; returns the keys of `evaluate --json`."""
+    held = hold(run, corpus, part, device=device)
+    return as_result(held, score(console, held))
+
+
+def as_result(held: Held, found: Score) -> dict[str, Any]:
+    """The keys of `evaluate --json`."""
     result = {
-        "bits_per_character": score.bits_per_character,
-        "characters": score.characters,
-        "context": context,
-        "stride": stride,
-        "split": part,
-        "corpus_sha256": corpus.sha256,
-        "seconds": score.seconds,
+        "bits_per_character": found.bits_per_character,
+        "characters": found.characters,
+        "context": held.context,
+        "stride": held.stride,
+        "split": held.part,
+        "corpus_sha256": held.corpus.sha256,
+        "seconds": found.seconds,
     }
-    unicode_characters = corpus.alphabet.unicode_characters(corpus.ids_N[begin:end])
+    unicode_characters = held.corpus.alphabet.unicode_characters(held.corpus.ids_N[slice(*held.bounds)])
     if unicode_characters:
-        result["bits_per_unicode_character"] = score.bits / unicode_characters
+        result["bits_per_unicode_character"] = found.bits / unicode_characters
     return result

@@ -5,7 +5,7 @@ character is predicted from between C - stride + 1 and C characters before it, o
 of the text. The first character of a text has nothing before it and costs log2 of the alphabet's size. Where files are
 kept apart, each is a text of its own.
 
-Shapes: B windows, T inputs, V symbols, F files.
+Shapes: B windows, T inputs, V symbols, F files, M characters scored together.
 """
 
 import math
@@ -36,6 +36,18 @@ class Score:
     @property
     def bits_per_character(self) -> float:
         return self.bits / self.characters
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Characters scored together, in the order of the text where `evaluate` hands them over: where each stands, how
+    many characters it was predicted from, its surprise in nats, and how many symbols were held likelier (0: it was the
+    first guess)."""
+
+    places_M: np.ndarray
+    seen_M: np.ndarray
+    nats_M: np.ndarray
+    ranks_M: np.ndarray
 
 
 def windows_to_score(
@@ -79,10 +91,12 @@ def evaluate(
     batch_characters: int = 16384,
     report: Callable[[int, float], None] = lambda characters, bits: None,
     ends_F: np.ndarray | None = None,
+    each: Callable[[Scored], None] | None = None,
 ) -> Score:
     """Scores ids_N[part]; context may reach back into the text before it, but, with `ends_F`, in no other file.
 
-    `report` is called on the way with the characters scored so far and their bits. Raises BadInput for an empty part
+    `report` is called on the way with the characters scored so far and their bits, `each` with every character but the
+    first of a text, which nothing predicts. Raises BadInput for an empty part
     or a stride that is not between 1 and the context.
     """
     if not 1 <= stride <= context:
@@ -102,9 +116,19 @@ def evaluate(
         nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -kept:].flatten(), reduction="none")
         bits += float(nats.double().sum()) / math.log(2)
         done += kept * len(group)
+        if each is not None:
+            each(scored(rows, kept, logits_BTV, nats))
         group.clear()
         release(ids_N)
         report(done, bits)
+
+    def scored(rows: np.ndarray, kept: int, logits_BTV: Tensor, nats: Tensor) -> Scored:
+        ids_BT1 = torch.from_numpy(ids_N[rows[:, -kept:]].astype(np.int64)).to(logits_BTV.device)[..., None]
+        likelier_BT = (logits_BTV > logits_BTV.gather(2, ids_BT1)).sum(2)
+        seen_BT = np.broadcast_to(np.arange(rows.shape[1] - kept, rows.shape[1]), (len(rows), kept))
+        return Scored(
+            rows[:, -kept:].ravel(), seen_BT.ravel(), nats.double().cpu().numpy(), likelier_BT.cpu().numpy().ravel()
+        )
 
     for first, begin, end in texts_of(part, ends_F):
         if begin == first < end:

@@ -1,0 +1,93 @@
+"""A closer look at where the bits go, for `evaluate`: each gives its key in the JSON, what stands there, a table."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from charladder.cli.scoring import Held, score, scoring_bar
+from charladder.evaluation.breakdown import by_context, by_position, contexts_of
+from charladder.evaluation.copying import probe_copying
+from charladder.evaluation.rungs import evaluate_rungs, last_learned
+from charladder.training.metrics import read_metrics
+
+Look = tuple[str, list[dict[str, Any]], Table]
+
+
+def contexts(console: Console, held: Held, stride: int | None) -> Look:
+    """The paper's Table 2."""
+    parts = by_context(
+        lambda context, own, each: score(console, held, context, own, each), contexts_of(held.context), stride
+    )
+    table = make_table("by context", "context", "stride", "bits/char", "accuracy", "seconds")
+    for part in parts:
+        table.add_row(
+            str(part.at), str(part.stride), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}",
+            f"{part.seconds:.1f}",
+        )  # fmt: skip
+    return "by_context", [renamed(asdict(part), "context") for part in parts], table
+
+
+def positions(console: Console, held: Held) -> Look:
+    parts = by_position(lambda context, own, each: score(console, held, context, own, each), held.context)
+    table = make_table("by characters before it in the window", "up to", "bits/char", "accuracy", "characters")
+    for part in parts:
+        table.add_row(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
+    found = [renamed(asdict(part), "up_to") for part in parts]
+    return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
+
+
+def rungs(console: Console, held: Held) -> Look:
+    objective = held.run.objective().to(held.device).eval()
+    with scoring_bar(console, "by rung", held.bounds[1] - held.bounds[0]) as report:
+        scores = evaluate_rungs(
+            held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report
+        )
+    lines = read_metrics(held.run.path / "metrics.jsonl")
+    table = make_table("by rung", "term", "characters ahead", "bits/char", "last learned at")
+    found = []
+    for one in scores:
+        learned = last_learned(lines, one.term)
+        at = "never" if learned is None else f"step {learned['step']:,} ({learned['progress']:.0%})"
+        table.add_row(one.term, str(one.target), f"{one.bits_per_character:.4f}", at)
+        found.append(
+            {
+                "term": one.term, "rung": one.rung, "target": one.target, "characters": one.characters,
+                "bits_per_character": one.bits_per_character, "last_learned": learned,
+            }
+        )  # fmt: skip
+    return "by_rung", found, table
+
+
+def copies(held: Held, probes: int, seed: int) -> Look:
+    corpus = held.corpus
+    found = probe_copying(
+        held.predict, corpus.alphabet, corpus.ids_N, held.bounds, held.context, probes, seed, held.device
+    )
+    table = make_table(
+        f"{probes} invented names that come again: bits of letters 1, 2, 3 and 4 to 8", "characters on", "mentioned",
+        "never mentioned", "saved a letter", "median rank", "and without",
+    )  # fmt: skip
+    for one in found:
+        table.add_row(
+            str(one.distance), in_short(one.bits_L), in_short(one.control_bits_L),
+            f"{one.saved:.2f} ± {one.saved_within:.2f}", in_short(one.ranks_L, 0), in_short(one.control_ranks_L, 0),
+        )  # fmt: skip
+    return "copying", [one.as_dict() for one in found], table
+
+
+def in_short(by_letter: list[float], places: int = 1) -> str:
+    rest = sum(by_letter[3:]) / len(by_letter[3:])
+    return "  ".join(f"{value:.{places}f}" for value in (*by_letter[:3], rest))
+
+
+def make_table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(names):
+        table.add_column(name, justify="left" if place == 0 else "right")
+    return table
+
+
+def renamed(row: dict[str, Any], at: str) -> dict[str, Any]:
+    return {at if name == "at" else name: value for name, value in row.items()}

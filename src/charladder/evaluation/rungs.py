@@ -1,0 +1,128 @@
+"""What every rung predicts: bits per character of each rung and target by its own head.
+
+Shapes: B windows, T inputs, D width, V symbols, F files.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from charladder.auxiliary.explanation import term_name
+from charladder.evaluation.bits import texts_of, windows_to_score
+from charladder.model import Transformer
+from charladder.objective import LadderObjective, has_head
+
+BATCH_CHARACTERS = 16384
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """bits: of all `characters` that the head of a rung predicted `target` characters ahead."""
+
+    term: str
+    rung: int
+    target: int
+    bits: float
+    characters: int
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.bits / self.characters
+
+
+@torch.inference_mode()
+def evaluate_rungs(
+    network: Transformer,
+    objective: LadderObjective,
+    ids_N: np.ndarray,
+    part: tuple[int, int],
+    context: int,
+    stride: int,
+    ends_F: np.ndarray | None = None,
+    report: Callable[..., None] = lambda characters: None,
+) -> list[HeadScore]:
+    """Scores ids_N[part] by every head there is, from the lowest rung to the last, in windows as `evaluate` has them.
+
+    A head of target k predicts the character k after what it has read, so the characters it scores begin k - 1 later,
+    and end with the part. `report` hears of the characters read.
+    """
+    layers, device = network.settings.layers, network.output.weight.device
+    heads = {
+        (rung, k): classifier(network, objective, rung, k)
+        for rung in range(1, layers + 1)
+        for k in range(1, objective.settings.targets + 1)
+        if exists(objective, layers, rung, k)
+    }
+    bits, counts, done = dict.fromkeys(heads, 0.0), dict.fromkeys(heads, 0), 0
+
+    def score(group: list[tuple[int, int, int]], last: int) -> None:
+        nonlocal done
+        start, begin, end = group[0]
+        rows = np.array([window[0] for window in group])[:, None] + np.arange(end - 1 - start)
+        kept = end - begin
+        ahead_BT = rows[:, -kept:]  # what was read last where each prediction is made
+
+        def measure(rung: int, hidden_BTD: Tensor) -> None:
+            x_BTD = objective.head_input(network, rung, hidden_BTD)
+            for (own, k), head in heads.items():
+                if own != rung:
+                    continue
+                there_BT = ahead_BT + k < last
+                if there_BT.any():
+                    targets_BT = torch.from_numpy(ids_N[np.minimum(ahead_BT + k, last - 1)].astype(np.int64)).to(device)
+                    nats = F.cross_entropy(
+                        head(x_BTD).float().flatten(0, 1), targets_BT.flatten(), reduction="none"
+                    ).double()
+                    mask = torch.from_numpy(there_BT.ravel()).to(device)
+                    bits[own, k] += float(nats[mask].sum()) / math.log(2)
+                    counts[own, k] += int(there_BT.sum())
+
+        tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
+        network(tokens_BT, rungs={rung for rung, _ in heads}, keep=kept, watch=measure)
+        done += kept * len(group)
+        report(done)
+
+    for first, begin, end in texts_of(part, ends_F):
+        group: list[tuple[int, int, int]] = []
+        for window in windows_to_score((begin, end), context, stride, first):
+            alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
+            if group and (not alike or len(group) * (window[2] - window[0]) >= BATCH_CHARACTERS):
+                score(group, end)
+                group = []
+            group.append(window)
+        if group:
+            score(group, end)
+    return [
+        HeadScore(term_name(rung, k, layers), rung, k, bits[rung, k], counts[rung, k])
+        for rung, k in heads
+        if counts[rung, k]
+    ]
+
+
+def exists(objective: LadderObjective, layers: int, rung: int, target: int) -> bool:
+    """Whether something predicts this: a head of its own, the network's output, or what rungs share."""
+    settings = objective.settings
+    if (rung, target) == (layers, 1):
+        return True
+    if settings.rung_heads == "shared" and settings.rungs and settings.rung_weight > 0:
+        return target == 1 or has_head(settings, layers, layers, target)
+    return has_head(settings, layers, rung, target)
+
+
+def classifier(network: Transformer, objective: LadderObjective, rung: int, target: int) -> torch.nn.Linear:
+    layers = network.settings.layers
+    return objective.classifier(network, layers if objective.settings.rung_heads == "shared" else rung, target)
+
+
+def last_learned(lines: list[dict[str, Any]], term: str) -> dict[str, Any] | None:
+    """Step, progress and characters of the last logged step at which a term contributed; None where it never did."""
+    for line in reversed(lines):
+        if line.get("terms", {}).get(term, {}).get("weight", 0) > 0:
+            return {name: line.get(name) for name in ("step", "progress", "characters")}
+    return None

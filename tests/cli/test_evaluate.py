@@ -1,0 +1,94 @@
+"""evaluate's closer looks through the command line: keys, tables, and that they agree with the whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+
+SHAPE = ["--layers", "3", "--width", "16", "--context", "64", "--batch", "2", "--steps", "12"]
+LOOKS = ["--by-context", "--by-rung", "--by-position", "--copying", "--probes", "4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        Path("text").write_text("A ladder has rungs, and each of them says what it sees. " * 300)
+        assert main(["train", "text", *SHAPE, "--run", "run", "--objective.rung-schedule", "half"]) == 0
+        assert main(["train", "text", *SHAPE, "--run", "plain", "--objective.rungs", "false"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def said(capsys, *words: str) -> dict:
+    capsys.readouterr()
+    assert main(["evaluate", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_looks_agree_with_the_whole(capsys):
+    found = said(capsys, "run", *LOOKS)
+    assert [row["context"] for row in found["by_context"]] == [32, 64]
+    last = found["by_context"][-1]
+    assert (last["stride"], last["bits_per_character"]) == (32, found["bits_per_character"])
+    assert 0 <= last["accuracy"] <= 1
+    terms = {row["term"]: row for row in found["by_rung"]}
+    assert terms["main"]["bits_per_character"] == pytest.approx(found["bits_per_character"], rel=1e-6)
+    assert set(terms) == {f"rung{r}.target{k}" for r in (1, 2, 3) for k in (1, 2)} - {"rung3.target1"} | {"main"}
+    # half: rung 1 of 3 falls silent at a sixth of the run, rung 2 at a third; the last never
+    assert terms["rung1.target1"]["last_learned"]["step"] < terms["main"]["last_learned"]["step"] == 12
+    assert sum(row["characters"] for row in found["by_position"]) == found["characters"]
+    assert {row["distance"] for row in found["copying"]} == {8, 16, 32}
+    assert set(said(capsys, "run")) == {
+        "bits_per_character", "characters", "context", "stride", "split", "corpus_sha256", "seconds",
+        "bits_per_unicode_character",
+    }  # fmt: skip
+
+
+def test_a_run_without_rungs_has_the_heads_it_has(capsys):
+    assert [row["term"] for row in said(capsys, "plain", "--by-rung")["by_rung"]] == ["main", "rung3.target2"]
+
+
+def test_tables_for_people_and_a_file_for_programs(capsys):
+    capsys.readouterr()
+    assert main(["evaluate", "run", *LOOKS, "--limit", "300", "--export", "each.jsonl"]) == 0
+    out = capsys.readouterr().out
+    for words in ("by context", "by rung", "rung1.target2", "invented names", "each.jsonl"):
+        assert words in out
+    assert out.splitlines()[-1].startswith("valid: ")
+    rows = [json.loads(line) for line in Path("each.jsonl").read_text().splitlines()]
+    assert len(rows) == 300
+    assert sum(row["bits"] for row in rows) / 300 == pytest.approx(
+        said(capsys, "run", "--limit", "300")["bits_per_character"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "--export", "each.csv"], "must end in .jsonl or .parquet"),
+        (["run", "--export", "text.jsonl"], "text.jsonl exists and is not overwritten"),
+        (["run", "--by-context", "--stride", "40"], "--stride 40 is above the smallest context, 32"),
+        (["run", "--copying", "--probes", "1"], "--probes must be at least 2"),
+        (["run", "--copying", "--context", "16"], "too short for the copying probe"),
+        (["headless", "--by-rung"], "heads.safetensors is not there yet"),
+    ],
+)
+def test_mistakes(capsys, words, sentence):
+    Path("text.jsonl").touch()
+    if not Path("headless").exists():
+        Path("headless").mkdir()
+        for name in ("config.toml", "model.safetensors", "metrics.jsonl"):
+            (Path("headless") / name).write_bytes((Path("run") / name).read_bytes())
+    capsys.readouterr()
+    assert main(["evaluate", *words]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and "Traceback" not in err
