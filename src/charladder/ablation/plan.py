@@ -1,8 +1,29 @@
-"""A plan: which runs are to be compared, and by what rule."""
+"""A plan: which runs are to be compared, and by what rule; read from TOML and checked before anything starts."""
 
+import dataclasses
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
-from charladder.recipe import Raw
+from charladder.errors import BadInput, nearest
+from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, read_raw, resolve
+from charladder.text.sources import STDIN
+
+KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors"
+BUDGETS = "training.minutes", "training.steps", "training.characters"
+ELSEWHERE = {
+    "training.seed": "the plan's `seeds`",
+    "text.data": "the plan's `data`",
+    **dict.fromkeys(("text.sha256", "text.files", "text.letters"), "the data itself"),
+}
+MOST_ARMS = 1000
+LONGEST_NAME = 100  # of an arm, so that a run's folder and log have names that every file system takes
 
 
 @dataclass(frozen=True)
@@ -32,3 +53,240 @@ class Plan:
 def run_name(arm: str, seed: int) -> str:
     """The run directory of an arm and a seed, in the plan's folder."""
     return f"{arm}-seed{seed}"
+
+
+def plan_names() -> list[str]:
+    """The plans that come with the package."""
+    folder = resources.files("charladder") / "ablation" / "plans"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_plan(name_or_path: str | Path) -> Plan:
+    """A plan by its name, or from a TOML file of one's own. Raises BadInput where it cannot be carried out as it is."""
+    name = str(name_or_path)
+    if name in plan_names():
+        data, folder = (resources.files("charladder") / "ablation" / "plans" / f"{name}.toml").read_bytes(), None
+    elif name.endswith(".toml"):
+        try:
+            data, folder = Path(name).read_bytes(), Path(name).parent
+        except OSError as error:
+            raise BadInput(f"plan {name} cannot be read: {error.strerror}") from None
+    else:
+        raise BadInput(f"there is no plan called {name!r}{nearest(name, plan_names())}; a file of yours ends in .toml")
+    try:
+        tables = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"plan {name} is not valid TOML: {error}") from None
+    plan = assembled(tables, Path(name).stem, folder)
+    check(plan)
+    return plan
+
+
+def settings_of(plan: Plan, arm: Arm, seed: int) -> Raw:
+    """The fields that `arm` is trained with, over those of the base recipe: what `train` is given as options."""
+    return {**plan.fields, **arm.fields, "training.seed": seed}
+
+
+def recipe_of(plan: Plan, arm: Arm, seed: int) -> Recipe:
+    """The whole recipe of one run, as `train` resolves it. Raises BadInput where its fields contradict each other."""
+    base = {name: value for name, value in read_raw(plan.base).items() if name not in BUDGETS}
+    return resolve({**base, **settings_of(plan, arm, seed), "text.data": plan.data})
+
+
+def differences(plan: Plan) -> dict[str, dict[str, Any]]:
+    """For each arm the resolved settings in which arms differ, by dotted name."""
+    flat: dict[str, dict[str, Any]] = {}
+    for arm in plan.arms:
+        recipe = recipe_of(plan, arm, plan.seeds[0])
+        flat[arm.name] = {
+            f"{section}.{name}": value
+            for section in SECTIONS
+            for name, value in dataclasses.asdict(getattr(recipe, section)).items()
+        }
+    first = flat[plan.arms[0].name]
+    differ = [name for name in first if any(fields[name] != first[name] for fields in flat.values())]
+    return {arm: {name: fields[name] for name in differ} for arm, fields in flat.items()}
+
+
+def tables_of(plan: Plan) -> dict[str, Any]:
+    """The plan as plan.toml has it: every arm by name, nothing left to defaults."""
+    return {
+        "name": plan.name,
+        "question": plan.question,
+        "rule": plan.rule,
+        "base": plan.base,
+        "data": list(plan.data),
+        "seeds": list(plan.seeds),
+        "baseline": plan.baseline,
+        "set": plan.fields,
+        "arms": {arm.name: arm.fields for arm in plan.arms},
+    }
+
+
+def assembled(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
+    """The plan that TOML tables describe; a base recipe that is a file is looked for beside the plan."""
+    for key in tables:
+        if key not in KEYS:
+            raise BadInput(f"the plan has the unknown key {key!r}{nearest(key, KEYS)}")
+    base = text(tables, "base", "ladder")
+    if base.endswith(".toml") and folder is not None:
+        base = str(folder / base)
+    arms = arms_of(table(tables, "arms"), table(tables, "factors"))
+    data = tables.get("data", ["python"])
+    return Plan(
+        name=text(tables, "name", name),
+        question=text(tables, "question", ""),
+        rule=text(tables, "rule", ""),
+        base=base,
+        data=convert("data", data, tuple[str, ...]),
+        fields=checked_fields(table(tables, "set"), "[set] of the plan"),
+        arms=arms,
+        seeds=seeds_of(tables.get("seeds", 5)),
+        baseline=text(tables, "baseline", arms[0].name),
+    )
+
+
+def text(tables: dict[str, Any], key: str, default: str) -> str:
+    value = tables.get(key, default)
+    if not isinstance(value, str):
+        raise BadInput(f"{key} of the plan is {value!r}; it must be text")
+    return value
+
+
+def table(tables: dict[str, Any], key: str) -> dict[str, Any]:
+    value = tables.get(key, {})
+    if not isinstance(value, dict):
+        raise BadInput(f"{key} of the plan is {value!r}; it must be a table, [{key}]")
+    return value
+
+
+def seeds_of(value: Any) -> tuple[int, ...]:
+    """Seeds as a list, or as their number: 3 is 0, 1, 2."""
+    if type(value) is int and 1 <= value <= MOST_ARMS:
+        return tuple(range(value))
+    if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
+        raise BadInput(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or how many there are")
+    for seed in value:
+        if value.count(seed) > 1:
+            raise BadInput(f"the plan has the seed {seed} twice, and a run is not repeated; leave one out")
+    return tuple(value)
+
+
+def flat(tables: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested tables as dotted names."""
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def checked_fields(tables: dict[str, Any], where: str) -> Raw:
+    """Recipe fields by dotted name, in their types."""
+    return {name: checked(name, value, where) for name, value in flat(tables)}
+
+
+def checked(name: str, value: Any, where: str) -> Any:
+    """The value of one recipe field, in its type."""
+    types = field_types()
+    if name not in types:
+        raise BadInput(f"{where} sets the unknown field {name!r}{nearest(name, types)}")
+    if name in ELSEWHERE:
+        raise BadInput(f"{where} sets {name}, which {ELSEWHERE[name]} says; leave it out")
+    return convert(name, value, types[name])
+
+
+def arms_of(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
+    """The arms by name, in every combination of the factors' values."""
+    if not named and not factors:
+        raise BadInput("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
+    for name, fields in named.items():
+        if not isinstance(fields, dict):
+            raise BadInput(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
+    arms = [Arm(name, checked_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()] or [
+        Arm("", {})
+    ]
+    grid: dict[str, list[Any]] = {}
+    for name, values in flat(factors):
+        if not isinstance(values, list) or not values:
+            raise BadInput(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
+        grid[name] = [checked(name, value, "[factors] of the plan") for value in values]
+    if len(arms) * math.prod(len(values) for values in grid.values()) > MOST_ARMS:
+        raise BadInput(f"the plan has more than {MOST_ARMS:,} arms; leave out factors or values")
+    short = [name.rpartition(".")[2] for name in grid]
+    names = short if len(set(short)) == len(short) else list(grid)
+    found = []
+    for arm in arms:
+        for values in itertools.product(*grid.values()):
+            parts = [f"{name}={shown(value)}" for name, value in zip(names, values, strict=True)]
+            label = " ".join([arm.name, *parts] if arm.name else parts)
+            found.append(Arm(label, {**arm.fields, **dict(zip(grid, values, strict=True))}))
+    return tuple(found)
+
+
+def shown(value: Any) -> str:
+    """A field's value as a command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check(plan: Plan) -> None:
+    """Raises BadInput, in one sentence, for a plan that cannot be carried out or would compare nothing."""
+    check_names(plan)
+    if STDIN in plan.data:
+        raise BadInput("standard input can be read once only, and a plan has several runs; save it as a file")
+    seen: dict[Recipe, str] = {}
+    for arm in plan.arms:
+        check_budget(plan, arm)
+        try:
+            recipe = recipe_of(plan, arm, plan.seeds[0])
+            recipe_of(plan, arm, max(plan.seeds))
+        except BadInput as error:
+            raise BadInput(f"arm {arm.name!r} of the plan: {error}") from None
+        if not recipe.text.valid > 0:
+            raise BadInput(f"arm {arm.name!r} of the plan has no valid part to be scored on; set text.valid above 0")
+        step = recipe.training.batch * recipe.model.context
+        if 0 < recipe.training.characters < step:
+            raise BadInput(
+                f"arm {arm.name!r} of the plan has {recipe.training.characters:,} characters, fewer than one step of "
+                f"{recipe.training.batch} windows of {recipe.model.context} reads ({step:,}); give it more"
+            )
+        if recipe in seen:
+            raise BadInput(
+                f"arms {seen[recipe]!r} and {arm.name!r} of the plan are duplicate runs, for all their settings are "
+                "the same; leave one out"
+            )
+        seen[recipe] = arm.name
+
+
+def check_names(plan: Plan) -> None:
+    """Names that become those of folders, and the baseline."""
+    for what, name in [("plan", plan.name), *(("arm", arm.name) for arm in plan.arms)]:
+        if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or len(name) > LONGEST_NAME:
+            raise BadInput(
+                f"the {what}'s name {name!r} cannot be that of a folder; use letters, digits and - _ . = + within it, "
+                f"at most {LONGEST_NAME}"
+            )
+    names = [arm.name for arm in plan.arms]
+    lowered = [name.casefold() for name in names]
+    for name in names:
+        if lowered.count(name.casefold()) > 1:
+            raise BadInput(f"two arms of the plan are called {name!r}, in capitals or not; rename one")
+    if plan.baseline not in names:
+        raise BadInput(f"the plan's baseline {plan.baseline!r} is none of its arms{nearest(plan.baseline, names)}")
+
+
+def check_budget(plan: Plan, arm: Arm) -> None:
+    """An arm has one budget, and it is enough for a step."""
+    fields = {**plan.fields, **arm.fields}
+    budgets = [name for name in BUDGETS if name in fields]
+    if len(budgets) != 1:
+        many = " and ".join(budgets) if budgets else "no budget"
+        raise BadInput(
+            f"arm {arm.name!r} of the plan has {many}; a run has one budget: set one of {', '.join(BUDGETS)}"
+        )
+    amount, least = fields[budgets[0]], 1 / 60 if budgets[0] == "training.minutes" else 1
+    if not least <= amount < math.inf:
+        raise BadInput(
+            f"arm {arm.name!r} of the plan has the budget {budgets[0]} = {amount:g}; it must be enough for a step: at "
+            f"least {'a second' if least < 1 else '1'}"
+        )
