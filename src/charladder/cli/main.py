@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "bits per character of a run on held-out or other text",
     "generate": "write text with a run",
     "refit": "fit heads that draft to a trained network",
+    "ablate": "train a plan of runs that differ in a few fields, and compare them",
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
     "inspect": "parameters, operations, memory and settings of a run or recipe",

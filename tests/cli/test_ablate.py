@@ -1,0 +1,139 @@
+"""charladder ablate: what it prints, what it refuses, and how it is interrupted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+
+PLAN = """
+data = ["text"]
+seeds = 1
+[set]
+"model.layers" = 2
+"model.width" = 16
+"model.context" = 16
+"training.batch" = 2
+"training.steps" = {steps}
+"training.log_every" = 1
+"training.validations" = 1
+"training.device" = "cpu"
+"text.valid" = 200
+[arms.none]
+"objective.rungs" = false
+[arms.rungs]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+    """A folder with a text and a plan, and a report that only says that it was asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("text").write_bytes(text_file.read_bytes())
+    Path("own.toml").write_text(PLAN.format(steps=5))
+
+    def write_report(folder: Path) -> list[Path]:
+        return [folder / "report.md"]
+
+    stub = types.ModuleType("charladder.ablation.report")
+    stub.write_report = write_report  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "charladder.ablation.report", stub)
+    return tmp_path
+
+
+def test_a_plan_is_trained_and_reported_once(here, capsys):
+    assert main(["ablate", "own.toml", "--jobs", "2", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["folder"], done["report"]) == ("ablations/own", ["ablations/own/report.md"])
+    assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["none", "rungs"]
+    assert all(run["valid_bits_per_character"] > 0 for run in done["runs"])
+    assert main(["ablate", "own.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.count("finished before") == 2
+    assert out.splitlines()[-1] == "report: ablations/own/report.md"
+    assert main(["ablate", "own.toml", "--report-only"]) == 0
+    assert capsys.readouterr().out == "report: ablations/own/report.md\n"
+    assert main(["ablate", "own.toml", "--set", "training.steps=6"]) == 2
+    assert "ablations/own holds another plan (its set differs)" in capsys.readouterr().err
+
+
+def test_a_rehearsal_starts_nothing(here, capsys):
+    assert main(["ablate", "own.toml", "--dry-run", "--seeds", "2", "--set", "objective.targets=3"]) == 0
+    out = capsys.readouterr().out
+    assert "own: 2 arms, 2 seeds, 4 runs" in out
+    assert "none (baseline): objective.rungs = false" in out
+    assert "ablations/own/rungs-seed1" in out
+    assert main(["ablate", "own.toml", "--dry-run", "--json", "--out", "there"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == ["there/none-seed0", "there/rungs-seed0"]
+    assert main(["ablate", "paper", "text", "--dry-run"]) == 0
+    assert not Path("ablations").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "PLAN"),
+        (["own"], "there is no plan called 'own'"),
+        (["own.toml", "--jobs", "0"], "--jobs is '0'; it must be a whole number"),
+        (["own.toml", "--seeds", "many"], "--seeds is 'many'"),
+        (["own.toml", "--seed", "3"], "has no option --seed; did you mean --seeds?"),
+        (["own.toml", "--set", "model.width"], "--set model.width has no value"),
+        (["own.toml", "--set", "model.widht=3"], "did you mean model.width?"),
+        (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
+        (["own.toml", "--set", "objective.rungs=false"], "duplicate runs"),
+        (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
+        (["own.toml", "--report-only"], "holds no plan that was begun"),
+        (["own.toml", "-"], "standard input"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
+    if "objective.rungs=false" in words:
+        Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.rungs" = false', ""))
+    assert main(["ablate", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not Path("ablations").exists()
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(here, capsys):
+    Path("own.toml").write_text(PLAN.format(steps=2000))
+    words = [sys.executable, "-m", "charladder", "ablate", "own.toml", "--jobs", "2"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = [Path("ablations/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "rungs")]
+    until = time.monotonic() + 60
+    while not all(path.exists() and path.stat().st_size for path in metrics) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert out.splitlines()[-1] == "stopped and saved; go on with: charladder ablate own.toml --jobs 2"
+    for path in metrics:
+        assert any((path.parent / "checkpoints").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs end by themselves")
+def test_runs_end_with_a_parent_that_is_killed(here):
+    Path("own.toml").write_text(PLAN.format(steps=100000))
+    words = [sys.executable, "-m", "charladder", "ablate", "own.toml"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, until = Path("ablations/own/none-seed0/metrics.jsonl"), time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while not any(log.with_name("checkpoints").glob("*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1)
+    size = log.stat().st_size
+    time.sleep(0.5)
+    assert log.stat().st_size == size
