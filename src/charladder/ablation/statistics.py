@@ -71,10 +71,9 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Differenc
     if found.n == 1:
         return Difference(found.mean, None, None, None, seeds)
     error = float(np.std(differences, ddof=1)) / math.sqrt(found.n)
-    if error:
-        p = 2 * float(student().sf(abs(found.mean) / error, found.n - 1))
-    else:  # the same for every seed: certain, unless there is none
-        p = 0.0 if found.mean else 1.0
+    # The same difference for every seed, none or another, is certain.
+    t = abs(found.mean) / error if error else math.inf if found.mean else 0.0
+    p = 2 * float(student().sf(t, found.n - 1))
     return Difference(found.mean, found.low, found.high, p, seeds)
 
 

@@ -1,0 +1,183 @@
+"""What the runs of a plan have come to, read from their directories alone; what is missing is a named gap.
+
+Shapes: P points of a curve.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charladder.ablation.plan import Plan, run_name
+from charladder.errors import BadInput
+from charladder.recipe import Recipe
+from charladder.run import open_run
+from charladder.training.metrics import number, read_metrics
+
+LAST = 10  # logged steps whose mean is the training loss at the end
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one run in their order, each (P,): after how many steps, characters and seconds of training, and bits
+    per character there."""
+
+    steps_P: np.ndarray
+    characters_P: np.ndarray
+    seconds_P: np.ndarray
+    bits_P: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curves:
+    """metrics.jsonl of a run. steps, characters, seconds: of training, up to its last line. terms: bits of training
+    batches by name of the term. valid: the stretch that is scored on the way. whole: the last line that scores the
+    whole valid part, None before there is one. norms: progress, and the norm of the gradient by rung, where it was
+    measured."""
+
+    steps: int
+    characters: int
+    seconds: float
+    terms: dict[str, Curve]
+    valid: Curve
+    whole: dict[str, Any] | None
+    norms: tuple[tuple[float, dict[str, float]], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run of an arm and a seed.
+
+    bits: per character, of the whole valid part, of which `scored` characters; train_bits: of the last training
+    batches that were logged. environment: versions, machine and data, as the run began with them.
+    """
+
+    arm: str
+    seed: int
+    path: Path
+    recipe: Recipe
+    bits: float
+    scored: int
+    train_bits: float
+    curves: Curves
+    environment: dict[str, Any]
+
+    @property
+    def speed(self) -> float | None:
+        """Characters a second in training; None where no time was written down."""
+        return self.curves.characters / self.curves.seconds if self.curves.seconds else None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A run that is planned and cannot be counted, and why."""
+
+    arm: str
+    seed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Results:
+    folder: Path
+    found: tuple[Result, ...]
+    gaps: tuple[Gap, ...]
+
+    def of(self, arm: str) -> tuple[Result, ...]:
+        """The finished runs of an arm, by seed as planned."""
+        return tuple(result for result in self.found if result.arm == arm)
+
+
+def collect(folder: Path, plan: Plan) -> Results:
+    """Reads every run of a plan in its folder, arm by arm."""
+    all_of_them = [read_result(folder, arm.name, seed) for arm in plan.arms for seed in plan.seeds]
+    return Results(
+        folder,
+        tuple(one for one in all_of_them if isinstance(one, Result)),
+        tuple(one for one in all_of_them if isinstance(one, Gap)),
+    )
+
+
+def read_result(folder: Path, arm: str, seed: int) -> Result | Gap:
+    path = folder / run_name(arm, seed)
+    if not path.exists():
+        return Gap(arm, seed, "not begun")
+    try:
+        recipe = open_run(path).recipe
+        environment = json.loads((path / "environment.json").read_bytes())
+        curves = read_curves(path) if (path / "metrics.jsonl").exists() else None
+    except BadInput as error:
+        return Gap(arm, seed, f"unreadable: {error}")
+    except (OSError, ValueError, RecursionError) as error:
+        return Gap(arm, seed, f"unreadable: {error}")
+    if not isinstance(environment, dict):
+        return Gap(arm, seed, "unreadable: environment.json does not say with what the run began")
+    if recipe.training.seed != seed:
+        return Gap(arm, seed, f"unreadable: {path} was trained with seed {recipe.training.seed}")
+    steps = 0 if curves is None else curves.steps
+    # A score from before the last step is one of a run that was then to go on for longer, and has not got there.
+    if curves is None or curves.whole is None or curves.whole["step"] < steps or "main" not in curves.terms:
+        return Gap(arm, seed, f"unfinished at step {steps:,}")
+    train_bits = float(curves.terms["main"].bits_P[-LAST:].mean())
+    scored = int(curves.whole.get("characters") or 0) if number(curves.whole.get("characters")) else 0
+    bits = float(curves.whole["bits_per_character"])
+    return Result(arm, seed, path, recipe, bits, scored, train_bits, curves, environment)
+
+
+def read_curves(path: Path) -> Curves:
+    """The curves of a run, finished or not. Raises OSError where there are no metrics."""
+    lines = read_metrics(path / "metrics.jsonl")
+    steps = [line for line in lines if "split" not in line and number(line.get("characters"))]
+    times = {line["step"]: float(line["seconds"]) for line in steps if number(line.get("seconds"))}
+    names = dict.fromkeys(name for line in steps for name in line.get("terms", {}))
+    terms = {
+        name: curve(
+            (line["step"], line["characters"], times.get(line["step"]), line["terms"][name]["bits"])
+            for line in steps
+            if name in line.get("terms", {})
+        )
+        for name in names
+    }
+    valid = [line for line in lines if line.get("split") == "valid"]
+    parts = curve(
+        (line["step"], line["trained_characters"], times.get(line["step"]), line["bits_per_character"])
+        for line in valid
+        if line.get("part")
+    )
+    wholes = [line for line in valid if not line.get("part") and math.isfinite(line["bits_per_character"])]
+    last = steps[-1] if steps else {"step": 0, "characters": 0}
+    return Curves(
+        steps=last["step"],
+        characters=int(last["characters"]),
+        seconds=max(times.values(), default=0.0),
+        terms=terms,
+        valid=parts,
+        whole=wholes[-1] if wholes else None,
+        norms=tuple(measured(line) for line in steps if norms_of(line)),
+    )
+
+
+def curve(points: Any) -> Curve:
+    """A curve of (step, characters, seconds, bits), without points that are no numbers; seconds may be unknown, NaN."""
+    kept = [
+        (step, characters, math.nan if seconds is None else seconds, bits)
+        for step, characters, seconds, bits in points
+        if math.isfinite(bits)
+    ]
+    return Curve(*np.array(kept, dtype=np.float64).reshape(-1, 4).T)
+
+
+def norms_of(line: dict[str, Any]) -> dict[str, float]:
+    """The norms of the whole gradient by rung that a line has; none where they were not measured, or are damaged."""
+    diagnosis = line.get("diagnosis")
+    norms = diagnosis.get("gradient_norms") if isinstance(diagnosis, dict) else None
+    if not isinstance(norms, dict) or not number(line.get("progress")):
+        return {}
+    return norms if all(number(norm) and math.isfinite(norm) for norm in norms.values()) else {}
+
+
+def measured(line: dict[str, Any]) -> tuple[float, dict[str, float]]:
+    return float(line["progress"]), norms_of(line)
