@@ -1,0 +1,60 @@
+"""The report of a plan as CSV, for other programs: all digits, an empty cell for what is not known."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from charladder.ablation.report import Report
+
+
+def runs(report: Report) -> str:
+    """report.csv: a row a planned run; `gap` says why one has no numbers."""
+    heads = "arm", "seed", "bits_per_character", "train_bits", "steps", "characters", "seconds", "run", "sha256", "gap"
+    found = {
+        (run.arm, run.seed): (
+            run.bits, run.train_bits, run.curves.steps, run.curves.characters, run.curves.seconds, run.path,
+            (run.environment.get("data") or {}).get("sha256"), None,
+        )
+        for arm in report.arms
+        for run in arm.runs
+    } | {(gap.arm, gap.seed): (*[None] * 7, gap.why) for gap in report.gaps}  # fmt: skip
+    planned = [(arm.name, seed) for arm in report.plan.arms for seed in report.plan.seeds]
+    return written(heads, ((*place, *found[place]) for place in planned))
+
+
+def summary(report: Report) -> str:
+    """summary.csv: a row an arm."""
+    heads = (
+        "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
+        "p", "p_holm", "verdict", "train_bits", "seconds", "characters_per_second", "reached_level",
+        "characters_to_level", "seconds_to_level",
+    )  # fmt: skip
+    rows = []
+    for one in report.arms:
+        bits, difference = one.bits, one.difference
+        rows.append(
+            (
+                one.arm.name,
+                len(one.runs),
+                *((bits.mean, bits.low, bits.high) if bits else (None, None, None)),
+                *((difference.mean, difference.low, difference.high) if difference else (None, None, None)),
+                len(difference.seeds) if difference else 0,
+                difference.p if difference else None,
+                one.corrected,
+                one.verdict,
+                *(found.mean if found else None for found in (one.train_bits, one.seconds, one.speed)),
+                one.reached.count,
+                one.reached.characters,
+                one.reached.seconds,
+            )
+        )
+    return written(heads, rows)
+
+
+def written(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return file.getvalue()

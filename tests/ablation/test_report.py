@@ -1,0 +1,139 @@
+import csv
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from ablation.fakes import ENVIRONMENT, make_plan, make_run
+from charladder.ablation import csv_tables, markdown, page, plan, report
+from charladder.ablation.results import collect
+from charladder.ablation.statistics import TOO_FEW
+
+BITS = {"none": [2.0, 2.1, 2.2, 2.05, 2.15], "rungs": [1.9, 2.01, 2.09, 1.96, 2.04]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for arm, several in BITS.items():
+        for seed, bits in enumerate(several):
+            make_run(tmp_path, arm, seed, bits, speed=1000 if arm == "none" else 500)
+    return tmp_path
+
+
+def build(folder, **changes):
+    planned = make_plan(**changes)
+    return report.build_report(planned, collect(folder, planned))
+
+
+def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
+    none, rungs = build(folder).arms
+    assert none.verdict == "the baseline" and none.difference is None
+    assert none.bits is not None and none.bits.mean == pytest.approx(2.1)
+    assert rungs.difference is not None and rungs.difference.mean == pytest.approx(-0.1)
+    assert rungs.verdict.startswith("better than none by 0.100 (0.0") and rungs.verdict.endswith("5 seeds")
+    assert rungs.corrected == rungs.difference.p
+    assert rungs.speed is not None and rungs.speed.mean == pytest.approx(500)
+
+
+def test_the_level_is_reached_between_points_or_not_at_all(folder):
+    built = build(folder)
+    none, rungs = built.arms
+    # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
+    assert built.level == pytest.approx(9 + (2.1 - 8) * 0.8)
+    assert (none.reached.count, none.reached.of, none.reached.characters) == (3, 5, None)
+    assert (rungs.reached.count, rungs.reached.of) == (5, 5)
+    assert rungs.reached.characters is not None and 2400 < rungs.reached.characters < 3200
+    assert rungs.reached.seconds == pytest.approx(rungs.reached.characters / 500)
+
+
+def test_one_seed_prints_no_interval_and_claims_nothing(folder):
+    built = build(folder, seeds=1)
+    assert [one.verdict for one in built.arms] == ["the baseline", TOO_FEW]
+    for text in (markdown.text(built), page.html(built)):
+        assert "better than" not in text and "worse than" not in text
+        assert not re.search(r"\d to [-+]?\d", text)
+    for row in csv.DictReader(io.StringIO(csv_tables.summary(built))):
+        assert row["low"] == row["high"] == row["p"] == row["p_holm"] == row["difference_low"] == ""
+
+
+def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
+    (folder / "rungs-seed3" / "metrics.jsonl").unlink()
+    built = build(folder)
+    assert built.arms[1].verdict == TOO_FEW
+    assert built.arms[1].difference is not None and built.arms[1].difference.seeds == (0, 1, 2, 4)
+    assert "rungs, seed 3: unfinished at step 0" in markdown.text(built).split("## Results")[0]
+    assert "rungs, seed 3: unfinished at step 0" in page.html(built).split("<h2>Results")[0]
+    rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
+    assert len(rows) == 10
+    assert rows[8]["gap"] == "unfinished at step 0" and rows[8]["bits_per_character"] == ""
+
+
+def test_a_plan_without_any_run_has_a_report_all_the_same(tmp_path):
+    built = build(tmp_path)
+    assert [one.verdict for one in built.arms] == ["no finished run"] * 2
+    assert len(built.gaps) == 10
+    assert "not begun" in page.html(built) and "not begun" in markdown.text(built)
+
+
+def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
+    other = ENVIRONMENT | {"data": {"name": "book.txt", "sha256": "cd" * 32}, "machine": {"processor": "Abacus 13"}}
+    make_run(tmp_path, "none", 0, 2.0)
+    make_run(tmp_path, "rungs", 0, 1.9, environment=other)
+    built = build(tmp_path, seeds=1)
+    assert [any(word in said for said in built.warnings) for word in ("data", "machine")] == [True, True]
+    assert "the runs differ in the data" in page.html(built)
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.outside, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data") and not (value or "").startswith("#"):
+                self.outside.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_the_page_stands_alone_and_escapes_what_files_say(tmp_path):
+    evil = '<script>alert("x")</script> $a_b$ & "'
+    make_run(tmp_path, "none", 0, 2.0, environment=ENVIRONMENT | {"data": {"name": evil, "sha256": evil}})
+    made = make_plan(seeds=1, arms=("none",), name=evil, question=evil)
+    results = collect(tmp_path, made)
+    evil_arm = plan.Arm(evil, {"text.data": evil})
+    renamed = dataclasses.replace(results, found=tuple(dataclasses.replace(r, arm=evil) for r in results.found))
+    built = report.build_report(dataclasses.replace(made, arms=(evil_arm,), baseline=evil), renamed)
+    text = page.html(built)
+    reader = Reader()
+    reader.feed(text)
+    assert "script" not in reader.tags and reader.outside == []
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert reader.tags.count("svg") == 3
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert "<script" not in markdown.text(built).replace("\\<", "")
+
+
+def test_all_files_say_the_same(folder):
+    built = build(folder)
+    for row in csv.DictReader(io.StringIO(csv_tables.summary(built))):
+        line = next(line for line in markdown.text(built).splitlines() if line.startswith(f"| {row['arm']} | 5 of 5"))
+        for text in (line, page.html(built)):
+            assert f"{float(row['bits_per_character']):.4f}" in text
+            assert f"{float(row['low']):.4f} to {float(row['high']):.4f}" in text
+            assert row["verdict"] in text
+    rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
+    assert [float(row["bits_per_character"]) for row in rows] == BITS["none"] + BITS["rungs"]
+
+
+def test_the_files_are_written_and_written_again(folder, monkeypatch):
+    monkeypatch.setattr(plan, "read_plan", lambda path: make_plan(), raising=False)
+    for _ in range(2):
+        written = report.write_report(folder)
+        assert [path.name for path in written] == ["report.html", "report.md", "report.csv", "summary.csv"]
+        assert all(path.stat().st_size > 100 for path in written)
+    assert not list(folder.glob(".*.part"))
