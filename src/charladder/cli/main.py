@@ -20,6 +20,7 @@ VERBS = {
     "ablate": "train a plan of runs that differ in a few fields, and compare them",
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
+    "plot": "curves of several runs side by side; the schedule of the rungs as a picture",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
 HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses

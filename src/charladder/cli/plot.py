@@ -1,0 +1,124 @@
+"""charladder plot"""
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from charladder.ablation.comparison import BY, draw_runs, draw_schedule
+from charladder.ablation.results import Curves, read_curves
+from charladder.cli.options import Parser
+from charladder.cli.terminal import Terminal, say
+from charladder.errors import BadInput, nearest
+from charladder.recipe import read_raw, resolve
+from charladder.run import open_run
+
+MOST_TERMS = 24
+FORMATS = ".png", ".svg"
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "plot",
+        "Curves of several runs side by side: bits per character of valid text and of training batches. With\n"
+        "--schedule a picture of when the rungs of a RUN or RECIPE contribute to the loss, and how much.",
+        "charladder plot runs/ladder-1 runs/ladder-2 --terms main,rung1.target1",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; a recipe, with --schedule")
+    parser.add_argument("--out", default="plot.png", metavar="FILE", help="a .png or .svg (default plot.png)")
+    parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
+    parser.add_argument("--by", choices=tuple(BY), help="what the curves run over (default characters)")
+    parser.add_argument("--terms", metavar="NAME,NAME", help="terms of the training loss (default main)")
+    parser.add_argument("--schedule", action="store_true", help="draw the schedule of the rungs in place of curves")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.read(argv)
+    path = Path(options.out)
+    check_place(path, options.force)
+    facts = plot_schedule(options, path) if options.schedule else plot_runs(options, path)
+    if options.json:
+        print(json.dumps({"plot": str(path), **facts}))
+        return 0
+    console = Terminal()
+    for run in facts.get("runs", []):
+        bits = run["valid_bits_per_character"]
+        end = "no score of the whole valid part yet" if bits is None else f"valid: {bits:.4f} bits per character"
+        line = f"{run['run']}: {run['steps']:,} steps, {run['characters']:,} characters, {run['seconds']:.0f} s, {end}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_place(path: Path, force: bool) -> None:
+    """Raises BadInput where a picture cannot be put there, or would take the place of something."""
+    if path.suffix.lower() not in FORMATS:
+        raise BadInput(f"--out is {str(path)!r}; its name must end in .png or .svg")
+    if path.is_dir():
+        raise BadInput(f"--out is {str(path)!r}, which is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {path.parent} to put {path.name} into; make it first")
+    if os.path.lexists(path) and not force:
+        raise BadInput(f"{path} exists and is not written over; choose another --out, or add --force")
+
+
+def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
+    """Draws the curves of the runs; returns what --json says of them."""
+    runs = {name: curves_of(name) for name in dict.fromkeys(options.runs)}
+    terms = ["main"] if options.terms is None else chosen_terms(options.terms, runs)
+    by = options.by or "characters"
+    for name, curves in runs.items():
+        absent = [term for term in terms if term not in curves.terms]
+        if absent:
+            say(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
+    draw_runs(runs, terms, by, path)
+    ended = {name: None if one.whole is None else one.whole["bits_per_character"] for name, one in runs.items()}
+    return {
+        "by": by,
+        "terms": terms,
+        "runs": [
+            {
+                "run": name,
+                "steps": curves.steps,
+                "characters": curves.characters,
+                "seconds": curves.seconds,
+                "valid_bits_per_character": ended[name],
+            }
+            for name, curves in runs.items()
+        ],
+    }
+
+
+def curves_of(name: str) -> Curves:
+    """The curves of a run. Raises BadInput where there are none."""
+    open_run(Path(name))
+    if (Path(name) / "metrics.jsonl").is_file():
+        curves = read_curves(Path(name))
+        if curves.terms:
+            return curves
+    raise BadInput(f"{name} has no metrics yet; train it for a few steps")
+
+
+def chosen_terms(given: str, runs: dict[str, Curves]) -> list[str]:
+    """Names of terms, in their order. Raises BadInput with the nearest for one that no run has."""
+    known = dict.fromkeys(term for curves in runs.values() for term in curves.terms)
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    if not names:
+        raise BadInput(f"--terms is {given!r}; give names of terms with commas between them, as main,rung1.target1")
+    for name in names:
+        if name not in known:
+            raise BadInput(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")
+    if len(names) > MOST_TERMS:
+        raise BadInput(f"--terms names {len(names)} terms; a picture holds at most {MOST_TERMS}")
+    return names
+
+
+def plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
+    """Draws the schedule of one run or recipe; returns what --json says of it."""
+    if options.by is not None or options.terms is not None:
+        raise BadInput("--by and --terms go with curves, and --schedule draws none; leave them out")
+    if len(options.runs) > 1:
+        raise BadInput(f"--schedule draws one run or recipe, and {len(options.runs)} are given")
+    (name,) = options.runs
+    recipe = open_run(Path(name)).recipe if Path(name).is_dir() else resolve(read_raw(name))
+    draw_schedule(recipe.objective, recipe.model.layers, name, path)
+    return {"schedule": name, "layers": recipe.model.layers, "targets": recipe.objective.targets}

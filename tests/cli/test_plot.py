@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablation.fakes import make_run
+from charladder.ablation.comparison import schedule
+from charladder.cli.main import main
+from charladder.objective import ObjectiveSettings
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path, "none", 0, 2.0)
+    make_run(tmp_path, "$a_b$", 0, 1.9, finished=False)
+
+
+def test_curves_of_several_runs(capsys):
+    assert (
+        main(["plot", "none-seed0", "$a_b$-seed0", "--terms", "main,rung1.target1", "--by", "seconds", "--json"]) == 0
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert said["plot"] == "plot.png" and Path("plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [run["run"] for run in said["runs"]] == ["none-seed0", "$a_b$-seed0"]
+    assert [run["valid_bits_per_character"] for run in said["runs"]] == [2.0, None]
+
+
+def test_the_end_says_where_the_picture_is(capsys):
+    assert main(["plot", "none-seed0", "--out", "curves.svg"]) == 0
+    out = capsys.readouterr().out
+    assert "valid: 2.0000 bits per character" in out
+    assert out.endswith("picture: curves.svg\n")
+    assert "<svg" in Path("curves.svg").read_text()
+
+
+def test_a_picture_is_not_written_over_unless_that_is_asked_for(capsys):
+    Path("plot.png").write_text("mine")
+    assert main(["plot", "none-seed0"]) == 2
+    assert "plot.png exists and is not written over" in capsys.readouterr().err
+    assert Path("plot.png").read_text() == "mine"
+    assert main(["plot", "none-seed0", "--force"]) == 0
+    assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("what", ["none-seed0", "ladder", "t64"])
+def test_the_schedule_of_a_run_or_a_recipe(capsys, what):
+    assert main(["plot", what, "--schedule", "--out", "schedule.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == what
+    assert Path("schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_schedule_is_the_papers():
+    progress, weights = schedule(ObjectiveSettings(), 4)
+    for rung in (1, 2, 3):
+        assert np.array_equal(weights[:, rung - 1, 0], (progress < rung / 8).astype(float))
+    assert (weights[:, 3, 0] == 1).all() and (weights[:, 3, 1] == 0.5).all()
+
+
+def test_weights_that_move_every_step_are_drawn_in_the_mean():
+    _, weights = schedule(ObjectiveSettings(target_schedule="blockwise", rungs=False), 2)
+    assert 0 < weights[0, 1, 0] < 1
+    assert np.allclose(weights[:, 1].sum(-1), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "there is no run directory nowhere"),
+        (["."], ". is not a run directory"),
+        (["new"], "new has no metrics yet"),
+        (["none-seed0", "--terms", "rung1.target2"], "called 'rung1.target2'; did you mean rung1.target1?"),
+        (["none-seed0", "--terms", ","], "give names of terms"),
+        (["none-seed0", "--out", "plot.pdf"], "must end in .png or .svg"),
+        (["none-seed0", "--out", "nowhere/plot.png"], "there is no folder nowhere"),
+        (["none-seed0", "--by", "hours"], "invalid choice: 'hours'"),
+        (["none-seed0", "none-seed0", "--schedule"], "--schedule draws one run or recipe, and 2 are given"),
+        (["none-seed0", "--schedule", "--by", "steps"], "--by and --terms go with curves"),
+        (["laddr", "--schedule"], "there is no recipe called 'laddr'; did you mean ladder?"),
+        ([], "required: RUN"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(capsys, words, said):
+    (make_run(Path("fresh"), "new", 0, 2.0) / "metrics.jsonl").unlink()
+    Path("fresh/new-seed0").rename("new")
+    assert main(["plot", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not Path("plot.png").exists()
