@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -33,34 +32,29 @@ seeds = 1
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
-    """A folder with a text and a plan, and a report that only says that it was asked for."""
+    """A folder with a text and a plan."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     Path("text").write_bytes(text_file.read_bytes())
     Path("own.toml").write_text(PLAN.format(steps=5))
-
-    def write_report(folder: Path) -> list[Path]:
-        return [folder / "report.md"]
-
-    stub = types.ModuleType("charladder.ablation.report")
-    stub.write_report = write_report  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "charladder.ablation.report", stub)
     return tmp_path
 
 
 def test_a_plan_is_trained_and_reported_once(here, capsys):
     assert main(["ablate", "own.toml", "--jobs", "2", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    assert (done["folder"], done["report"]) == ("ablations/own", ["ablations/own/report.md"])
+    files = [f"ablations/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv")]
+    assert (done["folder"], done["report"]) == ("ablations/own", files)
+    assert all(Path(file).stat().st_size for file in files)
     assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["none", "rungs"]
     assert all(run["valid_bits_per_character"] > 0 for run in done["runs"])
     assert main(["ablate", "own.toml"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.count("finished before") == 2
-    assert out.splitlines()[-1] == "report: ablations/own/report.md"
+    assert out.splitlines()[-4:] == [f"report: {file}" for file in files]
     assert main(["ablate", "own.toml", "--report-only"]) == 0
-    assert capsys.readouterr().out == "report: ablations/own/report.md\n"
+    assert capsys.readouterr().out.splitlines() == [f"report: {file}" for file in files]
     assert main(["ablate", "own.toml", "--set", "training.steps=6"]) == 2
     assert "ablations/own holds another plan (its set differs)" in capsys.readouterr().err
 
@@ -92,6 +86,8 @@ def test_a_rehearsal_starts_nothing(here, capsys):
         (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
         (["own.toml", "--report-only"], "holds no plan that was begun"),
         (["own.toml", "-"], "standard input"),
+        (["own.toml", "gone"], "no file or corpus called 'gone'"),
+        (["own.toml", "--set", "text.test=3979", "--set", "text.valid=10"], "wants a window of 18 characters"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):

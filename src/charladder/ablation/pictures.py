@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def drawing(extra: str, **style: Any) -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise BadInput(f'pictures need matplotlib: pip install "charladder[{extra}]"') from None
-    with matplotlib.rc_context(style), warnings.catch_warnings():
+    with matplotlib.rc_context(cast(Any, style)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font does not have
         yield Figure
 

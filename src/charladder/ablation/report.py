@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charladder.ablation.plan import Arm, Plan
+from charladder.ablation.plan import Arm, Plan, read_plan
 from charladder.ablation.results import Gap, Result, Results, collect
 from charladder.ablation.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
 from charladder.training.files import write_text
@@ -57,9 +57,8 @@ class Report:
 def write_report(folder: Path) -> list[Path]:
     """Reads plan.toml and all runs in `folder`, and writes report.html, report.md, report.csv and summary.csv there."""
     from charladder.ablation import csv_tables, markdown, page
-    from charladder.ablation.plan import read_plan  # pyright: ignore[reportAttributeAccessIssue]
 
-    plan: Plan = read_plan(folder / "plan.toml")
+    plan = read_plan(folder / "plan.toml")
     report = build_report(plan, collect(folder, plan))
     texts = {
         "report.html": page.html(report),

@@ -10,13 +10,26 @@ from typing import Any
 from rich.console import Console
 
 from charladder.ablation.folder import planned_runs
-from charladder.ablation.plan import BUDGETS, Plan, check, checked_fields, differences, read_plan, seeds_of, shown
+from charladder.ablation.plan import (
+    BUDGETS,
+    Plan,
+    check,
+    checked_fields,
+    differences,
+    read_plan,
+    recipe_of,
+    seeds_of,
+    shown,
+)
 from charladder.ablation.runner import Failed, Finished, Interrupted, carry_out, default_jobs
 from charladder.cli.ablation_table import AblationTable
 from charladder.cli.asking import asking
 from charladder.cli.options import Parser
+from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput
+from charladder.run import split_of
+from charladder.text import Corpus, open_corpus
 
 
 def main(argv: list[str]) -> int:
@@ -50,6 +63,7 @@ def main(argv: list[str]) -> int:
             raise BadInput(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
         finish(console, folder, [], options.json)
         return 0
+    check_text(plan)
     return train_all(console, plan, folder, jobs, options.json, argv)
 
 
@@ -69,6 +83,25 @@ def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -
     plan = dataclasses.replace(plan, fields={**kept, **given})
     check(plan)
     return plan
+
+
+def check_text(plan: Plan) -> None:
+    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises BadInput."""
+    corpora: dict[Any, Corpus] = {}
+    for arm in plan.arms:
+        recipe = recipe_of(plan, arm, plan.seeds[0])
+        text, window = recipe.text, recipe.model.context + recipe.objective.targets
+        kind = text.alphabet, text.encoding, text.unknown
+        if kind not in corpora:
+            with reading() as report:
+                corpora[kind] = open_corpus(plan.data, *kind, report)
+            say_notes(corpora[kind])
+        parts = split_of(recipe, corpora[kind])
+        if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
+            raise BadInput(
+                f"arm {arm.name!r} of the plan wants a window of {window} characters to train on and a valid part, and "
+                f"{corpora[kind].name} has {len(corpora[kind].ids_N):,} characters; set text.valid and text.test lower"
+            )
 
 
 def whole_number(option: str, text: str) -> int:
@@ -121,7 +154,7 @@ def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bo
 def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interrupted], as_json: bool) -> None:
     """Writes the report, and says where it is."""
     # Here, for it loads the libraries of statistics and plots.
-    from charladder.ablation.report import write_report  # pyright: ignore[reportMissingImports]
+    from charladder.ablation.report import write_report
 
     paths = write_report(folder)
     for path in paths:
