@@ -143,7 +143,7 @@ def read_curves(path: Path) -> Curves:
     }
     valid = [line for line in lines if line.get("split") == "valid"]
     parts = curve(
-        (line["step"], line["trained_characters"], times.get(line["step"]), line["bits_per_character"])
+        (line["step"], line["trained_characters"], trained_seconds(line, times), line["bits_per_character"])
         for line in valid
         if line.get("part")
     )
@@ -158,6 +158,16 @@ def read_curves(path: Path) -> Curves:
         whole=wholes[-1] if wholes else None,
         norms=tuple(measured(line) for line in steps if norms_of(line)),
     )
+
+
+def trained_seconds(line: dict[str, Any], times: dict[int, float]) -> float | None:
+    """When a stretch was scored: as the line says, or, where it is of before that was written down, between the two
+    logged steps around it."""
+    if number(line.get("trained_seconds")):
+        return float(line["trained_seconds"])
+    if not times or not min(times) <= line["step"] <= max(times):
+        return None
+    return float(np.interp(line["step"], list(times), list(times.values())))
 
 
 def curve(points: Any) -> Curve:

@@ -115,6 +115,7 @@ def train(
                     {
                         "step": clock.step,
                         "trained_characters": clock.characters,
+                        "trained_seconds": round(clock.seconds, 3),
                         "split": "valid",
                         "part": True,
                         "bits_per_character": bits,
