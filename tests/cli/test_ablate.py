@@ -100,15 +100,18 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
     assert not Path("ablations").exists()
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(here, capsys):
-    Path("own.toml").write_text(PLAN.format(steps=2000))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, number):
+    Path("own.toml").write_text(PLAN.format(steps=100000))
     words = [sys.executable, "-m", "charladder", "ablate", "own.toml", "--jobs", "2"]
+    if number == signal.SIGTERM:  # as in the background of a shell, where SIGINT is ignored
+        words = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = [Path("ablations/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "rungs")]
     until = time.monotonic() + 60
     while not all(path.exists() and path.stat().st_size for path in metrics) and time.monotonic() < until:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err

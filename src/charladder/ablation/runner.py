@@ -203,9 +203,10 @@ def cores() -> int:
 
 
 def ask(child: Child) -> None:
-    """Asks a process to save and stop."""
-    with contextlib.suppress(OSError, ValueError):  # Windows has no such request
-        child.process.send_signal(signal.SIGINT)
+    """Asks a process to save and stop: not by SIGINT, which what a shell starts in the background ignores, and whatever
+    that starts."""
+    with contextlib.suppress(OSError, ValueError):
+        child.process.send_signal(signal.SIGTERM)
 
 
 def end(children: list[Child]) -> None:
