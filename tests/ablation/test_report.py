@@ -48,6 +48,18 @@ def test_the_level_is_reached_between_points_or_not_at_all(folder):
     assert rungs.reached.seconds == pytest.approx(rungs.reached.characters / 500)
 
 
+def test_equal_seconds_are_those_of_the_slower_run_at_the_end_of_the_faster(folder):
+    none, rungs = build(folder).arms
+    # `none` is scored last at step 32, after 3.2 s; `rungs`, at half the speed, is then at step 16.
+    expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["rungs"], strict=True)]
+    assert none.timed is None and rungs.timed is not None
+    assert rungs.timed.mean == pytest.approx(sum(expected) / 5)
+    assert rungs.timed.p == rungs.timed_corrected and rungs.timed.p < 0.001
+    rows = list(csv.DictReader(io.StringIO(csv_tables.summary(build(folder)))))
+    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(rungs.timed.mean)
+    assert f"{rungs.timed.mean:+.4f}" in markdown.text(build(folder))
+
+
 def test_one_seed_prints_no_interval_and_claims_nothing(folder):
     built = build(folder, seeds=1)
     assert [one.verdict for one in built.arms] == ["the baseline", TOO_FEW]

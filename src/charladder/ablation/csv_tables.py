@@ -28,7 +28,8 @@ def summary(report: Report) -> str:
     heads = (
         "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
         "p", "p_holm", "verdict", "train_bits", "seconds", "characters_per_second", "reached_level",
-        "characters_to_level", "seconds_to_level",
+        "characters_to_level", "seconds_to_level", "difference_at_equal_seconds", "timed_low", "timed_high",
+        "timed_p_holm",
     )  # fmt: skip
     rows = []
     for one in report.arms:
@@ -47,6 +48,8 @@ def summary(report: Report) -> str:
                 one.reached.count,
                 one.reached.characters,
                 one.reached.seconds,
+                *((one.timed.mean, one.timed.low, one.timed.high) if one.timed else (None, None, None)),
+                one.timed_corrected,
             )
         )
     return written(heads, rows)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, level_text, result_rows, speed_rows
+from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, TIMED, level_text, result_rows, speed_rows
 from charladder.ablation.report import Report
 
 
@@ -18,7 +18,7 @@ def text(report: Report) -> str:
     parts.append("\n".join(f"- {name}: {plain(said)}" for name, said in report.facts))
     parts.append(f"To repeat: `{report.command.replace('`', '')}`")
     parts += ["## Results", table(HEADS, result_rows(report)), NOTES]
-    parts += ["## Training", table(SPEED_HEADS, speed_rows(report)), level_text(report)]
+    parts += ["## Training", table(SPEED_HEADS, speed_rows(report)), level_text(report), TIMED]
     return "\n\n".join(parts) + "\n"
 
 

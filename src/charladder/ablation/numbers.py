@@ -7,7 +7,15 @@ NOTHING = "-"
 HEADS = (
     "arm", "runs", "bits per character", "95% interval", "difference", "its 95% interval", "p", "p (Holm)", "verdict",
 )  # fmt: skip
-SPEED_HEADS = "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level"
+SPEED_HEADS = (
+    "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level",
+    "difference at equal seconds", "its 95% interval", "p (Holm)",
+)  # fmt: skip
+TIMED = (
+    "At equal seconds: of the stretch that is scored on the way, at the second at which the baseline was scored last, "
+    "or the arm itself if that is earlier. It is harsh on a slower arm whose learning rate has not come down by then; a "
+    "budget in minutes is the fair comparison."
+)
 NOTES = (
     "Bits per character are of the whole valid part, scored once at the end of a run; fewer are better. Intervals are "
     "95% intervals of the mean by Student's t; differences and p-values are paired by seed (two-sided t-test), and "
@@ -44,6 +52,9 @@ def speed_rows(report: Report) -> list[tuple[str, ...]]:
             f"{one.speed.mean:,.0f}" if one.speed else NOTHING,
             to_level(one, one.reached.characters, ",.0f"),
             to_level(one, one.reached.seconds, ",.1f"),
+            f"{one.timed.mean:+.4f}" if one.timed else NOTHING,
+            span(one.timed.low, one.timed.high, "+.4f") if one.timed else NOTHING,
+            p_text(one.timed_corrected),
         )
         for one in report.arms
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, level_text, result_rows, speed_rows
+from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, TIMED, level_text, result_rows, speed_rows
 from charladder.ablation.pictures import learning_curves, norms_by_depth
 from charladder.ablation.report import Report
 
@@ -42,7 +42,7 @@ def html(report: Report) -> str:
     parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl>")
     parts += ["<h2>Results</h2>", table("Results by arm", HEADS, result_rows(report)), f"<p>{escape(NOTES)}</p>"]
     parts += ["<h2>Training</h2>", table("Training by arm", SPEED_HEADS, speed_rows(report))]
-    parts.append(f"<p>{escape(level_text(report))}</p>")
+    parts.append(f"<p>{escape(level_text(report))} {escape(TIMED)}</p>")
     parts.append('<h2>Pictures</h2>\n<div class="pictures">')
     parts += [
         picture(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from charladder.ablation.plan import Arm, Plan, read_plan
 from charladder.ablation.results import Gap, Result, Results, collect
 from charladder.ablation.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
@@ -26,7 +28,8 @@ class Reached:
 @dataclass(frozen=True)
 class ArmReport:
     """One arm. Bits are per character: `bits` of the whole valid part, `train_bits` of the last training batches.
-    seconds, speed: of training, characters a second. difference: of bits, to the baseline; None for itself."""
+    seconds, speed: of training, characters a second. difference: of bits, to the baseline; None for itself. timed: the
+    same at equal seconds, of the stretch that is scored on the way."""
 
     arm: Arm
     runs: tuple[Result, ...]
@@ -34,6 +37,8 @@ class ArmReport:
     train_bits: Estimate | None
     difference: Difference | None
     corrected: float | None
+    timed: Difference | None
+    timed_corrected: float | None
     verdict: str
     seconds: Estimate | None
     speed: Estimate | None
@@ -79,10 +84,23 @@ def build_report(plan: Plan, results: Results) -> Report:
         for arm in plan.arms
         if arm.name != plan.baseline
     }
-    corrected = holm({name: one.p for name, one in differences.items() if one is not None and one.p is not None})
+    timed = {name: at_equal_seconds(results.of(name), results.of(plan.baseline)) for name in differences}
+    corrected, timed_corrected = (
+        holm({name: one.p for name, one in found.items() if one is not None and one.p is not None})
+        for found in (differences, timed)
+    )
     level = level_of(results.of(plan.baseline))
     arms = tuple(
-        arm_report(plan, arm, results.of(arm.name), differences.get(arm.name), corrected.get(arm.name), level)
+        arm_report(
+            plan,
+            arm,
+            results.of(arm.name),
+            differences.get(arm.name),
+            corrected.get(arm.name),
+            timed.get(arm.name),
+            timed_corrected.get(arm.name),
+            level,
+        )
         for arm in plan.arms
     )
     command = f"charladder ablate {shlex.quote(str(results.folder / 'plan.toml'))}"
@@ -95,6 +113,8 @@ def arm_report(
     runs: tuple[Result, ...],
     difference: Difference | None,
     corrected: float | None,
+    timed: Difference | None,
+    timed_corrected: float | None,
     level: float | None,
 ) -> ArmReport:
     said = "the baseline" if arm.name == plan.baseline else verdict(difference, corrected, plan.baseline)
@@ -105,11 +125,29 @@ def arm_report(
         estimate([run.train_bits for run in runs]),
         difference,
         corrected,
+        timed,
+        timed_corrected,
         said if runs else "no finished run",
         estimate([run.curves.seconds for run in runs]),
         estimate([run.speed for run in runs if run.speed is not None]),
         reached(runs, level),
     )
+
+
+def at_equal_seconds(runs: Iterable[Result], baseline: Iterable[Result]) -> Difference | None:
+    """Bits of the stretch at the second at which the baseline's run of the same seed was scored last, or the arm's own
+    if that is earlier; each read between two measured points of its run. None where no seconds were written down."""
+    curves = {run.seed: run.curves.valid for run in baseline if len(run.curves.valid.bits_P)}
+    own, theirs = {}, {}
+    for run in runs:
+        mine, other = run.curves.valid, curves.get(run.seed)
+        if other is None or not len(mine.bits_P):
+            continue
+        until = min(mine.seconds_P[-1], other.seconds_P[-1])
+        if until >= max(mine.seconds_P[0], other.seconds_P[0]):  # false where they are unknown, too
+            own[run.seed] = float(np.interp(until, mine.seconds_P, mine.bits_P))
+            theirs[run.seed] = float(np.interp(until, other.seconds_P, other.bits_P))
+    return paired(own, theirs)
 
 
 def level_of(runs: Iterable[Result]) -> float | None:
