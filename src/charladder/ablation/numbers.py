@@ -13,8 +13,8 @@ SPEED_HEADS = (
 )  # fmt: skip
 TIMED = (
     "At equal seconds: of the stretch that is scored on the way, at the second at which the baseline was scored last, "
-    "or the arm itself if that is earlier. It is harsh on a slower arm whose learning rate has not come down by then; a "
-    "budget in minutes is the fair comparison."
+    "or the arm itself if that is earlier. It is harsh on a slower arm whose learning rate has not come down by then; "
+    "a budget in minutes is the fair comparison."
 )
 NOTES = (
     "Bits per character are of the whole valid part, scored once at the end of a run; fewer are better. Intervals are "
