@@ -143,7 +143,7 @@ def read_curves(path: Path) -> Curves:
     }
     valid = [line for line in lines if line.get("split") == "valid"]
     parts = curve(
-        (line["step"], line["trained_characters"], trained_seconds(line, times), line["bits_per_character"])
+        (line["step"], line["trained_characters"], second_of(line["step"], times), line["bits_per_character"])
         for line in valid
         if line.get("part")
     )
@@ -160,14 +160,11 @@ def read_curves(path: Path) -> Curves:
     )
 
 
-def trained_seconds(line: dict[str, Any], times: dict[int, float]) -> float | None:
-    """When a stretch was scored: as the line says, or, where it is of before that was written down, between the two
-    logged steps around it."""
-    if number(line.get("trained_seconds")):
-        return float(line["trained_seconds"])
-    if not times or not min(times) <= line["step"] <= max(times):
+def second_of(step: int, times: dict[int, float]) -> float | None:
+    """At what second of training a step ended: one that was not logged, between the two logged ones around it."""
+    if not times or not min(times) <= step <= max(times):
         return None
-    return float(np.interp(line["step"], list(times), list(times.values())))
+    return float(np.interp(step, list(times), list(times.values())))
 
 
 def curve(points: Any) -> Curve:

@@ -115,7 +115,6 @@ def train(
                     {
                         "step": clock.step,
                         "trained_characters": clock.characters,
-                        "trained_seconds": round(clock.seconds, 3),
                         "split": "valid",
                         "part": True,
                         "bits_per_character": bits,
