@@ -71,6 +71,8 @@ def say(sentence: str) -> None:
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     try:
-        print(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}", file=sys.stderr, flush=True)
+        # The end of the line in the same piece, for several ranks write to one place.
+        sys.stderr.write(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}\n")
+        sys.stderr.flush()
     except (OSError, ValueError):
         lose(sys.stderr)
