@@ -19,7 +19,7 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter, NoDrafter
-from charladder.generation.sampling import Sampling
+from charladder.generation.sampling import Sampling, likeliest
 from charladder.generation.stopping import settled
 from charladder.generation.verification import Chooser, Drafts, choose_chooser
 from charladder.model.reading import Reader, Rows
@@ -105,12 +105,7 @@ class Stream:
 
     def look(self, logits_NV: np.ndarray) -> None:
         """Notes the likeliest symbols at the next places, a row each."""
-        nats_NV = torch.from_numpy(logits_NV).double().log_softmax(-1)
-        found = nats_NV.topk(min(self.top, nats_NV.shape[1]))
-        self.likeliest += [
-            list(zip(ids, nats, strict=True))
-            for ids, nats in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        ]
+        self.likeliest += likeliest(torch.from_numpy(logits_NV), self.top)
 
 
 class Writer:
