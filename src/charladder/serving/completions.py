@@ -32,7 +32,6 @@ class Writing:
     prompt: str | None  # what `echo` puts before
     decoder: Decoder
     top: int | None
-    text_offset: int = 0
     characters: int = 0
     finish: str | None = None
 
@@ -76,17 +75,13 @@ class Completions:
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + self.limits.seconds
         manner = partial(self.manners.of, sampling, asked.draft or "auto")
-        return [
-            Writing(
-                place * n + again,
-                Ticket(ids, length, manner, f"{seed} {place * n + again}", stop_ids, asked.logprobs or 0, deadline),
-                self.symbols.decode(ids) if asked.echo else None,
-                self.symbols.decoder(),
-                asked.logprobs,
-            )
-            for place, ids in enumerate(prompts)
-            for again in range(n)
-        ]
+        writings = []
+        for number in range(len(prompts) * n):
+            ids = prompts[number // n]
+            ticket = Ticket(ids, length, manner, f"{seed} {number}", stop_ids, asked.logprobs or 0, deadline)
+            prompt = self.symbols.decode(ids) if asked.echo else None
+            writings.append(Writing(number, ticket, prompt, Decoder(self.symbols, len(prompt or "")), asked.logprobs))
+        return writings
 
     def check(self, asked: CompletionRequest) -> None:
         """Raises Refused for what there is not."""
@@ -150,7 +145,8 @@ class Completions:
         nats: list[float | None] = [None] * len(ids)
         if len(ids) > 1:
             nats[1:], likeliest = await self.looker.run(self.looker.prompt, ids, writing.top)
-        return self.describe(writing, ids, nats, [[], *likeliest] if ids else [])
+        offsets = Decoder(self.symbols).add(ids, [False] * len(ids), True).offsets
+        return self.describe(writing, ids, nats, [[], *likeliest] if ids else [], offsets)
 
     def describe(
         self,
@@ -158,15 +154,11 @@ class Completions:
         ids: Sequence[int],
         nats: Sequence[float | None],
         likeliest: Sequence[list[tuple[int, float]]],
+        offsets: list[int],
     ) -> dict[str, Any] | None:
-        """OpenAI's `logprobs` of these symbols, which go on from where the choice stands."""
+        """OpenAI's `logprobs` of these symbols."""
         if writing.top is None:
             return None
-        offsets = []
-        for one in ids:
-            offsets.append(writing.text_offset)
-            begins = self.symbols.alphabet.letters or (one & 0xC0) != 0x80
-            writing.text_offset += 1 if begins else 0
         tops = None
         if writing.top:
             tops = [
@@ -182,10 +174,10 @@ class Completions:
 
     def choice(self, writing: Writing, piece: Piece) -> dict[str, Any]:
         """A piece as OpenAI's `choices` have it."""
-        text, marked = writing.decoder.add_marked(piece.ids, piece.drafted, piece.finish is not None)
+        spelled = writing.decoder.add(piece.ids, piece.drafted, piece.finish is not None)
         writing.characters += len(piece.ids)
         writing.finish = "length" if piece.finish == "time" else piece.finish
-        ours: dict[str, Any] = {"characters": len(piece.ids), "drafted": marked}
+        ours: dict[str, Any] = {"characters": len(piece.ids), "drafted": spelled.marked}
         if piece.finish:
             ticket = writing.ticket
             seconds = max(1e-9, time.monotonic() - ticket.began) if ticket.began else 0.0
@@ -198,8 +190,8 @@ class Completions:
             }
         return {
             "index": writing.index,
-            "text": text,
-            "logprobs": self.describe(writing, piece.ids, piece.nats, piece.likeliest),
+            "text": spelled.text,
+            "logprobs": self.describe(writing, piece.ids, piece.nats, piece.likeliest, spelled.offsets),
             "finish_reason": writing.finish,
             "charladder": ours,
         }

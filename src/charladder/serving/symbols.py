@@ -5,6 +5,7 @@ Shapes: N symbols.
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,27 +55,35 @@ class Symbols:
             return self.alphabet.letters[symbol]
         return chr(symbol) if symbol < 128 else f"{mark}\\x{symbol:02x}"
 
-    def decoder(self) -> "Decoder":
-        return Decoder(self)
+
+@dataclass(frozen=True)
+class Spelled:
+    """What symbols spell. marked: for each code point 1 where the symbol that completes it is marked, else 0. offsets:
+    in which code point of the whole text each symbol lies."""
+
+    text: str
+    marked: str
+    offsets: list[int]
 
 
 class Decoder:
-    """Symbols as they come, as whole characters."""
+    """Symbols as they come, as whole characters; bytes that are no UTF-8 become replacement characters. begin: code
+    points that stand before."""
 
-    def __init__(self, symbols: Symbols) -> None:
-        self.symbols, self.utf8 = symbols, codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, symbols: Symbols, begin: int = 0) -> None:
+        self.alphabet, self.length = symbols.alphabet, begin
+        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def add(self, ids: Sequence[int], last: bool = False) -> str:
-        return self.utf8.decode(self.symbols.alphabet.decode(np.array(ids, np.int64)), last)
-
-    def add_marked(self, ids: Sequence[int], marks: Sequence[bool], last: bool = False) -> tuple[str, str]:
-        """The text, and for each of its code points 1 where all of the symbols that end it here are marked, else 0."""
-        text, marked = "", ""
+    def add(self, ids: Sequence[int], marks: Sequence[bool], last: bool) -> Spelled:
+        text, marked, offsets = "", "", []
         for one, mark in zip(ids, marks, strict=True):
-            piece = self.add([one])
+            piece = self.utf8.decode(self.alphabet.letters[one].encode() if self.alphabet.letters else bytes((one,)))
             text += piece
             marked += ("1" if mark else "0") * len(piece)
+            complete = piece and not self.utf8.getstate()[0]
+            offsets.append(self.length + len(text) - (1 if complete else 0))
         if last:
-            piece = self.add([], True)
+            piece = self.utf8.decode(b"", True)
             text, marked = text + piece, marked + "0" * len(piece)
-        return text, marked
+        self.length += len(text)
+        return Spelled(text, marked, offsets)

@@ -1,0 +1,38 @@
+"""Runs that are served: `run` spells with bytes and has heads, `lettered` with letters, `bare` has no heads at all."""
+
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+from serving.served import serving
+
+TINY = ["--layers", "3", "--width", "16", "--context", "16", "--batch", "4", "--steps", "12"]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
+        for run, more in (
+            ("run", ["--objective.targets", "3"]),
+            ("bare", ["--objective.targets", "1", "--objective.rungs", "false"]),
+            ("lettered", ["--alphabet", "letters"]),
+        ):
+            assert main(["train", "text", *TINY, *more, "--run", run]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(runs):
+    with serving(runs / "run") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def lettered(runs):
+    with serving(runs / "lettered") as one:
+        yield one

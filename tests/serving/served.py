@@ -1,0 +1,50 @@
+"""A service in a thread of this process, on a free port of loopback."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from charladder.cli.serve import listen
+from charladder.run import open_run
+from charladder.serving.app import Service, make_app, open_service
+from charladder.serving.limits import Limits
+
+
+@dataclass
+class Served:
+    url: str
+    port: int
+    service: Service
+
+
+@contextlib.contextmanager
+def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Served]:
+    service = open_service(open_run(run), Limits(**limits), token)
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(make_app(service), log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    port = listening.getsockname()[1]
+    try:
+        yield Served(f"http://127.0.0.1:{port}", port, service)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+        assert not service.engine.thread.is_alive()
+
+
+def until(true: Any, seconds: float = 30.0) -> None:
+    """Waits for something to become true, or fails."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.01)

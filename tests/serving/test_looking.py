@@ -1,0 +1,138 @@
+"""/score and /ladder against evaluation, and against the network itself."""
+
+import json
+import math
+import subprocess
+import sys
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+
+from charladder.evaluation import evaluate
+from charladder.run import open_run
+from serving.served import serving
+
+TEXT = "A lädder has rüngs; größer → ∑ 😀. " * 4
+DATA = TEXT.encode()
+
+
+def ask(served, path, **body):
+    return httpx2.post(f"{served.url}/{path}", json=body, timeout=60).raise_for_status().json()
+
+
+@pytest.fixture(scope="module")
+def loaded(runs):
+    run = open_run(runs / "run")
+    return run.network(), run.objective()
+
+
+def test_score_is_what_evaluate_says(served, runs, loaded):
+    ids_N = np.frombuffer(DATA, np.uint8)
+    whole = evaluate(lambda t, keep: loaded[0](t, keep=keep).logits_BTV, ids_N, (0, len(DATA)), 16, 8, 256)
+    found = ask(served, "score", text=TEXT)
+    assert found["characters"] == len(DATA) == len(found["bits"]) == len(found["offsets"])
+    assert found["total_bits"] == pytest.approx(whole.bits, rel=1e-6)
+    assert found["bits_per_character"] == pytest.approx(whole.bits / len(DATA), rel=1e-6)
+    (runs / "scored.txt").write_bytes(DATA)
+    command = [sys.executable, "-m", "charladder", "evaluate", str(runs / "run"), str(runs / "scored.txt"), "--json"]
+    said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert said["bits_per_character"] == pytest.approx(found["bits_per_character"], rel=1e-6)
+
+
+@pytest.mark.parametrize("begin", [0, 1, 5, 16, 17, 18, 40, 77, len(DATA) - 1, len(DATA)])
+def test_a_part_has_the_bits_that_it_has_in_the_whole(served, begin):
+    whole = ask(served, "score", text=TEXT)["bits"]
+    assert ask(served, "score", text=TEXT, begin=begin)["bits"] == pytest.approx(whole[begin:], abs=1e-5)
+    end = min(len(DATA), begin + 3)
+    part = ask(served, "score", text=TEXT, begin=begin, end=end)
+    assert part["bits"] == pytest.approx(whole[begin:end], abs=1e-5)
+    # What follows has no say: bits of a text that goes on otherwise are the same up to there.
+    assert ask(served, "score", ids=[*DATA[:end], 0, 1, 2], begin=begin, end=end)["bits"] == pytest.approx(
+        part["bits"], abs=1e-5
+    )
+
+
+def test_offsets_are_code_points(served, lettered):
+    found = ask(served, "score", text="aä😀b")
+    assert found["offsets"] == [0, 1, 1, 2, 2, 2, 2, 3]
+    assert ask(lettered, "score", text="Aä😀 ")["offsets"] == [0, 1, 2, 3]
+
+
+def test_every_rung_scores_every_symbol(served, loaded):
+    network, objective = loaded
+    found = ask(served, "score", text=TEXT, rungs=True)
+    terms = {row["term"]: row for row in found["rungs"]}
+    assert set(terms) == {f"rung{r}.target{k}" for r in (1, 2, 3) for k in (1, 2, 3)} - {"rung3.target1"} | {"main"}
+    assert terms["main"]["bits"][1:] == pytest.approx(found["bits"][1:], abs=1e-5)
+    for row in found["rungs"]:
+        assert row["bits"][: row["target"]] == [None] * row["target"]
+        assert all(bits is not None for bits in row["bits"][row["target"] :])
+    place = 9  # in the first window: everything before is seen
+    with torch.no_grad():
+        hidden = network(torch.tensor([list(DATA[: place - 1])]), rungs={2}).rungs[2]
+        logits = objective.heads["rung2_target2"](objective.head_input(network, 2, hidden))[0, -1]
+    bits = -float(logits.double().log_softmax(-1)[DATA[place]]) / math.log(2)
+    assert terms["rung2.target2"]["bits"][place] == pytest.approx(bits, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", [1, 2, 15, 16, 17, 24, 25, 40, len(DATA) - 1])
+def test_the_ladder_has_a_row_for_each_rung_and_agrees_with_the_score(served, place):
+    found = ask(served, "ladder", text=TEXT, place=place)
+    assert [row["rung"] for row in found["rows"]] == [1, 2, 3]
+    assert found["symbol"]["id"] == DATA[place]
+    scored = ask(served, "score", text=TEXT, rungs=True)
+    assert found["bits"] == pytest.approx(scored["bits"][place], abs=1e-4)
+    for row in found["rows"]:
+        assert [head["target"] for head in row["heads"]] == [1, 2, 3]
+        for head in row["heads"]:
+            chances = [one["probability"] for one in head["likeliest"]]
+            assert len(chances) == 5 and chances == sorted(chances, reverse=True)
+            assert head["last_learned"]["step"] > 0
+            there = place + head["target"] - 1
+            if there >= len(DATA):
+                assert head["actual"] is None
+                continue
+            assert head["actual"]["id"] == DATA[there]
+            if head["actual"]["rank"] < 5:
+                assert head["likeliest"][head["actual"]["rank"]]["probability"] == head["actual"]["probability"]
+            bits = next(r for r in scored["rungs"] if r["term"] == head["term"])["bits"][there]
+            if place < 17 and there < 17:  # the same window holds both
+                assert -math.log2(head["actual"]["probability"]) == pytest.approx(bits, abs=1e-4)
+
+
+def test_before_the_first_character_and_after_the_last(served):
+    first = ask(served, "ladder", text="abc", place=0)
+    assert first["bits"] == 8.0 and "nothing stands before" in first["note"]
+    assert [row["heads"] for row in first["rows"]] == [[], [], []]
+    last = ask(served, "ladder", text="abc", place=3)
+    assert last["symbol"] is None and last["bits"] is None
+    assert last["rows"][2]["heads"][0]["actual"] is None and len(last["rows"][2]["heads"][0]["likeliest"]) == 5
+
+
+def test_a_run_without_heads_has_a_ladder_with_one_rung_that_speaks(runs):
+    with serving(runs / "bare") as bare:
+        found = ask(bare, "ladder", text="A lad", place=3)
+        assert [len(row["heads"]) for row in found["rows"]] == [0, 0, 1]
+        scored = ask(bare, "score", text="A lad", rungs=True)
+        assert [row["term"] for row in scored["rungs"]] == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("score", {}, 400, "send either `text` or `ids`"),
+        ("score", {"text": "a", "ids": [1]}, 400, "send either `text` or `ids`"),
+        ("score", {"text": "a", "begin": 2}, 400, "begin and end must be in order"),
+        ("score", {"text": "abc", "begin": 2, "end": 1}, 400, "begin and end must be in order"),
+        ("score", {"text": "x" * 100_001}, 400, "send 100,000 at most"),
+        ("ladder", {"text": "abc", "place": 4}, 400, "the text has 3 symbols"),
+        ("ladder", {"text": "abc"}, 400, "the field 'place' is missing"),
+        ("ladder", {"ids": [256], "place": 0}, 400, "the tokens are 0 to 255"),
+    ],
+)
+def test_mistakes_are_sentences(served, path, body, status, sentence):
+    answer = httpx2.post(f"{served.url}/{path}", json=body)
+    assert answer.status_code == status
+    assert sentence in answer.json()["error"]["message"]

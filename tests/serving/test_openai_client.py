@@ -1,0 +1,231 @@
+"""OpenAI's own Python client, unchanged, against a service."""
+
+import math
+
+import httpx2
+import openai
+import pytest
+
+from charladder.generation.sampling import Sampling
+from charladder.generation.text import TextModel, TextSettings
+from charladder.run import open_run
+from serving.served import serving, until
+
+PROMPT = "A lädder "
+
+
+@pytest.fixture
+def client(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as one:
+        yield one
+
+
+def score(served, **body):
+    return httpx2.post(f"{served.url}/score", json=body).raise_for_status().json()
+
+
+def write(client, prompt=PROMPT, **more):
+    return client.completions.create(**({"model": "run", "prompt": prompt, "max_tokens": 40, "seed": 5} | more))
+
+
+def test_models(client):
+    (model,) = client.models.list().data
+    assert model.id == "run" == client.models.retrieve("run").id
+
+
+def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
+    for seed, temperature, top_p in ((5, 1.0, 1.0), (6, 0.7, 0.9), (7, 0.0, 1.0)):
+        settings = TextSettings(40, Sampling(temperature, top_p=top_p), seed, draft="none")
+        wanted = "".join(TextModel(open_run(runs / "run"), settings).pieces(PROMPT.encode()))
+        found = write(client, seed=seed, temperature=temperature, top_p=top_p)
+        assert found.choices[0].text == wanted
+        assert found.choices[0].finish_reason == "length"
+        assert found.usage.prompt_tokens == len(PROMPT.encode())
+        assert (found.usage.completion_tokens, found.usage.total_tokens) == (40, 50)
+
+
+@pytest.mark.parametrize("draft", ["auto", "none", "targets", "ngram"])
+def test_the_text_of_a_seed_is_the_same_whatever_drafts(client, draft):
+    assert write(client, extra_body={"draft": draft}).choices[0].text == write(client).choices[0].text
+
+
+def test_streamed_pieces_are_the_whole(client):
+    whole = write(client, max_tokens=200)
+    chunks = list(write(client, max_tokens=200, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_of_bytes_never_breaks_a_character(client):
+    """Four bytes are one character; a piece ends where a character does."""
+    chunks = list(
+        write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3, stream=True)
+    )
+    text = "".join(c.choices[0].text for c in chunks)
+    whole = write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3)
+    assert text == whole.choices[0].text
+
+
+def test_log_probabilities_sum_to_what_score_says(client, served):
+    """Cached and in a batch, against evaluation of the whole; far past the context of 16."""
+    found = write(client, max_tokens=60, logprobs=3, echo=True, temperature=0.8)
+    choice = found.choices[0]
+    said = choice.logprobs
+    ids = [*PROMPT.encode(), *symbols(said.tokens[len(PROMPT.encode()) :])]
+    scored = score(served, ids=ids)
+    assert said.token_logprobs[0] is None and said.top_logprobs[0] is None
+    bits = [-nats / math.log(2) for nats in said.token_logprobs[1:]]
+    assert bits == pytest.approx(scored["bits"][1:], abs=1e-4)
+    assert sum(bits) == pytest.approx(scored["total_bits"] - 8.0, rel=1e-5)
+    assert list(said.tokens) == [token_of(one) for one in ids]
+    assert all(len(best) in (3, 4) for best in said.top_logprobs[1:])
+    for token, nats, best in zip(said.tokens[1:], said.token_logprobs[1:], said.top_logprobs[1:], strict=True):
+        assert best[token] == pytest.approx(nats, abs=1e-9)
+        assert nats <= max(best.values()) + 1e-9
+
+
+def test_offsets_point_into_the_text(client):
+    choice = write(client, max_tokens=20, logprobs=0, echo=True).choices[0]
+    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+        if len(token) == 1:
+            assert choice.text[offset] == token
+    assert choice.logprobs.top_logprobs is None
+
+
+def test_echo_alone_scores_a_prompt(client, served):
+    choice = write(client, max_tokens=0, logprobs=1, echo=True).choices[0]
+    assert choice.text == PROMPT and choice.finish_reason == "length"
+    bits = [-nats / math.log(2) for nats in choice.logprobs.token_logprobs[1:]]
+    assert bits == pytest.approx(score(served, text=PROMPT)["bits"][1:], abs=1e-4)
+
+
+def test_stop_strings_end_a_text_and_are_no_part_of_it(client):
+    free = write(client, max_tokens=200).choices[0].text
+    stop = next(free[n : n + 2] for n in range(10, 190) if free[n : n + 2].isascii())
+    choice = write(client, max_tokens=200, stop=[stop, "never"]).choices[0]
+    assert (choice.text, choice.finish_reason) == (free[: free.index(stop)], "stop")
+    streamed = "".join(c.choices[0].text for c in write(client, max_tokens=200, stop=stop, stream=True))
+    assert streamed == choice.text
+
+
+def test_prompts_as_tokens_and_several_at_once(client):
+    ids = list(PROMPT.encode())
+    alone = write(client).choices[0].text
+    assert write(client, prompt=ids).choices[0].text == alone
+    several = write(client, prompt=[PROMPT, "rüngs"], n=2)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert several.choices[0].text == alone
+    assert len({choice.text for choice in several.choices}) == 4
+    assert several.usage.prompt_tokens == len(ids) + len("rüngs".encode())
+    assert [c.text for c in write(client, prompt=[ids, list("rüngs".encode())], n=2).choices] == [
+        choice.text for choice in several.choices
+    ]
+    streamed: dict[int, str] = {}
+    for chunk in write(client, prompt=[PROMPT, "rüngs"], n=2, stream=True):
+        one = chunk.choices[0]
+        streamed[one.index] = streamed.get(one.index, "") + one.text
+    assert [streamed[n] for n in range(4)] == [choice.text for choice in several.choices]
+
+
+def test_an_empty_prompt_begins_from_nothing(client):
+    assert len(write(client, prompt="").choices[0].text.encode("utf-8", "replace")) >= 40
+
+
+def test_drafts_are_marked_character_by_character(client):
+    choice = write(
+        client, prompt="ababababab" * 10, extra_body={"draft": "ngram"}, temperature=0, max_tokens=60
+    ).choices[0]
+    ours = choice.model_extra["charladder"]
+    assert len(ours["drafted"]) == len(choice.text) and set(ours["drafted"]) <= {"0", "1"}
+    assert ours["ended_by"] == "length" and ours["characters_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "sentence"),
+    [
+        ({"model": "gpt"}, openai.NotFoundError, "there is no model 'gpt' here; it is called 'run'"),
+        ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
+        ({"max_tokens": 10**9}, openai.BadRequestError, "it must be at most 20,000"),
+        ({"temperature": -1.0}, openai.BadRequestError, "temperature"),
+        ({"temperature": 1e-9}, openai.BadRequestError, "give 0, which is greedy"),
+        ({"top_p": 0.0}, openai.BadRequestError, "top_p"),
+        ({"n": 65}, openai.BadRequestError, "ask for 64 at most"),
+        ({"logprobs": 21}, openai.BadRequestError, "logprobs"),
+        ({"stop": ""}, openai.BadRequestError, "stop has an empty text"),
+        ({"stop": [str(n) for n in range(17)]}, openai.BadRequestError, "stop"),
+        ({"suffix": "x"}, openai.BadRequestError, "suffix is not supported"),
+        ({"best_of": 3}, openai.BadRequestError, "best_of is not supported"),
+        ({"presence_penalty": 1.0}, openai.BadRequestError, "presence_penalty is not supported"),
+        ({"logit_bias": {"5": 1}}, openai.BadRequestError, "logit_bias is not supported"),
+        ({"prompt": [300]}, openai.BadRequestError, "the tokens are 0 to 255"),
+        ({"prompt": []}, openai.BadRequestError, "prompt is an empty list"),
+        ({"prompt": "x" * 100_001}, openai.BadRequestError, "send 100,000 at most"),
+        ({"extra_body": {"draft": "rungs"}}, openai.BadRequestError, "nothing to draft 'rungs' with"),
+        ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "did you mean temperature?"),
+        ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "send `stream: true` too"),
+    ],
+)
+def test_mistakes_are_the_client_s_own_exceptions(client, wrong, kind, sentence):
+    with pytest.raises(kind) as caught:
+        write(client, **wrong)
+    assert sentence in str(caught.value)
+
+
+def test_letters_outside_the_alphabet_are_named(lettered):
+    with openai.OpenAI(base_url=f"{lettered.url}/v1", api_key="none", max_retries=0) as client:
+        found = client.completions.create(model="lettered", prompt="A lädder ", max_tokens=10, logprobs=0, echo=True)
+        assert found.usage.prompt_tokens == 9 and found.choices[0].logprobs.tokens[3] == "ä"
+        with pytest.raises(openai.BadRequestError, match="prompt has the character 'q'"):
+            client.completions.create(model="lettered", prompt="q", max_tokens=1)
+
+
+def test_a_token_is_wanted_where_there_is_one(runs):
+    with serving(runs / "run", token="sesame") as guarded:
+        right, wrong = (
+            openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0) for key in ("sesame", "sesam")
+        )
+        assert right.models.list().data
+        with pytest.raises(openai.AuthenticationError, match="wants its token"):
+            wrong.models.list()
+        assert httpx2.get(f"{guarded.url}/health").status_code == 200
+        assert httpx2.get(f"{guarded.url}/about").status_code == 401
+
+
+def test_too_many_texts_are_refused_and_places_come_free(runs):
+    with (
+        serving(runs / "run", streams=1, waiting=1) as small,
+        openai.OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.RateLimitError, match="too many texts"):
+            write(client, n=3)
+        long = write(client, max_tokens=20_000, stream=True)
+        until(lambda: small.service.engine.active)
+        waiting = write(client, max_tokens=20_000, stream=True)
+        until(lambda: small.service.engine.waiting)
+        with pytest.raises(openai.RateLimitError):
+            write(client)
+        long.close()
+        waiting.close()
+        until(lambda: not small.service.engine.active)
+        assert len(write(client).choices[0].text) > 0
+
+
+def test_a_request_ends_when_its_time_is_over(runs):
+    with (
+        serving(runs / "run", seconds=0.3, completion=10_000_000) as hurried,
+        openai.OpenAI(base_url=f"{hurried.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        choice = write(client, max_tokens=10_000_000).choices[0]
+        assert choice.finish_reason == "length" and choice.model_extra["charladder"]["ended_by"] == "time"
+        assert 0 < len(choice.text) < 10_000_000
+
+
+def symbols(tokens: list[str]) -> list[int]:
+    return [int(t[8:], 16) if t.startswith("bytes:\\x") else ord(t) for t in tokens]
+
+
+def token_of(one: int) -> str:
+    return chr(one) if one < 128 else f"bytes:\\x{one:02x}"
