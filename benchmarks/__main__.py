@@ -14,6 +14,7 @@ NAMES = {
     "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",
     "precision": "what does bfloat16 cost in bits per character, and what does it save in time?",
     "quality": "bits per character after equal seconds, against benchmarks/reference.py",
+    "serving": "what does a service write for many clients at once, and what do they leave that vanish?",
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 from charladder.cli.options import Parser
@@ -12,6 +13,7 @@ from charladder.serving.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST = 4096  # bytes of a token
+SWITCH = 0.0005  # seconds that the event loop may keep the decoding thread waiting for the interpreter; 0.005 costs a quarter
 
 
 def main(argv: list[str]) -> int:
@@ -73,6 +75,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     name = f"[{options.host}]" if ":" in options.host else options.host
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+    sys.setswitchinterval(SWITCH)
     uvicorn.Server(config).run([listening])
     return 0
 

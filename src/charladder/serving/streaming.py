@@ -40,7 +40,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self.events:
-                await send(chunk(json.dumps(event)))
+                await send(chunk(json.dumps(event, separators=(",", ":"))))
         except Failed as error:
             await send(chunk(json.dumps(Refused(500, str(error)).body())))
         except Refused as refused:

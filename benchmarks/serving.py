@@ -1,0 +1,177 @@
+"""How much does a service write for 64 clients at once, against one; and what do clients leave that vanish?
+
+`charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
+a minute, each asking for its next text as soon as it has one, then one again; characters as the service counts them in
+each event, errors, and how long the first character took. Then clients that vanish in the middle: memory and places of
+the service before and after.
+
+    python -m benchmarks serving --run RUN
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.measure import report
+
+COUNT = re.compile(rb'"characters":(\d+)')
+
+
+@dataclass
+class Told:
+    """What clients saw: characters, seconds to the first of each text, texts that came whole, errors."""
+
+    characters: int = 0
+    firsts: list[float] = field(default_factory=list)
+    texts: int = 0
+    errors: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=__doc__)
+    parser.add_argument("--run", required=True, help="a run directory")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd; one stream has a quarter, twice")
+    parser.add_argument("--vanishing", type=int, default=500)
+    parser.add_argument("--length", type=int, default=200, help="characters of a text")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--quick", action="store_true", help="10 seconds, 100 vanishing clients, float32")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.seconds, options.vanishing, options.precision = 10.0, 100, ["float32"]
+    rows = [
+        ["", "one, characters/s", "together", "first character, median and 99th", "texts", "errors", "memory after"]
+    ]
+    ratios, measured = {}, {}
+    for precision in options.precision:
+        with served(options.run, precision) as (port, process):
+            asyncio.run(ask(port, 1, 2.0, options.length))  # warm
+            before_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
+            crowd = asyncio.run(ask(port, options.clients, options.seconds, options.length))
+            after_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
+            vanish_all(port, 64)  # what is made once is made before memory is compared
+            before = memory(process.pid)
+            vanish_all(port, options.vanishing)
+            after = memory(process.pid)
+            left = health(port)["streams"]
+            one = statistics.mean([t.characters / (options.seconds / 4) for t in (before_one, after_one)])
+            many = crowd.characters / options.seconds
+            firsts = sorted(crowd.firsts)
+            late = firsts[min(len(firsts) - 1, int(0.99 * len(firsts)))]
+            errors = crowd.errors + before_one.errors + after_one.errors
+            ratios |= {
+                f"{precision}_crowd_over_one": many / one,
+                f"{precision}_memory_after_vanishing_cost": after / before,
+            }
+            measured[precision] = {
+                "one": [t.characters / (options.seconds / 4) for t in (before_one, after_one)],
+                "crowd": many, "texts": crowd.texts, "errors": errors,
+                "first_character_median_s": statistics.median(firsts), "first_character_99th_s": late,
+                "one_first_character_median_s": statistics.median(before_one.firsts),
+                "memory_before": before, "memory_after": after, "left": left,
+            }  # fmt: skip
+            rows.append(
+                [precision, f"{one:,.0f}", f"{many:,.0f} ({many / one:.2f} times)",
+                 f"{1000 * statistics.median(firsts):.0f} ms, {1000 * late:.0f} ms", f"{crowd.texts:,}", str(errors),
+                 f"{after / 2**20:.0f} MiB ({(after - before) / 2**20:+.1f}), active {left['active']}"]
+            )  # fmt: skip
+    settings = {name: getattr(options, name) for name in ("run", "clients", "seconds", "length", "vanishing")}
+    report("a service and its clients", ratios, measured, settings, rows, options.json)
+    return 0
+
+
+@contextmanager
+def served(run: str, precision: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "charladder", "serve", run, "--port", "0", "--precision", precision]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r":(\d+)/", process.stdout.readline())
+        if found is None:
+            raise SystemExit(process.wait() or 1)  # it has said why
+        yield int(found[1]), process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def request(length: int, seed: int) -> bytes:
+    asked = {"prompt": "the quick brown fox ", "max_tokens": length, "stream": True, "draft": "none", "seed": seed}
+    body = json.dumps(asked).encode()
+    return (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
+async def ask(port: int, clients: int, seconds: float, length: int) -> Told:
+    """So many clients for so long. What comes after the end is not counted."""
+    told, end = Told(), time.perf_counter() + seconds
+    await asyncio.gather(*(client(port, n, end, length, told) for n in range(clients)))
+    return told
+
+
+async def client(port: int, number: int, end: float, length: int, told: Told) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    seed = number * 1_000_000
+    while time.perf_counter() < end:
+        began, first, seed = time.perf_counter(), False, seed + 1
+        writer.write(request(length, seed))
+        tail = b""
+        while not tail.endswith(b"0\r\n\r\n"):
+            data = await reader.read(65536)
+            if not data or b'"error"' in data or (not tail and not data.startswith(b"HTTP/1.1 200")):
+                told.errors += 1
+                return
+            now = time.perf_counter()
+            characters = sum(int(n) for n in COUNT.findall(data))
+            if characters and not first:
+                first = True
+                told.firsts.append(now - began)
+            if now < end:
+                told.characters += characters
+            tail = (tail + data)[-64:]
+        told.texts += 1
+    writer.close()
+
+
+def vanish_all(port: int, clients: int) -> None:
+    """Clients that read a little of a long text and are gone; then waits until their places are free."""
+
+    async def one(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(5000, number))
+        if number % 3:
+            await reader.read(2000)
+        writer.transport.abort()
+
+    async def everybody() -> None:
+        await asyncio.gather(*(one(n) for n in range(clients)))
+
+    asyncio.run(everybody())
+    end = time.monotonic() + 60
+    while (found := health(port)["streams"])["active"] or found["waiting"]:
+        if time.monotonic() > end:
+            raise RuntimeError(f"a minute later there are still {found}")
+        time.sleep(0.1)
+
+
+def health(port: int) -> dict:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
+        return json.load(answer)
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
