@@ -13,7 +13,7 @@ from charladder.serving.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST = 4096  # bytes of a token
-SWITCH = 0.0005  # seconds that the event loop may keep the decoding thread waiting for the interpreter; 0.005 costs a quarter
+SWITCH = 0.0005  # seconds that the event loop may keep the interpreter from decoding; Python's 0.005 costs a quarter
 
 
 def main(argv: list[str]) -> int:
