@@ -33,7 +33,7 @@ async function start() {
   } catch (error) {
     if (error.status === 401) askForToken();
     else setTimeout(start, RETRY);
-    failed("about", error);
+    if (error.status !== 401 || field("token").value) failed("about", error); // the form says it the first time
     return;
   }
   succeeded("about");
@@ -95,7 +95,7 @@ function showTotals(text) {
   field("average").textContent = symbols ? (scores.total / symbols).toFixed(3) : "–";
   field("unit").textContent = symbols > characters ? "bits per byte" : "bits per character";
   field("left-out").hidden = !left;
-  field("left-out").textContent = `${left} of the text's characters are not in the network's alphabet: they are left out.`;
+  field("left-out").textContent = `${left} of these characters are not in the network's alphabet: they are left out.`;
   field("totals").removeAttribute("aria-busy");
 }
 

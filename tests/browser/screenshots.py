@@ -1,0 +1,36 @@
+"""Pictures of the explorer for the documentation: python -m tests.browser.screenshots RUN [FOLDER]"""
+
+import sys
+from pathlib import Path
+
+from tests.browser.chromium import browsing, missing, serving
+
+TEXT = "The ladder leans on the wall, and every rung of it is asked what it sees.\nThe lowest "
+PICTURES = {
+    "light": {"viewport": {"width": 1200, "height": 860}},
+    "dark": {"viewport": {"width": 1200, "height": 860}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 740}},
+}
+
+
+def draw(run: Path, folder: Path) -> None:
+    from tests.browser.explorer import continued, put_cursor, write
+
+    with serving(run) as url, browsing() as browser:
+        for name, options in PICTURES.items():
+            context = browser.new_context(**options)
+            page = context.new_page()
+            page.goto(url)
+            write(page, TEXT)
+            page.locator("#text").press("Control+End")
+            continued(page, length=160, seed=1)
+            put_cursor(page, TEXT.index("wall"))
+            page.wait_for_timeout(1500)
+            page.screenshot(path=folder / f"explorer-{name}.png")
+            context.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or missing():
+        sys.exit(missing() or __doc__)
+    draw(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/pictures"))
