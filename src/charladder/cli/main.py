@@ -20,6 +20,7 @@ VERBS = {
     "ablate": "train a plan of runs that differ in a few fields, and compare them",
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
+    "serve": "answer OpenAI's clients over HTTP, with a page that shows the ladder at every character",
     "plot": "curves of several runs side by side; the schedule of the rungs as a picture",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }

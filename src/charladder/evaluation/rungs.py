@@ -46,11 +46,13 @@ def evaluate_rungs(
     stride: int,
     ends_F: np.ndarray | None = None,
     report: Callable[..., None] = lambda characters: None,
+    each: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
 ) -> list[HeadScore]:
     """Scores ids_N[part] by every head there is, from the lowest rung to the last, in windows as `evaluate` has them.
 
     A head of target k predicts the character k after what it has read, so the characters it scores begin k - 1 later,
-    and end with the part. `report` hears of the characters read.
+    and end with the part. `report` hears of the characters read; `each` of every prediction: rung, target, the places
+    of the characters predicted and their surprise in nats.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
@@ -82,6 +84,8 @@ def evaluate_rungs(
                     mask = torch.from_numpy(there_BT.ravel()).to(device)
                     bits[own, k] += float(nats[mask].sum()) / math.log(2)
                     counts[own, k] += int(there_BT.sum())
+                    if each is not None:
+                        each(own, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
 
         tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
         network(tokens_BT, rungs={rung for rung, _ in heads}, keep=kept, watch=measure)

@@ -72,3 +72,10 @@ def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def renormalise(p_BV: Tensor) -> Tensor:
     return p_BV / p_BV.sum(-1, keepdim=True)
+
+
+def likeliest(logits_BV: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """For each row so many symbols, the likeliest first, with their log-probabilities by the model, in nats."""
+    best = logits_BV.double().log_softmax(-1).topk(min(count, logits_BV.shape[-1]))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [list(zip(ids, nats, strict=True)) for ids, nats in rows]

@@ -15,34 +15,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter, NoDrafter
-from charladder.generation.sampling import Sampling
+from charladder.generation.sampling import Sampling, likeliest
 from charladder.generation.stopping import settled
-from charladder.generation.verification import choose_chooser
+from charladder.generation.verification import Chooser, Drafts, choose_chooser
 from charladder.model.reading import Reader, Rows
 
 AT_ONCE = 256  # characters of prompts read in one pass
 
 
-@dataclass
+@dataclass(eq=False)
+class Manner:
+    """How texts are written: what becomes of the model's distribution, and what drafts. Streams of one manner are
+    drafted and verified together."""
+
+    sampling: Sampling
+    drafter: Drafter
+    chooser: Chooser = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chooser = choose_chooser(self.sampling)
+
+
+@dataclass(eq=False)
 class Stream:
-    """One text. `ids` are the characters written, `nats` their log-probabilities by the model (whatever the sampling);
-    of these, `shown` are settled: no stop string can take them back. `finish`: None, `length` or `stop`."""
+    """One text. `ids` are the characters written, `nats` their log-probabilities by the model (whatever the sampling),
+    `drafted` whether each was proposed by a drafter; of these, `shown` are settled: no stop string can take them back.
+    `likeliest`, where `top` asks for it: so many symbols at every place, with their nats, the likeliest first.
+    `finish`: None, `length` or `stop`."""
 
     number: int
     prompt: list[int]
     length: int
     random: random.Random
+    manner: Manner
     stops: Sequence[Sequence[int]] = ()
-    keys: list[float] | None = None  # in a race: one number for each place of the text, whatever is drafted
+    top: int = 0
     ids: list[int] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
+    drafted: list[bool] = field(default_factory=list)
+    likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
     shown: int = 0
     finish: str | None = None
     held: list[int] = field(default_factory=list)  # in the cache: all but the character chosen last
     final_D: np.ndarray | None = None  # what the output layer read at the last of them
+    keys: list[float] | None = field(init=False)  # in a race: one number for each place of the text
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise BadInput(f"--length is {self.length}; it must be at least 0")
+        self.keys = [] if self.manner.sampling.race else None
+        if not self.length:
+            self.finish = "length"
 
     @property
     def chosen(self) -> int:
@@ -57,22 +84,28 @@ class Stream:
             self.keys.append(self.random.random())
         return self.keys[len(self.ids) + ahead]
 
-    def add(self, ids: Sequence[int], nats: Sequence[float]) -> None:
-        """Further characters, as far as neither the length nor a stop string ends the text."""
+    def add(self, ids: Sequence[int], nats: Sequence[float], drafts: int = 0) -> None:
+        """Further characters, the first `drafts` of them proposed by a drafter, as far as neither the length nor a stop
+        string ends the text."""
         room = self.length - len(self.ids)
-        for one, said in zip(ids[:room], nats[:room], strict=True):
+        for place, (one, said) in enumerate(zip(ids[:room], nats[:room], strict=True)):
             self.ids.append(one)
             self.nats.append(said)
+            self.drafted.append(place < drafts)
             if self.stops:
                 self.shown, stopped = settled(self.ids, self.stops)
                 if stopped:
                     self.finish = "stop"
-                    del self.ids[self.shown :], self.nats[self.shown :]
+                    del self.ids[self.shown :], self.nats[self.shown :], self.drafted[self.shown :]
                     return
         if not self.stops:
             self.shown = len(self.ids)
         if len(self.ids) == self.length:
             self.finish, self.shown = "length", self.length
+
+    def look(self, logits_NV: np.ndarray) -> None:
+        """Notes the likeliest symbols at the next places, a row each."""
+        self.likeliest += likeliest(torch.from_numpy(logits_NV), self.top)
 
 
 class Writer:
@@ -87,59 +120,65 @@ class Writer:
     def __init__(
         self,
         reader: Reader,
-        prompts: Sequence[Sequence[int]],
-        length: int,
+        prompts: Sequence[Sequence[int]] = (),
+        length: int = 0,
         sampling: Sampling | None = None,
         seed: int = 0,
         drafter: Drafter | None = None,
         stops: Sequence[Sequence[int]] = (),
         first: int = 0,
     ) -> None:
-        if length < 0:
-            raise BadInput(f"--length is {length}; it must be at least 0")
-        if len(prompts) > reader.streams:
-            raise BadInput(f"{len(prompts)} prompts are more than the {reader.streams} streams there are")
-        self.reader, self.drafter = reader, drafter or NoDrafter()
+        self.reader = reader
         reader.writer = self  # one at a time: the cache is one
-        self.sampling = sampling or Sampling()
-        self.chooser = choose_chooser(self.sampling)
         self.passes = self.pass_characters = 0  # of one stream each
         self.seconds = 0.0  # of all passes
-        self.streams = [
-            Stream(
-                number,
-                list(prompt),
-                length,
-                random.Random(f"{seed} {first + number}"),
-                stops,
-                [] if self.sampling.race else None,
-            )
-            for number, prompt in enumerate(prompts)
-        ]
-        self.drafter.begin(self.streams)
-        if length:
-            self.begin()
-        else:
-            for stream in self.streams:
-                stream.finish = "length"
+        self.streams: list[Stream] = []
+        self.drafter = drafter or NoDrafter()
+        manner = Manner(sampling or Sampling(), self.drafter)
+        self.join(
+            [
+                Stream(number, list(prompt), length, random.Random(f"{seed} {first + number}"), manner, stops)
+                for number, prompt in enumerate(prompts)
+            ]
+        )
 
     @property
     def active(self) -> list[Stream]:
         return [stream for stream in self.streams if stream.finish is None]
 
-    def begin(self) -> None:
-        """Reads the prompts and chooses the first characters."""
+    def join(self, streams: Sequence[Stream]) -> None:
+        """Further streams: reads their prompts and chooses their first characters. Their numbers must be below the
+        reader's `streams`, and no other's. Raises BadInput where that is not so."""
+        taken = {stream.number for stream in self.streams}
+        if len(taken) + len(streams) > self.reader.streams:
+            raise BadInput(
+                f"{len(taken) + len(streams)} prompts are more than the {self.reader.streams} streams there are"
+            )
+        if taken & {stream.number for stream in streams}:
+            raise BadInput("a stream has the number of another that is being written")
+        self.streams += streams
+        beginning = [stream for stream in streams if stream.finish is None]
+        for manner, some in by_manner(streams):
+            manner.drafter.begin(some)
         V = self.reader.alphabet
-        for stream in self.streams:
+        for stream in beginning:
             if not stream.prompt:
+                if stream.top:
+                    stream.look(np.zeros((1, V), np.float32))
                 stream.add([int(stream.uniform(0) * V)], [-math.log(V)])
-        prompted = [stream for stream in self.streams if stream.prompt]
-        if not prompted:
-            return
-        logits_SV = self.read_on(prompted, [stream.prompt for stream in prompted])
-        ids, _, nats = self.chooser.pick(logits_SV, [stream.uniform(0) for stream in prompted])
-        for stream, one, said in zip(prompted, ids, nats, strict=True):
-            stream.add([one], [said])
+        prompted = [stream for stream in beginning if stream.prompt]
+        for manner, some in by_manner(prompted):
+            logits_SV = self.read_on(some, [stream.prompt for stream in some])
+            ids, _, nats = manner.chooser.pick(logits_SV, [stream.uniform(0) for stream in some])
+            for row, (stream, one, said) in enumerate(zip(some, ids, nats, strict=True)):
+                if stream.top:
+                    stream.look(logits_SV[row : row + 1])
+                stream.add([one], [said])
+
+    def leave(self, streams: Sequence[Stream]) -> None:
+        """Streams that are done with, ended or not: their numbers are free again."""
+        gone = set(map(id, streams))
+        self.streams = [stream for stream in self.streams if id(stream) not in gone]
 
     def read_on(self, streams: Sequence[Stream], texts: Sequence[list[int]]) -> np.ndarray:
         """Reads further characters of streams, by the rule for what lies past the context, as many of them in one pass
@@ -179,41 +218,60 @@ class Writer:
             return
         if self.reader.writer is not self:
             raise RuntimeError("another text has been begun with this reader; write one at a time, or use two readers")
-        context, most = self.reader.context, []
+        context = self.reader.context
         full = [stream for stream in streams if len(stream.held) == context]
         if full:
             self.turn(full)
-        for stream in streams:
-            most.append(max(0, min(context - len(stream.held), stream.length - len(stream.ids)) - 1))
-        drafts = self.drafter.draft(streams, most)
-        numbers, places, ids, uniform = [], [], [], []
-        at = 0
-        for stream, count in zip(streams, drafts.counts_S, strict=True):
-            place = len(stream.held)
-            numbers += [stream.number] * (count + 1)
-            places += range(place, place + count + 1)
-            ids += [stream.chosen, *drafts.ids_M[at : at + count]]
-            for place in range(count):
-                uniform += [stream.uniform(place), 0.0 if self.sampling.race else stream.random.random()]
-            uniform.append(stream.uniform(count))
-            at += count
-        read = self.reader.read(Rows(numbers, places, ids), drafts.first, None, drafts.x_ND)
-        assert read.logits_NV is not None and read.final_ND is not None
-        verdict = self.chooser.verify(read.logits_NV, drafts, uniform)
-        row, written = 0, 0
-        for stream, count, taken, following, nats in zip(
-            streams, drafts.counts_S, verdict.taken_S, verdict.next_S, verdict.nats_S, strict=True
-        ):
-            stream.held += ids[row : row + taken + 1]
-            stream.final_D = read.final_ND[row + taken].copy()
-            stream.add([*ids[row + 1 : row + taken + 1], following], nats)
-            written += taken + 1
-            row += count + 1
+        groups = by_manner(streams)
+        drafted = []
+        for manner, some in groups:
+            most = [max(0, min(context - len(s.held), s.length - len(s.ids)) - 1) for s in some]
+            drafted.append((manner, some, manner.drafter.draft(some, most)))
+        # What a drafter has read in part is read on by itself, all the rest in one pass.
+        whole = [part for part in drafted if part[2].x_ND is None]
+        written = self.read_drafts(whole) if whole else 0
+        written += sum(self.read_drafts([part]) for part in drafted if part[2].x_ND is not None)
         seconds = time.perf_counter() - began
         self.passes += len(streams)
         self.pass_characters += written
         self.seconds += seconds
-        self.drafter.told(len(streams), written, seconds)
+        if len(groups) == 1:  # what each of several has taken of the seconds, nobody knows
+            groups[0][0].drafter.told(len(streams), written, seconds)
+
+    def read_drafts(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
+        """One pass over what has been drafted; the characters that it gives."""
+        numbers, places, ids, uniform = [], [], [], []
+        for manner, streams, drafts in parts:
+            at, numbers_of_part = 0, []
+            for stream, count in zip(streams, drafts.counts_S, strict=True):
+                place = len(stream.held)
+                numbers += [stream.number] * (count + 1)
+                places += range(place, place + count + 1)
+                ids += [stream.chosen, *drafts.ids_M[at : at + count]]
+                for ahead in range(count):
+                    second = 0.0 if manner.sampling.race else stream.random.random()
+                    numbers_of_part += [stream.uniform(ahead), second]
+                numbers_of_part.append(stream.uniform(count))
+                at += count
+            uniform.append(numbers_of_part)
+        first, x_ND = parts[0][2].first, parts[0][2].x_ND
+        read = self.reader.read(Rows(numbers, places, ids), first, None, x_ND)
+        assert read.logits_NV is not None and read.final_ND is not None
+        row, written = 0, 0
+        for (manner, streams, drafts), numbers_of_part in zip(parts, uniform, strict=True):
+            rows = len(drafts.ids_M) + len(streams)
+            verdict = manner.chooser.verify(read.logits_NV[row : row + rows], drafts, numbers_of_part)
+            for stream, count, taken, following, nats in zip(
+                streams, drafts.counts_S, verdict.taken_S, verdict.next_S, verdict.nats_S, strict=True
+            ):
+                stream.held += ids[row : row + taken + 1]
+                stream.final_D = read.final_ND[row + taken].copy()
+                if stream.top:
+                    stream.look(read.logits_NV[row : row + taken + 1])
+                stream.add([*ids[row + 1 : row + taken + 1], following], nats, taken)
+                written += taken + 1
+                row += count + 1
+        return written
 
     def finish(self) -> None:
         """Steps until all streams have ended."""
@@ -224,3 +282,11 @@ class Writer:
     def accepted_per_pass(self) -> float:
         """Characters that a pass gives a stream, on average; 1 without drafts."""
         return self.pass_characters / self.passes if self.passes else 1.0
+
+
+def by_manner(streams: Sequence[Stream]) -> list[tuple[Manner, list[Stream]]]:
+    """Streams of one manner together, in their order."""
+    groups: dict[int, tuple[Manner, list[Stream]]] = {}
+    for stream in streams:
+        groups.setdefault(id(stream.manner), (stream.manner, []))[1].append(stream)
+    return list(groups.values())

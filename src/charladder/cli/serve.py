@@ -1,0 +1,111 @@
+"""charladder serve"""
+
+import os
+import socket
+from pathlib import Path
+
+from charladder.cli.options import Parser
+from charladder.cli.terminal import say
+from charladder.errors import BadInput
+from charladder.run import open_run
+from charladder.serving.limits import Limits
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LONGEST = 4096  # bytes of a token
+
+
+def main(argv: list[str]) -> int:
+    limits = Limits()
+    parser = Parser(
+        "serve",
+        "RUN as an HTTP service: OpenAI's /v1/completions and /v1/models, /score, /ladder, and a page that shows the\n"
+        "ladder at every character. All texts are decoded as one batch. CHARLADDER_TOKEN in the environment, or\n"
+        "--token-file, is a token that clients must send; without one whoever reaches the port may ask.",
+        "charladder serve runs/ladder-1 --port 8000",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
+    parser.add_argument("--token-file", metavar="FILE", help="a file that holds the token that clients must send")
+    parser.add_argument(
+        "--streams",
+        type=int,
+        default=limits.streams,
+        metavar="N",
+        help=f"texts decoded at once (default {limits.streams})",
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=limits.completion, metavar="N",
+        help=f"characters of a text, at most (default {limits.completion:,})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=limits.seconds, metavar="X",
+        help=f"for one request, at most (default {limits.seconds:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of weights, keys and values"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    options = parser.read(argv)
+    if not 0 <= options.port < 1 << 16:
+        raise BadInput(f"--port is {options.port}; it must be between 0 and 65535")
+    limits = Limits(streams=options.streams, completion=options.max_tokens, seconds=options.seconds)
+    token = read_token(options.token_file)
+    run = open_run(Path(options.run))
+    try:
+        import uvicorn
+
+        from charladder.serving.app import make_app, open_service
+        from charladder.serving.guard import LOCAL
+    except ModuleNotFoundError as error:
+        raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
+    service = open_service(run, limits, token, options.precision, options.device)
+    listening = listen(options.host, options.port)
+    local = options.host in LOOPBACK
+    if not local and token is None:
+        say(
+            f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
+            "it may ask; set CHARLADDER_TOKEN, or give --token-file"
+        )
+    config = uvicorn.Config(
+        make_app(service, LOCAL if local else None), log_level="warning", access_log=False, lifespan="on",
+        timeout_graceful_shutdown=5, server_header=False,
+    )  # fmt: skip
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+    uvicorn.Server(config).run([listening])
+    return 0
+
+
+def read_token(name: str | None) -> str | None:
+    """The token of a file, or else of the environment; None where there is neither. Raises BadInput."""
+    token = os.environ.get("CHARLADDER_TOKEN") or None
+    if name is not None:
+        try:
+            with Path(name).open("rb") as file:
+                data = file.read(LONGEST + 1)
+        except OSError as error:
+            raise BadInput(f"--token-file {name} cannot be read: {error.strerror}") from None
+        token = data.decode("ascii", "replace").strip()
+    if token is not None and not (
+        token.isascii() and token.isprintable() and " " not in token and len(token) <= LONGEST
+    ):
+        raise BadInput("the token must be printable ASCII without blanks, of 4,096 characters at most; choose another")
+    if name is not None and not token:
+        raise BadInput(f"--token-file {name} is empty; write a token into it")
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises BadInput where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OverflowError:
+        raise BadInput(f"--port is {port}; it must be between 0 and 65535") from None
+    except OSError as error:
+        raise BadInput(
+            f"{host}, port {port} cannot be listened at: {error.strerror}; choose another --port or --host"
+        ) from None
+    except UnicodeError:
+        raise BadInput(f"--host {host} is no name of an address") from None

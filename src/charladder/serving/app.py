@@ -1,0 +1,227 @@
+"""The service: what is asked at which path, and who answers it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from charladder import __version__
+from charladder.errors import BadInput
+from charladder.generation.decode import open_reader
+from charladder.run import Run
+from charladder.serving import problems, protocol
+from charladder.serving.completions import Completions
+from charladder.serving.engine import Engine
+from charladder.serving.guard import LOCAL, Guard
+from charladder.serving.limits import Limits
+from charladder.serving.looking import Crowded, Gone, Looker, TooLong
+from charladder.serving.manners import Manners
+from charladder.serving.problems import ANSWERS, Refused, refuse
+from charladder.serving.streaming import EventStream
+from charladder.serving.symbols import Symbols
+from charladder.training.precision import choose_device
+
+KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
+
+
+@dataclass
+class Service:
+    """Everything that answers: a run's network, packed for decoding, and whole for looking."""
+
+    name: str
+    run: Run
+    engine: Engine
+    looker: Looker
+    symbols: Symbols
+    completions: Completions
+    limits: Limits
+    token: str | None
+    began: float
+
+    def text(self, asked: protocol.Text) -> list[int]:
+        """What is to be looked at, as ids. Raises Refused."""
+        if (asked.text is None) == (asked.ids is None):
+            raise Refused(400, "send either `text` or `ids`", "text")
+        try:
+            if asked.text is not None:
+                ids = self.symbols.encode(asked.text, "text")
+            else:
+                ids = self.symbols.check(asked.ids or [], "ids")
+        except BadInput as error:
+            raise refuse(error) from None
+        if len(ids) > self.limits.score:
+            raise Refused(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", "text")
+        return ids
+
+    async def look(self, *arguments: Any) -> Any:
+        """Raises Refused."""
+        try:
+            return await self.looker.run(*arguments)
+        except Crowded:
+            raise Refused(429, "too many texts are being looked at; try again later") from None
+        except TooLong:
+            raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text") from None
+        except Gone:
+            raise Refused(499, "the client has gone") from None
+        except BadInput as error:
+            raise refuse(error) from None
+
+
+def open_service(
+    run: Run, limits: Limits, token: str | None = None, precision: str = "float32", device: str = "auto"
+) -> Service:
+    """Loads a run. Raises BadInput where it cannot be served."""
+    weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    network = run.network().to(choose_device(device))
+    reader = open_reader(network, limits.streams, None, weights)
+    engine = Engine(reader, limits)
+    symbols = Symbols(run.alphabet, run.recipe.text.unknown)
+    looker = Looker(run, network, symbols, limits)
+    manners = Manners(run, reader, weights, lambda: len(engine.active))
+    name = run.path.resolve().name
+    completions = Completions(name, engine, manners, looker, symbols, limits, manners.drafters())
+    return Service(name, run, engine, looker, symbols, completions, limits, token, time.monotonic())
+
+
+def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
+    """The ASGI application. hosts: names under which it may be addressed; None: any."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        await asyncio.to_thread(service.engine.close)
+        service.looker.close()
+
+    app = FastAPI(
+        title="charladder",
+        version=__version__,
+        summary="Completions as OpenAI's clients ask for them, scores, and the ladder of a character network",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=ANSWERS,
+    )
+    app.add_exception_handler(Refused, problems.on_refused)
+    app.add_exception_handler(BadInput, problems.on_bad_input)
+    app.add_exception_handler(HTTPException, problems.on_http)
+    app.add_exception_handler(RequestValidationError, problems.on_validation)
+    add_looking(app, service)
+    add_completions(app, service)
+    add_page(app)
+    return Guard(app, service.limits, service.token, hosts)
+
+
+def add_completions(app: FastAPI, service: Service) -> None:
+    described = {
+        "id": service.name,
+        "object": "model",
+        "created": service.completions.created,
+        "owned_by": "charladder",
+    }
+
+    @app.post(
+        "/v1/completions",
+        response_model=None,
+        responses={200: {"model": protocol.Completion, "content": {"text/event-stream": {}}}},
+    )
+    async def complete(asked: protocol.CompletionRequest, request: Request) -> Response:
+        """Texts that go on from the prompts: in one, or, with `stream`, as server-sent events."""
+        completions = service.completions
+        if not asked.stream:
+            return JSONResponse(await completions.whole(asked, request))
+        writings = completions.read(asked)
+        completions.submit(writings)
+        tickets = [w.ticket for w in writings]
+        return EventStream(completions.events(asked, writings), lambda: service.engine.cancel(tickets))
+
+    @app.get("/v1/models", responses={200: {"model": protocol.Models}}, response_model=None)
+    async def models() -> Response:
+        """The one model there is."""
+        return JSONResponse({"object": "list", "data": [described]})
+
+    @app.get("/v1/models/{name}", responses={200: {"model": protocol.Model}}, response_model=None)
+    async def model(name: str) -> Response:
+        """The model, if it is called so."""
+        if name != service.name:
+            raise Refused(
+                404, f"there is no model of this name here; it is called {service.name!r}", "model", "model_not_found"
+            )
+        return JSONResponse(described)
+
+
+def add_looking(app: FastAPI, service: Service) -> None:
+    @app.post("/score", responses={200: {"model": protocol.ScoreAnswer}}, response_model=None)
+    async def score(asked: protocol.ScoreRequest) -> Response:
+        """The surprise, in bits, of every symbol of a text, and of every rung's own prediction of it."""
+        ids = service.text(asked)
+        end = len(ids) if asked.end is None else asked.end
+        if not asked.begin <= end <= len(ids):
+            raise Refused(400, f"begin and end must be in order and at most {len(ids)}", "end")
+        found = await service.look(service.looker.score, ids, asked.begin, end, asked.rungs)
+        if asked.text is not None:
+            found["offsets"] = service.symbols.offsets(asked.text)[asked.begin : end]
+        return JSONResponse(found)
+
+    @app.post("/ladder", responses={200: {"model": protocol.LadderAnswer}}, response_model=None)
+    async def ladder(asked: protocol.LadderRequest) -> Response:
+        """What every rung and target expected at a place of a text."""
+        ids = service.text(asked)
+        if asked.place > len(ids):
+            raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
+        return JSONResponse(await service.look(service.looker.ladder, ids, asked.place))
+
+    @app.get("/health", responses={200: {"model": protocol.Health}}, response_model=None)
+    async def health() -> Response:
+        """Whether it is up, and what it is doing."""
+        engine = service.engine
+        streams = {"active": len(engine.active), "waiting": len(engine.waiting), "limit": service.limits.streams}
+        up = time.monotonic() - service.began
+        facts = {"status": "ok", "model": service.name, "streams": streams, "characters": engine.characters}
+        return JSONResponse(facts | {"uptime_seconds": up})
+
+    @app.get("/about", responses={200: {"model": protocol.About}}, response_model=None)
+    async def about() -> Response:
+        """What is served, and within which limits."""
+        model, limits = service.run.recipe.model, service.limits
+        return JSONResponse(
+            {
+                "model": service.name,
+                "alphabet": {"kind": service.symbols.alphabet.kind, "size": service.symbols.alphabet.size},
+                "layers": model.layers,
+                "width": model.width,
+                "context": model.context,
+                "targets": service.run.recipe.objective.targets,
+                "drafters": service.completions.drafters,
+                "limits": {"prompt": limits.prompt, "completion": limits.completion, "score": limits.score},
+                "token_required": service.token is not None,
+            }
+        )
+
+
+def add_page(app: FastAPI) -> None:
+    """The explorer page: files that are read once."""
+    folder = resources.files("charladder.serving") / "page"
+    files = {one.name: one.read_bytes() for one in folder.iterdir() if one.name.rpartition(".")[2] in KINDS}
+
+    def served(name: str) -> Response:
+        if name not in files:
+            raise Refused(404, "the page has no file of this name")
+        return Response(files[name], media_type=KINDS[name.rpartition(".")[2]])
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return served("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def file(name: str) -> Response:
+        return served(name)

@@ -1,0 +1,33 @@
+"""What the service takes on, at most."""
+
+from dataclasses import dataclass
+
+from charladder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Limits:
+    """streams: texts decoded at once; waiting: further ones that may wait for a place. prompt, completion, score:
+    characters. choices: texts of one request. body: bytes of one. requests: at once, of all kinds. looks: scores and
+    ladders that wait for their turn. seconds: for a request from its arrival; patience: for a client to send what it
+    announced, or to take what is sent."""
+
+    streams: int = 64
+    waiting: int = 512
+    prompt: int = 100_000
+    completion: int = 20_000
+    score: int = 100_000
+    choices: int = 64
+    body: int = 4 << 20
+    requests: int = 1024
+    looks: int = 32
+    seconds: float = 300.0
+    patience: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.streams <= 4096:
+            raise BadInput(f"--streams is {self.streams}; it must be between 1 and 4,096 texts at once")
+        if not 1 <= self.completion <= 1 << 24:
+            raise BadInput(f"--max-tokens is {self.completion}; it must be between 1 and 16,777,216 characters")
+        if not 0 < self.seconds < 1e6:
+            raise BadInput(f"--seconds is {self.seconds:g}; it must be above 0 and below a million")

@@ -1,0 +1,199 @@
+"""Scores of texts, and the ladder at a place of one. One at a time, in a thread of its own, beside the decoding.
+
+Shapes: N symbols.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from charladder.auxiliary.explanation import term_name
+from charladder.errors import BadInput
+from charladder.evaluation import Scored, evaluate
+from charladder.evaluation.ladder import Expected, grid, ladder_at
+from charladder.evaluation.rungs import evaluate_rungs, last_learned
+from charladder.generation.sampling import likeliest
+from charladder.model import Transformer
+from charladder.objective import LadderObjective
+from charladder.run import Run
+from charladder.serving.limits import Limits
+from charladder.serving.symbols import Symbols
+from charladder.training.metrics import read_metrics
+
+SHOWN = 5  # likeliest symbols of a head
+AT_ONCE = 4096  # characters read together: between two of these a look at whether anybody still waits
+
+
+class TooLong(Exception):
+    """It took more than the seconds that a request has."""
+
+
+class Gone(Exception):
+    """Nobody waits for it any more."""
+
+
+class Crowded(Exception):
+    """Too many are waiting for their turn."""
+
+
+class Looker:
+    """Looks at texts with a run's network and, where they are there, its trained heads."""
+
+    def __init__(self, run: Run, network: Transformer, symbols: Symbols, limits: Limits) -> None:
+        self.network, self.symbols, self.limits = network, symbols, limits
+        self.context = run.recipe.model.context
+        self.stride = max(1, self.context // 2)
+        self.layers = run.recipe.model.layers
+        self.objective: LadderObjective | None = None
+        if (run.path / "heads.safetensors").is_file():
+            self.objective = run.objective().to(network.output.weight.device).eval()
+        metrics = run.path / "metrics.jsonl"
+        self.lines = read_metrics(metrics) if metrics.is_file() else []
+        self.executor = ThreadPoolExecutor(1, "looking")
+        self.inside = 0
+
+    async def run(self, look: Any, *arguments: Any) -> Any:
+        """`look` of this class in its thread. Raises Crowded, TooLong; when cancelled, the thread stops soon."""
+        if self.inside >= self.limits.looks:
+            raise Crowded
+        gone, deadline = threading.Event(), time.monotonic() + self.limits.seconds
+
+        def check(*_: Any) -> None:
+            if gone.is_set():
+                raise Gone
+            if time.monotonic() > deadline:
+                raise TooLong
+
+        def work() -> Any:
+            check()
+            return partial(look, *arguments)(check)
+
+        self.inside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        finally:
+            gone.set()
+            self.inside -= 1
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+    def score(self, ids: list[int], begin: int, end: int, rungs: bool, check: Any) -> dict[str, Any]:
+        """Bits of the symbols from `begin` to `end`, each from what evaluation at stride C/2 of the whole text sees, so
+        they do not depend on where the part begins; with `rungs`, those of every head."""
+        began = time.perf_counter()
+        ids_N = np.array(ids, np.int64)
+        bits_N = np.zeros(len(ids))
+        bits_N[:1] = math.log2(self.symbols.alphabet.size)
+        part = (0 if begin == 0 else grid(begin, self.context, self.stride), end)
+
+        def note(scored: Scored) -> None:
+            bits_N[scored.places_M] = scored.nats_M / math.log(2)
+
+        result: dict[str, Any] = {}
+        if part[0] < end:
+            evaluate(
+                lambda tokens_BT, keep: self.network(tokens_BT, keep=keep).logits_BTV, ids_N, part, self.context,
+                self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE, check, each=note,
+            )  # fmt: skip
+        if rungs:
+            result["rungs"] = self.score_rungs(ids_N, part, begin, end, check)
+        bits = bits_N[begin:end].tolist()
+        return {
+            "characters": len(bits),
+            "begin": begin,
+            "bits": bits,
+            "total_bits": math.fsum(bits),
+            "bits_per_character": math.fsum(bits) / len(bits) if bits else 0.0,
+            "context": self.context,
+            "stride": self.stride,
+            "seconds": time.perf_counter() - began,
+        } | result
+
+    def prompt(self, ids: list[int], top: int, check: Any) -> tuple[list[float], list[list[tuple[int, float]]]]:
+        """Of every symbol but the first: its nats, and the `top` likeliest there with theirs."""
+        ids_N, nats, found = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
+        last: list[list[tuple[int, float]]] = []  # of the windows that are noted next
+
+        def predict(tokens_BT: Tensor, keep: int) -> Tensor:
+            logits_BTV = self.network(tokens_BT, keep=keep).logits_BTV
+            last[:] = likeliest(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
+            return logits_BTV
+
+        def note(scored: Scored) -> None:
+            for place, said, best in zip(scored.places_M.tolist(), scored.nats_M.tolist(), last, strict=True):
+                nats[place], found[place] = -said, best
+
+        evaluate(
+            predict, ids_N, (0, len(ids)), self.context, self.stride, self.symbols.alphabet.size,
+            self.network.output.weight.device, AT_ONCE, check, each=note,
+        )  # fmt: skip
+        return nats[1:], found[1:]
+
+    def score_rungs(
+        self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
+    ) -> list[dict[str, Any]]:
+        """A list for each head, of the bits of every symbol; None where it predicts none, as in the first places."""
+        found: dict[tuple[int, int], list[float | None]] = {}
+
+        def note(rung: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
+            bits = found.setdefault((rung, target), [None] * (end - begin))
+            for place, nats in zip(places_M.tolist(), nats_M.tolist(), strict=True):
+                if begin <= place < end:
+                    bits[place - begin] = nats / math.log(2)
+
+        if self.objective is None:
+            raise BadInput("this run has no heads.safetensors, so its rungs predict nothing; ask without `rungs`")
+        if part[0] < end:
+            evaluate_rungs(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
+        return [
+            {"term": term_name(rung, k, self.layers), "rung": rung, "target": k, "bits": found[rung, k]}
+            for rung, k in sorted(found)
+        ]
+
+    def ladder(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
+        """What every head expected at `place` and after it, from what stands before."""
+        ids_N = np.array(ids, np.int64)
+        heads: dict[int, list[dict[str, Any]]] = {rung: [] for rung in range(1, self.layers + 1)}
+        bits: float | None = None
+        if place:
+            for one in ladder_at(self.network, self.objective, ids_N, place, self.context, self.stride):
+                if (one.rung, one.target) == (self.layers, 1) and place < len(ids):
+                    bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
+                heads[one.rung].append(self.describe(one, ids, place))
+        elif ids:
+            bits = math.log2(self.symbols.alphabet.size)
+        return {
+            "place": place,
+            "symbol": self.symbol(ids[place]) if place < len(ids) else None,
+            "bits": bits,
+            "note": None
+            if place
+            else "nothing stands before the first character, so every one is as likely as another",
+            "rows": [{"rung": rung, "heads": found} for rung, found in heads.items()],
+        }
+
+    def describe(self, one: Expected, ids: list[int], place: int) -> dict[str, Any]:
+        there = place + one.target - 1
+        actual = None
+        if there < len(ids):
+            seen = ids[there]
+            actual = self.symbol(seen) | {"probability": float(one.p_V[seen]), "rank": one.rank(seen)}
+        learned = last_learned(self.lines, one.term)
+        return {
+            "term": one.term,
+            "target": one.target,
+            "last_learned": learned,
+            "actual": actual,
+            "likeliest": [self.symbol(n) | {"probability": float(one.p_V[n])} for n in one.likeliest(SHOWN)],
+        }
+
+    def symbol(self, symbol: int) -> dict[str, Any]:
+        return {"id": symbol, "text": self.symbols.token(symbol, "")}

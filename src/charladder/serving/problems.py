@@ -1,0 +1,102 @@
+"""What goes wrong, as an answer that OpenAI's clients turn into an exception of their own."""
+
+import re
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from charladder.errors import BadInput, nearest
+from charladder.serving.protocol import ErrorAnswer
+
+TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
+    500: "server_error",
+}  # fmt: skip
+ANSWERS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorAnswer, "description": what}
+    for status, what in {
+        400: "a field is wrong, or the body is no JSON",
+        401: "no token, or a wrong one",
+        403: "a request from another site, or for another host",
+        404: "no such model or path",
+        405: "no such method here",
+        408: "not done within the time there is",
+        413: "a body that is too large",
+        415: "a body that is no application/json",
+        429: "too much is going on",
+    }.items()
+}
+
+
+class Refused(Exception):
+    """An answer other than success. `sentence` says what is wrong, where, and what to do."""
+
+    def __init__(self, status: int, sentence: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.param, self.code = status, sentence, param, code
+
+    def body(self) -> dict[str, object]:
+        kind = TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.sentence, "type": kind, "param": self.param, "code": self.code}}
+
+    def answer(self) -> JSONResponse:
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(self.status)
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def refuse(error: BadInput) -> Refused:
+    """A sentence made for the command line, as one about fields."""
+    return Refused(400, re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)))
+
+
+async def on_refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return error.answer()
+
+
+async def on_bad_input(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BadInput)
+    return refuse(error).answer()
+
+
+async def on_http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses."""
+    assert isinstance(error, HTTPException)
+    sentences = {
+        404: f"there is nothing at {request.url.path!r} here",
+        405: f"{request.url.path!r} does not take {request.method}",
+        400: "the body cannot be read as JSON; send an object, UTF-8",
+    }
+    answer = Refused(error.status_code, sentences.get(error.status_code, str(error.detail))).answer()
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def on_validation(request: Request, error: Exception) -> JSONResponse:
+    """A field that does not fit: the first of them, in one sentence. What was sent is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [part for part in first["loc"][1:] if isinstance(part, (str, int))]
+    if first["type"] == "json_invalid" or not place:
+        return Refused(400, "the body cannot be read as a JSON object; send one, UTF-8").answer()
+    name = printable(place[0])
+    if first["type"] == "extra_forbidden":
+        known = first.get("ctx", {}).get("known", KNOWN)
+        name = printable(place[-1])
+        return Refused(400, f"there is no field {name!r}{nearest(name, known)}", name).answer()
+    if first["type"] == "missing":
+        return Refused(400, f"the field {name!r} is missing; send it", name).answer()
+    return Refused(400, f"the field {name!r} does not fit: {first['msg'].lower()}", name).answer()
+
+
+def printable(part: str | int) -> str:
+    return str(part).encode("utf-8", "replace").decode()[:60]
+
+
+KNOWN = (
+    "model", "prompt", "max_tokens", "temperature", "top_p", "n", "best_of", "echo", "logprobs", "seed", "stop",
+    "stream", "stream_options", "user", "suffix", "presence_penalty", "frequency_penalty", "logit_bias", "top_k",
+    "min_p", "draft", "text", "ids", "begin", "end", "rungs", "place",
+)  # fmt: skip

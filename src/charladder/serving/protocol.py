@@ -1,0 +1,193 @@
+"""What is asked and answered, as pydantic models: OpenAI's completions with a few fields of ours, scores, ladders."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
+
+Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
+Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StreamOptions(Asked):
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False  # OpenAI's padding against guessing from sizes: accepted, never done
+
+
+class CompletionRequest(Asked):
+    """OpenAI's fields; a token is a symbol of the alphabet, a byte for bytes. Ours are top_k, min_p and draft."""
+
+    model: StrictStr | None = None
+    prompt: StrictStr | list[Token] | list[StrictStr] | list[list[Token]] | None = ""
+    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = 16
+    temperature: Annotated[FiniteFloat, Field(ge=0)] | None = 1.0
+    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = 1.0
+    n: Annotated[StrictInt, Field(ge=1)] | None = 1
+    best_of: StrictInt | None = None
+    echo: StrictBool | None = False
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
+    stream: StrictBool | None = False
+    stream_options: StreamOptions | None = None
+    user: StrictStr | None = None
+    suffix: StrictStr | None = None
+    presence_penalty: FiniteFloat | None = 0
+    frequency_penalty: FiniteFloat | None = 0
+    logit_bias: dict[str, FiniteFloat] | None = None
+    top_k: Annotated[StrictInt, Field(ge=0)] | None = 0
+    min_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = 0.0
+    draft: Draft | None = "auto"
+
+
+class Text(Asked):
+    """A text, or its symbols."""
+
+    text: StrictStr | None = None
+    ids: list[Token] | None = None
+
+
+class ScoreRequest(Text):
+    """begin, end: the symbols to score, of all that are sent."""
+
+    begin: Annotated[StrictInt, Field(ge=0)] = 0
+    end: Annotated[StrictInt, Field(ge=0)] | None = None
+    rungs: StrictBool = False
+
+
+class LadderRequest(Text):
+    """place: a symbol's, from 0; the number of symbols asks for what comes after the text."""
+
+    place: Annotated[StrictInt, Field(ge=0)]
+
+
+class Problem(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    error: Problem
+
+
+class LogProbabilities(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    index: int
+    text: str
+    logprobs: LogProbabilities | None
+    finish_reason: str | None
+    charladder: dict[str, Any]
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class HeadScores(BaseModel):
+    term: str
+    rung: int
+    target: int
+    bits: list[float | None]
+
+
+class ScoreAnswer(BaseModel):
+    """offsets: for a text, which of its code points each scored symbol belongs to."""
+
+    characters: int
+    begin: int
+    bits: list[float]
+    total_bits: float
+    bits_per_character: float
+    context: int
+    stride: int
+    seconds: float
+    offsets: list[int] | None = None
+    rungs: list[HeadScores] | None = None
+
+
+class Symbol(BaseModel):
+    id: int
+    text: str
+
+
+class Candidate(Symbol):
+    probability: float
+
+
+class Actual(Candidate):
+    rank: int
+
+
+class Head(BaseModel):
+    term: str
+    target: int
+    last_learned: dict[str, Any] | None
+    actual: Actual | None
+    likeliest: list[Candidate]
+
+
+class Row(BaseModel):
+    rung: int
+    heads: list[Head]
+
+
+class LadderAnswer(BaseModel):
+    place: int
+    symbol: Symbol | None
+    bits: float | None
+    note: str | None
+    rows: list[Row]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    model: str
+    streams: dict[str, int]
+    characters: int
+    uptime_seconds: float
+
+
+class About(BaseModel):
+    model: str
+    alphabet: dict[str, Any]
+    layers: int
+    width: int
+    context: int
+    targets: int
+    drafters: list[str]
+    limits: dict[str, int]
+    token_required: bool

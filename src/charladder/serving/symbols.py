@@ -1,0 +1,80 @@
+"""Text of requests as symbols of the alphabet, and symbols as text of answers.
+
+Shapes: N symbols.
+"""
+
+import codecs
+from collections.abc import Sequence
+
+import numpy as np
+
+from charladder.errors import BadInput
+from charladder.text import Alphabet
+
+
+class Symbols:
+    """An alphabet, and what becomes of letters outside it (the run's own rule)."""
+
+    def __init__(self, alphabet: Alphabet, unknown: str) -> None:
+        self.alphabet, self.unknown = alphabet, unknown
+
+    def encode(self, text: str, where: str) -> list[int]:
+        """Ids. Raises BadInput for half a surrogate pair and for letters that the alphabet cannot spell."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
+        return self.alphabet.encode(data, where, self.unknown).tolist()
+
+    def check(self, ids: Sequence[int], where: str) -> list[int]:
+        """Ids as they came. Raises BadInput for one outside the alphabet."""
+        for place, one in enumerate(ids):
+            if not 0 <= one < self.alphabet.size:
+                raise BadInput(
+                    f"{where} has the token {one} at place {place}, and the tokens are 0 to {self.alphabet.size - 1}"
+                )
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What ids spell; bytes that are no UTF-8 become replacement characters."""
+        return self.alphabet.decode(np.array(ids, np.int64)).decode("utf-8", "replace")
+
+    def offsets(self, text: str) -> list[int]:
+        """For every symbol of an encoded text, which of its code points it belongs to."""
+        if self.alphabet.letters:
+            points_N = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+            known_N = self.alphabet.table_P[points_N] >= 0
+            return np.flatnonzero(known_N | (self.unknown != "drop")).tolist()
+        data_N = np.frombuffer(text.encode(), np.uint8)
+        return (np.cumsum((data_N & 0xC0) != 0x80) - 1).tolist()
+
+    def token(self, symbol: int, mark: str = "bytes:") -> str:
+        """A symbol by itself, as OpenAI's protocol has it: a byte that is no text alone is `bytes:\\xe2`."""
+        if self.alphabet.letters:
+            return self.alphabet.letters[symbol]
+        return chr(symbol) if symbol < 128 else f"{mark}\\x{symbol:02x}"
+
+    def decoder(self) -> "Decoder":
+        return Decoder(self)
+
+
+class Decoder:
+    """Symbols as they come, as whole characters."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self.symbols, self.utf8 = symbols, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, ids: Sequence[int], last: bool = False) -> str:
+        return self.utf8.decode(self.symbols.alphabet.decode(np.array(ids, np.int64)), last)
+
+    def add_marked(self, ids: Sequence[int], marks: Sequence[bool], last: bool = False) -> tuple[str, str]:
+        """The text, and for each of its code points 1 where all of the symbols that end it here are marked, else 0."""
+        text, marked = "", ""
+        for one, mark in zip(ids, marks, strict=True):
+            piece = self.add([one])
+            text += piece
+            marked += ("1" if mark else "0") * len(piece)
+        if last:
+            piece = self.add([], True)
+            text, marked = text + piece, marked + "0" * len(piece)
+        return text, marked
