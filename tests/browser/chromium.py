@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ QUIET = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 SMALL = {"steps": 60, "layers": 3, "width": 32, "context": 32, "batch": 4, "precision": "float32"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of a network this small only wait for each other
 BEGINNING = re.compile(r"https?://[\w.:\[\]]+/")
 
 
@@ -54,33 +54,25 @@ def train(folder: Path) -> Path:
     text, run = folder / "prose.txt", folder / "prose"
     text.write_text(PROSE * 40)
     settings = [f"--{name}={value}" for name, value in SMALL.items()]
-    subprocess.run([sys.executable, "-m", "charladder", "train", text, *settings, "--run", run], check=True)
+    command = [sys.executable, "-m", "charladder", "train", text, *settings, "--run", run]
+    subprocess.run(command, check=True, env=ENVIRONMENT)
     return run
 
 
 @contextmanager
-def serving(run: Path, *options: str) -> Iterator[str]:
+def serving(run: Path, token: str = "") -> Iterator[str]:
     """`charladder serve RUN` on a free port; gives its address, which ends in a slash."""
-    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout
-    said = []
-    try:
-        for line in process.stdout:
-            said.append(line)
-            if found := BEGINNING.search(line):
-                break
-        else:
-            raise RuntimeError(f"{' '.join(command)} did not say where it serves: {''.join(said)}")
-        rest = threading.Thread(target=process.stdout.read)  # a pipe that nobody reads would stop the server
-        rest.start()
-        yield found[0]
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        if len(said) and "rest" in locals():
-            rest.join()
-        process.stdout.close()
+    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0"]
+    environment = ENVIRONMENT | {"CHARLADDER_TOKEN": token}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        try:
+            said = process.stdout.readline()  # one line, when it listens; nothing if it ends before
+            found = BEGINNING.search(said)
+            assert found, f"{' '.join(command)} did not say where it serves: {said!r}"
+            yield found[0]
+        finally:
+            process.terminate()
 
 
 def asked(url: str, body: dict[str, Any] | None = None) -> Any:

@@ -11,20 +11,21 @@ import pytest
 
 from browser import chromium
 
-if os.environ.get("CHARLADDER_BROWSER") != "required" and chromium.missing():
-    collect_ignore_glob = []
+
+@pytest.fixture(scope="session")
+def installed() -> None:
+    if missing := chromium.missing():
+        refuse = pytest.fail if os.environ.get("CHARLADDER_BROWSER") == "required" else pytest.skip
+        refuse(missing)
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return chromium.train(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="session")
 def served(run: Path) -> Iterator[str]:
-    if url := os.environ.get("FAKE"):
-        yield url
-        return
     with chromium.serving(run) as url:
         yield url
 
@@ -44,10 +45,10 @@ class Watch:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def check(self, home: str) -> None:
+    def check(self, homes: list[str]) -> None:
         unexpected = [error for error in self.errors if not (self.expected and re.search(self.expected, error))]
         assert unexpected == []
-        assert [url for url in self.requests if not url.startswith(home)] == []
+        assert [url for url in self.requests if not url.startswith(tuple(homes))] == []
 
 
 @pytest.fixture
@@ -58,9 +59,10 @@ def watch() -> Watch:
 @pytest.fixture
 def look(browser: Any, served: str, watch: Watch) -> Iterator[Any]:
     """Opens the explorer: `look(color_scheme="dark")`, with the options of a browser context."""
-    contexts = []
+    contexts, homes = [], [served]
 
-    def look(**options: Any) -> Any:
+    def look(home: str = served, **options: Any) -> Any:
+        homes.append(home)
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         context.on("request", lambda request: watch.requests.append(request.url))
@@ -68,13 +70,13 @@ def look(browser: Any, served: str, watch: Watch) -> Iterator[Any]:
         context.on("console", lambda said: said.type == "error" and watch.errors.append(said.text))
         context.on("dialog", lambda dialog: (watch.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page = context.new_page()
-        page.goto(served)
+        page.goto(home)
         return page
 
     yield look
     for context in contexts:
         context.close()
-    watch.check(served)
+    watch.check(homes)
 
 
 @pytest.fixture

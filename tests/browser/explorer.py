@@ -66,9 +66,9 @@ def shown_rungs(page: Page) -> list[dict[str, Any]]:
             text: row.textContent,
             heads: [...row.querySelectorAll(".head")].map((head) => ({
                 target: Number(head.dataset.target),
-                symbols: [...head.querySelectorAll("li .symbol")].map((symbol) => symbol.textContent),
-                numbers: [...head.querySelectorAll("li .number")].map((number) => number.textContent),
-                true: [...head.querySelectorAll("li.true .symbol")].map((symbol) => symbol.textContent),
+                symbols: [...head.querySelectorAll(".likeliest .symbol")].map((symbol) => symbol.textContent),
+                numbers: [...head.querySelectorAll(".likeliest .number")].map((number) => number.textContent),
+                true: [...head.querySelectorAll(".likeliest .true .symbol")].map((symbol) => symbol.textContent),
                 learned: head.querySelector(".learned").textContent,
             })),
         }))"""

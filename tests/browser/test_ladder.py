@@ -64,7 +64,7 @@ def test_buttons_step_through_the_bytes_of_a_character(page):
     for part, name in ((2, "\\x86"), (3, "\\x92")):
         page.locator("#byte-after").click()
         expect(page.locator("#place")).to_contain_text(f"part {part} of 3 ({name})")
-    page.locator("#byte-after").click()  # leads nowhere
+    page.locator("#byte-after").dispatch_event("click")  # leads nowhere
     page.locator("#byte-before").click()
     expect(page.locator("#place")).to_contain_text("part 2 of 3")
     page.locator("#text").press("ArrowRight")

@@ -8,6 +8,7 @@ pytest.importorskip("playwright")
 
 from playwright.sync_api import expect
 
+from browser.chromium import serving
 from browser.explorer import continued, put_cursor, settled, write
 
 REFUSED = "Failed to load resource"
@@ -113,30 +114,20 @@ def test_a_script_that_got_in_anyway_would_be_stopped(page, watch):
     assert watch.errors
 
 
-def test_a_token_is_asked_for_and_sent(look, browser, watch):
+def test_a_token_is_asked_for_and_sent(look, run, watch):
     watch.expected = REFUSED
-    page = look()
-    sent = []
-
-    def guard(route):
-        sent.append(route.request.headers.get("authorization"))
-        if sent[-1] == "Bearer secret":
-            route.continue_()
-        else:
-            route.fulfill(status=401, json=refusal("the token is not the one that was set"))
-
-    for path in ("about", "score", "ladder", "v1/completions"):
-        page.route(f"**/{path}", guard)
-    page.reload()
-    expect(page.locator("#token")).to_be_focused()
-    expect(page.locator("#error")).to_be_hidden()
-    page.keyboard.type("wrong")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("the token is not the one that was set")
-    page.locator("#token").fill("secret")
-    page.keyboard.press("Enter")
-    expect(page.locator("#token-form")).to_be_hidden()
-    expect(page.locator("#error")).to_be_hidden()
-    write(page, "The wall")
-    assert float(page.locator("#total").inner_text()) > 0
-    assert page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])") == '[{},{},""]'
+    with serving(run, token="secret") as home:
+        page = look(home)
+        expect(page.locator("#token")).to_be_focused()
+        expect(page.locator("#error")).to_be_hidden()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("token")
+        page.locator("#token").fill("secret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token-form")).to_be_hidden()
+        expect(page.locator("#error")).to_be_hidden()
+        write(page, "The wall")
+        assert float(page.locator("#total").inner_text()) > 0
+        assert "Written: 5 characters" in continued(page, length=5)
+        assert page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])") == '[{},{},""]'

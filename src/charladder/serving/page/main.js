@@ -119,7 +119,7 @@ function climb() {
       const answer = await ask("ladder", { text: sheet.wellFormed(), place: first + part }, signal);
       if (signal.aborted) return;
       succeeded("ladder");
-      drawLadder(field("ladder"), answer.rows);
+      drawLadder(field("ladder"), answer);
       const character = { number: pointsBefore(text, cursor) + 1, text: text.slice(cursor, end), part, count };
       field("place").textContent = summary(answer, character);
       showParts(count);
