@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers import PROSE
-
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # A browser that does its page and nothing else.
 QUIET = [
@@ -49,12 +47,12 @@ def browsing() -> Iterator[Any]:
         browser.close()
 
 
-def train(folder: Path) -> Path:
-    """A run that knows PROSE a little; it takes a few seconds."""
-    text, run = folder / "prose.txt", folder / "prose"
-    text.write_text(PROSE * 40)
+def train(folder: Path, text: str) -> Path:
+    """A run that knows `text` a little; it takes a few seconds."""
+    book, run = folder / "book.txt", folder / "small"
+    book.write_text(text)
     settings = [f"--{name}={value}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "charladder", "train", text, *settings, "--run", run]
+    command = [sys.executable, "-m", "charladder", "train", book, *settings, "--run", run]
     subprocess.run(command, check=True, env=ENVIRONMENT)
     return run
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from browser import chromium
+from helpers import PROSE
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def installed() -> None:
 
 @pytest.fixture(scope="session")
 def run(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chromium.train(tmp_path_factory.mktemp("browser"))
+    return chromium.train(tmp_path_factory.mktemp("browser"), PROSE * 40)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def served(run: Path) -> Iterator[str]:
 
 # Not for the whole session: while Playwright runs, nothing else in this thread can run an event loop.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(installed: None) -> Iterator[Any]:
     with chromium.browsing() as browser:
         yield browser
 

@@ -1,8 +1,14 @@
 """What a person does on the explorer's page, and sees there."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Page, expect
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, expect
+else:
+    try:
+        from playwright.sync_api import Page, expect
+    except ImportError:  # then every test says so: conftest.py
+        Page = expect = None
 
 RUNS = """() => [...document.querySelectorAll("#backdrop > span")].flatMap((chunk) => chunk.childElementCount
     ? [...chunk.children].map((run) => [run.textContent.replaceAll(" \\n", "\\n"), run.className])

@@ -7,13 +7,14 @@ from tests.browser.chromium import browsing, missing, serving
 
 TEXT = "The ladder leans on the wall, and every rung of it is asked what it sees.\nThe lowest "
 PICTURES = {
-    "light": {"viewport": {"width": 1200, "height": 860}},
-    "dark": {"viewport": {"width": 1200, "height": 860}, "color_scheme": "dark"},
+    "light": {"viewport": {"width": 1200, "height": 940}},
+    "dark": {"viewport": {"width": 1200, "height": 940}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 740}},
 }
 
 
 def draw(run: Path, folder: Path) -> None:
+    from PIL import Image
     from tests.browser.explorer import continued, put_cursor, write
 
     with serving(run) as url, browsing() as browser:
@@ -26,8 +27,11 @@ def draw(run: Path, folder: Path) -> None:
             continued(page, length=160, seed=1)
             put_cursor(page, TEXT.index("wall"))
             page.wait_for_timeout(1500)
-            page.screenshot(path=folder / f"explorer-{name}.png")
+            page.evaluate("() => scrollTo(0, 0)")
+            path = folder / f"explorer-{name}.png"
+            page.screenshot(path=path)
             context.close()
+            Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

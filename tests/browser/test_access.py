@@ -2,11 +2,7 @@
 
 import pytest
 
-pytest.importorskip("playwright")
-
-from playwright.sync_api import expect
-
-from browser.explorer import finished, put_cursor, settled, write
+from browser.explorer import expect, finished, put_cursor, settled, write
 
 SENTENCE = "The ladder leans on the wall → and every rung of it is asked what it sees."
 CONTRASTS = """() => {

@@ -2,12 +2,8 @@
 
 import pytest
 
-pytest.importorskip("playwright")
-
-from playwright.sync_api import expect
-
 from browser.chromium import asked
-from browser.explorer import HEIGHTS, levels, put_cursor, runs, settled, write
+from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, settled, write
 
 SENTENCE = "The ladder leans on the wall, and every rung of it is asked what it sees."
 

@@ -4,12 +4,8 @@ import time
 
 import pytest
 
-pytest.importorskip("playwright")
-
-from playwright.sync_api import expect
-
 from browser.chromium import asked
-from browser.explorer import classes, continued, levels, put_cursor, runs, settled, shown_rungs, write
+from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_rungs, write
 
 SENTENCE = "The ladder leans on the wall, "
 

@@ -1,13 +1,7 @@
 """The ladder of the character at the cursor."""
 
-import pytest
-
-pytest.importorskip("playwright")
-
-from playwright.sync_api import expect
-
 from browser.chromium import asked
-from browser.explorer import classes, put_cursor, shown_rungs, write
+from browser.explorer import classes, expect, put_cursor, shown_rungs, write
 
 SENTENCE = "The ladder leans on the wall."
 
@@ -29,6 +23,26 @@ def test_a_row_for_every_rung_and_five_characters_in_every_head(page, served):
             assert head["numbers"][0] == ("<0.1%" if first < 0.1 else f"{first:.1f}%")
     assert shown[-1]["heads"][0]["learned"] == "learned to the end"
     expect(page.locator("#place")).to_contain_text(f"{answer['bits']:.2f} bits")
+
+
+def test_the_first_guess_has_rank_1(page, served):
+    write(page, SENTENCE)
+    for place in range(1, len(SENTENCE)):
+        answer = asked(f"{served}ladder", {"text": SENTENCE, "place": place})
+        top = answer["rows"][-1]["heads"][0]
+        if top["likeliest"][0]["id"] == top["actual"]["id"]:
+            break
+    else:
+        raise AssertionError("the network guesses nothing of the text that it was trained on")
+    put_cursor(page, place)
+    expect(page.locator("#place")).to_contain_text(f"the top rung gave it {top['actual']['probability']:.1%}, 1st")
+
+
+def test_nothing_stands_before_the_first_character(page):
+    write(page, SENTENCE)
+    put_cursor(page, 0)
+    expect(page.locator("#place")).to_contain_text("Character 1, “T”: 8.00 bits. Nothing stands before")
+    assert all("never asked" not in row["text"] for row in shown_rungs(page))
 
 
 def test_a_click_and_the_arrow_keys_choose_the_character(page):

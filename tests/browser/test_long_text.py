@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("playwright")
-
 from browser.explorer import HEIGHTS, put_cursor, settled, write
 from helpers import PROSE
 

@@ -4,12 +4,8 @@ import json
 
 import pytest
 
-pytest.importorskip("playwright")
-
-from playwright.sync_api import expect
-
 from browser.chromium import serving
-from browser.explorer import continued, put_cursor, settled, write
+from browser.explorer import continued, expect, put_cursor, settled, write
 
 REFUSED = "Failed to load resource"
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&lt;b&gt;"

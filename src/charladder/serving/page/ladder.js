@@ -21,7 +21,9 @@ function percent(probability) {
   return `${value >= 99.95 ? value.toFixed(0) : value.toFixed(1)}%`;
 }
 
-function rank(number) {
+/** `likelier`: how many were held likelier, 0 for the first guess. */
+function rank(likelier) {
+  const number = likelier + 1;
   const tens = number % 100 >= 11 && number % 100 <= 13;
   return number + (tens ? "th" : (["th", "st", "nd", "rd"][number % 10] ?? "th"));
 }

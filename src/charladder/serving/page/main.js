@@ -76,8 +76,10 @@ function score(wait = TYPING) {
     } catch (error) {
       troubled("score", error);
       if (signal.aborted) return;
+      sheet.colour(scores.levels(text, begin)); // what is not known has no colour
       field("total").textContent = field("average").textContent = "–";
       if (PASSING.includes(error.status)) score(RETRY);
+      else field("totals").removeAttribute("aria-busy");
       return;
     }
     succeeded("score");
