@@ -1,0 +1,121 @@
+// Continues the text from the cursor: what the server writes comes in as it is written.
+
+import { failed, succeeded } from "./alerts.js";
+import { listen } from "./server.js";
+
+const field = (name) => document.getElementById(name);
+
+/** `sheet` is the text that is written into (sheet.js). */
+export class Continuing {
+  #sheet;
+  #model = "";
+  #stopping = null;
+  #written = null; // {start, text}: what can be taken back
+
+  constructor(sheet) {
+    this.#sheet = sheet;
+    field("continue-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#begin();
+    });
+    field("stop").addEventListener("click", () => this.#stopping?.abort());
+    field("back").addEventListener("click", () => this.#takeBack());
+    field("text").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) field("continue-form").requestSubmit();
+      else return;
+      event.preventDefault();
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.#stopping?.abort();
+    });
+    field("text").addEventListener("input", () => this.#forget());
+  }
+
+  /** Fills the controls with what the server has. */
+  offer(about) {
+    this.#model = about.model;
+    field("length").max = about.limits.completion;
+    field("continue").disabled = false;
+    const chosen = field("draft").value;
+    field("draft").replaceChildren(...about.drafters.map((name) => new Option(name, name, false, name === chosen)));
+  }
+
+  async #begin() {
+    if (this.#stopping) return;
+    const seed = field("seed").value === "" ? Math.floor(Math.random() * 2 ** 31) : field("seed").valueAsNumber;
+    const start = this.#sheet.cursor;
+    const request = {
+      model: this.#model,
+      prompt: this.#sheet.wellFormed(start),
+      max_tokens: field("length").valueAsNumber,
+      temperature: field("temperature").valueAsNumber,
+      stream: true,
+      seed,
+      draft: field("draft").value,
+    };
+    this.#stopping = new AbortController();
+    this.#turn(true);
+    field("speed").textContent = "Writing …";
+    const tally = { start, end: start, characters: 0, drafted: 0, began: performance.now(), last: null, seed };
+    let ending = "Stopped";
+    try {
+      for await (const said of listen("v1/completions", request, this.#stopping.signal)) this.#write(said, tally);
+      ending = "Written";
+      succeeded("continue");
+    } catch (error) {
+      if (error.name !== "AbortError") ending = "Broken off";
+      failed("continue", error);
+    } finally {
+      this.#stopping = null;
+      this.#written = { start, text: this.#sheet.text.slice(start, tally.end) };
+      field("speed").textContent = report(ending, tally);
+      this.#turn(false);
+      this.#sheet.finish(tally.end);
+    }
+  }
+
+  #write({ choices: [{ text, charladder }] }, tally) {
+    // The text area has one kind of line end.
+    const points = [...text.replaceAll("\r", "\n")];
+    const drafted = points.flatMap((point, place) => Array(point.length).fill(charladder?.drafted?.[place] === "1"));
+    this.#sheet.insert(tally.end, points.join(""), drafted);
+    tally.end += drafted.length;
+    tally.characters += points.length;
+    tally.drafted += (charladder?.drafted?.match(/1/g) ?? []).length;
+    tally.last = charladder;
+  }
+
+  /** Between writing and not writing, and the keyboard's focus with it. */
+  #turn(on) {
+    const focused = document.activeElement;
+    this.#sheet.lock(on);
+    field("continue").disabled = on;
+    field("stop").disabled = !on;
+    field("back").disabled = on || !this.#written?.text;
+    if (on && focused === field("continue")) field("stop").focus();
+    if (!on && focused === field("stop")) field("continue").focus();
+  }
+
+  #takeBack() {
+    const { start, text } = this.#written;
+    this.#forget();
+    this.#sheet.remove(start, text.length);
+    field("speed").textContent = "Taken back.";
+    field("continue").focus();
+  }
+
+  /** After an edit nobody knows any more where that text stands. */
+  #forget() {
+    this.#written = null;
+    field("back").disabled = true;
+  }
+}
+
+function report(ending, { characters, drafted, began, last, seed }) {
+  const count = (number, name) => `${number.toLocaleString("en")} ${name}${number === 1 ? "" : "s"}`;
+  const rate = last?.characters_per_second ?? characters / ((performance.now() - began) / 1000);
+  const parts = [`${ending}: ${count(characters, "character")}`, `${Math.round(rate).toLocaleString("en")} a second`];
+  if (last?.accepted_per_pass) parts.push(`${last.accepted_per_pass.toFixed(2)} accepted per pass (${last.draft})`);
+  if (drafted) parts.push(`${count(drafted, "character")} from drafts`);
+  return `${parts.join(", ")}. Seed ${seed}.`;
+}

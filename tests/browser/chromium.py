@@ -1,0 +1,81 @@
+"""The browser of these tests, and the server that it looks at."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# A browser that does its page and nothing else.
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+SMALL = {"steps": 60, "layers": 3, "width": 32, "context": 32, "batch": 4, "precision": "float32"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of a network this small only wait for each other
+BEGINNING = re.compile(r"https?://[\w.:\[\]]+/")
+
+
+def executable() -> str | None:
+    """Where the browser is: what CHROMIUM names, or the first that is installed."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def missing() -> str | None:
+    """What has to be installed before these tests can run."""
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        return "playwright is missing: pip install playwright (it is in charladder[dev])"
+    return None if executable() else "there is no Chromium: apt-get install chromium, or name one in CHROMIUM"
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=QUIET)
+        yield browser
+        browser.close()
+
+
+def train(folder: Path, text: str) -> Path:
+    """A run that knows `text` a little; it takes a few seconds."""
+    book, run = folder / "book.txt", folder / "small"
+    book.write_text(text)
+    settings = [f"--{name}={value}" for name, value in SMALL.items()]
+    command = [sys.executable, "-m", "charladder", "train", book, *settings, "--run", run]
+    subprocess.run(command, check=True, env=ENVIRONMENT)
+    return run
+
+
+@contextmanager
+def serving(run: Path, token: str = "") -> Iterator[str]:
+    """`charladder serve RUN` on a free port; gives its address, which ends in a slash."""
+    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0"]
+    environment = ENVIRONMENT | {"CHARLADDER_TOKEN": token}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        try:
+            said = process.stdout.readline()  # one line, when it listens; nothing if it ends before
+            found = BEGINNING.search(said)
+            assert found, f"{' '.join(command)} did not say where it serves: {said!r}"
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def asked(url: str, body: dict[str, Any] | None = None) -> Any:
+    """What the server answers a program: a POST where there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)

@@ -1,0 +1,81 @@
+"""What a person does on the explorer's page, and sees there."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, expect
+else:
+    try:
+        from playwright.sync_api import Page, expect
+    except ImportError:  # then every test says so: conftest.py
+        Page = expect = None
+
+RUNS = """() => [...document.querySelectorAll("#backdrop > span")].flatMap((chunk) => chunk.childElementCount
+    ? [...chunk.children].map((run) => [run.textContent.replaceAll(" \\n", "\\n"), run.className])
+    : [[chunk.textContent, "unseen"]])"""
+HEIGHTS = """() => [document.getElementById("text").scrollHeight, document.getElementById("backdrop").offsetHeight]"""
+
+
+def settled(page: Page) -> None:
+    """Waits until the text as it is now has been scored."""
+    expect(page.locator("#totals")).not_to_have_attribute("aria-busy", "true", timeout=20_000)
+
+
+def write(page: Page, text: str) -> None:
+    page.locator("#text").fill(text)
+    settled(page)
+
+
+def put_cursor(page: Page, unit: int) -> None:
+    page.locator("#text").focus()
+    page.evaluate("(unit) => document.getElementById('text').setSelectionRange(unit, unit)", unit)
+
+
+def runs(page: Page) -> list[tuple[str, set[str]]]:
+    """Stretches of the text that look alike, with their classes."""
+    return [(text, set(classes.split())) for text, classes in page.evaluate(RUNS)]
+
+
+def classes(page: Page) -> list[set[str]]:
+    """The classes of every character."""
+    return [names for text, names in runs(page) for _ in text]
+
+
+def levels(page: Page) -> list[str | None]:
+    """The level of every character; None where it has no colour."""
+    return [next((name for name in names if name[:1] == "b"), None) for names in classes(page)]
+
+
+def continued(page: Page, **fields: Any) -> str:
+    """Continues the text from the cursor, to the end; returns what was said of it."""
+    for name, value in fields.items():
+        field = page.locator(f"#{name}")
+        if name == "draft":
+            field.select_option(value)
+        else:
+            field.fill(str(value))
+    page.locator("#continue").click()
+    finished(page)
+    return page.locator("#speed").inner_text()
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("#stop")).to_be_disabled(timeout=30_000)
+    settled(page)
+
+
+def shown_rungs(page: Page) -> list[dict[str, Any]]:
+    """The ladder as the page shows it."""
+    return page.locator("#ladder [data-rung]").evaluate_all(
+        """(rows) => rows.map((row) => ({
+            rung: Number(row.dataset.rung),
+            text: row.textContent,
+            heads: [...row.querySelectorAll(".head")].map((head) => ({
+                target: Number(head.dataset.target),
+                symbols: [...head.querySelectorAll(".likeliest .symbol")].map((symbol) => symbol.textContent),
+                numbers: [...head.querySelectorAll(".likeliest .number")].map((number) => number.textContent),
+                true: [...head.querySelectorAll(".likeliest .true .symbol")].map((symbol) => symbol.textContent),
+                learned: head.querySelector(".learned").textContent,
+            })),
+        }))"""
+    )

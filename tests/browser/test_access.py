@@ -1,0 +1,120 @@
+"""Keyboard alone, a phone, light and dark, and who listens instead of looking."""
+
+import pytest
+
+from browser.explorer import expect, finished, put_cursor, settled, write
+
+SENTENCE = "The ladder leans on the wall → and every rung of it is asked what it sees."
+CONTRASTS = """() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+    const light = (colour) => {
+        const [r, g, b] = parts(colour).map((part) => part / 255)
+            .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ink = light(getComputedStyle(document.getElementById("text")).color);
+    return [...document.querySelectorAll("#swatches li")].map((swatch) => {
+        const ground = light(getComputedStyle(swatch).backgroundColor);
+        return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+    });
+}"""
+
+
+def focused(page) -> str:
+    return page.evaluate("document.activeElement.id")
+
+
+def test_everything_can_be_done_with_the_keyboard(page):
+    page.keyboard.press("Tab")
+    assert focused(page) == "text"
+    page.keyboard.type("The wall → ")
+    settled(page)
+    visited = []
+    while focused(page) != "continue":
+        page.keyboard.press("Tab")
+        visited.append(focused(page))
+    assert visited == ["temperature", "length", "seed", "draft", "continue"]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("20000")
+    page.keyboard.press("Enter")  # in a field: continues
+    expect(page.locator("#stop")).to_be_enabled()
+    page.keyboard.press("Escape")
+    finished(page)
+    page.locator("#length").fill("10")
+    page.locator("#continue").focus()
+    page.keyboard.press("Enter")
+    finished(page)
+    assert focused(page) == "continue"
+    page.keyboard.press("Tab")
+    assert focused(page) == "back"
+    page.keyboard.press("Enter")
+    settled(page)
+    page.locator("#text").focus()
+    page.keyboard.press("Control+Enter")
+    finished(page)
+    assert focused(page) == "text"
+    page.keyboard.press("Control+Home")
+    for _ in range(9):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#byte-place")).to_have_text("byte 1 of 3")
+    while focused(page) != "byte-before":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.locator("#byte-place")).to_have_text("byte 3 of 3")
+    assert focused(page) == "byte-after"
+
+
+def test_stop_takes_the_focus_of_the_button_that_is_not_there_meanwhile(page):
+    write(page, SENTENCE)
+    page.locator("#length").fill("20000")
+    page.locator("#continue").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#stop")).to_be_focused()
+    page.keyboard.press("Enter")
+    finished(page)
+    assert focused(page) == "continue"
+
+
+def test_a_phone_scrolls_one_way_only(look):
+    page = look(viewport={"width": 360, "height": 740})
+    write(page, SENTENCE + " " + "x" * 300)
+    put_cursor(page, SENTENCE.index("→"))
+    expect(page.locator("#byte-place")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.locator("#editor").evaluate("(editor) => editor.scrollWidth - editor.clientWidth") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_on_every_colour(look, scheme):
+    page = look(color_scheme=scheme)
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) == 12
+    assert min(contrasts) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(look, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    page = look(color_scheme=scheme, bypass_csp=True)  # axe is a script that is put into the page
+    write(page, SENTENCE)
+    put_cursor(page, SENTENCE.index("→"))
+    expect(page.locator("#byte-place")).to_be_visible()
+    page.locator("#continue").click()
+    finished(page)
+    page.wait_for_timeout(500)
+    found = axe.Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found if rule["impact"] != "minor"] == []
+
+
+@pytest.mark.parametrize(("wish", "seconds"), [("reduce", "0s"), ("no-preference", "0.12s")])
+def test_nothing_moves_for_those_who_do_not_want_it(look, wish, seconds):
+    page = look(reduced_motion=wish)
+    write(page, SENTENCE)
+    bar = page.locator("#ladder .bar").first
+    expect(bar).to_be_attached()
+    assert bar.evaluate("(bar) => getComputedStyle(bar).transitionDuration") == seconds

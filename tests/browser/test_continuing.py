@@ -1,0 +1,97 @@
+"""The network continues the text."""
+
+import time
+
+import pytest
+
+from browser.chromium import asked
+from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_rungs, write
+
+SENTENCE = "The ladder leans on the wall, "
+
+
+def test_it_is_written_at_the_cursor_and_scored(page, served):
+    write(page, SENTENCE + "and then it ends.")
+    put_cursor(page, len(SENTENCE))
+    said = continued(page, length=40, seed=5)
+    assert "Written: 40 characters" in said
+    assert "a second" in said
+    assert "accepted per pass" in said
+    text = page.locator("#text").input_value()
+    assert text.startswith(SENTENCE)
+    assert text.endswith("and then it ends.")
+    assert "".join(run for run, _ in runs(page)) == text
+    assert None not in levels(page)
+    written = [place for place, names in enumerate(classes(page)) if "written" in names]
+    assert written == list(range(len(SENTENCE), len(text) - len("and then it ends.")))
+    score = asked(f"{served}score", {"text": text})
+    assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
+    # The cursor is where the writing ended.
+    assert page.evaluate("document.getElementById('text').selectionStart") == written[-1] + 1
+
+
+def test_it_comes_in_as_it_is_written_and_stops_when_told(page, served):
+    write(page, SENTENCE)
+    page.locator("#text").press("Control+End")
+    page.locator("#length").fill("20000")
+    page.locator("#draft").select_option("none")
+    page.locator("#continue").click()
+    expect(page.locator("#continue")).to_be_disabled()
+    while len(page.locator("#text").input_value()) < len(SENTENCE) + 20:
+        page.wait_for_timeout(20)
+    assert asked(f"{served}health")["streams"]["active"] == 1
+    page.locator("#stop").click()
+    expect(page.locator("#speed")).to_contain_text("Stopped:")
+    expect(page.locator("#continue")).to_be_enabled()
+    patience = time.monotonic() + 10
+    while asked(f"{served}health")["streams"]["active"]:
+        assert time.monotonic() < patience, "the server goes on writing for nobody"
+        time.sleep(0.1)
+    settled(page)
+    text = page.locator("#text").input_value()
+    assert len(SENTENCE) < len(text) < 20_000
+    page.wait_for_timeout(300)
+    assert page.locator("#text").input_value() == text
+    expect(page.locator("#error")).to_be_hidden()
+
+
+@pytest.mark.parametrize("draft", ["ngram", "targets"])
+def test_accepted_drafts_are_marked(page, served, draft):
+    if draft not in asked(f"{served}about")["drafters"]:
+        pytest.skip(f"this run has no drafter {draft}")
+    write(page, "the wall and the wall and the wall and ")
+    page.locator("#text").press("Control+End")
+    said = continued(page, length=150, seed=1, temperature=0.2, draft=draft)
+    assert f"({draft}" in said
+    drafted = [place for place, names in enumerate(classes(page)) if "drafted" in names]
+    assert drafted
+    assert f"{len(drafted)} character" in said
+    mark = page.locator("#backdrop .drafted").first
+    assert mark.evaluate("(run) => getComputedStyle(run).textDecorationStyle") == "solid"
+    # The marks stay where they are while something else is typed.
+    page.locator("#text").press("Control+Home")
+    page.keyboard.type("So ")
+    settled(page)
+    assert [place for place, names in enumerate(classes(page)) if "drafted" in names] == [p + 3 for p in drafted]
+
+
+def test_a_seed_writes_the_same_again_and_what_was_written_can_be_taken_back(page):
+    write(page, SENTENCE + "END")
+    texts = []
+    for seed in (3, 3, 4):
+        put_cursor(page, len(SENTENCE))
+        continued(page, length=30, seed=seed, draft="none")
+        texts.append(page.locator("#text").input_value())
+        page.locator("#back").click()
+        settled(page)
+        assert page.locator("#text").input_value() == SENTENCE + "END"
+        expect(page.locator("#back")).to_be_disabled()
+        assert not any("written" in names for names in classes(page))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_an_empty_text_can_be_continued(page):
+    continued(page, length=20)
+    assert page.locator("#text").input_value()
+    expect(page.locator("#place")).to_contain_text("End of the text")
+    assert shown_rungs(page)

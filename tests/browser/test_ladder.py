@@ -1,0 +1,112 @@
+"""The ladder of the character at the cursor."""
+
+from browser.chromium import asked
+from browser.explorer import classes, expect, put_cursor, shown_rungs, write
+
+SENTENCE = "The ladder leans on the wall."
+
+
+def test_a_row_for_every_rung_and_five_characters_in_every_head(page, served):
+    write(page, SENTENCE)
+    put_cursor(page, 5)
+    expect(page.locator("#place")).to_contain_text("Character 6, “a”")
+    answer = asked(f"{served}ladder", {"text": SENTENCE, "place": 5})
+    shown = shown_rungs(page)
+    assert [row["rung"] for row in shown] == list(range(1, asked(f"{served}about")["layers"] + 1))
+    for row, told in zip(shown, answer["rows"], strict=True):
+        assert [head["target"] for head in row["heads"]] == [head["target"] for head in told["heads"]]
+        for head, truth in zip(row["heads"], told["heads"], strict=True):
+            assert len(head["symbols"]) == 5
+            actual = [one["text"] for one in truth["likeliest"] if one["id"] == truth["actual"]["id"]]
+            assert [symbol.replace("␣", " ") for symbol in head["true"]] == actual
+            first = truth["likeliest"][0]["probability"] * 100
+            assert head["numbers"][0] == ("<0.1%" if first < 0.1 else f"{first:.1f}%")
+    assert shown[-1]["heads"][0]["learned"] == "learned to the end"
+    expect(page.locator("#place")).to_contain_text(f"{answer['bits']:.2f} bits")
+
+
+def test_the_first_guess_has_rank_1(page, served):
+    write(page, SENTENCE)
+    for place in range(1, len(SENTENCE)):
+        answer = asked(f"{served}ladder", {"text": SENTENCE, "place": place})
+        top = answer["rows"][-1]["heads"][0]
+        if top["likeliest"][0]["id"] == top["actual"]["id"]:
+            break
+    else:
+        raise AssertionError("the network guesses nothing of the text that it was trained on")
+    put_cursor(page, place)
+    expect(page.locator("#place")).to_contain_text(f"the top rung gave it {top['actual']['probability']:.1%}, 1st")
+
+
+def test_nothing_stands_before_the_first_character(page):
+    write(page, SENTENCE)
+    put_cursor(page, 0)
+    expect(page.locator("#place")).to_contain_text("Character 1, “T”: 8.00 bits. Nothing stands before")
+    assert all("never asked" not in row["text"] for row in shown_rungs(page))
+
+
+def test_a_click_and_the_arrow_keys_choose_the_character(page):
+    write(page, SENTENCE)
+    page.locator("#text").click(position={"x": 14, "y": 20})
+    expect(page.locator("#place")).to_contain_text("Character 1, “T”")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#place")).to_contain_text("Character 3, “e”")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#place")).to_contain_text("Character 4, space")
+    assert [place for place, names in enumerate(classes(page)) if "here" in names] == [3]
+
+
+def test_after_the_last_character_it_says_what_is_expected(page):
+    write(page, SENTENCE)
+    page.locator("#text").press("Control+End")
+    expect(page.locator("#place")).to_contain_text("End of the text: the top rung expects")
+    assert shown_rungs(page)[-1]["heads"][0]["true"] == []
+    page.locator("#text").press("ArrowLeft")
+    expect(page.locator("#place")).to_contain_text("Character 29, “.”")
+
+
+def test_buttons_step_through_the_bytes_of_a_character(page):
+    write(page, "a → b")
+    put_cursor(page, 0)
+    expect(page.locator("#place")).to_contain_text("Character 1, “a”")
+    expect(page.locator("#bytes")).to_be_hidden()
+    put_cursor(page, 2)
+    expect(page.locator("#place")).to_contain_text("Character 3, “→”, part 1 of 3 (\\xe2)")
+    expect(page.locator("#byte-place")).to_have_text("byte 1 of 3")
+    expect(page.locator("#byte-before")).to_have_attribute("aria-disabled", "true")
+    for part, name in ((2, "\\x86"), (3, "\\x92")):
+        page.locator("#byte-after").click()
+        expect(page.locator("#place")).to_contain_text(f"part {part} of 3 ({name})")
+    page.locator("#byte-after").dispatch_event("click")  # leads nowhere
+    page.locator("#byte-before").click()
+    expect(page.locator("#place")).to_contain_text("part 2 of 3")
+    page.locator("#text").press("ArrowRight")
+    expect(page.locator("#place")).to_contain_text("Character 4, space")
+    expect(page.locator("#bytes")).to_be_hidden()
+
+
+def test_a_rung_without_a_head_says_so(page):
+    head = {"term": "main", "target": 1, "last_learned": None, "actual": None}
+    head |= {"likeliest": [{"id": id, "text": chr(id), "probability": 0.1} for id in (9, 10, 32, 0, 127)]}
+    rows = [{"rung": 1, "heads": []}, {"rung": 2, "heads": [head]}]
+    page.route("**/ladder", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
+    page.locator("#text").fill("a")
+    expect(page.locator("#ladder [data-rung='1']")).to_contain_text("never asked to predict")
+    # Blanks and what has no picture of its own are shown.
+    assert shown_rungs(page)[1]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
+
+
+def test_the_ladder_is_not_read_aloud_at_every_key(page):
+    page.evaluate(
+        """() => {
+            window.said = 0;
+            const count = (changes) => (window.said += changes.length);
+            new MutationObserver(count).observe(document.getElementById("place"), {childList: true});
+        }"""
+    )
+    page.locator("#text").press_sequentially(SENTENCE, delay=60)
+    expect(page.locator("#place")).to_contain_text("End of the text")
+    page.wait_for_timeout(700)
+    assert page.evaluate("window.said") <= 2
+    assert page.locator("#place").get_attribute("aria-live") == "polite"

@@ -1,0 +1,47 @@
+"""Twenty thousand characters: a key does as much work as in a short text."""
+
+import pytest
+
+from browser.explorer import HEIGHTS, put_cursor, settled, write
+from helpers import PROSE
+
+CHARACTERS = 20_000
+COUNT = """() => {
+    window.added = 0;
+    new MutationObserver((changes) => {
+        for (const change of changes) if (change.target.id === "backdrop") window.added += change.addedNodes.length;
+    }).observe(document.getElementById("backdrop"), {childList: true, subtree: true});
+}"""
+
+
+@pytest.mark.parametrize("separator", ["\n", " "], ids=["lines", "one line"])
+def test_a_key_in_the_middle_of_a_long_text(page, separator):
+    text = (PROSE.replace(". ", "." + separator) * 120)[:CHARACTERS]
+    write(page, text)
+    chunks = page.locator("#backdrop > span").count()
+    assert chunks >= CHARACTERS / 400
+    # Only what is in or near sight has colours.
+    assert page.locator("#backdrop > span > span").count() < 4000
+    put_cursor(page, CHARACTERS // 2)
+    page.wait_for_timeout(300)
+    page.evaluate(COUNT)
+    bodies = []
+    page.on("request", lambda request: "score" in request.url and bodies.append(request.post_data_json))
+    page.keyboard.type("and so on, ", delay=30)
+    # One chunk is replaced for a key, by two where it has become too long.
+    assert page.evaluate("window.added") <= 2 * len("and so on, ")
+    settled(page)
+    assert all(body["begin"] == CHARACTERS // 2 for body in bodies)
+    foreground, background = page.evaluate(HEIGHTS)
+    assert foreground == background
+    assert page.locator("#backdrop .here").count() == 1
+
+
+def test_what_scrolls_into_sight_gets_its_colours(page):
+    write(page, (PROSE * 120)[:CHARACTERS])
+    last = page.locator("#backdrop > span").last
+    assert last.locator("span").count() == 0
+    page.locator("#editor").evaluate("(editor) => editor.scrollTo(0, editor.scrollHeight)")
+    page.wait_for_timeout(500)
+    assert last.locator("span").count() > 0
+    assert page.locator("#backdrop > span").first.locator("span").count() == 0

@@ -1,0 +1,129 @@
+"""What goes wrong is said to the person, and text is text whatever is in it."""
+
+import json
+
+import pytest
+
+from browser.chromium import serving
+from browser.explorer import continued, expect, put_cursor, settled, write
+
+REFUSED = "Failed to load resource"
+EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&lt;b&gt;"
+
+
+def refusal(message: str) -> dict:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_is_shown_until_the_next_success(page, watch, status):
+    watch.expected = REFUSED
+    said = f"the text has too many characters ({status})"
+    page.route("**/score", lambda route: route.fulfill(status=status, json=refusal(said)))
+    page.locator("#text").fill("The wall")
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_text(said)
+    expect(alert).to_be_visible()
+    page.unroute("**/score")
+    page.locator("#text").fill("The walls")
+    settled(page)
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_an_error_that_is_no_json_is_shown_too(page, watch):
+    watch.expected = REFUSED
+    page.route("**/ladder", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
+    page.locator("#text").fill("The wall")
+    expect(page.get_by_role("alert")).to_contain_text("502")
+
+
+def test_a_server_that_is_gone_is_missed_and_found_again(page, watch):
+    watch.expected = REFUSED
+    page.route("**/score", lambda route: route.abort("connectionreset"))
+    page.locator("#text").fill("The wall")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    page.unroute("**/score")
+    settled(page)  # it asks again by itself
+    expect(page.locator("#error")).to_be_hidden()
+    assert float(page.locator("#total").inner_text()) > 0
+
+
+def test_what_was_written_before_an_error_stays(page):
+    event = {"choices": [{"index": 0, "text": "abc", "finish_reason": None, "charladder": {"drafted": "010"}}]}
+    body = "".join(f"data: {json.dumps(data)}\n\n" for data in (event, refusal("the network broke")))
+    page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    write(page, "The wall ")
+    page.locator("#text").press("Control+End")
+    assert "Broken off: 3 characters" in continued(page, length=5)
+    expect(page.get_by_role("alert")).to_have_text("the network broke")
+    assert page.locator("#text").input_value() == "The wall abc"
+    page.unroute("**/v1/completions")
+    continued(page, length=5)
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_refused_continuation_leaves_the_text_alone(page, watch):
+    watch.expected = REFUSED
+    page.route("**/v1/completions", lambda route: route.fulfill(status=400, json=refusal("no such drafter")))
+    write(page, "The wall ")
+    continued(page, length=5)
+    expect(page.get_by_role("alert")).to_have_text("no such drafter")
+    assert page.locator("#text").input_value() == "The wall "
+
+
+def test_a_number_out_of_range_is_not_sent(page, watch):
+    page.locator("#temperature").fill("-1")
+    page.locator("#continue").click()
+    page.wait_for_timeout(200)
+    assert not any("completions" in url for url in watch.requests)
+
+
+def test_text_never_runs(page):
+    """Typed, written by the network, and as a candidate of the ladder."""
+    event = {"choices": [{"index": 0, "text": EVIL, "finish_reason": "stop", "charladder": {"drafted": ""}}]}
+    body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    one = {"id": 1, "text": EVIL, "probability": 0.5}
+    head = {"term": EVIL, "target": 1, "last_learned": None, "actual": one | {"rank": 1}, "likeliest": [one] * 5}
+    answer = {"symbol": {"id": 1, "text": EVIL}, "bits": 1.0, "place": 0, "rows": [{"rung": 1, "heads": [head]}]}
+    page.route("**/ladder", lambda route: route.fulfill(json=answer))
+    write(page, EVIL)
+    page.locator("#text").press("Control+End")
+    continued(page, length=5)
+    put_cursor(page, 0)
+    expect(page.locator("#ladder .symbol").first).to_have_text(EVIL)
+    assert page.locator("#text").input_value() == EVIL + EVIL
+    assert page.locator("main script, img, main b").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_script_that_got_in_anyway_would_be_stopped(page, watch):
+    watch.expected = "Content Security Policy"
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = 1";
+            document.body.append(script);
+        }"""
+    )
+    assert page.evaluate("window.hacked") is None
+    assert watch.errors
+
+
+def test_a_token_is_asked_for_and_sent(look, run, watch):
+    watch.expected = REFUSED
+    with serving(run, token="secret") as home:
+        page = look(home)
+        expect(page.locator("#token")).to_be_focused()
+        expect(page.locator("#error")).to_be_hidden()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("token")
+        page.locator("#token").fill("secret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token-form")).to_be_hidden()
+        expect(page.locator("#error")).to_be_hidden()
+        write(page, "The wall")
+        assert float(page.locator("#total").inner_text()) > 0
+        assert "Written: 5 characters" in continued(page, length=5)
+        assert page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])") == '[{},{},""]'
