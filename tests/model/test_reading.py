@@ -38,11 +38,13 @@ def test_packed_is_plain(shape, alphabet):
         np.testing.assert_allclose(getattr(packed, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(params=["with matrix units", "without"])
+@pytest.fixture(params=["as it is", "without matrix units", "without products of pairs"])
 def units(request, monkeypatch):
-    """This processor's way with bfloat16, and the way of those that have no units for it."""
-    if request.param == "without":
+    """This processor's way with bfloat16, and the ways of those that have no matrix units or nothing at all for it."""
+    if request.param != "as it is":
         without = ("-mno-amx-tile",) if platform.machine() == "x86_64" else ()
+        if without and request.param == "without products of pairs":
+            without = (*without, "-mno-avx512bf16")
         monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
         native.library.cache_clear()
     yield

@@ -1,7 +1,7 @@
 /* The whole network for a few characters, in one call: generation on a CPU.
 
    packed.py compiles this file with native.c, once with HALF (weights, keys and values in bfloat16; so is what matrices
-   multiply, where tiles.h has units for it) and once without (float32). All else is in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
+   multiply, where tiles.h or pairs.h has what it takes) and once without (float32). All else is in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
    places rising: a head of a stream is one thread's. What comes of a row depends on nothing but its stream's characters: not on the other rows, nor on how many
    threads there are. So characters read several at once, or beside other streams, give bit for bit what they give alone.
 
@@ -111,7 +111,7 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
 }
 
 /* Whether what matrices multiply is rounded to bfloat16 here. */
-int rounds(void) { return tiles_here(); }
+int rounds(void) { return tiles_here() || pairs_here(); }
 
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
    with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer.

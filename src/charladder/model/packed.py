@@ -137,6 +137,8 @@ class PackedReader:
         )  # fmt: skip
         self.own = ctypes.byref(self.network)
         self.room, self.writer = 0, cast(object, None)
+        self.shared_from = 0  # products in a pass from which on several threads share it; below, one reads
+        self.products = sum(p.numel() for p in weights.parts) + weights.output.numel()  # of a row
 
     def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
         """As reading.Reader says."""
@@ -157,10 +159,11 @@ class PackedReader:
         whole = last == self.layers
         x, final, logits, work = self.places
         longs = ctypes.c_int64 * N
+        threads = self.threads if N * self.products >= self.shared_from else 1
         self.weights.library.decode(
             self.own, ctypes.c_long(N), longs(*rows.streams), longs(*rows.places), None if first else longs(*rows.ids),
             x, ctypes.c_long(first), ctypes.c_long(last), final if whole else None, logits if whole else None, work,
-            ctypes.c_int(self.threads),
+            ctypes.c_int(threads),
         )  # fmt: skip
         return Read(self.x[:N], self.final[:N], self.logits[:N]) if whole else Read(self.x[:N], None, None)
 

@@ -142,6 +142,7 @@ static inline void tiles(const half *panel, const float *x_RK, long K, long stri
 enum { SET, ADD, GATE };
 
 #define DEPTH 256         /* inputs at once: a panel of them stays in a processor's first cache */
+#define DEEP 384          /* the same in 16 bits, a multiple of 32 */
 #define BLOCK (20 * TILE) /* rows at once */
 
 /* What one panel p gave, (rows, 32), goes into y_NO, is added to it, or, where gates and what they let through lie side
@@ -171,7 +172,20 @@ static inline void finish(const float *sums, long rows, long p, long O, int how,
     }
 }
 
+/* Rows of K in bfloat16, K filled up with zeros. */
+static inline void round_rows(const float *x_NK, long apart, long N, long K, half *rounded)
+{
+    const long wide = filled(K);
+    for (long n = 0; n < N; n++) {
+        for (long k = 0; k < K; k++)
+            rounded[n * wide + k] = put_any(x_NK[n * apart + k]);
+        memset(rounded + n * wide + K, 0, (wide - K) * sizeof(half));
+    }
+}
+
 #include "tiles.h"
+
+#include "pairs.h"
 
 /* Numbers' worth of room for what tiles.h rounds of N rows of K. */
 static inline long scratch(long N, long K)
@@ -186,6 +200,10 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
 {
     if (tiles_here()) {
         multiply_tiles(matrix, x_NK, apart, N, K, O, first, last, how, y_NO, stride, rounded);
+        return;
+    }
+    if (pairs_here()) {
+        multiply_pairs(matrix, x_NK, apart, N, K, O, first, last, how, y_NO, stride, rounded);
         return;
     }
     float some[TILE * PANEL], sums[BLOCK * PANEL];

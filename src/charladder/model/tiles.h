@@ -110,11 +110,7 @@ static inline void multiply_tiles(const half *matrix, const float *x_NK, long ap
     for (long begin = 0; begin < N; begin += ROWS) {
         const long block = N - begin < ROWS ? N - begin : ROWS;
         float *y = y_NO + begin * stride;
-        for (long n = 0; n < block; n++) {
-            for (long k = 0; k < K; k++)
-                rounded[n * wide + k] = put_any(x_NK[(begin + n) * apart + k]);
-            memset(rounded + n * wide + K, 0, (wide - K) * sizeof(half));
-        }
+        round_rows(x_NK + begin * apart, apart, block, K, rounded);
         if (block <= 16) {
             for (long p = first; p < last; p += 2) {
                 const half *one = matrix + p * size, *two = p + 1 < last ? one + size : NULL;

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from charladder import __version__
 from charladder.errors import BadInput
 from charladder.generation.decode import open_reader
+from charladder.model.packed import PackedReader
 from charladder.run import Run
 from charladder.serving import problems, protocol
 from charladder.serving.completions import Completions
@@ -30,6 +31,9 @@ from charladder.serving.streaming import EventStream
 from charladder.serving.symbols import Symbols
 from charladder.training.precision import choose_device
 
+# Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
+# thread that has lost its core takes longer than a small pass does (docs/diary.md).
+SHARED_FROM = 20_000_000
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -83,6 +87,8 @@ def open_service(
     weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network = run.network().to(choose_device(device))
     reader = open_reader(network, limits.streams, None, weights)
+    if isinstance(reader, PackedReader):
+        reader.shared_from = SHARED_FROM
     engine = Engine(reader, limits)
     symbols = Symbols(run.alphabet, run.recipe.text.unknown)
     looker = Looker(run, network, symbols, limits)

@@ -20,6 +20,7 @@ from charladder.model.reading import Reader
 from charladder.serving.limits import Limits
 
 FLUSH = 0.04  # seconds between two messages about a text, at least: a message costs more than a character
+MESSAGES = 300  # a second, of all texts together: they take time from decoding
 ADMITTED = 8  # texts that join in one step, at most: prompts are read while the others wait
 HURRY = 2  # steps for which whoever has just joined is told at once
 
@@ -167,13 +168,14 @@ class Engine:
     def step(self) -> None:
         self.writer.step()
         now, messages, ended = time.monotonic(), [], []
+        flush = max(FLUSH, len(self.active) / MESSAGES)
         for ticket in self.active:
             stream = ticket.stream
             assert stream is not None
             ticket.steps += 1
             finish = stream.finish or ("time" if now > ticket.deadline else None)
             new = stream.shown - ticket.sent
-            if finish or (new and (ticket.steps <= HURRY or now - ticket.told >= FLUSH)):
+            if finish or (new and (ticket.steps <= HURRY or now - ticket.told >= flush)):
                 part = slice(ticket.sent, stream.shown)
                 piece = Piece(stream.ids[part], stream.nats[part], stream.drafted[part], stream.likeliest[part], finish)
                 messages.append((ticket, piece))
