@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
     options = parser.read(argv)
     if not 0 <= options.port < 1 << 16:
         raise BadInput(f"--port is {options.port}; it must be between 0 and 65535")
+    if not options.host:
+        raise BadInput("--host is empty; give an address, 0.0.0.0 for all of this machine's")
     limits = Limits(streams=options.streams, completion=options.max_tokens, seconds=options.seconds)
     token = read_token(options.token_file)
     run = open_run(Path(options.run))
@@ -113,5 +115,5 @@ def listen(host: str, port: int) -> socket.socket:
         raise BadInput(
             f"{host}, port {port} cannot be listened at: {error.strerror}; choose another --port or --host"
         ) from None
-    except UnicodeError:
-        raise BadInput(f"--host {host} is no name of an address") from None
+    except ValueError:
+        raise BadInput(f"--host {host!r} is no name of an address") from None
