@@ -1,11 +1,13 @@
 """Plans: what they say, and that a bad one is refused in one sentence before anything starts."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import tomli_w
 
-from charladder.ablation.plan import differences, plan_names, read_plan, recipe_of, run_name, tables_of
+from charladder.ablation.folder import taken_up
+from charladder.ablation.plan import Contrast, differences, plan_names, read_plan, recipe_of, run_name, tables_of
 from charladder.errors import BadInput
 
 TINY = {"model.layers": 2, "model.width": 16, "model.context": 16, "training.batch": 2, "training.steps": 10}
@@ -67,6 +69,24 @@ def test_a_plan_is_read_again_from_what_is_written_of_it(tmp_path):
     again = tmp_path / "again.toml"
     again.write_text(tomli_w.dumps(tables_of(plan)))
     assert read_plan(again) == plan
+
+
+def test_contrasts_are_read_and_written_and_are_no_other_plan(tmp_path):
+    asked = written(tmp_path, contrasts={"more": {"plus": ["rungs"], "minus": ["none"]}})
+    plan = read_plan(asked)
+    assert plan.contrasts == (Contrast("more", ("rungs",), ("none",)),)
+    again = tmp_path / "again.toml"
+    again.write_text(tomli_w.dumps(tables_of(plan)))
+    assert read_plan(again) == plan
+    for first, second in (
+        (plan, dataclasses.replace(plan, contrasts=())),
+        (dataclasses.replace(plan, contrasts=()), plan),
+    ):
+        folder = tmp_path / f"folder{len(first.contrasts)}"
+        with taken_up(first, folder):
+            pass
+        with taken_up(second, folder):
+            pass
 
 
 def test_a_base_of_ones_own_lies_beside_the_plan(tmp_path):
@@ -146,6 +166,11 @@ def test_the_paper_has_the_rows_of_its_table():
         ({"set": {"training.characters": 500, "training.batch": 4, "model.context": 128}}, "fewer than one step"),
         ({"set": {**TINY, "model.attention_heads": 3}}, "arm 'none' of the plan: model.width 16 is not divisible"),
         ({"set": {**TINY, "text.valid": 0}}, "no valid part"),
+        ({"contrasts": {"a": {"plus": ["none"]}}}, "contrast 'a' of the plan must be a table with `plus` and `minus`"),
+        ({"contrasts": {"a": {"plus": ["rung"], "minus": ["none"]}}}, "unknown arm 'rung'; did you mean rungs?"),
+        ({"contrasts": {"a": {"plus": ["rungs", "none"], "minus": ["none"]}}}, "adds 2 arms and takes away 1"),
+        ({"contrasts": {"a": {"plus": ["none"], "minus": 3}}}, "contrast 'a' of the plan: minus is 3"),
+        ({"contrasts": 3}, "it must be a table, [contrasts]"),
     ],
 )  # fmt: skip
 def test_a_bad_plan_is_refused_in_one_sentence(tmp_path, changes, said):

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from ablation.fakes import ENVIRONMENT, make_plan, make_run
 from charladder.ablation import csv_tables, markdown, page, plan, report
@@ -149,3 +150,29 @@ def test_the_files_are_written_and_written_again(folder, monkeypatch):
         assert [path.name for path in written] == ["report.html", "report.md", "report.csv", "summary.csv"]
         assert all(path.stat().st_size > 100 for path in written)
     assert not list(folder.glob(".*.part"))
+
+
+def test_contrasts_add_and_take_away_arms_by_seed(tmp_path):
+    """A difference of differences, against numbers made so that it is known."""
+    effects = {"a": 0.0, "b": 0.5, "c": 0.1, "d": 0.9}
+    noise = [0.0, 0.02, -0.01, 0.03, -0.04]
+    for arm, effect in effects.items():
+        for seed in range(5):
+            own = noise[seed] if arm == "d" else 0.3 * seed  # d alone has noise of its own
+            make_run(tmp_path, arm, seed, 2.0 + effect + own)
+    contrast = plan.Contrast("more", ("b", "c"), ("a", "d"))
+    built = build(tmp_path, arms=tuple(effects), baseline="a", contrasts=(contrast,))
+    (found,) = built.contrasts
+    each = [0.5 + 0.1 - 0.9 + 0.3 * seed - noise[seed] for seed in range(5)]
+    assert found.bits is not None and found.bits.mean == pytest.approx(sum(each) / 5)
+    assert found.bits.p == pytest.approx(ttest_1samp(each, 0).pvalue)
+    assert found.train_bits is not None and found.train_bits.seeds == (0, 1, 2, 3, 4)
+    for text in (markdown.text(built), page.html(built)):
+        assert f"{found.bits.mean:+.4f}" in text and "b, c" in text
+    (tmp_path / plan.run_name("d", 4) / "metrics.jsonl").unlink()
+    (fewer,) = build(tmp_path, arms=tuple(effects), baseline="a", contrasts=(contrast,)).contrasts
+    assert fewer.bits is not None and fewer.bits.seeds == (0, 1, 2, 3)
+
+
+def test_a_plan_without_contrasts_has_no_such_table(folder):
+    assert "Contrasts" not in markdown.text(build(folder)) and "Contrasts" not in page.html(build(folder))

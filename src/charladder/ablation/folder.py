@@ -92,6 +92,8 @@ def check_folder(plan: Plan, folder: Path) -> None:
         raise BadInput(f"{path} cannot be read: {error}; choose another --out") from None
     new = tomllib.loads(tomli_w.dumps(written(plan)))
     had, have = old.pop("seeds", None), new.pop("seeds")
+    for tables in (old, new):
+        tables.pop("contrasts", None)  # they ask other questions of the same runs
     if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
         what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
         raise BadInput(f"{folder} holds another plan ({what} differs); choose another --out")

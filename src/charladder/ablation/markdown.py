@@ -3,7 +3,18 @@
 import re
 from collections.abc import Iterable
 
-from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, TIMED, level_text, result_rows, speed_rows
+from charladder.ablation.numbers import (
+    CONTRAST_HEADS,
+    CONTRASTED,
+    HEADS,
+    NOTES,
+    SPEED_HEADS,
+    TIMED,
+    contrast_rows,
+    level_text,
+    result_rows,
+    speed_rows,
+)
 from charladder.ablation.report import Report
 
 
@@ -18,6 +29,8 @@ def text(report: Report) -> str:
     parts.append("\n".join(f"- {name}: {plain(said)}" for name, said in report.facts))
     parts.append(f"To repeat: `{report.command.replace('`', '')}`")
     parts += ["## Results", table(HEADS, result_rows(report)), NOTES]
+    if report.contrasts:
+        parts += ["## Contrasts", table(CONTRAST_HEADS, contrast_rows(report)), CONTRASTED]
     parts += ["## Training", table(SPEED_HEADS, speed_rows(report)), level_text(report), TIMED]
     return "\n\n".join(parts) + "\n"
 

@@ -1,7 +1,7 @@
 """The numbers of a report as text: the same in HTML and in Markdown."""
 
 from charladder.ablation.report import ArmReport, Report
-from charladder.ablation.statistics import Estimate
+from charladder.ablation.statistics import Difference, Estimate
 
 NOTHING = "-"
 HEADS = (
@@ -11,6 +11,13 @@ SPEED_HEADS = (
     "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level",
     "difference at equal seconds", "its 95% interval", "p (Holm)",
 )  # fmt: skip
+CONTRAST_HEADS = (
+    "contrast", "plus", "minus", "seeds", "bits", "its 95% interval", "p", "training bits", "its 95% interval", "p",
+)  # fmt: skip
+CONTRASTED = (
+    "A contrast is the sum of the arms under `plus` less that of those under `minus`, paired by seed; its p-values are "
+    "not corrected for their number."
+)
 TIMED = (
     "At equal seconds: of the stretch that is scored on the way, at the second at which the baseline was scored last, "
     "or the arm itself if that is earlier. It is harsh on a slower arm whose learning rate has not come down by then; "
@@ -58,6 +65,23 @@ def speed_rows(report: Report) -> list[tuple[str, ...]]:
         )
         for one in report.arms
     ]
+
+
+def contrast_rows(report: Report) -> list[tuple[str, ...]]:
+    """The cells of the table of contrasts, one a row."""
+    rows = []
+    for one in report.contrasts:
+        seeds = len(one.bits.seeds) if one.bits else 0
+        sides = (", ".join(one.contrast.plus), ", ".join(one.contrast.minus))
+        rows.append((one.contrast.name, *sides, str(seeds), *tested(one.bits), *tested(one.train_bits)))
+    return rows
+
+
+def tested(found: Difference | None) -> tuple[str, str, str]:
+    """A difference with its interval and p."""
+    if found is None:
+        return NOTHING, NOTHING, NOTHING
+    return f"{found.mean:+.4f}", span(found.low, found.high, "+.4f"), p_text(found.p)
 
 
 def level_text(report: Report) -> str:

@@ -3,7 +3,18 @@
 from collections.abc import Iterable
 from html import escape
 
-from charladder.ablation.numbers import HEADS, NOTES, SPEED_HEADS, TIMED, level_text, result_rows, speed_rows
+from charladder.ablation.numbers import (
+    CONTRAST_HEADS,
+    CONTRASTED,
+    HEADS,
+    NOTES,
+    SPEED_HEADS,
+    TIMED,
+    contrast_rows,
+    level_text,
+    result_rows,
+    speed_rows,
+)
 from charladder.ablation.pictures import learning_curves, norms_by_depth
 from charladder.ablation.report import Report
 
@@ -41,6 +52,9 @@ def html(report: Report) -> str:
     parts.append("<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(said)}</dd>" for n, said in report.facts))
     parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl>")
     parts += ["<h2>Results</h2>", table("Results by arm", HEADS, result_rows(report)), f"<p>{escape(NOTES)}</p>"]
+    if report.contrasts:
+        parts += ["<h2>Contrasts</h2>", table("Contrasts", CONTRAST_HEADS, contrast_rows(report))]
+        parts.append(f"<p>{escape(CONTRASTED)}</p>")
     parts += ["<h2>Training</h2>", table("Training by arm", SPEED_HEADS, speed_rows(report))]
     parts.append(f"<p>{escape(level_text(report))} {escape(TIMED)}</p>")
     parts.append('<h2>Pictures</h2>\n<div class="pictures">')

@@ -15,7 +15,7 @@ from charladder.errors import BadInput, nearest
 from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, read_raw, resolve
 from charladder.text.sources import STDIN
 
-KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors"
+KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
 BUDGETS = "training.minutes", "training.steps", "training.characters"
 ELSEWHERE = {
     "training.seed": "the plan's `seeds`",
@@ -35,9 +35,19 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A question to several arms: the sum of the `plus` less the sum of the `minus`, seed by seed."""
+
+    name: str
+    plus: tuple[str, ...]
+    minus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every arm is trained with every seed: from the recipe `base` with `fields` set, on `data`, compared with the arm
-    `baseline`. `question` and `rule` stand at the head of the report."""
+    `baseline`. `question` and `rule` stand at the head of the report, `contrasts` are tests besides those against the
+    baseline."""
 
     name: str
     question: str
@@ -48,6 +58,7 @@ class Plan:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     baseline: str
+    contrasts: tuple[Contrast, ...] = ()
 
 
 def run_name(arm: str, seed: int) -> str:
@@ -110,6 +121,7 @@ def differences(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def tables_of(plan: Plan) -> dict[str, Any]:
     """The plan as plan.toml has it: every arm by name, nothing left to defaults."""
+    contrasts = {one.name: {"plus": list(one.plus), "minus": list(one.minus)} for one in plan.contrasts}
     return {
         "name": plan.name,
         "question": plan.question,
@@ -120,6 +132,7 @@ def tables_of(plan: Plan) -> dict[str, Any]:
         "baseline": plan.baseline,
         "set": plan.fields,
         "arms": {arm.name: arm.fields for arm in plan.arms},
+        **({"contrasts": contrasts} if contrasts else {}),
     }
 
 
@@ -143,7 +156,25 @@ def assembled(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
         arms=arms,
         seeds=seeds_of(tables.get("seeds", 5)),
         baseline=text(tables, "baseline", arms[0].name),
+        contrasts=contrasts_of(table(tables, "contrasts"), {arm.name for arm in arms}),
     )
+
+
+def contrasts_of(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:
+    """Contrasts by name, of arms that there are: as many are added as taken away, or it is no difference."""
+    found = []
+    for name, sides in tables.items():
+        where = f"contrast {name!r} of the plan"
+        if not isinstance(sides, dict) or set(sides) != {"plus", "minus"}:
+            raise BadInput(f"{where} must be a table with `plus` and `minus`, two lists of arms")
+        plus, minus = (convert(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
+        for arm in (*plus, *minus):
+            if arm not in arms:
+                raise BadInput(f"{where} has the unknown arm {arm!r}{nearest(arm, arms)}")
+        if not plus or len(plus) != len(minus):
+            raise BadInput(f"{where} adds {len(plus)} arms and takes away {len(minus)}; give as many of both")
+        found.append(Contrast(name, plus, minus))
+    return tuple(found)
 
 
 def text(tables: dict[str, Any], key: str, default: str) -> str:

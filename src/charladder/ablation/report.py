@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from charladder.ablation.plan import Arm, Plan, read_plan
+from charladder.ablation.plan import Arm, Contrast, Plan, read_plan
 from charladder.ablation.results import Gap, Result, Results, collect
 from charladder.ablation.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
 from charladder.training.files import write_text
@@ -46,6 +46,15 @@ class ArmReport:
 
 
 @dataclass(frozen=True)
+class ContrastReport:
+    """A contrast of the plan, in bits of the whole valid part and in those of the last training batches."""
+
+    contrast: Contrast
+    bits: Difference | None
+    train_bits: Difference | None
+
+
+@dataclass(frozen=True)
 class Report:
     """level: bits per character of the baseline's runs, in the mean, where the stretch of the valid part that is scored
     on the way was scored last. facts: what stands at the head, as (name, text)."""
@@ -53,6 +62,7 @@ class Report:
     plan: Plan
     facts: tuple[tuple[str, str], ...]
     arms: tuple[ArmReport, ...]
+    contrasts: tuple[ContrastReport, ...]
     gaps: tuple[Gap, ...]
     warnings: tuple[str, ...]
     level: float | None
@@ -104,7 +114,21 @@ def build_report(plan: Plan, results: Results) -> Report:
         for arm in plan.arms
     )
     command = f"charladder ablate {shlex.quote(str(results.folder / 'plan.toml'))}"
-    return Report(plan, facts(plan, results), arms, results.gaps, warnings(results.found), level, command)
+    contrasts = tuple(contrast_report(one, results) for one in plan.contrasts)
+    return Report(plan, facts(plan, results), arms, contrasts, results.gaps, warnings(results.found), level, command)
+
+
+def contrast_report(contrast: Contrast, results: Results) -> ContrastReport:
+    """Of the seeds for which all arms of it have finished."""
+
+    def sums(arms: tuple[str, ...], name: str) -> dict[int, float]:
+        several = [{run.seed: float(getattr(run, name)) for run in results.of(arm)} for arm in arms]
+        return {seed: sum(one[seed] for one in several) for seed in several[0] if all(seed in one for one in several)}
+
+    bits, train_bits = (
+        paired(sums(contrast.plus, name), sums(contrast.minus, name)) for name in ("bits", "train_bits")
+    )
+    return ContrastReport(contrast, bits, train_bits)
 
 
 def arm_report(
