@@ -86,6 +86,7 @@ def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place,
     assert len(list(carry_out(plan(place, seeds=3), whole, jobs=1, stop=lambda: True))) == 4
 
 
+@pytest.mark.slow
 def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
     asked: list[bool] = []
     events = []

@@ -76,6 +76,7 @@ def page(ranks: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *(f"{number}. {text}" for number, text in enumerate(sentences, 1))]) + "\n"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_every_cell_does(tmp_path_factory: pytest.TempPathFactory):
     assert PAGE.read_text() == page(two_ranks.results(two_ranks.folder_of_all(tmp_path_factory)))
 

@@ -4,6 +4,8 @@ import pytest
 
 from browser.explorer import expect, finished, put_cursor, settled, write
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "The ladder leans on the wall → and every rung of it is asked what it sees."
 CONTRASTS = """() => {
     const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);

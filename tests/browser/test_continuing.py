@@ -7,6 +7,8 @@ import pytest
 from browser.chromium import asked
 from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_rungs, write
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "The ladder leans on the wall, "
 
 

@@ -1,7 +1,11 @@
 """The ladder of the character at the cursor."""
 
+import pytest
+
 from browser.chromium import asked
 from browser.explorer import classes, expect, put_cursor, shown_rungs, write
+
+pytestmark = pytest.mark.slow
 
 SENTENCE = "The ladder leans on the wall."
 

@@ -5,6 +5,8 @@ import pytest
 from browser.explorer import HEIGHTS, put_cursor, settled, write
 from helpers import PROSE
 
+pytestmark = pytest.mark.slow
+
 CHARACTERS = 20_000
 COUNT = """() => {
     window.added = 0;

@@ -7,6 +7,8 @@ import pytest
 from browser.chromium import serving
 from browser.explorer import continued, expect, put_cursor, settled, write
 
+pytestmark = pytest.mark.slow
+
 REFUSED = "Failed to load resource"
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&lt;b&gt;"
 

@@ -74,6 +74,7 @@ def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whol
     same("cut", whole)
 
 
+@pytest.mark.slow
 def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
     process = begin("text", "--run", "cut", *LONG, before=["nohup"])
     assert trained(Path("cut"))
@@ -96,6 +97,7 @@ def test_a_terminal_that_closes(here, whole):
     same("cut", whole)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_without_a_word(here, whole):
     """Whoever has no job control gets no signal: what is said is said to nobody, and the run goes on to its end."""
     ours, theirs = pty.openpty()

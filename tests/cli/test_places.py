@@ -57,7 +57,7 @@ def left() -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "size",
-    ["4k", "150k", "500k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("20k", "60k", "300k", "400k"))],
+    ["4k", "150k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("20k", "60k", "300k", "400k", "500k"))],
 )
 def test_a_disk_that_fills_up_under_a_run(size):
     done = with_small_disk(size, f"{TRAIN} --run small/run")
@@ -130,6 +130,7 @@ def test_no_permission(locked, command, said):
     assert list(Path("home").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_may_not_be_written_any_more():
     assert bash(f"{TRAIN} --run run").returncode == 0
     files = [path for path in (Path("run"), *Path("run").rglob("*")) if path.is_dir()]
@@ -147,7 +148,11 @@ def test_a_run_that_may_not_be_written_any_more():
 
 
 @pytest.mark.parametrize(
-    "command", ["inspect t64", "generate run --length 4000", pytest.param("train --help", marks=pytest.mark.slow)]
+    "command",
+    [
+        "inspect t64",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("generate run --length 4000", "train --help")),
+    ],
 )
 def test_a_reader_that_leaves_at_once(command):
     if "run" in command:
@@ -213,6 +218,7 @@ def test_a_terminal_with_and_without_colours(variables):
     assert coloured == (not variables)
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_standard_output():
     done = bash(f"{TRAIN} --run run --json")
     assert json.loads(done.stdout)["steps"] == 4

@@ -25,7 +25,10 @@ def torchrun(words: list[str], *options: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [[], ["--training.parallel", "fsdp", "--training.optimizer", "adamw"]])
+FSDP = ["--training.parallel", "fsdp", "--training.optimizer", "adamw"]
+
+
+@pytest.mark.parametrize("more", [[], pytest.param(FSDP, marks=pytest.mark.slow)])
 def test_two_processes_train_one_run_and_one_speaks(tmp_path, text_file, more):
     run = tmp_path / "run"
     words = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY, *more, "--json"]
@@ -55,6 +58,7 @@ def test_a_mistake_is_one_sentence_of_each_rank(tmp_path, text_file):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, text_file):
     run = tmp_path / "run"
     words = ["train", str(text_file), "--run-dir", str(run), "--steps", "400", *TINY]
@@ -113,6 +117,7 @@ def workers(parent: int) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_started_anew_takes_no_run_that_it_has_not_begun(tmp_path, text_file):
     run = tmp_path / "run"
     assert main(["train", str(text_file), "--run", str(run), "--steps", "2", *TINY, "--json"]) == 0
@@ -125,6 +130,7 @@ def test_a_job_that_is_started_anew_takes_no_run_that_it_has_not_begun(tmp_path,
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_job_that_may_be_started_anew_must_name_its_run(tmp_path, text_file):
     process = torchrun(["train", str(text_file), "--steps", "8", *TINY], "--max-restarts", "1")
     _, err = process.communicate(timeout=200)

@@ -33,6 +33,7 @@ def tensors(ranks, name, at="end"):
     return [load_file(place / name / f"{at}.safetensors") for place in ranks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_weights_of_two_ranks_are_those_of_one(ranks, name):
     two, one = tensors(ranks, name)
@@ -42,6 +43,7 @@ def test_weights_of_two_ranks_are_those_of_one(ranks, name):
         assert float((two[key] - one[key]).abs().max() / scale) < 1e-9, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*work.CASES])
 def test_both_log_the_same_losses_of_every_term_at_every_step(ranks, name):
     two, one = ([m for m in read_metrics(p / name / "metrics.jsonl") if "terms" in m] for p in ranks)
@@ -60,6 +62,7 @@ def test_both_log_the_same_losses_of_every_term_at_every_step(ranks, name):
         assert any("diagnosis" in line for line in two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp bad", "fsdp bad"])
 def test_what_is_bad_on_one_rank_is_left_out_by_both(ranks, name):
     for place in ranks:
@@ -68,6 +71,7 @@ def test_what_is_bad_on_one_rank_is_left_out_by_both(ranks, name):
         assert "the loss is not finite in" in skipped[0]["skipped"] and "main" in skipped[0]["skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*work.CASES])
 def test_both_validate_alike(ranks, name):
     two, one = ([m for m in read_metrics(p / name / "metrics.jsonl") if "split" in m] for p in ranks)
@@ -77,11 +81,13 @@ def test_both_validate_alike(ranks, name):
         assert a["bits_per_character"] == pytest.approx(b["bits_per_character"], rel=close)
 
 
+@pytest.mark.slow
 def test_rungs_fall_silent_on_the_way(ranks):
     lines = [line for line in read_metrics(ranks[0] / "ddp sgd" / "metrics.jsonl") if "terms" in line]
     assert [len(lines[at]["terms"]) for at in (0, 12, -1)] == [6, 4, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_each_rank_has_written_its_own_pieces(ranks, name):
     newest = list_checkpoints(ranks[0] / name / "checkpoints")[-1]
@@ -90,6 +96,7 @@ def test_each_rank_has_written_its_own_pieces(ranks, name):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_what_two_ranks_saved_one_evaluates_to_the_last_bit_and_goes_on_with(ranks, name, tmp_path):
     shutil.copytree(ranks[0] / name / "checkpoints", tmp_path / "checkpoints")
@@ -102,6 +109,7 @@ def test_what_two_ranks_saved_one_evaluates_to_the_last_bit_and_goes_on_with(ran
     assert trainer.clock.step == work.STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp adamw", "ddp adamw"])
 def test_what_one_saved_two_ranks_evaluate_to_the_last_bit(ranks, name, tmp_path):
     """The two go on from the one's checkpoint at its end: they have nothing to do but to write down what they see."""
@@ -113,6 +121,7 @@ def test_what_one_saved_two_ranks_evaluate_to_the_last_bit(ranks, name, tmp_path
         assert torch.equal(mine[key], theirs[key]), key
 
 
+@pytest.mark.slow
 def test_a_hostile_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
     """torch.distributed.checkpoint's own format keeps its metadata in such a file, and would run this one."""
     shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
@@ -129,6 +138,7 @@ def test_a_hostile_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
     assert ".metadata does not belong there" in heard[0]
 
 
+@pytest.mark.slow
 def test_planted_and_missing_pieces_are_refused_by_name(ranks, tmp_path):
     shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
