@@ -67,7 +67,8 @@ def lines(bits: float, finished: bool, speed: float) -> list[dict[str, Any]]:
             line["terms"]["rung1.target1"] = {"bits": now + 0.5, "weight": 0.3, "share": 0.3 * now}
         if step % 4 == 0:
             norms = {"rung1": 0.1, "rung2": 0.2}
-            line["diagnosis"] = {"gradient_norms": norms, "gradient_norms_without": norms}
+            alone = {rung: norm / 2 for rung, norm in norms.items()}
+            line["diagnosis"] = {"gradient_norms": norms, "gradient_norms_without": alone}
         found.append(line)
         if step % 8 == 0 and step < STEPS:
             score = {"split": "valid", "part": True, "bits_per_character": now + 1}

@@ -147,7 +147,7 @@ def test_the_files_are_written_and_written_again(folder, monkeypatch):
     monkeypatch.setattr(report, "read_plan", lambda path: make_plan())
     for _ in range(2):
         written = report.write_report(folder)
-        assert [path.name for path in written] == ["report.html", "report.md", "report.csv", "summary.csv"]
+        assert [path.name for path in written] == ["report.html", "report.md", "report.csv", "summary.csv", "norms.csv"]
         assert all(path.stat().st_size > 100 for path in written)
     assert not list(folder.glob(".*.part"))
 
@@ -176,3 +176,14 @@ def test_contrasts_add_and_take_away_arms_by_seed(tmp_path):
 
 def test_a_plan_without_contrasts_has_no_such_table(folder):
     assert "Contrasts" not in markdown.text(build(folder)) and "Contrasts" not in page.html(build(folder))
+
+
+def test_norms_are_means_over_thirds_and_runs(folder):
+    rows = list(csv.DictReader(io.StringIO(csv_tables.norms(build(folder)))))
+    assert [(r["arm"], r["third"], r["rung"]) for r in rows[:6]] == [
+        ("none", third, rung) for third in ("early", "mid", "late") for rung in ("1", "2")
+    ]
+    for row in rows:
+        norm = 0.1 * int(row["rung"])
+        assert float(row["norm"]) == pytest.approx(norm)
+        assert float(row["norm_of_the_main_term_alone"]) == pytest.approx(norm / 2)

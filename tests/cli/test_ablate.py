@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Pa
 def test_a_plan_is_trained_and_reported_once(here, capsys):
     assert main(["ablate", "own.toml", "--jobs", "2", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    files = [f"ablations/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv")]
+    files = [f"ablations/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv", "norms.csv")]
     assert (done["folder"], done["report"]) == ("ablations/own", files)
     assert all(Path(file).stat().st_size for file in files)
     assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["none", "rungs"]

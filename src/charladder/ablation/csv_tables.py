@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+from charladder.ablation.pictures import thirds
 from charladder.ablation.report import Report
 
 
@@ -53,6 +54,18 @@ def summary(report: Report) -> str:
             )
         )
     return written(heads, rows)
+
+
+def norms(report: Report) -> str:
+    """norms.csv: a row an arm, third of training and rung: the mean norm of the gradient of all terms, and of the main
+    one alone, over all measurements of its runs."""
+    rows = []
+    for one in report.arms:
+        whole = thirds([norm for run in one.runs for norm in run.curves.norms])
+        alone = thirds([norm for run in one.runs for norm in run.curves.alone])
+        for when, by_rung in whole.items():
+            rows += [(one.arm.name, when, rung, norm, alone.get(when, {}).get(rung)) for rung, norm in by_rung.items()]
+    return written(("arm", "third", "rung", "norm", "norm_of_the_main_term_alone"), rows)
 
 
 def written(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -70,7 +70,8 @@ class Report:
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Reads plan.toml and all runs in `folder`, and writes report.html, report.md, report.csv and summary.csv there."""
+    """Reads plan.toml and all runs in `folder`, and writes report.html and report.md there, and the tables report.csv,
+    summary.csv and norms.csv."""
     from charladder.ablation import csv_tables, markdown, page
 
     plan = read_plan(folder / "plan.toml")
@@ -80,6 +81,7 @@ def write_report(folder: Path) -> list[Path]:
         "report.md": markdown.text(report),
         "report.csv": csv_tables.runs(report),
         "summary.csv": csv_tables.summary(report),
+        "norms.csv": csv_tables.norms(report),
     }
     for name, text in texts.items():
         write_text(folder / name, text)

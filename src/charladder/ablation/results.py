@@ -36,7 +36,7 @@ class Curves:
     """metrics.jsonl of a run. steps, characters, seconds: of training, up to its last line. terms: bits of training
     batches by name of the term. valid: the stretch that is scored on the way. whole: the last line that scores the
     whole valid part, None before there is one. norms: progress, and the norm of the gradient by rung, where it was
-    measured."""
+    measured; alone: the same of the main loss without the others."""
 
     steps: int
     characters: int
@@ -45,6 +45,7 @@ class Curves:
     valid: Curve
     whole: dict[str, Any] | None
     norms: tuple[tuple[float, dict[str, float]], ...]
+    alone: tuple[tuple[float, dict[str, float]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def read_curves(path: Path) -> Curves:
         terms=terms,
         valid=parts,
         whole=wholes[-1] if wholes else None,
-        norms=tuple(measured(line) for line in steps if norms_of(line)),
+        norms=measured(steps, "gradient_norms"),
+        alone=measured(steps, "gradient_norms_without"),
     )
 
 
@@ -177,14 +179,15 @@ def curve(points: Any) -> Curve:
     return Curve(*np.array(kept, dtype=np.float64).reshape(-1, 4).T)
 
 
-def norms_of(line: dict[str, Any]) -> dict[str, float]:
-    """The norms of the whole gradient by rung that a line has; none where they were not measured, or are damaged."""
+def measured(steps: list[dict[str, Any]], name: str) -> tuple[tuple[float, dict[str, float]], ...]:
+    """Progress and norms of a gradient by rung, of the lines that have them."""
+    return tuple((float(line["progress"]), norms) for line in steps if (norms := norms_of(line, name)))
+
+
+def norms_of(line: dict[str, Any], name: str) -> dict[str, float]:
+    """The norms of a gradient by rung that a line has; none where they were not measured, or are damaged."""
     diagnosis = line.get("diagnosis")
-    norms = diagnosis.get("gradient_norms") if isinstance(diagnosis, dict) else None
+    norms = diagnosis.get(name) if isinstance(diagnosis, dict) else None
     if not isinstance(norms, dict) or not number(line.get("progress")):
         return {}
     return norms if all(number(norm) and math.isfinite(norm) for norm in norms.values()) else {}
-
-
-def measured(line: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    return float(line["progress"]), norms_of(line)
