@@ -2,8 +2,8 @@
 
 `charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
 a minute, each asking for its next text as soon as it has one, then one again; characters as the service counts them in
-each event, errors, and how long the first character took. Then clients that vanish in the middle: memory and places of
-the service before and after.
+each event, errors, and how long the first character took. Then twice as many clients vanish in the middle as are asked
+for: memory and places of the service after the first half, and after the second.
 
     python -m benchmarks serving --run RUN
 """
@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
             before_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
             crowd = asyncio.run(ask(port, options.clients, options.seconds, options.length))
             after_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
-            vanish_all(port, 64)  # what is made once is made before memory is compared
+            start = memory(process.pid)
+            vanish_all(port, options.vanishing)  # room for so many connections at once is kept: it is made once
             before = memory(process.pid)
             vanish_all(port, options.vanishing)
             after = memory(process.pid)
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
                 "crowd": many, "texts": crowd.texts, "errors": errors,
                 "first_character_median_s": statistics.median(firsts), "first_character_99th_s": late,
                 "one_first_character_median_s": statistics.median(before_one.firsts),
+                "memory_start": start,
                 "memory_before": before, "memory_after": after, "left": left,
             }  # fmt: skip
             rows.append(
