@@ -96,16 +96,15 @@ def main(argv: Sequence[str]) -> int:
 @contextmanager
 def served(run: str, precision: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     command = [sys.executable, "-m", "charladder", "serve", run, "--port", "0", "--precision", precision]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        found = re.search(r":(\d+)/", process.stdout.readline())
-        if found is None:
-            raise SystemExit(process.wait() or 1)  # it has said why
-        yield int(found[1]), process
-    finally:
-        process.terminate()
-        process.wait(20)
+        try:
+            found = re.search(r":(\d+)/", process.stdout.readline())
+            if found is None:
+                raise SystemExit(process.wait() or 1)  # it has said why
+            yield int(found[1]), process
+        finally:
+            process.terminate()
 
 
 def request(length: int, seed: int) -> bytes:

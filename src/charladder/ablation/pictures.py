@@ -93,7 +93,8 @@ def norms_by_depth(report: Report) -> str:
         panels = figure.subplots(len(shown), 1, squeeze=False, sharey=True)[:, 0]
         for axes, (name, found) in zip(panels, shown, strict=True):
             for place, (when, norms) in enumerate(found.items()):
-                axes.plot(list(norms), list(norms.values()), marker="o", label=when, **look(place))
+                axes.plot([int(rung) for rung in norms], list(norms.values()), marker="o", label=when, **look(place))
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set(yscale="log", ylabel="norm", title=label(name))
             axes.legend(fontsize=9)
             axes.grid(alpha=0.25)

@@ -5,6 +5,7 @@ Shapes: P points of a curve.
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,4 +191,5 @@ def norms_of(line: dict[str, Any], name: str) -> dict[str, float]:
     norms = diagnosis.get(name) if isinstance(diagnosis, dict) else None
     if not isinstance(norms, dict) or not number(line.get("progress")):
         return {}
+    norms = {rung: norm for rung, norm in norms.items() if re.fullmatch(r"rung\d{1,5}", rung)}
     return norms if all(number(norm) and math.isfinite(norm) for norm in norms.values()) else {}
