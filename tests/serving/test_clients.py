@@ -1,22 +1,27 @@
 """Clients that vanish, dawdle, or come in crowds: nobody else is held up, and nothing of theirs stays."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import time
 
 import httpx2
 import pytest
+import torch
 
+from charladder.generation.drafters import NgramDrafter
 from serving.served import serving, until
 
 REQUEST = {"prompt": "A lädder ", "max_tokens": 20_000, "stream": True, "seed": 1}
 
 
-def post(body: dict) -> bytes:
+def post(body: dict, path: bytes = b"/v1/completions") -> bytes:
     data = json.dumps(body).encode()
-    return (
-        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(data), data)
+    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        path,
+        len(data),
+        data,
     )
 
 
@@ -124,3 +129,108 @@ def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
         assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]
         monkeypatch.undo()
         assert httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"}).status_code == 200
+
+
+def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
+    with serving(runs / "run") as served:
+        looker = served.service.looker
+
+        async def scene() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(post({"text": "x" * 100_000, "rungs": True}, b"/score"))
+            while not looker.inside:
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+
+        asyncio.run(scene())
+        until(lambda: not looker.inside, 3)
+        began = time.monotonic()
+        assert httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=30).status_code == 200
+        assert time.monotonic() - began < 3
+
+
+def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
+    with serving(runs / "run", looks=1) as served:
+        served.service.looker.inside = 1
+        for stream in (False, True):
+            body = {"prompt": "abc", "echo": True, "logprobs": 1, "stream": stream}
+            answer = httpx2.post(f"{served.url}/v1/completions", json=body)
+            assert answer.status_code == 429 and "looked at" in answer.json()["error"]["message"]
+        assert quiet(served)
+
+
+def test_an_answer_that_nobody_takes_is_cut_off(runs):
+    """Not only a stream: the connection itself is gone, and what waited in it."""
+    with serving(runs / "run", patience=0.5) as served:
+        data = json.dumps({"ids": [97] * 100_000, "rungs": True}).encode()
+        head = (
+            b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        )
+        with socket.socket() as dawdler:
+            dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            dawdler.connect(("127.0.0.1", served.port))
+            dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
+            time.sleep(0.2)
+            until(lambda: not served.service.looker.inside)
+            time.sleep(1.5)
+            dawdler.settimeout(5)
+            taken = 0
+            with contextlib.suppress(ConnectionError):
+                while part := dawdler.recv(1 << 20):
+                    taken += len(part)
+            assert taken < 6_000_000  # the whole answer has some twelve million bytes
+
+
+def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, monkeypatch):
+    with serving(runs / "run", streams=2) as served:
+        engine, made = served.service.engine, served.service.completions.manners.of
+
+        def broken(sampling, draft):
+            if draft == "targets":
+                raise OSError("the heads are gone")
+            return made(sampling, draft)
+
+        monkeypatch.setattr(served.service.completions.manners, "of", broken)
+        with httpx2.Client(timeout=60) as client:
+            asked = REQUEST | {"draft": "none", "max_tokens": 3000}
+            with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                failed = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "draft": "targets"})
+                assert failed.status_code == 500 and "the heads are gone" in failed.json()["error"]["message"]
+                assert "error" not in "".join(lines)
+        until(lambda: sorted(engine.free) == [0, 1])
+
+
+def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
+    with serving(runs / "run", streams=4) as served:
+        for draft in ("auto", "ngram"):
+            body = {"prompt": list(range(97, 107)) * 3000, "max_tokens": 60, "n": 3, "draft": draft}
+            assert httpx2.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
+        until(lambda: quiet(served))
+        found = []
+        for manner in served.service.completions.manners.kept.values():
+            drafter = getattr(manner.drafter, "drafter", manner.drafter)
+            found += [c.drafter for c in getattr(drafter, "choices", [])] or [drafter]
+        ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()
+        assert len(ngrams) == 2
+        assert all(one.held == 4096 and not (one.texts or one.latest or one.seen) for one in ngrams)
+
+
+@pytest.mark.parametrize(("length", "stop"), [(0, None), (1, None), (50, "A"), (50, None)])
+def test_accepted_per_pass_is_never_less_than_one(runs, length, stop):
+    with serving(runs / "run") as served:
+        for draft in ("none", "ngram"):
+            body = {"prompt": "A lädder ", "max_tokens": length, "stop": stop, "draft": draft}
+            answer = httpx2.post(f"{served.url}/v1/completions", json=body).json()
+            ours = answer["choices"][0]["charladder"]
+            assert ours["accepted_per_pass"] >= 1.0 and (draft != "none" or ours["accepted_per_pass"] == 1.0)
+
+
+def test_a_network_without_numbers_is_said_to_be_broken_when_looked_at(runs):
+    with serving(runs / "run") as served:
+        with torch.no_grad():
+            served.service.looker.network.embedding.weight.fill_(float("nan"))
+        for path, body in (("score", {"text": "abc"}), ("ladder", {"text": "abc", "place": 1})):
+            answer = httpx2.post(f"{served.url}/{path}", json=body)
+            assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from charladder.cli.serve import is_loopback
 from serving.served import serving
 
 J = {"Content-Type": "application/json"}
@@ -187,3 +188,19 @@ def raw(served, data: bytes, timeout: float = 10) -> bytes:
 def test_errors_repeat_no_script(served):
     answer = httpx2.post(f"{served.url}/score", json={"<script>alert(1)</script>": 1})
     assert answer.headers["content-type"] == "application/json" and json.loads(answer.text)["error"]
+
+
+def test_asking_for_the_head_alone(served):
+    for path in ("/", "/health"):
+        answer = httpx2.head(served.url + path)
+        assert answer.status_code == 200 and answer.content == b""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "0:0:0:0:0:0:0:1", "localhost", "LOCALHOST"])
+def test_every_spelling_of_loopback_is_one(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "localhost.example.org"])
+def test_what_is_no_loopback(host):
+    assert not is_loopback(host)

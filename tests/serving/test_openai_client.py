@@ -154,8 +154,10 @@ def test_drafts_are_marked_character_by_character(client):
         ({"top_p": 0.0}, openai.BadRequestError, "top_p"),
         ({"n": 65}, openai.BadRequestError, "ask for 64 at most"),
         ({"logprobs": 21}, openai.BadRequestError, "logprobs"),
-        ({"stop": ""}, openai.BadRequestError, "stop has an empty text"),
+        ({"stop": ""}, openai.BadRequestError, "send 1 to 128 of them"),
         ({"stop": [str(n) for n in range(17)]}, openai.BadRequestError, "stop"),
+        ({"stop": "x" * 129}, openai.BadRequestError, "send 1 to 128 of them"),
+        ({"logprobs": 20, "n": 2, "max_tokens": 20_000}, openai.BadRequestError, "ask for 500,000 at most"),
         ({"suffix": "x"}, openai.BadRequestError, "suffix is not supported"),
         ({"best_of": 3}, openai.BadRequestError, "best_of is not supported"),
         ({"presence_penalty": 1.0}, openai.BadRequestError, "presence_penalty is not supported"),
@@ -192,6 +194,8 @@ def test_a_token_is_wanted_where_there_is_one(runs):
             wrong.models.list()
         assert httpx2.get(f"{guarded.url}/health").status_code == 200
         assert httpx2.get(f"{guarded.url}/about").status_code == 401
+        for header, status in (("bearer sesame", 200), ("Basic sesame", 401), ("sesame", 401), ("Bearer", 401)):
+            assert httpx2.get(f"{guarded.url}/about", headers={"Authorization": header}).status_code == status
 
 
 def test_too_many_texts_are_refused_and_places_come_free(runs):

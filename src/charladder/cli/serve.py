@@ -1,5 +1,6 @@
 """charladder serve"""
 
+import ipaddress
 import os
 import socket
 import sys
@@ -11,7 +12,6 @@ from charladder.errors import BadInput
 from charladder.run import open_run
 from charladder.serving.limits import Limits
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST = 4096  # bytes of a token
 SWITCH = 0.0005  # seconds that the event loop may keep the interpreter from decoding; Python's 0.005 costs a quarter
 
@@ -65,21 +65,28 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
     service = open_service(run, limits, token, options.precision, options.device)
     listening = listen(options.host, options.port)
-    local = options.host in LOOPBACK
+    local = is_loopback(options.host)
+    name = f"[{options.host}]" if ":" in options.host else options.host
     if not local and token is None:
         say(
             f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )
+    app = make_app(service, (*LOCAL, name.lower()) if local else None)
     config = uvicorn.Config(
-        make_app(service, LOCAL if local else None), log_level="warning", access_log=False, lifespan="on",
-        timeout_graceful_shutdown=5, server_header=False,
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, server_header=False
     )  # fmt: skip
-    name = f"[{options.host}]" if ":" in options.host else options.host
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     sys.setswitchinterval(SWITCH)
     uvicorn.Server(config).run([listening])
     return 0
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def read_token(name: str | None) -> str | None:

@@ -59,6 +59,8 @@ class Stream:
     drafted: list[bool] = field(default_factory=list)
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
     shown: int = 0
+    passes: int = 0  # and what they gave, more than `ids` where a text ended in the middle
+    given: int = 0
     finish: str | None = None
     held: list[int] = field(default_factory=list)  # in the cache: all but the character chosen last
     final_D: np.ndarray | None = None  # what the output layer read at the last of them
@@ -177,6 +179,8 @@ class Writer:
 
     def leave(self, streams: Sequence[Stream]) -> None:
         """Streams that are done with, ended or not: their numbers are free again."""
+        for manner, some in by_manner(streams):
+            manner.drafter.end(some)
         gone = set(map(id, streams))
         self.streams = [stream for stream in self.streams if id(stream) not in gone]
 
@@ -269,6 +273,8 @@ class Writer:
                 if stream.top:
                     stream.look(read.logits_NV[row : row + taken + 1])
                 stream.add([*ids[row + 1 : row + taken + 1], following], nats, taken)
+                stream.passes += 1
+                stream.given += taken + 1
                 written += taken + 1
                 row += count + 1
         return written

@@ -1,6 +1,7 @@
 """The service: what is asked at which path, and who answers it."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +25,10 @@ from charladder.serving.completions import Completions
 from charladder.serving.engine import Engine
 from charladder.serving.guard import LOCAL, Guard
 from charladder.serving.limits import Limits
-from charladder.serving.looking import Crowded, Gone, Looker, TooLong
+from charladder.serving.looking import Looker
 from charladder.serving.manners import Manners
 from charladder.serving.problems import ANSWERS, Refused, refuse
-from charladder.serving.streaming import EventStream
+from charladder.serving.streaming import EventStream, attended
 from charladder.serving.symbols import Symbols
 from charladder.training.precision import choose_device
 
@@ -66,18 +67,9 @@ class Service:
             raise Refused(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", "text")
         return ids
 
-    async def look(self, *arguments: Any) -> Any:
-        """Raises Refused."""
-        try:
-            return await self.looker.run(*arguments)
-        except Crowded:
-            raise Refused(429, "too many texts are being looked at; try again later") from None
-        except TooLong:
-            raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text") from None
-        except Gone:
-            raise Refused(499, "the client has gone") from None
-        except BadInput as error:
-            raise refuse(error) from None
+    async def look(self, request: Request, *arguments: Any) -> Any:
+        """While somebody waits for it. Raises Refused."""
+        return await attended(request, self.looker.run(time.monotonic() + self.limits.seconds, *arguments))
 
 
 def open_service(
@@ -144,11 +136,14 @@ def add_completions(app: FastAPI, service: Service) -> None:
         """Texts that go on from the prompts: in one, or, with `stream`, as server-sent events."""
         completions = service.completions
         if not asked.stream:
-            return JSONResponse(await completions.whole(asked, request))
+            answer = await attended(request, completions.whole(asked))
+            # A large one takes a while to write: not in the event loop.
+            return Response(await asyncio.to_thread(json.dumps, answer), media_type="application/json")
         writings = completions.read(asked)
+        echoes = await attended(request, completions.echoes(writings, asked.n or 1))
         completions.submit(writings)
         tickets = [w.ticket for w in writings]
-        return EventStream(completions.events(asked, writings), lambda: service.engine.cancel(tickets))
+        return EventStream(completions.events(asked, writings, echoes), lambda: service.engine.cancel(tickets))
 
     @app.get("/v1/models", responses={200: {"model": protocol.Models}}, response_model=None)
     async def models() -> Response:
@@ -167,25 +162,26 @@ def add_completions(app: FastAPI, service: Service) -> None:
 
 def add_looking(app: FastAPI, service: Service) -> None:
     @app.post("/score", responses={200: {"model": protocol.ScoreAnswer}}, response_model=None)
-    async def score(asked: protocol.ScoreRequest) -> Response:
+    async def score(asked: protocol.ScoreRequest, request: Request) -> Response:
         """The surprise, in bits, of every symbol of a text, and of every rung's own prediction of it."""
         ids = service.text(asked)
         end = len(ids) if asked.end is None else asked.end
         if not asked.begin <= end <= len(ids):
             raise Refused(400, f"begin and end must be in order and at most {len(ids)}", "end")
-        found = await service.look(service.looker.score, ids, asked.begin, end, asked.rungs)
+        found = await service.look(request, service.looker.score, ids, asked.begin, end, asked.rungs)
         if asked.text is not None:
             found["offsets"] = service.symbols.offsets(asked.text)[asked.begin : end]
         return JSONResponse(found)
 
     @app.post("/ladder", responses={200: {"model": protocol.LadderAnswer}}, response_model=None)
-    async def ladder(asked: protocol.LadderRequest) -> Response:
+    async def ladder(asked: protocol.LadderRequest, request: Request) -> Response:
         """What every rung and target expected at a place of a text."""
         ids = service.text(asked)
         if asked.place > len(ids):
             raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
-        return JSONResponse(await service.look(service.looker.ladder, ids, asked.place))
+        return JSONResponse(await service.look(request, service.looker.ladder, ids, asked.place))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={200: {"model": protocol.Health}}, response_model=None)
     async def health() -> Response:
         """Whether it is up, and what it is doing."""
@@ -224,6 +220,7 @@ def add_page(app: FastAPI) -> None:
             raise Refused(404, "the page has no file of this name")
         return Response(files[name], media_type=KINDS[name.rpartition(".")[2]])
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return served("index.html")

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from fastapi import Request
-
 from charladder.errors import BadInput
 from charladder.generation.sampling import Sampling
 from charladder.serving.engine import Engine, Failed, Full, Piece, Ticket
@@ -18,9 +16,8 @@ from charladder.serving.looking import Looker
 from charladder.serving.manners import Manners
 from charladder.serving.problems import Refused, refuse
 from charladder.serving.protocol import CompletionRequest
+from charladder.serving.streaming import given_up
 from charladder.serving.symbols import Decoder, Symbols
-
-LISTEN = 0.25  # seconds between two looks at whether the client is still there
 
 
 @dataclass
@@ -32,6 +29,7 @@ class Writing:
     prompt: str | None  # what `echo` puts before
     decoder: Decoder
     top: int | None
+    draft: str
     characters: int = 0
     finish: str | None = None
 
@@ -70,17 +68,31 @@ class Completions:
             stop_ids = [self.symbols.encode(stop, "stop") for stop in dict.fromkeys(stops)]
         except BadInput as error:
             raise refuse(error) from None
-        if any(not stop for stop in stop_ids):
-            raise Refused(400, "stop has an empty text; send at least one character", "stop")
+        if any(not 1 <= len(stop) <= self.limits.stop for stop in stop_ids):
+            raise Refused(
+                400, f"stop has an empty text, or one of more than {self.limits.stop} characters; send 1 to "
+                f"{self.limits.stop} of them", "stop"
+            )  # fmt: skip
+        if asked.logprobs is not None:
+            # The prompt's count too, where it is echoed.
+            symbols = sum(length + (len(ids) if asked.echo else 0) for ids in prompts) * n * (asked.logprobs + 1)
+            if symbols > self.limits.numbers:
+                raise Refused(
+                    400, f"the answer would have {symbols:,} log-probabilities; ask for {self.limits.numbers:,} at "
+                    "most", "logprobs"
+                )  # fmt: skip
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + self.limits.seconds
-        manner = partial(self.manners.of, sampling, asked.draft or "auto")
+        draft = asked.draft or "auto"
+        manner = partial(self.manners.of, sampling, draft)
         writings = []
         for number in range(len(prompts) * n):
             ids = prompts[number // n]
             ticket = Ticket(ids, length, manner, f"{seed} {number}", stop_ids, asked.logprobs or 0, deadline)
             prompt = self.symbols.decode(ids) if asked.echo else None
-            writings.append(Writing(number, ticket, prompt, Decoder(self.symbols, len(prompt or "")), asked.logprobs))
+            writings.append(
+                Writing(number, ticket, prompt, Decoder(self.symbols, len(prompt or "")), asked.logprobs, draft)
+            )
         return writings
 
     def check(self, asked: CompletionRequest) -> None:
@@ -136,17 +148,23 @@ class Completions:
         except Full:
             raise Refused(429, "too many texts are being written; try again later") from None
 
-    async def echoed(self, writing: Writing) -> dict[str, Any] | None:
-        """Log-probabilities of a prompt that is echoed; of its first symbol there is none. Raises Refused."""
-        ids = writing.ticket.prompt
-        if writing.top is None or writing.prompt is None:
-            return None
-        likeliest: list[list[tuple[int, float]]] = []
-        nats: list[float | None] = [None] * len(ids)
-        if len(ids) > 1:
-            nats[1:], likeliest = await self.looker.run(self.looker.prompt, ids, writing.top)
-        offsets = Decoder(self.symbols).add(ids, [False] * len(ids), True).offsets
-        return self.describe(writing, ids, nats, [[], *likeliest] if ids else [], offsets)
+    async def echoes(self, writings: Sequence[Writing], n: int) -> list[dict[str, Any] | None]:
+        """For each choice the log-probabilities of its prompt, where it is echoed with them; of the first symbol there
+        is none. Raises Refused."""
+        found: list[dict[str, Any] | None] = []
+        for writing in writings[::n]:
+            ids = writing.ticket.prompt
+            if writing.top is None or writing.prompt is None:
+                found += [None] * n
+                continue
+            likeliest: list[list[tuple[int, float]]] = []
+            nats: list[float | None] = [None] * len(ids)
+            if len(ids) > 1:
+                deadline = writing.ticket.deadline
+                nats[1:], likeliest = await self.looker.run(deadline, self.looker.prompt, ids, writing.top)
+            offsets = Decoder(self.symbols).add(ids, [False] * len(ids), True).offsets
+            found += [self.describe(writing, ids, nats, [[], *likeliest] if ids else [], offsets)] * n
+        return found
 
     def describe(
         self,
@@ -179,15 +197,7 @@ class Completions:
         writing.finish = "length" if piece.finish == "time" else piece.finish
         ours: dict[str, Any] = {"characters": len(piece.ids), "drafted": spelled.marked}
         if piece.finish:
-            ticket = writing.ticket
-            seconds = max(1e-9, time.monotonic() - ticket.began) if ticket.began else 0.0
-            ours |= {
-                "ended_by": piece.finish,
-                "seconds": seconds,
-                "characters_per_second": writing.characters / seconds if seconds else 0.0,
-                "accepted_per_pass": (writing.characters - 1) / ticket.steps if ticket.steps else 1.0,
-                "draft": ticket.manner.args[1] if isinstance(ticket.manner, partial) else "",
-            }
+            ours |= {"ended_by": piece.finish} | speeds(writing)
         return {
             "index": writing.index,
             "text": spelled.text,
@@ -196,7 +206,8 @@ class Completions:
             "charladder": ours,
         }
 
-    def envelope(self, number: str) -> dict[str, Any]:
+    def envelope(self) -> dict[str, Any]:
+        number = f"cmpl-{secrets.token_hex(12)}"
         return {"id": number, "object": "text_completion", "created": int(time.time()), "model": self.model}
 
     def usage(self, writings: Sequence[Writing], n: int) -> dict[str, int]:
@@ -205,32 +216,27 @@ class Completions:
         written = sum(w.characters for w in writings)
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
-    async def whole(self, asked: CompletionRequest, request: Request) -> dict[str, Any]:
-        """The answer in one. Raises Refused; when the client goes, so do its texts."""
+    async def whole(self, asked: CompletionRequest) -> dict[str, Any]:
+        """The answer in one. Raises Refused; when it is cancelled, so are its texts."""
+        n = asked.n or 1
         writings = self.read(asked)
-        tickets = [w.ticket for w in writings]
-        echoes = [await self.echoed(w) for w in writings]
+        echoes = await self.echoes(writings, n)
         self.submit(writings)
+        collecting = [asyncio.ensure_future(self.collect(writing)) for writing in writings]
         try:
-            collecting = asyncio.ensure_future(asyncio.gather(*(self.collect(w) for w in writings)))
-            try:
-                while not (await asyncio.wait([collecting], timeout=LISTEN))[0]:
-                    if await request.is_disconnected():
-                        raise Refused(499, "the client has gone")
-                pieces = collecting.result()
-            finally:
-                collecting.cancel()
+            pieces = await asyncio.gather(*collecting)
         except Failed as error:
             raise Refused(500, str(error)) from None
         finally:
-            self.engine.cancel(tickets)
-        choices = []
-        for writing, echo, piece in zip(writings, echoes, pieces, strict=True):
-            choice = self.choice(writing, piece)
-            choices.append(joined(writing.prompt, echo, choice))
-        return self.envelope(f"cmpl-{secrets.token_hex(12)}") | {
-            "choices": choices, "usage": self.usage(writings, asked.n or 1)
-        }  # fmt: skip
+            self.engine.cancel([w.ticket for w in writings])
+            await given_up(collecting)
+
+        def choices() -> list[dict[str, Any]]:
+            together = zip(writings, echoes, pieces, strict=True)
+            return [joined(writing.prompt, echo, self.choice(writing, piece)) for writing, echo, piece in together]
+
+        made = await asyncio.to_thread(choices)  # long texts take a while, and others are waiting for the event loop
+        return self.envelope() | {"choices": made, "usage": self.usage(writings, n)}
 
     async def collect(self, writing: Writing) -> Piece:
         """All pieces of a text as one."""
@@ -243,14 +249,15 @@ class Completions:
             finish = piece.finish
         return Piece(ids, nats, drafted, likeliest, finish)
 
-    async def events(self, asked: CompletionRequest, writings: Sequence[Writing]) -> AsyncIterator[dict[str, Any]]:
+    async def events(
+        self, asked: CompletionRequest, writings: Sequence[Writing], echoes: Sequence[dict[str, Any] | None]
+    ) -> AsyncIterator[dict[str, Any]]:
         """The answer piece by piece, as the chunks of a stream: an object each. The texts have been submitted."""
-        envelope = self.envelope(f"cmpl-{secrets.token_hex(12)}")
+        envelope = self.envelope()
         wanted = asked.stream_options is not None and asked.stream_options.include_usage
         empty: dict[str, Any] = {"usage": None} if wanted else {}
-        for writing in writings:
+        for writing, echo in zip(writings, echoes, strict=True):
             if writing.prompt:
-                echo = await self.echoed(writing)
                 ours = {"characters": 0, "drafted": "0" * len(writing.prompt)}
                 choice = {"index": writing.index, "text": writing.prompt, "logprobs": echo, "finish_reason": None}
                 yield envelope | empty | {"choices": [choice | {"charladder": ours}]}
@@ -260,19 +267,26 @@ class Completions:
             yield envelope | {"choices": [], "usage": self.usage(writings, asked.n or 1)}
 
 
+def speeds(writing: Writing) -> dict[str, Any]:
+    """How fast a text that has ended was written, from when it joined the batch."""
+    ticket, stream = writing.ticket, writing.ticket.stream
+    seconds = max(1e-9, ticket.ended - ticket.began)
+    return {
+        "seconds": seconds,
+        "characters_per_second": writing.characters / seconds if stream is not None else 0.0,
+        "accepted_per_pass": stream.given / stream.passes if stream is not None and stream.passes else 1.0,
+        "draft": writing.draft,
+    }
+
+
 async def merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[Writing, Piece]]:
-    """The pieces of several texts, as they come."""
-    if len(writings) == 1:
-        async for piece in writings[0].ticket:
-            yield writings[0], piece
-        return
-    pieces: asyncio.Queue[tuple[Writing, Piece | Exception | None]] = asyncio.Queue()
+    """The pieces of several texts, as they come. Raises Failed."""
+    pieces: asyncio.Queue[tuple[Writing, Piece | Failed]] = asyncio.Queue()
 
     async def drain(writing: Writing) -> None:
         try:
             async for piece in writing.ticket:
                 pieces.put_nowait((writing, piece))
-            pieces.put_nowait((writing, None))
         except Failed as error:
             pieces.put_nowait((writing, error))
 
@@ -281,15 +295,12 @@ async def merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[Writing, Pi
         left = len(writings)
         while left:
             writing, piece = await pieces.get()
-            if isinstance(piece, Exception):
+            if isinstance(piece, Failed):
                 raise piece
-            if piece is None:
-                left -= 1
-            else:
-                yield writing, piece
+            left -= piece.finish is not None
+            yield writing, piece
     finally:
-        for task in tasks:
-            task.cancel()
+        await given_up(tasks)
 
 
 def joined(prompt: str | None, echo: dict[str, Any] | None, choice: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Ticket:
     told: float = 0.0
     steps: int = 0
     began: float = 0.0  # when it joined
+    ended: float = 0.0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     pieces: deque[Piece | Exception] = field(default_factory=deque)
 
@@ -152,16 +153,22 @@ class Engine:
         """These join the batch; whoever has waited too long does not."""
         now = time.monotonic()
         self.tell([(ticket, Piece([], [], [], [], "time")) for ticket in tickets if now > ticket.deadline])
-        beginning = [ticket for ticket in tickets if now <= ticket.deadline]
-        self.active += beginning
         streams = []
-        for ticket in beginning:
+        for ticket in tickets:
+            if now > ticket.deadline:
+                continue
+            try:
+                manner = ticket.manner()
+            except Exception as error:  # of this text alone: its drafting heads are gone, say
+                self.tell([(ticket, Failed(str(error)))])
+                continue
             ticket.began = now
             ticket.stream = Stream(
-                self.free.pop(), ticket.prompt, ticket.length, random.Random(ticket.seed), ticket.manner(),
-                ticket.stops, ticket.top
+                self.free.pop(), ticket.prompt, ticket.length, random.Random(ticket.seed), manner, ticket.stops,
+                ticket.top
             )  # fmt: skip
             streams.append(ticket.stream)
+            self.active.append(ticket)
         if streams:
             self.writer.join(streams)
 
@@ -182,6 +189,7 @@ class Engine:
                 self.characters += new
                 ticket.sent, ticket.told = stream.shown, now
             if finish:
+                ticket.ended = now
                 ended.append(ticket)
         self.drop(ended)
         self.tell(messages)

@@ -12,6 +12,7 @@ from charladder.serving.problems import Refused
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+PART = 1 << 16  # bytes of an answer sent at once
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OPEN = ("/", "/health")  # without the token, and all that is under /page/
 POLICY = (
@@ -39,6 +40,9 @@ class Guard:
     inside: int = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -49,9 +53,14 @@ class Guard:
             if message["type"] == "http.response.start":
                 answering = True
                 message["headers"] = [*message.get("headers", []), *HEADERS]
-            # A client that takes nothing is not waited for: the connection is cut.
-            async with asyncio.timeout(self.limits.patience):
-                await send(message)
+            # Part by part, for only between two of them is a client that takes nothing noticed.
+            body, more = message.get("body", b""), message.get("more_body", False)
+            for begin in range(0, max(1, len(body)), PART):
+                part = dict(message)
+                if message["type"] == "http.response.body":
+                    part |= {"body": body[begin : begin + PART], "more_body": more or begin + PART < len(body)}
+                async with asyncio.timeout(self.limits.patience):
+                    await send(part)
 
         self.inside += 1
         try:
@@ -72,6 +81,11 @@ class Guard:
         except Refused as refused:
             if not answering:
                 await refused.answer()(scope, receive, patient_send)
+        except TimeoutError:
+            # The client takes nothing. Its connection is cut, with what waits there: closed, it would wait for ever.
+            transport = getattr(getattr(send, "__self__", None), "transport", None)
+            if transport is not None:
+                transport.abort()
         finally:
             self.inside -= 1
 
@@ -90,7 +104,9 @@ class Guard:
             raise Refused(403, "a request from another site is refused; use the page of this service itself")
         if self.token is not None and scope["path"] not in OPEN and not scope["path"].startswith("/page/"):
             given = headers.get(b"authorization", "")
-            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self.token}".encode()):
+            scheme, _, secret = given.partition(" ")
+            right = hmac.compare_digest(secret.strip().encode("latin-1"), self.token.encode())
+            if scheme.lower() != "bearer" or not right:
                 raise Refused(401, "this service wants its token; send it as `Authorization: Bearer TOKEN`")
         if method in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()

@@ -7,10 +7,10 @@ from charladder.errors import BadInput
 
 @dataclass(frozen=True)
 class Limits:
-    """streams: texts decoded at once; waiting: further ones that may wait for a place. prompt, completion, score:
-    characters. choices: texts of one request. body: bytes of one. requests: at once, of all kinds. looks: scores and
-    ladders that wait for their turn. seconds: for a request from its arrival; patience: for a client to send what it
-    announced, or to take what is sent."""
+    """streams: texts decoded at once; waiting: further ones that may wait for a place. prompt, completion, score, stop:
+    characters of each. choices: texts of one request. numbers: log-probabilities of one answer. body: bytes of one.
+    requests: at once, of all kinds. looks: scores and ladders that wait for their turn. seconds: for a request from its
+    arrival; patience: for a client to send what it announced, or to take what is sent."""
 
     streams: int = 64
     waiting: int = 512
@@ -18,6 +18,8 @@ class Limits:
     completion: int = 20_000
     score: int = 100_000
     choices: int = 64
+    stop: int = 128
+    numbers: int = 500_000
     body: int = 4 << 20
     requests: int = 1024
     looks: int = 32

@@ -19,11 +19,12 @@ from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.ladder import Expected, grid, ladder_at
 from charladder.evaluation.rungs import evaluate_rungs, last_learned
-from charladder.generation.sampling import likeliest
+from charladder.generation.sampling import BROKEN, likeliest
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.run import Run
 from charladder.serving.limits import Limits
+from charladder.serving.problems import Refused, refuse
 from charladder.serving.symbols import Symbols
 from charladder.training.metrics import read_metrics
 
@@ -31,16 +32,15 @@ SHOWN = 5  # likeliest symbols of a head
 AT_ONCE = 4096  # characters read together: between two of these a look at whether anybody still waits
 
 
-class TooLong(Exception):
-    """It took more than the seconds that a request has."""
-
-
 class Gone(Exception):
     """Nobody waits for it any more."""
 
 
-class Crowded(Exception):
-    """Too many are waiting for their turn."""
+def finite(numbers_N: np.ndarray) -> list[float]:
+    """As a list. Raises Refused where a network's numbers are broken."""
+    if not np.isfinite(numbers_N).all():
+        raise Refused(500, BROKEN)
+    return numbers_N.tolist()
 
 
 class Looker:
@@ -59,17 +59,17 @@ class Looker:
         self.executor = ThreadPoolExecutor(1, "looking")
         self.inside = 0
 
-    async def run(self, look: Any, *arguments: Any) -> Any:
-        """`look` of this class in its thread. Raises Crowded, TooLong; when cancelled, the thread stops soon."""
+    async def run(self, deadline: float, look: Any, *arguments: Any) -> Any:
+        """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
         if self.inside >= self.limits.looks:
-            raise Crowded
-        gone, deadline = threading.Event(), time.monotonic() + self.limits.seconds
+            raise Refused(429, "too many texts are being looked at; try again later")
+        gone = threading.Event()
 
         def check(*_: Any) -> None:
             if gone.is_set():
                 raise Gone
             if time.monotonic() > deadline:
-                raise TooLong
+                raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 
         def work() -> Any:
             check()
@@ -78,6 +78,8 @@ class Looker:
         self.inside += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        except BadInput as error:
+            raise refuse(error) from None
         finally:
             gone.set()
             self.inside -= 1
@@ -105,7 +107,7 @@ class Looker:
             )  # fmt: skip
         if rungs:
             result["rungs"] = self.score_rungs(ids_N, part, begin, end, check)
-        bits = bits_N[begin:end].tolist()
+        bits = finite(bits_N[begin:end])
         return {
             "characters": len(bits),
             "begin": begin,
@@ -135,6 +137,7 @@ class Looker:
             predict, ids_N, (0, len(ids)), self.context, self.stride, self.symbols.alphabet.size,
             self.network.output.weight.device, AT_ONCE, check, each=note,
         )  # fmt: skip
+        finite(np.array(nats))
         return nats[1:], found[1:]
 
     def score_rungs(
@@ -165,6 +168,7 @@ class Looker:
         bits: float | None = None
         if place:
             for one in ladder_at(self.network, self.objective, ids_N, place, self.context, self.stride):
+                finite(one.p_V)
                 if (one.rung, one.target) == (self.layers, 1) and place < len(ids):
                     bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
                 heads[one.rung].append(self.describe(one, ids, place))

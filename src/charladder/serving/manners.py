@@ -10,6 +10,7 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.generation.choosing import Draft, choose_drafter
+from charladder.generation.drafters import AutoDrafter, NgramDrafter
 from charladder.generation.drafters.none import nothing
 from charladder.generation.sampling import Sampling
 from charladder.generation.streams import Manner, Stream
@@ -17,6 +18,7 @@ from charladder.generation.verification import Drafts
 from charladder.model.reading import Reader
 from charladder.run import Run
 
+LOOKED_UP = 4096  # characters
 KEPT = 16  # manners; a drafter packs its weights for itself
 
 
@@ -26,17 +28,33 @@ class Alone:
     def __init__(self, drafter: Any, company: Callable[[], int]) -> None:
         self.drafter, self.company, self.name = drafter, company, drafter.name
         self.on = False
+        self.begun: set[int] = set()
 
     def begin(self, streams: Sequence[Stream]) -> None:
-        self.drafter.begin(streams)
+        """Later, if it comes to that: to take in a prompt takes time from everybody."""
 
     def draft(self, streams: Sequence[Stream], most: Sequence[int]) -> Drafts:
         self.on = self.company() == 1
-        return self.drafter.draft(streams, most) if self.on else nothing(streams)
+        if not self.on:
+            return nothing(streams)
+        new = [stream for stream in streams if id(stream) not in self.begun]
+        self.drafter.begin(new)
+        self.begun |= {id(stream) for stream in new}
+        return self.drafter.draft(streams, most)
+
+    def end(self, streams: Sequence[Stream]) -> None:
+        self.drafter.end([stream for stream in streams if id(stream) in self.begun])
+        self.begun -= {id(stream) for stream in streams}
 
     def told(self, passes: int, characters: int, seconds: float) -> None:
         if self.on:
             self.drafter.told(passes, characters, seconds)
+
+
+def bound(drafter: object) -> None:
+    """An n-gram drafter looks up in the last part of a text alone: all of a long prompt would hold everybody up."""
+    if isinstance(drafter, NgramDrafter):
+        drafter.held = LOOKED_UP
 
 
 class Manners:
@@ -59,6 +77,9 @@ class Manners:
             self.kept.move_to_end(key)
             return self.kept[key]
         drafter = choose_drafter(draft, self.run, self.reader, sampling, None, lambda: None, self.weights)
+        for one in drafter.choices if isinstance(drafter, AutoDrafter) else ():
+            bound(one.drafter)
+        bound(drafter)
         if draft == "auto":
             drafter = cast(Any, Alone(drafter, self.company))
         self.kept[key] = manner = Manner(sampling, drafter)

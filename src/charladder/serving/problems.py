@@ -48,7 +48,8 @@ class Refused(Exception):
 
 def refuse(error: BadInput) -> Refused:
     """A sentence made for the command line, as one about fields."""
-    return Refused(400, re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)))
+    sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
+    return Refused(400, re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), sentence))
 
 
 async def on_refused(request: Request, error: Exception) -> JSONResponse:

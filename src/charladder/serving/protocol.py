@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
 
+MOST = 1 << 31
 Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
 Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
 
@@ -22,11 +23,11 @@ class CompletionRequest(Asked):
 
     model: StrictStr | None = None
     prompt: StrictStr | list[Token] | list[StrictStr] | list[list[Token]] | None = ""
-    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = 16
+    max_tokens: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 16
     temperature: Annotated[FiniteFloat, Field(ge=0)] | None = 1.0
     top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = 1.0
-    n: Annotated[StrictInt, Field(ge=1)] | None = 1
-    best_of: StrictInt | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = 1
+    best_of: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = None
     echo: StrictBool | None = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
@@ -38,7 +39,7 @@ class CompletionRequest(Asked):
     presence_penalty: FiniteFloat | None = 0
     frequency_penalty: FiniteFloat | None = 0
     logit_bias: dict[str, FiniteFloat] | None = None
-    top_k: Annotated[StrictInt, Field(ge=0)] | None = 0
+    top_k: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 0
     min_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = 0.0
     draft: Draft | None = "auto"
 
@@ -53,15 +54,15 @@ class Text(Asked):
 class ScoreRequest(Text):
     """begin, end: the symbols to score, of all that are sent."""
 
-    begin: Annotated[StrictInt, Field(ge=0)] = 0
-    end: Annotated[StrictInt, Field(ge=0)] | None = None
+    begin: Annotated[StrictInt, Field(ge=0, le=MOST)] = 0
+    end: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = None
     rungs: StrictBool = False
 
 
 class LadderRequest(Text):
     """place: a symbol's, from 0; the number of symbols asks for what comes after the text."""
 
-    place: Annotated[StrictInt, Field(ge=0)]
+    place: Annotated[StrictInt, Field(ge=0, le=MOST)]
 
 
 class Problem(BaseModel):
@@ -149,6 +150,8 @@ class Candidate(Symbol):
 
 
 class Actual(Candidate):
+    """rank: how many symbols were held likelier; 0 is the first guess."""
+
     rank: int
 
 

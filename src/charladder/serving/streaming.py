@@ -2,14 +2,37 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping, Sequence
+from typing import Any, TypeVar
 
+from fastapi import Request
 from starlette.responses import Response
 
 from charladder.serving.engine import Failed
 from charladder.serving.guard import Receive, Send
 from charladder.serving.problems import Refused
+
+LISTEN = 0.25  # seconds between two looks at whether the client is still there
+Answer = TypeVar("Answer")
+
+
+async def attended(request: Request, answering: Coroutine[Any, Any, Answer]) -> Answer:
+    """What is being made for a client, given up where the client goes. Raises Refused."""
+    task = asyncio.ensure_future(answering)
+    try:
+        while not (await asyncio.wait([task], timeout=LISTEN))[0]:
+            if await request.is_disconnected():
+                raise Refused(499, "the client has gone")
+        return task.result()
+    finally:
+        await given_up([task])
+
+
+async def given_up(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancels what is not done, and waits until it has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):
@@ -28,13 +51,11 @@ class EventStream(Response):
         watching = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
-            if sending.done() and not isinstance(sending.exception(), (TimeoutError, OSError)):
+            if sending.done():
                 sending.result()
         finally:
             self.ended()
-            for task in (sending, watching):
-                task.cancel()
-            await asyncio.gather(sending, watching, return_exceptions=True)
+            await given_up([sending, watching])
 
     async def send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -63,6 +63,10 @@ class AutoDrafter:
             return nothing(streams)
         return self.current.drafter.draft(streams, [min(self.current.length, n) for n in most])
 
+    def end(self, streams: Sequence["Stream"]) -> None:
+        for drafter in {id(c.drafter): c.drafter for c in self.choices}.values():
+            drafter.end(streams)
+
     def told(self, passes: int, characters: int, seconds: float) -> None:
         now = self.current
         self.passes += 1

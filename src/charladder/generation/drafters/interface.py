@@ -26,6 +26,10 @@ class Drafter(Protocol):
         """Proposals for these streams, at most so many for each."""
         ...
 
+    def end(self, streams: Sequence["Stream"]) -> None:
+        """These leave the writer; others may get their numbers."""
+        ...
+
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """What came of the last proposals: passes of one stream each, characters that they gave, seconds of it all."""
         ...

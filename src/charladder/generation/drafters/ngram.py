@@ -25,6 +25,7 @@ class NgramDrafter:
     itself."""
 
     name = "ngram"
+    held = HELD
 
     def __init__(self, training_N: np.ndarray | None = None, length: int = 4) -> None:
         """training_N: ids; a few seconds go into counting them."""
@@ -38,13 +39,13 @@ class NgramDrafter:
         """Takes in the prompts."""
         for stream in streams:
             self.texts[stream.number], self.latest[stream.number] = [], {}
-            self.take_in(stream.number, stream.prompt[-HELD:])
+            self.take_in(stream.number, stream.prompt[-self.held :])
             self.seen[stream.number] = 0
 
     def take_in(self, number: int, ids: Sequence[int]) -> None:
         text, latest = self.texts[number], self.latest[number]
-        if len(text) > 2 * HELD:
-            kept = text[-HELD:]
+        if len(text) > 2 * self.held:
+            kept = text[-self.held :]
             text.clear()
             latest.clear()
             self.take_in(number, kept)
@@ -82,6 +83,11 @@ class NgramDrafter:
             found.append(following)
             last = [*last[1 - ORDERS[0] :], following]
         return found
+
+    def end(self, streams: Sequence["Stream"]) -> None:
+        for stream in streams:
+            for kept in (self.texts, self.latest, self.seen):
+                kept.pop(stream.number, None)
 
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""

@@ -22,5 +22,8 @@ class NoDrafter:
     def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
         return nothing(streams)
 
+    def end(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to forget."""
+
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""

@@ -88,5 +88,8 @@ class RungDrafter:
         # Row by row: a product of several may differ in its last bits from that of one.
         return np.stack([x_D @ self.weight_DV + self.bias_V for x_D in x_ND])
 
+    def end(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to forget."""
+
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""

@@ -59,6 +59,9 @@ class PlainTargets:
             return nothing(streams)
         return Drafts(counts, ids, q_MV)
 
+    def end(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to forget."""
+
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""
 
@@ -150,6 +153,9 @@ class ChainedTargets:
                 q.append(p_NV)
             at += count
         return drafted, np.concatenate(q)
+
+    def end(self, streams: Sequence["Stream"]) -> None:
+        """Nothing to forget."""
 
     def told(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""
