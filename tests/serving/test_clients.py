@@ -162,10 +162,6 @@ def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
 def test_an_answer_that_nobody_takes_is_cut_off(runs):
     """Not only a stream: the connection itself is gone, and what waited in it."""
     with serving(runs / "run", patience=0.5) as served:
-        data = json.dumps({"ids": [97] * 100_000, "rungs": True}).encode()
-        head = (
-            b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        )
         with socket.socket() as dawdler:
             dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             dawdler.connect(("127.0.0.1", served.port))
