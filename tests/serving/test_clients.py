@@ -161,20 +161,19 @@ def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
 
 def test_an_answer_that_nobody_takes_is_cut_off(runs):
     """Not only a stream: the connection itself is gone, and what waited in it."""
-    with serving(runs / "run", patience=0.5) as served:
-        with socket.socket() as dawdler:
-            dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            dawdler.connect(("127.0.0.1", served.port))
-            dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
-            time.sleep(0.2)
-            until(lambda: not served.service.looker.inside)
-            time.sleep(1.5)
-            dawdler.settimeout(5)
-            taken = 0
-            with contextlib.suppress(ConnectionError):
-                while part := dawdler.recv(1 << 20):
-                    taken += len(part)
-            assert taken < 6_000_000  # the whole answer has some twelve million bytes
+    with serving(runs / "run", patience=0.5) as served, socket.socket() as dawdler:
+        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dawdler.connect(("127.0.0.1", served.port))
+        dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
+        time.sleep(0.2)
+        until(lambda: not served.service.looker.inside)
+        time.sleep(1.5)
+        dawdler.settimeout(5)
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while part := dawdler.recv(1 << 20):
+                taken += len(part)
+        assert taken < 6_000_000  # the whole answer has some twelve million bytes
 
 
 def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, monkeypatch):
