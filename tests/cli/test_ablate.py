@@ -52,7 +52,7 @@ def test_a_plan_is_trained_and_reported_once(here, capsys):
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.count("finished before") == 2
-    assert out.splitlines()[-4:] == [f"report: {file}" for file in files]
+    assert out.splitlines()[-5:] == [f"report: {file}" for file in files]
     assert main(["ablate", "own.toml", "--report-only"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"report: {file}" for file in files]
     assert main(["ablate", "own.toml", "--set", "training.steps=6"]) == 2
