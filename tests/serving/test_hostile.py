@@ -38,9 +38,13 @@ def test_schemathesis_finds_nothing(served, operation):
     )  # fmt: skip
     @given(case=st.one_of(*(found[operation].as_strategy(generation_mode=mode) for mode in GenerationMode)))
     def check(case: schemathesis.Case) -> None:
-        for name, most in (("max_tokens", 50), ("place", 1)):  # long texts say no more, far places are all refused
-            if isinstance(case.body, dict) and isinstance(case.body.get(name), int):
-                case.body[name] = min(case.body[name], most)
+        # Long texts say no more, far places are all refused, and so is a text with symbols beside it.
+        body = case.body if isinstance(case.body, dict) else {}
+        for name, most in (("max_tokens", 50), ("place", 0), ("begin", 0), ("end", 0)):
+            if isinstance(body.get(name), int):
+                body[name] = min(body[name], most)
+        if isinstance(body.get("text"), str):
+            body.pop("ids", None)
         answer = case.call(timeout=60)
         assert answer.status_code < 500, answer.text
         # Rules between fields, and of this run (its name, its drafters), are not in the schema: 400 and 404 may follow.
