@@ -45,25 +45,7 @@ static inline __attribute__((always_inline)) void pair_tile(const half *panel, c
 static inline void pair_tiles(const half *panel, const half *x_RK, long K, long stride, long rows, const char *next,
                               int lines, float *to_RP)
 {
-    switch (rows) {
-    case 1:
-        pair_tile(panel, x_RK, K, stride, 1, next, lines, to_RP);
-        break;
-    case 2:
-        pair_tile(panel, x_RK, K, stride, 2, next, lines, to_RP);
-        break;
-    case 3:
-        pair_tile(panel, x_RK, K, stride, 3, next, lines, to_RP);
-        break;
-    case 4:
-        pair_tile(panel, x_RK, K, stride, 4, next, lines, to_RP);
-        break;
-    case 5:
-        pair_tile(panel, x_RK, K, stride, 5, next, lines, to_RP);
-        break;
-    default:
-        pair_tile(panel, x_RK, K, stride, TILE, next, lines, to_RP);
-    }
+    BY_ROWS(pair_tile)
 }
 
 /* As multiply. rounded: scratch(N, K). */

@@ -113,30 +113,28 @@ static inline __attribute__((always_inline)) void tile(const half *panel, const 
     }
 }
 
+/* One call of a product for each number of rows, a constant there. */
+#define OF_ROWS(product, count)                                                                                        \
+    case count:                                                                                                        \
+        product(panel, x_RK, K, stride, count, next, lines, to_RP);                                                    \
+        break;
+#if TILE == 6
+#define BETWEEN(product) OF_ROWS(product, 2) OF_ROWS(product, 3) OF_ROWS(product, 4) OF_ROWS(product, 5)
+#else
+#define BETWEEN(product)
+#endif
+#define BY_ROWS(product)                                                                                               \
+    switch (rows) {                                                                                                    \
+        OF_ROWS(product, 1)                                                                                            \
+        BETWEEN(product)                                                                                               \
+    default:                                                                                                           \
+        product(panel, x_RK, K, stride, TILE, next, lines, to_RP);                                                     \
+    }
+
 static inline void tiles(const half *panel, const float *x_RK, long K, long stride, long rows, const char *next, int lines,
                          float *to_RP)
 {
-    switch (rows) {
-    case 1:
-        tile(panel, x_RK, K, stride, 1, next, lines, to_RP);
-        break;
-#if TILE == 6
-    case 2:
-        tile(panel, x_RK, K, stride, 2, next, lines, to_RP);
-        break;
-    case 3:
-        tile(panel, x_RK, K, stride, 3, next, lines, to_RP);
-        break;
-    case 4:
-        tile(panel, x_RK, K, stride, 4, next, lines, to_RP);
-        break;
-    case 5:
-        tile(panel, x_RK, K, stride, 5, next, lines, to_RP);
-        break;
-#endif
-    default:
-        tile(panel, x_RK, K, stride, TILE, next, lines, to_RP);
-    }
+    BY_ROWS(tile)
 }
 
 enum { SET, ADD, GATE };

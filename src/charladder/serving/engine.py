@@ -21,6 +21,7 @@ from charladder.serving.limits import Limits
 
 FLUSH = 0.04  # seconds between two messages about a text, at least: a message costs more than a character
 MESSAGES = 300  # a second, of all texts together: they take time from decoding
+UNEXPECTED = "the service failed at this text; its operator finds more in its log"
 ADMITTED = 8  # texts that join in one step, at most: prompts are read while the others wait
 HURRY = 2  # steps for which whoever has just joined is told at once
 
@@ -146,7 +147,7 @@ class Engine:
                 self.fail(Failed(str(error)))
             except Exception:
                 traceback.print_exc()
-                self.fail(Failed("the service failed at this text; its operator finds more in its log"))
+                self.fail(Failed(UNEXPECTED))
         self.fail(Failed("the service is closing"))
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
@@ -159,8 +160,12 @@ class Engine:
                 continue
             try:
                 manner = ticket.manner()
-            except Exception as error:  # of this text alone: its drafting heads are gone, say
+            except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
                 self.tell([(ticket, Failed(str(error)))])
+                continue
+            except Exception:
+                traceback.print_exc()
+                self.tell([(ticket, Failed(UNEXPECTED))])
                 continue
             ticket.began = now
             ticket.stream = Stream(

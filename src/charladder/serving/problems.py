@@ -8,12 +8,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from charladder.errors import BadInput, nearest
-from charladder.serving.protocol import ErrorAnswer
+from charladder.serving.protocol import CompletionRequest, ErrorAnswer, LadderRequest, ScoreRequest
 
 TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "server_error",
 }  # fmt: skip
+KNOWN = {*CompletionRequest.model_fields, *ScoreRequest.model_fields, *LadderRequest.model_fields}
 ANSWERS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": what}
     for status, what in {
@@ -84,9 +85,8 @@ async def on_validation(request: Request, error: Exception) -> JSONResponse:
         return Refused(400, "the body cannot be read as a JSON object; send one, UTF-8").answer()
     name = printable(place[0])
     if first["type"] == "extra_forbidden":
-        known = first.get("ctx", {}).get("known", KNOWN)
         name = printable(place[-1])
-        return Refused(400, f"there is no field {name!r}{nearest(name, known)}", name).answer()
+        return Refused(400, f"there is no field {name!r}{nearest(name, KNOWN)}", name).answer()
     if first["type"] == "missing":
         return Refused(400, f"the field {name!r} is missing; send it", name).answer()
     return Refused(400, f"the field {name!r} does not fit: {first['msg'].lower()}", name).answer()
@@ -94,10 +94,3 @@ async def on_validation(request: Request, error: Exception) -> JSONResponse:
 
 def printable(part: str | int) -> str:
     return str(part).encode("utf-8", "replace").decode()[:60]
-
-
-KNOWN = (
-    "model", "prompt", "max_tokens", "temperature", "top_p", "n", "best_of", "echo", "logprobs", "seed", "stop",
-    "stream", "stream_options", "user", "suffix", "presence_penalty", "frequency_penalty", "logit_bias", "top_k",
-    "min_p", "draft", "text", "ids", "begin", "end", "rungs", "place",
-)  # fmt: skip
