@@ -1,4 +1,5 @@
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.generation import Sampling, Writer, distribution, generate, open_reader
+from charladder.generation.drafters import NoDrafter
+from charladder.generation.verification import Drafts
 from charladder.model import Transformer
 from helpers import small
 
@@ -104,3 +107,26 @@ def test_mistakes(network):
         with pytest.raises(BadInput):
             Sampling(**fields)
     assert list(generate(network, [1], 0)) == []
+
+
+def test_chance_falls_in_the_order_that_texts_of_a_seed_hang_on():
+    """Two numbers for each draft, then one for the character after them, as the stream's generator gives them."""
+
+    class Two(NoDrafter):
+        def draft(self, streams, most):
+            return Drafts([2] * len(streams), [65, 66] * len(streams), None)
+
+    network = Transformer(small(), 256, seed=0)
+    writer = Writer(open_reader(network, 2), [[1, 2], [3]], 10, Sampling(), 5, Two())
+    manner, seen = writer.streams[0].manner, []
+    verify = manner.chooser.verify
+    manner.chooser.verify = lambda logits, drafts, uniform: (
+        seen.append(list(uniform)) or verify(logits, drafts, uniform)
+    )
+    writer.step()
+    expected = []
+    for number in range(2):
+        chance = random.Random(f"5 {number}")
+        chance.random()  # the first character
+        expected += [chance.random() for _ in range(5)]
+    assert seen == [expected]

@@ -226,35 +226,36 @@ class Writer:
         full = [stream for stream in streams if len(stream.held) == context]
         if full:
             self.turn(full)
-        groups = by_manner(streams)
-        drafted = []
-        for manner, some in groups:
+        parts = []
+        for manner, some in by_manner(streams):
             most = [max(0, min(context - len(s.held), s.length - len(s.ids)) - 1) for s in some]
-            drafted.append((manner, some, manner.drafter.draft(some, most)))
-        # What a drafter has read in part is read on by itself, all the rest in one pass.
-        whole = [part for part in drafted if part[2].x_ND is None]
-        written = self.read_drafts(whole) if whole else 0
-        written += sum(self.read_drafts([part]) for part in drafted if part[2].x_ND is not None)
+            parts.append((manner, some, manner.drafter.draft(some, most)))
+        if len(parts) == 1:
+            written = self.read_drafts(parts)
+        else:  # what a drafter has read in part is read on by itself, all the rest in one pass
+            together = [part for part in parts if part[2].x_ND is None]
+            alone = [[part] for part in parts if part[2].x_ND is not None]
+            written = sum(map(self.read_drafts, [together, *alone] if together else alone))
         seconds = time.perf_counter() - began
         self.passes += len(streams)
         self.pass_characters += written
         self.seconds += seconds
-        if len(groups) == 1:  # what each of several has taken of the seconds, nobody knows
-            groups[0][0].drafter.told(len(streams), written, seconds)
+        if len(parts) == 1:  # what each of several has taken of the seconds, nobody knows
+            parts[0][0].drafter.told(len(streams), written, seconds)
 
     def read_drafts(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
         """One pass over what has been drafted; the characters that it gives."""
         numbers, places, ids, uniform = [], [], [], []
         for manner, streams, drafts in parts:
-            at, numbers_of_part = 0, []
+            at, numbers_of_part, race = 0, [], manner.sampling.race
             for stream, count in zip(streams, drafts.counts_S, strict=True):
                 place = len(stream.held)
                 numbers += [stream.number] * (count + 1)
                 places += range(place, place + count + 1)
                 ids += [stream.chosen, *drafts.ids_M[at : at + count]]
                 for ahead in range(count):
-                    second = 0.0 if manner.sampling.race else stream.random.random()
-                    numbers_of_part += [stream.uniform(ahead), second]
+                    # In this order, which the text of a seed hangs on.
+                    numbers_of_part += [stream.uniform(ahead), 0.0 if race else stream.random.random()]
                 numbers_of_part.append(stream.uniform(count))
                 at += count
             uniform.append(numbers_of_part)
@@ -292,6 +293,8 @@ class Writer:
 
 def by_manner(streams: Sequence[Stream]) -> list[tuple[Manner, list[Stream]]]:
     """Streams of one manner together, in their order."""
+    if len(streams) == 1:  # as mostly; a pass of a small network is not much longer than what follows
+        return [(streams[0].manner, [*streams])]
     groups: dict[int, tuple[Manner, list[Stream]]] = {}
     for stream in streams:
         groups.setdefault(id(stream.manner), (stream.manner, []))[1].append(stream)
