@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from charladder.model import Transformer, kernels, steps
+from charladder.model import Transformer, causal, kernels, steps
 from charladder.model.attention import rotary_angles, rotate
+from charladder.model.steps import Layout
 from helpers import small
 
 
@@ -45,31 +46,33 @@ def test_normalise_of_a_transposed_view():
 @pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 300])
 @pytest.mark.parametrize("at_once", [1 << 21, 1 << 14])
 def test_attention_piece_by_piece(length, at_once, monkeypatch):
-    monkeypatch.setattr(kernels, "SCORES", at_once)
-    q, k, v = (draw(5, length, 6, seed=seed) for seed in range(3))
+    monkeypatch.setattr(causal, "SCORES", at_once)
+    q, k, v = (draw(6, length, 6, seed=seed) for seed in range(3))
+    layout = Layout(2, length, 3, 6)
 
     class Attend(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *qkv):
-            y, weights = kernels.attend(steps, *qkv)
-            ctx.save_for_backward(torch.stack(qkv), *weights)
+            y, kept = causal.attend(steps, torch.stack(qkv), layout)
+            ctx.save_for_backward(torch.stack(qkv), y, *kept)
             return y
 
         @staticmethod
         def backward(ctx, gradient):
-            qkv, *weights = ctx.saved_tensors
-            return tuple(kernels.attend_back(steps, gradient, qkv, weights))
+            qkv, y, *kept = ctx.saved_tensors
+            return tuple(causal.attend_back(steps, gradient, qkv, y, kept, layout))
 
     def theirs(q, k, v):
-        return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=1.0)[0]
+        y = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=1.0)[0]
+        return causal.together(y, layout)
 
     agree(Attend.apply, theirs, q, k, v)
 
 
 def test_the_pieces_of_attention_cover_every_query_once(monkeypatch):
-    monkeypatch.setattr(kernels, "SCORES", 3 * 128 * 300)
+    monkeypatch.setattr(causal, "SCORES", 3 * 128 * 300)
     seen = torch.zeros(7, 300)
-    for heads, begin, end in kernels.pieces(7, 300):
+    for heads, begin, end in causal.pieces(7, 300):
         seen[heads, begin:end] += 1
     assert seen.eq(1).all()
 

@@ -3,13 +3,14 @@ small steps there, and keeps more than it needs.
 
 Each is the same mathematics as the torch functions it stands for, and is tested against them. They take part only
 where a gradient is asked for on a CPU; inference, GPUs and compiled networks use torch's own. What lies between matrix
-products is in steps.py and native.py. Under autocast, products are in its type and the stream stays as it is.
+products is in steps.py and native.py, attention in causal.py. Under autocast, products are in its type and the stream
+stays as it is.
 
 Shapes: B windows, T characters, R = B T rows, D width, G 3 D, F feed-forward width, N heads of all windows, E head
-size, Q queries at once, S characters seen.
+size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,10 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from charladder.model import native, steps
+from charladder.model.causal import attend, attend_back
 from charladder.model.steps import Layout
-
-BLOCK = 256  # queries at once in attention: what lies above the diagonal is then mostly not computed
-SCORES = 1 << 21  # attention weights at once: within a processor's last cache
 
 
 def by_hand(*tensors: Tensor) -> bool:
@@ -120,12 +119,11 @@ class Attended(torch.autograd.Function):
             normed_RD, inverse_R1 = step.norm(x_RD, norm_D, epsilon, products)
             mixed_RG = normed_RD @ qkv_GD.mT
             qkv_3NTE, inverse_2BTH = step.heads(mixed_RG, gain_2E, angles, epsilon, layout)
-            y_NTE, weights = attend(step, *qkv_3NTE)
-            y_RD = together(y_NTE, layout)
+            y_RD, kept = attend(step, qkv_3NTE, layout)
             ctx.layout, ctx.angles, ctx.step = layout, angles, step
             ctx.save_for_backward(
                 x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
-                *weights,
+                *kept,
             )  # fmt: skip
             return (x_RD + y_RD @ output_DD.mT).view(x_BTD.shape)
 
@@ -135,14 +133,13 @@ class Attended(torch.autograd.Function):
     def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (
             x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
-            *weights,
+            *kept,
         ) = ctx.saved_tensors  # fmt: skip
         step, exact = ctx.step, norm_D.dtype
         along_RD = in_rows(gradient_BTD)
         of_branch_RD = along_RD.to(y_RD.dtype)
         of_output_DD = of_branch_RD.mT @ y_RD
-        of_y_NTE = apart(of_branch_RD @ output_DD, ctx.layout)
-        of_qkv_3NTE = attend_back(step, of_y_NTE, qkv_3NTE, weights)
+        of_qkv_3NTE = attend_back(step, of_branch_RD @ output_DD, qkv_3NTE, y_RD, kept, ctx.layout)
         of_mixed_RG, of_gain_2E = step.heads_back(of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, ctx.angles, ctx.layout)
         of_qkv = (of_mixed_RG.mT @ normed_RD).to(exact).chunk(3)
         of_x_RD, of_norm_D = step.norm_back(of_mixed_RG @ qkv_GD, x_RD, norm_D, inverse_R1, along_RD)
@@ -182,51 +179,3 @@ class Gated(torch.autograd.Function):
         of_gate_FD, of_up_FD = (of_both_RG.mT @ normed_RD).to(exact).chunk(2)
         of_x_RD, of_norm_D = step.norm_back(of_both_RG @ both_GD, x_RD, norm_D, inverse_R1, along_RD)
         return of_x_RD.view(gradient_BTD.shape), of_norm_D.to(exact), of_gate_FD, of_up_FD, of_down_DF, None
-
-
-def together(y_NTE: Tensor, layout: Layout) -> Tensor:
-    """Heads side by side, as rows."""
-    B, T, H, E = layout
-    return y_NTE.view(B, H, T, E).transpose(1, 2).reshape(B * T, H * E)
-
-
-def apart(y_RD: Tensor, layout: Layout) -> Tensor:
-    """Rows as heads."""
-    B, T, H, E = layout
-    return y_RD.view(B, T, H, E).transpose(1, 2).reshape(B * H, T, E)
-
-
-def attend(step: ModuleType, q_NTE: Tensor, k_NTE: Tensor, v_NTE: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Causal attention of scaled queries, piece by piece, and its weights, which are kept for the backward pass.
-
-    torch's own kernel computes them anew there, and takes half as long again for heads of 64 and windows of 512.
-    """
-    y_NTE, weights = torch.empty_like(v_NTE), []
-    for part, begin, end in pieces(*q_NTE.shape[:2]):
-        w_NQS = torch.bmm(q_NTE[part, begin:end], k_NTE[part, :end].mT)
-        step.weigh(w_NQS, begin)
-        y_NTE[part, begin:end] = torch.bmm(w_NQS, v_NTE[part, :end])
-        weights.append(w_NQS)
-    return y_NTE, weights
-
-
-def attend_back(step: ModuleType, of_y_NTE: Tensor, qkv_3NTE: Tensor, weights: list[Tensor]) -> Tensor:
-    """The gradient of scaled queries, keys and values."""
-    q_NTE, k_NTE, v_NTE = qkv_3NTE
-    of_q, of_k, of_v = of_qkv_3NTE = torch.zeros_like(qkv_3NTE)
-    for (part, begin, end), w_NQS in zip(pieces(*q_NTE.shape[:2]), weights, strict=True):
-        g_NQE = of_y_NTE[part, begin:end]
-        of_v[part, :end].baddbmm_(w_NQS.mT, g_NQE)
-        of_w_NQS = torch.bmm(g_NQE, v_NTE[part, :end].mT)
-        step.weigh_back(of_w_NQS, w_NQS, begin)
-        of_q[part, begin:end] = torch.bmm(of_w_NQS, k_NTE[part, :end])
-        of_k[part, :end].baddbmm_(of_w_NQS.mT, q_NTE[part, begin:end])
-    return of_qkv_3NTE
-
-
-def pieces(heads: int, length: int) -> Iterator[tuple[slice, int, int]]:
-    """Heads, first query and the one after the last, of each piece of attention."""
-    group = max(1, SCORES // (min(BLOCK, length) * length))
-    for first in range(0, heads, group):
-        for begin in range(0, length, BLOCK):
-            yield slice(first, first + group), begin, min(begin + BLOCK, length)
