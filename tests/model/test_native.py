@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from charladder.model import Transformer, native, steps
+from charladder.model import Transformer, causal, native, steps
 from charladder.model.steps import Layout
 from helpers import make_trainer, small
 
@@ -257,3 +257,85 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path):
 
 def test_the_source_is_shipped():
     assert Path(native.__file__).with_name("native.c").is_file()
+
+
+PAIRS = native.library(torch.bfloat16) is not None and native.attends(torch.zeros(3, 1, 1, 32, dtype=torch.bfloat16))
+by_pairs = pytest.mark.skipif(not PAIRS, reason="this processor multiplies no pairs of bfloat16, or has matrix units")
+
+
+def heads_of(layout, scale=1.0):
+    B, T, H, E = layout
+    return draw(3, B * H, T, E, dtype=torch.bfloat16) * scale, draw(B * T, H * E, seed=1, dtype=torch.bfloat16)
+
+
+@by_pairs
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(1, 2, 1, 32), Layout(2, 33, 3, 32), Layout(2, 100, 3, 64), Layout(1, 129, 2, 128), Layout(1, 512, 1, 96)],
+)
+def test_attention_of_whole_heads(layout, scale):
+    qkv, of = heads_of(layout, scale)
+    y, log = native.attend(qkv, layout)
+    exact = qkv.double().requires_grad_()
+    score = exact[0] @ exact[1].mT
+    score = score.masked_fill(torch.ones(score.shape[1:], dtype=torch.bool).triu(1), float("-inf"))
+    exact_y = causal.together(score.softmax(-1) @ exact[2], layout)
+    exact_y.backward(of.double())
+    near((y,), (exact_y.detach(),), torch.bfloat16)
+    torch.testing.assert_close(log.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
+    of_qkv = native.attend_back(of, qkv, y, log, layout)
+    for mine, judge in zip(of_qkv, exact.grad, strict=True):
+        # As a whole: what a query and a key of two characters get is a difference of nearly equal numbers.
+        assert float((mine.double() - judge).norm()) < 8e-3 * float(exact.grad.norm())
+
+
+@by_pairs
+def test_attention_of_whole_heads_is_nearer_than_piece_by_piece():
+    layout = Layout(2, 200, 2, 64)
+    qkv, of = heads_of(layout)
+    exact = qkv.double()
+    wide_y, wide_kept = causal.attend(steps, exact, layout)
+    judge = causal.attend_back(steps, of.double(), exact, wide_y, wide_kept, layout)
+    y, log = native.attend(qkv, layout)
+    whole = native.attend_back(of, qkv, y, log, layout)
+    y, kept = causal.attend(steps, qkv, layout)
+    pieces = causal.attend_back(steps, of, qkv, y, kept, layout)
+    for which in range(3):
+        assert (whole[which] - judge[which]).norm() < (pieces[which] - judge[which]).norm()
+
+
+@by_pairs
+@pytest.mark.parametrize("layout", [Layout(1, 70, 3, 32), Layout(3, 130, 1, 64)])
+def test_attention_of_a_head_does_not_depend_on_threads_or_other_heads(layout):
+    qkv, of = heads_of(layout)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        y, log = native.attend(qkv, layout)
+        found.append((y, log, native.attend_back(of, qkv, y, log, layout)))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    B, T, H, E = layout
+    one = Layout(1, T, 1, E)
+    alone = native.attend(qkv[:, -1:].contiguous(), one)
+    assert torch.equal(alone[0], found[0][0].view(B, T, H, E)[-1, :, -1])
+    of_alone = native.attend_back(of.view(B, T, H, E)[-1, :, -1].contiguous(), qkv[:, -1:].contiguous(), *alone, one)
+    assert torch.equal(of_alone, found[0][2][:, -1:])
+
+
+@by_pairs
+def test_attention_does_not_see_what_comes_later_and_nan_stays_nan():
+    layout = Layout(1, 90, 1, 32)
+    qkv, of = heads_of(layout)
+    y, _ = native.attend(qkv, layout)
+    changed = qkv.clone()
+    changed[:, :, 61:] = 5.0
+    assert torch.equal(native.attend(changed, layout)[0][:61], y[:61])
+    changed[:, :, 61:] = float("nan")
+    y_nan, log_nan = native.attend(changed, layout)
+    assert y_nan[61:].isnan().all()
+    assert torch.equal(y_nan[:32], y[:32])  # those before share a block with it, where 0 times NaN is NaN
+    assert native.attend_back(of, changed, y_nan, log_nan, layout)[0, :, 61:].isnan().all()

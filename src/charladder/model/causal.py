@@ -2,7 +2,8 @@
 
 Piece by piece with torch's batched products, so that most of what lies above the diagonal is not computed, and with
 the softmax of the steps given (steps.py, native.py); its weights are kept for the backward pass. torch's own kernel
-computes them anew there, and takes half as long again for heads of 64 and windows of 512.
+computes them anew there, and takes half as long again for heads of 64 and windows of 512. Where a processor multiplies
+bfloat16 in pairs and has no matrix units, whole heads at once in C (attend.c), which keeps no weights.
 
 Shapes: as in steps.py; R = B T rows, D = H E.
 """
@@ -13,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from charladder.model import native
 from charladder.model.steps import Layout
 
 BLOCK = 256  # queries at once: what lies above the diagonal is then mostly not computed
@@ -21,6 +23,9 @@ SCORES = 1 << 21  # attention weights at once: within a processor's last cache
 
 def attend(step: ModuleType, qkv_3NTE: Tensor, layout: Layout) -> tuple[Tensor, list[Tensor]]:
     """What scaled queries see, (R, D), and what the backward pass wants kept."""
+    if step is native and native.attends(qkv_3NTE):
+        y_RD, log_NT = native.attend(qkv_3NTE, layout)
+        return y_RD, [log_NT]
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     y_NTE, weights = torch.empty_like(v_NTE), []
     for part, begin, end in pieces(*q_NTE.shape[:2]):
@@ -35,6 +40,8 @@ def attend_back(
     step: ModuleType, of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, kept: list[Tensor], layout: Layout
 ) -> Tensor:
     """The gradient of scaled queries, keys and values, from that of what they gave."""
+    if step is native and native.attends(qkv_3NTE):
+        return native.attend_back(of_y_RD, qkv_3NTE, y_RD, kept[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     of_y_NTE = apart(of_y_RD, layout)
     of_q, of_k, of_v = of_qkv_3NTE = torch.zeros_like(qkv_3NTE)

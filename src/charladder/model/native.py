@@ -1,5 +1,5 @@
 """What is written in C, compiled once per machine, by the C compiler there: the steps of steps.py for training, several
-passes over memory in one (native.c), and a whole pass for generation (decode.c).
+passes over memory in one (native.c), attention in training (attend.c), and a whole pass for generation (decode.c).
 
 On Linux alone; where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take
 a stream in float32 and products in float32 or bfloat16; sums are in float32 in any case.
@@ -26,7 +26,7 @@ from torch import Tensor
 from charladder.model.steps import Layout
 
 HERE = Path(__file__).parent
-SOURCES = (HERE / "native.c", HERE / "decode.c")
+SOURCES = (HERE / "native.c", HERE / "attend.c", HERE / "decode.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 PRODUCTS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -172,6 +172,26 @@ def weigh(score_NQS: Tensor, begin: int) -> None:
 
 def weigh_back(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
     call("weigh_back", of_NQS.dtype, of_NQS, weight_NQS, *of_NQS.shape, begin)
+
+
+def attends(qkv_3NTE: Tensor) -> bool:
+    """Whether `attend` is there for heads of this size and type."""
+    found = library(qkv_3NTE.dtype)
+    return found is not None and qkv_3NTE.shape[-1] % 32 == 0 and bool(found.attends())
+
+
+def attend(qkv_3NTE: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Causal attention of scaled queries, (R, D), and the logarithm of the sum of each query's weights, (N, T)."""
+    B, T, H, E = layout
+    y_RD, log_NT = qkv_3NTE.new_empty(B * T, H * E), qkv_3NTE.new_empty(B * H, T, dtype=torch.float32)
+    call("attend_forward", qkv_3NTE.dtype, qkv_3NTE, y_RD, log_NT, *layout)
+    return y_RD, log_NT
+
+
+def attend_back(of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, log_NT: Tensor, layout: Layout) -> Tensor:
+    of_qkv_3NTE = torch.empty_like(qkv_3NTE)
+    call("attend_back", qkv_3NTE.dtype, of_y_RD, qkv_3NTE, y_RD, log_NT, of_qkv_3NTE, *layout)
+    return of_qkv_3NTE
 
 
 def gate(both_RG: Tensor) -> Tensor:
