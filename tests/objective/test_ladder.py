@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-import charladder.objective
 from charladder.auxiliary import AuxiliaryError, presets
 from charladder.auxiliary.explanation import term_name
 from charladder.errors import BadInput
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings, RungSchedule, TargetSchedule, term_weights
+from charladder.objective import LadderObjective, ObjectiveSettings, RungSchedule, TargetSchedule, ladder, term_weights
 from helpers import small
 
 
@@ -199,8 +198,8 @@ def test_tied_classifiers_are_those_of_the_last_rung():
 )
 def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apart, monkeypatch):
     found = []
-    for most in (charladder.objective.LOGITS, 0):
-        monkeypatch.setattr(charladder.objective, "LOGITS", most)
+    for most in (ladder.LOGITS, 0):
+        monkeypatch.setattr(ladder, "LOGITS", most)
         network, objective = pair(ObjectiveSettings(**settings), **model)
         network, objective = network.double(), objective.double()
         report = objective(network, windows(objective.settings.targets), progress=0.1, examples=5, apart=apart)
@@ -221,7 +220,7 @@ def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apar
 
 
 def test_the_logits_of_all_rungs_never_exist_at_once(monkeypatch):
-    monkeypatch.setattr(charladder.objective, "LOGITS", 0)
+    monkeypatch.setattr(ladder, "LOGITS", 0)
     found = []
     for settings in (ObjectiveSettings(), ObjectiveSettings(rungs=False, targets=1)):
         network, objective = pair(settings, layers=6)
@@ -244,7 +243,7 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
     monkeypatch.setattr(heads, "measure", lambda *given: taken.append(given[1]) or {})
     windows = torch.zeros(2, 16 + settings.targets, dtype=torch.long)
     for most, expected in ((6 * 32 * 256 * 4, []), (6 * 32 * 256 * 4 - 1, [1, 2, 3])):
-        monkeypatch.setattr(charladder.objective, "LOGITS", most)
+        monkeypatch.setattr(ladder, "LOGITS", most)
         taken.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=half), contextlib.suppress(AuxiliaryError):
             heads(network, windows, 0.0)
@@ -252,7 +251,7 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
 
 
 def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
-    monkeypatch.setattr(charladder.objective, "LOGITS", 0)
+    monkeypatch.setattr(ladder, "LOGITS", 0)
     network, objective = pair(ObjectiveSettings())
     report = objective(network, windows(2), progress=0.0, apart=True)
     for part in report.parts.values():
