@@ -3,11 +3,11 @@
 The gradient is computed with the loss, a few rows at a time, so that what stays for the backward pass is as large as
 the hidden state and the classifiers, however many there are.
 
-Shapes: R rows (predictions), D features, K classifiers, V classes.
+Shapes: R rows (predictions), D features, K classifiers, V classes, W = K V.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +19,50 @@ EPSILON = 1e-5  # F.layer_norm's
 ROWS = 1024  # at once: their logits stay in a processor's cache
 
 
+class Steps(Protocol):
+    """What lies between the products, so that others may compute it in fewer passes over memory."""
+
+    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """Rows brought to mean 0 and variance 1, in the type of products, and what `center_back` needs of them."""
+        ...
+
+    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+        """The gradient of the rows, in the type of products."""
+        ...
+
+    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the weighed losses by the logits, which may be overwritten, in their type; and the sum of
+        each classifier's losses, (K,), in that of the weights."""
+        ...
+
+
+class Plain:
+    """With torch, for any device and type."""
+
+    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        y_RD, *moments = torch.native_layer_norm(x_RD, x_RD.shape[1:], None, None, EPSILON)
+        return y_RD.to(products), moments
+
+    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+        of_x_RD = torch.ops.aten.native_layer_norm_backward(
+            of_y_RD.to(x_RD.dtype), x_RD, x_RD.shape[1:], *moments, None, None, [True, False, False]
+        )[0]
+        return of_x_RD.to(of_y_RD.dtype)
+
+    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+        logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
+        index_RK1 = targets_RK[..., None]
+        losses_K = -logs_RKV.gather(-1, index_RK1).sum((0, 2))
+        slope_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
+        return slope_RKV.mul_(weights_K[:, None]).view(logits_RW.shape).to(logits_RW.dtype), losses_K
+
+
+PLAIN = Plain()
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """Sums of losses (K,), from hidden_RD (normed first, where asked for), targets_RK, the weights that the losses will
-    get, one matrix of all classifiers' rows in the type of products, and all their biases."""
+    get, and the matrices (V, D) of all classifiers, then their biases, if they have any. `products`: their type."""
 
     @staticmethod
     def forward(
@@ -29,62 +70,70 @@ class LinearCrossEntropy(torch.autograd.Function):
         hidden_RD: Tensor,
         targets_RK: Tensor,
         weights_K: Tensor,
-        matrix_WD: Tensor,
-        bias_W: Tensor | None,
         normed: bool,
+        steps: Steps,
+        products: torch.dtype,
+        *parameters: Tensor,
     ) -> Tensor:
-        (R, K), D = targets_RK.shape, hidden_RD.shape[1:]
-        V = len(matrix_WD) // K
-        products, wide = matrix_WD.dtype, torch.promote_types(hidden_RD.dtype, torch.float32)  # of sums over rows
+        R, K = targets_RK.shape
+        wide = weights_K.dtype  # of sums over rows
+        matrix_WD = side_by_side(parameters[:K], products)
+        bias_W = side_by_side(parameters[K:], products) if parameters[K:] else None
         of_hidden = torch.empty_like(hidden_RD, dtype=products)
-        of_matrix = torch.zeros_like(matrix_WD, dtype=wide)
+        of_matrix = None
         of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
-        losses_K = hidden_RD.new_zeros(K, dtype=wide)
+        losses_K = torch.zeros_like(weights_K)
         for begin in range(0, R, ROWS):
             rows = slice(begin, begin + ROWS)
-            read_RD, *moments = hidden_RD[rows], None, None
-            if normed:
-                read_RD, *moments = torch.native_layer_norm(hidden_RD[rows], D, None, None, EPSILON)
-            read_RD = read_RD.to(products)
+            read_RD, moments = steps.center(hidden_RD[rows], products) if normed else (hidden_RD[rows].to(products), ())
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
-            logs_RKV = logits_RW.view(-1, K, V).to(losses_K.dtype).log_softmax(-1)
-            index_RK1 = targets_RK[rows, :, None]
-            losses_K -= logs_RKV.gather(-1, index_RK1).sum((0, 2))
-            slope_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
-            slope_RW = slope_RKV.mul_(weights_K[:, None]).view(-1, K * V).to(products)
+            slope_RW, found_K = steps.slopes(logits_RW, targets_RK[rows], weights_K)
+            losses_K += found_K
             if normed:
-                of_read_RD = (slope_RW @ matrix_WD).to(hidden_RD.dtype)
-                of_hidden[rows] = torch.ops.aten.native_layer_norm_backward(
-                    of_read_RD, hidden_RD[rows], D, *moments, None, None, [True, False, False]
-                )[0]
+                of_hidden[rows] = steps.center_back(slope_RW @ matrix_WD, hidden_RD[rows], moments)
             else:
                 torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
-            if products == wide:
-                of_matrix.addmm_(slope_RW.mT, read_RD)
-            else:
-                of_matrix += slope_RW.mT @ read_RD
+            part = slope_RW.mT @ read_RD
+            of_matrix = part if R <= ROWS else part.to(wide) if of_matrix is None else of_matrix.add_(part)
             if of_bias is not None:
                 of_bias += slope_RW.sum(0)
-        of_bias = None if bias_W is None or of_bias is None else of_bias.to(bias_W.dtype)
-        of_matrix = of_matrix.to(matrix_WD.dtype)
-        ctx.exact = hidden_RD.dtype
-        ctx.save_for_backward(weights_K, of_hidden, of_matrix, *([] if of_bias is None else [of_bias]))
+        of_matrix = torch.zeros_like(matrix_WD) if of_matrix is None else of_matrix.to(products)
+        ctx.exact, ctx.exact_too = hidden_RD.dtype, [parameter.dtype for parameter in parameters]
+        ctx.save_for_backward(weights_K, of_hidden, of_matrix, *([] if of_bias is None else [of_bias.to(products)]))
         return losses_K
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient_K: Tensor
-    ) -> tuple[Tensor, None, None, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient_K: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         weights_K, of_hidden, of_matrix, *of_bias = ctx.saved_tensors
         factor = gradient_K[0] / weights_K[0]
-        if gradient_K.device.type == "cpu" and not torch.allclose(gradient_K, factor * weights_K, rtol=1e-5, atol=0):
+        if gradient_K.device.type == "cpu" and not proportional(gradient_K.tolist(), weights_K.tolist()):
             raise AuxiliaryError(
                 "the losses of linear_cross_entropy were weighed otherwise than `weights` said when they were computed"
             )
-        factor = factor.to(of_hidden.dtype)
-        of_exact = (factor * of_hidden).to(ctx.exact)
-        return of_exact, None, None, factor * of_matrix, factor * of_bias[0] if of_bias else None, None
+        parts = [part for whole in (of_matrix, *of_bias) for part in whole.chunk(len(weights_K))]
+        of_parameters = [scaled(part, factor, exact) for part, exact in zip(parts, ctx.exact_too, strict=True)]
+        return scaled(of_hidden, factor, ctx.exact), None, None, None, None, None, *of_parameters
+
+
+def side_by_side(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
+    """One tensor of all of them, in the type of products."""
+    rows = [len(parameter) for parameter in parameters]
+    whole = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=products)
+    for part, parameter in zip(whole.split(rows), parameters, strict=True):
+        part.copy_(parameter)
+    return whole
+
+
+def scaled(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
+    """A new tensor, which whoever collects gradients may keep as it is."""
+    return torch.mul(gradient, factor) if gradient.dtype == exact else gradient.to(exact).mul_(factor)
+
+
+def proportional(gradient: list[float], weights: list[float]) -> bool:
+    """Whether each is the same multiple of its weight, within rounding of float32. NaN is not."""
+    factor = gradient[0] / weights[0]
+    return all(abs(g - factor * w) <= 1e-5 * abs(factor * w) for g, w in zip(gradient, weights, strict=True))
 
 
 def linear_cross_entropy(
@@ -93,6 +142,7 @@ def linear_cross_entropy(
     targets: Sequence[Tensor],
     weights: Sequence[float],
     normed: bool = False,
+    steps: Steps = PLAIN,
 ) -> tuple[Tensor, ...]:
     """The summed cross-entropy, in nats, of each linear classifier of `hidden` (..., D), for its own targets (...).
 
@@ -100,6 +150,7 @@ def linear_cross_entropy(
     here, and a backward pass that weighs them otherwise raises AuxiliaryError (where the device is a CPU).
     normed: the classifiers read the hidden state brought to mean 0 and variance 1 over D first, as F.layer_norm without
     parameters does; then the state itself need not be kept.
+    steps: who computes what lies between the products; torch, unless told otherwise.
     Memory: one hidden state and one copy of the classifiers; the logits of ROWS predictions at a time.
     Raises AuxiliaryError for classifiers that differ in size, and for a weight of zero: leave such a loss out.
     """
@@ -109,20 +160,21 @@ def linear_cross_entropy(
         raise AuxiliaryError(
             "linear_cross_entropy needs classifiers that are all of one size, all with bias or without"
         )
-    matrix = torch.cat([one.weight for one in classifiers])
-    bias = torch.cat([one.bias for one in classifiers]) if classifiers[0].bias is not None else None
+    matrices = [one.weight for one in classifiers]
+    biases = [one.bias for one in classifiers if one.bias is not None]
+    products = matrices[0].dtype
     if torch.is_autocast_enabled(hidden.device.type):
-        lower = torch.get_autocast_dtype(hidden.device.type)
-        matrix = matrix.to(lower)
-        hidden = hidden if normed else hidden.to(lower)
-        bias = None if bias is None else bias.to(lower)
+        products = torch.get_autocast_dtype(hidden.device.type)
+        hidden = hidden if normed else hidden.to(products)
     with torch.autocast(hidden.device.type, enabled=False):
         losses_K = LinearCrossEntropy.apply(
             hidden.flatten(0, -2),
             torch.stack([target.flatten() for target in targets], -1),
             torch.tensor(weights, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device),
-            matrix,
-            bias,
             normed,
+            steps,
+            products,
+            *matrices,
+            *biases,
         )
     return losses_K.unbind()

@@ -36,10 +36,10 @@ class Missing(Exception):
     """Why the compiled steps are not to be had on this machine, in a few words."""
 
 
-def takes(x: Tensor, products: torch.dtype) -> bool:
-    """Whether these steps are there for a stream like x, with products in this type."""
+def takes(x: Tensor, products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> bool:
+    """Whether these steps, or other C of ours, are there for a stream like x, with products in this type."""
     plain = type(x) in PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and products in PRODUCTS and library(products) is not None
+    return plain and products in PRODUCTS and library(products, sources) is not None
 
 
 def describe() -> str:
@@ -107,15 +107,21 @@ def processor() -> str:
     return "\n".join(line for line in lines if line.startswith(("flags", "Features", "model", "cpu family", "CPU")))
 
 
-def call(name: str, products: torch.dtype, *arguments: Tensor | float | None, threads: int = 0) -> None:
+def call(
+    name: str,
+    products: torch.dtype,
+    *arguments: Tensor | float | None,
+    threads: int = 0,
+    sources: tuple[Path, ...] = SOURCES,
+) -> None:
     """Calls a function of the library: tensors by address, floats as float, whole numbers as long; then the threads.
-    Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32 nor of products."""
-    found = library(products)
+    Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of products."""
+    found = library(products, sources)
     assert found is not None
     given = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            fits = argument.dtype in (torch.float32, products) and argument.device.type == "cpu"
+            fits = argument.dtype in (torch.float32, torch.int64, products) and argument.device.type == "cpu"
             if not (fits and argument.is_contiguous()):
                 raise TypeError(f"{name} in C cannot take {argument.dtype} of strides {argument.stride()}")
             given.append(ctypes.c_void_p(argument.data_ptr()))

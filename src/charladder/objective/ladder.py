@@ -24,6 +24,7 @@ from charladder.auxiliary.ranks import over_ranks
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelSettings, Output, Transformer
+from charladder.objective.steps import fastest
 
 # Names of our own for the weight of a rung; every preset of the library is one more.
 RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
@@ -265,6 +266,7 @@ class LadderObjective(nn.Module):
                 [targets[k] for k in group],
                 [active[rung, k] for k in group],
                 normed,
+                fastest(hidden_BTD),
             )
             found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found

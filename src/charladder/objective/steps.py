@@ -1,0 +1,48 @@
+"""What lies between the products of a rung's classifiers, in C (losses.c) where model/native.py can have it: the steps
+that auxiliary.linear_cross_entropy takes with torch otherwise.
+
+Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from charladder.auxiliary.fused import EPSILON, PLAIN, Steps
+from charladder.model import native
+
+SOURCES = (Path(__file__).with_name("losses.c"),)
+
+
+def fastest(hidden: Tensor) -> Steps:
+    """The steps for a hidden state like this one, with products in autocast's type where it is on."""
+    half = torch.is_autocast_enabled(hidden.device.type)
+    products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
+    return COMPILED if native.takes(hidden.detach(), products, SOURCES) else PLAIN
+
+
+class Compiled:
+    """The same as fused.Plain."""
+
+    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        R, D = x_RD.shape
+        y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R), x_RD.new_empty(R)
+        native.call("center", products, x_RD, EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES)
+        return y_RD, (mean_R, inverse_R)
+
+    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+        of_x_RD = torch.empty_like(of_y_RD)
+        native.call("center_back", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES)
+        return of_x_RD
+
+    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+        (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
+        losses_RK = weights_K.new_empty(R, K)
+        tensors = logits_RW, targets_RK, weights_K, losses_RK
+        native.call("slopes", logits_RW.dtype, *tensors, R, K, V, sources=SOURCES)
+        return logits_RW, losses_RK.sum(0)
+
+
+COMPILED = Compiled()

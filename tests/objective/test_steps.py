@@ -1,0 +1,121 @@
+"""The steps between classifiers' products in C: what the same steps give with torch in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from charladder.auxiliary import linear_cross_entropy
+from charladder.auxiliary.fused import PLAIN
+from charladder.model import native
+from charladder.objective import ladder
+from charladder.objective.steps import COMPILED, SOURCES, fastest
+from helpers import make_trainer
+
+PRODUCTS = [torch.float32, torch.bfloat16]
+pytestmark = pytest.mark.skipif(
+    native.library(torch.float32, SOURCES) is None, reason="no C compiler here, or not Linux: nothing to test"
+)
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def near(mine, judge):
+    relative = float((mine.double() - judge).norm() / judge.norm())
+    assert relative < (2e-6 if mine.dtype == torch.float32 else 4e-3)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("rows, width", [(1, 3), (7, 33), (129, 64), (500, 130)])
+def test_center(rows, width, products):
+    x, of = 3 + 2 * draw(rows, width), draw(rows, width, seed=1, dtype=products)
+    y, moments = COMPILED.center(x, products)
+    exact, exact_moments = PLAIN.center(x.double(), torch.float64)
+    assert y.dtype == products
+    near(y, exact)
+    mine = COMPILED.center_back(of, x, moments)
+    assert mine.dtype == products
+    judge = PLAIN.center_back(of.double(), x.double(), exact_moments)
+    assert float((mine.double() - judge).norm()) <= (4e-6 if products == torch.float32 else 4e-3) * float(judge.norm())
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("rows, classifiers, symbols", [(1, 1, 2), (5, 3, 27), (200, 2, 256)])
+def test_slopes(rows, classifiers, symbols, products):
+    logits = 3 * draw(rows, classifiers * symbols, dtype=products)
+    targets = torch.randint(symbols, (rows, classifiers), generator=torch.Generator().manual_seed(1))
+    weights = torch.linspace(0.5, 2.0, classifiers)
+    judge = PLAIN.slopes(logits.double(), targets, weights.double())
+    slopes, losses = COMPILED.slopes(logits.clone(), targets, weights)
+    near(slopes, judge[0])
+    torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
+
+
+def test_large_logits_and_those_that_are_no_numbers():
+    logits = torch.tensor([[3e38, -3e38, 0.0], [0.0, math.nan, 0.0], [0.0, 0.0, math.inf]])
+    slopes, losses = COMPILED.slopes(logits, torch.tensor([[0], [0], [2]]), torch.ones(1))
+    assert slopes[0].tolist() == [0.0, 0.0, 0.0]
+    assert slopes[1].isnan().any()
+    assert losses.isnan().all()
+
+
+def test_what_is_not_finite_stays_so_in_its_row():
+    x = torch.ones(2, 40)
+    x[1, 7] = math.nan
+    y, _ = COMPILED.center(x, torch.bfloat16)
+    assert torch.isfinite(y[0]).all()
+    assert y[1].isnan().all()
+
+
+def test_the_ladder_takes_them_where_they_fit():
+    assert fastest(torch.ones(2, 3)) is COMPILED
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fastest(torch.ones(2, 3)) is COMPILED
+    with torch.autocast("cpu", torch.float16):
+        assert fastest(torch.ones(2, 3)) is PLAIN
+    assert fastest(torch.ones(2, 3).double()) is PLAIN
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_losses_and_gradients_are_those_of_torch(half):
+    classifiers = [nn.Linear(24, 50) for _ in range(2)]
+    targets = [torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(k)) for k in range(2)]
+    found = []
+    for steps in (PLAIN, COMPILED):
+        hidden = draw(3, 40, 24).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.5], True, steps)
+        leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
+        found.append(
+            [*(loss.detach() for loss in losses), *torch.autograd.grad((losses[0] + 0.5 * losses[1]) / 120, leaves)]
+        )
+    for mine, theirs in zip(*found, strict=True):
+        assert float((mine - theirs).norm() / theirs.norm()) < (1e-2 if half else 1e-5)
+
+
+def test_a_run_with_them_learns_what_one_without_does(monkeypatch):
+    monkeypatch.setattr(ladder, "LOGITS", 0)
+    totals = []
+    for steps in (PLAIN, COMPILED):
+        taken = []
+        monkeypatch.setattr(ladder, "fastest", lambda hidden, steps=steps, taken=taken: taken.append(1) or steps)
+        trainer = make_trainer(b"the ladder has many rungs, and every rung can be asked. " * 40, steps=8)
+        totals.append([float(trainer.step().report.total) for _ in range(8)])
+        assert taken
+    assert totals[1] == pytest.approx(totals[0], rel=1e-4)
+    assert totals[0] != [totals[0][0]] * 8
+
+
+def test_two_numbers_of_threads_give_the_same():
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        y, moments = COMPILED.center(draw(50, 33), torch.bfloat16)
+        back = COMPILED.center_back(draw(50, 33, seed=1, dtype=torch.bfloat16), draw(50, 33), moments)
+        slopes = COMPILED.slopes(draw(50, 14), torch.ones(50, 2, dtype=torch.long), torch.ones(2))
+        found.append([y, back, *slopes])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
