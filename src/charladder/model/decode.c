@@ -15,7 +15,7 @@
 
 #include "panels.h"
 
-#define AHEAD 4096 /* bytes */
+#define AHEAD 8192 /* bytes */
 
 /* Queries or keys of one head: normed, and turned by the angles of a place. */
 static void turn(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos, const float *sin,
@@ -42,13 +42,14 @@ typedef struct {
 enum { GAIN, QKV, HEAD_GAINS, OUT, SECOND_GAIN, GATE_UP, DOWN, PARTS };
 
 /* Asks for `count` numbers some way ahead of place `at` in a stretch of which `used` are read, and then in what is read
-   after it: the processor alone does not ask early enough. */
+   after it: the processor alone does not ask early enough. Into its second cache: the first has few places for what is on
+   its way. */
 static inline void ask(const half *stretch, long at, long used, const half *after, long count)
 {
     at += AHEAD / (long)sizeof(half);
     const half *ahead = at < used ? stretch + at : after + at - used;
     for (long n = 0; n < count; n += LINE / (long)sizeof(half))
-        __builtin_prefetch(ahead + n);
+        __builtin_prefetch(ahead + n, 0, 2);
 }
 
 /* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the

@@ -22,6 +22,7 @@ from charladder.model.reading import Read, Rows
 from charladder.model.transformer import Transformer
 
 PANEL, LANES = 32, 16
+LARGE_PAGE = 2 << 20  # bytes
 
 
 class Network(ctypes.Structure):
@@ -35,8 +36,12 @@ class Network(ctypes.Structure):
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory."""
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory. What is
+    large begins with one."""
+    count = math.prod(shape) * dtype.itemsize
+    room = np.zeros(count + LARGE_PAGE if count > LARGE_PAGE else count, np.uint8)
+    skipped = -room.ctypes.data % LARGE_PAGE if count > LARGE_PAGE else 0
+    return torch.from_numpy(room[skipped : skipped + count]).view(dtype).view(shape)
 
 
 def in_panels(matrix_OK: Tensor, weights: torch.dtype) -> Tensor:
@@ -124,11 +129,15 @@ class PackedReader:
         self.width, self.alphabet = s.width, weights.alphabet
         groups, wide = -(-context // LANES), -(-s.head_size // LANES) * LANES
         self.cache: list[Tensor] = []
-        for _ in range(s.layers):
-            self.cache += [
-                zeros((streams, s.attention_heads, groups, s.head_size, LANES), weights.dtype),
-                zeros((streams, s.attention_heads, context, wide), weights.dtype),
-            ]
+        keys, values = (
+            (streams, s.attention_heads, groups, s.head_size, LANES),
+            (streams, s.attention_heads, context, wide),
+        )
+        sizes = [math.prod(shape) for _ in range(s.layers) for shape in (keys, values)]
+        whole = zeros((sum(sizes),), weights.dtype)
+        self.cache = [
+            part.view(shape) for part, shape in zip(whole.split(sizes), [keys, values] * s.layers, strict=True)
+        ]
         self.angles = rotary_angles(s, context)
         self.network = Network(
             s.layers, s.width, s.attention_heads, s.head_size, s.feed_forward, weights.alphabet, context, EPSILON,
