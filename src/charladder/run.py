@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from charladder.errors import BadInput
-from charladder.model import Transformer, native
+from charladder.model import Transformer
 from charladder.objective import LadderObjective
+from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
 from charladder.training import Trainer, distributed, load_newest
@@ -300,7 +301,7 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "steps": native.describe(),
+        "steps": describe(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

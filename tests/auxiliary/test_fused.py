@@ -1,5 +1,7 @@
 """Losses whose gradient is computed with them: those of the plain way, in memory that does not grow with classes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,14 @@ def test_other_weights_in_the_backward_pass_are_an_error():
     a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
     with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
         a.backward()
+
+
+def test_weights_that_float32_cannot_hold_and_infinite_gradients():
+    assert fused.proportional([6.1e-5, 0.0], [1.0, 1e-42])
+    assert fused.proportional([math.inf, math.inf], [1.0, 2.0])
+    assert not fused.proportional([1.0, 1.0], [1.0, 2.0])
+    assert not fused.proportional([0.0], [0.0])
+    assert not fused.proportional([math.nan], [1.0])
 
 
 def test_mistakes():

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from charladder.cli.main import main
-from charladder.model import native
+from charladder.objective.steps import describe
 from charladder.run import claimed, open_run
 from charladder.training.metrics import read_metrics
 
@@ -220,7 +220,7 @@ def test_a_run_that_goes_on_with_other_steps_says_so(here, text_file, capsys):
     tiny = "--layers", "2", "--width", "32", "--context", "16", "--batch", "2"
     assert main(["train", str(text_file), "--run", "one", "--steps", "2", *tiny]) == 0
     began = json.loads(Path("one/environment.json").read_text())
-    assert began["machine"]["steps"] == native.describe()
+    assert began["machine"]["steps"] == describe()
     capsys.readouterr()
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
     assert "computed otherwise" not in "".join(capsys.readouterr())

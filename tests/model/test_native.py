@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import charladder
 from charladder.model import Transformer, causal, native, steps
 from charladder.model.steps import Layout
+from charladder.objective.steps import SOURCES as objective_sources
 from helpers import make_trainer, small
 
 PRODUCTS = [torch.float32, torch.bfloat16]
@@ -41,7 +43,7 @@ def wide(*tensors):
 def test_where_there_is_a_compiler_there_are_steps(dtype):
     assert native.load(dtype)
     assert native.takes(torch.ones(1, 2), dtype)
-    assert native.describe().startswith("C ")
+    assert native.describe(native.SOURCES).startswith("C ")
 
 
 SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
@@ -177,20 +179,24 @@ def test_a_training_takes_them_and_gives_the_same_bits_twice(prose, monkeypatch)
     called = []
     real = native.call
     monkeypatch.setattr(native, "call", lambda name, *rest, **more: called.append(name) or real(name, *rest, **more))
-    for precision in ("float32", "bfloat16"):
+    pieces = {"norm", "norm_back", "heads", "heads_back", "weigh", "weigh_back", "gate", "gate_back"}
+    whole = pieces - {"weigh", "weigh_back"} | {"attend_forward", "attend_back"}
+    for precision, sizes in (("float32", {}), ("bfloat16", {}), ("bfloat16", {"width": 64})):
+        called.clear()
         ended = []
         for _ in range(2):
-            trainer = make_trainer(prose, precision=precision)
+            trainer = make_trainer(prose, small(**sizes), precision=precision)
             for _ in range(3):
                 trainer.step()
             ended.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
         assert torch.equal(*ended)
-    assert set(called) == {"norm", "norm_back", "heads", "heads_back", "weigh", "weigh_back", "gate", "gate_back"}
+        assert set(called) == (whole if sizes and PAIRS else pieces)
 
 
+@pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("half", [True, False])
-def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, monkeypatch):
-    network = Transformer(small(context=150), 16)
+def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, width, monkeypatch):
+    network = Transformer(small(context=150, width=width), 16)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
     tokens = torch.randint(16, (2, 150), generator=torch.Generator().manual_seed(0))
@@ -256,7 +262,9 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path):
 
 
 def test_the_source_is_shipped():
-    assert Path(native.__file__).with_name("native.c").is_file()
+    for file in (*native.SOURCES, *objective_sources):
+        assert file.is_file()
+        assert file.is_relative_to(Path(charladder.__file__).parent)
 
 
 PAIRS = native.library(torch.bfloat16) is not None and native.attends(torch.zeros(3, 1, 1, 32, dtype=torch.bfloat16))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charladder.errors import BadInput
 from charladder.model import native
-from charladder.model.packed import PackedReader, Weights, fits
+from charladder.model.packed import LARGE_PAGE, PackedReader, Weights, fits, zeros
 from charladder.model.reading import PlainReader, Rows
 from charladder.model.transformer import Transformer
 from generation.drafting import stirred
@@ -145,3 +145,15 @@ def test_what_does_not_fit_is_refused():
     assert not fits(stirred(9, block="paper"))
     assert not fits(stirred(9, ngrams=4))
     assert not fits(stirred(9).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (3 << 20,), (1025, 1024)])
+def test_what_is_large_begins_with_a_large_page(shape, dtype):
+    found = zeros(shape, dtype)
+    assert (tuple(found.shape), found.dtype, found.is_contiguous()) == (shape, dtype, True)
+    assert not found.any()
+    found.fill_(1)
+    assert found.sum(dtype=torch.float64) == found.numel()
+    if found.numel() * dtype.itemsize > LARGE_PAGE:
+        assert found.data_ptr() % LARGE_PAGE == 0

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from charladder.auxiliary import linear_cross_entropy
+from charladder.auxiliary import fused, linear_cross_entropy
 from charladder.auxiliary.fused import PLAIN
 from charladder.model import native
-from charladder.objective import ladder
+from charladder.objective import ObjectiveSettings, ladder
 from charladder.objective.steps import COMPILED, SOURCES, fastest
 from helpers import make_trainer
 
@@ -56,10 +56,26 @@ def test_slopes(rows, classifiers, symbols, products):
 
 def test_large_logits_and_those_that_are_no_numbers():
     logits = torch.tensor([[3e38, -3e38, 0.0], [0.0, math.nan, 0.0], [0.0, 0.0, math.inf]])
-    slopes, losses = COMPILED.slopes(logits, torch.tensor([[0], [0], [2]]), torch.ones(1))
-    assert slopes[0].tolist() == [0.0, 0.0, 0.0]
-    assert slopes[1].isnan().any()
-    assert losses.isnan().all()
+    found = [
+        COMPILED.slopes(row[None].clone(), torch.tensor([[target]]), torch.ones(1))
+        for row, target in zip(logits, (0, 0, 2), strict=True)
+    ]
+    assert found[0][0].tolist() == [[0.0, 0.0, 0.0]]
+    assert found[0][1].item() == 0.0
+    for slopes, losses in found[1:]:
+        assert slopes.isnan().any()
+        assert losses.isnan().all()
+
+
+def test_a_small_loss_of_large_logits_is_not_lost():
+    _, losses = COMPILED.slopes(torch.tensor([[10000.0, 9990.0]]), torch.zeros(1, 1, dtype=torch.long), torch.ones(1))
+    assert losses.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [-100, -1, 5])
+def test_targets_that_are_no_symbols_are_refused(target):
+    with pytest.raises(IndexError, match="no symbols of 5"):
+        COMPILED.slopes(torch.zeros(2, 10), torch.tensor([[0, 1], [2, target]]), torch.ones(2))
 
 
 def test_what_is_not_finite_stays_so_in_its_row():
@@ -80,15 +96,20 @@ def test_the_ladder_takes_them_where_they_fit():
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_losses_and_gradients_are_those_of_torch(half):
+@pytest.mark.parametrize("rows", [50, 1024])
+@pytest.mark.parametrize("last", [False, True])
+def test_losses_and_gradients_are_those_of_torch(half, rows, last, monkeypatch):
+    monkeypatch.setattr(fused, "ROWS", rows)
     classifiers = [nn.Linear(24, 50) for _ in range(2)]
     targets = [torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(k)) for k in range(2)]
     found = []
     for steps in (PLAIN, COMPILED):
-        hidden = draw(3, 40, 24).requires_grad_()
+        leaf = draw(3, 41, 24).requires_grad_()
+        hidden = leaf[:, 1:]  # and not contiguous
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            losses = linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.5], True, steps)
-        leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
+            read, wanted = (hidden[:, -1:], [t[:, -1:] for t in targets]) if last else (hidden, targets)
+            losses = linear_cross_entropy(read, classifiers, wanted, [1.0, 0.5], True, steps)
+        leaves = [leaf, *(p for one in classifiers for p in one.parameters())]
         found.append(
             [*(loss.detach() for loss in losses), *torch.autograd.grad((losses[0] + 0.5 * losses[1]) / 120, leaves)]
         )
@@ -96,13 +117,15 @@ def test_losses_and_gradients_are_those_of_torch(half):
         assert float((mine - theirs).norm() / theirs.norm()) < (1e-2 if half else 1e-5)
 
 
-def test_a_run_with_them_learns_what_one_without_does(monkeypatch):
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_run_with_them_learns_what_one_without_does(positions, monkeypatch):
     monkeypatch.setattr(ladder, "LOGITS", 0)
     totals = []
     for steps in (PLAIN, COMPILED):
         taken = []
         monkeypatch.setattr(ladder, "fastest", lambda hidden, steps=steps, taken=taken: taken.append(1) or steps)
-        trainer = make_trainer(b"the ladder has many rungs, and every rung can be asked. " * 40, steps=8)
+        objective = ObjectiveSettings(positions=positions)
+        trainer = make_trainer(b"the ladder has many rungs, every rung can be asked. " * 40, None, objective, steps=8)
         totals.append([float(trainer.step().report.total) for _ in range(8)])
         assert taken
     assert totals[1] == pytest.approx(totals[0], rel=1e-4)

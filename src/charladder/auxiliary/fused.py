@@ -6,6 +6,7 @@ the hidden state and the classifiers, however many there are.
 Shapes: R rows (predictions), D features, K classifiers, V classes, W = K V.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from charladder.auxiliary.errors import AuxiliaryError
 
 EPSILON = 1e-5  # F.layer_norm's
+TINY = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
 ROWS = 1024  # at once: their logits stay in a processor's cache
 
 
@@ -93,8 +95,12 @@ class LinearCrossEntropy(torch.autograd.Function):
                 of_hidden[rows] = steps.center_back(slope_RW @ matrix_WD, hidden_RD[rows], moments)
             else:
                 torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
-            part = slope_RW.mT @ read_RD
-            of_matrix = part if R <= ROWS else part.to(wide) if of_matrix is None else of_matrix.add_(part)
+            if of_matrix is None:
+                of_matrix = (slope_RW.mT @ read_RD).to(products if R <= ROWS else wide)
+            elif products == wide:
+                of_matrix.addmm_(slope_RW.mT, read_RD)
+            else:
+                of_matrix += slope_RW.mT @ read_RD
             if of_bias is not None:
                 of_bias += slope_RW.sum(0)
         of_matrix = torch.zeros_like(matrix_WD) if of_matrix is None else of_matrix.to(products)
@@ -132,8 +138,9 @@ def scaled(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
 
 def proportional(gradient: list[float], weights: list[float]) -> bool:
     """Whether each is the same multiple of its weight, within rounding of float32. NaN is not."""
-    factor = gradient[0] / weights[0]
-    return all(abs(g - factor * w) <= 1e-5 * abs(factor * w) for g, w in zip(gradient, weights, strict=True))
+    factor = gradient[0] / weights[0] if weights[0] else math.nan
+    pairs = [(g, factor * w) for g, w in zip(gradient, weights, strict=True)]
+    return all(g == expected or abs(g - expected) <= 1e-5 * abs(expected) + TINY for g, expected in pairs)
 
 
 def linear_cross_entropy(

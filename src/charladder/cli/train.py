@@ -17,7 +17,7 @@ from charladder.cli.scoring import score_run
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import evaluate
-from charladder.model.native import describe
+from charladder.objective.steps import describe
 from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
 from charladder.text import Corpus
 from charladder.training import NotFinite, Saved, Trainer, train

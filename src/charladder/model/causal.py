@@ -40,7 +40,7 @@ def attend_back(
     step: ModuleType, of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, kept: list[Tensor], layout: Layout
 ) -> Tensor:
     """The gradient of scaled queries, keys and values, from that of what they gave."""
-    if step is native and native.attends(qkv_3NTE):
+    if kept[0].ndim == 2:  # logarithms, and no weights
         return native.attend_back(of_y_RD, qkv_3NTE, y_RD, kept[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     of_y_NTE = apart(of_y_RD, layout)

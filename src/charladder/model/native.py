@@ -42,10 +42,10 @@ def takes(x: Tensor, products: torch.dtype, sources: tuple[Path, ...] = SOURCES)
     return plain and products in PRODUCTS and library(products, sources) is not None
 
 
-def describe() -> str:
-    """Which steps a training on this machine's CPU takes: results differ in their last bits between them."""
+def describe(*libraries: tuple[Path, ...]) -> str:
+    """Whether the C of these sources can be had here, and of what it was made."""
     try:
-        return f"C {Path(load(torch.float32)._name).stem}"
+        return " ".join(["C", *(Path(load(torch.float32, sources)._name).stem for sources in libraries)])
     except Missing as reason:
         return f"torch ({reason})"
 
@@ -181,9 +181,9 @@ def weigh_back(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
 
 
 def attends(qkv_3NTE: Tensor) -> bool:
-    """Whether `attend` is there for heads of this size and type."""
-    found = library(qkv_3NTE.dtype)
-    return found is not None and qkv_3NTE.shape[-1] % 32 == 0 and bool(found.attends())
+    """Whether `attend` is there for heads of this size and type, and there are enough for all threads."""
+    found, (_, N, _, E) = library(qkv_3NTE.dtype), qkv_3NTE.shape
+    return found is not None and E % 32 == 0 and torch.get_num_threads() <= N and bool(found.attends())
 
 
 def attend(qkv_3NTE: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-/* Numbers in 32 and 16 bits, and work in equal parts: what native.c and decode.c share. */
+/* Numbers in 32 and 16 bits, and work in equal parts: what all our C shares. */
 
 #pragma once
 

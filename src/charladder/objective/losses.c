@@ -79,7 +79,7 @@ void slopes(half *logits_RKV, const int64_t *target_RK, const float *weight_K, f
                 raised[v] = exponential(get(logits[v]) - most);
                 sum += raised[v];
             }
-            loss_RK[row] = logf(sum) + most - right;
+            loss_RK[row] = logf(sum) + (most - right); /* in this order: a small loss of large logits */
             const float by = weight / sum;
 #pragma omp simd
             for (long v = 0; v < V; v++)
