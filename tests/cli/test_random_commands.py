@@ -64,12 +64,15 @@ def commands(draw: st.DrawFn) -> list[str]:
 def impatient() -> Iterator[None]:
     """A person who presses Ctrl-C after a second, and again each second after."""
     before = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    # Where tests run in the background SIGINT is ignored, and a run of three minutes would take three minutes.
+    answer = signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, answer)
 
 
 @pytest.fixture
