@@ -22,7 +22,8 @@ ROWS = 1024  # at once: their logits stay in a processor's cache
 
 
 class Steps(Protocol):
-    """What lies between the products, so that others may compute it in fewer passes over memory."""
+    """What lies between the products, so that others may compute it in fewer passes over memory. Rows are contiguous,
+    and at least one."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         """Rows brought to mean 0 and variance 1, in the type of products, and what `center_back` needs of them."""
@@ -77,7 +78,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         products: torch.dtype,
         *parameters: Tensor,
     ) -> Tensor:
-        R, K = targets_RK.shape
+        (R, K), hidden_RD = targets_RK.shape, hidden_RD.contiguous()
         wide = weights_K.dtype  # of sums over rows
         matrix_WD = side_by_side(parameters[:K], products)
         bias_W = side_by_side(parameters[K:], products) if parameters[K:] else None

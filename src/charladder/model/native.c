@@ -164,16 +164,8 @@ void weigh(half *score_NQS, long N, long Q, long S, long begin, int threads)
         for (long row = first; row < last; row++) {
             half *score = score_NQS + row * S;
             const long seen = begin + row % Q + 1;
-            float most = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : most)
-            for (long s = 0; s < seen; s++)
-                most = get(score[s]) > most ? get(score[s]) : most;
-#pragma omp simd reduction(+ : sum)
-            for (long s = 0; s < seen; s++) {
-                raised[s] = exponential(get(score[s]) - most);
-                sum += raised[s];
-            }
-            const float by = 1.0f / sum;
+            float most;
+            const float by = 1.0f / raise_all(score, seen, raised, &most);
 #pragma omp simd
             for (long s = 0; s < seen; s++)
                 score[s] = put(raised[s] * by);

@@ -67,6 +67,22 @@ static inline float exponential(float x)
     return scale * (p * r * r + r + 1.0f);
 }
 
+/* e^x of each number, less the highest of them, which is told. Returns the sum. */
+static inline float raise_all(const half *x, long count, float *raised, float *highest)
+{
+    float most = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : most)
+    for (long i = 0; i < count; i++)
+        most = get(x[i]) > most ? get(x[i]) : most;
+#pragma omp simd reduction(+ : sum)
+    for (long i = 0; i < count; i++) {
+        raised[i] = exponential(get(x[i]) - most);
+        sum += raised[i];
+    }
+    *highest = most;
+    return sum;
+}
+
 /* Rows in as many parts as threads are asked for, whether or not so many come: sums do not depend on that. */
 #define EACH_PART                                                                                                      \
     _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (long me = 0; me < threads; me++)

@@ -39,8 +39,9 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory. What is
     large begins with one."""
     count = math.prod(shape) * dtype.itemsize
-    room = np.zeros(count + LARGE_PAGE if count > LARGE_PAGE else count, np.uint8)
-    skipped = -room.ctypes.data % LARGE_PAGE if count > LARGE_PAGE else 0
+    spare = LARGE_PAGE if count > LARGE_PAGE else 1
+    room = np.zeros(count + spare, np.uint8)
+    skipped = -room.ctypes.data % spare
     return torch.from_numpy(room[skipped : skipped + count]).view(dtype).view(shape)
 
 
@@ -128,14 +129,13 @@ class PackedReader:
         self.weights, self.streams, self.context, self.layers = weights, streams, context, s.layers
         self.width, self.alphabet = s.width, weights.alphabet
         groups, wide = -(-context // LANES), -(-s.head_size // LANES) * LANES
-        self.cache: list[Tensor] = []
         keys, values = (
             (streams, s.attention_heads, groups, s.head_size, LANES),
             (streams, s.attention_heads, context, wide),
         )
         sizes = [math.prod(shape) for _ in range(s.layers) for shape in (keys, values)]
         whole = zeros((sum(sizes),), weights.dtype)
-        self.cache = [
+        self.cache: list[Tensor] = [
             part.view(shape) for part, shape in zip(whole.split(sizes), [keys, values] * s.layers, strict=True)
         ]
         self.angles = rotary_angles(s, context)

@@ -70,15 +70,8 @@ void slopes(half *logits_RKV, const int64_t *target_RK, const float *weight_K, f
             half *logits = logits_RKV + row * V;
             const long target = target_RK[row];
             const float weight = weight_K[row % K], right = get(logits[target]);
-            float most = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : most)
-            for (long v = 0; v < V; v++)
-                most = get(logits[v]) > most ? get(logits[v]) : most;
-#pragma omp simd reduction(+ : sum)
-            for (long v = 0; v < V; v++) {
-                raised[v] = exponential(get(logits[v]) - most);
-                sum += raised[v];
-            }
+            float most;
+            const float sum = raise_all(logits, V, raised, &most);
             loss_RK[row] = logf(sum) + (most - right); /* in this order: a small loss of large logits */
             const float by = weight / sum;
 #pragma omp simd

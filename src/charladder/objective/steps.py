@@ -25,7 +25,7 @@ def fastest(hidden: Tensor) -> Steps:
     """The steps for a hidden state like this one, with products in autocast's type where it is on."""
     half = torch.is_autocast_enabled(hidden.device.type)
     products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
-    here = not torch.compiler.is_compiling() and native.takes(hidden.detach(), products, SOURCES)
+    here = not torch.compiler.is_compiling() and native.takes(hidden, products, SOURCES)
     return COMPILED if here else PLAIN
 
 
@@ -33,19 +33,19 @@ class Compiled:
     """The same as fused.Plain. Raises IndexError for targets that are no symbols."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
-        (R, D), x_RD = x_RD.shape, x_RD.contiguous()
+        R, D = x_RD.shape
         y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R), x_RD.new_empty(R)
         native.call("center", products, x_RD, EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES)
         return y_RD, (mean_R, inverse_R)
 
     def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
-        of_x_RD, x_RD = torch.empty_like(of_y_RD), x_RD.contiguous()
+        of_x_RD = torch.empty_like(of_y_RD)
         native.call("center_back", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES)
         return of_x_RD
 
     def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
-        low, high = targets_RK.aminmax() if R else (targets_RK.new_tensor(0),) * 2
+        low, high = targets_RK.aminmax()
         if not 0 <= int(low) <= int(high) < V:
             raise IndexError(f"targets from {int(low)} to {int(high)} are no symbols of {V}")
         losses_RK = weights_K.new_empty(R, K)
