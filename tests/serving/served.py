@@ -21,6 +21,7 @@ class Served:
     url: str
     port: int
     service: Service
+    server: uvicorn.Server
 
 
 @contextlib.contextmanager
@@ -34,7 +35,7 @@ def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Serv
     until(lambda: server.started)
     port = listening.getsockname()[1]
     try:
-        yield Served(f"http://127.0.0.1:{port}", port, service)
+        yield Served(f"http://127.0.0.1:{port}", port, service, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -165,9 +165,9 @@ def test_an_answer_that_nobody_takes_is_cut_off(runs):
         dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dawdler.connect(("127.0.0.1", served.port))
         dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
-        time.sleep(0.2)
-        until(lambda: not served.service.looker.inside)
-        time.sleep(1.5)
+        until(lambda: served.service.looker.inside)
+        until(lambda: not served.service.looker.inside, 60)
+        until(lambda: not served.server.server_state.connections, 60)
         dawdler.settimeout(5)
         taken = 0
         with contextlib.suppress(ConnectionError):

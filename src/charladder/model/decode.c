@@ -52,6 +52,22 @@ static inline void ask(const half *stretch, long at, long used, const half *afte
         __builtin_prefetch(ahead + n, 0, 2);
 }
 
+#define VECS (LANES / WIDTH) /* vectors of 16 numbers */
+
+static inline __attribute__((always_inline)) void add_times(vec sum[VECS], const half *from, float x)
+{
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; v++)
+        sum[v] += load(from + v * WIDTH) * x;
+}
+
+static inline __attribute__((always_inline)) void store_sum(vec part[4][VECS], float by, float *to)
+{
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; v++)
+        store_f(to + v * WIDTH, ((part[0][v] + part[1][v]) + (part[2][v] + part[3][v])) * by);
+}
+
 /* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
    query was; score has room for all groups. */
 static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half *keys, half *values, const half *next,
@@ -72,16 +88,16 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
     float most = -INFINITY, sum = 0;
     for (long g = 0; g < groups; g++) {
         const half *group = keys + g * E * LANES;
-        vec part[4] = {0};
+        vec part[4][VECS] = {0};
         long e = 0;
         for (; e + 3 < E; e += 4) {
             ask(keys, (g * E + e) * LANES, groups * E * LANES, values, 4 * LANES);
             for (int i = 0; i < 4; i++)
-                part[i] += load(group + (e + i) * LANES) * query[e + i];
+                add_times(part[i], group + (e + i) * LANES, query[e + i]);
         }
         for (; e < E; e++)
-            part[0] += load(group + e * LANES) * query[e];
-        store_f(score + g * LANES, (part[0] + part[1]) + (part[2] + part[3]));
+            add_times(part[0], group + e * LANES, query[e]);
+        store_sum(part, 1.0f, score + g * LANES);
     }
     for (long s = seen; s < groups * LANES; s++)
         score[s] = -INFINITY;
@@ -95,19 +111,19 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
     }
     const float by = 1.0f / sum;
     for (long c = 0; c < chunks; c++) {
-        vec part[4] = {0};
+        vec part[4][VECS] = {0};
         long s = 0;
         for (; s + 3 < seen; s += 4) {
             if (c == 0)
                 ask(values, s * Z, seen * Z, next, 4 * Z);
             for (int i = 0; i < 4; i++)
-                part[i] += load(values + (s + i) * Z + c * LANES) * score[s + i];
+                add_times(part[i], values + (s + i) * Z + c * LANES, score[s + i]);
         }
         for (; s < seen; s++)
-            part[0] += load(values + s * Z + c * LANES) * score[s];
-        const vec all = ((part[0] + part[1]) + (part[2] + part[3])) * by;
-        const long count = E - c * LANES < LANES ? E - c * LANES : LANES;
-        memcpy(y_E + c * LANES, &all, count * sizeof(float));
+            add_times(part[0], values + s * Z + c * LANES, score[s]);
+        float all[LANES];
+        store_sum(part, by, all);
+        memcpy(y_E + c * LANES, all, (E - c * LANES < LANES ? E - c * LANES : LANES) * sizeof(float));
     }
 }
 

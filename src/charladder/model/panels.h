@@ -7,7 +7,7 @@
 
 #pragma once
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -17,21 +17,33 @@
 #define LANES 16
 #define LINE 64
 #define LINES (2 * PANEL * (int)sizeof(half) / LINE) /* of the cache, for the weights of two inputs */
-#ifdef __AVX512F__
+
+/* As wide as the machine's own: a compiler takes wider vectors apart into single numbers. */
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define SPAN 2 /* vectors of outputs at once, for each of TILE rows: as many sums as there are registers for */
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE 6
 #else
-#define TILE 2
+#define TILE 3
 #endif
 
-typedef float vec __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef uint16_t halves __attribute__((vector_size(32)));
+typedef float vec __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
 
 static inline long up(long number, long to) { return (number + to - 1) / to; }
 
 #ifdef HALF
+#define TOGETHER 2 /* inputs that lie side by side */
 static inline long filled(long K) { return up(K, 32) * 32; }
 #else
+#define TOGETHER 1
 static inline long filled(long K) { return K; }
 #endif
 
@@ -49,6 +61,8 @@ static inline vec load(const half *from)
 #if defined(HALF) && defined(__AVX512F__)
     /* In one instruction, which __builtin_convertvector is not. */
     return (vec)((words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)) << 16);
+#elif defined(HALF) && defined(__AVX2__)
+    return (vec)((words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)) << 16);
 #elif defined(HALF)
     halves h;
     memcpy(&h, from, sizeof h);
@@ -58,59 +72,71 @@ static inline vec load(const half *from)
 #endif
 }
 
-/* The weights of two inputs, k even: first and second, outputs 0 to 15 and 16 to 31. */
-static inline void load_pair(const half *panel, long k, vec to[2][2])
+/* What lies in a register from here on: else a compiler loads it again for every row. */
+static inline vec kept(vec v)
 {
-    for (int high = 0; high < 2; high++) {
-#ifdef HALF
-        words both;
-        memcpy(&both, panel + k * PANEL + high * 2 * LANES, sizeof both);
-        to[0][high] = (vec)(both << 16);
-        to[1][high] = (vec)(both & 0xFFFF0000u);
-#else
-        to[0][high] = load_f(panel + k * PANEL + high * LANES);
-        to[1][high] = load_f(panel + (k + 1) * PANEL + high * LANES);
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__AVX__)
+    __asm__("" : "+x"(v));
 #endif
-    }
+    return v;
 }
 
-/* One panel times `rows` rows, a constant where this is inlined; to_RP: (rows, 32). With every two inputs so many lines
-   of what comes next are asked for, from `next` on: the processor alone does not ask early enough. */
-static inline __attribute__((always_inline)) void tile(const half *panel, const float *x_RK, long K, long stride,
-                                                       const int rows, const char *next, const int lines, float *to_RP)
+/* The weights of input k, which is even, or the one after it: vector v of the outputs. */
+static inline vec weight(const half *panel, long k, const int odd, const int v)
 {
-    vec sum[TILE][2][2] = {0}, pair[2][2];
+#ifdef HALF
+    words both;
+    memcpy(&both, panel + k * PANEL + TOGETHER * v * WIDTH, sizeof both);
+    return (vec)(odd ? both & 0xFFFF0000u : both << 16);
+#else
+    return load_f(panel + (k + odd) * PANEL + v * WIDTH);
+#endif
+}
+
+/* `span` vectors of a panel's outputs times `rows` rows, constants where this is inlined; to_RP: (rows, 32). With every
+   two inputs so many lines of what comes next are asked for, from `next` on: the processor alone does not ask early
+   enough. */
+static inline __attribute__((always_inline)) void tile_of(const half *panel, const float *x_RK, long K, long stride,
+                                                          const int rows, const int span, const char *next,
+                                                          const int lines, float *to_RP)
+{
+    vec sum[TILE][2][PANEL / WIDTH] = {0}, some[PANEL / WIDTH];
     long k = 0;
     for (; k + 1 < K; k += 2) {
-        load_pair(panel, k, pair);
         for (int i = 0; i < lines; i++, next += LINE)
             __builtin_prefetch(next, 0, 2);
+#pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++) {
+#pragma GCC unroll 8
+            for (int v = 0; v < span; v++)
+                some[v] = kept(weight(panel, k, odd, v));
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 const float x = x_RK[r * stride + k + odd];
-                sum[r][odd][0] += pair[odd][0] * x;
-                sum[r][odd][1] += pair[odd][1] * x;
+#pragma GCC unroll 8
+                for (int v = 0; v < span; v++)
+                    sum[r][odd][v] += some[v] * x;
             }
         }
     }
-    if (k < K) {
-#ifdef HALF
-        load_pair(panel, k, pair);
-#else
-        pair[0][0] = load_f(panel + k * PANEL), pair[0][1] = load_f(panel + k * PANEL + LANES);
-#endif
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            sum[r][0][0] += pair[0][0] * x_RK[r * stride + k];
-            sum[r][0][1] += pair[0][1] * x_RK[r * stride + k];
-        }
-    }
+    for (int r = 0; k < K && r < rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < span; v++)
+            sum[r][0][v] += weight(panel, k, 0, v) * x_RK[r * stride + k];
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-        store_f(to_RP + r * PANEL, sum[r][0][0] + sum[r][1][0]);
-        store_f(to_RP + r * PANEL + LANES, sum[r][0][1] + sum[r][1][1]);
-    }
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < span; v++)
+            store_f(to_RP + r * PANEL + v * WIDTH, sum[r][0][v] + sum[r][1][v]);
+}
+
+static inline __attribute__((always_inline)) void tile(const half *panel, const float *x_RK, long K, long stride,
+                                                       const int rows, const char *next, const int lines, float *to_RP)
+{
+    tile_of(panel, x_RK, K, stride, rows, SPAN, next, lines, to_RP);
 }
 
 /* One call of a product for each number of rows, a constant there. */
@@ -121,7 +147,7 @@ static inline __attribute__((always_inline)) void tile(const half *panel, const 
 #if TILE == 6
 #define BETWEEN(product) OF_ROWS(product, 2) OF_ROWS(product, 3) OF_ROWS(product, 4) OF_ROWS(product, 5)
 #else
-#define BETWEEN(product)
+#define BETWEEN(product) OF_ROWS(product, 2)
 #endif
 #define BY_ROWS(product)                                                                                               \
     switch (rows) {                                                                                                    \
@@ -141,7 +167,7 @@ enum { SET, ADD, GATE };
 
 #define DEPTH 256         /* inputs at once: a panel of them stays in a processor's first cache */
 #define DEEP 384          /* the same in 16 bits, a multiple of 32 */
-#define BLOCK (20 * TILE) /* rows at once */
+#define BLOCK 120         /* rows at once */
 
 /* What one panel p gave, (rows, 32), goes into y_NO, is added to it, or, where gates and what they let through lie side
    by side, 16 and 16, becomes half as many outputs: silu(gate) * up. */
@@ -213,19 +239,25 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
                 const half *panel = matrix + (p * filled(K) + k) * PANEL;
                 /* The next part of the matrix is asked for in equal shares, by all tiles of rows or by the first. */
                 const char *next = (const char *)(panel + depth * PANEL);
-                const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
-                for (long n = 0, asked = 0; n < block; n += TILE, asked += depth / 2 * lines) {
-                    const long rows = block - n < TILE ? block - n : TILE;
-                    const float *x = x_NK + (begin + n) * apart + k;
-                    const int now = asked < depth / 2 * LINES ? lines : 0;
-                    if (k == 0) {
-                        tiles(panel, x, depth, apart, rows, next + asked * LINE, now, sums + n * PANEL);
-                        continue;
-                    }
-                    tiles(panel, x, depth, apart, rows, next + asked * LINE, now, some);
-                    for (long i = 0; i < rows * PANEL; i++)
-                        sums[n * PANEL + i] += some[i];
+                const float *x = x_NK + begin * apart + k;
+                if (block == 1) {
+                    tile_of(panel, x, depth, apart, 1, PANEL / WIDTH, next, LINES, k ? some : sums);
+                    for (long i = 0; k && i < PANEL; i++)
+                        sums[i] += some[i];
+                    continue;
                 }
+                const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
+                for (long o = 0, asked = 0; o < PANEL; o += SPAN * WIDTH)
+                    for (long n = 0; n < block; n += TILE, asked += depth / 2 * lines) {
+                        const long rows = block - n < TILE ? block - n : TILE;
+                        const int now = asked < depth / 2 * LINES ? lines : 0;
+                        float *to = k ? some : sums + n * PANEL + o;
+                        tiles(panel + o * TOGETHER, x + n * apart, depth, apart, rows,
+                              next + asked * LINE, now, to);
+                        for (long r = 0; k && r < rows; r++)
+                            for (long i = 0; i < SPAN * WIDTH; i++)
+                                sums[(n + r) * PANEL + o + i] += some[r * PANEL + i];
+                    }
             }
             finish(sums, block, p, O, how, y_NO + begin * stride, stride);
         }
