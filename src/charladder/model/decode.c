@@ -16,6 +16,7 @@
 #include "panels.h"
 
 #define AHEAD 8192 /* bytes */
+#define ALONE 16   /* rows of a thread from which on it does them by itself */
 
 /* Queries or keys of one head: normed, and turned by the angles of a place. */
 static void turn(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos, const float *sin,
@@ -53,19 +54,32 @@ static inline void ask(const half *stretch, long at, long used, const half *afte
 }
 
 #define VECS (LANES / WIDTH) /* vectors of 16 numbers */
+#define TURNS (WIDTH == 16 ? 4 : 1) /* sums of values that take turns: as many as there are registers for */
 
-static inline __attribute__((always_inline)) void add_times(vec sum[VECS], const half *from, float x)
+/* Vectors of values, a constant where this is inlined, of all that is seen, times their weights. */
+static inline __attribute__((always_inline)) void weigh(const half *values, const float *score, long seen, long Z,
+                                                        const int count, const half *next, float by, float *to)
 {
+    vec sum[TURNS][4 * VECS] = {0};
+    long s = 0;
+    for (; s + TURNS - 1 < seen; s += TURNS) {
+        if (next)
+            ask(values, s * Z, seen * Z, next, TURNS * Z);
 #pragma GCC unroll 4
-    for (int v = 0; v < VECS; v++)
-        sum[v] += load(from + v * WIDTH) * x;
-}
-
-static inline __attribute__((always_inline)) void store_sum(vec part[4][VECS], float by, float *to)
-{
-#pragma GCC unroll 4
-    for (int v = 0; v < VECS; v++)
-        store_f(to + v * WIDTH, ((part[0][v] + part[1][v]) + (part[2][v] + part[3][v])) * by);
+        for (int i = 0; i < TURNS; i++)
+#pragma GCC unroll 16
+            for (int v = 0; v < count; v++)
+                sum[i][v] += load(values + (s + i) * Z + v * WIDTH) * score[s + i];
+    }
+    for (; s < seen; s++)
+#pragma GCC unroll 16
+        for (int v = 0; v < count; v++)
+            sum[0][v] += load(values + s * Z + v * WIDTH) * score[s];
+#pragma GCC unroll 16
+    for (int v = 0; v < count; v++) {
+        const vec all = TURNS == 1 ? sum[0][v] : (sum[0][v] + sum[TURNS / 4][v]) + (sum[TURNS / 2][v] + sum[TURNS - 1][v]);
+        store_f(to + v * WIDTH, all * by);
+    }
 }
 
 /* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
@@ -92,12 +106,17 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
         long e = 0;
         for (; e + 3 < E; e += 4) {
             ask(keys, (g * E + e) * LANES, groups * E * LANES, values, 4 * LANES);
+#pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                add_times(part[i], group + (e + i) * LANES, query[e + i]);
+#pragma GCC unroll 4
+                for (int v = 0; v < VECS; v++)
+                    part[i][v] += load(group + (e + i) * LANES + v * WIDTH) * query[e + i];
         }
         for (; e < E; e++)
-            add_times(part[0], group + e * LANES, query[e]);
-        store_sum(part, 1.0f, score + g * LANES);
+            for (int v = 0; v < VECS; v++)
+                part[0][v] += load(group + e * LANES + v * WIDTH) * query[e];
+        for (int v = 0; v < VECS; v++)
+            store_f(score + g * LANES + v * WIDTH, (part[0][v] + part[1][v]) + (part[2][v] + part[3][v]));
     }
     for (long s = seen; s < groups * LANES; s++)
         score[s] = -INFINITY;
@@ -110,96 +129,129 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
         sum += score[s];
     }
     const float by = 1.0f / sum;
-    for (long c = 0; c < chunks; c++) {
-        vec part[4][VECS] = {0};
-        long s = 0;
-        for (; s + 3 < seen; s += 4) {
-            if (c == 0)
-                ask(values, s * Z, seen * Z, next, 4 * Z);
-            for (int i = 0; i < 4; i++)
-                add_times(part[i], values + (s + i) * Z + c * LANES, score[s + i]);
+    for (long c = 0; c < chunks; c += 4) {
+        float all[4 * LANES];
+        const half *from = values + c * LANES, *then = c ? 0 : next;
+        switch (chunks - c) {
+        case 1:
+            weigh(from, score, seen, Z, VECS, then, by, all);
+            break;
+        case 2:
+            weigh(from, score, seen, Z, 2 * VECS, then, by, all);
+            break;
+        case 3:
+            weigh(from, score, seen, Z, 3 * VECS, then, by, all);
+            break;
+        default:
+            weigh(from, score, seen, Z, 4 * VECS, then, by, all);
         }
-        for (; s < seen; s++)
-            add_times(part[0], values + s * Z + c * LANES, score[s]);
-        float all[LANES];
-        store_sum(part, by, all);
-        memcpy(y_E + c * LANES, all, (E - c * LANES < LANES ? E - c * LANES : LANES) * sizeof(float));
+        memcpy(y_E + c * LANES, all, (E - c * LANES < 4 * LANES ? E - c * LANES : 4 * LANES) * sizeof(float));
     }
 }
 
 /* Whether what matrices multiply is rounded to bfloat16 here. */
 int rounds(void) { return tiles_here() || pairs_here(); }
 
+/* What one thread does of a pass over N rows: `me` of `all` threads that share it, or the whole of it by itself. */
+static void climb(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
+                  float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *qkv, float *hidden,
+                  float *normed, long me, long all)
+{
+    const long D = net->D, H = net->H, E = net->E, F = net->F, V = net->V, C = net->C;
+    const long groups = up(C, LANES), key_size = groups * E * LANES, value_size = C * up(E, LANES) * LANES;
+    float *score = normed + N * D;
+    half *rounded = (half *)(score + groups * LANES);
+    long starts = 0; /* streams among the rows */
+    for (long n = 0; n < N; n++)
+        starts += n == 0 || streams_N[n] != streams_N[n - 1];
+    tiles_begin(N);
+    /* A part is a whole number of panels, whose sums do not depend on it. */
+#define FROM(count) ((count) * me / all)
+#define TO(count) ((count) * (me + 1) / all)
+#define TOGETHER_NOW                                                                                                   \
+    if (all > 1) {                                                                                                     \
+        _Pragma("omp barrier")                                                                                         \
+    }
+    if (ids_N)
+        for (long n = FROM(N); n < TO(N); n++)
+            memcpy(x_ND + n * D, net->embedding_VD + ids_N[n] * D, D * sizeof(float));
+    TOGETHER_NOW
+    for (long l = first; l < last; l++) {
+        const void *const *part = net->layers + l * PARTS;
+        for (long n = 0; n < N; n++)
+            rms(x_ND + n * D, part[GAIN], net->epsilon, 1.0f, D, normed + n * D);
+        long panels = up(3 * D, PANEL);
+        multiply(part[QKV], normed, D, N, D, 3 * D, FROM(panels), TO(panels), SET, qkv, 3 * D, rounded);
+        TOGETHER_NOW
+        long unit = 0;
+        for (long n = 0; n < N;) {
+            long end = n + 1;
+            while (end < N && streams_N[end] == streams_N[n])
+                end++;
+            for (long h = 0; h < H; h++, unit++)
+                if (unit >= FROM(starts * H) && unit < TO(starts * H)) {
+                    half *keys = net->cache[2 * l] + (streams_N[n] * H + h) * key_size;
+                    half *values = net->cache[2 * l + 1] + (streams_N[n] * H + h) * value_size;
+                    for (long r = n; r < end; r++)
+                        attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, r + 1 < end ? keys : keys + key_size,
+                               places_N[r], h, score, qkv + r * 3 * D + h * E);
+                }
+            n = end;
+        }
+        TOGETHER_NOW
+        panels = up(D, PANEL);
+        multiply(part[OUT], qkv, 3 * D, N, D, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
+        TOGETHER_NOW
+        for (long n = 0; n < N; n++)
+            rms(x_ND + n * D, part[SECOND_GAIN], net->epsilon, 1.0f, D, normed + n * D);
+        panels = up(F, LANES);
+        multiply(part[GATE_UP], normed, D, N, D, 2 * F, FROM(panels), TO(panels), GATE, hidden, F, rounded);
+        TOGETHER_NOW
+        panels = up(D, PANEL);
+        multiply(part[DOWN], hidden, F, N, F, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
+        TOGETHER_NOW
+    }
+    if (logits_NV) {
+        for (long n = 0; n < N; n++)
+            rms(x_ND + n * D, net->final_gain_D, net->epsilon, 1.0f, D, normed + n * D);
+        if (me == 0)
+            memcpy(final_ND, normed, N * D * sizeof(float));
+        const long panels = up(V, PANEL);
+        multiply(net->output, normed, D, N, D, V, FROM(panels), TO(panels), SET, logits_NV, V, rounded);
+    }
+    tiles_end();
+}
+
+/* The first row at or after `row` with which a stream begins. */
+static long beginning(const int64_t *streams_N, long N, long row)
+{
+    while (row > 0 && row < N && streams_N[row] == streams_N[row - 1])
+        row++;
+    return row;
+}
+
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
-   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer.
+   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Few rows are
+   shared by the threads, matrix by matrix; of many, each thread has its own, and waits for nobody.
    work: room for N (3 D + F) numbers and, for each thread, N D, C filled up to 16, and scratch(N, max(D, F)). */
 void decode(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
             float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *work, int threads)
 {
-    const long D = net->D, H = net->H, E = net->E, F = net->F, V = net->V, C = net->C;
-    const long groups = up(C, LANES), key_size = groups * E * LANES, value_size = C * up(E, LANES) * LANES;
+    const long D = net->D, F = net->F, V = net->V;
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
-    const long own = N * D + groups * LANES + scratch(N, D > F ? D : F);
-    long starts = 0; /* streams among the rows */
-    for (long n = 0; n < N; n++)
-        starts += n == 0 || streams_N[n] != streams_N[n - 1];
+    const long own = N * D + up(net->C, LANES) * LANES + scratch(N, D > F ? D : F);
 #pragma omp parallel num_threads(threads)
     {
-        /* As many parts as threads have come; a part is a whole number of panels, whose sums do not depend on it. */
-        const long me = omp_get_thread_num(), all = omp_get_num_threads();
-        float *normed = private + me * own, *score = normed + N * D;
-        half *rounded = (half *)(score + groups * LANES);
-        tiles_begin(N);
-#define FROM(count) ((count) * me / all)
-#define TO(count) ((count) * (me + 1) / all)
-        if (ids_N) {
-#pragma omp for schedule(static)
-            for (long n = 0; n < N; n++)
-                memcpy(x_ND + n * D, net->embedding_VD + ids_N[n] * D, D * sizeof(float));
+        const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */
+        if (N < ALONE * all) {
+            climb(net, N, streams_N, places_N, ids_N, x_ND, first, last, final_ND, logits_NV, qkv, hidden,
+                  private + me * own, me, all);
+        } else {
+            const long n = beginning(streams_N, N, N * me / all), end = beginning(streams_N, N, N * (me + 1) / all);
+            if (n < end)
+                climb(net, end - n, streams_N + n, places_N + n, ids_N ? ids_N + n : 0, x_ND + n * D, first, last,
+                      final_ND ? final_ND + n * D : 0, logits_NV ? logits_NV + n * V : 0, qkv + n * 3 * D, hidden + n * F,
+                      private + me * own, 0, 1);
         }
-        for (long l = first; l < last; l++) {
-            const void *const *part = net->layers + l * PARTS;
-            for (long n = 0; n < N; n++)
-                rms(x_ND + n * D, part[GAIN], net->epsilon, 1.0f, D, normed + n * D);
-            long panels = up(3 * D, PANEL);
-            multiply(part[QKV], normed, D, N, D, 3 * D, FROM(panels), TO(panels), SET, qkv, 3 * D, rounded);
-#pragma omp barrier
-            long unit = 0;
-            for (long n = 0; n < N;) {
-                long end = n + 1;
-                while (end < N && streams_N[end] == streams_N[n])
-                    end++;
-                for (long h = 0; h < H; h++, unit++)
-                    if (unit >= FROM(starts * H) && unit < TO(starts * H)) {
-                        half *keys = net->cache[2 * l] + (streams_N[n] * H + h) * key_size;
-                        half *values = net->cache[2 * l + 1] + (streams_N[n] * H + h) * value_size;
-                        for (long r = n; r < end; r++)
-                            attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, r + 1 < end ? keys : keys + key_size,
-                                   places_N[r], h, score, qkv + r * 3 * D + h * E);
-                    }
-                n = end;
-            }
-#pragma omp barrier
-            panels = up(D, PANEL);
-            multiply(part[OUT], qkv, 3 * D, N, D, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
-#pragma omp barrier
-            for (long n = 0; n < N; n++)
-                rms(x_ND + n * D, part[SECOND_GAIN], net->epsilon, 1.0f, D, normed + n * D);
-            panels = up(F, LANES);
-            multiply(part[GATE_UP], normed, D, N, D, 2 * F, FROM(panels), TO(panels), GATE, hidden, F, rounded);
-#pragma omp barrier
-            panels = up(D, PANEL);
-            multiply(part[DOWN], hidden, F, N, F, D, FROM(panels), TO(panels), ADD, x_ND, D, rounded);
-#pragma omp barrier
-        }
-        if (logits_NV) {
-            for (long n = 0; n < N; n++)
-                rms(x_ND + n * D, net->final_gain_D, net->epsilon, 1.0f, D, normed + n * D);
-            if (me == 0)
-                memcpy(final_ND, normed, N * D * sizeof(float));
-            const long panels = up(V, PANEL);
-            multiply(net->output, normed, D, N, D, V, FROM(panels), TO(panels), SET, logits_NV, V, rounded);
-        }
-        tiles_end();
     }
 }
