@@ -27,28 +27,35 @@ def whole(ids: list[int], stream: int = 0) -> Rows:
     return Rows([stream] * len(ids), range(len(ids)), ids)
 
 
+WAYS = {
+    "as it is": (),
+    "without matrix units": ("-mno-amx-tile",),
+    "without products of pairs": ("-mno-amx-tile", "-mno-avx512bf16"),
+    "vectors of 8": ("-mno-amx-tile", "-mno-avx512f"),
+    "vectors of 4": ("-mno-amx-tile", "-mno-avx"),
+    "threads share all matrices": ("-DNEAR=0",),
+}
+
+
+@pytest.fixture(params=WAYS)
+def units(request, monkeypatch):
+    """This processor's way, and the ways of those that can do less, and of large networks."""
+    more = WAYS[request.param] if platform.machine() == "x86_64" or request.param.startswith("threads") else ()
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *more))
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("alphabet", [3, 27, 256])
-def test_packed_is_plain(shape, alphabet):
+def test_packed_is_plain(units, shape, alphabet):
     network = stirred(alphabet, **shape)
     C = network.settings.context
     ids = np.random.default_rng(0).integers(0, alphabet, C).tolist()
     plain, packed = PlainReader(network, 1, C).read(whole(ids)), PackedReader(Weights(network), 1, C).read(whole(ids))
     for name in ("x_ND", "final_ND", "logits_NV"):
         np.testing.assert_allclose(getattr(packed, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(params=["as it is", "without matrix units", "without products of pairs"])
-def units(request, monkeypatch):
-    """This processor's way with bfloat16, and the ways of those that have no matrix units or nothing at all for it."""
-    if request.param != "as it is":
-        without = ("-mno-amx-tile",) if platform.machine() == "x86_64" else ()
-        if without and request.param == "without products of pairs":
-            without = (*without, "-mno-avx512bf16")
-        monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *without))
-        native.library.cache_clear()
-    yield
-    native.library.cache_clear()
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,9 @@
 
 #define AHEAD 8192 /* bytes */
 #define ALONE 16   /* rows of a thread from which on it does them by itself */
+#ifndef NEAR
+#define NEAR (8 << 20) /* bytes of weights up to which that pays: each thread reads all of them */
+#endif
 
 /* Queries or keys of one head: normed, and turned by the angles of a place. */
 static void turn(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos, const float *sin,
@@ -231,8 +234,8 @@ static long beginning(const int64_t *streams_N, long N, long row)
 }
 
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
-   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Few rows are
-   shared by the threads, matrix by matrix; of many, each thread has its own, and waits for nobody.
+   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Rows are
+   shared by the threads, matrix by matrix; of many in a small network each thread has its own, and waits for nobody.
    work: room for N (3 D + F) numbers and, for each thread, N D, C filled up to 16, and scratch(N, max(D, F)). */
 void decode(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
             float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *work, int threads)
@@ -240,18 +243,16 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
     const long D = net->D, F = net->F, V = net->V;
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
     const long own = N * D + up(net->C, LANES) * LANES + scratch(N, D > F ? D : F);
+    const long bytes = (last - first) * D * (4 * D + 3 * F) * (long)sizeof(half);
+    const int apart = bytes <= NEAR && N >= ALONE * threads && !tiles_here();
 #pragma omp parallel num_threads(threads)
     {
         const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */
-        if (N < ALONE * all) {
-            climb(net, N, streams_N, places_N, ids_N, x_ND, first, last, final_ND, logits_NV, qkv, hidden,
-                  private + me * own, me, all);
-        } else {
-            const long n = beginning(streams_N, N, N * me / all), end = beginning(streams_N, N, N * (me + 1) / all);
-            if (n < end)
-                climb(net, end - n, streams_N + n, places_N + n, ids_N ? ids_N + n : 0, x_ND + n * D, first, last,
-                      final_ND ? final_ND + n * D : 0, logits_NV ? logits_NV + n * V : 0, qkv + n * 3 * D, hidden + n * F,
-                      private + me * own, 0, 1);
-        }
+        const long n = apart ? beginning(streams_N, N, N * me / all) : 0;
+        const long end = apart ? beginning(streams_N, N, N * (me + 1) / all) : N;
+        if (n < end)
+            climb(net, end - n, streams_N + n, places_N + n, ids_N ? ids_N + n : 0, x_ND + n * D, first, last,
+                  final_ND ? final_ND + n * D : 0, logits_NV ? logits_NV + n * V : 0, qkv + n * 3 * D, hidden + n * F,
+                  private + me * own, apart ? 0 : me, apart ? 1 : all);
     }
 }
