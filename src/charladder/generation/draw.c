@@ -40,11 +40,21 @@ static double raised(const float *logits_V, long V, float most, float by, double
     return sum;
 }
 
+static float highest(const float *logits_V, long V)
+{
+    float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+    for (long v = 0; v < V; v++)
+        most = logits_V[v] > most ? logits_V[v] : most;
+    return most;
+}
+
 static long best(const float *logits_V, long V)
 {
+    const float most = highest(logits_V, V);
     long at = 0;
-    for (long v = 1; v < V; v++)
-        at = logits_V[v] > logits_V[at] ? v : at;
+    while (at < V - 1 && logits_V[at] != most)
+        at++;
     return at;
 }
 
@@ -110,9 +120,13 @@ static long winner(const double *p_V, long V, double key)
 {
     uint64_t bits;
     memcpy(&bits, &key, 8);
+    double most = 0;
+#pragma omp simd reduction(max : most)
+    for (long v = 0; v < V; v++)
+        most = p_V[v] > most ? p_V[v] : most;
     long first = 0;
-    for (long v = 1; v < V; v++)
-        first = p_V[v] > p_V[first] ? v : first;
+    while (first < V - 1 && p_V[first] != most)
+        first++;
     const long likeliest = first;
     double soonest = INFINITY;
     for (long i = -1; i < V; i++) {
@@ -142,7 +156,7 @@ long chosen(const double *p_V, long V, const Sampling *sampling, double uniform)
 /* The model's own log-probability of a symbol, in nats. */
 static double log_probability(const float *logits_V, long V, long symbol, double *work_V)
 {
-    const float most = logits_V[best(logits_V, V)];
+    const float most = highest(logits_V, V);
     return logits_V[symbol] - most - log(raised(logits_V, V, most, 1.0f, work_V));
 }
 
@@ -176,60 +190,66 @@ long pick(const float *logits_NV, long N, long V, const Sampling *sampling, cons
     return bad;
 }
 
+/* One stream of those below: its logits, drafts, distributions, uniform numbers, and what comes of them. Returns whether
+   logits are no numbers. */
+static long verify_one(const float *logits_RV, long V, const Sampling *sampling, long count, const int64_t *ids_M,
+                       const double *q_MV, const double *uniform, int64_t *taken_S, int64_t *next_S, double *nats_R,
+                       double *work)
+{
+    double *p_V = work, *other_V = work + V;
+    for (long taken = 0;; taken++) {
+        const float *logits = logits_RV + taken * V;
+        long next;
+        *taken_S = taken;
+        *next_S = -1;
+        if (broken(logits, V))
+            return 1;
+        distribution(logits, V, sampling, p_V);
+        if (taken == count) {
+            next = chosen(p_V, V, sampling, uniform[2 * taken]);
+        } else if (sampling->race) {
+            next = winner(p_V, V, uniform[2 * taken]);
+            if (next == ids_M[taken]) {
+                nats_R[taken] = log_probability(logits, V, next, other_V);
+                continue;
+            }
+        } else {
+            const long draft = ids_M[taken];
+            const double *q_V = q_MV ? q_MV + taken * V : 0, q = q_V ? q_V[draft] : 1;
+            if (uniform[2 * taken] * q < p_V[draft]) {
+                nats_R[taken] = log_probability(logits, V, draft, other_V);
+                continue;
+            }
+            double left = 0;
+            for (long v = 0; v < V; v++) {
+                const double other = q_V ? q_V[v] : v == draft;
+                p_V[v] = p_V[v] > other ? p_V[v] - other : 0;
+                left += p_V[v];
+            }
+            if (left == 0) /* the two are the same but for rounding */
+                distribution(logits, V, sampling, p_V);
+            next = drawn(p_V, V, uniform[2 * taken + 1]);
+        }
+        nats_R[taken] = log_probability(logits, V, next, other_V);
+        *next_S = next;
+        return 0;
+    }
+}
+
 /* Verification. A stream has counts_S[s] drafts, which lie one stream after the other in ids_M, with the distributions
    q_MV they were drawn from (null: each was certain); and one more row of logits than drafts: of each draft, and of what
    comes after the last. uniform: two for each draft, one for each stream. taken_S: how many drafts stand; next_S: the
-   character after them; nats_N: of the characters that stand and the next. Returns how many rows are no numbers. */
+   character after them; nats_N: of the characters that stand and the next. Returns how many streams have logits that are
+   no numbers. */
 long verify(const float *logits_NV, long S, long V, const Sampling *sampling, const int64_t *counts_S,
             const int64_t *ids_M, const double *q_MV, const double *uniform, int64_t *taken_S, int64_t *next_S,
             double *nats_N)
 {
-    long bad = 0, row = 0, m = 0;
-    double *p_V = malloc(2 * V * sizeof(double)), *work = p_V + V;
-    for (long s = 0; s < S; s++) {
-        long taken = 0, next = -1;
-        for (; next < 0; taken++) {
-            const float *logits = logits_NV + (row + taken) * V;
-            if (broken(logits, V)) {
-                bad++;
-                break;
-            }
-            distribution(logits, V, sampling, p_V);
-            if (taken == counts_S[s]) {
-                next = chosen(p_V, V, sampling, uniform[2 * taken]);
-            } else if (sampling->race) {
-                const long won = winner(p_V, V, uniform[2 * taken]);
-                if (won == ids_M[m + taken]) {
-                    nats_N[row + taken] = log_probability(logits, V, won, work);
-                    continue;
-                }
-                next = won;
-            } else {
-                const long draft = ids_M[m + taken];
-                const double *q_V = q_MV ? q_MV + (m + taken) * V : 0, q = q_V ? q_V[draft] : 1;
-                if (uniform[2 * taken] * q < p_V[draft]) {
-                    nats_N[row + taken] = log_probability(logits, V, draft, work);
-                    continue;
-                }
-                double left = 0;
-                for (long v = 0; v < V; v++) {
-                    const double other = q_V ? q_V[v] : v == draft;
-                    p_V[v] = p_V[v] > other ? p_V[v] - other : 0;
-                    left += p_V[v];
-                }
-                if (left == 0) /* the two are the same but for rounding */
-                    distribution(logits, V, sampling, p_V);
-                next = drawn(p_V, V, uniform[2 * taken + 1]);
-            }
-            nats_N[row + taken] = log_probability(logits, V, next, work);
-            break;
-        }
-        taken_S[s] = taken;
-        next_S[s] = next;
-        row += counts_S[s] + 1;
-        m += counts_S[s];
-        uniform += 2 * counts_S[s] + 1;
-    }
-    free(p_V);
+    long bad = 0, m = 0;
+    double *work = malloc(2 * V * sizeof(double));
+    for (long s = 0; s < S; m += counts_S[s++])
+        bad += verify_one(logits_NV + (m + s) * V, V, sampling, counts_S[s], ids_M + m, q_MV ? q_MV + m * V : 0,
+                          uniform + 2 * m + s, taken_S + s, next_S + s, nats_N + m + s, work);
+    free(work);
     return bad;
 }

@@ -90,17 +90,21 @@ class Stream:
         """Further characters, the first `drafts` of them proposed by a drafter, as far as neither the length nor a stop
         string ends the text."""
         room = self.length - len(self.ids)
-        for place, (one, said) in enumerate(zip(ids[:room], nats[:room], strict=True)):
-            self.ids.append(one)
-            self.nats.append(said)
-            self.drafted.append(place < drafts)
-            if self.stops:
+        ids, nats = ids[:room], nats[:room]
+        if self.stops:
+            for place, (one, said) in enumerate(zip(ids, nats, strict=True)):
+                self.ids.append(one)
+                self.nats.append(said)
+                self.drafted.append(place < drafts)
                 self.shown, stopped = settled(self.ids, self.stops)
                 if stopped:
                     self.finish = "stop"
                     del self.ids[self.shown :], self.nats[self.shown :], self.drafted[self.shown :]
                     return
-        if not self.stops:
+        else:
+            self.ids += ids
+            self.nats += nats
+            self.drafted += [place < drafts for place in range(len(ids))]
             self.shown = len(self.ids)
         if len(self.ids) == self.length:
             self.finish, self.shown = "length", self.length
@@ -230,7 +234,9 @@ class Writer:
         for manner, some in by_manner(streams):
             most = [max(0, min(context - len(s.held), s.length - len(s.ids)) - 1) for s in some]
             parts.append((manner, some, manner.drafter.draft(some, most)))
-        if len(parts) == 1:
+        if not any(part[2].ids_M or part[2].x_ND is not None for part in parts):
+            written = self.read_chosen(parts)
+        elif len(parts) == 1:
             written = self.read_drafts(parts)
         else:  # what a drafter has read in part is read on by itself, all the rest in one pass
             together = [part for part in parts if part[2].x_ND is None]
@@ -242,6 +248,27 @@ class Writer:
         self.seconds += seconds
         if len(parts) == 1:  # what each of several has taken of the seconds, nobody knows
             parts[0][0].drafter.told(len(streams), written, seconds)
+
+    def read_chosen(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
+        """As read_drafts, where nothing has been drafted: what many streams cost beside the pass is mostly this."""
+        together = [stream for _, streams, _ in parts for stream in streams]
+        chosen = [stream.ids[-1] for stream in together]
+        read = self.reader.read(Rows([s.number for s in together], [len(s.held) for s in together], chosen))
+        assert read.logits_NV is not None and read.final_ND is not None
+        final_ND, row = read.final_ND.copy(), 0
+        for manner, streams, drafts in parts:
+            logits_NV = read.logits_NV[row : row + len(streams)]
+            verdict = manner.chooser.verify(logits_NV, drafts, [stream.uniform(0) for stream in streams])
+            for stream, following, nats in zip(streams, verdict.next_S, verdict.nats_S, strict=True):
+                stream.held.append(chosen[row])
+                stream.final_D = final_ND[row]
+                if stream.top:
+                    stream.look(read.logits_NV[row : row + 1])
+                stream.add([following], nats)
+                stream.passes += 1
+                stream.given += 1
+                row += 1
+        return row
 
     def read_drafts(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
         """One pass over what has been drafted; the characters that it gives."""

@@ -198,8 +198,8 @@ class CompiledChooser:
         )  # fmt: skip
         if bad:
             raise BadInput(BROKEN)
-        nats_S, row = [], 0
+        nats_S, said, row = [], list(nats_N), 0
         for count, taken in zip(drafts.counts_S, taken_S, strict=True):
-            nats_S.append(nats_N[row : row + taken + 1])
+            nats_S.append(said[row : row + taken + 1])
             row += count + 1
         return Verdict(list(taken_S), list(next_S), nats_S)
