@@ -40,7 +40,7 @@ def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Serv
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-        assert not service.engine.thread.is_alive()
+        assert not any(batch.thread.is_alive() for batch in service.engine.batches)
 
 
 def until(true: Any, seconds: float = 30.0) -> None:

@@ -36,7 +36,7 @@ async def vanish(port: int, received: int, body: dict) -> None:
 
 def quiet(served) -> bool:
     engine = served.service.engine
-    return not engine.active and not engine.waiting and not engine.writer.streams
+    return not engine.active and not engine.waiting and not any(batch.writer.streams for batch in engine.batches)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -49,7 +49,7 @@ def test_whoever_vanishes_leaves_nothing(runs, stream):
 
         asyncio.run(crowd())
         until(lambda: quiet(served))
-        assert sorted(served.service.engine.free) == [0, 1, 2, 3]
+        assert sorted(served.service.engine.batches[0].free) == [0, 1, 2, 3]
         until(lambda: httpx2.get(f"{served.url}/health").json()["streams"]["active"] == 0)
         answer = httpx2.post(f"{served.url}/v1/completions", json=REQUEST | {"stream": False, "max_tokens": 30})
         assert answer.json()["usage"]["completion_tokens"] == 30
@@ -96,7 +96,7 @@ def test_texts_in_a_crowd_are_those_of_one_alone(runs):
             return [text(answer) for answer in answers]
 
         assert asyncio.run(crowd()) == alone
-        assert served.service.engine.writer.passes < sum(len(one) for one in alone) * 4
+        assert served.service.engine.batches[0].writer.passes < sum(len(one) for one in alone) * 4
 
 
 def text(answer) -> str:
@@ -117,14 +117,14 @@ def test_texts_that_are_being_written_end_when_the_service_does(runs):
 
 def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
     with serving(runs / "run") as served:
-        read = served.service.engine.writer.reader.read
+        read = served.service.engine.batches[0].writer.reader.read
 
         def broken(*arguments, **more):
             found = read(*arguments, **more)
             found.logits_NV[:] = float("nan")
             return found
 
-        monkeypatch.setattr(served.service.engine.writer.reader, "read", broken)
+        monkeypatch.setattr(served.service.engine.batches[0].writer.reader, "read", broken)
         answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"})
         assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]
         monkeypatch.undo()
@@ -178,14 +178,15 @@ def test_an_answer_that_nobody_takes_is_cut_off(runs):
 
 def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, monkeypatch):
     with serving(runs / "run", streams=2) as served:
-        engine, made = served.service.engine, served.service.completions.manners.of
+        (batch,) = served.service.engine.batches
+        made = batch.manners.of
 
         def broken(sampling, draft):
             if draft == "targets":
                 raise OSError("the heads are gone")
             return made(sampling, draft)
 
-        monkeypatch.setattr(served.service.completions.manners, "of", broken)
+        monkeypatch.setattr(batch.manners, "of", broken)
         with httpx2.Client(timeout=60) as client:
             asked = REQUEST | {"draft": "none", "max_tokens": 3000}
             with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
@@ -194,7 +195,7 @@ def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, mon
                 failed = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "draft": "targets"})
                 assert failed.status_code == 500 and "the heads are gone" in failed.json()["error"]["message"]
                 assert "error" not in "".join(lines)
-        until(lambda: sorted(engine.free) == [0, 1])
+        until(lambda: sorted(batch.free) == [0, 1])
 
 
 def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
@@ -204,7 +205,7 @@ def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
             assert httpx2.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
         until(lambda: quiet(served))
         found = []
-        for manner in served.service.completions.manners.kept.values():
+        for manner in served.service.engine.batches[0].manners.kept.values():
             drafter = getattr(manner.drafter, "drafter", manner.drafter)
             found += [c.drafter for c in getattr(drafter, "choices", [])] or [drafter]
         ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()

@@ -1,5 +1,6 @@
 """charladder serve"""
 
+import gc
 import ipaddress
 import os
 import socket
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     sys.setswitchinterval(SWITCH)
+    gc.freeze()  # what is loaded now stays: nobody need look through it again and again
     uvicorn.Server(config).run([listening])
     return 0
 

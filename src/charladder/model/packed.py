@@ -7,7 +7,7 @@ O outputs and K inputs of a matrix.
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -146,7 +146,7 @@ class PackedReader:
         )  # fmt: skip
         self.own = ctypes.byref(self.network)
         self.room, self.writer = 0, cast(object, None)
-        self.shared_from = 0  # products in a pass from which on several threads share it; below, one reads
+        self.shared: Callable[[int], bool] = lambda products: True  # whether threads share a pass of so many
         self.products = sum(p.numel() for p in weights.parts) + weights.output.numel()  # of a row
 
     def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
@@ -168,7 +168,7 @@ class PackedReader:
         whole = last == self.layers
         x, final, logits, work = self.places
         longs = ctypes.c_int64 * N
-        threads = self.threads if N * self.products >= self.shared_from else 1
+        threads = self.threads if self.shared(N * self.products) else 1
         self.weights.library.decode(
             self.own, ctypes.c_long(N), longs(*rows.streams), longs(*rows.places), None if first else longs(*rows.ids),
             x, ctypes.c_long(first), ctypes.c_long(last), final if whole else None, logits if whole else None, work,

@@ -19,6 +19,8 @@ from charladder import __version__
 from charladder.errors import BadInput
 from charladder.generation.decode import open_reader
 from charladder.model.packed import PackedReader
+from charladder.model.reading import Reader
+from charladder.model.transformer import Transformer
 from charladder.run import Run
 from charladder.serving import problems, protocol
 from charladder.serving.completions import Completions
@@ -35,6 +37,9 @@ from charladder.training.precision import choose_device
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
 # thread that has lost its core takes longer than a small pass does (docs/diary.md).
 SHARED_FROM = 20_000_000
+# Bytes of weights up to which each core decodes a batch of its own: it reads all of them, from a cache that the cores
+# share; larger ones would come from memory as many times as there are cores.
+SMALL = 8 << 20
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -78,16 +83,25 @@ def open_service(
     """Loads a run. Raises BadInput where it cannot be served."""
     weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network = run.network().to(choose_device(device))
-    reader = open_reader(network, limits.streams, None, weights)
-    if isinstance(reader, PackedReader):
-        reader.shared_from = SHARED_FROM
-    engine = Engine(reader, limits)
+    readers = open_readers(network, limits.streams, weights)
+    engine = Engine(readers, limits, lambda reader: Manners(run, reader, weights, lambda: len(engine.active)))
+    for reader in readers:
+        if isinstance(reader, PackedReader):
+            reader.shared = lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader)
     symbols = Symbols(run.alphabet, run.recipe.text.unknown)
     looker = Looker(run, network, symbols, limits)
-    manners = Manners(run, reader, weights, lambda: len(engine.active))
     name = run.path.resolve().name
-    completions = Completions(name, engine, manners, looker, symbols, limits, manners.drafters())
+    drafters = engine.batches[0].manners.drafters()
+    completions = Completions(name, engine, looker, symbols, limits, drafters)
     return Service(name, run, engine, looker, symbols, completions, limits, token, time.monotonic())
+
+
+def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[Reader]:
+    """One for all streams; of a small network one for each core, which then waits for no other."""
+    first, cores = open_reader(network, 1, None, weights), min(streams, torch.get_num_threads())
+    small = isinstance(first, PackedReader) and first.products * weights.itemsize <= SMALL
+    shares = [streams * (n + 1) // cores - streams * n // cores for n in range(cores)] if small else [streams]
+    return [open_reader(network, share, None, weights, first) for share in shares]
 
 
 def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
@@ -140,7 +154,9 @@ def add_completions(app: FastAPI, service: Service) -> None:
             # A large one takes a while to write: not in the event loop.
             return Response(await asyncio.to_thread(json.dumps, answer), media_type="application/json")
         writings = completions.read(asked)
-        echoes = await attended(request, completions.echoes(writings, asked.n or 1))
+        echoes: list[dict[str, Any] | None] = [None] * len(writings)
+        if asked.echo and asked.logprobs is not None:
+            echoes = await attended(request, completions.echoes(writings, asked.n or 1))
         completions.submit(writings)
         tickets = [w.ticket for w in writings]
         return EventStream(completions.events(asked, writings, echoes), lambda: service.engine.cancel(tickets))

@@ -5,19 +5,18 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from charladder.errors import BadInput
 from charladder.generation.sampling import Sampling
-from charladder.serving.engine import Engine, Failed, Full, Piece, Ticket
+from charladder.serving.engine import Engine
 from charladder.serving.limits import Limits
 from charladder.serving.looking import Looker
-from charladder.serving.manners import Manners
 from charladder.serving.problems import Refused, refuse
 from charladder.serving.protocol import CompletionRequest
 from charladder.serving.streaming import given_up
 from charladder.serving.symbols import Decoder, Symbols
+from charladder.serving.tickets import Failed, Full, Piece, Ticket
 
 
 @dataclass
@@ -40,7 +39,6 @@ class Completions:
 
     model: str
     engine: Engine
-    manners: Manners
     looker: Looker
     symbols: Symbols
     limits: Limits
@@ -84,11 +82,12 @@ class Completions:
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + self.limits.seconds
         draft = asked.draft or "auto"
-        manner = partial(self.manners.of, sampling, draft)
         writings = []
         for number in range(len(prompts) * n):
             ids = prompts[number // n]
-            ticket = Ticket(ids, length, manner, f"{seed} {number}", stop_ids, asked.logprobs or 0, deadline)
+            ticket = Ticket(
+                ids, length, sampling, draft, f"{seed} {number}", stop_ids, asked.logprobs or 0, deadline
+            )  # fmt: skip
             prompt = self.symbols.decode(ids) if asked.echo else None
             writings.append(
                 Writing(number, ticket, prompt, Decoder(self.symbols, len(prompt or "")), asked.logprobs, draft)
@@ -251,8 +250,9 @@ class Completions:
 
     async def events(
         self, asked: CompletionRequest, writings: Sequence[Writing], echoes: Sequence[dict[str, Any] | None]
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The answer piece by piece, as the chunks of a stream: an object each. The texts have been submitted."""
+    ) -> AsyncIterator[tuple[dict[str, Any], bool]]:
+        """The answer piece by piece, as the chunks of a stream: an object each, and whether it is the last. The texts
+        have been submitted."""
         envelope = self.envelope()
         wanted = asked.stream_options is not None and asked.stream_options.include_usage
         empty: dict[str, Any] = {"usage": None} if wanted else {}
@@ -260,11 +260,13 @@ class Completions:
             if writing.prompt:
                 ours = {"characters": 0, "drafted": "0" * len(writing.prompt)}
                 choice = {"index": writing.index, "text": writing.prompt, "logprobs": echo, "finish_reason": None}
-                yield envelope | empty | {"choices": [choice | {"charladder": ours}]}
+                yield envelope | empty | {"choices": [choice | {"charladder": ours}]}, False
+        left = len(writings)
         async for writing, piece in merged(writings):
-            yield envelope | empty | {"choices": [self.choice(writing, piece)]}
+            left -= piece.finish is not None
+            yield envelope | empty | {"choices": [self.choice(writing, piece)]}, not (left or wanted)
         if wanted:
-            yield envelope | {"choices": [], "usage": self.usage(writings, asked.n or 1)}
+            yield envelope | {"choices": [], "usage": self.usage(writings, asked.n or 1)}, True
 
 
 def speeds(writing: Writing) -> dict[str, Any]:
@@ -281,6 +283,10 @@ def speeds(writing: Writing) -> dict[str, Any]:
 
 async def merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[Writing, Piece]]:
     """The pieces of several texts, as they come. Raises Failed."""
+    if len(writings) == 1:
+        async for piece in writings[0].ticket:
+            yield writings[0], piece
+        return
     pieces: asyncio.Queue[tuple[Writing, Piece | Failed]] = asyncio.Queue()
 
     async def drain(writing: Writing) -> None:

@@ -46,47 +46,57 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answering = False
+        answering, loop, whole = False, asyncio.get_running_loop(), asyncio.timeout(None)
+        since: float | None = None  # when the sending that is going on began
+
+        def look() -> None:
+            """Cuts off who takes nothing. One timer for all messages: a stream has many, most of them taken at once."""
+            nonlocal timer
+            left = self.limits.patience if since is None else since + self.limits.patience - loop.time()
+            if left <= 0:
+                whole.reschedule(loop.time())
+            else:
+                timer = loop.call_later(left, look)
 
         async def patient_send(message: Message) -> None:
-            nonlocal answering
+            nonlocal answering, since
             if message["type"] == "http.response.start":
                 answering = True
                 message["headers"] = [*message.get("headers", []), *HEADERS]
-            # Part by part, for only between two of them is a client that takes nothing noticed.
-            body, more = message.get("body", b""), message.get("more_body", False)
-            for begin in range(0, max(1, len(body)), PART):
-                part = dict(message)
-                if message["type"] == "http.response.body":
-                    part |= {"body": body[begin : begin + PART], "more_body": more or begin + PART < len(body)}
-                async with asyncio.timeout(self.limits.patience):
-                    await send(part)
+            for part in parts(message):
+                since = loop.time()
+                await send(part)
+                since = None
 
+        timer = loop.call_later(self.limits.patience, look)
         self.inside += 1
         try:
-            if self.inside > self.limits.requests:
-                raise Refused(429, f"{self.limits.requests:,} requests are being answered; try again later")
-            self.check(scope)
-            body = await self.read(scope, receive)
-            given = False
+            async with whole:
+                try:
+                    if self.inside > self.limits.requests:
+                        raise Refused(429, f"{self.limits.requests:,} requests are being answered; try again later")
+                    self.check(scope)
+                    body = await self.read(scope, receive)
+                    given = False
 
-            async def replay() -> Message:
-                nonlocal given
-                if given:
-                    return await receive()
-                given = True
-                return {"type": "http.request", "body": body, "more_body": False}
+                    async def replay() -> Message:
+                        nonlocal given
+                        if given:
+                            return await receive()
+                        given = True
+                        return {"type": "http.request", "body": body, "more_body": False}
 
-            await self.app(scope, replay, patient_send)
-        except Refused as refused:
-            if not answering:
-                await refused.answer()(scope, receive, patient_send)
+                    await self.app(scope, replay, patient_send)
+                except Refused as refused:
+                    if not answering:
+                        await refused.answer()(scope, receive, patient_send)
         except TimeoutError:
             # The client takes nothing. Its connection is cut, with what waits there: closed, it would wait for ever.
             transport = getattr(getattr(send, "__self__", None), "transport", None)
             if transport is not None:
                 transport.abort()
         finally:
+            timer.cancel()
             self.inside -= 1
 
     def check(self, scope: MutableMapping[str, Any]) -> None:
@@ -138,6 +148,18 @@ class Guard:
                         return b"".join(parts)
         except TimeoutError:
             raise Refused(408, "the body did not come in time; send it at once") from None
+
+
+def parts(message: Message) -> list[Message]:
+    """A message part by part, for only between two of them is a client that takes nothing noticed."""
+    body = message.get("body", b"")
+    if len(body) <= PART:
+        return [message]
+    more, end = message.get("more_body", False), len(body)
+    return [
+        {**message, "body": body[begin : begin + PART], "more_body": more or begin + PART < end}
+        for begin in range(0, end, PART)
+    ]
 
 
 def name_of(host: str) -> str:

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
-from charladder.serving.engine import Failed
 from charladder.serving.guard import Receive, Send
 from charladder.serving.problems import Refused
+from charladder.serving.tickets import Failed
 
+DONE = b"data: [DONE]\n\n"
+encode = json.JSONEncoder(separators=(",", ":")).encode
 LISTEN = 0.25  # seconds between two looks at whether the client is still there
 Answer = TypeVar("Answer")
 
@@ -36,12 +38,12 @@ async def given_up(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 
 class EventStream(Response):
-    """Sends objects as events, then `[DONE]`. `ended` is called whatever happens: the client has everything, has gone,
-    or takes nothing."""
+    """Sends objects as events, each given with whether it is the last, then `[DONE]`. `ended` is called whatever
+    happens: the client has everything, has gone, or takes nothing."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], ended: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[tuple[dict[str, Any], bool]], ended: Callable[[], None]) -> None:
         super().__init__(media_type=self.media_type)
         self.events, self.ended = events, ended
         self.raw_headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
@@ -60,18 +62,20 @@ class EventStream(Response):
     async def send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async for event in self.events:
-                await send(chunk(json.dumps(event, separators=(",", ":"))))
+            async for event, last in self.events:
+                await send(part(line(event), last))
         except Failed as error:
-            await send(chunk(json.dumps(Refused(500, str(error)).body())))
+            await send(part(line(Refused(500, str(error)).body()), True))
         except Refused as refused:
-            await send(chunk(json.dumps(refused.body())))
-        await send(chunk("[DONE]"))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send(part(line(refused.body()), True))
 
 
-def chunk(data: str) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True}
+def line(event: dict[str, Any]) -> bytes:
+    return f"data: {encode(event)}\n\n".encode()
+
+
+def part(body: bytes, last: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body + DONE if last else body, "more_body": not last}
 
 
 async def until_gone(receive: Receive) -> None:

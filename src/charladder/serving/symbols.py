@@ -75,6 +75,8 @@ class Decoder:
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, ids: Sequence[int], marks: Sequence[bool], last: bool) -> Spelled:
+        if not self.alphabet.letters and max(ids, default=0) < 128 and not self.utf8.getstate()[0]:
+            return self.add_plain(bytes(ids).decode(), marks)
         text, marked, offsets = "", "", []
         for one, mark in zip(ids, marks, strict=True):
             piece = self.utf8.decode(self.alphabet.letters[one].encode() if self.alphabet.letters else bytes((one,)))
@@ -87,3 +89,8 @@ class Decoder:
             text, marked = text + piece, marked + "0" * len(piece)
         self.length += len(text)
         return Spelled(text, marked, offsets)
+
+    def add_plain(self, text: str, marks: Sequence[bool]) -> Spelled:
+        """ASCII, which is most of what most networks write: a symbol a character, and none begun before."""
+        begin, self.length = self.length, self.length + len(text)
+        return Spelled(text, "".join(["1" if mark else "0" for mark in marks]), list(range(begin, self.length)))

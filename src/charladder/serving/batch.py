@@ -1,0 +1,115 @@
+"""One thread that decodes the texts given to it as one batch: they come and go between two steps."""
+
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from charladder.errors import BadInput
+from charladder.generation.streams import Stream, Writer
+from charladder.model.reading import Reader
+from charladder.serving.manners import Manners
+from charladder.serving.tickets import Failed, Piece, Ticket
+
+FLUSH = 0.04  # seconds between two messages about a text, at least: a message costs more than a character
+MESSAGES = 300  # a second, of all texts together: they take time from decoding
+HURRY = 1  # steps for which whoever has just joined is told at once
+UNEXPECTED = "the service failed at this text; its operator finds more in its log"
+Message = tuple[Ticket, Piece | Exception]
+
+
+class Batch:
+    """Decodes with `reader`, which nobody else may use. wait: waits for work, and gives the texts that join now, or
+    None at the end. tell: hands messages on."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        manners: Manners,
+        wait: Callable[["Batch"], list[Ticket] | None],
+        tell: Callable[[Sequence[Message]], None],
+        company: Callable[[], int],
+    ) -> None:
+        self.writer, self.manners, self.wait, self.tell, self.company = Writer(reader), manners, wait, tell, company
+        self.active: list[Ticket] = []
+        self.free = list(range(reader.streams))
+        self.characters = 0  # written, of all texts
+        self.thread = threading.Thread(target=self.work, name="batch", daemon=True)
+
+    def work(self) -> None:
+        while (beginning := self.wait(self)) is not None:
+            try:
+                self.begin(beginning)
+                self.step()
+            except BadInput as error:  # a network whose numbers are broken
+                self.fail(Failed(str(error)))
+            except Exception:
+                traceback.print_exc()
+                self.fail(Failed(UNEXPECTED))
+        self.fail(Failed("the service is closing"))
+
+    def begin(self, tickets: Sequence[Ticket]) -> None:
+        """These join the batch; whoever has waited too long does not."""
+        now = time.monotonic()
+        self.tell([(ticket, Piece([], [], [], [], "time")) for ticket in tickets if now > ticket.deadline])
+        streams = []
+        for ticket in tickets:
+            if now > ticket.deadline:
+                continue
+            try:
+                manner = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
+            except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
+                self.tell([(ticket, Failed(str(error)))])
+                continue
+            except Exception:
+                traceback.print_exc()
+                self.tell([(ticket, Failed(UNEXPECTED))])
+                continue
+            ticket.began = now
+            ticket.stream = Stream(
+                self.free.pop(), ticket.prompt, ticket.length, random.Random(ticket.seed), manner, ticket.stops,
+                ticket.top
+            )  # fmt: skip
+            streams.append(ticket.stream)
+            self.active.append(ticket)
+        if streams:
+            self.writer.join(streams)
+
+    def step(self) -> None:
+        self.writer.step()
+        now, messages, ended = time.monotonic(), [], []
+        flush = max(FLUSH, self.company() / MESSAGES)
+        for ticket in self.active:
+            stream = ticket.stream
+            assert stream is not None
+            ticket.steps += 1
+            finish = stream.finish or ("time" if now > ticket.deadline else None)
+            new = stream.shown - ticket.sent
+            if finish or (new and (ticket.steps <= HURRY or now - ticket.told >= flush)):
+                part = slice(ticket.sent, stream.shown)
+                piece = Piece(stream.ids[part], stream.nats[part], stream.drafted[part], stream.likeliest[part], finish)
+                messages.append((ticket, piece))
+                self.characters += new
+                ticket.sent, ticket.told = stream.shown, now
+            if finish:
+                ticket.ended = now
+                ended.append(ticket)
+        self.drop(ended)
+        self.tell(messages)
+
+    def drop(self, tickets: Sequence[Ticket]) -> None:
+        """Their places in the batch are free."""
+        if not tickets:
+            return
+        streams = [t.stream for t in tickets if t.stream is not None]
+        self.writer.leave(streams)
+        self.free += [stream.number for stream in streams]
+        gone = set(map(id, tickets))
+        self.active = [t for t in self.active if id(t) not in gone]
+
+    def fail(self, error: Failed) -> None:
+        """Tells everybody who is being served."""
+        failing = list(self.active)
+        self.drop(failing)
+        self.tell([(ticket, error) for ticket in failing])
