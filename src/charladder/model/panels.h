@@ -265,13 +265,15 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
                 }
                 const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
                 const int plain = sizeof(half) < sizeof(float) && block > TILE; /* of many rows, unpacked once */
-                for (long o = 0, asked = 0; o < PANEL; o += SPAN * WIDTH) {
+                const long all = depth / 2 * LINES, count = PANEL / (SPAN * WIDTH) * up(block, TILE);
+                for (long o = 0, asked = 0, turn = 0; o < PANEL; o += SPAN * WIDTH) {
                     if (plain)
                         unpack(panel + o * TOGETHER, depth, unpacked);
-                    for (long n = 0; n < block; n += TILE, asked += depth / 2 * lines) {
+                    for (long n = 0; n < block; n += TILE, turn++) {
                         const long rows = block - n < TILE ? block - n : TILE;
-                        const int now = asked < depth / 2 * LINES ? lines : 0;
+                        const int now = asked < all && asked * count <= all * turn ? lines : 0;
                         const char *then = next + asked * LINE;
+                        asked += depth / 2 * now;
                         float *to = k ? some : sums + n * PANEL + o;
                         if (plain)
                             plain_tiles(unpacked, x + n * apart, depth, apart, rows, then, now, to);
