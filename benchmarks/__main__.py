@@ -12,6 +12,7 @@ NAMES = {
     "gpu": "how well do the paper's networks use a GPU, with all their losses?",
     "growth": "do speed, memory and start-up stay as they are when the text grows?",
     "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",
+    "passes": "how fast is a pass of generation, against what this machine multiplies and reads?",
     "precision": "what does bfloat16 cost in bits per character, and what does it save in time?",
     "quality": "bits per character after equal seconds, against benchmarks/reference.py",
     "serving": "what does a service write for many clients at once, and what do they leave that vanish?",
