@@ -15,9 +15,11 @@ from serving.test_clients import REQUEST, quiet, text, vanish
 
 
 @pytest.fixture
-def cores():
+def cores(monkeypatch):
+    """Three, and a batch for each, however few streams there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
+    monkeypatch.setattr(app, "LEAST", 1)
     yield
     torch.set_num_threads(before)
 
@@ -31,6 +33,8 @@ def test_texts_are_the_same_in_several_batches_as_alone(runs, cores):
     with serving(runs / "run", streams=7) as served:
         assert [len(batch.free) for batch in served.service.engine.batches] == [2, 2, 3]
         alone = [text(httpx2.post(f"{served.url}/v1/completions", json=body)) for body in bodies]
+        passes = [batch.writer.passes for batch in served.service.engine.batches]
+        assert passes[0] and not any(passes[1:])  # whoever comes alone is the first one's
 
         async def crowd() -> list[str]:
             async with httpx2.AsyncClient(timeout=60) as client:
@@ -79,6 +83,8 @@ def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeyp
     network = open_run(runs / "run").network()
     assert [reader.streams for reader in open_readers(network, 5, torch.float32)] == [1, 2, 2]
     assert [reader.streams for reader in open_readers(network, 1, torch.float32)] == [1]
+    monkeypatch.setattr(app, "LEAST", 3)
+    assert [reader.streams for reader in open_readers(network, 7, torch.float32)] == [3, 4]
     monkeypatch.setattr(app, "SMALL", 0)
     (reader,) = open_readers(network, 5, torch.float32)
     assert isinstance(reader, PackedReader) and reader.streams == 5

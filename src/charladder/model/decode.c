@@ -233,6 +233,17 @@ static long beginning(const int64_t *streams_N, long N, long row)
     return row;
 }
 
+/* Whether no thread has a quarter more than its share, where none takes part of a stream. */
+static int even(const int64_t *streams_N, long N, long threads)
+{
+    long most = 0;
+    for (long t = 0; t < threads; t++) {
+        const long own = beginning(streams_N, N, N * (t + 1) / threads) - beginning(streams_N, N, N * t / threads);
+        most = own > most ? own : most;
+    }
+    return 4 * most * threads <= 5 * N;
+}
+
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
    with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Rows are
    shared by the threads, matrix by matrix; of many in a small network each thread has its own, and waits for nobody.
@@ -244,7 +255,7 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
     const long own = N * D + up(net->C, LANES) * LANES + scratch(N, D > F ? D : F);
     const long bytes = (last - first) * D * (4 * D + 3 * F) * (long)sizeof(half);
-    const int apart = bytes <= NEAR && N >= ALONE * threads && !tiles_here();
+    const int apart = bytes <= NEAR && N >= ALONE * threads && !tiles_here() && even(streams_N, N, threads);
 #pragma omp parallel num_threads(threads)
     {
         const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */

@@ -40,6 +40,7 @@ SHARED_FROM = 20_000_000
 # Bytes of weights up to which each core decodes a batch of its own: it reads all of them, from a cache that the cores
 # share; larger ones would come from memory as many times as there are cores.
 SMALL = 8 << 20
+LEAST = 8  # streams of such a batch: what Python does for a step, it does for all of them
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -98,7 +99,7 @@ def open_service(
 
 def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[Reader]:
     """One for all streams; of a small network one for each core, which then waits for no other."""
-    first, cores = open_reader(network, 1, None, weights), min(streams, torch.get_num_threads())
+    first, cores = open_reader(network, 1, None, weights), max(1, min(streams // LEAST, torch.get_num_threads()))
     small = isinstance(first, PackedReader) and first.products * weights.itemsize <= SMALL
     shares = [streams * (n + 1) // cores - streams * n // cores for n in range(cores)] if small else [streams]
     return [open_reader(network, share, None, weights, first) for share in shares]

@@ -59,8 +59,9 @@ class Engine:
         for batch in self.batches:
             if batch.thread.is_alive():
                 batch.thread.join()
-        failing = list(self.waiting)
-        self.waiting.clear()
+        with self.changed:
+            failing = list(self.waiting)
+            self.waiting.clear()
         self.tell([(ticket, Failed("the service is closing")) for ticket in failing])
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
@@ -84,17 +85,27 @@ class Engine:
 
     def wait(self, batch: Batch) -> list[Ticket] | None:
         """What a batch has to do, as soon as there is anything: the texts that join it, if any. All batches get equal
-        shares, so that of several one is always below its share while somebody waits."""
+        shares, those with the fewest texts first, so that a text alone always is the first batch's, whose drafter has
+        learned from the one before."""
         with self.changed:
             while not self.closed:
                 batch.drop([ticket for ticket in batch.active if ticket.cancelled])
-                share = -(-(len(self.waiting) + len(self.active)) // len(self.batches))
-                room = min(len(batch.free), max(0, share - len(batch.active)), ADMITTED)
-                joining = [self.waiting.popleft() for _ in range(min(len(self.waiting), room))]
+                joining = [self.waiting.popleft() for _ in range(self.room(batch))]
                 if joining or batch.active:
+                    if self.waiting:
+                        self.changed.notify_all()  # it may be another's turn now
                     return joining
                 self.changed.wait()
             return None
+
+    def room(self, batch: Batch) -> int:
+        """How many of those who wait join a batch now."""
+        with_places = [one for one in self.batches if one.free]
+        turn = sorted(with_places, key=lambda one: len(one.active))
+        if batch not in turn[: len(self.waiting)]:
+            return 0
+        share = -(-(len(self.waiting) + len(self.active)) // len(self.batches))
+        return min(len(self.waiting), len(batch.free), max(0, share - len(batch.active)), ADMITTED)
 
     def tell(self, messages: Sequence[Message]) -> None:
         """Hands pieces to the event loop, all in one call."""

@@ -65,8 +65,10 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             for part in parts(message):
                 since = loop.time()
-                await send(part)
-                since = None
+                try:
+                    await send(part)
+                finally:
+                    since = None
 
         timer = loop.call_later(self.limits.patience, look)
         self.inside += 1
