@@ -37,7 +37,10 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS)
+SELDOM = ("vectors of 4", "threads share all matrices")  # each takes a while to compile
+
+
+@pytest.fixture(params=[pytest.param(way, marks=pytest.mark.slow) if way in SELDOM else way for way in WAYS])
 def units(request, monkeypatch):
     """This processor's way, and the ways of those that can do less, and of large networks."""
     more = WAYS[request.param] if platform.machine() == "x86_64" or request.param.startswith("threads") else ()
