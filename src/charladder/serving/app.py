@@ -85,7 +85,7 @@ def open_service(
     weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network = run.network().to(choose_device(device))
     readers = open_readers(network, limits.streams, weights)
-    engine = Engine(readers, limits, lambda reader: Manners(run, reader, weights, lambda: len(engine.active)))
+    engine = Engine(readers, limits, lambda reader: Manners(run, reader, weights, lambda: engine.active))
     for reader in readers:
         if isinstance(reader, PackedReader):
             reader.shared = lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader)
@@ -203,7 +203,7 @@ def add_looking(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         """Whether it is up, and what it is doing."""
         engine = service.engine
-        streams = {"active": len(engine.active), "waiting": len(engine.waiting), "limit": service.limits.streams}
+        streams = {"active": engine.active, "waiting": len(engine.waiting), "limit": service.limits.streams}
         up = time.monotonic() - service.began
         facts = {"status": "ok", "model": service.name, "streams": streams, "characters": engine.characters}
         return JSONResponse(facts | {"uptime_seconds": up})

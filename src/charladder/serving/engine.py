@@ -29,13 +29,12 @@ class Engine:
         self.changed = threading.Condition()
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.batches = [
-            Batch(reader, manners(reader), self.wait, self.tell, lambda: len(self.active)) for reader in readers
-        ]
+        self.batches = [Batch(reader, manners(reader), self.wait, self.tell, lambda: self.active) for reader in readers]
 
     @property
-    def active(self) -> list[Ticket]:
-        return [ticket for batch in self.batches for ticket in batch.active]
+    def active(self) -> int:
+        """How many texts are being decoded."""
+        return sum(len(batch.active) for batch in self.batches)
 
     @property
     def characters(self) -> int:
@@ -100,11 +99,13 @@ class Engine:
 
     def room(self, batch: Batch) -> int:
         """How many of those who wait join a batch now."""
+        if not self.waiting:
+            return 0
         with_places = [one for one in self.batches if one.free]
         turn = sorted(with_places, key=lambda one: len(one.active))
         if batch not in turn[: len(self.waiting)]:
             return 0
-        share = -(-(len(self.waiting) + len(self.active)) // len(self.batches))
+        share = -(-(len(self.waiting) + self.active) // len(self.batches))
         return min(len(self.waiting), len(batch.free), max(0, share - len(batch.active)), ADMITTED)
 
     def tell(self, messages: Sequence[Message]) -> None:
