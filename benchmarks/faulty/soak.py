@@ -27,13 +27,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "CHARLADDER_CACHE": str(folder / "cache")}
             )
-        samples, began = [], time.monotonic()
+        metrics, samples = folder / "run" / "metrics.jsonl", []
+        began: float | None = None
         while process.poll() is None:
-            samples.append((time.monotonic() - began, *sample(process.pid)))
+            # From the first step on: how long a process takes to start and to compile differs by machine.
+            if began is None and metrics.exists() and metrics.stat().st_size:
+                began = time.monotonic()
+            if began is not None:
+                samples.append((time.monotonic() - began, *sample(process.pid)))
             time.sleep(max(0.2, 0.1 * options.minutes))
         if process.returncode:
             print((folder / "log").read_text(), file=sys.stderr)
-        steps = len([line for line in read_metrics(folder / "run" / "metrics.jsonl") if "split" not in line])
+        steps = len([line for line in read_metrics(metrics) if "split" not in line])
     trained = 60 * options.minutes
     late = [one for one in samples if WARM * trained < one[0] < trained]
     half = len(late) // 2

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from charladder.auxiliary import ranks
 from charladder.auxiliary.errors import AuxiliaryError
@@ -25,7 +24,7 @@ def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, 
     Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass,
     and under reentrant checkpointing.
     """
-    if any(isinstance(parameter, DTensor) for parameter in parameters):
+    if any(map(ranks.in_pieces, parameters)):
         raise AuxiliaryError(
             "gradients by term cannot be had under FSDP2, which makes gradients only in its own backward pass; use DDP "
             "or one process to look at them"

@@ -4,6 +4,7 @@ The heads lie outside the model, so DDP and FSDP2 do not know them. Their gradie
 the model's: once a backward pass, at its end. Heads that are silent take part on no rank, so nothing waits for them.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary.report import TermReport
@@ -25,6 +25,13 @@ def size() -> int:
 def several() -> bool:
     """Whether parameters may be sharded: over one process too."""
     return dist.is_available() and dist.is_initialized()
+
+
+def in_pieces(tensor: Tensor) -> bool:
+    """Whether a tensor lies in pieces on several ranks. Its type takes a second to import: where nobody has, there is
+    none."""
+    known = sys.modules.get("torch.distributed.tensor")
+    return known is not None and isinstance(tensor, known.DTensor)
 
 
 def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
@@ -63,7 +70,7 @@ class HeadGradients:
     def prepare(self, model: Any, every: Iterable[nn.Parameter], active: Iterable[nn.Parameter]) -> None:
         """For one call, whose heads' parameters are `active`. The first time, rank 0's values go to all."""
         for parameter in every:
-            if id(parameter) not in self.handles and not isinstance(parameter, DTensor):
+            if id(parameter) not in self.handles and not in_pieces(parameter):
                 with torch.no_grad():
                     dist.broadcast(parameter.detach(), 0)
                 self.handles[id(parameter)] = parameter.register_post_accumulate_grad_hook(self.arrived)

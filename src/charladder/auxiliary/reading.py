@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from charladder.auxiliary import ranks
@@ -86,7 +85,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             f"term {name!r}: its head is still to be made; call objective.build(model, inputs) once, before the "
             "optimizer is made"
         )
-    if ranks.several() and any(isinstance(p, DTensor) for p in head.parameters()):
+    if ranks.several() and any(map(ranks.in_pieces, head.parameters())):
         if not hasattr(head, "unshard"):
             raise AuxiliaryError(
                 f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called "

@@ -18,7 +18,7 @@ class Chain(nn.Module):
 
     def __init__(self, width: int, alphabet: int, feed_forward: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(alphabet, width)
+        self.embedding = nn.Embedding.from_pretrained(torch.zeros(alphabet, width), freeze=False)
         self.norm, self.final_norm = nn.RMSNorm(width, eps=EPSILON), nn.RMSNorm(width, eps=EPSILON)
         self.gate, self.up = nn.Linear(width, feed_forward, bias=False), nn.Linear(width, feed_forward, bias=False)
         self.down, self.output = nn.Linear(feed_forward, width, bias=False), nn.Linear(width, alphabet, bias=False)

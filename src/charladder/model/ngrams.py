@@ -24,7 +24,8 @@ class NgramEmbedding(nn.Module):
         super().__init__()
         self.largest, self.rows = settings.ngrams, settings.ngram_rows
         self.tables = nn.ModuleList(
-            nn.Embedding(self.rows, settings.width, sparse=True) for _ in range(SMALLEST, self.largest + 1)
+            nn.Embedding.from_pretrained(torch.empty(self.rows, settings.width), freeze=False, sparse=True)
+            for _ in range(SMALLEST, self.largest + 1)
         )
 
     def forward(self, seen_BS: Tensor, length: int) -> Tensor:

@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings = settings
         L, D, C = settings.layers, settings.width, settings.context
-        self.embedding = nn.Embedding(alphabet, D)
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(alphabet, D), freeze=False)  # filled below
         self.ngrams = NgramEmbedding(settings) if settings.ngrams else None
         tables = {"tables": L, "table": 1, "rotary": 0}[settings.positions]
         self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
@@ -126,6 +126,8 @@ def initialise(model: Transformer, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     settings = model.settings
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:  # without memory; to draw numbers there would import torch's compiler, for a second
+            continue
         last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
         if name == "output.weight":
             parameter.normal_(0, 0.1 / math.sqrt(settings.width), generator=generator)

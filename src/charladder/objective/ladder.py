@@ -158,7 +158,9 @@ class LadderObjective(nn.Module):
             for head in self.heads.values():
                 for parameter in head.parameters():
                     parameter.zero_()
-                head.get_parameter("weight").normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
+                weight = head.get_parameter("weight")
+                if not weight.is_meta:  # as in model/transformer.py
+                    weight.normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
         # In tuples, so that the heads are parts of this module alone, under the names that checkpoints have.
         self.inner, self.measured = (self.objective(),), (self.objective(measured=True),)
 

@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from charladder.auxiliary.ranks import in_pieces
 from charladder.errors import BadInput
 from charladder.training import shards
-from charladder.training.distributed import first, in_pieces, leader, wait
+from charladder.training.distributed import first, leader, wait
 from charladder.training.files import file_digest, save_tensors, sync_folder, write_text
 
 FORMAT = 2

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from charladder.auxiliary import Report
+from charladder.auxiliary.ranks import in_pieces
 from charladder.errors import BadInput
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
@@ -208,14 +209,6 @@ def whole_total(report: Report) -> Report:
 def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in one piece each; those that lie in pieces are fetched from all ranks, by all."""
     return {name: cast(Any, t).full_tensor() if in_pieces(t) else t for name, t in tensors.items()}
-
-
-def in_pieces(tensor: Tensor) -> bool:
-    if not joined():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
 
 
 def placed_as(value: Tensor, like: Tensor) -> Tensor:

@@ -14,9 +14,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from charladder.training.distributed import wait
 
@@ -25,6 +22,11 @@ INFO, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # where its files say whic
 
 def save(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Every rank writes its pieces to `folder`, all at the same time. Raises OSError where one cannot."""
+    # Imported here and below, for it takes a while and most runs have one process.
+    from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
     wait()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
@@ -36,6 +38,10 @@ def save(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def load(folder: Path) -> dict[str, Tensor]:
     """All tensors in `folder`, whole. Raises ValueError where their pieces do not make wholes, before any is made."""
+    from torch.distributed.checkpoint import state_dict_loader
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     try:
         shapes = check_pieces(folder)
         reader = HuggingFaceStorageReader(str(folder))

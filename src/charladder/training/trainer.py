@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary import Diagnosis, Report, diagnose, merge
+from charladder.auxiliary.ranks import in_pieces
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective
@@ -182,7 +183,7 @@ class Trainer:
         """Raises NotFinite where the last step left a weight that is NaN or infinite."""
         bad = None
         for name, parameter in named(self.network, self.objective):
-            local = cast(Any, parameter).to_local() if distributed.in_pieces(parameter) else parameter
+            local = cast(Any, parameter).to_local() if in_pieces(parameter) else parameter
             if not torch.isfinite(local).all():
                 bad = name
         if distributed.agree(0.0, bad is not None)[1]:
