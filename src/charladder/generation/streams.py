@@ -40,7 +40,7 @@ class Manner:
         self.chooser = choose_chooser(self.sampling)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Stream:
     """One text. `ids` are the characters written, `nats` their log-probabilities by the model (whatever the sampling),
     `drafted` whether each was proposed by a drafter; of these, `shown` are settled: no stop string can take them back.
@@ -256,15 +256,15 @@ class Writer:
         read = self.reader.read(Rows([s.number for s in together], [len(s.held) for s in together], chosen))
         assert read.logits_NV is not None and read.final_ND is not None
         final_ND, row = read.final_ND.copy(), 0
-        for manner, streams, drafts in parts:
+        for manner, streams, _ in parts:
             logits_NV = read.logits_NV[row : row + len(streams)]
-            verdict = manner.chooser.verify(logits_NV, drafts, [stream.uniform(0) for stream in streams])
-            for stream, following, nats in zip(streams, verdict.next_S, verdict.nats_S, strict=True):
+            ids, _, nats = manner.chooser.pick(logits_NV, [stream.uniform(0) for stream in streams])
+            for stream, one, said in zip(streams, ids, nats, strict=True):
                 stream.held.append(chosen[row])
                 stream.final_D = final_ND[row]
                 if stream.top:
                     stream.look(read.logits_NV[row : row + 1])
-                stream.add([following], nats)
+                stream.add([one], [said])
                 stream.passes += 1
                 stream.given += 1
                 row += 1

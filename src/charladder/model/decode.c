@@ -16,6 +16,13 @@
 #include "panels.h"
 
 #define AHEAD 8192 /* bytes */
+/* Whether, of many streams, a processor of this kind loses by being asked for what it is about to find itself: the rest
+   of a stretch of 32 bits. Then it is asked for what comes after alone. */
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(HALF)
+#define FINDS 1
+#else
+#define FINDS 0
+#endif
 #define ALONE 16   /* rows of a thread from which on it does them by itself */
 #ifndef NEAR
 #define NEAR (8 << 20) /* bytes of weights up to which that pays: each thread reads all of them */
@@ -48,9 +55,11 @@ enum { GAIN, QKV, HEAD_GAINS, OUT, SECOND_GAIN, GATE_UP, DOWN, PARTS };
 /* Asks for `count` numbers some way ahead of place `at` in a stretch of which `used` are read, and then in what is read
    after it: the processor alone does not ask early enough. Into its second cache: the first has few places for what is on
    its way. */
-static inline void ask(const half *stretch, long at, long used, const half *after, long count)
+static inline void ask(const half *stretch, long at, long used, const half *after, long count, const int many)
 {
     at += AHEAD / (long)sizeof(half);
+    if (FINDS && many && at < used)
+        return;
     const half *ahead = at < used ? stretch + at : after + at - used;
     for (long n = 0; n < count; n += LINE / (long)sizeof(half))
         __builtin_prefetch(ahead + n, 0, 2);
@@ -61,13 +70,14 @@ static inline void ask(const half *stretch, long at, long used, const half *afte
 
 /* Vectors of values, a constant where this is inlined, of all that is seen, times their weights. */
 static inline __attribute__((always_inline)) void weigh(const half *values, const float *score, long seen, long Z,
-                                                        const int count, const half *next, float by, float *to)
+                                                        const int count, const half *next, const int many, float by,
+                                                        float *to)
 {
     vec sum[TURNS][4 * VECS] = {0};
     long s = 0;
     for (; s + TURNS - 1 < seen; s += TURNS) {
         if (next)
-            ask(values, s * Z, seen * Z, next, TURNS * Z);
+            ask(values, s * Z, seen * Z, next, TURNS * Z, many);
 #pragma GCC unroll 4
         for (int i = 0; i < TURNS; i++)
 #pragma GCC unroll 16
@@ -88,7 +98,7 @@ static inline __attribute__((always_inline)) void weigh(const half *values, cons
 /* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
    query was; score has room for all groups. */
 static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half *keys, half *values, const half *next,
-                   long place, long h, float *score, float *y_E)
+                   const int many, long place, long h, float *score, float *y_E)
 {
     const long E = net->E, D = net->D, chunks = up(E, LANES), Z = chunks * LANES, seen = place + 1;
     const long groups = up(seen, LANES);
@@ -108,7 +118,7 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
         vec part[4][VECS] = {0};
         long e = 0;
         for (; e + 3 < E; e += 4) {
-            ask(keys, (g * E + e) * LANES, groups * E * LANES, values, 4 * LANES);
+            ask(keys, (g * E + e) * LANES, groups * E * LANES, values, 4 * LANES, many);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
 #pragma GCC unroll 4
@@ -137,16 +147,16 @@ static void attend(const Network *net, float *qkv_3D, const float *gain_2E, half
         const half *from = values + c * LANES, *then = c ? 0 : next;
         switch (chunks - c) {
         case 1:
-            weigh(from, score, seen, Z, VECS, then, by, all);
+            weigh(from, score, seen, Z, VECS, then, many, by, all);
             break;
         case 2:
-            weigh(from, score, seen, Z, 2 * VECS, then, by, all);
+            weigh(from, score, seen, Z, 2 * VECS, then, many, by, all);
             break;
         case 3:
-            weigh(from, score, seen, Z, 3 * VECS, then, by, all);
+            weigh(from, score, seen, Z, 3 * VECS, then, many, by, all);
             break;
         default:
-            weigh(from, score, seen, Z, 4 * VECS, then, by, all);
+            weigh(from, score, seen, Z, 4 * VECS, then, many, by, all);
         }
         memcpy(y_E + c * LANES, all, (E - c * LANES < 4 * LANES ? E - c * LANES : 4 * LANES) * sizeof(float));
     }
@@ -197,7 +207,7 @@ static void climb(const Network *net, long N, const int64_t *streams_N, const in
                     half *values = net->cache[2 * l + 1] + (streams_N[n] * H + h) * value_size;
                     for (long r = n; r < end; r++)
                         attend(net, qkv + r * 3 * D, part[HEAD_GAINS], keys, values, r + 1 < end ? keys : keys + key_size,
-                               places_N[r], h, score, qkv + r * 3 * D + h * E);
+                               starts > 4, places_N[r], h, score, qkv + r * 3 * D + h * E);
                 }
             n = end;
         }

@@ -265,12 +265,14 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
                 }
                 const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
                 const int plain = sizeof(half) < sizeof(float) && block > TILE; /* of many rows, unpacked once */
-                const long all = depth / 2 * LINES, count = PANEL / (SPAN * WIDTH) * up(block, TILE);
+                const int even = plain || block > 3 * TILE; /* else two rows may be left, which take as long as four */
+                const long tiles = up(block, TILE), all = depth / 2 * LINES, count = PANEL / (SPAN * WIDTH) * tiles;
                 for (long o = 0, asked = 0, turn = 0; o < PANEL; o += SPAN * WIDTH) {
                     if (plain)
                         unpack(panel + o * TOGETHER, depth, unpacked);
-                    for (long n = 0; n < block; n += TILE, turn++) {
-                        const long rows = block - n < TILE ? block - n : TILE;
+                    for (long t = 0; t < tiles; t++, turn++) {
+                        const long n = even ? block * t / tiles : t * TILE;
+                        const long rows = even ? block * (t + 1) / tiles - n : block - n < TILE ? block - n : TILE;
                         const int now = asked < all && asked * count <= all * turn ? lines : 0;
                         const char *then = next + asked * LINE;
                         asked += depth / 2 * now;

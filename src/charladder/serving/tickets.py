@@ -30,7 +30,7 @@ class Piece:
     finish: str | None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Ticket:
     """A text that is wanted, and where it stands."""
 
