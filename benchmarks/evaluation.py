@@ -25,11 +25,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--run", help="a run that is trained; a fresh one when not given")
     parser.add_argument("--minutes", type=float, default=2, help="budget of the fresh run")
     parser.add_argument("--limit", type=int, default=8192, help="characters to score")
-    parser.add_argument("--quick", action="store_true", help="ten seconds of training, 1024 characters")
+    parser.add_argument("--quick", action="store_true", help="three seconds of training, 256 characters")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     if options.quick:
-        options.minutes, options.limit = 1 / 6, 1024
+        options.minutes, options.limit = 0.05, 256
     with tempfile.TemporaryDirectory() as folder:
         if options.run is None:
             options.run = str(Path(folder) / "run")

@@ -121,6 +121,7 @@ def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, numb
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs end by themselves")
+@pytest.mark.slow
 def test_runs_end_with_a_parent_that_is_killed(here):
     Path("own.toml").write_text(PLAN.format(steps=100000))
     words = [sys.executable, "-m", "charladder", "ablate", "own.toml"]

@@ -132,6 +132,7 @@ def test_a_changed_text_is_refused_and_its_copy_is_named(capsys):
     assert main(["evaluate", "one"]) == 0
 
 
+@pytest.mark.slow
 def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
     Path("book.txt").write_text(TEXT)
     words = [*TINY[:-2], "--steps", "400", "--valid", "100", "--test", "100", "--training.log-every", "1"]

@@ -5,6 +5,7 @@ import os
 import platform
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from charladder.cli.main import main
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
+from helpers import PROSE
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 LONG = [*TINY, "--steps", "300"]
@@ -53,13 +55,27 @@ def same(one: str, other: str) -> None:
     assert lines[0] == lines[1]
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        Path("text").write_text(PROSE * 20)
+        assert main(["train", "text", "--run", "whole", *LONG, "--json"]) == 0
+    return folder / "whole"
+
+
 @pytest.fixture
-def whole(here: Path) -> str:
-    assert main(["train", "text", "--run", "whole", *LONG, "--json"]) == 0
+def whole(here: Path, trained_once: Path) -> str:
+    shutil.copytree(trained_once, "whole")
     return "whole"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGHUP, signal.SIGINT))]
+)
 def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whole, number):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))
@@ -84,6 +100,7 @@ def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
     same("cut", whole)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes(here, whole):
     """Whoever closes a terminal hangs up on what runs in it, and nobody reads what it says any more."""
     ours, theirs = pty.openpty()
@@ -120,6 +137,7 @@ def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
     same("cut", whole)
 
 
+@pytest.mark.slow
 def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))
@@ -129,7 +147,7 @@ def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
     same("cut", whole)
 
 
-@pytest.mark.parametrize("change", ["deleted", "changed"])
+@pytest.mark.parametrize("change", ["deleted", pytest.param("changed", marks=pytest.mark.slow)])
 def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_back(here, whole, change, capsys):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))

@@ -57,7 +57,7 @@ def left() -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "size",
-    ["4k", "150k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("20k", "60k", "300k", "400k", "500k"))],
+    ["4k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("20k", "60k", "150k", "300k", "400k", "500k"))],
 )
 def test_a_disk_that_fills_up_under_a_run(size):
     done = with_small_disk(size, f"{TRAIN} --run small/run")
@@ -201,7 +201,7 @@ def test_a_terminal_that_cannot_show_everything(variables):
     assert "no file or corpus called" in sentence(done)
 
 
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)])
 def test_a_terminal_with_and_without_colours(variables):
     """Through a pseudo-terminal: colours and a live bar, or none with NO_COLOR."""
     code = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"

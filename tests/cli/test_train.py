@@ -139,7 +139,7 @@ def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, c
 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
     words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
-    assert ladder(*words, "--run", "whole").returncode == 0
+    assert main([*words, "--run", "whole"]) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "charladder", *words, "--run", "cut"], stdout=subprocess.PIPE, text=True
     )
@@ -153,7 +153,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, te
     assert "go on with: charladder train --resume cut" in out
     (checkpoint,) = Path("cut/checkpoints").iterdir()
     assert 20 <= int(checkpoint.name) < 300
-    assert ladder("train", "--resume", "cut").returncode == 0
+    assert main(["train", "--resume", "cut"]) == 0
     for name in ("model.safetensors", "heads.safetensors"):
         assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes()
 
@@ -168,7 +168,10 @@ def test_a_loss_that_is_not_finite_ends_with_code_one_and_keeps_the_checkpoint(h
     assert any(Path("one/checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, {"NO_COLOR": "1"}])
+@pytest.mark.parametrize(
+    "variables",
+    [{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, pytest.param({"NO_COLOR": "1"}, marks=pytest.mark.slow)],
+)
 def test_piped_output_is_plain(here, text_file, variables):
     done = ladder("train", str(text_file), "--steps", "3", *TINY, "--run", "one", env={**os.environ, **variables})
     assert done.returncode == 0
@@ -180,7 +183,7 @@ def test_piped_output_is_plain(here, text_file, variables):
 
 
 def test_a_reader_that_leaves_is_no_error(here, text_file):
-    assert ladder("train", str(text_file), "--steps", "3", *TINY, "--run", "one").returncode == 0
+    assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     command = f"{shlex.quote(sys.executable)} -m charladder generate one --length 300 --prompt ladder | head -c 5"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, b"ladde")

@@ -89,6 +89,7 @@ def test_many_jobs_at_once_all_come_to_their_end(tmp_path, text_file):
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_path, text_file):
     run = tmp_path / "run"
     process = torchrun(["train", str(text_file), "--run-dir", str(run), "--steps", "4000", *TINY])

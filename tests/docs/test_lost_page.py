@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from charladder.recipe import field_types
 from charladder.training import TrainingSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nothing-is-lost.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_that_starts_two_processes(tmp_path, text_file):
     (line,) = [line for line in PAGE.splitlines() if line.startswith("torchrun") and "runs/two" in line]
     words = shlex.split(line)
