@@ -1,8 +1,9 @@
 """How much does a service write for 64 clients at once, against one; and what do clients leave that vanish?
 
 `charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
-a minute, each asking for its next text as soon as it has one, then one again; characters as the service counts them in
-each event, errors, and how long the first character took. Then twice as many clients vanish in the middle as are asked
+a minute, each asking for its next text as soon as it has one, then one again, all of it so many times; characters as
+the service counts them in each event, errors, and how long the first character took. The ratio is the median of the
+rounds'. Then twice as many clients vanish in the middle as are asked
 for: memory and places of the service after the first half, and after the second.
 
     python -m benchmarks serving --run RUN
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import report
 
@@ -42,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--run", required=True, help="a run directory")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd; one stream has a quarter, twice")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--vanishing", type=int, default=500)
     parser.add_argument("--length", type=int, default=200, help="characters of a text")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
@@ -56,41 +59,51 @@ def main(argv: Sequence[str]) -> int:
     ratios, measured = {}, {}
     for precision in options.precision:
         with served(options.run, precision) as (port, process):
-            asyncio.run(ask(port, 1, 2.0, options.length))  # warm
-            before_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
-            crowd = asyncio.run(ask(port, options.clients, options.seconds, options.length))
-            after_one = asyncio.run(ask(port, 1, options.seconds / 4, options.length))
+            load = under_load(port, options)
             start = memory(process.pid)
             vanish_all(port, options.vanishing)  # room for so many connections at once is kept: it is made once
             before = memory(process.pid)
             vanish_all(port, options.vanishing)
             after = memory(process.pid)
             left = health(port)["streams"]
-            one = statistics.mean([t.characters / (options.seconds / 4) for t in (before_one, after_one)])
-            many = crowd.characters / options.seconds
-            firsts = sorted(crowd.firsts)
-            late = firsts[min(len(firsts) - 1, int(0.99 * len(firsts)))]
-            errors = crowd.errors + before_one.errors + after_one.errors
+            share = statistics.median(load["ratios"])
             ratios |= {
-                f"{precision}_crowd_over_one": many / one,
+                f"{precision}_crowd_over_one": share,
                 f"{precision}_memory_after_vanishing_cost": after / before,
             }
-            measured[precision] = {
-                "one": [t.characters / (options.seconds / 4) for t in (before_one, after_one)],
-                "crowd": many, "texts": crowd.texts, "errors": errors,
-                "first_character_median_s": statistics.median(firsts), "first_character_99th_s": late,
-                "one_first_character_median_s": statistics.median(before_one.firsts),
-                "memory_start": start,
-                "memory_before": before, "memory_after": after, "left": left,
-            }  # fmt: skip
+            held = {"memory_start": start, "memory_before": before, "memory_after": after, "left": left}
+            measured[precision] = load | held
+            one, many = statistics.median(load["one"]), statistics.median(load["crowd"])
+            first, late = (1000 * load[f"first_character_{which}_s"] for which in ("median", "99th"))
             rows.append(
-                [precision, f"{one:,.0f}", f"{many:,.0f} ({many / one:.2f} times)",
-                 f"{1000 * statistics.median(firsts):.0f} ms, {1000 * late:.0f} ms", f"{crowd.texts:,}", str(errors),
+                [precision, f"{one:,.0f}", f"{many:,.0f} ({share:.2f} times)", f"{first:.0f} ms, {late:.0f} ms",
+                 f"{load['texts']:,}", str(load["errors"]),
                  f"{after / 2**20:.0f} MiB ({(after - before) / 2**20:+.1f}), active {left['active']}"]
             )  # fmt: skip
-    settings = {name: getattr(options, name) for name in ("run", "clients", "seconds", "length", "vanishing")}
+    settings = {name: getattr(options, name) for name in ("run", "clients", "seconds", "rounds", "length", "vanishing")}
     report("a service and its clients", ratios, measured, settings, rows, options.json)
     return 0
+
+
+def under_load(port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One stream, the crowd, one stream, so many times: characters a second of each, and what the crowd saw."""
+    asyncio.run(ask(port, 1, 2.0, options.length))  # warm
+    alone, crowds, moment = [], [], options.seconds / 4
+    for _ in range(options.rounds):
+        alone.append(asyncio.run(ask(port, 1, moment, options.length)))
+        crowds.append(asyncio.run(ask(port, options.clients, options.seconds, options.length)))
+        alone.append(asyncio.run(ask(port, 1, moment, options.length)))
+    one = [told.characters / moment for told in alone]
+    crowd = [told.characters / options.seconds for told in crowds]
+    firsts = sorted(first for told in crowds for first in told.firsts)
+    return {
+        "one": one, "crowd": crowd,
+        "ratios": [2 * many / sum(one[2 * n : 2 * n + 2]) for n, many in enumerate(crowd)],
+        "texts": sum(told.texts for told in crowds), "errors": sum(told.errors for told in alone + crowds),
+        "first_character_median_s": statistics.median(firsts),
+        "first_character_99th_s": firsts[min(len(firsts) - 1, int(0.99 * len(firsts)))],
+        "one_first_character_median_s": statistics.median(first for told in alone for first in told.firsts),
+    }  # fmt: skip
 
 
 @contextmanager
