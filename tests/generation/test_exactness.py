@@ -32,10 +32,12 @@ needs_c = pytest.mark.skipif(native.library(torch.float32) is None, reason="ther
 
 def expected_of(network, sampling: Sampling, length: int) -> dict[tuple[int, ...], float]:
     """The probability of every text of `length` characters after the prompt, by enumeration."""
-    alphabet, found = network.output.out_features, {}
-    for text in itertools.product(range(alphabet), repeat=length):
-        with torch.no_grad():
-            logits_TV = network(torch.tensor([[*PROMPT, *text[:-1]]]), keep=length).logits_BTV[0]
+    alphabet = network.output.out_features
+    texts = list(itertools.product(range(alphabet), repeat=length))
+    with torch.no_grad():
+        logits_NTV = network(torch.tensor([[*PROMPT, *text[:-1]] for text in texts]), keep=length).logits_BTV
+    found = {}
+    for text, logits_TV in zip(texts, logits_NTV, strict=True):
         p_TV = distribution(logits_TV, sampling)
         found[text] = math.prod(float(p_TV[place, one]) for place, one in enumerate(text))
     return found
