@@ -109,6 +109,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
             assert (place / "cut" / name / file).read_bytes() == (whole / name / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_and_the_others_go_on(place):
     explode = {"training.optimizer": "momentum", "training.learning_rate": 1e25, "training.clip": 0.0}
     arms = {"bad": {**explode, "training.warmup": 0.0}, "good": {"training.steps": 20}}

@@ -26,6 +26,7 @@ def test_half_a_minute_of_training_keeps_its_memory(capsys):
     assert found["LOST: file descriptors"] == 0
 
 
+@pytest.mark.slow
 def test_damage_that_is_not_noticed_is_counted(monkeypatch, capsys):
     """A reader that looks at nothing is caught."""
     monkeypatch.setattr("charladder.training.checkpoint.file_digest", lambda path: "same")

@@ -46,6 +46,7 @@ def test_standard_input_trains_and_the_run_goes_on_without_it(capsys):
     assert ladder("train", "-", *TINY, "--run", "two", input=b"").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_process_substitution_trains():
     done = shell("charladder train <(printf 'a ladder%.0s' {1..300}) " + " ".join([*TINY, "--run", "one"]))
     assert done.returncode == 0, done.stderr

@@ -126,6 +126,7 @@ def test_a_terminal_that_closes_without_a_word(here, whole):
     same("cut", whole)
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))
@@ -147,7 +148,8 @@ def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
     same("cut", whole)
 
 
-@pytest.mark.parametrize("change", ["deleted", pytest.param("changed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["deleted", "changed"])
 def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_back(here, whole, change, capsys):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))

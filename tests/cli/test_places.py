@@ -163,7 +163,7 @@ def test_a_reader_that_leaves_at_once(command):
 
 
 @pytest.mark.parametrize(
-    "closed", [">&- 2>&- <&-", *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-"))]
+    "closed", [">&-", *(pytest.param(one, marks=pytest.mark.slow) for one in (">&- 2>&- <&-", "2>&-"))]
 )
 def test_closed_standard_streams(closed):
     for command in (f"{TRAIN} --run run", f"{LADDER} generate run --length 5"):
@@ -183,12 +183,13 @@ def test_an_output_that_is_full(command):
     assert "No space left on device" in sentence(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
         {"PYTHONIOENCODING": "ascii"},
-        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
-        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C"},
     ],
 )
 def test_a_terminal_that_cannot_show_everything(variables):

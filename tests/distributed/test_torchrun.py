@@ -43,6 +43,7 @@ def test_two_processes_train_one_run_and_one_speaks(tmp_path, text_file, more):
     assert main(["train", "--resume", str(run), "--extend", "--steps", "10", "--json"]) == 0  # one process goes on
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence_of_each_rank(tmp_path, text_file):
     process = torchrun(
         ["train", str(text_file), "--run-dir", str(tmp_path / "run"), "--steps", "8", *TINY, "--batch", "3"]

@@ -164,6 +164,7 @@ def test_a_stream_writes_the_same_beside_others_as_alone(name):
     assert texts[:4] == texts[4:]
 
 
+@pytest.mark.slow
 @needs_c
 def test_greedy_text_of_the_packed_reader_is_that_of_the_plain_one():
     """A first difference only where the two best logits are within 1e-4, and these are counted."""
