@@ -100,7 +100,8 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
     assert not Path("ablations").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, number):
     Path("own.toml").write_text(PLAN.format(steps=100000))
     words = [sys.executable, "-m", "charladder", "ablate", "own.toml", "--jobs", "2"]

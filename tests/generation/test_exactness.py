@@ -87,7 +87,7 @@ def after_one(expected: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], f
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-@pytest.mark.parametrize("samples", [6_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("samples", [4_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_three_drafted_characters_are_distributed_as_enumeration_says(name, sampling, samples):
     network = stirred(4, 0.5)
     expected = after_one(expected_of(network, sampling, 4))
