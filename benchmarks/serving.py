@@ -3,8 +3,8 @@
 `charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
 a minute, each asking for its next text as soon as it has one, then one again, all of it so many times; characters as
 the service counts them in each event, errors, and how long the first character took. The ratio is the median of the
-rounds'. Then twice as many clients vanish in the middle as are asked
-for: memory and places of the service after the first half, and after the second.
+rounds'. Then twice as many clients vanish in the middle as are asked for: memory and places of the service after the
+first half, and after the second.
 
     python -m benchmarks serving --run RUN
 """

@@ -16,24 +16,8 @@ def test_a_moment_of_load(tmp_path, text_file, monkeypatch, capsys):
     tiny = ["--layers", "3", "--width", "32", "--context", "64", "--batch", "2", "--steps", "3"]
     assert charladder(["train", str(text_file), *tiny, "--run", "run"]) == 0
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "--run",
-                "run",
-                "--seconds",
-                "1",
-                "--rounds",
-                "3",
-                "--vanishing",
-                "500",
-                "--precision",
-                "float32",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    words = ["--seconds", "1", "--rounds", "3", "--vanishing", "500", "--precision", "float32"]
+    assert main(["--run", "run", *words, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     found = said["measured"]["float32"]
     assert found["errors"] == 0 and found["texts"] >= 64 and found["crowd"][0] > 0
