@@ -85,35 +85,23 @@ static inline vec kept(vec v)
     return v;
 }
 
-/* The weights of input k, which is even, or the one after it: vector v of the outputs. plain: of weights that `unpack`
-   has made. */
-static inline __attribute__((always_inline)) vec weight(const void *panel, const int plain, long k, const int odd, const int v)
+/* The weights of input k, which is even, or the one after it: vector v of the outputs. */
+static inline __attribute__((always_inline)) vec weight(const half *panel, long k, const int odd, const int v)
 {
-    if (plain)
-        return load_f((const float *)panel + (k + odd) * SPAN * WIDTH + v * WIDTH);
 #ifdef HALF
     words both;
-    memcpy(&both, (const half *)panel + k * PANEL + TOGETHER * v * WIDTH, sizeof both);
+    memcpy(&both, panel + k * PANEL + TOGETHER * v * WIDTH, sizeof both);
     return (vec)(odd ? both & 0xFFFF0000u : both << 16);
 #else
-    return load_f((const float *)panel + (k + odd) * PANEL + v * WIDTH);
+    return load_f(panel + (k + odd) * PANEL + v * WIDTH);
 #endif
-}
-
-/* SPAN vectors of outputs of K inputs, filled up to an even number, in 32 bits. */
-static inline void unpack(const half *panel, long K, float *to)
-{
-    for (long k = 0; k < K; k += 2)
-        for (int odd = 0; odd < 2; odd++)
-            for (int v = 0; v < SPAN; v++)
-                store_f(to + ((k + odd) * SPAN + v) * WIDTH, weight(panel, 0, k, odd, v));
 }
 
 /* `span` vectors of a panel's outputs times `rows` rows, constants where this is inlined; to_RP: (rows, 32). With every
    two inputs so many lines of what comes next are asked for, from `next` on: the processor alone does not ask early
    enough. */
-static inline __attribute__((always_inline)) void tile_of(const void *panel, const int plain, const float *x_RK, long K,
-                                                          long stride, const int rows, const int span, const char *next,
+static inline __attribute__((always_inline)) void tile_of(const half *panel, const float *x_RK, long K, long stride,
+                                                          const int rows, const int span, const char *next,
                                                           const int lines, float *to_RP)
 {
     vec sum[TILE][SPLIT][PANEL / WIDTH] = {0}, some[PANEL / WIDTH];
@@ -125,7 +113,7 @@ static inline __attribute__((always_inline)) void tile_of(const void *panel, con
         for (int odd = 0; odd < 2; odd++) {
 #pragma GCC unroll 8
             for (int v = 0; v < span; v++)
-                some[v] = kept(weight(panel, plain, k, odd, v));
+                some[v] = kept(weight(panel, k, odd, v));
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 const float x = x_RK[r * stride + k + odd];
@@ -139,7 +127,7 @@ static inline __attribute__((always_inline)) void tile_of(const void *panel, con
     for (int r = 0; k < K && r < rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < span; v++)
-            sum[r][0][v] += weight(panel, plain, k, 0, v) * x_RK[r * stride + k];
+            sum[r][0][v] += weight(panel, k, 0, v) * x_RK[r * stride + k];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -147,37 +135,24 @@ static inline __attribute__((always_inline)) void tile_of(const void *panel, con
             store_f(to_RP + r * PANEL + v * WIDTH, SPLIT == 2 ? sum[r][0][v] + sum[r][SPLIT - 1][v] : sum[r][0][v]);
 }
 
-#define packed_tile(panel, x_RK, K, stride, rows, next, lines, to_RP)                                                  \
-    tile_of(panel, 0, x_RK, K, stride, rows, SPAN, next, lines, to_RP)
-#define plain_tile(panel, x_RK, K, stride, rows, next, lines, to_RP)                                                   \
-    tile_of(panel, 1, x_RK, K, stride, rows, SPAN, next, lines, to_RP)
-
-/* One call of a product for each number of rows, a constant there. */
-#define OF_ROWS(product, count)                                                                                        \
+/* A call of it for each number of rows, a constant there. */
+static inline void tile(const half *panel, const float *x_RK, long K, long stride, long rows, const char *next, int lines,
+                        float *to_RP)
+{
+#define OF_ROWS(count)                                                                                                 \
     case count:                                                                                                        \
-        product(panel, x_RK, K, stride, count, next, lines, to_RP);                                                    \
+        tile_of(panel, x_RK, K, stride, count, SPAN, next, lines, to_RP);                                              \
         break;
-#define BY_ROWS(product)                                                                                               \
-    switch (rows) {                                                                                                    \
-        OF_ROWS(product, 1)                                                                                            \
-        OF_ROWS(product, 2)                                                                                            \
-        OF_ROWS(product, 3)                                                                                            \
-        OF_ROWS(product, 4)                                                                                            \
-        OF_ROWS(product, 5)                                                                                            \
-    default:                                                                                                           \
-        product(panel, x_RK, K, stride, TILE, next, lines, to_RP);                                                     \
+    switch (rows) {
+        OF_ROWS(1)
+        OF_ROWS(2)
+        OF_ROWS(3)
+        OF_ROWS(4)
+        OF_ROWS(5)
+    default:
+        tile_of(panel, x_RK, K, stride, TILE, SPAN, next, lines, to_RP);
     }
-
-static inline void packed_tiles(const half *panel, const float *x_RK, long K, long stride, long rows, const char *next,
-                                int lines, float *to_RP)
-{
-    BY_ROWS(packed_tile)
-}
-
-static inline void plain_tiles(const float *panel, const float *x_RK, long K, long stride, long rows, const char *next,
-                               int lines, float *to_RP)
-{
-    BY_ROWS(plain_tile)
+#undef OF_ROWS
 }
 
 enum { SET, ADD, GATE };
@@ -247,7 +222,7 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
         multiply_pairs(matrix, x_NK, apart, N, K, O, first, last, how, y_NO, stride, rounded);
         return;
     }
-    float some[TILE * PANEL], sums[BLOCK * PANEL], unpacked[DEPTH * SPAN * WIDTH];
+    float some[TILE * PANEL], sums[BLOCK * PANEL];
     for (long p = first; p < last; p++)
         for (long begin = 0; begin < N; begin += BLOCK) {
             const long block = N - begin < BLOCK ? N - begin : BLOCK;
@@ -258,18 +233,16 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
                 const char *next = (const char *)(panel + depth * PANEL);
                 const float *x = x_NK + begin * apart + k;
                 if (block == 1) {
-                    tile_of(panel, 0, x, depth, apart, 1, PANEL / WIDTH, next, LINES, k ? some : sums);
+                    tile_of(panel, x, depth, apart, 1, PANEL / WIDTH, next, LINES, k ? some : sums);
                     for (long i = 0; k && i < PANEL; i++)
                         sums[i] += some[i];
                     continue;
                 }
-                const int lines = block <= TILE ? LINES : block <= 3 * TILE ? LINES / 2 : 1;
-                const int plain = sizeof(half) < sizeof(float) && block > TILE; /* of many rows, unpacked once */
-                const int even = plain || block > 3 * TILE; /* else two rows may be left, which take as long as four */
+                const int lines = block <= 3 * TILE ? LINES / 2 : 1;
+                /* Else two rows may be left, which take as long as four. Of few rows in 32 bits the weights take longer. */
+                const int even = block > (sizeof(half) < sizeof(float) ? TILE : 3 * TILE);
                 const long tiles = up(block, TILE), all = depth / 2 * LINES, count = PANEL / (SPAN * WIDTH) * tiles;
-                for (long o = 0, asked = 0, turn = 0; o < PANEL; o += SPAN * WIDTH) {
-                    if (plain)
-                        unpack(panel + o * TOGETHER, depth, unpacked);
+                for (long o = 0, asked = 0, turn = 0; o < PANEL; o += SPAN * WIDTH)
                     for (long t = 0; t < tiles; t++, turn++) {
                         const long n = even ? block * t / tiles : t * TILE;
                         const long rows = even ? block * (t + 1) / tiles - n : block - n < TILE ? block - n : TILE;
@@ -277,15 +250,11 @@ static inline void multiply(const half *matrix, const float *x_NK, long apart, l
                         const char *then = next + asked * LINE;
                         asked += depth / 2 * now;
                         float *to = k ? some : sums + n * PANEL + o;
-                        if (plain)
-                            plain_tiles(unpacked, x + n * apart, depth, apart, rows, then, now, to);
-                        else
-                            packed_tiles(panel + o * TOGETHER, x + n * apart, depth, apart, rows, then, now, to);
+                        tile(panel + o * TOGETHER, x + n * apart, depth, apart, rows, then, now, to);
                         for (long r = 0; k && r < rows; r++)
                             for (long i = 0; i < SPAN * WIDTH; i++)
                                 sums[(n + r) * PANEL + o + i] += some[r * PANEL + i];
                     }
-                }
             }
             finish(sums, block, p, O, how, y_NO + begin * stride, stride);
         }
