@@ -7,7 +7,7 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import Writer
+from charladder.generation.streams import PAUSE, Writer
 from charladder.model import Transformer
 from charladder.model.packed import PackedReader, Weights, fits
 from charladder.model.reading import PlainReader, Reader
@@ -66,4 +66,4 @@ def generate(
         done = len(stream.ids)
         if stream.finish:
             return
-        writer.step()
+        writer.step(PAUSE)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
+from charladder.generation.ahead import write_ahead
 from charladder.generation.drafters import Drafter, NoDrafter
 from charladder.generation.sampling import Sampling, likeliest
 from charladder.generation.stopping import settled
@@ -25,6 +26,8 @@ from charladder.generation.verification import Chooser, Drafts, choose_chooser
 from charladder.model.reading import Reader, Rows
 
 AT_ONCE = 256  # characters of prompts read in one pass
+AHEAD = 16  # characters of a stream at most that are written in one call
+PAUSE = 0.02  # seconds of such a call, about: nobody sees that characters come a few at a time
 
 
 @dataclass(eq=False)
@@ -138,6 +141,7 @@ class Writer:
         reader.writer = self  # one at a time: the cache is one
         self.passes = self.pass_characters = 0  # of one stream each
         self.seconds = 0.0  # of all passes
+        self.pace = 0.0  # seconds for one pass of each stream, the last time
         self.streams: list[Stream] = []
         self.drafter = drafter or NoDrafter()
         manner = Manner(sampling or Sampling(), self.drafter)
@@ -219,8 +223,9 @@ class Writer:
             stream.held = []
         self.read_on(streams, kept)
 
-    def step(self) -> None:
-        """At least one further character for every stream that has not ended."""
+    def step(self, pause: float = 0.0) -> None:
+        """At least one further character for every stream that has not ended; where no drafter has a say, as many as
+        take about `pause` seconds, up to AHEAD."""
         began, streams = time.perf_counter(), self.active
         if not streams:
             return
@@ -232,10 +237,15 @@ class Writer:
             self.turn(full)
         parts = []
         for manner, some in by_manner(streams):
-            most = [max(0, min(context - len(s.held), s.length - len(s.ids)) - 1) for s in some]
-            parts.append((manner, some, manner.drafter.draft(some, most)))
+            room = [max(0, min(context - len(s.held), s.length - len(s.ids)) - 1) for s in some]
+            parts.append((manner, some, manner.drafter.draft(some, room)))
+        passes = len(streams)
         if not any(part[2].ids_M or part[2].x_ND is not None for part in parts):
-            written = self.read_chosen(parts)
+            manner, some, drafts = parts[0]
+            together = len(parts) == 1 and drafts.resting
+            most = min(AHEAD, int(pause / self.pace)) if self.pace else 1
+            written = write_ahead(self.reader, manner, some, most) if together else 0
+            passes = written = written or self.read_chosen(parts)
         elif len(parts) == 1:
             written = self.read_drafts(parts)
         else:  # what a drafter has read in part is read on by itself, all the rest in one pass
@@ -243,11 +253,12 @@ class Writer:
             alone = [[part] for part in parts if part[2].x_ND is not None]
             written = sum(map(self.read_drafts, [together, *alone] if together else alone))
         seconds = time.perf_counter() - began
-        self.passes += len(streams)
+        self.pace = seconds * len(streams) / passes
+        self.passes += passes
         self.pass_characters += written
         self.seconds += seconds
         if len(parts) == 1:  # what each of several has taken of the seconds, nobody knows
-            parts[0][0].drafter.told(len(streams), written, seconds)
+            parts[0][0].drafter.told(passes, written, seconds)
 
     def read_chosen(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
         """As read_drafts, where nothing has been drafted: what many streams cost beside the pass is mostly this."""
@@ -310,7 +321,7 @@ class Writer:
     def finish(self) -> None:
         """Steps until all streams have ended."""
         while self.active:
-            self.step()
+            self.step(PAUSE)
 
     @property
     def accepted_per_pass(self) -> float:

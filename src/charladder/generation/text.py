@@ -19,7 +19,7 @@ from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.decode import open_reader
 from charladder.generation.drafters import AutoDrafter, Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import Stream, Writer
+from charladder.generation.streams import PAUSE, Stream, Writer
 from charladder.run import Run, open_data, split_of
 from charladder.training.precision import choose_device
 
@@ -156,7 +156,7 @@ class TextModel:
                 return
             if piece:
                 yield stream, piece
-            writer.step()
+            writer.step(PAUSE)
 
     def text(self, stream: Stream) -> Text:
         spelled = self.run.alphabet.decode(np.array(stream.ids, np.int64)).decode("utf-8", "replace")

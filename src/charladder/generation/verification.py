@@ -29,13 +29,14 @@ class Drafts:
     """What a drafter proposes for every stream of a pass: counts_S how many, ids_M which characters, one stream after
     the other. q_MV: the distributions (float64) that they were drawn from; None where each was the only one possible.
     first, x_ND: where the drafter has read all of it through the rungs up to `first`, what it got there: a row for each
-    stream's chosen character and each draft."""
+    stream's chosen character and each draft. resting: it will propose nothing for the next characters either."""
 
     counts_S: list[int]
     ids_M: list[int]
     q_MV: np.ndarray | None
     first: int = 0
     x_ND: np.ndarray | None = None
+    resting: bool = False
 
 
 @dataclass(frozen=True)

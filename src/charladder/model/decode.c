@@ -8,10 +8,11 @@
    Keys lie in groups of 16 places, (ceil(C / 16), E, 16), so that no sum goes across a vector; values as (C, Z).
 
    Shapes: N rows, D width, H heads, E head size, Z the next multiple of 16, F feed-forward width, V symbols, S streams,
-   C characters of context.
+   C characters of context, T characters at once.
 */
 
 #include <omp.h>
+#include <stdlib.h>
 
 #include "panels.h"
 
@@ -26,6 +27,9 @@
 #define ALONE 16   /* rows of a thread from which on it does them by itself */
 #ifndef NEAR
 #define NEAR (8 << 20) /* bytes of weights up to which that pays: each thread reads all of them */
+#endif
+#ifndef HELD
+#define HELD (3 << 20) /* bytes of keys and values that stay in a cache beside those weights, for each thread */
 #endif
 
 /* Queries or keys of one head: normed, and turned by the angles of a place. */
@@ -254,6 +258,18 @@ static int even(const int64_t *streams_N, long N, long threads)
     return 4 * most * threads <= 5 * N;
 }
 
+/* Bytes of the weights that rungs first to last read. */
+static long weighs(const Network *net, long first, long last)
+{
+    return (last - first) * net->D * (4 * net->D + 3 * net->F) * (long)sizeof(half);
+}
+
+/* Numbers' worth of room that a thread wants for itself. */
+static long room(const Network *net, long N)
+{
+    return N * net->D + up(net->C, LANES) * LANES + scratch(N, net->D > net->F ? net->D : net->F);
+}
+
 /* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
    with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Rows are
    shared by the threads, matrix by matrix; of many in a small network each thread has its own, and waits for nobody.
@@ -263,9 +279,8 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
 {
     const long D = net->D, F = net->F, V = net->V;
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
-    const long own = N * D + up(net->C, LANES) * LANES + scratch(N, D > F ? D : F);
-    const long bytes = (last - first) * D * (4 * D + 3 * F) * (long)sizeof(half);
-    const int apart = bytes <= NEAR && N >= ALONE * threads && !tiles_here() && even(streams_N, N, threads);
+    const long own = room(net, N);
+    const int apart = weighs(net, first, last) <= NEAR && N >= ALONE * threads && !tiles_here() && even(streams_N, N, threads);
 #pragma omp parallel num_threads(threads)
     {
         const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */
@@ -276,4 +291,87 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
                   final_ND ? final_ND + n * D : 0, logits_NV ? logits_NV + n * V : 0, qkv + n * 3 * D, hidden + n * F,
                   private + me * own, apart ? 0 : me, apart ? 1 : all);
     }
+}
+
+/* What decides which characters come next, of N rows, by uniform numbers: ids_N, their distributions p_NV and their
+   log-probabilities. Returns how many rows have logits that are no numbers. */
+typedef long Choose(const float *logits_NV, long N, long V, const void *how, const double *uniform_N, int64_t *ids_N,
+                    double *p_NV, double *nats_N);
+
+/* What is written of each row's stream: steps_N characters, at most T, after one at places_N. */
+typedef struct {
+    long T;
+    const int64_t *streams_N, *places_N, *first_N, *steps_N;
+    Choose *choose;
+    const void *how;
+    const double *uniform_NT;
+    int64_t *ids_NT;
+    double *nats_NT;
+    float *x_ND, *final_ND, *logits_NV, *work;
+} Writing;
+
+/* Rows `begin` to `end` to the last of their steps. threads: that share each pass; 0: it is this one's alone, number
+   `me`, of work for N rows. */
+static long write_rows(const Network *net, const Writing *w, long N, long begin, long end, int threads, long me)
+{
+    const long D = net->D, F = net->F, V = net->V, count = end - begin;
+    int64_t *numbers = malloc(5 * count * sizeof(int64_t)), *places = numbers + count, *ids = numbers + 2 * count,
+            *from = numbers + 3 * count, *next = numbers + 4 * count;
+    double *p_NV = malloc(count * (V + 2) * sizeof(double)), *uniform = p_NV + count * V, *nats = uniform + count;
+    float *final = malloc(count * D * sizeof(float)), *x = w->x_ND + begin * D, *logits = w->logits_NV + begin * V;
+    float *qkv = w->work, *hidden = qkv + N * 3 * D, *private = hidden + N * F + me * room(net, N);
+    long bad = 0;
+    for (long t = 0, rows = 1; rows && !bad; t++) {
+        rows = 0;
+        for (long n = begin; n < end; n++)
+            if (w->steps_N[n] > t) {
+                from[rows] = n;
+                numbers[rows] = w->streams_N[n];
+                places[rows] = w->places_N[n] + t;
+                ids[rows] = t ? w->ids_NT[n * w->T + t - 1] : w->first_N[n];
+                uniform[rows++] = w->uniform_NT[n * w->T + t];
+            }
+        if (!rows)
+            break;
+        if (threads)
+            decode(net, rows, numbers, places, ids, x, 0, net->L, final, logits, w->work, threads);
+        else
+            climb(net, rows, numbers, places, ids, x, 0, net->L, final, logits, qkv + begin * 3 * D, hidden + begin * F,
+                  private, 0, 1);
+        bad = w->choose(logits, rows, V, w->how, uniform, next, p_NV, nats);
+        for (long r = 0; r < rows; r++) {
+            const long n = from[r];
+            w->ids_NT[n * w->T + t] = next[r];
+            w->nats_NT[n * w->T + t] = nats[r];
+            if (w->steps_N[n] == t + 1)
+                memcpy(w->final_ND + n * D, final + r * D, D * sizeof(float));
+        }
+    }
+    free(numbers);
+    free(p_NV);
+    free(final);
+    return bad;
+}
+
+/* Further characters of N streams, a row each, without coming back in between. In a small network each thread has its
+   own rows, and of these writes as many to the end as its cache holds keys and values of: else every character would
+   read them from memory. final_ND: of the last character read. Returns how many rows had logits that are no numbers.
+   work: as for decode. */
+long write_on(const Network *net, long N, const Writing *writing, int threads)
+{
+    if (weighs(net, 0, net->L) > NEAR || tiles_here() || (threads > 1 && N < ALONE * threads))
+        return write_rows(net, writing, N, 0, N, threads, 0);
+    long bad = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : bad)
+    {
+        const long me = omp_get_thread_num(), all = omp_get_num_threads();
+        const long begin = N * me / all, end = N * (me + 1) / all, count = end - begin;
+        long held = 0;
+        for (long n = begin; n < end; n++)
+            held += 2 * net->L * net->D * (writing->places_N[n] + 1) * (long)sizeof(half);
+        const long most = up(count, TILE), wanted = up(held, HELD), groups = wanted < most ? wanted : most;
+        for (long g = 0; g < groups; g++)
+            bad += write_rows(net, writing, N, begin + count * g / groups, begin + count * (g + 1) / groups, 0, me);
+    }
+    return bad;
 }

@@ -35,6 +35,16 @@ class Network(ctypes.Structure):
     ]
 
 
+class Writing(ctypes.Structure):
+    """As in decode.c."""
+
+    _fields_ = [
+        ("T", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("streams", "places", "first", "steps", "choose", "how", "uniform")),
+        *((name, ctypes.c_void_p) for name in ("ids", "nats", "x", "final", "logits", "work")),
+    ]
+
+
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory. What is
     large begins with one."""
@@ -152,16 +162,7 @@ class PackedReader:
     def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
         """As reading.Reader says."""
         N, last = len(rows.ids), self.layers if last is None else last
-        if self.room < N:
-            self.make_room(N)
-        if max(rows.places) >= self.context:
-            raise BadInput(f"{max(rows.places) + 1} characters are more than the {self.context} the cache holds")
-        if (
-            not 0 <= min(rows.streams) <= max(rows.streams) < self.streams
-            or min(rows.places) < 0
-            or not 0 <= min(rows.ids) <= max(rows.ids) < self.alphabet
-        ):
-            raise BadInput("there is no such stream or character")
+        self.prepare(rows, max(rows.places))
         if first:
             assert x_ND is not None
             self.x[:N] = x_ND
@@ -175,6 +176,43 @@ class PackedReader:
             ctypes.c_int(threads),
         )  # fmt: skip
         return Read(self.x[:N], self.final[:N], self.logits[:N]) if whole else Read(self.x[:N], None, None)
+
+    def write(
+        self, rows: Rows, steps: Sequence[int], choose: ctypes.c_void_p, how: ctypes.Structure, uniform_NT: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Further characters of streams, one row each, so many of each, by a function of C as decode.c describes it,
+        its settings and uniform numbers (float64, a row for each stream): their ids and nats, (N, T), and what the
+        output layer read last, (N, D). None where logits are no numbers. Raises as `read` does."""
+        N, T = uniform_NT.shape
+        self.prepare(rows, max(place + count - 1 for place, count in zip(rows.places, steps, strict=True)))
+        ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
+        x, final, logits, work = self.places
+        given = [longs(*numbers) for numbers in (rows.streams, rows.places, rows.ids, steps)]
+        threads = self.threads if self.shared(N * self.products) else 1
+        bad = self.weights.library.write_on(
+            self.own, ctypes.c_long(N),
+            ctypes.byref(
+                Writing(
+                    T, *(ctypes.addressof(one) for one in given), choose, ctypes.addressof(how),
+                    *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work
+                )
+            ),
+            ctypes.c_int(threads),
+        )  # fmt: skip
+        return None if bad else (ids_NT, nats_NT, self.final[:N])
+
+    def prepare(self, rows: Rows, furthest: int) -> None:
+        """Room for so many rows. Raises BadInput where one is nowhere."""
+        if self.room < len(rows.ids):
+            self.make_room(len(rows.ids))
+        if furthest >= self.context:
+            raise BadInput(f"{furthest + 1} characters are more than the {self.context} the cache holds")
+        if (
+            not 0 <= min(rows.streams) <= max(rows.streams) < self.streams
+            or min(rows.places) < 0
+            or not 0 <= min(rows.ids) <= max(rows.ids) < self.alphabet
+        ):
+            raise BadInput("there is no such stream or character")
 
     def make_room(self, rows: int) -> None:
         s, groups = self.weights.settings, -(-self.context // LANES)

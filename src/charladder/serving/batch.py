@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from charladder.errors import BadInput
-from charladder.generation.streams import Stream, Writer
+from charladder.generation.streams import PAUSE, Stream, Writer
 from charladder.model.reading import Reader
 from charladder.serving.manners import Manners
 from charladder.serving.tickets import Failed, Piece, Ticket
@@ -77,7 +77,7 @@ class Batch:
             self.writer.join(streams)
 
     def step(self) -> None:
-        self.writer.step()
+        self.writer.step(PAUSE)
         now, messages, ended = time.monotonic(), [], []
         flush = max(FLUSH, self.company() / MESSAGES)
         for ticket in self.active:

@@ -36,7 +36,7 @@ class Alone:
     def draft(self, streams: Sequence[Stream], most: Sequence[int]) -> Drafts:
         self.on = self.company() == 1
         if not self.on:
-            return nothing(streams)
+            return nothing(streams, resting=True)
         new = [stream for stream in streams if id(stream) not in self.begun]
         self.drafter.begin(new)
         self.begun |= {id(stream) for stream in new}

@@ -60,7 +60,7 @@ class AutoDrafter:
 
     def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
         if not self.current.length:
-            return nothing(streams)
+            return nothing(streams, resting=True)
         return self.current.drafter.draft(streams, [min(self.current.length, n) for n in most])
 
     def end(self, streams: Sequence["Stream"]) -> None:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from charladder.generation.streams import Stream
 
 
-def nothing(streams: Sequence["Stream"]) -> Drafts:
-    return Drafts([0] * len(streams), [], None)
+def nothing(streams: Sequence["Stream"], resting: bool = False) -> Drafts:
+    return Drafts([0] * len(streams), [], None, resting=resting)
 
 
 class NoDrafter:
@@ -20,7 +20,7 @@ class NoDrafter:
         """Nothing to prepare."""
 
     def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
-        return nothing(streams)
+        return nothing(streams, resting=True)
 
     def end(self, streams: Sequence["Stream"]) -> None:
         """Nothing to forget."""

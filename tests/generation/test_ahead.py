@@ -1,0 +1,129 @@
+"""Several characters in one call are those that come one at a time, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from charladder.errors import BadInput
+from charladder.generation import Sampling, Writer, ahead, open_reader
+from charladder.generation.drafters import NoDrafter
+from charladder.model import native
+from charladder.model.packed import PackedReader
+from charladder.model.reading import Rows
+from generation.drafting import stirred
+
+pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
+WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads share all matrices": ("-DNEAR=0",)}
+
+
+@pytest.fixture(params=WAYS)
+def ways(request, monkeypatch):
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *WAYS[request.param]))
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many characters each call wrote; 0 where it left that to others."""
+    seen, before = [], ahead.write_ahead
+    monkeypatch.setattr(
+        "charladder.generation.streams.write_ahead", lambda *given: seen.append(before(*given)) or seen[-1]
+    )
+    return seen
+
+
+def written(network, weights, sampling, pause, count=40, length=70, stops=()) -> list[tuple]:
+    """Texts of several lengths after several prompts, one of them empty, past the context of 16."""
+    prompts = [[n % 4, 3, n % network.output.out_features][: n % 4] for n in range(count)]
+    writer = Writer(open_reader(network, count, None, weights), prompts, length, sampling, 3, None, stops)
+    for stream in writer.streams:
+        stream.length = length - 3 * (stream.number % 5)
+    while writer.active:
+        writer.step(pause)
+    assert writer.pass_characters == writer.passes
+    return [
+        (s.ids, s.nats, s.drafted, s.finish, s.held[: len(s.ids) - 1], None if stops else s.final_D.tobytes())
+        for s in writer.streams
+    ]
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(race=True), Sampling(top_p=0.9, temperature=0.7), Sampling(temperature=0)],
+    ids=["race", "rejection", "greedy"],
+)  # fmt: skip
+def test_it_is_what_comes_one_at_a_time(ways, threads, calls, weights, sampling):
+    network = stirred(256)
+    expected = written(network, weights, sampling, 0)
+    assert not any(calls)
+    assert written(network, weights, sampling, 100.0) == expected
+    assert max(calls) > 40 * 4
+
+
+def test_a_stop_string_ends_a_text_in_the_middle_of_a_call(calls):
+    network, stops = stirred(5), [[1, 2], [4, 4, 4]]
+    expected = written(network, torch.float32, Sampling(race=True), 0, stops=stops)
+    got = written(network, torch.float32, Sampling(race=True), 100.0, stops=stops)
+    assert [one[:4] for one in got] == [one[:4] for one in expected]
+    assert "stop" in {one[3] for one in got}
+    assert any(calls)
+
+
+def test_whoever_looks_at_every_place_or_drafts_is_written_by_steps(calls):
+    network = stirred(5)
+    writer = Writer(open_reader(network), [[1]], 9, Sampling(race=True))
+    writer.streams[0].top = 2
+    writer.finish()
+    assert len(writer.streams[0].likeliest) == 8  # the first was chosen before anybody asked
+    assert calls and not any(calls)
+    calls.clear()
+
+    class Awake(NoDrafter):
+        def draft(self, streams, most):
+            drafts = super().draft(streams, most)
+            return type(drafts)(drafts.counts_S, drafts.ids_M, drafts.q_MV)
+
+    Writer(open_reader(network), [[1]], 9, Sampling(race=True), 0, Awake()).finish()
+    assert not calls
+
+
+def test_the_pause_bounds_a_call(calls):
+    writer = Writer(open_reader(stirred(5), 2), [[1], [2]], 100, Sampling(race=True))
+    writer.step(100.0)  # how long one takes is not known yet
+    assert calls == [0]
+    writer.pace = 1.0
+    writer.step(3.5)
+    assert calls[1:] == [6]
+    writer.pace = 1.0
+    writer.step(0.5)
+    assert calls[2:] == [0]
+
+
+def test_a_broken_network_says_so():
+    reader = open_reader(stirred(5), 2)
+    assert isinstance(reader, PackedReader)
+    writer = Writer(reader, [[1], [2]], 100, Sampling(race=True))
+    writer.step()
+    reader.weights.output.fill_(float("nan"))
+    with pytest.raises(BadInput, match="NaN"):
+        writer.finish()
+
+
+def test_places_past_the_context_are_refused():
+    network = stirred(5)
+    reader = open_reader(network)
+    assert isinstance(reader, PackedReader)
+    writer = Writer(reader, [[1]], 100, Sampling(race=True))
+    chooser = writer.streams[0].manner.chooser
+    with pytest.raises(BadInput, match="17 characters are more than the 16"):
+        reader.write(Rows([0], [14], [1]), [3], chooser.library.pick, chooser.sampling, np.zeros((1, 3)))
