@@ -3,8 +3,10 @@
 `charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
 a minute, each asking for its next text as soon as it has one, then one again, all of it so many times; characters as
 the service counts them in each event, errors, and how long the first character took. The ratio is the median of the
-rounds'. Then twice as many clients vanish in the middle as are asked for: memory and places of the service after the
-first half, and after the second.
+rounds'. What the crowd makes of the machine's rate of square products (between the rounds, of the better type) is said
+too, and what four times the one stream would: where a small network's weights lie in a cache, one stream alone is a
+good part of what there is. Then twice as many clients vanish in the middle as are asked for: memory and places of the
+service after the first half, and after the second.
 
     python -m benchmarks serving --run RUN
 """
@@ -24,8 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import report
+import torch
 
+from benchmarks.measure import matrix_rate, report
+from charladder.run import open_run
+
+PROMPT = "the quick brown fox "
 COUNT = re.compile(rb'"characters":(\d+)')
 
 
@@ -54,8 +60,10 @@ def main(argv: Sequence[str]) -> int:
     if options.quick:
         options.seconds, options.vanishing, options.precision = 10.0, 100, ["float32"]
     rows = [
-        ["", "one, characters/s", "together", "first character, median and 99th", "texts", "errors", "memory after"]
-    ]
+        ["", "one, characters/s", "together", "of square products", "four times one",
+         "first character, median and 99th", "texts", "errors", "memory after"]
+    ]  # fmt: skip
+    each = operations(options.run, options.length)
     ratios, measured = {}, {}
     for precision in options.precision:
         with served(options.run, precision) as (port, process):
@@ -69,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
             share = statistics.median(load["ratios"])
             ratios |= {
                 f"{precision}_crowd_over_one": share,
+                f"{precision}_crowd_of_products": each * statistics.median(load["crowd"]) / load["products"],
+                f"{precision}_four_times_one_of_products": 4 * each * statistics.median(load["one"]) / load["products"],
                 f"{precision}_memory_after_vanishing_cost": after / before,
             }
             held = {"memory_start": start, "memory_before": before, "memory_after": after, "left": left}
@@ -76,7 +86,9 @@ def main(argv: Sequence[str]) -> int:
             one, many = statistics.median(load["one"]), statistics.median(load["crowd"])
             first, late = (1000 * load[f"first_character_{which}_s"] for which in ("median", "99th"))
             rows.append(
-                [precision, f"{one:,.0f}", f"{many:,.0f} ({share:.2f} times)", f"{first:.0f} ms, {late:.0f} ms",
+                [precision, f"{one:,.0f}", f"{many:,.0f} ({share:.2f} times)",
+                 f"{ratios[f'{precision}_crowd_of_products']:.2f}",
+                 f"{ratios[f'{precision}_four_times_one_of_products']:.2f}", f"{first:.0f} ms, {late:.0f} ms",
                  f"{load['texts']:,}", str(load["errors"]),
                  f"{after / 2**20:.0f} MiB ({(after - before) / 2**20:+.1f}), active {left['active']}"]
             )  # fmt: skip
@@ -88,8 +100,9 @@ def main(argv: Sequence[str]) -> int:
 def under_load(port: int, options: argparse.Namespace) -> dict[str, Any]:
     """One stream, the crowd, one stream, so many times: characters a second of each, and what the crowd saw."""
     asyncio.run(ask(port, 1, 2.0, options.length))  # warm
-    alone, crowds, moment = [], [], options.seconds / 4
+    alone, crowds, products, moment = [], [], [], options.seconds / 4
     for _ in range(options.rounds):
+        products.append(max(matrix_rate(), matrix_rate(torch.bfloat16)))
         alone.append(asyncio.run(ask(port, 1, moment, options.length)))
         crowds.append(asyncio.run(ask(port, options.clients, options.seconds, options.length)))
         alone.append(asyncio.run(ask(port, 1, moment, options.length)))
@@ -97,13 +110,23 @@ def under_load(port: int, options: argparse.Namespace) -> dict[str, Any]:
     crowd = [told.characters / options.seconds for told in crowds]
     firsts = sorted(first for told in crowds for first in told.firsts)
     return {
-        "one": one, "crowd": crowd,
+        "one": one, "crowd": crowd, "products": statistics.median(products),
         "ratios": [2 * many / sum(one[2 * n : 2 * n + 2]) for n, many in enumerate(crowd)],
         "texts": sum(told.texts for told in crowds), "errors": sum(told.errors for told in alone + crowds),
         "first_character_median_s": statistics.median(firsts),
         "first_character_99th_s": firsts[min(len(firsts) - 1, int(0.99 * len(firsts)))],
         "one_first_character_median_s": statistics.median(first for told in alone for first in told.firsts),
     }  # fmt: skip
+
+
+def operations(run: str, length: int) -> int:
+    """Of one character, at the middle place of a text: two for each weight that it is multiplied with, and for each
+    number of the keys and values that it looks at."""
+    opened = open_run(Path(run))
+    s = opened.recipe.model
+    place = min(s.context, len(PROMPT) + length // 2)
+    weights = s.layers * s.width * (4 * s.width + 3 * s.feed_forward) + opened.alphabet.size * s.width
+    return 2 * weights + 4 * s.layers * s.width * place
 
 
 @contextmanager
@@ -121,7 +144,7 @@ def served(run: str, precision: str) -> Iterator[tuple[int, subprocess.Popen[str
 
 
 def request(length: int, seed: int) -> bytes:
-    asked = {"prompt": "the quick brown fox ", "max_tokens": length, "stream": True, "draft": "none", "seed": seed}
+    asked = {"prompt": PROMPT, "max_tokens": length, "stream": True, "draft": "none", "seed": seed}
     body = json.dumps(asked).encode()
     return (
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -2,11 +2,14 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.serving import main
 
 from charladder.cli.main import main as charladder
+from charladder.run import open_run
 
 
 @pytest.mark.slow
@@ -25,4 +28,9 @@ def test_a_moment_of_load(tmp_path, text_file, monkeypatch, capsys):
     assert found["memory_after"] - found["memory_before"] < 8 << 20
     assert found["first_character_99th_s"] >= found["first_character_median_s"] > 0
     of_rounds = [crowd / (sum(found["one"][2 * n : 2 * n + 2]) / 2) for n, crowd in enumerate(found["crowd"])]
+    network = open_run(Path("run")).network()
+    matrices = sum(m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Linear))
+    looked_at = 3 * 2 * 32 * 64  # layers, keys and values, width, and the whole context
+    of_products = 2 * (matrices + looked_at) * statistics.median(found["crowd"]) / found["products"]
+    assert said["ratios"]["float32_crowd_of_products"] == pytest.approx(of_products)
     assert said["ratios"]["float32_crowd_over_one"] == statistics.median(of_rounds) and len(of_rounds) == 3

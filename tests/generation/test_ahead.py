@@ -7,6 +7,7 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation import Sampling, Writer, ahead, open_reader
 from charladder.generation.drafters import NoDrafter
+from charladder.generation.verification import CompiledChooser
 from charladder.model import native
 from charladder.model.packed import PackedReader
 from charladder.model.reading import Rows
@@ -125,5 +126,6 @@ def test_places_past_the_context_are_refused():
     assert isinstance(reader, PackedReader)
     writer = Writer(reader, [[1]], 100, Sampling(race=True))
     chooser = writer.streams[0].manner.chooser
+    assert isinstance(chooser, CompiledChooser)
     with pytest.raises(BadInput, match="17 characters are more than the 16"):
         reader.write(Rows([0], [14], [1]), [3], chooser.library.pick, chooser.sampling, np.zeros((1, 3)))
