@@ -17,7 +17,7 @@ from charladder.model.packed import PackedReader
 from charladder.model.reading import Reader, Rows
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Manner, Stream
+    from charladder.generation.stream import Manner, Stream
 
 
 def write_ahead(reader: Reader, manner: "Manner", streams: Sequence["Stream"], most: int) -> int:

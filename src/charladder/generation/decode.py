@@ -7,7 +7,7 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import PAUSE, Writer
+from charladder.generation.writer import PAUSE, Writer
 from charladder.model import Transformer
 from charladder.model.packed import PackedReader, Weights, fits
 from charladder.model.reading import PlainReader, Reader

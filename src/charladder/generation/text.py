@@ -19,7 +19,8 @@ from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.decode import open_reader
 from charladder.generation.drafters import AutoDrafter, Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import PAUSE, Stream, Writer
+from charladder.generation.stream import Stream
+from charladder.generation.writer import PAUSE, Writer
 from charladder.run import Run, open_data, split_of
 from charladder.training.precision import choose_device
 

@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from charladder.errors import BadInput
-from charladder.generation.streams import PAUSE, Stream, Writer
+from charladder.generation.stream import Stream
+from charladder.generation.writer import PAUSE, Writer
 from charladder.model.reading import Reader
 from charladder.serving.manners import Manners
 from charladder.serving.tickets import Failed, Piece, Ticket

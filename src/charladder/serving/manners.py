@@ -13,7 +13,7 @@ from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.drafters import AutoDrafter, NgramDrafter
 from charladder.generation.drafters.none import nothing
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import Manner, Stream
+from charladder.generation.stream import Manner, Stream
 from charladder.generation.verification import Drafts
 from charladder.model.reading import Reader
 from charladder.run import Run

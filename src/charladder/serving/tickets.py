@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from charladder.generation.choosing import Draft
 from charladder.generation.sampling import Sampling
-from charladder.generation.streams import Stream
+from charladder.generation.stream import Stream
 
 
 class Full(Exception):

@@ -14,7 +14,7 @@ from charladder.generation.drafters.none import NoDrafter, nothing
 from charladder.generation.verification import Drafts
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 PASSES = 6  # of a trial
 LEAST = 3  # trials, however bad the first one looked: something else may have held the machine

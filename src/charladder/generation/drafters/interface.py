@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from charladder.generation.verification import Drafts
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 
 class Drafter(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from charladder.generation.verification import Drafts
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 ORDERS = (12, 8, 6, 5, 4, 3, 2)  # how many last characters are looked up, the longest first
 READ = 1 << 23  # characters of a training text; of a longer one the first

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from charladder.generation.verification import Drafts
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 
 def nothing(streams: Sequence["Stream"], resting: bool = False) -> Drafts:

@@ -18,7 +18,7 @@ from charladder.generation.verification import Drafts, choose_chooser
 from charladder.model.reading import Reader, Rows
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 EPSILON = 1e-5  # of the norm without parameters
 

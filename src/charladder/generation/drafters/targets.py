@@ -21,7 +21,7 @@ from charladder.model.norm import EPSILON
 from charladder.model.packed import address, in_panels, scratch, side_by_side
 
 if TYPE_CHECKING:
-    from charladder.generation.streams import Stream
+    from charladder.generation.stream import Stream
 
 
 class PlainTargets:
