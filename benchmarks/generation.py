@@ -151,7 +151,7 @@ def long_text(network: Any, characters: int, prompt: list[int]) -> dict[str, Any
 
 def automatic(run: Run, network: Any, prompt: list[int], characters: int, rounds: int) -> dict[str, float]:
     """Seconds of `auto`, from a fresh start, over those of no drafter, for a text of so many characters, alternated:
-    with the run's own heads, and with ones that never are right. Medians."""
+    with the run's own heads, and with ones that never are right. Medians of the rounds' ratios."""
     race, width, alphabet = Sampling(race=True), run.recipe.model.width, run.alphabet.size
     noise = torch.randn(8, alphabet, width, generator=torch.Generator().manual_seed(0))
     seconds: dict[str, list[float]] = {"none": [], "auto": [], "auto with useless heads": []}
@@ -166,8 +166,11 @@ def automatic(run: Run, network: Any, prompt: list[int], characters: int, rounds
             began = time.perf_counter()
             writer.finish()
             found.append(time.perf_counter() - began)
-    none = statistics.median(seconds["none"])
-    return {f"{name}, cost": statistics.median(found) / none for name, found in seconds.items() if name != "none"}
+    none = seconds.pop("none")
+    return {
+        f"{name}, cost": statistics.median(one / other for one, other in zip(found, none, strict=True))
+        for name, found in seconds.items()
+    }
 
 
 def ratios(medians: dict[str, float], many: dict[str, float]) -> dict[str, float]:
