@@ -45,13 +45,15 @@ def calls(monkeypatch):
     return seen
 
 
-def written(network, weights, sampling, pause, count=40, length=70, stops=()) -> list[tuple]:
-    """Texts of several lengths after several prompts, one of them empty, past the context of 16."""
+def written(network, weights, sampling, pause, stops=(), pace=0.0, count=40, length=70) -> list[tuple]:
+    """Texts of several lengths after several prompts, some of them empty, past the context of 16. pace: as if a
+    character took so many seconds."""
     prompts = [[n % 4, 3, n % network.output.out_features][: n % 4] for n in range(count)]
     writer = Writer(open_reader(network, count, None, weights), prompts, length, sampling, 3, None, stops)
     for stream in writer.streams:
         stream.length = length - 3 * (stream.number % 5)
     while writer.active:
+        writer.pace = pace or writer.pace
         writer.step(pause)
     assert writer.accepted_per_pass == 1
     left = [(s.held, np.asarray(s.final_D).tobytes()) if s.finish == "length" else None for s in writer.streams]
@@ -69,6 +71,9 @@ def test_it_is_what_comes_one_at_a_time(ways, threads, calls, weights, sampling)
     assert not any(calls)
     assert written(network, weights, sampling, 100.0) == expected
     assert max(calls) > 40 * 4
+    calls.clear()
+    assert written(network, weights, sampling, 1.0, pace=1 / (16 * 8)) == expected
+    assert 12 * 6 < max(calls) <= 16 * 6
 
 
 def test_a_stop_string_ends_a_text_in_the_middle_of_a_call(calls):
@@ -86,8 +91,7 @@ def test_whoever_looks_at_every_place_or_drafts_is_written_by_steps(calls):
     writer.streams[0].top = 2
     writer.finish()
     assert len(writer.streams[0].likeliest) == 8  # the first was chosen before anybody asked
-    assert calls and not any(calls)
-    calls.clear()
+    assert not calls
 
     class Awake(NoDrafter):
         def draft(self, streams, most):
@@ -101,13 +105,36 @@ def test_whoever_looks_at_every_place_or_drafts_is_written_by_steps(calls):
 def test_the_pause_bounds_a_call(calls):
     writer = Writer(open_reader(stirred(5), 2), [[1], [2]], 100, Sampling(race=True))
     writer.step(100.0)  # how long one takes is not known yet
-    assert calls == [0]
+    assert not calls
     writer.pace = 1.0
-    writer.step(3.5)
-    assert calls[1:] == [6]
+    writer.step(7.5)
+    assert calls == [6]
     writer.pace = 1.0
-    writer.step(0.5)
-    assert calls[2:] == [0]
+    writer.step(3.5)  # too little for two of each
+    assert calls == [6]
+
+
+def test_those_who_have_waited_longest_are_next():
+    writer = Writer(open_reader(stirred(5), 20), [[n % 5] for n in range(20)], 10_000, Sampling(race=True))
+    writer.step()
+    for turn in range(1, 11):
+        writer.pace = 1.0
+        before = [len(stream.ids) for stream in writer.streams]
+        writer.step(6.0 * 16)
+        assert sum(len(stream.ids) > count for stream, count in zip(writer.streams, before, strict=True)) == 6
+        ages = [writer.steps - stream.last for stream in writer.streams if stream.last]
+        assert max(ages) <= 3 and (turn < 4 or len(ages) == 20)
+
+
+def test_of_a_large_network_all_are_written_together(calls):
+    reader = open_reader(stirred(5), 20)
+    assert isinstance(reader, PackedReader)
+    reader.near = False
+    writer = Writer(reader, [[n % 5] for n in range(20)], 100, Sampling(race=True))
+    writer.step()
+    writer.pace = 1.0
+    writer.step(6.0 * 16)
+    assert calls == [20 * 4]
 
 
 def test_a_broken_network_says_so():

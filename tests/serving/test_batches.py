@@ -6,6 +6,7 @@ import httpx2
 import pytest
 import torch
 
+from charladder.model import packed
 from charladder.model.packed import PackedReader
 from charladder.run import open_run
 from charladder.serving import app
@@ -85,7 +86,7 @@ def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeyp
     assert [reader.streams for reader in open_readers(network, 1, torch.float32)] == [1]
     monkeypatch.setattr(app, "LEAST", 3)
     assert [reader.streams for reader in open_readers(network, 7, torch.float32)] == [3, 4]
-    monkeypatch.setattr(app, "SMALL", 0)
+    monkeypatch.setattr(packed, "NEAR", 0)
     (reader,) = open_readers(network, 5, torch.float32)
     assert isinstance(reader, PackedReader) and reader.streams == 5
 

@@ -12,22 +12,44 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.generation.sampling import BROKEN
-from charladder.generation.verification import CompiledChooser
-from charladder.model.packed import PackedReader
+from charladder.generation.verification import CompiledChooser, Drafts
+from charladder.model.packed import TILE, PackedReader
 from charladder.model.reading import Reader, Rows
 
 if TYPE_CHECKING:
     from charladder.generation.stream import Manner, Stream
 
+AHEAD = 16  # characters of a stream at most that are written in one call
+
+
+def able(reader: Reader, parts: Sequence[tuple["Manner", list["Stream"], Drafts]]) -> bool:
+    """Whether all of these can be written in this way."""
+    return (
+        isinstance(reader, PackedReader)
+        and (reader.near or len(parts) == 1)
+        and all(drafts.resting and isinstance(manner.chooser, CompiledChooser) for manner, _, drafts in parts)
+        and not any(stream.top for _, streams, _ in parts for stream in streams)  # who looks at all logits
+    )
+
+
+def shift(reader: Reader, streams: Sequence["Stream"], pace: float, pause: float) -> tuple[list["Stream"], int]:
+    """Whose turn it is and how many characters of each are written, so that it takes about `pause` seconds, where each
+    character takes `pace`. Of a small network those who have waited longest, as many as fit: what a cache holds of them
+    serves for all their characters. Else all of them: their company is what makes each cheap."""
+    assert isinstance(reader, PackedReader)
+    chosen = list(streams)
+    if reader.near:
+        fit = pause / (AHEAD * pace)
+        count = len(chosen) if fit >= len(chosen) else max(TILE, int(fit) // TILE * TILE)
+        chosen = sorted(chosen, key=lambda stream: stream.last)[:count]
+    return chosen, int(min(AHEAD, pause / (pace * len(chosen))))
+
 
 def write_ahead(reader: Reader, manner: "Manner", streams: Sequence["Stream"], most: int) -> int:
-    """Up to `most` characters for each stream; how many for all of them, 0 where it cannot be done in this way. Each
-    must have room for one. Raises BadInput for logits that are no numbers."""
+    """Up to `most` characters for each stream, which must have room for one; how many for all of them. Raises BadInput
+    for logits that are no numbers."""
     chooser = manner.chooser
-    if most < 2 or not isinstance(reader, PackedReader) or not isinstance(chooser, CompiledChooser):
-        return 0
-    if any(stream.top for stream in streams):  # who looks at the logits of each
-        return 0
+    assert isinstance(reader, PackedReader) and isinstance(chooser, CompiledChooser)
     steps = [min(most, reader.context - len(s.held), s.length - len(s.ids)) for s in streams]
     uniform_NT = np.zeros((len(streams), max(steps)))
     for row_T, stream, count in zip(uniform_NT, streams, steps, strict=True):

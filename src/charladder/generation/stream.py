@@ -51,6 +51,7 @@ class Stream:
     shown: int = 0
     passes: int = 0  # and what they gave, more than `ids` where a text ended in the middle
     given: int = 0
+    last: int = 0  # the step in which it was written
     finish: str | None = None
     held: list[int] = field(default_factory=list)  # in the cache: all but the character chosen last
     final_D: np.ndarray | None = None  # what the output layer read at the last of them

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from charladder.errors import BadInput
-from charladder.generation.ahead import write_ahead
+from charladder.generation.ahead import able, shift, write_ahead
 from charladder.generation.drafters import Drafter, NoDrafter
 from charladder.generation.sampling import Sampling
 from charladder.generation.stream import Manner, Stream, by_manner
@@ -24,7 +24,6 @@ from charladder.generation.verification import Drafts
 from charladder.model.reading import Reader, Rows
 
 AT_ONCE = 256  # characters of prompts read in one pass
-AHEAD = 16  # characters of a stream at most that are written in one call
 PAUSE = 0.02  # seconds of such a call, about: nobody sees that characters come a few at a time
 
 
@@ -52,7 +51,8 @@ class Writer:
         reader.writer = self  # one at a time: the cache is one
         self.passes = self.pass_characters = 0  # of one stream each
         self.seconds = 0.0  # of all passes
-        self.pace = 0.0  # seconds for one pass of each stream, the last time
+        self.pace = 0.0  # seconds of a pass of one stream, the last time
+        self.steps = 0
         self.streams: list[Stream] = []
         self.drafter = drafter or NoDrafter()
         manner = Manner(sampling or Sampling(), self.drafter)
@@ -135,8 +135,9 @@ class Writer:
         self.read_on(streams, kept)
 
     def step(self, pause: float = 0.0) -> None:
-        """At least one further character for every stream that has not ended; where no drafter has a say, as many as
-        take about `pause` seconds, up to AHEAD."""
+        """One further character for every stream that has not ended, or more where drafts stand. With a pause, and
+        where no drafter has a say, as many as take about so many seconds, for all streams or for those who have waited
+        longest."""
         began, streams = time.perf_counter(), self.active
         if not streams:
             return
@@ -152,11 +153,7 @@ class Writer:
             parts.append((manner, some, manner.drafter.draft(some, room)))
         passes = len(streams)
         if not any(part[2].ids_M or part[2].x_ND is not None for part in parts):
-            manner, some, drafts = parts[0]
-            together = len(parts) == 1 and drafts.resting
-            most = min(AHEAD, int(pause / self.pace)) if self.pace else 1
-            written = write_ahead(self.reader, manner, some, most) if together else 0
-            passes = written = written or self.read_chosen(parts)
+            passes = written = self.write_ahead(parts, pause) or self.read_chosen(parts)
         elif len(parts) == 1:
             written = self.read_drafts(parts)
         else:  # what a drafter has read in part is read on by itself, all the rest in one pass
@@ -164,12 +161,24 @@ class Writer:
             alone = [[part] for part in parts if part[2].x_ND is not None]
             written = sum(map(self.read_drafts, [together, *alone] if together else alone))
         seconds = time.perf_counter() - began
-        self.pace = seconds * len(streams) / passes
+        self.pace = seconds / passes
+        self.steps += 1
         self.passes += passes
         self.pass_characters += written
         self.seconds += seconds
         if len(parts) == 1:  # what each of several has taken of the seconds, nobody knows
             parts[0][0].drafter.told(passes, written, seconds)
+
+    def write_ahead(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]], pause: float) -> int:
+        """As read_chosen, several characters each; 0 where that cannot be."""
+        if not pause or not self.pace or not able(self.reader, parts):
+            return 0
+        streams, most = shift(self.reader, [stream for _, some, _ in parts for stream in some], self.pace, pause)
+        if most < 2:
+            return 0
+        for stream in streams:
+            stream.last = self.steps + 1
+        return sum(write_ahead(self.reader, manner, some, most) for manner, some in by_manner(streams))
 
     def read_chosen(self, parts: Sequence[tuple[Manner, list[Stream], Drafts]]) -> int:
         """As read_drafts, where nothing has been drafted: what many streams cost beside the pass is mostly this."""
@@ -232,7 +241,7 @@ class Writer:
     def finish(self) -> None:
         """Steps until all streams have ended."""
         while self.active:
-            self.step(PAUSE)
+            self.step(math.inf)
 
     @property
     def accepted_per_pass(self) -> float:

@@ -18,7 +18,7 @@
 
 #define ALONE 16 /* rows of a thread from which on it does them by itself */
 #ifndef NEAR
-#define NEAR (8 << 20) /* bytes of weights up to which that pays: each thread reads all of them */
+#define NEAR (8 << 20) /* bytes of weights up to which that pays, as in packed.py: each thread reads all of them */
 #endif
 #ifndef HELD
 #define HELD (3 << 20) /* bytes of keys and values that stay in a cache beside those weights, for each thread */

@@ -21,7 +21,8 @@ from charladder.model.norm import EPSILON
 from charladder.model.reading import Read, Rows
 from charladder.model.transformer import Transformer
 
-PANEL, LANES = 32, 16
+PANEL, LANES, TILE = 32, 16, 6
+NEAR = 8 << 20  # bytes of weights that a cache holds which cores share, as in decode.c
 LARGE_PAGE = 2 << 20  # bytes
 
 
@@ -158,6 +159,7 @@ class PackedReader:
         self.room, self.writer = 0, cast(object, None)
         self.shared: Callable[[int], bool] = lambda products: True  # whether threads share a pass of so many
         self.products = sum(p.numel() for p in weights.parts) + weights.output.numel()  # of a row
+        self.near = self.products * weights.dtype.itemsize <= NEAR  # a row costs little less in company
 
     def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
         """As reading.Reader says."""

@@ -37,9 +37,6 @@ from charladder.training.precision import choose_device
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
 # thread that has lost its core takes longer than a small pass does (docs/diary.md).
 SHARED_FROM = 20_000_000
-# Bytes of weights up to which each core decodes a batch of its own: it reads all of them, from a cache that the cores
-# share; larger ones would come from memory as many times as there are cores.
-SMALL = 8 << 20
 LEAST = 8  # streams of such a batch: what Python does for a step, it does for all of them
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
@@ -98,9 +95,10 @@ def open_service(
 
 
 def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[Reader]:
-    """One for all streams; of a small network one for each core, which then waits for no other."""
+    """One for all streams; of a small network one for each core, which then waits for no other: each reads all weights,
+    from a cache that they share. Larger ones would come from memory as many times as there are cores."""
     first, cores = open_reader(network, 1, None, weights), max(1, min(streams // LEAST, torch.get_num_threads()))
-    small = isinstance(first, PackedReader) and first.products * weights.itemsize <= SMALL
+    small = isinstance(first, PackedReader) and first.near
     shares = [streams * (n + 1) // cores - streams * n // cores for n in range(cores)] if small else [streams]
     return [open_reader(network, share, None, weights, first) for share in shares]
 
