@@ -140,7 +140,8 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
     const long D = net->D, F = net->F, V = net->V;
     float *qkv = work, *hidden = qkv + N * 3 * D, *private = hidden + N * F;
     const long own = room(net, N);
-    const int apart = weighs(net, first, last) <= NEAR && N >= ALONE * threads && !tiles_here() && even(streams_N, N, threads);
+    const int small = weighs(net, first, last) <= NEAR && !tiles_here();
+    const int apart = small && N >= ALONE * threads && even(streams_N, N, threads);
 #pragma omp parallel num_threads(threads)
     {
         const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */
@@ -181,8 +182,8 @@ static long write_rows(const Network *net, const Writing *w, long N, long begin,
     float *final = malloc(count * D * sizeof(float)), *x = w->x_ND + begin * D, *logits = w->logits_NV + begin * V;
     float *qkv = w->work, *hidden = qkv + N * 3 * D, *private = hidden + N * F + me * room(net, N);
     long bad = 0;
-    for (long t = 0, rows = 1; rows && !bad; t++) {
-        rows = 0;
+    for (long t = 0; t < w->T && !bad; t++) {
+        long rows = 0;
         for (long n = begin; n < end; n++)
             if (w->steps_N[n] > t) {
                 from[rows] = n;
@@ -191,7 +192,7 @@ static long write_rows(const Network *net, const Writing *w, long N, long begin,
                 ids[rows] = t ? w->ids_NT[n * w->T + t - 1] : w->first_N[n];
                 uniform[rows++] = w->uniform_NT[n * w->T + t];
             }
-        if (!rows)
+        if (!rows) /* T may be that of others */
             break;
         if (threads)
             decode(net, rows, numbers, places, ids, x, 0, net->L, final, logits, w->work, threads);

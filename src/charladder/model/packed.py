@@ -171,11 +171,10 @@ class PackedReader:
         whole = last == self.layers
         x, final, logits, work = self.places
         longs = ctypes.c_int64 * N
-        threads = self.threads if self.shared(N * self.products) else 1
         self.weights.library.decode(
             self.own, ctypes.c_long(N), longs(*rows.streams), longs(*rows.places), None if first else longs(*rows.ids),
             x, ctypes.c_long(first), ctypes.c_long(last), final if whole else None, logits if whole else None, work,
-            ctypes.c_int(threads),
+            self.sharing(N),
         )  # fmt: skip
         return Read(self.x[:N], self.final[:N], self.logits[:N]) if whole else Read(self.x[:N], None, None)
 
@@ -190,7 +189,6 @@ class PackedReader:
         ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
         x, final, logits, work = self.places
         given = [longs(*numbers) for numbers in (rows.streams, rows.places, rows.ids, steps)]
-        threads = self.threads if self.shared(N * self.products) else 1
         bad = self.weights.library.write_on(
             self.own, ctypes.c_long(N),
             ctypes.byref(
@@ -199,9 +197,13 @@ class PackedReader:
                     *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work
                 )
             ),
-            ctypes.c_int(threads),
+            self.sharing(N),
         )  # fmt: skip
         return None if bad else (ids_NT, nats_NT, self.final[:N])
+
+    def sharing(self, rows: int) -> ctypes.c_int:
+        """How many threads take part in a pass of so many."""
+        return ctypes.c_int(self.threads if self.shared(rows * self.products) else 1)
 
     def prepare(self, rows: Rows, furthest: int) -> None:
         """Room for so many rows. Raises BadInput where one is nowhere."""
