@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from auxiliary import two_ranks
-from auxiliary.features import DDP, FSDP2
+from auxiliary.cells import DDP, FSDP2
 
 TOLERANCE = 1e-9  # sums in another order differ by some 1e-15; a wrong factor or a missing gradient by far more
 

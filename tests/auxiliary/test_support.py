@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch._functorch.config
 
-from auxiliary import features, two_ranks
-from auxiliary.features import ALONE, ATTACHED_FIRST, AUTOCAST, DDP, FEATURES, FSDP2, difference, run, run_by_hand
+from auxiliary import two_ranks
+from auxiliary.cells import ALONE, ATTACHED_FIRST, AUTOCAST, DDP, FSDP2, difference, run, run_by_hand
+from auxiliary.features import FEATURES, Feature
 from charladder import auxiliary as aux
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
@@ -29,7 +30,7 @@ DDP and FSDP2 as two processes on the CPU), and a test holds it to what they do.
 """
 
 
-def checked(feature: features.Feature, setting: str, action: Callable[[], dict[str, torch.Tensor]]) -> str:
+def checked(feature: Feature, setting: str, action: Callable[[], dict[str, torch.Tensor]]) -> str:
     """`yes`, or the sentence of a refusal; fails where a result is wrong."""
     try:
         found = action()
@@ -43,7 +44,7 @@ def checked(feature: features.Feature, setting: str, action: Callable[[], dict[s
     return "yes"
 
 
-def from_ranks(feature: features.Feature, setting: str, ranks: list[dict[str, Any]]) -> str:
+def from_ranks(feature: Feature, setting: str, ranks: list[dict[str, Any]]) -> str:
     """The same for two ranks, who must agree."""
 
     def action(answer: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from auxiliary import features
-from auxiliary.features import CLASSES, DDP, FSDP2, WIDTH, Network, fill, gradients_at_home, wrap
+from auxiliary import cells, features
+from auxiliary.cells import DDP, FSDP2, gradients_at_home, wrap
+from auxiliary.features import CLASSES, WIDTH, Network, fill
 from charladder import auxiliary as aux
 
 WORLD = 2
@@ -90,10 +91,10 @@ class Setup:
         return self.objective(self.model, *batch(), progress=progress, **more)
 
     def gradients(self) -> dict[str, Any]:
-        return {name: tensor.tolist() for name, tensor in features.gradients_of(self.modules).items()}
+        return {name: tensor.tolist() for name, tensor in cells.gradients_of(self.modules).items()}
 
     def weights(self) -> dict[str, Any]:
-        return {name: tensor.tolist() for name, tensor in features.weights_of(self.modules).items()}
+        return {name: tensor.tolist() for name, tensor in cells.weights_of(self.modules).items()}
 
 
 def noted(report: aux.Report) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def once(setup: Setup) -> dict[str, Any]:
 
 def several(setup: Setup, steps: int = 6) -> dict[str, Any]:
     """Steps of SGD; terms that have until(0.5) are silent in the second half of them."""
-    optimizer = features.sgd(setup.modules)
+    optimizer = cells.sgd(setup.modules)
     reports = {}
     for step in range(steps):
         report = setup(step / steps)
@@ -222,7 +223,7 @@ def gate(wrapper: str | None) -> Any:
     """Three steps. The model's own parameters are partly shared and partly not; the heads are the objective's."""
     terms = {"inner": cross_entropy(weight=0.5), "outer": tap(1)}
     setup = Setup(wrapper, aux.Objective(cross_entropy(), terms), side=True)
-    optimizer = features.sgd(setup.modules)
+    optimizer = cells.sgd(setup.modules)
     trunk = setup.network.trunk()
     others = [*setup.network.side.parameters(), *setup.network.last.parameters(), *setup.objective.parameters()]
     for _ in range(3):
@@ -279,7 +280,7 @@ def outcome(action: Callable[[], Any]) -> dict[str, Any]:
 
 def cell(feature: features.Feature, setting: str) -> dict[str, Any]:
     """One cell of the table of support."""
-    return outcome(lambda: {name: t.tolist() for name, t in features.run(feature, setting, share()).items()})
+    return outcome(lambda: {name: t.tolist() for name, t in cells.run(feature, setting, share()).items()})
 
 
 # The two processes.
