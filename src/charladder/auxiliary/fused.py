@@ -19,6 +19,7 @@ from charladder.auxiliary.errors import AuxiliaryError
 EPSILON = 1e-5  # F.layer_norm's
 TINY = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
 ROWS = 1024  # at once: their logits stay in a processor's cache
+LOGITS = 64 << 20  # bytes of logits at once on other devices, where each launch costs more than memory does
 
 
 class Steps(Protocol):
@@ -86,8 +87,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_matrix = None
         of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
         losses_K = torch.zeros_like(weights_K)
-        for begin in range(0, R, ROWS):
-            rows = slice(begin, begin + ROWS)
+        most = rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
+        for begin in range(0, R, most):
+            rows = slice(begin, begin + most)
             read_RD, moments = steps.center(hidden_RD[rows], products) if normed else (hidden_RD[rows].to(products), ())
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
             slope_RW, found_K = steps.slopes(logits_RW, targets_RK[rows], weights_K)
@@ -97,7 +99,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             else:
                 torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
             if of_matrix is None:
-                of_matrix = (slope_RW.mT @ read_RD).to(products if R <= ROWS else wide)
+                of_matrix = (slope_RW.mT @ read_RD).to(products if R <= most else wide)
             elif products == wide:
                 of_matrix.addmm_(slope_RW.mT, read_RD)
             else:
@@ -121,6 +123,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         parts = [part for whole in (of_matrix, *of_bias) for part in whole.chunk(len(weights_K))]
         of_parameters = [scaled(part, factor, exact) for part, exact in zip(parts, ctx.exact_too, strict=True)]
         return scaled(of_hidden, factor, ctx.exact), None, None, None, None, None, *of_parameters
+
+
+def rows_at_once(device: torch.device, row_bytes: int) -> int:
+    return ROWS if device.type == "cpu" else max(ROWS, LOGITS // row_bytes)
 
 
 def side_by_side(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
@@ -159,7 +165,8 @@ def linear_cross_entropy(
     normed: the classifiers read the hidden state brought to mean 0 and variance 1 over D first, as F.layer_norm without
     parameters does; then the state itself need not be kept.
     steps: who computes what lies between the products; torch, unless told otherwise.
-    Memory: one hidden state and one copy of the classifiers; the logits of ROWS predictions at a time.
+    Memory: one hidden state and one copy of the classifiers; the logits of ROWS predictions at a time, or LOGITS bytes
+    of them where the device is no CPU.
     Raises AuxiliaryError for classifiers that differ in size, and for a weight of zero: leave such a loss out.
     """
     if any(weight == 0 for weight in weights):

@@ -31,7 +31,9 @@ class Dropout(NamedTuple):
     def __call__(self, x_B: Tensor) -> Tensor:
         """x of shape (B, ...), elements dropped at `rate` and the rest scaled up."""
         low_B1, high_B1 = (half[:, None].to(torch.int32) for half in (self.keys_B & 0x7FFFFFFF, self.keys_B >> 32))
-        h_BN = torch.arange(x_B[0].numel(), dtype=torch.int32, device=x_B.device) * STRIDE ^ low_B1
+        n_1N = torch.arange(x_B[0].numel(), dtype=torch.int32, device=x_B.device) ^ low_B1[:1] & 0  # as it is, but
+        # not known beforehand: torch's compiler would do the product in whole numbers that do not wrap, and fail
+        h_BN = n_1N * STRIDE ^ low_B1
         h_BN = (h_BN ^ (h_BN >> 16 & 0xFFFF)) * FIRST ^ high_B1
         h_BN = (h_BN ^ (h_BN >> 15 & 0x1FFFF)) * SECOND
         h_BN = h_BN ^ (h_BN >> 16 & 0xFFFF)
