@@ -87,9 +87,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_matrix = None
         of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
         losses_K = torch.zeros_like(weights_K)
-        most = rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
-        for begin in range(0, R, most):
-            rows = slice(begin, begin + most)
+        together = rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
+        for begin in range(0, R, together):
+            rows = slice(begin, begin + together)
             read_RD, moments = steps.center(hidden_RD[rows], products) if normed else (hidden_RD[rows].to(products), ())
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
             slope_RW, found_K = steps.slopes(logits_RW, targets_RK[rows], weights_K)
@@ -99,7 +99,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             else:
                 torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
             if of_matrix is None:
-                of_matrix = (slope_RW.mT @ read_RD).to(products if R <= most else wide)
+                of_matrix = (slope_RW.mT @ read_RD).to(wide if together < R else products)
             elif products == wide:
                 of_matrix.addmm_(slope_RW.mT, read_RD)
             else:

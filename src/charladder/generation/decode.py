@@ -1,5 +1,6 @@
 """Text from a network in one call: ids in, ids out."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -8,7 +9,8 @@ from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter
 from charladder.generation.sampling import Sampling
 from charladder.generation.writer import PAUSE, Writer
-from charladder.model import Transformer
+from charladder.model import Transformer, native
+from charladder.model.batched import BatchedReader
 from charladder.model.packed import PackedReader, Weights, fits
 from charladder.model.reading import PlainReader, Reader
 
@@ -22,9 +24,8 @@ def open_reader(
 ) -> Reader:
     """The fastest reader there is for a network, of so many streams, at `context` characters (its own unless given).
 
-    like: another reader of it, whose packed weights serve again. weights: bfloat16 halves what a pass has to fetch and
-    rounds the network. Raises BadInput for a context it cannot have, and for bfloat16 where this machine or network has
-    no packed pass.
+    like: another reader of it, whose weights serve again. weights: bfloat16 halves what a pass has to fetch and rounds
+    the network. Raises BadInput for a context it cannot have, and for bfloat16 on a CPU where there is no packed pass.
     """
     s = network.settings
     context = s.context if context is None else context
@@ -36,11 +37,17 @@ def open_reader(
         return PackedReader(like.weights, streams, context)
     if fits(network, weights):
         return PackedReader(Weights(network, weights), streams, context)
-    if weights != torch.float32:
+    on_cpu = network.output.weight.device.type == "cpu"
+    if weights != torch.float32 and on_cpu:
+        why = native.missing(weights) or "this one is of another kind"
         raise BadInput(
-            "--precision bfloat16 is for modern networks on a CPU under Linux with a C compiler; leave it out"
+            f"--precision bfloat16 on a CPU is for modern networks that are read in C, and {why}; leave it out"
         )
-    return PlainReader(network, streams, context)
+    if isinstance(like, BatchedReader):
+        network = like.network
+    elif weights != torch.float32:
+        network = copy.deepcopy(network).to(weights)
+    return PlainReader(network, 1, context) if streams == 1 and on_cpu else BatchedReader(network, streams, context)
 
 
 def generate(

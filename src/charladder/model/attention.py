@@ -55,11 +55,14 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = rotate(q, *rotary).to(v.dtype), rotate(k, *rotary).to(v.dtype)  # angles are in float32
+        seen = None
         if extend is not None:
-            k, v = extend(k, v)
+            k, v, seen = extend(k, v)
         if dropout is not None:
             y_BHTE = explicit_attention(q, k, v, dropout.of(1))
+        elif seen is not None:
+            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         elif T == 1:
             y_BHTE = F.scaled_dot_product_attention(q, k, v)
         elif k.shape[2] == T:

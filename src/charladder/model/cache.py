@@ -11,7 +11,9 @@ from torch import Tensor
 
 from charladder.model.settings import ModelSettings
 
-Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # one layer's part of a cache: new keys and values, all
+# One layer's part of a cache: new keys and values; all of them, and which of them each new character sees (S, 1, T, L),
+# or None where it sees those up to itself.
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Cache:
@@ -32,12 +34,12 @@ class Cache:
         self.tokens_BC = torch.zeros(batch, self.capacity, dtype=torch.long, device=device)
         self.length = 0
 
-    def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor, None]:
         """Writes T further keys and values of a layer behind `length`; returns all up to and with them."""
         end = self.length + key_BHTE.shape[2]
         self.keys[layer][:, :, self.length : end] = key_BHTE
         self.values[layer][:, :, self.length : end] = value_BHTE
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end], None
 
     def remember(self, tokens_BT: Tensor) -> Tensor:
         """Writes T further characters behind `length`; returns all up to and with them."""

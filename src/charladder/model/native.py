@@ -42,6 +42,15 @@ def takes(x: Tensor, products: torch.dtype, sources: tuple[Path, ...] = SOURCES)
     return plain and products in PRODUCTS and library(products, sources) is not None
 
 
+def missing(products: torch.dtype) -> str | None:
+    """Why there are no compiled steps here, in a few words; None where there are."""
+    try:
+        load(products)
+    except Missing as reason:
+        return str(reason)
+    return None
+
+
 def describe(*libraries: tuple[Path, ...]) -> str:
     """Whether the C of these sources can be had here, and of what it was made."""
     try:
@@ -75,6 +84,11 @@ def load(products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> ctypes.C
         except OSError:  # damaged: once more
             file.unlink(missing_ok=True)
             return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]), sources)))
+    except subprocess.CalledProcessError as error:
+        said = next(
+            (line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line), str(error)
+        )
+        raise Missing(f"compiling them failed: {said.strip()}") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise Missing(f"compiling them failed: {error}") from None
 

@@ -1,0 +1,126 @@
+"""Streams read together give what they give one by one, on a CPU and on a GPU where there is one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.generation import Sampling, Writer
+from charladder.generation.decode import open_reader
+from charladder.model.batched import BatchedReader
+from charladder.model.reading import PlainReader, Rows
+from generation.drafting import stirred
+
+C = 16
+KINDS = {
+    "modern": {},
+    "tables": {"block": "paper", "positions": "tables"},
+    "one table": {"block": "paper", "positions": "table"},
+    "after": {"norm_placement": "post"},
+    "n-grams": {"ngrams": 4, "ngram_rows": 101},
+}
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+]
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
+
+
+def whole(ids: list[int]) -> Rows:
+    return Rows([0] * len(ids), range(len(ids)), ids)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_streams_together_are_as_each_alone(kind, device, data):
+    """Any streams read, rolled back and read again, a few characters or one of each, through all rungs or in two."""
+    network = stirred(9, **KINDS[kind])
+    plain = stirred(9, **KINDS[kind])
+    reader = BatchedReader(network.to(device), 5, C)
+    held: list[list[int]] = [[] for _ in range(5)]
+    for _ in range(data.draw(st.integers(1, 6))):
+        streams = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True))
+        most = data.draw(st.sampled_from([1, 1, 3, C]))
+        numbers, places, ids = [], [], []
+        for stream in streams:
+            keep = data.draw(st.integers(0, min(len(held[stream]), C - 1)))
+            new = data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=min(most, C - keep)))
+            held[stream] = held[stream][:keep] + new
+            numbers += [stream] * len(new)
+            places += range(keep, keep + len(new))
+            ids += new
+        rows = Rows(numbers, places, ids)
+        if data.draw(st.booleans()):
+            below = reader.read(rows, 0, 1).x_ND.copy()
+            got = reader.read(rows, 1, None, below)
+        else:
+            got = reader.read(rows)
+        row = 0
+        for stream in streams:
+            count = numbers.count(stream)
+            expected = PlainReader(plain, 1, C).read(whole(held[stream]))
+            for name in ("x_ND", "final_ND", "logits_NV"):
+                np.testing.assert_allclose(
+                    getattr(got, name)[row : row + count], getattr(expected, name)[-count:],
+                    rtol=0, atol=TOLERANCE[device] * np.abs(getattr(expected, name)).max(),
+                )  # fmt: skip
+            row += count
+
+
+def test_those_side_by_side_are_read_in_one_pass_for_each_length(monkeypatch):
+    reader, shapes = BatchedReader(stirred(9), 4, C), []
+    climb = reader.climb
+    monkeypatch.setattr(
+        reader, "climb", lambda given, *more: (shapes.append(tuple(given.shape)), climb(given, *more))[1]
+    )
+    reader.read(Rows([3, 1, 1, 0, 2, 2], [0, 0, 1, 0, 0, 1], [1] * 6))
+    assert shapes == [(3, 2, 1), (3, 2, 2)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_greedy_text_of_many_is_that_of_each_alone(device):
+    network, prompts = stirred(64, block="paper", positions="tables"), [[5, 6, 7], [], [9], [8] * 40, [5, 6, 7], [3]]
+    together = Writer(BatchedReader(network.to(device), 6, C), prompts, 60, Sampling(temperature=0), 7)
+    together.finish()
+    plain = stirred(64, block="paper", positions="tables")
+    for number, prompt in enumerate(prompts):
+        alone = Writer(PlainReader(plain, 1, C), [prompt], 60, Sampling(temperature=0), 7, first=number)
+        alone.finish()
+        assert together.streams[number].ids == alone.streams[0].ids
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
+    network = stirred(27, context=200).to("cuda")
+    reader = open_reader(network, 20, None, torch.bfloat16)
+    assert isinstance(reader, BatchedReader) and network.output.weight.dtype == torch.float32
+    assert open_reader(network, 3, None, torch.bfloat16, reader).network is reader.network  # type: ignore[attr-defined]
+    exact = BatchedReader(network, 20, 200)
+    ids = np.random.default_rng(0).integers(0, 27, (20, 150))
+    for place in range(150):
+        some = range(1 + place % 20)
+        rows = Rows(list(some), [place] * len(some), ids[: len(some), place].tolist())
+        half, full = reader.read(rows).logits_NV, exact.read(rows).logits_NV
+        assert half is not None and full is not None
+        if place < 20:  # later ones lack what was not read
+            assert np.abs(half - full).max() < 0.1 * np.abs(full).max()
+    assert len(reader.graphs) == 6 * 3  # 1, 2, 4, 8, 16 and 20 streams; 64, 128 and 200 characters
+
+
+def test_what_does_not_fit_is_refused():
+    reader = BatchedReader(stirred(9), 1, C)
+    for rows in (Rows([0], [C], [1]), Rows([1], [0], [1]), Rows([0], [0], [9]), Rows([0], [0], [-1])):
+        with pytest.raises(BadInput):
+            reader.read(rows)
+
+
+def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
+    network = stirred(9, block="paper")
+    assert isinstance(open_reader(network, 1), PlainReader)
+    assert isinstance(open_reader(network, 2), BatchedReader)
+    with pytest.raises(BadInput, match="this one is of another kind"):
+        open_reader(network, 1, None, torch.bfloat16)
