@@ -122,5 +122,5 @@ def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
     network = stirred(9, block="paper")
     assert isinstance(open_reader(network, 1), PlainReader)
     assert isinstance(open_reader(network, 2), BatchedReader)
-    with pytest.raises(BadInput, match="this one is of another kind"):
+    with pytest.raises(BadInput, match="that are read in C, and "):
         open_reader(network, 1, None, torch.bfloat16)

@@ -1,6 +1,7 @@
 """The steps in C: what the same steps give with torch, in float64 where that is the judge."""
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -265,6 +266,22 @@ def test_the_source_is_shipped():
     for file in (*native.SOURCES, *objective_sources):
         assert file.is_file()
         assert file.is_relative_to(Path(charladder.__file__).parent)
+
+
+PROCESSORS = ("x86-64", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids")  # SSE2 alone ... matrix units
+C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86 processors")
+@pytest.mark.parametrize("half", [(), ("-DHALF",)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, half):
+    """What is not taken here would fail on other machines alone, and silently: everything runs without it."""
+    where = ("-I", str(native.HERE), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
+    flags = (f"-march={processor}", "-O1", "-fopenmp", "-c", "-o", "/dev/null")
+    for file in C_FILES:
+        done = subprocess.run([str(COMPILER), *flags, *half, *where, str(file)], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
 
 
 PAIRS = native.library(torch.bfloat16) is not None and native.attends(torch.zeros(3, 1, 1, 32, dtype=torch.bfloat16))

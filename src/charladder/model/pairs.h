@@ -45,7 +45,9 @@ static inline __attribute__((always_inline)) void pair_tile(const half *panel, c
 static inline void pair_tiles(const half *panel, const half *x_RK, long K, long stride, long rows, const char *next,
                               int lines, float *to_RP)
 {
-    BY_ROWS(pair_tile)
+#define CALL(count) pair_tile(panel, x_RK, K, stride, count, next, lines, to_RP)
+    BY_ROWS
+#undef CALL
 }
 
 /* As multiply. rounded: scratch(N, K). */

@@ -135,24 +135,28 @@ static inline __attribute__((always_inline)) void tile_of(const half *panel, con
             store_f(to_RP + r * PANEL + v * WIDTH, SPLIT == 2 ? sum[r][0][v] + sum[r][SPLIT - 1][v] : sum[r][0][v]);
 }
 
-/* A call of it for each number of rows, a constant there. */
+/* CALL(rows), where the number of rows is a constant in each. */
+#define OF_ROWS(count)                                                                                                 \
+    case count:                                                                                                        \
+        CALL(count);                                                                                                   \
+        break;
+#define BY_ROWS                                                                                                        \
+    switch (rows) {                                                                                                    \
+        OF_ROWS(1)                                                                                                     \
+        OF_ROWS(2)                                                                                                     \
+        OF_ROWS(3)                                                                                                     \
+        OF_ROWS(4)                                                                                                     \
+        OF_ROWS(5)                                                                                                     \
+    default:                                                                                                           \
+        CALL(TILE);                                                                                                    \
+    }
+
 static inline void tile(const half *panel, const float *x_RK, long K, long stride, long rows, const char *next, int lines,
                         float *to_RP)
 {
-#define OF_ROWS(count)                                                                                                 \
-    case count:                                                                                                        \
-        tile_of(panel, x_RK, K, stride, count, SPAN, next, lines, to_RP);                                              \
-        break;
-    switch (rows) {
-        OF_ROWS(1)
-        OF_ROWS(2)
-        OF_ROWS(3)
-        OF_ROWS(4)
-        OF_ROWS(5)
-    default:
-        tile_of(panel, x_RK, K, stride, TILE, SPAN, next, lines, to_RP);
-    }
-#undef OF_ROWS
+#define CALL(count) tile_of(panel, x_RK, K, stride, count, SPAN, next, lines, to_RP)
+    BY_ROWS
+#undef CALL
 }
 
 enum { SET, ADD, GATE };
