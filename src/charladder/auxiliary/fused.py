@@ -138,8 +138,20 @@ def side_by_side(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
     return whole
 
 
+def placed(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a GPU without a copy from here, which a CUDA graph could not hold."""
+    if device.type != "cuda":
+        return torch.tensor(weights, dtype=dtype, device=device)
+    found_K = torch.empty(len(weights), dtype=dtype, device=device)
+    for one, weight in zip(found_K, weights, strict=True):
+        one.fill_(weight)
+    return found_K
+
+
 def scaled(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
     """A new tensor, which whoever collects gradients may keep as it is."""
+    if gradient.is_cuda and gradient.dtype != exact:  # converted and multiplied in one launch
+        return gradient * factor.to(exact).view(1)
     return torch.mul(gradient, factor) if gradient.dtype == exact else gradient.to(exact).mul_(factor)
 
 
@@ -185,7 +197,7 @@ def linear_cross_entropy(
         losses_K = LinearCrossEntropy.apply(
             hidden.flatten(0, -2),
             torch.stack([target.flatten() for target in targets], -1),
-            torch.tensor(weights, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device),
+            placed(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
             normed,
             steps,
             products,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules
 from charladder.auxiliary.explanation import term_name
-from charladder.auxiliary.fused import linear_cross_entropy
+from charladder.auxiliary.fused import Steps, linear_cross_entropy
 from charladder.auxiliary.ranks import over_ranks
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
@@ -145,6 +145,7 @@ class LadderObjective(nn.Module):
     def __init__(self, settings: ObjectiveSettings, model: ModelSettings, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
+        self.steps: Callable[[Tensor], Steps] = fastest  # who computes what lies between the classifiers' products
         self.heads = nn.ModuleDict(
             {
                 key(rung, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
@@ -268,7 +269,7 @@ class LadderObjective(nn.Module):
                 [targets[k] for k in group],
                 [active[rung, k] for k in group],
                 normed,
-                fastest(hidden_BTD),
+                self.steps(hidden_BTD),
             )
             found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found

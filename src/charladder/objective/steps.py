@@ -1,5 +1,5 @@
-"""What lies between the products of a rung's classifiers, in C (losses.c) where model/native.py can have it: the steps
-that auxiliary.linear_cross_entropy takes with torch otherwise.
+"""What lies between the products of a rung's classifiers, in C (losses.c) where model/native.py can have it, or
+compiled for a GPU: the steps that auxiliary.linear_cross_entropy takes with torch otherwise.
 
 Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
 """
@@ -55,3 +55,21 @@ class Compiled:
 
 
 COMPILED = Compiled()
+
+
+class Fused:
+    """The same as fused.Plain, compiled by torch: on a GPU, each step in few passes over memory."""
+
+    def __init__(self, backend: str) -> None:
+        self.center = torch.compile(PLAIN.center, backend=backend, dynamic=False)
+        self.center_back = torch.compile(PLAIN.center_back, backend=backend, dynamic=False)
+        self.slopes = torch.compile(slopes, backend=backend, dynamic=False)
+
+
+def slopes(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+    """As fused.Plain's, with comparisons where that one gathers and scatters: element by element, in one pass."""
+    logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
+    hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
+    losses_RK = -torch.where(hit_RKV, logs_RKV, 0.0).sum(-1)
+    slope_RKV = (logs_RKV.exp() - hit_RKV.to(logs_RKV.dtype)) * weights_K[:, None]
+    return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_RK.sum(0)

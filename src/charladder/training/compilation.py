@@ -1,6 +1,7 @@
 """Compilation of a network by block: all rungs are the same code on other weights, so one compilation serves them.
 
-The losses stay outside, and so a rung that falls silent compiles nothing anew.
+The losses stay outside, and so a rung that falls silent compiles nothing anew; what lies between their products is
+compiled by itself.
 """
 
 import contextlib
@@ -10,6 +11,8 @@ from contextlib import AbstractContextManager
 import torch
 
 from charladder.model import Transformer
+from charladder.objective import LadderObjective
+from charladder.objective.steps import Fused
 
 
 def choose_compiled(name: str, device: torch.device) -> bool:
@@ -21,19 +24,21 @@ def choose_compiled(name: str, device: torch.device) -> bool:
     return there and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def compile_blocks(network: Transformer, backend: str = "inductor", graphs: bool = False) -> None:
-    """Compiles the blocks of a network, each at its first call with a new shape.
+def choose_recorded(name: str, device: torch.device) -> bool:
+    """Whether steps are to be replayed as CUDA graphs (recording.py)."""
+    return device.type == "cuda" and (name == "graphs" or (name == "auto" and choose_compiled(name, device)))
 
-    graphs: on a GPU, what a block launches is recorded as a CUDA graph and replayed at once, which is what a deep and
-    narrow network lacks: its launches take longer than their work. Tell where a pass begins with `new_pass`.
-    """
+
+def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
+    """Compiles the blocks of a network, each at its first call with a new shape."""
     for block in network.blocks:
-        block.compile(backend=backend, dynamic=False, mode="reduce-overhead" if graphs else None)
+        block.compile(backend=backend, dynamic=False)
 
 
-def new_pass() -> None:
-    """What CUDA graphs gave in the pass before may be written over from here on."""
-    torch.compiler.cudagraph_mark_step_begin()
+def compile_losses(objective: LadderObjective, backend: str = "inductor") -> None:
+    """The same for what lies between the products of its classifiers."""
+    fused = Fused(backend)
+    objective.steps = lambda hidden: fused
 
 
 def uncompiled(active: bool) -> AbstractContextManager[object]:

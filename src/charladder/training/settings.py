@@ -23,8 +23,9 @@ class TrainingSettings:
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
     where the processor or GPU has it.
-    compile: `blocks` compiles the network's blocks, all as one, with torch.compile; `auto` does so on a GPU. `graphs`
-    also records them as CUDA graphs, which wants the whole batch at once (micro_batch 0).
+    compile: `blocks` compiles the network's blocks, all as one, with torch.compile. `graphs` also replays the passes of
+    a step as one CUDA graph, which wants the whole batch at once (micro_batch 0). `auto` does both on a GPU, the second
+    where it can be: in one process, with the whole batch at once.
     parallel: how several processes (torchrun) share the work: `ddp` (what `auto` means) gives each a copy and a part of
     the batch; `fsdp` also cuts weights, gradients and optimizer state into pieces.
     skips: how many of the last hundred steps may be left out, because their loss or gradient was not finite or their

@@ -13,17 +13,24 @@ from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.auxiliary.ranks import in_pieces
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
-from charladder.objective import LadderObjective
+from charladder.objective import LadderObjective, term_weights
 from charladder.text import Windows
 from charladder.text.windows import hash64
 from charladder.training import distributed
 from charladder.training.budget import Clock, progress, rate_factor
 from charladder.training.checkpoint import Checkpoint
-from charladder.training.compilation import choose_compiled, compile_blocks, new_pass, uncompiled
+from charladder.training.compilation import (
+    choose_compiled,
+    choose_recorded,
+    compile_blocks,
+    compile_losses,
+    uncompiled,
+)
 from charladder.training.distributed import Whole
 from charladder.training.health import Health, NotFinite, restored
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
+from charladder.training.recording import Recorder, Run
 from charladder.training.settings import TrainingSettings
 
 
@@ -53,9 +60,13 @@ class Trainer:
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.compiled = choose_compiled(settings.compile, self.device)
-        self.graphs = settings.compile == "graphs"
         if self.compiled:
-            compile_blocks(self.network, graphs=self.graphs)
+            compile_blocks(self.network)
+            if self.device.type == "cuda":
+                compile_losses(self.objective)
+        alone = self.parallel == "one" and network.ngrams is None and settings.micro_batch in (0, settings.batch)
+        recorded = alone and choose_recorded(settings.compile, self.device)
+        self.recorder = Recorder(self.parameters) if recorded else None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise BadInput(
@@ -76,7 +87,7 @@ class Trainer:
         self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.diagnosis = None
+        self.diagnosis, self.norm = None, None
         report = distributed.whole_total(merge(self.backward(at)))
         factor = rate_factor(self.settings, at)
         reason, norm = self.wrong_loss(report), math.nan
@@ -100,10 +111,18 @@ class Trainer:
 
     def clip(self) -> float:
         """The norm of the gradient, over all ranks, which is brought down to training.clip."""
-        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        dense = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
-        norm = torch.nn.utils.clip_grad_norm_(dense, self.settings.clip or math.inf)
+        dense = [p for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
+        limit = self.settings.clip or math.inf
+        if self.norm is not None:  # known from the passes
+            if limit < self.norm + 1e-6:
+                torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self.norm))
+            return self.norm
+        norm = torch.nn.utils.clip_grad_norm_(dense, limit)
         return float(distributed.gathered({"norm": norm})["norm"])
+
+    @property
+    def parameters(self) -> list[Any]:
+        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
     def pieces(self, at: float) -> int:
         """How many pieces windows are cut into at a progress."""
@@ -123,8 +142,12 @@ class Trainer:
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
             last = begin + size >= len(windows_BT)
-            if self.graphs:
-                new_pass()
+            if self.recorder is not None and not diagnosing:
+                found = self.recorder(*self.passes(piece, dropout, at))
+                if found is not None:
+                    report, self.norm = found
+                    yield report
+                    continue
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
@@ -141,6 +164,21 @@ class Trainer:
                     self.diagnosis = self.diagnose(report)
                 total.backward()
             yield report
+
+    def passes(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], Run]:
+        """Both passes of a whole batch for the recorder: what they depend on, their inputs, what to do with these."""
+        step, rate = self.clock.step, dropout.rate if dropout else 0.0
+        weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
+
+        def run(piece: Tensor, *keys: Tensor) -> Report:
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                masks = Dropout(rate, *keys) if keys else None
+                report = self.objective(self.network, piece, at, len(piece), masks, step)
+            report.total.backward()
+            return report
+
+        inputs = [piece] if dropout is None else [piece, dropout.keys_B]
+        return (piece.shape, tuple(weights.items())), inputs, run
 
     def placed(self, tensor: Tensor) -> Tensor:
         """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""

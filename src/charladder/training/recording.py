@@ -1,0 +1,95 @@
+"""A step's passes as one CUDA graph: what they launch on a GPU is recorded once, and then replayed in one go.
+
+A deep and narrow network asks for ten thousand small pieces of work a step, and to launch them one by one takes longer
+than to do them. A recording is of certain weights of terms and shapes of inputs. When these change, as when a rung
+falls silent, the next step is taken as it is, and the one after it is recorded anew; where they change at every step,
+nothing is recorded.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from charladder.auxiliary import Report
+
+Run = Callable[..., Report]  # of inputs: both passes
+
+
+@dataclass
+class Recording:
+    """A graph; what it reads and where it leaves the numbers of its report and the gradients."""
+
+    graph: Any
+    inputs: Sequence[Tensor]
+    numbers: Tensor
+    report: Report
+    gradients: list[tuple[nn.Parameter, Tensor]]
+
+
+@dataclass
+class Recorder:
+    """For the passes of one training. parameters: all that may get a gradient, in the order of the optimizers.
+
+    failed: why nothing is recorded any more, where that has been tried in vain.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    key: Hashable = None
+    recording: Recording | None = field(default=None, repr=False)
+    failed: str | None = None
+
+    def __call__(self, key: Hashable, inputs: Sequence[Tensor], run: Run) -> tuple[Report, float] | None:
+        """Both passes, replayed: the report, whose numbers are on the CPU, and the norm of the gradient, which lies
+        where it always does. None where there is no recording for this key: then take the passes as they are.
+
+        Gradients of before must be gone.
+        """
+        if self.failed:
+            return None
+        if key != self.key:
+            self.key, self.recording = key, None
+            return None
+        if self.recording is None:
+            try:
+                self.recording = record(self.parameters, inputs, run)
+            except RuntimeError as error:  # out of memory is one
+                self.failed = str(error).splitlines()[0]
+                for parameter in self.parameters:
+                    parameter.grad = None
+                torch.cuda.empty_cache()
+                return None
+        made = self.recording
+        for kept, new in zip(made.inputs, inputs, strict=True):
+            kept.copy_(new)
+        made.graph.replay()
+        for parameter, gradient in made.gradients:
+            parameter.grad = gradient
+        total, norm, *losses = made.numbers.cpu()
+        terms = {
+            name: replace(term, loss=loss) for (name, term), loss in zip(made.report.terms.items(), losses, strict=True)
+        }
+        return Report(total, terms), float(norm)
+
+
+def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> Recording:
+    """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
+    own = [tensor.clone() for tensor in inputs]
+    before = torch.cuda.current_stream()
+    beside = torch.cuda.Stream()
+    beside.wait_stream(before)
+    with torch.cuda.stream(beside):  # once as it is: what is made at a first call is not recorded
+        run(*own)
+    before.wait_stream(beside)
+    for parameter in parameters:
+        parameter.grad = None  # a graph then makes gradients, and does not add to them
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        report = run(*own)
+        gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
+        losses = [term.loss for term in report.terms.values()]
+        numbers = torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
+    return Recording(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)

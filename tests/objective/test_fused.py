@@ -1,0 +1,44 @@
+"""The steps between classifiers' products as torch's compiler takes them: what they are without it."""
+
+import pytest
+import torch
+
+from charladder.auxiliary.fused import PLAIN
+from charladder.objective.steps import Fused
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+WAYS = [("cpu", "aot_eager")]
+if torch.cuda.is_available():
+    WAYS.append(("cuda", "inductor"))
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request):
+    torch.compiler.reset()
+    yield request.param
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows, classifiers, symbols", [(1, 1, 2), (5, 3, 27), (200, 2, 256)])
+def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
+    device, backend = way
+    generator = torch.Generator().manual_seed(0)
+    x = (3 + 2 * torch.randn(rows, 33, generator=generator)).to(device)
+    of = torch.randn(rows, 33, generator=generator).to(device, products)
+    logits = (3 * torch.randn(rows, classifiers * symbols, generator=generator)).to(device, products)
+    targets = torch.randint(symbols, (rows, classifiers), generator=generator).to(device)
+    weights = torch.linspace(0.5, 2.0, classifiers, device=device)
+    fused, rough = Fused(backend), 2e-6 if products == torch.float32 else 4e-3
+    y, moments = fused.center(x, products)
+    exact, exact_moments = PLAIN.center(x.double(), torch.float64)
+    back = fused.center_back(of, x, moments)
+    slopes, losses = fused.slopes(logits.clone(), targets, weights)
+    assert (y.dtype, back.dtype, slopes.dtype, losses.dtype) == (products, products, products, torch.float32)
+    judges = PLAIN.slopes(logits.double(), targets, weights.double())
+    for mine, judge in (
+        (y, exact), (back, PLAIN.center_back(of.double(), x.double(), exact_moments)),
+        (slopes, judges[0]),
+    ):  # fmt: skip
+        assert float((mine.double() - judge).norm()) <= 2 * rough * float(judge.norm())
+    torch.testing.assert_close(losses.double(), judges[1], rtol=1e-6, atol=1e-6)

@@ -1,0 +1,123 @@
+"""When steps are recorded as CUDA graphs, and that replayed ones are the same steps."""
+
+import pytest
+import torch
+
+from charladder.auxiliary import Report
+from charladder.auxiliary.report import TermReport
+from charladder.objective import ObjectiveSettings, ladder
+from charladder.training import recording
+from charladder.training.recording import Recorder, Recording
+from helpers import make_trainer, small
+
+# torch's compiler looks at the gradient of what blocks are given, and torch warns of it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+]
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+class Graph:
+    """Stands for a CUDA graph: doubles its input, as the recorded passes did."""
+
+    def __init__(self, given, numbers, gradient):
+        self.given, self.numbers, self.gradient = given, numbers, gradient
+
+    def replay(self):
+        self.numbers[0] = 2 * self.given.sum()
+        self.gradient.copy_(2 * self.given)
+
+
+def recorder_of(monkeypatch, made):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+
+    def record(parameters, inputs, run):
+        made.append(run)
+        own, numbers, gradient = [one.clone() for one in inputs], torch.tensor([0.0, 3.0, 5.0]), torch.zeros(2)
+        terms = {"main": TermReport(torch.zeros(()), 4, 1.0)}
+        graph = Graph(own[0], numbers, gradient)
+        return Recording(graph, own, numbers, Report(torch.zeros(()), terms), [(parameter, gradient)])
+
+    monkeypatch.setattr(recording, "record", record)
+    return Recorder([parameter]), parameter
+
+
+def test_a_step_is_recorded_when_its_like_comes_again_and_replayed_with_new_inputs(monkeypatch):
+    made: list[str] = []
+    recorder, parameter = recorder_of(monkeypatch, made)
+    x = torch.tensor([1.0, 2.0])
+    assert recorder("a", [x], "first") is None
+    assert recorder("a", [x], "second")[0].total == 6
+    found, norm = recorder("a", [3 * x], "third")
+    assert (found.total, norm, found.terms["main"].value) == (18, 3.0, 1.25)
+    assert parameter.grad.tolist() == [6.0, 12.0]
+    assert made == ["second"]
+    for key in "bcd":  # another one at every step
+        assert recorder(key, [x], key) is None
+    assert recorder("d", [x], "again") is not None
+    assert made == ["second", "again"]
+
+
+def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
+    def record(*_):
+        raise torch.OutOfMemoryError("no room\nat all")
+
+    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    recorder = Recorder([torch.nn.Parameter(torch.zeros(1))])
+    assert [recorder("a", [], None) for _ in range(3)] == [None] * 3
+    assert recorder.failed == "no room"
+
+
+def test_on_a_cpu_nothing_is_recorded(prose):
+    assert make_trainer(prose, compile="blocks").recorder is None
+    assert make_trainer(prose).recorder is None
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": small(layers=3)},
+        {"model": small(layers=4, block="paper", positions="tables", dropout=0.3), "clip": 0.05},
+        {"model": small(layers=3), "optimizer": "momentum", "diagnose_every": 4},
+        {"model": small(layers=3), "objective": ObjectiveSettings(rung_schedule="fade")},  # other weights at each step
+    ],
+    ids=["modern", "paper", "diagnosed", "fading"],
+)
+@pytest.mark.parametrize("logits", [1 << 26, 0], ids=["at once", "rung by rung"])
+def test_replayed_steps_are_the_steps(prose, changes, logits, monkeypatch):
+    """Rungs fall silent on the way; losses and norms of every step, and the weights after them."""
+    monkeypatch.setattr(ladder, "LOGITS", logits)
+    fields = {"steps": 24, "device": "cuda", "diagnose_every": 0} | changes
+    plain, replayed = (make_trainer(prose, compile=compile, **fields) for compile in ("blocks", "graphs"))
+    counted = [0]
+
+    def count(*given, call=replayed.recorder.__call__):
+        found = call(*given)
+        counted[0] += found is not None
+        return found
+
+    replayed.recorder = type("Counting", (), {"__call__": staticmethod(count)})()
+    for _ in range(24):
+        one, other = plain.step(), replayed.step()
+        assert other.report.value == pytest.approx(one.report.value, rel=1e-3)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=2e-2)
+        assert list(other.report.terms) == list(one.report.terms)
+    for mine, theirs in zip(replayed.network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-2)
+    assert counted[0] == 0 if "objective" in changes else counted[0] > 8
+
+
+@on_gpu
+def test_a_run_with_replayed_steps_goes_on_where_it_was(prose):
+    whole, first, second = (make_trainer(prose, steps=12, device="cuda", compile="graphs") for _ in range(3))
+    for _ in range(12):
+        last = whole.step()
+    for _ in range(6):
+        first.step()
+    second.restore(first.checkpoint())
+    for _ in range(6):
+        other = second.step()
+    assert other.report.value == pytest.approx(last.report.value, rel=1e-3)
