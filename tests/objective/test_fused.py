@@ -6,7 +6,10 @@ import torch
 from charladder.auxiliary.fused import PLAIN
 from charladder.objective.steps import Fused
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch\\._inductor"),  # of what would be faster
+]
 WAYS = [("cpu", "aot_eager")]
 if torch.cuda.is_available():
     WAYS.append(("cuda", "inductor"))

@@ -14,6 +14,7 @@ from helpers import make_trainer, small
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch\\._inductor"),  # of what would be faster
 ]
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -71,8 +72,8 @@ def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
 
 
 def test_on_a_cpu_nothing_is_recorded(prose):
-    assert make_trainer(prose, compile="blocks").recorder is None
-    assert make_trainer(prose).recorder is None
+    assert make_trainer(prose, compile="blocks", device="cpu").recorder is None
+    assert make_trainer(prose, device="cpu").recorder is None
 
 
 @on_gpu
