@@ -39,8 +39,8 @@ def trainer(recipe: str, device: str, fields: Raw) -> Trainer:
 
 
 def step_of(recipe: str, device: str, fields: Raw) -> Callable[[], object]:
-    """A training step at the begin of a run, where all terms are active; two have been taken, for the second is recorded
-    where steps are replayed."""
+    """A training step at the begin of a run, where all terms are active. Two have been taken: where steps are replayed,
+    the second is recorded."""
     one = trainer(recipe, device, fields)
 
     def step() -> None:

@@ -39,9 +39,7 @@ def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
     slopes, losses = fused.slopes(logits.clone(), targets, weights)
     assert (y.dtype, back.dtype, slopes.dtype, losses.dtype) == (products, products, products, torch.float32)
     judges = PLAIN.slopes(logits.double(), targets, weights.double())
-    for mine, judge in (
-        (y, exact), (back, PLAIN.center_back(of.double(), x.double(), exact_moments)),
-        (slopes, judges[0]),
-    ):  # fmt: skip
+    torch.testing.assert_close(slopes.double(), judges[0], rtol=2 * rough, atol=1e-6)
+    for mine, judge in ((y, exact), (back, PLAIN.center_back(of.double(), x.double(), exact_moments))):
         assert float((mine.double() - judge).norm()) <= 2 * rough * float(judge.norm())
     torch.testing.assert_close(losses.double(), judges[1], rtol=1e-6, atol=1e-6)

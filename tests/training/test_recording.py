@@ -83,7 +83,10 @@ def test_on_a_cpu_nothing_is_recorded(prose):
         {"model": small(layers=3)},
         {"model": small(layers=4, block="paper", positions="tables", dropout=0.3), "clip": 0.05},
         {"model": small(layers=3), "optimizer": "momentum", "diagnose_every": 4},
-        {"model": small(layers=3), "objective": ObjectiveSettings(rung_schedule="fade")},  # other weights at each step
+        {
+            "model": small(layers=3),
+            "objective": ObjectiveSettings(rung_schedule="fade"),
+        },  # other weights at each step at first
     ],
     ids=["modern", "paper", "diagnosed", "fading"],
 )
@@ -108,7 +111,7 @@ def test_replayed_steps_are_the_steps(prose, changes, logits, monkeypatch):
         assert list(other.report.terms) == list(one.report.terms)
     for mine, theirs in zip(replayed.network.parameters(), plain.network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-2)
-    assert counted[0] == 0 if "objective" in changes else counted[0] > 8
+    assert counted[0] > 8
 
 
 @on_gpu

@@ -84,7 +84,8 @@ class Trainer:
         Raises NotFinite where there were too many of those lately (training.skips).
         """
         at = self.progress
-        self.network.train()
+        if not self.network.training:  # to tell all its modules takes milliseconds
+            self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.diagnosis, self.norm = None, None
