@@ -33,9 +33,11 @@ def make_trainer(
     order: str = "random",
     **training: Any,
 ) -> Trainer:
-    """A trainer over the bytes `data`, all of them for training; in float32 on every machine unless told otherwise."""
+    """A trainer over the bytes `data`, all of them for training; in float32 on a CPU, on every machine, unless told."""
     model, objective = model or small(), objective or ObjectiveSettings()
-    settings = TrainingSettings(**({"batch": 4, "learning_rate": 0.01, "steps": 20, "precision": "float32"} | training))
+    settings = TrainingSettings(
+        **({"batch": 4, "learning_rate": 0.01, "steps": 20, "precision": "float32", "device": "cpu"} | training)
+    )
     windows = Windows(
         np.frombuffer(data, np.uint8), (0, len(data)), model.context, objective.targets, settings.seed, order
     )
