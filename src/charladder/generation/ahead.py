@@ -28,7 +28,6 @@ def able(reader: Reader, parts: Sequence[tuple["Manner", list["Stream"], Drafts]
         isinstance(reader, PackedReader)
         and (reader.near or len(parts) == 1)
         and all(drafts.resting and isinstance(manner.chooser, CompiledChooser) for manner, _, drafts in parts)
-        and not any(stream.top for _, streams, _ in parts for stream in streams)  # who looks at all logits
     )
 
 
@@ -57,13 +56,17 @@ def write_ahead(reader: Reader, manner: "Manner", streams: Sequence["Stream"], m
     chosen = [stream.chosen for stream in streams]
     rows = Rows([s.number for s in streams], [len(s.held) for s in streams], chosen)
     pick = ctypes.cast(chooser.library.pick, ctypes.c_void_p)
-    written = reader.write(rows, steps, pick, chooser.sampling, uniform_NT)
+    looking = any(stream.top for stream in streams)
+    written = reader.write(rows, steps, pick, chooser.sampling, uniform_NT, looking)
     if written is None:
         raise BadInput(BROKEN)
     ids_NT, nats_NT, final_ND = written[0].tolist(), written[1].tolist(), written[2].copy()
-    for stream, count, one, ids, nats, final_D in zip(streams, steps, chosen, ids_NT, nats_NT, final_ND, strict=True):
+    each = zip(streams, steps, chosen, ids_NT, nats_NT, final_ND, written[3], strict=True)
+    for stream, count, one, ids, nats, final_D, seen_TV in each:
         stream.held += [one, *ids[: count - 1]]
         stream.final_D = final_D
+        if stream.top:
+            stream.look(seen_TV[:count])
         stream.add(ids[:count], nats[:count])
         stream.passes += count
         stream.given += count

@@ -90,7 +90,8 @@ class Stream:
                 self.shown, stopped = settled(self.ids, self.stops)
                 if stopped:
                     self.finish = "stop"
-                    del self.ids[self.shown :], self.nats[self.shown :], self.drafted[self.shown :]
+                    for said_of_each in (self.ids, self.nats, self.drafted, self.likeliest):
+                        del said_of_each[self.shown :]
                     return
         else:
             self.ids += ids

@@ -159,7 +159,8 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
 typedef long Choose(const float *logits_NV, long N, long V, const void *how, const double *uniform_N, int64_t *ids_N,
                     double *p_NV, double *nats_N);
 
-/* What is written of each row's stream: steps_N characters, at most T, after one at places_N. */
+/* What is written of each row's stream: steps_N characters, at most T, after one at places_N. seen_NTV: where the logits
+   of all of them go, if anybody looks at these. */
 typedef struct {
     long T;
     const int64_t *streams_N, *places_N, *first_N, *steps_N;
@@ -168,7 +169,7 @@ typedef struct {
     const double *uniform_NT;
     int64_t *ids_NT;
     double *nats_NT;
-    float *x_ND, *final_ND, *logits_NV, *work;
+    float *x_ND, *final_ND, *logits_NV, *work, *seen_NTV;
 } Writing;
 
 /* Rows `begin` to `end` to the last of their steps. threads: that share each pass; 0: it is this one's alone, number
@@ -204,6 +205,8 @@ static long write_rows(const Network *net, const Writing *w, long N, long begin,
             const long n = from[r];
             w->ids_NT[n * w->T + t] = next[r];
             w->nats_NT[n * w->T + t] = nats[r];
+            if (w->seen_NTV)
+                memcpy(w->seen_NTV + (n * w->T + t) * V, logits + r * V, V * sizeof(float));
             if (w->steps_N[n] == t + 1)
                 memcpy(w->final_ND + n * D, final + r * D, D * sizeof(float));
         }

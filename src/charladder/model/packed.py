@@ -42,7 +42,7 @@ class Writing(ctypes.Structure):
     _fields_ = [
         ("T", ctypes.c_long),
         *((name, ctypes.c_void_p) for name in ("streams", "places", "first", "steps", "choose", "how", "uniform")),
-        *((name, ctypes.c_void_p) for name in ("ids", "nats", "x", "final", "logits", "work")),
+        *((name, ctypes.c_void_p) for name in ("ids", "nats", "x", "final", "logits", "work", "seen")),
     ]
 
 
@@ -179,14 +179,22 @@ class PackedReader:
         return Read(self.x[:N], self.final[:N], self.logits[:N]) if whole else Read(self.x[:N], None, None)
 
     def write(
-        self, rows: Rows, steps: Sequence[int], choose: ctypes.c_void_p, how: ctypes.Structure, uniform_NT: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        self,
+        rows: Rows,
+        steps: Sequence[int],
+        choose: ctypes.c_void_p,
+        how: ctypes.Structure,
+        uniform_NT: np.ndarray,
+        looking: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
         """Further characters of streams, one row each, so many of each, by a function of C as decode.c describes it,
-        its settings and uniform numbers (float64, a row for each stream): their ids and nats, (N, T), and what the
-        output layer read last, (N, D). None where logits are no numbers. Raises as `read` does."""
+        its settings and uniform numbers (float64, a row for each stream): their ids and nats, (N, T), what the output
+        layer read last, (N, D), and, where somebody is looking, the logits of all of them, (N, T, V); else (N, 0, V).
+        None where logits are no numbers. Raises as `read` does."""
         N, T = uniform_NT.shape
         self.prepare(rows, max(place + count - 1 for place, count in zip(rows.places, steps, strict=True)))
         ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
+        seen_NTV = np.zeros((N, T if looking else 0, self.alphabet), np.float32)
         x, final, logits, work = self.places
         given = [longs(*numbers) for numbers in (rows.streams, rows.places, rows.ids, steps)]
         bad = self.weights.library.write_on(
@@ -194,12 +202,13 @@ class PackedReader:
             ctypes.byref(
                 Writing(
                     T, *(ctypes.addressof(one) for one in given), choose, ctypes.addressof(how),
-                    *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work
+                    *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
+                    address(seen_NTV) if looking else None,
                 )
             ),
             self.sharing(N),
         )  # fmt: skip
-        return None if bad else (ids_NT, nats_NT, self.final[:N])
+        return None if bad else (ids_NT, nats_NT, self.final[:N], seen_NTV)
 
     def sharing(self, rows: int) -> ctypes.c_int:
         """How many threads take part in a pass of so many."""
