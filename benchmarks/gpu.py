@@ -49,6 +49,8 @@ def step_of(recipe: str, device: str, fields: Raw) -> Callable[[], object]:
 
     for _ in range(2):
         step()
+    if one.recorder is not None and one.recorder.failed:
+        raise RuntimeError(f"no CUDA graph: {one.recorder.failed}")
     return step
 
 

@@ -93,12 +93,59 @@ def test_greedy_text_of_many_is_that_of_each_alone(device):
         assert together.streams[number].ids == alone.streams[0].ids
 
 
+class Replay:
+    """Stands for a CUDA graph of one pass."""
+
+    def __init__(self, reader, given, longest):
+        self.reader, self.given, self.longest = reader, given, longest
+        self.found = torch.zeros(given.shape[1], 1, 2 * reader.width + reader.alphabet)
+
+    def replay(self):
+        held = self.given[2, :, 0]
+        self.found.copy_(self.reader.climb(self.given, held, self.longest, 0, self.reader.layers, None))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_single_characters_are_replayed_with_streams_to_spare_or_read_as_they_are(works, monkeypatch):
+    """As on a GPU: for 3 of 5 streams a graph of 4, whose last row is nobody's."""
+    reader, made = BatchedReader(stirred(9), 5, C), []
+
+    def recorded(given, longest):
+        made.append((given.shape[1], longest))
+        if not works:
+            raise torch.OutOfMemoryError("no room")
+        replay = Replay(reader, given, longest)
+        return replay, given, replay.found
+
+    monkeypatch.setattr(reader, "recorded", recorded)
+    for place in range(3):
+        asked = np.stack(([[n + place] for n in range(3)], [[place]] * 3, [[4], [1], [2]]))
+        with torch.inference_mode():
+            found = reader.replayed(asked.astype(np.int64))
+        for row in range(3):
+            expected = PlainReader(stirred(9), 1, C).read(whole([row + before for before in range(place + 1)]))
+            assert expected.logits_NV is not None
+            np.testing.assert_allclose(found[row, -9:], expected.logits_NV[-1], rtol=0, atol=1e-5)
+    assert made == [(4, 1), (4, 2), (4, 3)]
+
+
+def test_logits_of_a_rounded_network_are_not_rounded():
+    half = stirred(27).to(torch.bfloat16)
+    half.output.float()
+    ids = list(range(C))
+    rounded, exact = (BatchedReader(one, 1, C).read(whole(ids)).logits_NV for one in (half, stirred(27)))
+    assert rounded is not None and exact is not None
+    assert np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
+    assert (torch.from_numpy(rounded).bfloat16().float().numpy() != rounded).any()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
     network = stirred(27, context=200).to("cuda")
     reader = open_reader(network, 20, None, torch.bfloat16)
     assert isinstance(reader, BatchedReader) and network.output.weight.dtype == torch.float32
-    assert open_reader(network, 3, None, torch.bfloat16, reader).network is reader.network  # type: ignore[attr-defined]
+    other = open_reader(network, 3, None, torch.bfloat16, reader)
+    assert isinstance(other, BatchedReader) and other.network is reader.network
     exact = BatchedReader(network, 20, 200)
     ids = np.random.default_rng(0).integers(0, 27, (20, 150))
     for place in range(150):
@@ -113,7 +160,8 @@ def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
 
 def test_what_does_not_fit_is_refused():
     reader = BatchedReader(stirred(9), 1, C)
-    for rows in (Rows([0], [C], [1]), Rows([1], [0], [1]), Rows([0], [0], [9]), Rows([0], [0], [-1])):
+    for stream, place, one in ((0, C, 1), (1, 0, 1), (0, 0, 9), (0, 0, -1), (0, -1, 0)):
+        rows = Rows([stream], [place], [one])
         with pytest.raises(BadInput):
             reader.read(rows)
 
@@ -122,5 +170,5 @@ def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
     network = stirred(9, block="paper")
     assert isinstance(open_reader(network, 1), PlainReader)
     assert isinstance(open_reader(network, 2), BatchedReader)
-    with pytest.raises(BadInput, match="that are read in C, and "):
+    with pytest.raises(BadInput, match="this network is not of the kind it reads"):
         open_reader(network, 1, None, torch.bfloat16)

@@ -5,8 +5,9 @@ import torch
 
 from charladder.auxiliary import Report
 from charladder.auxiliary.report import TermReport
+from charladder.errors import BadInput
 from charladder.objective import ObjectiveSettings, ladder
-from charladder.training import recording
+from charladder.training import Unrecorded, recording, train
 from charladder.training.recording import Recorder, Recording
 from helpers import make_trainer, small
 
@@ -32,6 +33,8 @@ class Graph:
 
 def recorder_of(monkeypatch, made):
     parameter = torch.nn.Parameter(torch.zeros(2))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
 
     def record(parameters, inputs, run):
         made.append(run)
@@ -66,9 +69,62 @@ def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
 
     monkeypatch.setattr(recording, "record", record)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
     recorder = Recorder([torch.nn.Parameter(torch.zeros(1))])
     assert [recorder("a", [], None) for _ in range(3)] == [None] * 3
     assert recorder.failed == "no room"
+
+
+def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monkeypatch):
+    made: list = []
+    recorder, _ = recorder_of(monkeypatch, made)
+    free = [1000]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 4000))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 900)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    x, replayed = torch.ones(2), []
+    for step in range(9):
+        if step in (4, 6):  # another kind of step
+            recorder.make_room()
+            replayed.append(None)
+        else:
+            recorder("a", [x], step)
+            replayed.append(recorder.replayed)
+        if step == 5:
+            free[0] = 800
+    assert replayed == [False, False, True, True, None, True, None, False, False]
+    assert made == [1, 8]
+
+
+def test_what_a_run_cannot_record_it_says_once(prose, tmp_path):
+    trainer = make_trainer(prose, steps=5)
+    trainer.recorder = Recorder([], failed="no room")
+    events = [event for event in train(trainer, tmp_path) if isinstance(event, Unrecorded)]
+    assert events == [Unrecorded("no room")]
+
+
+def test_graphs_are_refused_where_they_cannot_be(prose):
+    with pytest.raises(BadInput, match=r"one process, and for networks without model\.ngrams"):
+        make_trainer(prose, model=small(ngrams=4, ngram_rows=101), compile="graphs")
+
+
+def test_passes_are_those_of_the_objective(prose):
+    """What is recorded, taken as it is: the gradient that a step has; and what tells one recording from another."""
+    trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
+    windows, examples = trainer.windows.take(4, 1, 0, 1)
+    piece = trainer.placed(torch.from_numpy(windows))
+    key, inputs, run = trainer.passes(piece, trainer.dropout(examples), 0.0)
+    report = run(*inputs)
+    [expected] = other.backward(0.0)
+    assert report.value == expected.value
+    for mine, theirs in zip(trainer.parameters, other.parameters, strict=True):
+        assert torch.equal(mine.grad, theirs.grad)
+    assert trainer.passes(piece, None, 0.0)[0] == key
+    assert trainer.passes(piece, None, 0.3)[0] != key  # a rung is silent
+    assert trainer.passes(piece[:2], None, 0.0)[0] != key
+    trainer.network.angles(0, 99, trainer.device)  # somebody has asked for a longer table
+    assert trainer.passes(piece, None, 0.0)[0] != key
 
 
 def test_on_a_cpu_nothing_is_recorded(prose):

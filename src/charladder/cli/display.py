@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Validated
+from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Unrecorded, Validated
 
 PLAIN_SECONDS = 10.0
 ROWS = 12
@@ -55,6 +55,11 @@ class Display:
             self.console.print(
                 f"step {event.step} took {event.seconds:.1f} s, {event.seconds / event.usual:.0f} times the usual "
                 f"{event.usual:.3f}; is something else at work on this machine?", highlight=False
+            )  # fmt: skip
+        elif isinstance(event, Unrecorded):
+            self.console.print(
+                f"steps cannot be replayed as CUDA graphs here, and go on without: {event.reason}", highlight=False,
+                markup=False
             )  # fmt: skip
         elif isinstance(event, Validated):
             self.valid = event.bits_per_character

@@ -11,7 +11,7 @@ from charladder.generation.sampling import Sampling
 from charladder.generation.writer import PAUSE, Writer
 from charladder.model import Transformer, native
 from charladder.model.batched import BatchedReader
-from charladder.model.packed import PackedReader, Weights, fits
+from charladder.model.packed import PackedReader, Weights, fits, of_its_kind
 from charladder.model.reading import PlainReader, Reader
 
 
@@ -39,14 +39,15 @@ def open_reader(
         return PackedReader(Weights(network, weights), streams, context)
     on_cpu = network.output.weight.device.type == "cpu"
     if weights != torch.float32 and on_cpu:
-        why = native.missing(weights) or "this one is of another kind"
+        why = (native.missing(weights) if of_its_kind(network) else None) or "this network is not of the kind it reads"
         raise BadInput(
-            f"--precision bfloat16 on a CPU is for modern networks that are read in C, and {why}; leave it out"
+            f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
         )
     if isinstance(like, BatchedReader):
         network = like.network
     elif weights != torch.float32:
         network = copy.deepcopy(network).to(weights)
+        network.output.float()  # logits are not rounded
     return PlainReader(network, 1, context) if streams == 1 and on_cpu else BatchedReader(network, streams, context)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.model.attention import rotary_angles
 from charladder.model.reading import Read, Rows
 from charladder.model.transformer import Transformer
 
@@ -43,8 +44,13 @@ class BatchedReader:
         self.network, self.streams, self.context = network, streams, context
         self.layers, self.width, self.alphabet = s.layers, s.width, network.output.out_features
         self.writer: object = None
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = weight.device, network.embedding.weight.dtype
         self.graphs: dict[tuple[int, int], Any] = {}
+        self.pool: Any = None  # memory of all graphs: they run one after another, and what they give is taken at once
+        # Of its own: a graph reads it where it lies.
+        self.angles = (
+            tuple(angle.to(self.device) for angle in rotary_angles(s, context)) if s.positions == "rotary" else None
+        )
         # One stream more: a graph for a few more streams than there are writes what is over to it.
         shape = (streams + 1, s.attention_heads, context, s.head_size)
         like: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
@@ -58,7 +64,8 @@ class BatchedReader:
         numbers, places, ids = (np.asarray(part, dtype=np.int64) for part in (rows.streams, rows.places, rows.ids))
         if places.max(initial=0) >= self.context:
             raise BadInput(f"{places.max() + 1} characters are more than the {self.context} the cache holds")
-        for what, part, count in (("streams", numbers, self.streams), ("symbols", ids, self.alphabet)):
+        limits = ("streams", numbers, self.streams), ("places", places, self.context), ("symbols", ids, self.alphabet)
+        for what, part, count in limits:
             if part.min(initial=0) < 0 or part.max(initial=0) >= count:  # which on a GPU would end all it does
                 raise BadInput(f"{what} {part.min()} to {part.max()} were to be read, and there are {count}")
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
@@ -108,9 +115,9 @@ class BatchedReader:
                 x_STD = x_STD + network.ngrams(torch.cat((known_SB, ids_ST), 1), ids_ST.shape[1])
         seen_S1TL = torch.arange(longest, device=self.device) <= places_ST[:, None, :, None]
         where = Places(streams_S1, places_ST, held, longest, seen_S1TL)
-        angles = network.angles(0, self.context, self.device)
-        if angles is not None:  # (S, 1, T, E): of each character's own place
-            angles = angles[0][places_ST][:, None], angles[1][places_ST][:, None]
+        angles = None
+        if self.angles is not None:  # (S, 1, T, E): of each character's own place
+            angles = self.angles[0][places_ST][:, None], self.angles[1][places_ST][:, None]
         for layer in range(first, last):
             if layer < len(network.tables):
                 x_STD = x_STD + network.tables[layer][places_ST]
@@ -119,7 +126,8 @@ class BatchedReader:
         if last < self.layers:
             return x_STD.float()
         final_STD = network.norm(x_STD)
-        return torch.cat((x_STD, final_STD, network.output(final_STD)), -1).float()
+        logits_STV = network.output(final_STD.to(network.output.weight.dtype))
+        return torch.cat((x_STD.float(), final_STD.float(), logits_STV.float()), -1)
 
     def extend(
         self, layer: int, where: Places, key_SHTE: Tensor, value_SHTE: Tensor
@@ -139,9 +147,16 @@ class BatchedReader:
         padded_3S1 = np.zeros((3, count, 1), np.int64)
         padded_3S1[2] = self.streams  # the one that nobody has
         padded_3S1[:, :S] = asked_3S1
-        if (count, longest) not in self.graphs:
-            self.graphs[count, longest] = self.recorded(torch.from_numpy(padded_3S1).to(self.device), longest)
-        graph, given_3S1, found_S1W = self.graphs[count, longest]
+        key = count, longest
+        if key not in self.graphs:
+            try:
+                self.graphs[key] = self.recorded(torch.from_numpy(padded_3S1).to(self.device), longest)
+            except RuntimeError:  # too little memory, perhaps
+                self.graphs[key] = None
+        if self.graphs[key] is None:  # then as it is
+            given_3S1 = torch.from_numpy(padded_3S1).to(self.device)
+            return self.climb(given_3S1, given_3S1[2, :, 0], longest, 0, self.layers, None)[:S, 0].cpu().numpy()
+        graph, given_3S1, found_S1W = self.graphs[key]
         given_3S1.copy_(torch.from_numpy(padded_3S1))
         graph.replay()
         return found_S1W[:S, 0].cpu().numpy()
@@ -152,13 +167,19 @@ class BatchedReader:
         def climb() -> Tensor:
             return self.climb(given_3S1, given_3S1[2, :, 0], longest, 0, self.layers, None)
 
-        beside = torch.cuda.Stream(self.device)
-        beside.wait_stream(torch.cuda.current_stream(self.device))
+        before, beside = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        beside.wait_stream(before)
         with torch.cuda.stream(beside):  # once as it is: what is made at a first call is not recorded
             climb()
-        torch.cuda.current_stream(self.device).wait_stream(beside)
+        before.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the GPU meanwhile: only this one's mistakes count.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            found = climb()
-        return graph, given_3S1, found
+        try:
+            # On a stream of this device, for torch's own is of whichever recorded first. Other threads may go on using
+            # the GPU meanwhile: only this one's mistakes count.
+            with torch.cuda.graph(graph, pool=self.pool, stream=beside, capture_error_mode="thread_local"):
+                found_S1W = climb()
+        except RuntimeError:
+            torch.cuda.set_stream(before)  # which a recording that fails at its end leaves behind
+            raise
+        self.pool = graph.pool()
+        return graph, given_3S1, found_S1W

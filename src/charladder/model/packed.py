@@ -93,13 +93,15 @@ def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
 
 def fits(network: Transformer, weights: torch.dtype = torch.float32) -> bool:
     """Whether decode.c computes such a network, and can be had here."""
+    weight = network.output.weight
+    here = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return of_its_kind(network) and here and native.library(weights) is not None
+
+
+def of_its_kind(network: Transformer) -> bool:
+    """Whether decode.c computes such networks."""
     s = network.settings
-    return (
-        (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
-        and network.output.weight.device.type == "cpu"
-        and network.output.weight.dtype == torch.float32
-        and native.library(weights) is not None
-    )
+    return (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
 
 
 class Weights:

@@ -61,9 +61,9 @@ class Fused:
     """The same as fused.Plain, compiled by torch: on a GPU, each step in few passes over memory."""
 
     def __init__(self, backend: str) -> None:
-        self.center = torch.compile(PLAIN.center, backend=backend, dynamic=False)
-        self.center_back = torch.compile(PLAIN.center_back, backend=backend, dynamic=False)
-        self.slopes = torch.compile(slopes, backend=backend, dynamic=False)
+        self.center = torch.compile(PLAIN.center, backend=backend)
+        self.center_back = torch.compile(PLAIN.center_back, backend=backend)
+        self.slopes = torch.compile(slopes, backend=backend)
 
 
 def slopes(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from charladder.training.checkpoint import load_newest
 from charladder.training.health import NotFinite
-from charladder.training.loop import Event, Saved, Skipped, Slow, Stepped, Validated, train
+from charladder.training.loop import Event, Saved, Skipped, Slow, Stepped, Unrecorded, Validated, train
 from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import Trainer
 
@@ -15,6 +15,7 @@ __all__ = [
     "Stepped",
     "Trainer",
     "TrainingSettings",
+    "Unrecorded",
     "Validated",
     "load_newest",
     "train",

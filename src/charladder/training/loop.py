@@ -67,7 +67,14 @@ class Saved:
     interrupted: bool
 
 
-Event = Stepped | Skipped | Slow | Validated | Saved
+@dataclass(frozen=True)
+class Unrecorded:
+    """Steps are taken as they are from here on, for to record them (training.compile) failed."""
+
+    reason: str
+
+
+Event = Stepped | Skipped | Slow | Validated | Saved | Unrecorded
 
 
 def train(
@@ -90,7 +97,7 @@ def train(
     best, _ = agree(best_so_far(folder / "metrics.jsonl") if leader() else math.inf)
     validations = int(trainer.progress * (settings.validations + 1))
     lengths: list[float] = []
-    asked = agree(0.0, stop())[1]
+    asked, told = agree(0.0, stop())[1], False
     try:
         while trainer.progress < 1 and not asked:
             before = time.perf_counter()
@@ -98,10 +105,14 @@ def train(
             length = time.perf_counter() - before
             clock.seconds, _ = agree(time.perf_counter() - began)
             usual = statistics.median(lengths) if len(lengths) >= OFTEN else math.inf
-            lengths = [*lengths, length][-USUAL:]
+            like_most = trainer.recorder is None or bool(trainer.recorder.failed) or trainer.recorder.replayed
+            lengths = [*lengths, length][-USUAL:] if like_most else lengths
             line = metrics_line(trainer, facts)
-            if length > max(SLOW * usual, SHORT):
+            if like_most and length > max(SLOW * usual, SHORT):
                 yield Slow(clock.step, length, usual)
+            if trainer.recorder is not None and trainer.recorder.failed and not told:
+                told = True
+                yield Unrecorded(trainer.recorder.failed)
             logged = clock.step % settings.log_every == 0 or clock.step == 1 or trainer.progress >= 1
             logged = logged or facts.diagnosis is not None or facts.skipped is not None
             if logged or settings.minutes:

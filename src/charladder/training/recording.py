@@ -33,13 +33,16 @@ class Recording:
 class Recorder:
     """For the passes of one training. parameters: all that may get a gradient, in the order of the optimizers.
 
-    failed: why nothing is recorded any more, where that has been tried in vain.
+    failed: why nothing is recorded any more, where that has been tried in vain. replayed: whether the last passes were,
+    from a recording that was there before.
     """
 
     parameters: Sequence[nn.Parameter]
     key: Hashable = None
     recording: Recording | None = field(default=None, repr=False)
     failed: str | None = None
+    replayed: bool = False
+    needs: int = 0  # bytes of passes as they are, beside what stays
 
     def __call__(self, key: Hashable, inputs: Sequence[Tensor], run: Run) -> tuple[Report, float] | None:
         """Both passes, replayed: the report, whose numbers are on the CPU, and the norm of the gradient, which lies
@@ -47,20 +50,22 @@ class Recorder:
 
         Gradients of before must be gone.
         """
+        self.replayed = False
         if self.failed:
             return None
         if key != self.key:
             self.key, self.recording = key, None
             return None
         if self.recording is None:
+            self.needs = self.needs or torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
             try:
                 self.recording = record(self.parameters, inputs, run)
             except RuntimeError as error:  # out of memory is one
                 self.failed = str(error).splitlines()[0]
-                for parameter in self.parameters:
-                    parameter.grad = None
-                torch.cuda.empty_cache()
+                self.forget()
                 return None
+        else:
+            self.replayed = True
         made = self.recording
         for kept, new in zip(made.inputs, inputs, strict=True):
             kept.copy_(new)
@@ -73,12 +78,24 @@ class Recorder:
         }
         return Report(total, terms), float(norm)
 
+    def make_room(self) -> None:
+        """Before passes that are taken as they are: lets go of a recording beside which they may not fit."""
+        self.replayed = False
+        if self.recording is not None and torch.cuda.mem_get_info()[0] < self.needs:
+            self.forget()
+
+    def forget(self) -> None:
+        """Gives back the memory of a recording, and gradients with it."""
+        self.key = self.recording = None
+        for parameter in self.parameters:
+            parameter.grad = None
+        torch.cuda.empty_cache()
+
 
 def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> Recording:
     """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
-    own = [tensor.clone() for tensor in inputs]
-    before = torch.cuda.current_stream()
-    beside = torch.cuda.Stream()
+    own, device = [tensor.clone() for tensor in inputs], inputs[0].device
+    before, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     beside.wait_stream(before)
     with torch.cuda.stream(beside):  # once as it is: what is made at a first call is not recorded
         run(*own)
@@ -86,10 +103,15 @@ def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Ru
     for parameter in parameters:
         parameter.grad = None  # a graph then makes gradients, and does not add to them
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        report = run(*own)
-        gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
-        losses = [term.loss for term in report.terms.values()]
-        numbers = torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
+    try:
+        # On a stream of this device: torch's own for recording is of the device that was the first to record.
+        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+            report = run(*own)
+            gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
+            losses = [term.loss for term in report.terms.values()]
+            numbers = torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
+    except RuntimeError:
+        torch.cuda.set_stream(before)  # which a recording that fails at its end leaves behind
+        raise
     return Recording(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)

@@ -64,9 +64,17 @@ class Trainer:
             compile_blocks(self.network)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
-        alone = self.parallel == "one" and network.ngrams is None and settings.micro_batch in (0, settings.batch)
-        recorded = alone and choose_recorded(settings.compile, self.device)
+        alone = self.parallel == "one" and network.ngrams is None
+        if settings.compile == "graphs" and not alone:
+            raise BadInput(
+                "training.compile graphs is for one process, and for networks without model.ngrams; set it to blocks"
+            )
+        recorded = (
+            alone and settings.micro_batch in (0, settings.batch) and choose_recorded(settings.compile, self.device)
+        )
         self.recorder = Recorder(self.parameters) if recorded else None
+        self.norm: float | None = None  # of the gradient, where it came with the passes
+        self.rotary: object = None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise BadInput(
@@ -143,12 +151,14 @@ class Trainer:
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
             last = begin + size >= len(windows_BT)
-            if self.recorder is not None and not diagnosing:
-                found = self.recorder(*self.passes(piece, dropout, at))
+            if self.recorder is not None:
+                found = None if diagnosing else self.recorder(*self.passes(piece, dropout, at))
                 if found is not None:
                     report, self.norm = found
                     yield report
                     continue
+                if diagnosing:
+                    self.recorder.make_room()
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
@@ -169,6 +179,9 @@ class Trainer:
     def passes(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], Run]:
         """Both passes of a whole batch for the recorder: what they depend on, their inputs, what to do with these."""
         step, rate = self.clock.step, dropout.rate if dropout else 0.0
+        self.network.angles(0, self.windows.length, self.device)
+        key_of_table = id(self.network.rotary)  # a recording reads it where it lies: another one is another recording,
+        self.rotary = self.network.rotary  # and as long as this one is held here, no other can have its name
         weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
 
         def run(piece: Tensor, *keys: Tensor) -> Report:
@@ -179,7 +192,7 @@ class Trainer:
             return report
 
         inputs = [piece] if dropout is None else [piece, dropout.keys_B]
-        return (piece.shape, tuple(weights.items())), inputs, run
+        return (piece.shape, tuple(weights.items()), key_of_table), inputs, run
 
     def placed(self, tensor: Tensor) -> Tensor:
         """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""
