@@ -1,5 +1,7 @@
 """When steps are recorded as CUDA graphs, and that replayed ones are the same steps."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -130,6 +132,35 @@ def test_passes_are_those_of_the_objective(prose):
 def test_on_a_cpu_nothing_is_recorded(prose):
     assert make_trainer(prose, compile="blocks", device="cpu").recorder is None
     assert make_trainer(prose, device="cpu").recorder is None
+
+
+def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report(prose, monkeypatch):
+    """With a GPU's part left out: the passes are taken twice, and what is kept is of the second."""
+
+    class Stand:
+        def __init__(self, *_):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+    for name in ("current_stream", "Stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Stand)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
+    trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
+    piece = torch.from_numpy(trainer.windows.take(4, 1, 0, 1)[0])
+    _, inputs, run = trainer.passes(piece, None, 0.0)
+    made = recording.record(trainer.parameters, inputs, run)
+    [report] = other.backward(0.0)
+    assert made.inputs[0] is not inputs[0] and torch.equal(made.inputs[0], piece)
+    assert made.numbers.tolist() == pytest.approx(
+        [float(report.total), other.clip(), *(float(term.loss) for term in report.terms.values())], rel=1e-6
+    )
+    expected = {name: p.grad for name, p in other.network.named_parameters() if p.grad is not None}
+    got = {id(parameter): gradient for parameter, gradient in made.gradients}
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.equal(got[id(parameter)], expected[name])
 
 
 @on_gpu

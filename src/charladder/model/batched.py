@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.model import graphs
 from charladder.model.attention import rotary_angles
 from charladder.model.reading import Read, Rows
 from charladder.model.transformer import Transformer
@@ -167,19 +168,6 @@ class BatchedReader:
         def climb() -> Tensor:
             return self.climb(given_3S1, given_3S1[2, :, 0], longest, 0, self.layers, None)
 
-        before, beside = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        beside.wait_stream(before)
-        with torch.cuda.stream(beside):  # once as it is: what is made at a first call is not recorded
-            climb()
-        before.wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # On a stream of this device, for torch's own is of whichever recorded first. Other threads may go on using
-            # the GPU meanwhile: only this one's mistakes count.
-            with torch.cuda.graph(graph, pool=self.pool, stream=beside, capture_error_mode="thread_local"):
-                found_S1W = climb()
-        except RuntimeError:
-            torch.cuda.set_stream(before)  # which a recording that fails at its end leaves behind
-            raise
+        graph, found_S1W = graphs.record(climb, self.device, pool=self.pool)
         self.pool = graph.pool()
         return graph, given_3S1, found_S1W

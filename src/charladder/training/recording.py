@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary import Report
+from charladder.model import graphs
 
 Run = Callable[..., Report]  # of inputs: both passes
 
@@ -94,24 +95,18 @@ class Recorder:
 
 def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> Recording:
     """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
-    own, device = [tensor.clone() for tensor in inputs], inputs[0].device
-    before, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    beside.wait_stream(before)
-    with torch.cuda.stream(beside):  # once as it is: what is made at a first call is not recorded
-        run(*own)
-    before.wait_stream(beside)
-    for parameter in parameters:
-        parameter.grad = None  # a graph then makes gradients, and does not add to them
-    graph = torch.cuda.CUDAGraph()
-    try:
-        # On a stream of this device: torch's own for recording is of the device that was the first to record.
-        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
-            report = run(*own)
-            gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-            norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
-            losses = [term.loss for term in report.terms.values()]
-            numbers = torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
-    except RuntimeError:
-        torch.cuda.set_stream(before)  # which a recording that fails at its end leaves behind
-        raise
+    own = [tensor.clone() for tensor in inputs]
+
+    def ready() -> None:
+        for parameter in parameters:
+            parameter.grad = None  # a graph then makes gradients, and does not add to them
+
+    def passes() -> tuple[Report, list[tuple[nn.Parameter, Tensor]], Tensor]:
+        report = run(*own)
+        gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
+        losses = [term.loss for term in report.terms.values()]
+        return report, gradients, torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
+
+    graph, (report, gradients, numbers) = graphs.record(passes, inputs[0].device, ready)
     return Recording(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)
