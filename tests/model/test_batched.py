@@ -98,7 +98,7 @@ class Replay:
 
     def __init__(self, reader, given, longest):
         self.reader, self.given, self.longest = reader, given, longest
-        self.found = torch.zeros(given.shape[1], 1, 2 * reader.width + reader.alphabet)
+        self.found = torch.zeros(*given.shape[1:], 2 * reader.width + reader.alphabet)
 
     def replay(self):
         held = self.given[2, :, 0]
@@ -106,27 +106,28 @@ class Replay:
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_single_characters_are_replayed_with_streams_to_spare_or_read_as_they_are(works, monkeypatch):
-    """As on a GPU: for 3 of 5 streams a graph of 4, whose last row is nobody's."""
+def test_few_characters_are_replayed_with_streams_to_spare_or_read_as_they_are(works, monkeypatch):
+    """As on a GPU: for 3 of 5 streams a graph of 4, whose last row is nobody's. One character of each, then two."""
     reader, made = BatchedReader(stirred(9), 5, C), []
 
     def recorded(given, longest):
-        made.append((given.shape[1], longest))
+        made.append((*given.shape[1:], longest))
         if not works:
             raise torch.OutOfMemoryError("no room")
         replay = Replay(reader, given, longest)
         return replay, given, replay.found
 
     monkeypatch.setattr(reader, "recorded", recorded)
-    for place in range(3):
-        asked = np.stack(([[n + place] for n in range(3)], [[place]] * 3, [[4], [1], [2]]))
+    for begin, end in ((0, 1), (1, 2), (2, 4), (3, 5)):  # the last forgets one
+        ids = [[stream + place for place in range(begin, end)] for stream in range(3)]
+        asked = np.array([ids, [[*range(begin, end)]] * 3, [[stream] * (end - begin) for stream in (4, 1, 2)]])
         with torch.inference_mode():
-            found = reader.replayed(asked.astype(np.int64))
+            found = reader.replayed(asked)
         for row in range(3):
-            expected = PlainReader(stirred(9), 1, C).read(whole([row + before for before in range(place + 1)]))
-            assert expected.logits_NV is not None
-            np.testing.assert_allclose(found[row, -9:], expected.logits_NV[-1], rtol=0, atol=1e-5)
-    assert made == [(4, 1), (4, 2), (4, 3)]
+            expected = PlainReader(stirred(9), 1, C).read(whole([row + place for place in range(end)])).logits_NV
+            assert expected is not None
+            np.testing.assert_allclose(found[row, :, -9:], expected[begin:], rtol=0, atol=1e-5)
+    assert made == [(4, 1, 1), (4, 1, 2), (4, 2, 4), (4, 2, 5)]
 
 
 def test_logits_of_a_rounded_network_are_not_rounded():

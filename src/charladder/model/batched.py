@@ -1,9 +1,9 @@
 """Streams read together by a network's own modules, on any device: the characters of all streams that have equally many
 new ones in one pass, whatever is held of each.
 
-What a row gives may depend on the rows beside it in its last bits, as products of other sizes do. On a GPU single new
-characters, which are what undrafted text asks for, are read by a CUDA graph: what a pass launches is recorded once for
-a number of streams and a length, and then replayed in one go.
+What a row gives may depend on the rows beside it in its last bits, as products of other sizes do. On a GPU few new
+characters of each, which are what text asks for, drafted or not, are read by a CUDA graph: what a pass launches is
+recorded once for a number of streams, of characters, and a length, and then replayed in one go.
 
 Shapes: N rows, S streams, T characters of each, L characters seen at most, D width, H heads, E head size, V symbols.
 """
@@ -23,6 +23,7 @@ from charladder.model.attention import rotary_angles
 from charladder.model.reading import Read, Rows
 from charladder.model.transformer import Transformer
 
+FEW = 8  # new characters of each stream at most that are read by a graph
 SHORTEST = 64  # characters that a GPU looks back to, at least: lengths are rounded up to twice that, and so on
 
 
@@ -46,7 +47,7 @@ class BatchedReader:
         self.layers, self.width, self.alphabet = s.layers, s.width, network.output.out_features
         self.writer: object = None
         self.device, self.dtype = weight.device, network.embedding.weight.dtype
-        self.graphs: dict[tuple[int, int], Any] = {}
+        self.graphs: dict[tuple[int, int, int], Any] = {}
         self.pool: Any = None  # memory of all graphs: they run one after another, and what they give is taken at once
         # Of its own: a graph reads it where it lies.
         self.angles = (
@@ -76,8 +77,8 @@ class BatchedReader:
         for length, some in groupby(runs, key=lambda run: run[0]):
             at_ST = np.array([begin for _, _, begin in some])[:, None] + np.arange(length)
             asked = np.stack((ids[at_ST], places[at_ST], numbers[at_ST]))
-            if first == 0 and whole and length == 1 and self.device.type == "cuda":
-                found[at_ST] = self.replayed(asked)[:, None]
+            if first == 0 and whole and length <= FEW and self.device.type == "cuda":
+                found[at_ST] = self.replayed(asked)
                 continue
             below_STD = None if x_ND is None or not first else torch.from_numpy(x_ND[at_ST]).to(self.keys[0])
             given = torch.from_numpy(asked).to(self.device)
@@ -140,34 +141,34 @@ class BatchedReader:
             whole.append(kept[where.held, :, : where.longest])
         return whole[0], whole[1], where.seen_S1TL
 
-    def replayed(self, asked_3S1: np.ndarray) -> np.ndarray:
-        """One new character of each stream, on a GPU: (S, 2 D + V)."""
-        S = asked_3S1.shape[1]
+    def replayed(self, asked_3ST: np.ndarray) -> np.ndarray:
+        """Few new characters of each stream, on a GPU: (S, T, 2 D + V)."""
+        _, S, T = asked_3ST.shape
         count = min(1 << (S - 1).bit_length(), self.streams)
-        longest = self.rounded(int(asked_3S1[1].max()) + 1)
-        padded_3S1 = np.zeros((3, count, 1), np.int64)
-        padded_3S1[2] = self.streams  # the one that nobody has
-        padded_3S1[:, :S] = asked_3S1
-        key = count, longest
+        longest = self.rounded(int(asked_3ST[1].max()) + 1)
+        padded_3ST = np.zeros((3, count, T), np.int64)
+        padded_3ST[2] = self.streams  # the one that nobody has
+        padded_3ST[:, :S] = asked_3ST
+        key = count, T, longest
         if key not in self.graphs:
             try:
-                self.graphs[key] = self.recorded(torch.from_numpy(padded_3S1).to(self.device), longest)
+                self.graphs[key] = self.recorded(torch.from_numpy(padded_3ST).to(self.device), longest)
             except RuntimeError:  # too little memory, perhaps
                 self.graphs[key] = None
         if self.graphs[key] is None:  # then as it is
-            given_3S1 = torch.from_numpy(padded_3S1).to(self.device)
-            return self.climb(given_3S1, given_3S1[2, :, 0], longest, 0, self.layers, None)[:S, 0].cpu().numpy()
-        graph, given_3S1, found_S1W = self.graphs[key]
-        given_3S1.copy_(torch.from_numpy(padded_3S1))
+            given_3ST = torch.from_numpy(padded_3ST).to(self.device)
+            return self.climb(given_3ST, given_3ST[2, :, 0], longest, 0, self.layers, None)[:S].cpu().numpy()
+        graph, given_3ST, found_STW = self.graphs[key]
+        given_3ST.copy_(torch.from_numpy(padded_3ST))
         graph.replay()
-        return found_S1W[:S, 0].cpu().numpy()
+        return found_STW[:S].cpu().numpy()
 
-    def recorded(self, given_3S1: Tensor, longest: int) -> tuple[Any, Tensor, Tensor]:
+    def recorded(self, given_3ST: Tensor, longest: int) -> tuple[Any, Tensor, Tensor]:
         """A graph, what it reads and what it writes."""
 
         def climb() -> Tensor:
-            return self.climb(given_3S1, given_3S1[2, :, 0], longest, 0, self.layers, None)
+            return self.climb(given_3ST, given_3ST[2, :, 0], longest, 0, self.layers, None)
 
-        graph, found_S1W = graphs.record(climb, self.device, pool=self.pool)
+        graph, found_STW = graphs.record(climb, self.device, pool=self.pool)
         self.pool = graph.pool()
-        return graph, given_3S1, found_S1W
+        return graph, given_3ST, found_STW
