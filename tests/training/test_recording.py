@@ -155,7 +155,7 @@ def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report
     [report] = other.backward(0.0)
     assert made.inputs[0] is not inputs[0] and torch.equal(made.inputs[0], piece)
     assert made.numbers.tolist() == pytest.approx(
-        [float(report.total), other.clip(), *(float(term.loss) for term in report.terms.values())], rel=1e-6
+        [float(report.total.detach()), other.clip(), *(float(term.loss) for term in report.terms.values())], rel=1e-6
     )
     expected = {name: p.grad for name, p in other.network.named_parameters() if p.grad is not None}
     got = {id(parameter): gradient for parameter, gradient in made.gradients}
