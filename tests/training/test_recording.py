@@ -35,8 +35,8 @@ class Graph:
 
 def recorder_of(monkeypatch, made):
     parameter = torch.nn.Parameter(torch.zeros(2))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
 
     def record(parameters, inputs, run):
         made.append(run)
@@ -71,8 +71,8 @@ def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
 
     monkeypatch.setattr(recording, "record", record)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
     recorder = Recorder([torch.nn.Parameter(torch.zeros(1))])
     assert [recorder("a", [], None) for _ in range(3)] == [None] * 3
     assert recorder.failed == "no room"
@@ -82,8 +82,8 @@ def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monk
     made: list = []
     recorder, _ = recorder_of(monkeypatch, made)
     free = [1000]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 4000))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 900)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free[0], 4000))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 900)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     x, replayed = torch.ones(2), []
     for step in range(9):

@@ -58,7 +58,8 @@ class Recorder:
             self.key, self.recording = key, None
             return None
         if self.recording is None:
-            self.needs = self.needs or torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+            on = self.parameters[0].device
+            self.needs = self.needs or torch.cuda.max_memory_allocated(on) - torch.cuda.memory_allocated(on)
             try:
                 self.recording = record(self.parameters, inputs, run)
             except RuntimeError as error:  # out of memory is one
@@ -82,7 +83,7 @@ class Recorder:
     def make_room(self) -> None:
         """Before passes that are taken as they are: lets go of a recording beside which they may not fit."""
         self.replayed = False
-        if self.recording is not None and torch.cuda.mem_get_info()[0] < self.needs:
+        if self.recording is not None and torch.cuda.mem_get_info(self.parameters[0].device)[0] < self.needs:
             self.forget()
 
     def forget(self) -> None:
