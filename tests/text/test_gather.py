@@ -238,6 +238,32 @@ def test_one_that_was_killed_goes_on_or_begins_again_and_leaves_nothing(here):
     assert not in_cache(".part")
 
 
+@pytest.mark.parametrize("note", [1, 4, 5])
+def test_one_that_was_killed_within_a_note_leaves_nothing(here, note):
+    """Of two files there is a note after each chunk and each file, and the fifth is the record of the whole."""
+    Path("f").mkdir()
+    for name in "ab":
+        Path("f", name).write_bytes(os.urandom(1000))
+    code = (
+        "import json, os, signal, sys, charladder.text.gather as g; from charladder.text import open_corpus\n"
+        "g.NOTE_SECONDS, real, calls = 0, json.dump, []\n"
+        "def dump(value, file):\n"
+        "    calls.append(value); real(value, file); file.flush()\n"
+        "    if len(calls) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "json.dump = dump\n"
+        "open_corpus('f')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, f"{note}"], check=False).returncode == -signal.SIGKILL
+    another = cache_folder() / "sources" / f"{'0' * 32}.json-another.part"
+    another.touch()  # of another DATA, whose reader may live
+    [left] = [path for path in in_cache(".part") if ".json" in path.name and path != another]
+    whole = open_corpus("f")
+    assert whole.ids_N.tobytes() == Path("f", "a").read_bytes() + Path("f", "b").read_bytes()
+    assert in_cache(".part") == [another]
+    assert not left.exists()
+    assert not [path for path in in_cache(".json") if path.name.endswith(".part.json")]
+
+
 def convert(place: str, barrier, out) -> None:
     os.chdir(place)
     barrier.wait()

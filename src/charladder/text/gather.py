@@ -175,6 +175,8 @@ def read_all(
     """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
     for folder in (record.parent, room("texts")):
         sweep(folder)
+    for left in record.parent.glob(f"{record.stem}.*.part"):  # who wrote these held the lock, and was killed
+        left.unlink(missing_ok=True)
     journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
     progress = begun(journal, path, files, len(sources))
     kinds = ("sha256", *(expected.digests if expected else ()))
@@ -190,10 +192,10 @@ def read_all(
         target = kept(sha256)
         with writing():
             path.replace(target)
+        journal.unlink(missing_ok=True)
         if files is not None and fingerprint(sources) == files:
             known = {"fingerprint": files, "sha256": sha256, "bytes": part.size}
             write_json(record, {**known, "names": progress.names, "ends": progress.ends})
-        journal.unlink(missing_ok=True)
         streamed = len(sources) == 1 and size_of(sources[0]) is None
         if streamed:
             write_json(target.with_suffix(".stream.json"), {"names": progress.names, "ends": progress.ends})
