@@ -28,11 +28,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--test", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="50 steps, one seed")
+    parser.add_argument("--quick", action="store_true", help="2 steps, one seed, little text to score")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     if options.quick:
-        options.steps, options.seeds = 50, 1
+        options.steps, options.seeds, options.valid, options.test = 2, 1, 4096, 4096
     runs: dict[str, list[dict[str, Any]]] = {"bfloat16": [], "float32": []}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):

@@ -1,5 +1,6 @@
 """Command line of the tests, and what every test has: an own cache folder, a small text."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import settings
 
 from helpers import PROSE
 
-settings.register_profile("noisy", deadline=None)  # how long an example takes says nothing on a busy machine
+# How long an example takes says nothing on a busy machine. With EXPLORE set, examples are others every time.
+settings.register_profile("noisy", deadline=None, derandomize="EXPLORE" not in os.environ)
 settings.load_profile("noisy")
 
 

@@ -1,5 +1,6 @@
 """Small settings and trainers that the tests share."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,13 @@ from charladder.objective import LadderObjective, ObjectiveSettings
 from charladder.text import Windows
 from charladder.training import Trainer, TrainingSettings
 
+# `charladder` whose steps take a moment: whoever waits for a few of them is there before the last.
+UNHURRIED = [
+    sys.executable,
+    "-c",
+    "import time; from charladder.training import Trainer; from charladder.cli.main import command\n"
+    "step = Trainer.step; Trainer.step = lambda trainer: (time.sleep(0.01), step(trainer))[1]; command()",
+]
 PROSE = (
     "The ladder leans on the wall, and every rung of it is asked what it sees. The lowest says: letters. "
     "The next says: words, or what looks like them. Higher up they speak of lines and of what they mean. "

@@ -26,7 +26,7 @@ def test_contenders_alternate_and_the_absent_say_why():
     broken = Contender("broken", failing, {})
     alternate([fast, slow, broken], rounds=3)
     assert len(fast.seconds) == len(slow.seconds) == 3
-    assert max(fast.seconds) < min(slow.seconds)
+    assert min(fast.seconds) < 0.1 <= min(slow.seconds)  # a busy machine may keep any of them longer
     assert broken.absent == "RuntimeError: there is no such machine" and not broken.seconds
     assert fast.peak_bytes > 0 and not fast.process.is_alive()
 

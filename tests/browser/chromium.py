@@ -20,6 +20,7 @@ QUIET = [
 ]
 SMALL = {"steps": 60, "layers": 3, "width": 32, "context": 32, "batch": 4, "precision": "float32"}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of a network this small only wait for each other
+LONGEST = 1_000_000  # characters of a text: more than are written before somebody can say stop
 BEGINNING = re.compile(r"https?://[\w.:\[\]]+/")
 
 
@@ -60,7 +61,7 @@ def train(folder: Path, text: str) -> Path:
 @contextmanager
 def serving(run: Path, token: str = "") -> Iterator[str]:
     """`charladder serve RUN` on a free port; gives its address, which ends in a slash."""
-    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", str(LONGEST)]
     environment = ENVIRONMENT | {"CHARLADDER_TOKEN": token}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout

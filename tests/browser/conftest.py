@@ -18,6 +18,9 @@ def installed() -> None:
     if missing := chromium.missing():
         refuse = pytest.fail if os.environ.get("CHARLADDER_BROWSER") == "required" else pytest.skip
         refuse(missing)
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)  # a busy machine may take more than the usual five seconds
 
 
 @pytest.fixture(scope="session")

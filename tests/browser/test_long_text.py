@@ -2,7 +2,7 @@
 
 import pytest
 
-from browser.explorer import HEIGHTS, put_cursor, settled, write
+from browser.explorer import HEIGHTS, expect, put_cursor, settled, write
 from helpers import PROSE
 
 pytestmark = pytest.mark.slow
@@ -44,6 +44,5 @@ def test_what_scrolls_into_sight_gets_its_colours(page):
     last = page.locator("#backdrop > span").last
     assert last.locator("span").count() == 0
     page.locator("#editor").evaluate("(editor) => editor.scrollTo(0, editor.scrollHeight)")
-    page.wait_for_timeout(500)
-    assert last.locator("span").count() > 0
-    assert page.locator("#backdrop > span").first.locator("span").count() == 0
+    expect(last.locator("span")).not_to_have_count(0)
+    expect(page.locator("#backdrop > span").first.locator("span")).to_have_count(0)

@@ -12,14 +12,16 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from charladder.cli.main import main
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
-from helpers import PROSE
+from helpers import PROSE, UNHURRIED
 
+LADDER = [sys.executable, "-m", "charladder"]
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 LONG = [*TINY, "--steps", "300"]
 
@@ -31,15 +33,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Pa
     return tmp_path
 
 
-def begin(*words: str, before: list[str] | None = None, **settings) -> subprocess.Popen:
+def begin(*words: str, program: list[str] = UNHURRIED, **settings) -> subprocess.Popen:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
-    command = [*(before or []), sys.executable, "-m", "charladder", "train", *words]
+    command = [*program, "train", *words]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)
+
+
+def within(terminal: int) -> dict[str, Any]:
+    """Of a process that has this terminal."""
+    return {"stdin": terminal, "stdout": terminal, "stderr": terminal, "start_new_session": True}
 
 
 def trained(path: Path, steps: int = 20) -> bool:
     """Waits until a run has logged so many steps."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         metrics = path / "metrics.jsonl"
         if metrics.exists() and len(metrics.read_text().splitlines()) > steps:
@@ -80,7 +87,7 @@ def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whol
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert b"stopped and saved; go on with: charladder train --resume cut" in out
     assert b"Traceback" not in err
@@ -92,10 +99,10 @@ def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whol
 
 @pytest.mark.slow
 def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
-    process = begin("text", "--run", "cut", *LONG, before=["nohup"])
+    process = begin("text", "--run", "cut", *LONG, program=["nohup", *LADDER])
     assert trained(Path("cut"))
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 0
     same("cut", whole)
 
@@ -104,12 +111,12 @@ def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
 def test_a_terminal_that_closes(here, whole):
     """Whoever closes a terminal hangs up on what runs in it, and nobody reads what it says any more."""
     ours, theirs = pty.openpty()
-    process = begin("text", "--run", "cut", *LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = begin("text", "--run", "cut", *LONG, **within(theirs))
     os.close(theirs)
     assert trained(Path("cut"))
     os.close(ours)
     process.send_signal(signal.SIGHUP)  # a shell sends it to its jobs
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=600) == 130
     assert main(["train", "--resume", "cut", "--json"]) == 0
     same("cut", whole)
 
@@ -118,21 +125,21 @@ def test_a_terminal_that_closes(here, whole):
 def test_a_terminal_that_closes_without_a_word(here, whole):
     """Whoever has no job control gets no signal: what is said is said to nobody, and the run goes on to its end."""
     ours, theirs = pty.openpty()
-    process = begin("text", "--run", "cut", *LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = begin("text", "--run", "cut", *LONG, program=LADDER, **within(theirs))
     os.close(theirs)
     assert trained(Path("cut"))
     os.close(ours)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     same("cut", whole)
 
 
 @pytest.mark.slow
 def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
-    process = begin("text", "--run", "cut", *LONG)
+    process = begin("text", "--run", "cut", *LONG, program=LADDER)
     assert trained(Path("cut"))
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
     same("cut", whole)
@@ -140,10 +147,10 @@ def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
 
 @pytest.mark.slow
 def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
-    process = begin("text", "--run", "cut", *LONG)
+    process = begin("text", "--run", "cut", *LONG, program=LADDER)
     assert trained(Path("cut"))
     Path("text").unlink()
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 0
     same("cut", whole)
 
@@ -156,7 +163,7 @@ def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_ba
     kept = Path("text").read_bytes()
     Path("text").unlink() if change == "deleted" else Path("text").write_bytes(kept + b"!")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 130
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
@@ -272,7 +279,7 @@ def test_a_reader_that_leaves_a_run_that_goes_wrong_does_not_make_it_well(here):
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     process.stderr.close()
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=600) == 1
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoints", "model.safetensors"])

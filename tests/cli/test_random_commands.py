@@ -2,11 +2,15 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import re
 import signal
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
@@ -17,6 +21,7 @@ from charladder.text import download, named
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2"]
 EXAMPLES = int(os.environ.get("RANDOM_COMMANDS", "100"))
+SAME = not {"RANDOM_COMMANDS", "EXPLORE"} & {*os.environ}  # commands every time
 SECONDS = 1.0
 
 
@@ -93,28 +98,49 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Ctrl-C may fall between the opening of a file and its closing, and Python then says so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def answer(words: list[str], err: Path) -> NoReturn:
+    """Ends this process as the command line would: its exit code, and in `err` what it said."""
+    code = 70
+    try:
+        with err.open("w") as said, Path("text").open() as text, contextlib.redirect_stdout(io.StringIO()):
+            sys.stdin = text
+            with contextlib.redirect_stderr(said):
+                try:
+                    with impatient():
+                        code = main(words)
+                except SystemExit as end:
+                    code = end.code or 0
+                except KeyboardInterrupt:
+                    code = 130  # between two of ours
+                except BaseException:
+                    traceback.print_exc()
+    finally:
+        os._exit(code if isinstance(code, int) else 70)
+
+
+def answered(words: list[str]) -> tuple[int | None, str]:
+    """In a process of its own: Ctrl-C may fall where torch is between two states, and ends a process anyway."""
+    err = Path("said").absolute()
+    process = multiprocessing.get_context("fork").Process(target=answer, args=(words, err))
+    process.start()
+    process.join(300)
+    process.kill()
+    process.join()
+    said = err.read_text()
+    err.unlink()
+    return process.exitcode, said
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@settings(max_examples=EXAMPLES, derandomize=SAME, suppress_health_check=list(HealthCheck))
 @given(words=commands())
 def test_a_random_command_line_is_answered(place, words):
-    out, err = io.StringIO(), io.StringIO()
     os.chdir(place)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr("sys.stdin", stack.enter_context(Path("text").open()))
-        try:
-            with impatient():
-                code = main(words)
-        except SystemExit as end:
-            code = end.code or 0
-        except KeyboardInterrupt:
-            code = 130  # between two of ours
+    code, said = answered(words)
     event(f"{words[0]}: {code}")
-    assert code in (0, 1, 2, 130), words
-    assert "Traceback" not in err.getvalue()
+    assert code in (0, 1, 2, 130), (words, said)
+    assert "Traceback" not in said
     if code == 2:
-        last = err.getvalue().strip().splitlines()[-1]
-        assert last.startswith("charladder: "), err.getvalue()
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("charladder: "), said
         assert len(last) > len("charladder: x")

@@ -23,7 +23,7 @@ from charladder.training import Trainer, distributed, load_newest, train
 from charladder.training.distributed import gathered, leader
 from helpers import PROSE, make_trainer, small
 
-WORLD, STEPS, TIME = 2, 50, 240
+WORLD, STEPS, TIME = 2, 50, 900
 DATA = (PROSE * 20).encode()
 SGD = {"optimizer": "momentum", "learning_rate": 0.1, "momentum": 0.9}
 ADAMW = {"optimizer": "adamw", "learning_rate": 0.003}

@@ -1,5 +1,6 @@
 """Gathering: whole or not at all, once, and never from a file that is something else by the end."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -225,9 +226,11 @@ def test_one_that_was_killed_goes_on_or_begins_again_and_leaves_nothing(here):
         "open_corpus('big', report=lambda *a: time.sleep(0.02))"
     )
     for _ in range(3):
+        before = {path: path.stat().st_mtime_ns for path in in_cache(".part")}
         process = subprocess.Popen([sys.executable, "-c", code])
-        until = time.monotonic() + 30
-        while not in_cache(".part") and time.monotonic() < until:
+        until = time.monotonic() + 120
+        while all(path in before and seen(path) in (before[path], 0) for path in in_cache(".part")):
+            assert time.monotonic() < until
             time.sleep(0.01)
         time.sleep(0.3)
         assert process.poll() is None
@@ -236,6 +239,13 @@ def test_one_that_was_killed_goes_on_or_begins_again_and_leaves_nothing(here):
         assert not in_cache(".bytes")
     assert open_corpus("big").ids_N.tobytes() == Path("big").read_bytes()
     assert not in_cache(".part")
+
+
+def seen(path: Path) -> int:
+    """When it was last written to; 0 if it is no longer there."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 @pytest.mark.parametrize("note", [1, 4, 5])

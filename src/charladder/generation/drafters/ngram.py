@@ -121,5 +121,5 @@ class Commonest:
         for one in last:
             number = (number + one + 1) * int(SPREAD) & 0xFFFFFFFFFFFFFFFF
         key = number >> self.low
-        place = int(np.searchsorted(self.keys, np.uint64(key)))
+        place = int(self.keys.searchsorted(np.uint64(key)))
         return int(self.following[place]) if place < len(self.keys) and self.keys[place] == key else -1
