@@ -24,7 +24,7 @@ from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
 from charladder.training.curves import draw_curves
-from charladder.training.distributed import leader, size, together
+from charladder.training.distributed import leader, size, together, wait
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import Metrics, read_metrics
 
@@ -97,6 +97,7 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_j
         markup=False,
         highlight=False,
     )
+    wait()  # torchrun ends all as soon as one has ended, and the leader would have no time to speak
     return 130
 
 
