@@ -1,6 +1,7 @@
 """A service in a thread of this process, on a free port of loopback."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import uvicorn
 from charladder.cli.serve import listen
 from charladder.run import open_run
 from charladder.serving.app import Service, make_app, open_service
+from charladder.serving.ending import Server
 from charladder.serving.limits import Limits
 
 
@@ -29,7 +31,7 @@ def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Serv
     service = open_service(open_run(run), Limits(**limits), token)
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(make_app(service), log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = Server(config, service)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -41,6 +43,13 @@ def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Serv
         thread.join(20)
         assert not thread.is_alive()
         assert not any(batch.thread.is_alive() for batch in service.engine.batches)
+
+
+def post(body: dict[str, Any], path: bytes = b"/v1/completions") -> bytes:
+    """A request as it goes over the wire."""
+    data = json.dumps(body).encode()
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (path, len(data)) + data
 
 
 def until(true: Any, seconds: float = 30.0) -> None:

@@ -12,7 +12,7 @@ from charladder.run import open_run
 from charladder.serving import app
 from charladder.serving.app import open_readers
 from serving.served import Served, serving, until
-from serving.test_clients import REQUEST, quiet, text, vanish
+from serving.test_clients import REQUEST, counted, quiet, text, vanish
 
 
 @pytest.fixture
@@ -71,13 +71,14 @@ def test_batches_have_equal_shares(runs, cores):
 
 def test_whoever_vanishes_from_one_of_several_batches_leaves_nothing(runs, cores):
     with serving(runs / "run", streams=4) as served:
+        ended = counted(served)
 
         async def crowd() -> None:
             await asyncio.gather(*(vanish(served.port, 500 * (n % 2), REQUEST) for n in range(40)))
 
         asyncio.run(crowd())
-        until(lambda: quiet(served))
-        assert free(served) == 4
+        until(lambda: len(ended) == 40)
+        until(lambda: quiet(served) and free(served) == 4)
 
 
 def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeypatch):

@@ -2,27 +2,19 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
+from dataclasses import replace
 
 import httpx2
 import pytest
 import torch
 
 from charladder.generation.drafters import NgramDrafter
-from serving.served import serving, until
+from charladder.serving.looking import Gone
+from serving.served import Served, post, serving, until
 
 REQUEST = {"prompt": "A lädder ", "max_tokens": 20_000, "stream": True, "seed": 1}
-
-
-def post(body: dict, path: bytes = b"/v1/completions") -> bytes:
-    data = json.dumps(body).encode()
-    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-        path,
-        len(data),
-        data,
-    )
 
 
 async def vanish(port: int, received: int, body: dict) -> None:
@@ -34,6 +26,20 @@ async def vanish(port: int, received: int, body: dict) -> None:
     writer.transport.abort()
 
 
+def counted(served: Served) -> list[str]:
+    """Grows by a path with every request that has been dealt with."""
+    app, ended = served.server.config.loaded_app, []
+
+    async def counting(scope, receive, send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            ended.append(scope["path"])
+
+    served.server.config.loaded_app = counting
+    return ended
+
+
 def quiet(served) -> bool:
     engine = served.service.engine
     return not engine.active and not engine.waiting and not any(batch.writer.streams for batch in engine.batches)
@@ -42,21 +48,22 @@ def quiet(served) -> bool:
 @pytest.mark.parametrize("stream", [True, False])
 def test_whoever_vanishes_leaves_nothing(runs, stream):
     with serving(runs / "run", streams=4) as served:
+        ended = counted(served)
 
         async def crowd() -> None:
             body = REQUEST | {"stream": stream}
             await asyncio.gather(*(vanish(served.port, 500 * (n % 2) * stream, body) for n in range(60)))
 
         asyncio.run(crowd())
-        until(lambda: quiet(served))
-        assert sorted(served.service.engine.batches[0].free) == [0, 1, 2, 3]
+        until(lambda: len(ended) == 60)
+        until(lambda: quiet(served) and sorted(served.service.engine.batches[0].free) == [0, 1, 2, 3])
         until(lambda: httpx2.get(f"{served.url}/health").json()["streams"]["active"] == 0)
         answer = httpx2.post(f"{served.url}/v1/completions", json=REQUEST | {"stream": False, "max_tokens": 30})
         assert answer.json()["usage"]["completion_tokens"] == 30
 
 
 def test_a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up(runs):
-    with serving(runs / "run", streams=2, patience=0.5, completion=10_000_000) as served:
+    with serving(runs / "run", streams=2, patience=0.5, completion=10_000_000, numbers=10**9) as served:
 
         async def scene() -> float:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
@@ -133,7 +140,17 @@ def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
 
 def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
     with serving(runs / "run") as served:
-        looker = served.service.looker
+        looker, stopped = served.service.looker, []
+        score = looker.score
+
+        def watched(*arguments):
+            try:
+                return score(*arguments)
+            except Gone:
+                stopped.append(True)
+                raise
+
+        looker.score = watched
 
         async def scene() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -143,10 +160,9 @@ def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
             writer.transport.abort()
 
         asyncio.run(scene())
-        until(lambda: not looker.inside, 3)
-        began = time.monotonic()
-        assert httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=30).status_code == 200
-        assert time.monotonic() - began < 3
+        until(lambda: not looker.inside)
+        assert httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60).status_code == 200
+        assert stopped
 
 
 def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
@@ -161,11 +177,13 @@ def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
 
 def test_an_answer_that_nobody_takes_is_cut_off(runs):
     """Not only a stream: the connection itself is gone, and what waited in it."""
-    with serving(runs / "run", patience=0.5) as served, socket.socket() as dawdler:
+    with serving(runs / "run", patience=5) as served, socket.socket() as dawdler:
         dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dawdler.connect(("127.0.0.1", served.port))
         dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
         until(lambda: served.service.looker.inside)
+        guard = served.server.config.app
+        guard.limits = replace(guard.limits, patience=0.5)  # now that the body is there
         until(lambda: not served.service.looker.inside, 60)
         until(lambda: not served.server.server_state.connections, 60)
         dawdler.settimeout(5)

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
         import uvicorn
 
         from charladder.serving.app import make_app, open_service
+        from charladder.serving.ending import Server
         from charladder.serving.guard import LOCAL
     except ModuleNotFoundError as error:
         raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
@@ -78,9 +79,14 @@ def main(argv: list[str]) -> int:
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, server_header=False
     )  # fmt: skip
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+    before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what is loaded now stays: nobody need look through it again and again
-    uvicorn.Server(config).run([listening])
+    try:
+        Server(config, service).run([listening])
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
     return 0
 
 

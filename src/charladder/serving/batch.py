@@ -11,6 +11,7 @@ from charladder.generation.stream import Stream
 from charladder.generation.writer import PAUSE, Writer
 from charladder.model.reading import Reader
 from charladder.serving.manners import Manners
+from charladder.serving.problems import CLOSING
 from charladder.serving.tickets import Failed, Piece, Ticket
 
 FLUSH = 0.04  # seconds between two messages about a text, at least: a message costs more than a character
@@ -48,7 +49,7 @@ class Batch:
             except Exception:
                 traceback.print_exc()
                 self.fail(Failed(UNEXPECTED))
-        self.fail(Failed("the service is closing"))
+        self.fail(Failed(CLOSING))
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """These join the batch; whoever has waited too long does not."""

@@ -14,6 +14,7 @@ from charladder.model.reading import Reader
 from charladder.serving.batch import Batch, Message
 from charladder.serving.limits import Limits
 from charladder.serving.manners import Manners
+from charladder.serving.problems import CLOSING
 from charladder.serving.tickets import Failed, Full, Ticket
 
 ADMITTED = 8  # texts that join in one step, at most: prompts are read while the others wait
@@ -61,7 +62,7 @@ class Engine:
         with self.changed:
             failing = list(self.waiting)
             self.waiting.clear()
-        self.tell([(ticket, Failed("the service is closing")) for ticket in failing])
+        self.tell([(ticket, Failed(CLOSING)) for ticket in failing])
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """All of them, or none. Raises Full."""

@@ -24,7 +24,7 @@ from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.run import Run
 from charladder.serving.limits import Limits
-from charladder.serving.problems import Refused, refuse
+from charladder.serving.problems import CLOSING, Refused, refuse
 from charladder.serving.symbols import Symbols
 from charladder.training.metrics import read_metrics
 
@@ -58,9 +58,12 @@ class Looker:
         self.lines = read_metrics(metrics) if metrics.is_file() else []
         self.executor = ThreadPoolExecutor(1, "looking")
         self.inside = 0
+        self.closing = threading.Event()
 
     async def run(self, deadline: float, look: Any, *arguments: Any) -> Any:
         """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
+        if self.closing.is_set():
+            raise Refused(500, CLOSING)
         if self.inside >= self.limits.looks:
             raise Refused(429, "too many texts are being looked at; try again later")
         gone = threading.Event()
@@ -68,6 +71,8 @@ class Looker:
         def check(*_: Any) -> None:
             if gone.is_set():
                 raise Gone
+            if self.closing.is_set():
+                raise Refused(500, CLOSING)
             if time.monotonic() > deadline:
                 raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 
@@ -85,7 +90,9 @@ class Looker:
             self.inside -= 1
 
     def close(self) -> None:
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        """Ends all looks at the next check."""
+        self.closing.set()
+        self.executor.shutdown(wait=False)
 
     def score(self, ids: list[int], begin: int, end: int, rungs: bool, check: Any) -> dict[str, Any]:
         """Bits of the symbols from `begin` to `end`, each from what evaluation at stride C/2 of the whole text sees, so

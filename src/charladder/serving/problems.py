@@ -15,6 +15,7 @@ TYPES = {
     500: "server_error",
 }  # fmt: skip
 KNOWN = {*CompletionRequest.model_fields, *ScoreRequest.model_fields, *LadderRequest.model_fields}
+CLOSING = "the service is closing"
 ANSWERS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": what}
     for status, what in {
