@@ -69,6 +69,8 @@ def test_a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up(runs):
             _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
             writer.transport.pause_reading()
             writer.write(post(REQUEST | {"max_tokens": 10_000_000, "logprobs": 20}))
+            while not served.service.engine.active:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
             began = time.monotonic()
             async with httpx2.AsyncClient() as client:
