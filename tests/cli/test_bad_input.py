@@ -25,7 +25,7 @@ MISTAKES = [
     ([*TRAIN, "--run", "text/below"], "text/below cannot be made"),
     ([*TRAIN, "--widht", "64"], "no option --widht; did you mean --width?"),
     ([*TRAIN, "--objective.target", "2"], "did you mean --objective.targets?"),
-    ([*TRAIN, "extra"], "does not know what to do with 'extra'"),
+    ([*TRAIN, "extra"], "no file or corpus called 'extra'"),
     ([*TRAIN, "--layers", "0"], "model.layers is 0; it must be at least 1"),
     ([*TRAIN, "--layers", "-3"], "model.layers is -3"),
     ([*TRAIN, "--width", "0"], "model.width is 0"),

@@ -29,6 +29,10 @@ BUDGETS = {"training.minutes", "training.steps", "training.characters"}
 FILLED = {"text.data", "text.sha256", "text.files", "text.letters"}  # by the run itself
 
 
+class _Positional(str):
+    """A word after `--`. argparse itself forgets the `--` when it parses options and positional arguments in turn."""
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose mistakes are BadInput, in one sentence, with the nearest option."""
 
@@ -44,10 +48,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see {self.prog} --help)")
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        return None if isinstance(arg_string, _Positional) else super()._parse_optional(arg_string)
+
     def read(self, argv: list[str]) -> argparse.Namespace:
-        known, unknown = self.parse_known_args(argv)
+        """The options and positional arguments, which may stand in any order; after `--` nothing is an option."""
+        end = argv.index("--") if "--" in argv else len(argv)
+        known, unknown = self.parse_known_intermixed_args([*argv[:end], *map(_Positional, argv[end + 1 :])])
         for word in unknown:
-            if word.startswith("-") and word != "-":
+            if self._parse_optional(word) is not None:
                 name = word.split("=", 1)[0]
                 raise BadInput(f"{self.prog} has no option {name}{nearest(name, self._option_string_actions)}")
         if unknown:
