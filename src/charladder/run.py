@@ -38,6 +38,7 @@ OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
     "best.safetensors", "drafting.safetensors", "curves.png", ".lock",
 )  # fmt: skip
+TRAINED = "model.safetensors", "heads.safetensors", "best.safetensors", "drafting.safetensors"  # made by training
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
@@ -229,9 +230,10 @@ def split_of(recipe: Recipe, corpus: Corpus) -> Split:
 
 
 def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambda sentence: None) -> Trainer:
-    """Everything a run trains with, at its newest whole checkpoint, or at its start where there is none.
+    """Everything a run trains with, at its newest whole checkpoint, or at its start where it has not been trained yet.
 
-    `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, or one does not fit.
+    `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, where one does not fit,
+    and where a trained run has none: training from the first step would overwrite its weights.
     """
     keep_memory()
     recipe = run.recipe
@@ -254,6 +256,13 @@ def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambd
         )
     if checkpoint is not None:
         trainer.restore(checkpoint)
+        return trainer
+    found = distributed.first(lambda: next((name for name in TRAINED if (run.path / name).exists()), None))
+    if found is not None:
+        raise BadInput(
+            f"{run.path} has {found} but no checkpoint, so training would begin again at step 1 and overwrite it; put "
+            f"{run.path / 'checkpoints'} back, or start a new run (evaluate and generate still read {run.path})"
+        )
     return trainer
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,32 @@ def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, c
     assert open_run(Path("whole")).recipe.training.steps == 8
     lines = [line for line in read_metrics(Path("whole/metrics.jsonl")) if "terms" in line]
     assert [line["step"] for line in lines] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("words", [[], ["--extend", "--steps", "9"]])
+@pytest.mark.parametrize("kept", ["model.safetensors", "best.safetensors"])
+def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, text_file, capsys, words, kept):
+    assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
+    shutil.rmtree("one/checkpoints")
+    Path("one/heads.safetensors").unlink()
+    Path("one/model.safetensors").rename(f"one/{kept}")
+    before = {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"}
+    capsys.readouterr()
+    assert main(["train", "--resume", "one", *words]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"one has {kept} but no checkpoint" in sentence
+    assert "put one/checkpoints back, or start a new run" in sentence
+    assert {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"} == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file):
+    assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
+    shutil.copytree("whole", "cut")
+    shutil.rmtree("cut/checkpoints")
+    for name in ("model.safetensors", "heads.safetensors"):
+        Path("cut", name).unlink()
+    assert main(["train", "--resume", "cut"]) == 0
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
