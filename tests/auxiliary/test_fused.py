@@ -73,6 +73,21 @@ def test_other_weights_in_the_backward_pass_are_an_error():
         a.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_check_of_the_weights_tolerates_rounding_and_no_more(dtype):
+    """A tenth of a percent is another weight; a few units in the last place of float32 are rounding."""
+    for factor in (1.001, 0.999, 1.0001):
+        hidden, classifiers, targets = parts(dtype=dtype)
+        a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.7])
+        with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+            (a + factor * 0.7 * b).backward()
+    for factor in (1 + 1e-6, 1 - 1e-6):
+        hidden, classifiers, targets = parts(dtype=dtype)
+        a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.7])
+        (a + factor * 0.7 * b).backward()
+        assert hidden.grad.isfinite().all()
+
+
 def test_weights_that_float32_cannot_hold_and_infinite_gradients():
     assert fused.proportional([6.1e-5, 0.0], [1.0, 1e-42])
     assert fused.proportional([math.inf, math.inf], [1.0, 2.0])

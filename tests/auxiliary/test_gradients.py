@@ -51,6 +51,13 @@ def test_metabalance_by_hand():
     torch.testing.assert_close(slow(torch.stack([J[0], 2 * J[2]])), J[0] + 2 * J[2] / 7.5)
 
 
+def test_metabalance_keeps_the_part_of_the_old_norm_that_decay_says():
+    """With decay 0.8, an auxiliary norm of 5 and then 10 has the moving average 0.8 * 5 + 0.2 * 10 = 6."""
+    rule = gradients.MetaBalance(r=1.0, decay=0.8)
+    rule(J[[0, 2]])
+    torch.testing.assert_close(rule(torch.stack([J[0], 2 * J[2]])), J[0] + 2 * J[2] / 6)
+
+
 def test_backward_with_a_sum_is_backward():
     model, objective, report = make(0.7)
     expected = torch.autograd.grad(report.total, [*model.parameters(), *objective.parameters()], retain_graph=True)

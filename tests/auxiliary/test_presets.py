@@ -74,6 +74,73 @@ def test_the_other_presets_for_rungs_by_hand():
     assert over_layers(presets.shallow_heavy, 4) == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1])
 
 
+def test_ee_llm_rounds_a_quarter_and_a_half_of_the_depth_up():
+    assert over_layers(presets.ee_llm, 1) == [1]
+    assert over_layers(presets.ee_llm, 2) == [0.5, 1]  # both exits are layer 1: the second weight applies
+    assert over_layers(presets.ee_llm, 3) == [0.25, 0.5, 1]
+    assert over_layers(presets.ee_llm, 5) == [0, 0.25, 0.5, 0, 1]
+    assert over_layers(presets.ee_llm, 6) == [0, 0.25, 0.5, 0, 0, 1]
+    assert over_layers(presets.ee_llm, 7) == [0, 0.25, 0, 0.5, 0, 0, 1]
+    assert over_layers(presets.ee_llm, 9) == [0, 0, 0.25, 0, 0.5, 0, 0, 0, 1]
+
+
+def test_deepseek_changes_exactly_after_10_of_14_8_parts():
+    boundary = 10 / 14.8
+    assert presets.deepseek(2, 2, math.nextafter(boundary, 0)) == 0.3
+    assert presets.deepseek(2, 2, boundary) == 0.1
+    assert [presets.deepseek(k, 4, t) for t in (boundary, 1.0) for k in (1, 2, 4)] == [1, 0.1 / 3, 0.1 / 3] * 2
+
+
+# The weights of all layers of 6, or of all targets of 4, by progress; from the formulas of the papers.
+EXACT_RUNGS = {
+    "al_rfou": {
+        0.0: [1] * 6, 1 / 12: [0, 1, 1, 1, 1, 1], 0.25: [0, 0, 0, 1, 1, 1], 0.5: [0] * 5 + [1], 1.0: [0] * 5 + [1],
+    },
+    # R = 6 // 4 = 1: every layer is active. e = 0.2, 0.6, 1.2, 2, 3 and 5 + 3; their sum is 15.
+    "layerskip": {t: [0.2 / 15, 0.6 / 15, 1.2 / 15, 2 / 15, 3 / 15, 8 / 15] for t in (0.0, 1.0)},
+    "layerskip_gradual": {
+        0.0: [0] * 5 + [1], 0.08: [0] * 5 + [1], 1 / 12: [0] * 4 + [3 / 11, 8 / 11],
+        0.25: [0, 0, 1.2 / 14.2, 2 / 14.2, 3 / 14.2, 8 / 14.2],
+        1.0: [0.2 / 15, 0.6 / 15, 1.2 / 15, 2 / 15, 3 / 15, 8 / 15],
+    },
+    "ee_llm": {t: [0, 0.25, 0.5, 0, 0, 1] for t in (0.0, 1.0)},
+    "calm": {t: [1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21, 6 / 21] for t in (0.0, 1.0)},
+    "deed": {t: [1 / 6] * 5 + [7 / 6] for t in (0.0, 1.0)},
+    "deeply_supervised": {0.0: [0.1] * 5 + [1], 0.3: [0.07] * 5 + [1], 1.0: [0] * 5 + [1]},
+    "inception": {t: [0.3] * 5 + [1] for t in (0.0, 1.0)},
+    "pspnet": {t: [0.4] * 5 + [1] for t in (0.0, 1.0)},
+    "inter_ctc": {t: [0.06] * 5 + [0.7] for t in (0.0, 1.0)},
+    "detr": {t: [1] * 6 for t in (0.0, 1.0)},
+    "early_anneal": {0.0: [0.1, 0, 0, 0, 0, 1], 0.01: [0.08, 0, 0, 0, 0, 1], 0.05: [0] * 5 + [1], 1.0: [0] * 5 + [1]},
+    "shallow_heavy": {t: [1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1] for t in (0.0, 1.0)},
+}  # fmt: skip
+EXACT_TARGETS = {
+    "al_rfou": {t: [1, 0.5, 0.5, 0.5] for t in (0.0, 1.0)},
+    "multi_token": {t: [1, 1, 1, 1] for t in (0.0, 1.0)},
+    "multi_token_anneal": {
+        0.0: [1, 0.5, 0.25, 0], 0.2: [1, 0.5, 0.1, 0], 0.4: [1, 0.4, 0, 0], 0.5: [1, 0.25, 0, 0], 0.7: [1, 0, 0, 0],
+    },
+    "forward_curriculum": {0.0: [1, 0, 0, 0], 0.24: [1, 0, 0, 0], 0.25: [1, 1, 0, 0], 0.5: [1, 1, 1, 0], 0.75: [1] * 4},
+    "reverse_curriculum": {0.0: [1] * 4, 0.24: [1] * 4, 0.25: [1, 1, 1, 0], 0.5: [1, 1, 0, 0], 1.0: [1, 0, 0, 0]},
+    "medusa": {t: [1, 0.8, 0.64, 0.512] for t in (0.0, 1.0)},
+    "deepseek": {0.0: [1, 0.1, 0.1, 0.1], 0.67: [1, 0.1, 0.1, 0.1], 0.68: [1] + [0.1 / 3] * 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", presets.RUNGS)
+def test_exact_weights_of_every_preset_for_rungs(name):
+    for progress, expected in EXACT_RUNGS[name].items():
+        found = [weigher("a term", name, Place(layer, 6, main=layer == 6))(progress, 0) for layer in range(1, 7)]
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", sorted(presets.TARGETS.keys() - {"blockwise"}))  # which is a draw
+def test_exact_weights_of_every_preset_for_targets(name):
+    for progress, expected in EXACT_TARGETS[name].items():
+        found = [weigher("a term", presets.TARGETS[name], Place(None, None, k, 4))(progress, 0) for k in range(1, 5)]
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
 def test_presets_for_targets_by_hand():
     assert [presets.al_rfou_targets(k) for k in (1, 2, 3)] == [1, 0.5, 0.5]
     assert [presets.multi_token(k) for k in (1, 8)] == [1, 1]

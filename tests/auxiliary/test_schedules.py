@@ -1,5 +1,6 @@
 """Schedules: bounded, still after their end, continuous where they say so, and functions of progress alone."""
 
+import inspect
 import math
 
 import pytest
@@ -79,6 +80,45 @@ def test_values_worked_out_by_hand():
     assert [schedules.step([3, 2, 1], [0.2, 0.4])(t) for t in (0, 0.2, 0.39, 0.4)] == [3, 2, 2, 1]
     both = schedules.product(schedules.warm_up(0.2), schedules.until(0.5))
     assert [both(t) for t in (0, 0.1, 0.4, 0.5, 1)] == [0, 0.5, 1, 0, 0]
+
+
+AT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+# The values of every schedule at AT, calculated by hand.
+EXACT = {
+    "constant": (schedules.constant(0.7), [0.7] * 6),
+    "until": (schedules.until(0.3, 0.7), [0.7, 0.7, 0.7, 0, 0, 0]),
+    "linear": (schedules.linear(0.9, 0.1, until=0.4), [0.9, 0.7, 0.5, 0.3, 0.1, 0.1]),
+    "cosine": (  # (1 + cos x) / 2 at 0, 45, 90, 135 and 180 degrees, between 0.9 and 0.1
+        schedules.cosine(0.9, 0.1, until=0.4),
+        [0.9, 0.5 + 0.4 * math.sqrt(0.5), 0.5, 0.5 - 0.4 * math.sqrt(0.5), 0.1, 0.1],
+    ),
+    "exponential": (schedules.exponential(8.0, 0.5, until=0.4), [8, 4, 2, 1, 0.5, 0.5]),
+    "warm_up": (schedules.warm_up(0.4, 0.8), [0, 0.2, 0.4, 0.6, 0.8, 0.8]),
+    "step": (schedules.step([3, 2, 1], at=[0.2, 0.4]), [3, 3, 2, 2, 1, 1]),
+    "piecewise": (schedules.piecewise([(0.1, 0.0), (0.3, 1.0), (0.5, 0.2)]), [0, 0, 0.5, 1, 0.6, 0.2]),
+    "product": (
+        schedules.product(schedules.warm_up(0.4, 0.8), schedules.until(0.4), schedules.constant(0.5)),
+        [0, 0.1, 0.2, 0.3, 0, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_values_of_every_schedule(name):
+    schedule, expected = EXACT[name]
+    assert [schedule(progress) for progress in AT] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_no_schedule_is_left_out():
+    public = {name for name, one in vars(schedules).items() if inspect.isfunction(one) and is_maker(one)}
+    assert public == set(EXACT)
+
+
+def is_maker(function):
+    return (
+        function.__module__ == schedules.__name__
+        and inspect.signature(function).return_annotation is schedules.Schedule
+    )
 
 
 @pytest.mark.parametrize(
