@@ -41,6 +41,49 @@ def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, mon
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("rows", [4, 1024])
+def test_targets_of_minus_100_add_nothing(normed, rows, monkeypatch):
+    monkeypatch.setattr(fused, "ROWS", rows)
+    hidden, classifiers, targets = parts(bias=True)
+    targets[0][0, 1:4] = targets[1][2] = -100  # each classifier ignores its own
+    leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
+    ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0], normed)
+    theirs = plain(F.layer_norm(hidden, (8,)) if normed else hidden, classifiers, targets)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+    found = [torch.autograd.grad((0.5 * a + 2.0 * b) / 15, leaves) for a, b in (ours, theirs)]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_targets_that_are_all_ignored_have_a_loss_and_a_gradient_of_zero():
+    hidden, classifiers, targets = parts()
+    losses = aux.linear_cross_entropy(hidden, classifiers, [target.fill_(-100) for target in targets], [1.0, 1.0])
+    assert [loss.item() for loss in losses] == [0, 0]
+    sum(losses).backward()
+    assert not hidden.grad.any() and not any(one.weight.grad.any() for one in classifiers)
+
+
+def test_an_infinite_logit_where_the_target_is_ignored_does_not_come_through():
+    hidden, classifiers, targets = parts()
+    with torch.no_grad():
+        hidden[0, 0] = 1e308
+        classifiers[0].weight.fill_(1.0)  # 8 times 1e308 overflows
+    targets[0][0, 0] = -100
+    (loss,) = aux.linear_cross_entropy(hidden, classifiers[:1], targets[:1], [1.0])
+    loss.backward()
+    assert loss.isfinite() and hidden.grad.isfinite().all() and not hidden.grad[0, 0].any()
+
+
+@pytest.mark.parametrize("wrong", [-1, 7, -101])
+def test_a_target_that_is_no_class_is_refused(wrong):
+    hidden, classifiers, targets = parts()
+    targets[0][0, 0], targets[1][0, 0] = -100, wrong
+    with pytest.raises(aux.AuxiliaryError, match=f"got the target {wrong}; targets are classes from 0 to 6, or -100"):
+        aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
+
+
 def test_a_classifier_may_serve_twice():
     hidden, (one, _), targets = parts()
     found = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from charladder.auxiliary import fused, linear_cross_entropy
+from charladder.auxiliary import AuxiliaryError, fused, linear_cross_entropy
 from charladder.auxiliary.fused import PLAIN
 from charladder.model import native
 from charladder.objective import ObjectiveSettings, ladder
@@ -72,10 +72,25 @@ def test_a_small_loss_of_large_logits_is_not_lost():
     assert losses.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
 
 
-@pytest.mark.parametrize("target", [-100, -1, 5])
+@pytest.mark.parametrize("target", [-101, -1, 5])
 def test_targets_that_are_no_symbols_are_refused(target):
-    with pytest.raises(IndexError, match="no symbols of 5"):
-        COMPILED.slopes(torch.zeros(2, 10), torch.tensor([[0, 1], [2, target]]), torch.ones(2))
+    with pytest.raises(AuxiliaryError, match=f"got the target {target}; targets are classes from 0 to 4"):
+        COMPILED.slopes(torch.zeros(2, 10), torch.tensor([[0, -100], [2, target]]), torch.ones(2))
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_ignored_targets_have_no_loss_and_no_slope(products):
+    logits = 3 * draw(40, 3 * 27, dtype=products)
+    logits[5] = math.inf
+    targets = torch.randint(27, (40, 3), generator=torch.Generator().manual_seed(1))
+    targets[5] = targets[::7, 1] = -100
+    weights = torch.linspace(0.5, 2.0, 3)
+    judge = PLAIN.slopes(logits.double(), targets, weights.double())
+    slopes, losses = COMPILED.slopes(logits.clone(), targets, weights)
+    near(slopes, judge[0])
+    torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
+    ignored = slopes.view(40, 3, 27)[targets == -100]
+    assert ignored.shape == (9, 27) and not ignored.any()
 
 
 def test_what_is_not_finite_stays_so_in_its_row():

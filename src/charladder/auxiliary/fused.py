@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from charladder.auxiliary.counting import IGNORED
 from charladder.auxiliary.errors import AuxiliaryError
 
 EPSILON = 1e-5  # F.layer_norm's
@@ -36,7 +37,7 @@ class Steps(Protocol):
 
     def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the weighed losses by the logits, which may be overwritten, in their type; and the sum of
-        each classifier's losses, (K,), in that of the weights."""
+        each classifier's losses, (K,), in that of the weights. A target of IGNORED has no loss and no gradient."""
         ...
 
 
@@ -55,10 +56,35 @@ class Plain:
 
     def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
-        index_RK1 = targets_RK[..., None]
-        losses_K = -logs_RKV.gather(-1, index_RK1).sum((0, 2))
+        ignores = True  # unless it is known without waiting for the device that no target is ignored
+        if targets_RK.device.type == "cpu" and not torch.compiler.is_compiling():
+            ignores = check_targets(targets_RK, logs_RKV.shape[-1])
+        ignored_RK1 = (targets_RK == IGNORED)[..., None]
+        index_RK1 = targets_RK[..., None].masked_fill(ignored_RK1, 0)
+        # Filled, not multiplied by 0: logits of an ignored row may be NaN.
+        losses_K = -logs_RKV.gather(-1, index_RK1).masked_fill_(ignored_RK1, 0).sum((0, 2))
         slope_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
-        return slope_RKV.mul_(weights_K[:, None]).view(logits_RW.shape).to(logits_RW.dtype), losses_K
+        slope_RKV.mul_(weights_K[:, None])
+        if ignores:
+            slope_RKV.masked_fill_(ignored_RK1, 0)
+        return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_K
+
+
+def check_targets(targets: Tensor, classes: int) -> bool:
+    """Whether some targets are IGNORED. Waits for the device.
+
+    Raises AuxiliaryError for a target that is neither a class nor IGNORED.
+    """
+    low, high = map(int, targets.aminmax())
+    if low >= 0 and high < classes:
+        return False
+    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != IGNORED)]
+    if len(wrong):
+        raise AuxiliaryError(
+            f"linear_cross_entropy got the target {int(wrong[0])}; targets are classes from 0 to {classes - 1}, or "
+            f"{IGNORED} where there is nothing to predict"
+        )
+    return True
 
 
 PLAIN = Plain()
@@ -172,6 +198,8 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, ...]:
     """The summed cross-entropy, in nats, of each linear classifier of `hidden` (..., D), for its own targets (...).
 
+    targets: classes, or -100 where a classifier has nothing to predict: that adds no loss and no gradient, as in
+    F.cross_entropy, and does not belong in the count that the sum is divided by.
     weights: what the losses will be multiplied by, up to one factor for all: their gradients are added up with them
     here, and a backward pass that weighs them otherwise raises AuxiliaryError (where the device is a CPU).
     normed: the classifiers read the hidden state brought to mean 0 and variance 1 over D first, as F.layer_norm without
@@ -179,7 +207,8 @@ def linear_cross_entropy(
     steps: who computes what lies between the products; torch, unless told otherwise.
     Memory: one hidden state and one copy of the classifiers; the logits of ROWS predictions at a time, or LOGITS bytes
     of them where the device is no CPU.
-    Raises AuxiliaryError for classifiers that differ in size, and for a weight of zero: leave such a loss out.
+    Raises AuxiliaryError for classifiers that differ in size, for a weight of zero (leave such a loss out), and, where
+    the device is a CPU, for a target that is no class.
     """
     if any(weight == 0 for weight in weights):
         raise AuxiliaryError("linear_cross_entropy got a weight of 0; leave that loss out")

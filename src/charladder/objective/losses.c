@@ -58,7 +58,8 @@ void center_back(const half *of_y_RD, const float *x_RD, const float *mean_R, co
     }
 }
 
-/* In place: logits become the gradient of the weighed losses. loss_RK: nats. */
+/* In place: logits become the gradient of the weighed losses. loss_RK: nats. A target below 0 is ignored: no loss, and a
+   gradient of zeros. */
 void slopes(half *logits_RKV, const int64_t *target_RK, const float *weight_K, float *loss_RK, long R, long K, long V,
             int threads)
 {
@@ -69,6 +70,11 @@ void slopes(half *logits_RKV, const int64_t *target_RK, const float *weight_K, f
         for (long row = first; row < last; row++) {
             half *logits = logits_RKV + row * V;
             const long target = target_RK[row];
+            if (target < 0) {
+                loss_RK[row] = 0;
+                memset(logits, 0, V * sizeof(half));
+                continue;
+            }
             const float weight = weight_K[row % K], right = get(logits[target]);
             float most;
             const float sum = raise_all(logits, V, raised, &most);

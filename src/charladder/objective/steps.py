@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.fused import EPSILON, PLAIN, Steps
+from charladder.auxiliary.counting import IGNORED
+from charladder.auxiliary.fused import EPSILON, PLAIN, Steps, check_targets
 from charladder.model import native
 
 SOURCES = (Path(__file__).with_name("losses.c"),)
@@ -30,7 +31,7 @@ def fastest(hidden: Tensor) -> Steps:
 
 
 class Compiled:
-    """The same as fused.Plain. Raises IndexError for targets that are no symbols."""
+    """The same as fused.Plain."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
@@ -45,9 +46,7 @@ class Compiled:
 
     def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
-        low, high = targets_RK.aminmax()
-        if not 0 <= int(low) <= int(high) < V:
-            raise IndexError(f"targets from {int(low)} to {int(high)} are no symbols of {V}")
+        check_targets(targets_RK, V)  # for C reads memory at these places
         losses_RK = weights_K.new_empty(R, K)
         tensors = logits_RW, targets_RK, weights_K, losses_RK
         native.call("slopes", logits_RW.dtype, *tensors, R, K, V, sources=SOURCES)
@@ -70,6 +69,7 @@ def slopes(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Te
     """As fused.Plain's, with comparisons where that one gathers and scatters: element by element, in one pass."""
     logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
     hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
-    losses_RK = -torch.where(hit_RKV, logs_RKV, 0.0).sum(-1)
+    losses_RK = -torch.where(hit_RKV, logs_RKV, 0.0).sum(-1)  # 0 where the target is IGNORED, which hits no class
     slope_RKV = (logs_RKV.exp() - hit_RKV.to(logs_RKV.dtype)) * weights_K[:, None]
+    slope_RKV = torch.where(targets_RK[..., None] == IGNORED, 0.0, slope_RKV)
     return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_RK.sum(0)
