@@ -14,10 +14,15 @@ class BadInput(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known ones, or all of them if few."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
+    close = closest(name, known)
+    if close is not None:
+        return f"; did you mean {close}?"
     return f"; known here: {', '.join(known)}" if len(known) <= 12 else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`; None where none is alike."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -75,6 +75,42 @@ def field_types() -> dict[str, Any]:
     }
 
 
+# What other libraries call a field.
+_OTHER_NAMES = {
+    **dict.fromkeys(("lr", "max_lr", "base_lr"), "training.learning_rate"),
+    **dict.fromkeys(("batch_size", "bs", "train_batch_size"), "training.batch"),
+    **dict.fromkeys(("max_steps", "num_steps", "iters", "max_iters", "iterations"), "training.steps"),
+    **dict.fromkeys(("wd", "decay_rate"), "training.weight_decay"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "clip_grad"), "training.clip"),
+    **dict.fromkeys(("dtype", "amp", "fp16", "bf16"), "training.precision"),
+    **dict.fromkeys(("lr_schedule", "lr_scheduler", "scheduler"), "training.decay"),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "training.warmup"),
+    **dict.fromkeys(("optim", "optimiser"), "training.optimizer"),
+    **dict.fromkeys(("depth", "n_layer", "n_layers", "num_layers", "num_hidden_layers"), "model.layers"),
+    **dict.fromkeys(("dim", "d_model", "n_embd", "hidden_size", "hidden"), "model.width"),
+    **dict.fromkeys(("heads", "n_head", "n_heads", "num_heads", "num_attention_heads"), "model.attention_heads"),
+    **dict.fromkeys(("seq_len", "block_size", "sequence_length", "ctx", "context_length"), "model.context"),
+    **dict.fromkeys(("d_ff", "ffn_dim", "intermediate_size"), "model.feed_forward"),
+}
+
+
+def meant_field(name: str) -> str | None:
+    """The field that is meant by `name`, which has no section, another one, or is another library's; None for others.
+
+    >>> meant_field("lr"), meant_field("model.optimizer"), meant_field("lenght")
+    ('training.learning_rate', 'training.optimizer', None)
+    """
+    last = name.rpartition(".")[2].replace("-", "_").lower()
+    found = [dotted for dotted in field_types() if dotted.endswith(f".{last}")]
+    return found[0] if len(found) == 1 else _OTHER_NAMES.get(last)
+
+
+def nearest_field(name: str) -> str:
+    """The end of a sentence about an unknown field: the one that is meant, or most alike."""
+    meant = meant_field(name)
+    return f"; did you mean {meant}?" if meant else nearest(name, field_types())
+
+
 def recipe_names() -> list[str]:
     folder = resources.files("charladder") / "recipes"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -115,7 +151,7 @@ def parse(data: bytes, where: str) -> Raw:
         for name, value in fields.items():
             dotted = f"{section}.{name}"
             if dotted not in types:
-                raise BadInput(f"{where} sets the unknown field {dotted!r}{nearest(dotted, types)}")
+                raise BadInput(f"{where} sets the unknown field {dotted!r}{nearest_field(dotted)}")
             raw[dotted] = convert(dotted, value, types[dotted])
     return raw
 

@@ -81,6 +81,7 @@ def test_a_rehearsal_starts_nothing(here, capsys):
         (["own.toml", "--seed", "3"], "has no option --seed; did you mean --seeds?"),
         (["own.toml", "--set", "model.width"], "--set model.width has no value"),
         (["own.toml", "--set", "model.widht=3"], "did you mean model.width?"),
+        (["own.toml", "--set", "training.lr=1"], "did you mean training.learning_rate?"),
         (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
         (["own.toml", "--set", "objective.rungs=false"], "duplicate runs"),
         (["own.toml", "--set", "training.characters=5"], "fewer than one step"),

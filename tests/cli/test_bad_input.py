@@ -25,6 +25,13 @@ MISTAKES = [
     ([*TRAIN, "--run", "text/below"], "text/below cannot be made"),
     ([*TRAIN, "--widht", "64"], "no option --widht; did you mean --width?"),
     ([*TRAIN, "--objective.target", "2"], "did you mean --objective.targets?"),
+    ([*TRAIN, "--lr", "0.1"], "no option --lr; did you mean --training.learning-rate?"),
+    ([*TRAIN, "--batch-size", "8"], "no option --batch-size; did you mean --batch?"),
+    ([*TRAIN, "--clip", "1"], "no option --clip; did you mean --training.clip?"),
+    ([*TRAIN, "--training.lr", "0.1"], "no option --training.lr; did you mean --training.learning-rate?"),
+    ([*TRAIN, "--model.optimizer", "adamw"], "did you mean --training.optimizer?"),
+    (["refit", "run", "--lr", "0.1"], "no option --lr; did you mean --rate?"),
+    ([*TRAIN, "--recipe", "lr.toml"], "unknown field 'training.lr'; did you mean training.learning_rate?"),
     ([*TRAIN, "extra"], "no file or corpus called 'extra'"),
     ([*TRAIN, "--layers", "0"], "model.layers is 0; it must be at least 1"),
     ([*TRAIN, "--layers", "-3"], "model.layers is -3"),
@@ -253,6 +260,7 @@ def place(tmp_path_factory):
         Path("future.toml").write_text("format_version = 99\n")
         Path("data.toml").write_text("[text]\ndata = 5\n")
         Path("latin.toml").write_bytes(b"[text]\ndata = '\xe4'\n")
+        Path("lr.toml").write_text("[training]\nlr = 0.1\n")
         Path("section.toml").write_text("[modell]\nlayers = 3\n")
         Path("deep.toml").write_text("a = " + "[" * 20_000)
         Path("long.toml").write_text("[text]\nvalid = " + "1" * 5000)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import BadInput, nearest
-from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, read_raw, resolve
+from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve
 from charladder.text.sources import STDIN
 
 KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
@@ -221,7 +221,7 @@ def checked(name: str, value: Any, where: str) -> Any:
     """The value of one recipe field, in its type."""
     types = field_types()
     if name not in types:
-        raise BadInput(f"{where} sets the unknown field {name!r}{nearest(name, types)}")
+        raise BadInput(f"{where} sets the unknown field {name!r}{nearest_field(name)}")
     if name in ELSEWHERE:
         raise BadInput(f"{where} sets {name}, which {ELSEWHERE[name]} says; leave it out")
     return convert(name, value, types[name])

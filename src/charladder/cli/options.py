@@ -3,8 +3,8 @@
 import argparse
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from charladder.errors import BadInput, nearest
-from charladder.recipe import Raw, convert, field_types, read_raw
+from charladder.errors import BadInput, closest, nearest
+from charladder.recipe import Raw, convert, field_types, meant_field, read_raw
 
 SHORT = {
     "minutes": ("training.minutes", "budget in minutes"),
@@ -58,10 +58,25 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if self._parse_optional(word) is not None:
                 name = word.split("=", 1)[0]
-                raise BadInput(f"{self.prog} has no option {name}{nearest(name, self._option_string_actions)}")
+                raise BadInput(f"{self.prog} has no option {name}{self._nearest_option(name)}")
         if unknown:
             raise BadInput(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
         return known
+
+    def _nearest_option(self, name: str) -> str:
+        """The end of a sentence about an unknown option: the one that is meant, or most alike. The dashes of a name
+        are left out, for in a short one they would be most of what is alike."""
+        options, plain = self._option_string_actions, name.lstrip("-")
+        meant = meant_field(plain)
+        if meant is not None:
+            short = [f"--{short}" for short, (dotted, _) in SHORT.items() if dotted == meant]
+            own = ["--rate"] if meant == "training.learning_rate" else []  # of `refit`, which has no recipe
+            for option in (*short, f"--{meant.replace('_', '-')}", *own):
+                if option in options:
+                    return f"; did you mean {option}?"
+        by_name = {option.lstrip("-"): option for option in options}
+        close = closest(plain, by_name)
+        return f"; did you mean {by_name[close]}?" if close is not None else nearest("", options)
 
 
 def add_recipe_options(parser: Parser) -> None:
