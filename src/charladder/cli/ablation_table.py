@@ -25,6 +25,7 @@ class AblationTable:
         self.scores: dict[Key, float] = {}
         self.at_work: dict[Key, float] = {}  # progress
         self.ended, self.before, self.began = 0, 0, time.monotonic()
+        self.paced: tuple[float, float] | None = None  # when the pace began to be measured, and the runs done by then
 
     def __enter__(self) -> "AblationTable":
         if self.live:
@@ -44,11 +45,15 @@ class AblationTable:
                 self.tell(f"{name}: goes on")
         elif isinstance(event, Progressed):
             self.at_work[key] = event.progress
+            if self.paced is None and event.progress > 0:  # not before: processes take a while to start
+                self.paced = time.monotonic(), self.done()
             self.cells[key] = f"{event.progress:.0%}" + (f" {event.bits:.2f}" if event.bits is not None else "")
         else:
             self.at_work.pop(key, None)
             self.ended += 1
             self.before += isinstance(event, Finished) and event.before
+            if self.paced is None and self.ended > self.before:
+                self.paced = self.began, 0.0
             self.conclude(key, name, event)
         if self.live:
             self.live.update(self.table())
@@ -73,13 +78,17 @@ class AblationTable:
     def runs(self) -> int:
         return len(self.plan.arms) * len(self.plan.seeds)
 
+    def done(self) -> float:
+        """Runs done by now, parts of those at work included; without those that were finished before."""
+        return self.ended - self.before + sum(self.at_work.values())
+
     def left(self) -> str:
-        """Time left by the pace so far; what was finished before says nothing of it."""
-        done = self.ended - self.before + sum(self.at_work.values())
-        if not done:
+        """Time left by the pace so far."""
+        if self.paced is None or self.done() <= self.paced[1]:
             return "?"
-        seconds = (time.monotonic() - self.began) * (self.runs - self.before - done) / done
-        minutes, rest = divmod(max(0, int(seconds)), 60)
+        since, before = self.paced
+        seconds = (time.monotonic() - since) * (self.runs - self.before - self.done()) / (self.done() - before)
+        minutes, rest = divmod(max(0, round(seconds)), 60)
         return f"{minutes}:{rest:02d}"
 
     def table(self) -> Group:

@@ -25,7 +25,8 @@ class Display:
         self.valid: float | None = None
         self.line: dict = {}
         self.printed = -PLAIN_SECONDS
-        self.begin_clock = (trainer.clock.characters, trainer.clock.seconds)
+        self.first: dict | None = None  # the line of the first step; the pace is measured from its end
+        self.begin = 0.0  # the progress then
         self.ascii = not (console.encoding or "").lower().startswith("utf")
 
     def __enter__(self) -> "Display":
@@ -40,6 +41,8 @@ class Display:
     def show(self, event: Event) -> None:
         if isinstance(event, Stepped):
             self.line = event.line
+            if self.first is None:
+                self.first, self.begin = event.line, self.trainer.progress
             main = event.line["terms"]["main"]["bits"]
             self.seen += 1
             share = max(0.1, 1 / self.seen)  # a plain mean at first, then one that forgets
@@ -68,17 +71,22 @@ class Display:
         elif isinstance(event, Saved) and not self.live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
-    def speed(self) -> float:
-        characters, seconds = self.begin_clock
-        spent = self.line["seconds"] - seconds
-        return (self.line["characters"] - characters) / spent if spent > 0 else 0.0
+    def speed(self) -> str:
+        """Characters a second since the first step, which compiles and warms up and would count for far too much."""
+        assert self.first is not None
+        spent = self.line["seconds"] - self.first["seconds"]
+        return f"{(self.line['characters'] - self.first['characters']) / spent:,.0f}" if spent > 0 else "?"
 
     def left(self) -> str:
-        """Time left by the pace so far."""
-        progress, seconds = self.trainer.progress, self.line["seconds"]
-        if not progress:
+        """Time left: what a budget of minutes still has, or by the pace since the first step."""
+        progress, seconds, settings = self.trainer.progress, self.line["seconds"], self.trainer.settings
+        if settings.minutes:
+            left = 60 * settings.minutes - seconds
+        elif self.first is not None and progress > self.begin:
+            left = (seconds - self.first["seconds"]) * (1 - progress) / (progress - self.begin)
+        else:
             return "?"
-        minutes, rest = divmod(int(seconds * (1 - progress) / progress), 60)
+        minutes, rest = divmod(max(0, round(left)), 60)
         return f"{minutes}:{rest:02d}"
 
     def rungs(self) -> str:
@@ -93,7 +101,7 @@ class Display:
         shown = " ".join(f"{name}={term['bits']:.3f}" for name, term in list(terms.items())[-ROWS:])
         return (
             f"step {self.line['step']} {self.trainer.progress:6.1%} | {self.bits:.3f} bits/char | "
-            f"{self.speed():,.0f} chars/s | passes {self.trainer.windows.passes:.2f} | rungs {self.rungs()} | "
+            f"{self.speed()} chars/s | passes {self.trainer.windows.passes:.2f} | rungs {self.rungs()} | "
             f"left {self.left()} | {shown}"
         )
 
@@ -102,7 +110,7 @@ class Display:
         facts = Text.assemble(
             ("  bits/char ", "dim"), (f"{self.bits:.3f}", "bold"),
             ("   valid ", "dim"), (f"{self.valid:.3f}" if self.valid else "-", "bold"),
-            ("   chars/s ", "dim"), f"{self.speed():,.0f}",
+            ("   chars/s ", "dim"), self.speed(),
             ("   step ", "dim"), f"{self.line['step']:,}",
             ("   passes ", "dim"), f"{self.trainer.windows.passes:.2f}",
             ("   left ", "dim"), self.left(),
