@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.recipe import Raw, read_raw, resolve
-from charladder.run import make_trainer, plan_run
+from charladder.run import new_trainer, plan_run
 from charladder.text import open_corpus
 from charladder.training import Trainer
 from charladder.training.precision import choose_precision
@@ -53,7 +53,7 @@ def fresh_trainer(raw: Raw) -> Trainer:
     """A trainer of these recipe fields on Python's own sources, which writes nothing. On the CPU, as the peers are,
     unless they say otherwise."""
     corpus = open_corpus(("python",))
-    return make_trainer(plan_run(Path("unused"), resolve({"training.device": "cpu"} | raw), corpus), corpus)
+    return new_trainer(plan_run(Path("unused"), resolve({"training.device": "cpu"} | raw), corpus), corpus)
 
 
 def ours(shape: Shape, **fields: Any) -> Callable[[], object]:

@@ -93,9 +93,9 @@ def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LadderObjective:
 
 
 def new_path(recipe: str) -> Path:
-    """The first free `runs/<recipe>-<n>`."""
+    """The first free `runs/<recipe>-<n>`. Another process may take it before this one has made a directory there."""
     number = 1
-    while (path := Path("runs") / f"{recipe}-{number}").exists():
+    while os.path.lexists(path := Path("runs") / f"{recipe}-{number}"):
         number += 1
     return path
 
@@ -112,8 +112,26 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
     return Run(path, dataclasses.replace(recipe, text=text))
 
 
+class Taken(BadInput):
+    """The path of a new run exists already."""
+
+
+def create_numbered_run(run: Run, corpus: Corpus) -> Run:
+    """As create_run, at the first free `runs/<recipe>-<n>`; returns the run that was made there.
+
+    Of several processes that do this at the same time each gets a directory of its own.
+    """
+    while True:
+        numbered = Run(new_path(run.recipe.recipe), run.recipe)
+        try:
+            create_run(numbered, corpus)
+        except Taken:
+            continue
+        return numbered
+
+
 def create_run(run: Run, corpus: Corpus) -> None:
-    """Makes the directory of a planned run, with config.toml and environment.json. Raises BadInput if it exists."""
+    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists."""
     try:
         tomli_w.dumps(tables(run.recipe)).encode()
     except UnicodeEncodeError:
@@ -140,10 +158,8 @@ def create_run(run: Run, corpus: Corpus) -> None:
         raise
 
 
-def taken(path: Path) -> BadInput:
-    return BadInput(
-        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}"
-    )
+def taken(path: Path) -> Taken:
+    return Taken(f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}")
 
 
 def own_part(path: Path) -> Path:
@@ -235,19 +251,7 @@ def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambd
     `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, where one does not fit,
     and where a trained run has none: training from the first step would overwrite its weights.
     """
-    keep_memory()
-    recipe = run.recipe
-    windows = Windows(
-        corpus.ids_N,
-        split_of(recipe, corpus).train,
-        recipe.model.context,
-        recipe.objective.targets,
-        recipe.training.seed,
-        recipe.text.order,
-        file_ends(recipe, corpus),
-    )
-    network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
-    trainer = Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
+    trainer = new_trainer(run, corpus)
     checkpoint = load_newest(run.path / "checkpoints", report)
     own = -1 if checkpoint is None else checkpoint.state["clock"]["step"]
     if distributed.agree(0.0, own != distributed.agree(own)[0])[1]:
@@ -264,6 +268,23 @@ def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambd
             f"{run.path / 'checkpoints'} back, or start a new run (evaluate and generate still read {run.path})"
         )
     return trainer
+
+
+def new_trainer(run: Run, corpus: Corpus) -> Trainer:
+    """Everything a run trains with, at its start. Nothing is read from the run's directory."""
+    keep_memory()
+    recipe = run.recipe
+    windows = Windows(
+        corpus.ids_N,
+        split_of(recipe, corpus).train,
+        recipe.model.context,
+        recipe.objective.targets,
+        recipe.training.seed,
+        recipe.text.order,
+        file_ends(recipe, corpus),
+    )
+    network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
+    return Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
 
 
 def environment(corpus: Corpus) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from charladder.cli import beginning
 from charladder.cli.main import main
 from charladder.objective.steps import describe
 from charladder.run import claimed, open_run
@@ -225,6 +226,40 @@ def test_one_process_at_a_time_trains_a_run(here, text_file, capsys):
     assert done.returncode == 2
     assert b"one is being trained by another process" in done.stderr
     assert main(["train", "--resume", "one", "--extend", "--steps", "5"]) == 0
+
+
+def test_a_name_that_another_process_takes_meanwhile_is_not_used(here, text_file, capsys, monkeypatch):
+    """Between the choice of a number and the making of its directory, another process makes one there."""
+    check, other = beginning.check_memory, Path("runs/ladder-1")
+
+    def check_slowly(*given):
+        (other / "checkpoints").mkdir(parents=True)
+        (other / "config.toml").write_text("another")
+        check(*given)
+
+    monkeypatch.setattr(beginning, "check_memory", check_slowly)
+    assert main(["train", str(text_file), "--steps", "2", *TINY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == "runs/ladder-2"
+    assert (other / "config.toml").read_text() == "another"
+    assert {path.name for path in other.iterdir()} == {"checkpoints", "config.toml"}
+    assert {path.name for path in Path("runs").iterdir()} == {"ladder-1", "ladder-2"}
+
+
+def test_a_broken_link_is_no_free_name(here, text_file, capsys):
+    Path("runs").mkdir()
+    Path("runs/ladder-1").symlink_to("nowhere")
+    assert main(["train", str(text_file), "--steps", "2", *TINY, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == "runs/ladder-2"
+
+
+@pytest.mark.slow
+def test_three_commands_at_once_get_three_runs(here, text_file):
+    words = [sys.executable, "-m", "charladder", "train", str(text_file), "--steps", "2", *TINY]
+    some = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [one.communicate(timeout=300)[1] for one in some] == [b""] * 3
+    assert [one.returncode for one in some] == [0] * 3
+    assert {path.name for path in Path("runs").iterdir()} == {"ladder-1", "ladder-2", "ladder-3"}
+    assert all(Path(f"runs/ladder-{n}/model.safetensors").is_file() for n in (1, 2, 3))
 
 
 @pytest.mark.parametrize("damage", ["\0\0\0", "{", "[]", "3", '{"step": "x"}', '{"step": 1, "terms": 1}', '{"a": 1}'])

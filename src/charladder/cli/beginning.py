@@ -15,9 +15,11 @@ from charladder.errors import BadInput
 from charladder.recipe import resolve
 from charladder.run import (
     Run,
+    create_numbered_run,
     create_run,
     make_trainer,
     new_path,
+    new_trainer,
     open_data,
     open_run,
     plan_run,
@@ -67,8 +69,8 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
-    path = Path(first(lambda: str(new_path(recipe.recipe))) if options.run is None else options.run)
-    if first(lambda: os.path.lexists(path)):
+    path = new_path(recipe.recipe) if options.run is None else Path(options.run)
+    if options.run is not None and first(lambda: os.path.lexists(path)):
         raise taken(path)
     text = recipe.text
     if size() > 1 and STDIN in text.data:
@@ -79,9 +81,16 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     if find_batch:
         run = fitted(run, device)
     check_memory(run.recipe, device)
-    trainer = make_trainer(run, corpus)
-    first(lambda: create_run(run, corpus))
-    return run, corpus, trainer
+    trainer = new_trainer(run, corpus)
+    return create(run, corpus, numbered=options.run is None), corpus, trainer
+
+
+def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
+    """Makes the directory of a new run; `numbered`: at the first free number, which may not be the planned one."""
+    if not numbered:
+        first(lambda: create_run(run, corpus))
+        return run
+    return Run(Path(first(lambda: str(create_numbered_run(run, corpus).path))), run.recipe)
 
 
 def wants_batch(options: Namespace) -> bool:
