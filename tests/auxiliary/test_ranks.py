@@ -39,8 +39,8 @@ def test_two_ranks_do_what_one_process_does(ranks, case, wrapper):
     assert answers[0]["found"]["report"] == answers[1]["found"]["report"]
 
 
-@pytest.mark.parametrize("case", two_ranks.BY_TERM, ids=lambda case: case.__name__)
-def test_gradients_by_term_under_ddp_are_those_of_one_process(ranks, case):
+@pytest.mark.parametrize("case", two_ranks.DDP_ALONE, ids=lambda case: case.__name__)
+def test_two_ranks_under_ddp_do_what_one_process_does(ranks, case):
     wanted = case(None)
     for answer in both(ranks, case, DDP):
         assert gap(answer["found"], wanted) < TOLERANCE
@@ -59,6 +59,11 @@ def test_what_fsdp2_makes_impossible_is_refused_on_both_ranks(ranks, case, reaso
     for answer in both(ranks, case, FSDP2):
         assert reason in answer["refused"]
         assert "\n" not in answer["refused"]
+
+
+def test_unused_parameters_and_an_objective_inside_the_model_are_refused(ranks):
+    for answer in both(ranks, two_ranks.unused_outside, DDP):
+        assert "leave find_unused_parameters out" in answer["refused"]
 
 
 @pytest.mark.parametrize("wrapper", [DDP, FSDP2])

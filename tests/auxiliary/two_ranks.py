@@ -25,6 +25,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from auxiliary import cells, features
 from auxiliary.cells import DDP, FSDP2, gradients_at_home, wrap
@@ -77,24 +78,40 @@ def summed(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Setup:
-    """A network in a wrapper, an objective, and what to note down of them."""
+    """A network in a wrapper, an objective, and what to note down of them. inside: the network holds the objective."""
 
-    def __init__(self, wrapper: str | None, objective: aux.Objective, seed: int = 1, **options: Any) -> None:
+    def __init__(
+        self, wrapper: str | None, objective: aux.Objective, seed: int = 1, inside: bool = False, **options: Any
+    ) -> None:
         self.network = Network(**options).double()
         fill(self.network, 0)
         self.objective = objective.double()
         fill(self.objective, seed)
-        self.model = wrap(self.network, wrapper)
         self.modules = {"network": self.network, "objective": self.objective}
+        if inside:
+            self.network.objective = self.modules.pop("objective")
+        self.model = wrap(self.network, wrapper)
+        self.called: Callable[..., Any] = self.objective
 
     def __call__(self, progress: float | None = None, **more: Any) -> aux.Report:
-        return self.objective(self.model, *batch(), progress=progress, **more)
+        return self.called(self.model, *batch(), progress=progress, **more)
 
     def gradients(self) -> dict[str, Any]:
         return {name: tensor.tolist() for name, tensor in cells.gradients_of(self.modules).items()}
 
     def weights(self) -> dict[str, Any]:
         return {name: tensor.tolist() for name, tensor in cells.weights_of(self.modules).items()}
+
+
+class Together(nn.Module):
+    """A network and its objective in one module, which DDP or FSDP2 wraps."""
+
+    def __init__(self, network: nn.Module, objective: aux.Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, model: Any, *data: Any, **more: Any) -> aux.Report:
+        return self.objective(self.network, *data, **more)
 
 
 def noted(report: aux.Report) -> dict[str, Any]:
@@ -192,6 +209,53 @@ def silent_head_of_the_model(wrapper: str | None) -> Any:
     return several(Setup(wrapper, aux.Objective(cross_entropy(), terms), spare=True))
 
 
+def one_falls_silent(**fields: Any) -> aux.Objective:
+    return aux.Objective(cross_entropy(), {"inner": tap(0, weight=UNTIL), "outer": tap(1)}, **fields)
+
+
+def silent_inside(wrapper: str | None) -> Any:
+    """The model holds its objective, as a LightningModule may."""
+    return several(Setup(wrapper, one_falls_silent(), inside=True))
+
+
+def silent_together(wrapper: str | None) -> Any:
+    """One module has both, and is wrapped. DDP is found without `wrapped`."""
+    setup = Setup(None, one_falls_silent(wrapped=wrapper == FSDP2))
+    whole = Together(setup.network, setup.objective)
+    setup.called = DistributedDataParallel(whole) if wrapper == DDP else whole
+    if wrapper == FSDP2:
+        fully_shard(whole, mesh=init_device_mesh("cpu", (WORLD,)))
+    return several(setup)
+
+
+def silent_together_with_a_rule(wrapper: str | None) -> Any:
+    """With `wrapped`, a rule whose parameters fall silent with their terms, and predictions that the model returns. DDP
+    alone: FSDP2 takes no scalar parameters."""
+    rule = aux.rules.Uncertainty(["main", "inner", "outer"])
+    terms = {"inner": cross_entropy(weight=UNTIL), "outer": tap(1, weight=UNTIL)}
+    setup = Setup(None, aux.Objective(cross_entropy(), terms, rule=rule, wrapped=True), side=True)
+    whole = Together(setup.network, setup.objective)
+    setup.called = DistributedDataParallel(whole) if wrapper == DDP else whole
+    return several(setup)
+
+
+def silent_each_wrapped(wrapper: str | None) -> Any:
+    """Model and objective are wrapped each by itself, as `accelerate.prepare(model, objective)` does."""
+    setup = Setup(wrapper, one_falls_silent())
+    if wrapper == DDP:
+        setup.called = DistributedDataParallel(setup.objective)
+    if wrapper == FSDP2:
+        fully_shard(setup.objective, mesh=init_device_mesh("cpu", (WORLD,)))
+    return several(setup)
+
+
+def unused_outside(wrapper: str | None) -> Any:
+    """DDP is told to look for unused parameters, and the model holds heads that it does not call."""
+    setup = Setup(None, one_falls_silent(), inside=True)
+    setup.model = DistributedDataParallel(setup.network, find_unused_parameters=True)
+    return several(setup)
+
+
 def learned_weights_in_pieces(wrapper: str | None) -> Any:
     """The penalty of the rule belongs to the whole batch, not to each micro-batch."""
     rule = aux.rules.Uncertainty(["main", "mean"])
@@ -262,10 +326,12 @@ def detached_head(wrapper: str | None) -> Any:
 SAME: list[Case] = [
     taps, returned, learned_weights, pieces, nothing_to_predict, silent_tap, silent_prediction,
     silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces, unlike_heads,
+    silent_inside, silent_together, silent_each_wrapped,
 ]  # fmt: skip
 BY_TERM: list[Case] = [diagnosis, gate]
+DDP_ALONE: list[Case] = [*BY_TERM, silent_together_with_a_rule]
 CASES = {
-    DDP: [*SAME, *BY_TERM, not_finite],
+    DDP: [*SAME, *DDP_ALONE, not_finite, unused_outside],
     FSDP2: [*SAME, *BY_TERM, not_finite, resharded_head, detached_head],
 }
 

@@ -6,6 +6,7 @@ Each term is a mean over a global count (over micro-batches and ranks), times it
 weight is zero costs nothing: its head is not called, and what it would have read is not kept.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -22,12 +23,12 @@ from charladder.auxiliary.expansion import expand, open_ended
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
-from charladder.auxiliary.taps import Taps, is_pattern, unwrap
+from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of, unwrap
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
 
 
-class Objective(nn.Module):
+class Objective(Apart):
     """The training loss of any model, and the heads that it needs.
 
     main: the term of the model's own prediction. auxiliary: the others, by name; a mapping, or pairs of name and term.
@@ -35,8 +36,9 @@ class Objective(nn.Module):
     rule: changes the weights by what the losses are (rules.AdaLoss(), an own function); a module is trained along.
     order: the names in the order in which their losses are added; the main one first, unless given.
     check: whether NaN and infinity are looked for at each call (on a GPU this waits for the result).
-    wrapped: this objective is inside the module that DDP or FSDP2 wraps, beside the model, and so the gradients of its
-    heads are exchanged there.
+    wrapped: this objective is inside the module that FSDP2 shards, beside the model, so the gradients of its heads are
+    averaged there. DDP around such a module, DDP around the objective, and a model that holds its objective are found
+    without this.
 
     Its parameters are those of the heads, and of loss modules and rules that have any; what belongs to the model stays
     the model's, once this is attached to it. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
@@ -78,8 +80,13 @@ class Objective(nn.Module):
     # What there is before any call.
 
     def prepare(self) -> None:
-        """Owns heads and losses, each once and none of the model's, and makes weights into functions."""
-        theirs = {id(module) for model in self.attached for module in model.modules()}
+        """Owns heads and losses, and makes weights into functions."""
+        self.own()
+        self.weigh()
+
+    def own(self) -> None:
+        """Registers heads and losses as submodules, each once, without those that are the model's."""
+        theirs = {id(module) for model in self.attached for module in modules_of(model)}
         foreign = self.foreign
         theirs |= {id(head) for head in self.heads.values() if foreign >= set(map(id, head.parameters())) != set()}
         for key in [key for key, head in self.heads.items() if id(head) in theirs]:
@@ -93,6 +100,9 @@ class Objective(nn.Module):
                     while key in modules or hasattr(modules, key):  # `type`, `half` ... are a module's already
                         key += "_"
                     modules[key] = part
+
+    def weigh(self) -> None:
+        """Makes the weights into functions, and puts the terms into their order."""
         self.weighers: dict[str, Weigher] = {}
         if open_ended(self.terms):
             return  # terms are known when the model is
@@ -108,8 +118,10 @@ class Objective(nn.Module):
 
     @property
     def foreign(self) -> set[int]:
-        """The parameters of the model, some of which a head may have; asked anew, for a model may change them."""
-        return {id(parameter) for model in self.attached for parameter in model.parameters()}
+        """The ids of the model's parameters, some of which a head may have too. Computed at each call, because a model
+        may replace its parameters."""
+        modules = [module for model in self.attached for module in modules_of(model)]
+        return {id(parameter) for module in modules for parameter in module._parameters.values()}
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
         """As nn.Module's, without the parameters that the model owns."""
@@ -189,9 +201,22 @@ class Objective(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.attached, self.removed = [], False
-        self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
-        self.prepare()
+        self.head_gradients = ranks.HeadGradients()
+        if "attached" not in state:
+            self.attached, self.removed, self.taps = [], False, Taps()
+            self.own()
+        self.weigh()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As __getstate__ says. But when the model is copied too, for example because it holds this objective, the copy
+        is attached to the copied model, whose hooks are copies as well."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        state = self.__getstate__()
+        if self.attached and id(self.attached[0]) in memo:
+            state |= {"attached": self.attached, "taps": self.taps}
+        new.__setstate__(copy.deepcopy(state, memo))
+        return new
 
     def remove(self) -> None:
         """Takes the hooks off the model, which is then as it was. `attach` puts them on again."""
@@ -227,9 +252,9 @@ class Objective(nn.Module):
         """
         self.check_usable()
         self.meet(unwrap(model))
-        weights = self.weights(progress, step)
+        weights, wrappers = self.weights(progress, step), ranks.Wrappers(model)
         output, caught = self.run(model, inputs, [name for name, weight in weights.items() if weight != 0])
-        return self.assemble(output, targets, weights, caught, counts, model)
+        return self.assemble(output, targets, weights, caught, counts, model, wrappers)
 
     def from_output(
         self,
@@ -249,7 +274,7 @@ class Objective(nn.Module):
             raise AuxiliaryError(
                 f"weights has {strange[0]!r}, and there is no such term{nearest(strange[0], self.terms)}"
             )
-        return self.assemble(output, targets, given, {}, counts, None)
+        return self.assemble(output, targets, given, {}, counts, None, ranks.Wrappers(None))
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
         """How many predictions each term has in the targets of several micro-batches together.
@@ -293,14 +318,20 @@ class Objective(nn.Module):
         caught: Caught,
         counts: Mapping[str, Count] | None,
         model: Any,
+        wrappers: ranks.Wrappers,
     ) -> Report:
         """Predictions, losses, and their weighted sum."""
         active = [name for name in self.terms if weights[name] != 0]
-        world = ranks.size()
-        if (
-            world > 1 and torch.is_grad_enabled() and not self.wrapped
-        ):  # before a head is called: the first time, its numbers change
-            self.head_gradients.prepare(model, self.parameters(), self.taking_part(active))
+        world, learns = ranks.size(), torch.is_grad_enabled()
+        if learns and wrappers.of_model is not None:
+            self.check_heads_outside(wrappers.of_model, active)
+        if world > 1 and learns and not self.wrapped and not self.sharded():
+            # Before a head is called: the first time, its numbers change.
+            held = wrappers.held()
+            own, used = self.parameters(), self.taking_part(active)
+            self.head_gradients.prepare(
+                model, (p for p in own if id(p) not in held), (p for p in used if id(p) not in held)
+            )
         measured = measure_all(self.terms, active, self.taps.modules, output, targets, caught, model)
         if isinstance(counts, Counted):
             check_counted(self.terms, measured, targets)
@@ -324,8 +355,8 @@ class Objective(nn.Module):
             total = torch.zeros((), requires_grad=torch.is_grad_enabled())
         if self.check:
             check_finite(total, terms)
-        if isinstance(model, DistributedDataParallel) and torch.is_grad_enabled():
-            total = self.answer_for_silent(total, output, weights)
+        if learns and wrappers.strict:
+            total = total + self.answer_for_silent(output, weights, wrappers).to(total)
         return Report(total, terms, parts)
 
     def taking_part(self, active: Iterable[str]) -> list[nn.Parameter]:
@@ -338,18 +369,33 @@ class Objective(nn.Module):
         foreign = self.foreign
         return [parameter for key, parameter in found.items() if key not in foreign]
 
-    def answer_for_silent(self, total: Tensor, output: Any, weights: Mapping[str, float]) -> Tensor:
-        """Under DDP: predictions and heads of the model that nobody uses now get gradients of zero, so that nothing
-        waits."""
-        foreign = self.foreign
+    def sharded(self) -> bool:
+        """Whether FSDP2 shards this objective: by itself, or with the model that holds it."""
+        whole = [model for model in self.attached if ranks.shards(model)]
+        return ranks.shards(self) or any(module is self for model in whole for module in model.modules())
+
+    def check_heads_outside(self, ddp: DistributedDataParallel, active: Iterable[str]) -> None:
+        """Raises AuxiliaryError where DDP would take heads for unused that are called after its forward pass."""
+        if ddp.find_unused_parameters and {id(p) for p in self.taking_part(active)} & ranks.ids(ddp.module):
+            raise AuxiliaryError(
+                "the model holds its objective, and DDP with find_unused_parameters=True takes heads that are called "
+                "after the model's forward pass for unused; leave find_unused_parameters out, since silent heads get "
+                "gradients of zero here"
+            )
+
+    def answer_for_silent(self, output: Any, weights: Mapping[str, float], wrappers: ranks.Wrappers) -> Tensor:
+        """0, with gradients of zero for what DDP waits for and no active term uses: predictions that the model returns,
+        heads, loss modules, and a rule."""
+        unused: list[Tensor] = []
+        modules: list[Any] = [self.rule]
         for name, term in self.terms.items():
-            unused: list[Any] = []
             if weights[name] == 0 and term.tap is None:
                 unused += tensors_in(read(name, self.terms, output, {}, None))
-            head = self.taps.modules[term.head] if isinstance(term.head, str) else term.head
-            if isinstance(head, nn.Module) and (weights[name] == 0 or term.detach_head):
-                unused += [parameter for parameter in head.parameters() if id(parameter) in foreign]
-            for one in unused:
-                if one.requires_grad:
-                    total = total + ranks.Silence.apply(one)
-        return total
+            if weights[name] == 0 or term.detach_head:
+                head = self.taps.modules.get(term.head) if isinstance(term.head, str) else term.head
+                modules += [head, term.loss]
+        waited_for = wrappers.held(strict=True)
+        parameters = {id(p): p for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+        unused += [parameter for key, parameter in parameters.items() if key in waited_for]
+        unused = [tensor for tensor in unused if tensor.requires_grad]
+        return ranks.Silence.apply(*unused) if unused else torch.zeros(())

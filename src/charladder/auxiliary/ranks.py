@@ -59,6 +59,39 @@ def average(gradient: Tensor) -> Tensor:
     return gradient
 
 
+class Wrappers:
+    """The DDP wrappers whose backward pass a call of the objective takes part in."""
+
+    def __init__(self, model: Any) -> None:
+        """model: as the objective is called with. Has to be made before the model runs."""
+        around = getattr(DistributedDataParallel, "_active_ddp_module", None)  # whose forward pass calls the objective
+        self.of_model = ddp_around(model)
+        self.all = [one for one in (self.of_model, around) if one is not None]
+        # Those that need a gradient for each of their parameters in every backward pass.
+        self.strict = [one for one in self.all if not one.find_unused_parameters]
+
+    def held(self, strict: bool = False) -> set[int]:
+        """The ids of the parameters whose gradients DDP averages; strict: of those that must have one."""
+        return {key for ddp in (self.strict if strict else self.all) for key in ids(ddp.module)}
+
+
+def ids(module: nn.Module) -> set[int]:
+    return {id(parameter) for parameter in module.parameters()}
+
+
+def ddp_around(model: Any) -> DistributedDataParallel | None:
+    """The DDP wrapper of a model, which may be compiled."""
+    while isinstance(model, nn.Module) and not isinstance(model, DistributedDataParallel):
+        model = model._modules.get("_orig_mod")
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
+def shards(module: Any) -> bool:
+    """Whether FSDP2 shards this module, and with it the modules inside."""
+    known = sys.modules.get("torch.distributed.fsdp")
+    return known is not None and isinstance(module, known.FSDPModule)
+
+
 class HeadGradients:
     """Averages the gradients of parameters that no wrapper looks after."""
 
@@ -75,7 +108,8 @@ class HeadGradients:
                     dist.broadcast(parameter.detach(), 0)
                 self.handles[id(parameter)] = parameter.register_post_accumulate_grad_hook(self.arrived)
         # Under DDP's no_sync(), gradients stay at home, and the last micro-batch's exchange takes them all.
-        at_home = isinstance(model, DistributedDataParallel) and not model.require_backward_grad_sync
+        ddp = ddp_around(model)
+        at_home = ddp is not None and not ddp.require_backward_grad_sync
         self.active = {} if at_home else {id(p): p for p in active if p.requires_grad and id(p) in self.handles}
         self.queued = False
 
@@ -96,16 +130,15 @@ class HeadGradients:
 
 
 class Silence(torch.autograd.Function):
-    """0, with a gradient of zeros: a prediction of the model that is not used still answers to DDP, which would wait
-    for its parameters. Not `0 * prediction`, which is NaN where the prediction is infinite."""
+    """0, with a gradient of zeros for every tensor: what no term uses still answers to DDP, which would wait for its
+    gradient. Not `0 * tensor`, which is NaN where the tensor is infinite."""
 
     @staticmethod
-    def forward(ctx: Any, prediction: Tensor) -> Tensor:
-        ctx.save_for_backward(prediction.new_empty(0).expand(0))
-        ctx.shape = prediction.shape
-        return prediction.new_zeros(())
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*(tensor.new_empty(0) for tensor in tensors))
+        ctx.shapes = [tensor.shape for tensor in tensors]
+        return tensors[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (like,) = ctx.saved_tensors
-        return like.new_zeros(ctx.shape)
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return tuple(like.new_zeros(shape) for like, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True))

@@ -59,6 +59,11 @@ def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: 
         recorder.caught[name].append(Call(output, torch.is_grad_enabled(), versions))
 
 
+class Apart(nn.Module):
+    """Base of Objective. A model may hold its objective as a submodule; the modules below such a submodule are then not
+    parts of the model: they are neither tapped, nor do their parameters count as the model's."""
+
+
 class Taps:
     """The hooks of one objective on one model."""
 
@@ -113,10 +118,23 @@ def unwrap(model: Any) -> Any:
     return model
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model, each once, without objectives and the modules that only objectives have."""
+    found: dict[nn.Module, None] = {}
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in found and not isinstance(module, Apart):
+            found[module] = None
+            waiting += [child for child in module._modules.values() if child is not None]
+    return list(found)
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """All modules by name, the outermost of a name that wrappers share."""
+    """The same by name; of modules whose names differ in a wrapper's part only, the outermost."""
+    apart: set[nn.Module] = {module for module in model.modules() if isinstance(module, Apart)}
     found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(memo=apart):
         plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         found.setdefault(plain, module)
     return found
