@@ -111,6 +111,10 @@ def test_large_and_small_numbers_are_as_torch_has_them():
     score = torch.tensor([[[3e38, -3e38, 0.0]]])
     native.weigh(score, 2)
     assert score.tolist() == [[[1.0, 0.0, 0.0]]]
+    score = torch.tensor([[[-702.0, -700.0, -701.0]]])
+    expected = score.double().softmax(-1)
+    native.weigh(score, 2)
+    torch.testing.assert_close(score.double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

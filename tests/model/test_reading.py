@@ -61,6 +61,21 @@ def test_packed_is_plain(units, shape, alphabet):
         np.testing.assert_allclose(getattr(packed, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
 
 
+def test_attention_scores_that_are_all_far_below_zero():
+    """Keys that are the queries with the opposite sign: each character's score of itself is -400 sqrt(head size)."""
+    network = stirred(27)
+    with torch.no_grad():
+        for block in network.blocks:
+            attention = block.attention
+            attention.key.weight.copy_(attention.query.weight)
+            attention.query_norm.weight.fill_(20)
+            attention.key_norm.weight.fill_(-20)
+    plain, packed = (
+        reader.read(whole([5])) for reader in (PlainReader(network, 1, 16), PackedReader(Weights(network), 1, 16))
+    )
+    np.testing.assert_allclose(packed.logits_NV, plain.logits_NV, rtol=1e-4, atol=1e-5)
+
+
 def rounded(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().float()
 

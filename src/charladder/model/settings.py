@@ -24,8 +24,8 @@ class ModelSettings:
     positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
     "Positional embeddings"); `table`, one at the first layer only (the ablation of it).
     norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
-    initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero so that a fresh layer is
-    the identity) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
+    initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero, so that a fresh layer
+    adds nothing to its input) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
     ngrams: the longest n-grams, from 3 on, that have hashed embeddings (0: none), `ngram_rows` of each length.
     dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
     """

@@ -1,0 +1,126 @@
+"""One layer against plain implementations of it: both placements of the norm, with and without dropout."""
+
+import math
+
+import pytest
+import torch
+
+from charladder.model import Dropout, Transformer
+from charladder.model.block import Block
+from helpers import small
+
+PAPER = [small(block="paper", norm_placement=placement) for placement in ("pre", "post")]
+
+
+def stirred(settings) -> Block:
+    block = Block(settings).double()
+    with torch.no_grad():
+        for place, parameter in enumerate(block.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+            parameter.copy_(0.3 * noise)
+    return block
+
+
+def layer_norm(x: torch.Tensor, norm) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+def attention(x: torch.Tensor, a, heads: int, dropped) -> torch.Tensor:
+    B, T, D = x.shape
+    q, k, v = ((x @ m.weight.T + m.bias).view(B, T, heads, -1).transpose(1, 2) for m in (a.query, a.key, a.value))
+    score = q @ k.transpose(-2, -1) / math.sqrt(D / heads) + torch.full((T, T), -math.inf).triu(1)
+    seen = (dropped(score.softmax(-1)) @ v).transpose(1, 2).reshape(B, T, D)
+    return seen @ a.output.weight.T + a.output.bias
+
+
+def feed_forward(x: torch.Tensor, f, dropped) -> torch.Tensor:
+    return dropped((x @ f.up.weight.T + f.up.bias).clamp(min=0)) @ f.down.weight.T + f.down.bias
+
+
+def plain(x: torch.Tensor, block: Block, settings, dropout: Dropout | None = None) -> torch.Tensor:
+    """Pre-norm: x + f(norm(x)). Post-norm (Vaswani et al. 2017): norm(x + f(x)). Twice each."""
+    places = [(lambda y: y) if dropout is None else dropout.of(place) for place in (1, 2)]
+    one, two = block.attention_norm, block.feed_forward_norm
+    heads = settings.attention_heads
+    if settings.norm_placement == "pre":
+        x = x + attention(layer_norm(x, one), block.attention, heads, places[0])
+        return x + feed_forward(layer_norm(x, two), block.feed_forward, places[1])
+    x = layer_norm(x + attention(x, block.attention, heads, places[0]), one)
+    return layer_norm(x + feed_forward(x, block.feed_forward, places[1]), two)
+
+
+@pytest.mark.parametrize("settings", PAPER, ids=["pre", "post"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@torch.no_grad()
+def test_the_papers_block_is_the_plain_one_with_dropout_on_attention_weights_and_inside_the_feed_forward_layer(
+    settings, rate
+):
+    block = stirred(settings)
+    x = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    dropout = Dropout(rate, torch.tensor([3, 4])) if rate else None
+    torch.testing.assert_close(block(x, None, None, dropout), plain(x, block, settings, dropout), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", ["paper", "modern"])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@torch.no_grad()
+def test_dropout_at_a_rate_of_nearly_nothing_is_no_dropout(block, placement):
+    model = Transformer(small(block=block, norm_placement=placement), 256).double()
+    for place, parameter in enumerate(model.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+        parameter.add_(0.2 * noise)
+    x = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
+    almost_none = Dropout(1e-12, torch.tensor([3, 4]))
+    torch.testing.assert_close(model(x, dropout=almost_none).logits_BTV, model(x).logits_BTV, rtol=1e-8, atol=1e-8)
+
+
+@torch.no_grad()
+def test_layers_and_the_two_places_in_a_layer_have_masks_of_their_own():
+    """Layer l draws at places 1 and 2 of place l: the masks of a run stay as they are."""
+    drawn = []
+
+    class Noting(Dropout):
+        def of(self, place):
+            return Noting(self.rate, super().of(place).keys_B)
+
+        def __call__(self, x):
+            drawn.append((tuple(x.shape[1:]), self.keys_B.tolist()))
+            return x
+
+    model, keys = Transformer(small(block="paper"), 256), torch.tensor([7])
+    model(torch.zeros(1, 16, dtype=torch.long), dropout=Noting(0.5, keys))
+    expected = []
+    for layer in range(3):
+        for place, shape in ((1, (2, 16, 16)), (2, (16, 64))):
+            expected.append((shape, Dropout(0.5, keys).of(layer).of(place).keys_B.tolist()))
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("block", ["modern", "paper"])
+@pytest.mark.parametrize("initialisation", ["normal", "scaled"])
+@torch.no_grad()
+def test_standard_deviations_at_initialisation(initialisation, block, placement):
+    """The same for both placements of the norm. Means are 0; gains are 1, and biases 0."""
+    L, D, F, V = 4, 256, 512, 256
+    settings = small(
+        layers=L, width=D, feed_forward=F, attention_heads=4, context=256,
+        block=block, positions="tables", norm_placement=placement, initialisation=initialisation,
+    )  # fmt: skip
+    inside, last = (0.02, 0.02 / math.sqrt(2 * L)) if initialisation == "normal" else (1 / math.sqrt(D), 0.0)
+    expected = {
+        "embedding.weight": 0.02 if initialisation == "normal" else 0.5,
+        "tables": 0.02,
+        "output.weight": 0.1 / math.sqrt(D),
+        "attention.output.weight": last,
+        "feed_forward.down.weight": last,
+    }
+    for name, parameter in Transformer(settings, V, seed=3).named_parameters():
+        if parameter.ndim == 1:
+            assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
+            continue
+        short = "tables" if name.startswith("tables") else name.split(".", 2)[-1] if "blocks" in name else name
+        sd, n = expected.get(short, inside), parameter.numel()
+        assert float(parameter.std()) == pytest.approx(sd, rel=5 / math.sqrt(2 * n)), name
+        assert abs(float(parameter.mean())) <= 5 * sd / math.sqrt(n), name
