@@ -20,6 +20,12 @@ CASES = {
     "epochs": {"model": small(), "optimizer": "adamw", "order": "epochs"},
     "paper": {"model": small(block="paper"), "optimizer": "momentum", "momentum": 0.9},
     "tied": {"model": small(), "objective": ObjectiveSettings(rung_heads="shared", targets=3), "optimizer": "adamw"},
+    "dropout": {
+        "model": small(block="paper", norm_placement="post", dropout=0.3),
+        "optimizer": "momentum",
+        "momentum": 0.9,
+        "micro_batch": 2,
+    },
     "last": {"model": small(), "objective": ObjectiveSettings(positions="last"), "optimizer": "adamw"},
 }
 
