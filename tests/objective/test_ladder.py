@@ -256,3 +256,50 @@ def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
     report = objective(network, windows(2), progress=0.0, apart=True)
     for part in report.parts.values():
         assert torch.autograd.grad(part, network.embedding.weight, retain_graph=True)[0].abs().sum() > 0
+
+
+def test_an_intermediate_rung_falls_silent_exactly_where_its_schedule_says():
+    """`half` at l / (2n), `whole` at l / n; `fade` is a straight line from 1 to nothing at l / (2n)."""
+
+    def weight(schedule: RungSchedule, rung: int, progress: float) -> float:
+        return term_weights(ObjectiveSettings(rung_schedule=schedule, targets=1), 5, progress)[rung, 1]
+
+    for rung in range(1, 5):
+        for schedule, end in (("half", rung / 10), ("whole", rung / 5)):
+            assert [weight(schedule, rung, at) for at in (0.0, end - 1e-9, end, 1.0)] == [1, 1, 0, 0]
+        shares = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
+        assert [weight("fade", rung, share * rung / 10) for share in shares] == pytest.approx(
+            [1, 0.75, 0.5, 0.25, 0, 0]
+        )
+
+
+@pytest.mark.parametrize("block", ["modern", "paper"])
+def test_heads_begin_small(block):
+    settings = small(width=256, attention_heads=4, block=block)
+    objective = LadderObjective(ObjectiveSettings(), settings, 256, seed=4)
+    assert len(objective.heads) == 5
+    for head in objective.heads.values():
+        weight = head.weight.detach()
+        deviation = 0.1 / math.sqrt(256)
+        assert float(weight.std()) == pytest.approx(deviation, rel=5 / math.sqrt(2 * weight.numel()))
+        assert abs(float(weight.mean())) <= 5 * deviation / math.sqrt(weight.numel())
+        assert head.bias is None if block == "modern" else not head.bias.any()
+    first, second, *_ = objective.heads.values()
+    assert not torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_main_loss_that_weighs_nothing_is_reported_all_the_same(positions):
+    """`blockwise` gives each target its turn; the main loss is that of the next character whoever has it."""
+    settings = ObjectiveSettings(rungs=False, target_schedule="blockwise", positions=positions)
+    network, objective = pair(settings)
+    x, keep = windows(2), slice(None) if positions == "all" else slice(-1, None)
+    logits = network(x[:, :16]).logits_BTV[:, keep]
+    expected = F.cross_entropy(logits.flatten(0, 1), x[:, 1:17][:, keep].flatten())
+    weights = set()
+    for step in range(8):
+        main = objective(network, x, 0.1, step=step).terms["main"]
+        assert main.value == pytest.approx(expected.item(), rel=1e-12)
+        assert main.count == logits.shape[0] * logits.shape[1]
+        weights.add(main.weight)
+    assert weights == {0.0, 1.0}

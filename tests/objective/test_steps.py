@@ -67,6 +67,14 @@ def test_large_logits_and_those_that_are_no_numbers():
         assert losses.isnan().all()
 
 
+def test_logits_that_are_all_far_below_zero():
+    logits, targets = torch.tensor([[-702.0, -700.0, -701.0]]), torch.tensor([[2]])
+    slopes, losses = COMPILED.slopes(logits.clone(), targets, torch.ones(1))
+    judge = PLAIN.slopes(logits.double(), targets, torch.ones(1).double())
+    near(slopes, judge[0])
+    assert losses.item() == pytest.approx(judge[1].item(), rel=1e-6)
+
+
 def test_a_small_loss_of_large_logits_is_not_lost():
     _, losses = COMPILED.slopes(torch.tensor([[10000.0, 9990.0]]), torch.zeros(1, 1, dtype=torch.long), torch.ones(1))
     assert losses.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
