@@ -176,6 +176,35 @@ MISTAKES = {
         lambda: run(main=term(select="logit"), model=Predicts("dataclass")),
         "no part 'logit'; the nearest",
     ),
+    "index into a tensor": (
+        lambda: run(main=term(select=0), model=nn.Linear(8, 3)),
+        "term 'main': select=0 picks a part of a list, tuple or mapping, and here the model's output is one tensor of "
+        "shape (6, 3); leave select out, or give a function",
+    ),
+    "index into a tapped tensor": (
+        lambda: run(a=TAPPED(select=(-1,))),
+        "term 'a': select=-1 picks a part of a list, tuple or mapping, and here what layers.0 returned is one tensor",
+    ),
+    "method of a tensor": (
+        lambda: run(main=term(select="mean"), model=nn.Linear(8, 3)),
+        "term 'main': select='mean' picks a part of a list, tuple or mapping",
+    ),
+    "method of a list": (
+        lambda: run(main=term(select="index"), model=Predicts("flat")),
+        "term 'main': the model's output has no part 'index'",
+    ),
+    "index into targets": (
+        lambda: run(main=term(target=0)),
+        "term 'main': target=0 picks a part of a list, tuple or mapping, and here targets are one tensor of shape (6,)",
+    ),
+    "index into an array of targets": (
+        lambda: run(main=term(target=0), targets=Y.numpy()),
+        "term 'main': target=0 picks a part of a list, tuple or mapping",
+    ),
+    "index for a mask": (
+        lambda: run(a=TAPPED(mask=0)),
+        "term 'a': mask=0 picks a part of a list, tuple or mapping",
+    ),
     "unclear part": (
         lambda: run(model=lambda x: {"loss": None, "logits": x}, inputs=X),
         "it is not clear which part of it is meant; say so with Term(select=...); there are loss, logits",
@@ -282,6 +311,98 @@ def test_out_of_memory_is_not_dressed_up():
 
     with pytest.raises(torch.OutOfMemoryError):
         run(a=TAPPED(greedy))
+
+
+class Fails(nn.Module):
+    def forward(self, *arguments):
+        return fails()
+
+
+def fails(*arguments):
+    return {}["absent"]
+
+
+FUNCTIONS = {
+    "select": (lambda: run(a=TAPPED(select=fails)), "term 'a': its select function"),
+    "target": (lambda: run(a=TAPPED(target=fails)), "term 'a': its target function"),
+    "mask": (lambda: run(a=TAPPED(mask=fails)), "term 'a': its mask function"),
+    "weight of the progress": (
+        lambda: run(a=TAPPED(weight=lambda t: fails()), call={"progress": 0.5}),
+        "term 'a': its weight function",
+    ),
+    "weight of the step": (
+        lambda: run(a=TAPPED(weight=lambda step: fails()), call={"step": 5}),
+        "term 'a': its weight function",
+    ),
+    "loss": (lambda: run(a=TAPPED(fails)), "term 'a': its loss"),
+    "loss without a target": (lambda: run(a=TAPPED(fails, target=None)), "term 'a': its loss"),
+    "loss module": (lambda: run(a=TAPPED(Fails())), "term 'a': its loss"),
+    "head": (lambda: run(a=TAPPED(head=Fails())), "term 'a': its head"),
+    "detached head": (lambda: run(a=TAPPED(head=Fails(), detach_head=True)), "term 'a': its head"),
+    "maker of a head": (
+        lambda: aux.Objective(term(), {"a": TAPPED(head=fails)}).build(stack(), X),
+        "term 'a': the function that makes its head",
+    ),
+    "rule": (lambda: run(rule=fails), "the rule"),
+}
+
+
+@pytest.mark.parametrize("role", FUNCTIONS)
+def test_an_exception_in_a_function_of_the_user_names_the_term_and_the_role(role):
+    call, subject = FUNCTIONS[role]
+    with pytest.raises(aux.AuxiliaryError) as caught:
+        call()
+    assert str(caught.value) == f"{subject} raised KeyError: 'absent'"
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_exception_without_a_message_and_one_of_the_library():
+    def silent(targets):
+        raise StopIteration
+
+    def complete(targets):
+        raise aux.AuxiliaryError("the sentence of a library function")
+
+    with pytest.raises(aux.AuxiliaryError, match=r"^term 'a': its target function raised StopIteration$"):
+        run(a=TAPPED(target=silent))
+    with pytest.raises(
+        aux.AuxiliaryError, match=r"^term 'a': its target function: the sentence of a library function$"
+    ):
+        run(a=TAPPED(target=complete))
+
+
+@pytest.mark.parametrize("inside", ["loss", "head", "target", "rule"])
+def test_an_objective_inside_gradient_checkpointing_lets_the_recomputation_stop(inside):
+    """torch ends the recomputation with a private exception, which passes through every function of the user."""
+    model = stack()
+
+    def half(*given):
+        return checkpoint(lambda x: x.sin().cos(), given[0].float(), use_reentrant=False)
+
+    def loss(prediction, target):
+        if inside == "head":
+            return prediction.mean()  # which saves nothing, so that the recomputation stops in the head
+        return F.cross_entropy(half(prediction) if inside == "loss" else prediction, target)
+
+    def target(y):
+        half(model.out.weight)
+        return y
+
+    def rule(values):
+        half(model.out.weight)
+        return {}
+
+    class Head(nn.Module):
+        def forward(self, state):
+            return half(state)
+
+    def total(x):
+        fields = {"target": {"target": target}, "head": {"head": Head()}}.get(inside, {})
+        objective = aux.Objective(term(loss, **fields), rule=rule if inside == "rule" else None)
+        return objective(model, x, Y).total
+
+    checkpoint(total, X.clone().requires_grad_(), use_reentrant=False).backward()
+    assert model.out.weight.grad.isfinite().all()
 
 
 def test_torchs_own_error_is_the_cause():

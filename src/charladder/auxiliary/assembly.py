@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from charladder.auxiliary import ranks
 from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.errors import AuxiliaryError, is_control_flow, raised_by
 from charladder.auxiliary.losses import Measured, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
 from charladder.auxiliary.report import TermReport
@@ -70,7 +70,15 @@ def factors_of(
     if rule is None or not terms:
         return {}, None
     known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
-    answer = rule({n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()})
+    values = {n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()}
+    try:
+        answer = rule(values)
+    except AuxiliaryError:  # of the library's own rules, whose sentences are complete
+        raise
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        raise raised_by("the rule", error) from error
     factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
     if not isinstance(factors, Mapping):
         raise AuxiliaryError(f"the rule returned {type(factors).__name__}; it must return factors by the terms' names")

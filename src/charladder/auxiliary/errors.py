@@ -1,7 +1,10 @@
 """What the library raises: one sentence that names the term, says what is wrong and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
 
 
 class AuxiliaryError(ValueError):
@@ -20,6 +23,33 @@ def first_line(error: Exception) -> str:
     """What an exception of somebody else's says, as the end of a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def call_named(what: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Calls a function that the user wrote; `what` names its term and its role.
+
+    Raises AuxiliaryError with the function's exception as its cause.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        raise raised_by(what, error) from error
+
+
+def raised_by(what: str, error: Exception) -> AuxiliaryError:
+    """The error to raise when a function that the user wrote has raised `error`."""
+    if isinstance(error, AuxiliaryError):
+        return AuxiliaryError(f"{what}: {first_line(error)}")
+    message = f": {first_line(error)}" if str(error).strip() else ""
+    return AuxiliaryError(f"{what} raised {type(error).__name__}{message}")
+
+
+def is_control_flow(error: Exception) -> bool:
+    """Whether callers must see this exception unchanged: out of memory, a loss that is not finite, and the private
+    exceptions (`_...`) with which torch stops the recomputation of gradient checkpointing."""
+    return isinstance(error, torch.OutOfMemoryError | NotFiniteError) or type(error).__name__.startswith("_")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.auxiliary.counting import Count, count_of, kept, option, whole_numbers
-from charladder.auxiliary.errors import AuxiliaryError, first_line
+from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
 from charladder.auxiliary.term import Term
 
 # These stretch a prediction and a target of different shapes over each other, with a warning at most.
@@ -53,6 +53,10 @@ def measure(
         raise AuxiliaryError(
             f"term {name!r}: its loss cannot compare {compared(prediction, target)}: {first_line(error)}{hint}"
         ) from error
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        raise raised_by(f"term {name!r}: its loss", error) from error
     if isinstance(result, tuple):
         return pair(name, result, mask)
     if not isinstance(result, Tensor):

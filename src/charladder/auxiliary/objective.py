@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from charladder.auxiliary import ranks
 from charladder.auxiliary.assembly import Rule, check_counted, factors_of, measure_all, report_terms, scale
 from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
-from charladder.auxiliary.errors import AuxiliaryError, nearest
+from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
 from charladder.auxiliary.expansion import expand, open_ended
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
@@ -185,7 +185,7 @@ class Objective(Apart):
         for name, term in waiting.items():
             state = seen[name][0] if isinstance(seen[name], list) else seen[name]
             make: Any = term.head
-            head = make(state.shape)
+            head = call_named(f"term {name!r}: the function that makes its head", make, state.shape)
             if not isinstance(head, nn.Module):
                 raise AuxiliaryError(f"term {name!r}: what was to make its head made {head!r}; it must return a module")
             head = head.to(state.device, next(self.attached[0].parameters(), state).dtype)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from charladder.auxiliary import ranks
-from charladder.auxiliary.errors import AuxiliaryError, first_line
+from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
 from charladder.auxiliary.losses import described
 from charladder.auxiliary.selection import detached, first, main_part, pick, returned, tensors_in
 from charladder.auxiliary.taps import Call, compiled
@@ -111,6 +111,10 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         raise AuxiliaryError(
             f"term {name!r}: its head {sort} cannot read {where} {described(state)}: {first_line(error)}"
         ) from error
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        raise raised_by(f"term {name!r}: its head", error) from error
 
 
 def target_of(name: str, term: Term, targets: Any) -> Any:
@@ -118,7 +122,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
     if term.target is None:
         return None
     if term.target is not SAME:
-        return pick(name, targets, term.target, "targets")
+        return pick(name, targets, term.target, "targets", "target")
     if isinstance(targets, Mapping):
         return pick(name, targets, term.written or name, "targets")
     if targets is None:
@@ -132,7 +136,7 @@ def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
     """Which elements of a term's loss count; None where all do."""
     if term.mask is None:
         return None
-    mask = pick(name, targets, term.mask, "targets")
+    mask = pick(name, targets, term.mask, "targets", "mask")
     if not isinstance(mask, Tensor):
         raise AuxiliaryError(f"term {name!r}: its mask is of type {type(mask).__name__}; it must be a tensor")
     return mask.bool()

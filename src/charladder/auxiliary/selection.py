@@ -6,28 +6,36 @@ from typing import Any
 
 from torch import Tensor
 
-from charladder.auxiliary.errors import AuxiliaryError, nearest
+from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
 
 
-def pick(name: str, whole: Any, selector: Any, what: str) -> Any:
+def pick(name: str, whole: Any, selector: Any, what: str, role: str = "select") -> Any:
     """The part of `whole` that a selector names: a key, index or attribute, several in turn, or a function.
 
-    `what` says in a message what `whole` is. Raises AuxiliaryError where there is no such part.
+    `what` says in a message what `whole` is, and `role` which field of the Term the selector is. Raises AuxiliaryError
+    where there is no such part, and where a function raises.
     """
     if callable(selector):
-        return selector(whole)
+        return call_named(f"term {name!r}: its {role} function", selector, whole)
     for step in selector if isinstance(selector, tuple) else (selector,):
-        whole = one_step(name, whole, step, what)
+        whole = one_step(name, whole, step, what, role)
     return whole
 
 
-def one_step(name: str, whole: Any, step: Any, what: str) -> Any:
+def one_step(name: str, whole: Any, step: Any, what: str, role: str = "select") -> Any:
+    # An index would take one sample of a batch, and a name one of a tensor's methods.
+    if isinstance(whole, Tensor) or (isinstance(step, int) and hasattr(whole, "__array__")):
+        raise AuxiliaryError(
+            f"term {name!r}: {role}={step!r} picks a part of a list, tuple or mapping, and here {what} "
+            f"{'are' if what == 'targets' else 'is'} one tensor of shape {tuple(whole.shape)}; leave {role} out, or "
+            "give a function where the parts are there in training only"
+        )
     if isinstance(whole, Mapping) or isinstance(step, int):
         try:
             return whole[step]
         except (KeyError, IndexError, TypeError):
             pass
-    elif isinstance(step, str) and hasattr(whole, step):
+    elif isinstance(step, str) and hasattr(whole, step) and not callable(getattr(whole, step)):  # a method is no part
         return getattr(whole, step)
     raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), parts(whole))}")
 

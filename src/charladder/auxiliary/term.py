@@ -33,7 +33,8 @@ class Term:
     `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that fits. None: the prediction
     is one that the model returns.
     select: the part of what the model (or the tapped module) returns: a key, an index, an attribute, a tuple of these
-    one after the other, or a function. Left out: see `selection.py`.
+    one after the other, or a function. Left out: see `selection.py`. An index picks from a list, tuple or mapping, not
+    from a tensor, whose first dimension is that of the samples.
     head: turns what was read into a prediction. A module belongs to the objective (or to the model, where it is one
     of the model's); a string names a module of the model; a function makes the module from the shape it is to read
     (heads.linear(10)) when `objective.build` is called. None: what was read is the prediction. With a pattern, a module

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from charladder.auxiliary.errors import AuxiliaryError, nearest
+from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
 from charladder.auxiliary.presets import RUNGS, TARGETS
 
 Weight = float | str | Callable[..., float]
@@ -68,7 +68,8 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
                 given[argument] = value
             elif wanted.get(argument):
                 raise AuxiliaryError(f"term {name!r}: its weight depends on the {argument}; give it in the call")
-        return checked(name, weight(given["progress"]) if alone else weight(**given))
+        arguments, keywords = ((given["progress"],), {}) if alone else ((), given)
+        return checked(name, call_named(f"term {name!r}: its weight function", weight, *arguments, **keywords))
 
     return at
 
