@@ -98,6 +98,8 @@ def test_many_prompts_in_their_order_and_each_as_alone(capsys):
         assert len(row["log_probabilities"]) == row["characters"] == 30
         assert all(nats <= 0 for nats in row["log_probabilities"])
     assert [[row["text"] for row in some] for some in rows[1:]] == [[row["text"] for row in rows[0]]] * 2
+    for row in rows[0]:
+        assert said(capsys, "run", "--prompt", row["prompt"], "--length", "30")["text"] == row["text"]
 
 
 def test_log_probabilities_are_the_models_own_whatever_the_sampling():

@@ -171,9 +171,9 @@ def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
 def test_a_stream_writes_the_same_beside_others_as_alone(name):
     network, sampling = stirred(64), Sampling(temperature=0.7)
     prompts, texts = [[5, 6, 7], [], [9], [8] * 40], []
-    for first, some in ((0, prompts), *((n, [prompt]) for n, prompt in enumerate(prompts))):
+    for some in (prompts, *([prompt] for prompt in prompts)):
         reader = PackedReader(Weights(network), len(some), 16)
-        writer = Writer(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling), first=first)
+        writer = Writer(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling))
         writer.finish()
         texts += [stream.ids for stream in writer.streams]
     assert texts[:4] == texts[4:]

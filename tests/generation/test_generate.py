@@ -1,5 +1,4 @@
 import itertools
-import random
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation import Sampling, Writer, distribution, generate, open_reader
 from charladder.generation.drafters import NoDrafter
+from charladder.generation.stream import random_numbers
 from charladder.generation.verification import Drafts
 from charladder.model import Transformer
 from helpers import small
@@ -125,8 +125,35 @@ def test_chance_falls_in_the_order_that_texts_of_a_seed_hang_on():
     )
     writer.step()
     expected = []
-    for number in range(2):
-        chance = random.Random(f"5 {number}")
+    for prompt in ([1, 2], [3]):
+        chance = random_numbers(5, 0, prompt)
         chance.random()  # the first character
         expected += [chance.random() for _ in range(5)]
     assert seen == [expected]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(race=True), Sampling(temperature=0.9)], ids=["race", "drawn"])
+def test_different_prompts_share_no_random_numbers(sampling):
+    """A network that predicts nearly the same after every prompt: only chance can make its texts differ."""
+    network = Transformer(small(), 256, seed=0)
+    texts = []
+    for prompt in ([1], [2], [3, 1], [], [1] * 40):
+        writer = Writer(open_reader(network), [prompt], 200, sampling, 5)
+        writer.finish()
+        texts.append(writer.streams[0].ids)
+    for one, other in itertools.combinations(texts, 2):
+        assert np.mean(np.equal(one, other)) < 0.05
+
+
+def test_a_text_depends_on_its_seed_and_prompt_alone_and_equal_prompts_get_different_texts():
+    network = Transformer(small(), 256, seed=0)
+
+    def texts(prompts: list[list[int]], seed: int = 5) -> list[tuple[int, ...]]:
+        writer = Writer(open_reader(network, len(prompts)), prompts, 30, Sampling(race=True), seed)
+        writer.finish()
+        return [tuple(stream.ids) for stream in writer.streams]
+
+    first, second, again, once_more = texts([[1], [2], [1], [1]])
+    assert texts([[2], [1]]) == [second, first]
+    assert texts([[1]]) == [first] != texts([[1]], seed=6)
+    assert len({first, second, again, once_more}) == 4

@@ -88,7 +88,7 @@ def test_greedy_text_of_many_is_that_of_each_alone(device):
     together.finish()
     plain = stirred(64, block="paper", positions="tables")
     for number, prompt in enumerate(prompts):
-        alone = Writer(PlainReader(plain, 1, C), [prompt], 60, Sampling(temperature=0), 7, first=number)
+        alone = Writer(PlainReader(plain, 1, C), [prompt], 60, Sampling(temperature=0), 7)
         alone.finish()
         assert together.streams[number].ids == alone.streams[0].ids
 

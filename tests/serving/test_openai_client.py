@@ -44,6 +44,14 @@ def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
         assert (found.usage.completion_tokens, found.usage.total_tokens) == (40, 50)
 
 
+def test_several_texts_are_those_that_generate_writes_for_the_same_prompts(client, runs):
+    prompts = [PROMPT, "Another", PROMPT]
+    model = TextModel(open_run(runs / "run"), TextSettings(40, seed=5, draft="none"))
+    wanted = [text.text for text in model.texts([prompt.encode() for prompt in prompts for _ in range(2)])]
+    assert [choice.text for choice in write(client, prompts, n=2).choices] == wanted
+    assert len(set(wanted)) == 6
+
+
 @pytest.mark.parametrize("draft", ["auto", "none", "targets", "ngram"])
 def test_the_text_of_a_seed_is_the_same_whatever_drafts(client, draft):
     assert write(client, extra_body={"draft": draft}).choices[0].text == write(client).choices[0].text

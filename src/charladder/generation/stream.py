@@ -3,8 +3,10 @@
 Shapes: V symbols, D width.
 """
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +30,24 @@ class Manner:
 
     def __post_init__(self) -> None:
         self.chooser = choose_chooser(self.sampling)
+
+
+def random_numbers(seed: int, sample: int, prompt: Sequence[int]) -> random.Random:
+    """The random numbers of one text: a function of the seed, of the prompt (ids), and of `sample`, which counts the
+    texts after the same prompt. The prompt is part of it because texts that share random numbers become the same text
+    as soon as the network predicts about the same for both."""
+    digest = hashlib.sha256(np.asarray(prompt, "<i8").tobytes()).hexdigest()
+    return random.Random(f"{seed} {sample} {digest}")
+
+
+def sample_numbers(prompts: Sequence[Hashable]) -> list[int]:
+    """For each prompt, how many equal ones come before it: the `sample` of its text."""
+    seen: Counter[Hashable] = Counter()
+    numbers = []
+    for prompt in prompts:
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
 
 
 @dataclass(eq=False, slots=True)

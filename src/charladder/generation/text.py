@@ -19,7 +19,7 @@ from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.decode import open_reader
 from charladder.generation.drafters import AutoDrafter, Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Stream
+from charladder.generation.stream import Stream, sample_numbers
 from charladder.generation.writer import PAUSE, Writer
 from charladder.run import Run, open_data, split_of
 from charladder.training.precision import choose_device
@@ -103,8 +103,8 @@ class TextModel:
         """A prompt as ids. Raises BadInput for one that the alphabet cannot spell."""
         return self.run.alphabet.encode(prompt, where, self.unknown).tolist()
 
-    def writer(self, prompts: Sequence[Sequence[int]], first: int = 0) -> Writer:
-        """Streams for prompts (ids), the first of which is number `first` of all."""
+    def writer(self, prompts: Sequence[Sequence[int]], samples: Sequence[int] | None = None) -> Writer:
+        """Streams for prompts (ids); samples: the sample number of each (see Writer)."""
         count, s = len(prompts), self.settings
         if count not in self.readers:
             self.readers = {1: self.readers[1]}  # caches are large
@@ -115,7 +115,7 @@ class TextModel:
             self.drafters[count] = choose_drafter(
                 s.draft, self.run, reader, self.sampling, s.draft_length, self.training, self.weights, self.report
             )
-        return Writer(reader, prompts, s.length, self.sampling, s.seed, self.drafters[count], self.stops, first)
+        return Writer(reader, prompts, s.length, self.sampling, s.seed, self.drafters[count], self.stops, samples)
 
     def find_training(self) -> np.ndarray | None:
         """The text that the run was trained on, ids; None where it is gone."""
@@ -127,11 +127,15 @@ class TextModel:
         return corpus.ids_N[begin:end]
 
     def texts(self, prompts: Sequence[bytes]) -> Iterator[Text]:
-        """A text after each prompt, in their order, so many at once as the settings say."""
+        """A text after each prompt, in their order, so many at once as the settings say.
+
+        What is written after a prompt does not depend on the other prompts; equal prompts get different texts."""
         encoded = [self.encode(prompt, f"prompt {n + 1}") for n, prompt in enumerate(prompts)]
+        samples = sample_numbers([tuple(prompt) for prompt in encoded])
         for first in range(0, len(prompts), self.settings.together):
             began = time.perf_counter()
-            writer = self.writer(encoded[first : first + self.settings.together], first)
+            part = slice(first, first + self.settings.together)
+            writer = self.writer(encoded[part], samples[part])
             writer.finish()
             self.account(writer, time.perf_counter() - began)
             for stream in writer.streams:

@@ -9,7 +9,6 @@ Shapes: N rows, S streams, V symbols, D width.
 """
 
 import math
-import random
 import time
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from charladder.errors import BadInput
 from charladder.generation.ahead import able, shift, write_ahead
 from charladder.generation.drafters import Drafter, NoDrafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Manner, Stream, by_manner
+from charladder.generation.stream import Manner, Stream, by_manner, random_numbers, sample_numbers
 from charladder.generation.verification import Drafts
 from charladder.model.reading import Reader, Rows
 
@@ -30,10 +29,11 @@ PAUSE = 0.02  # seconds of such a call, about: nobody sees that characters come 
 class Writer:
     """Writes `length` characters after each prompt (ids), or fewer where a stop string (ids) ends one.
 
-    A stream's text is a function of the seed, its number (that of the first is `first`), its prompt and, unless chance
-    is a race, what is drafted: with a reader whose rows do not depend on each other (packed.PackedReader) it is the
-    same beside other streams as alone. An empty prompt's first character is drawn uniformly, which is what evaluation
-    charges for it. Raises BadInput for a negative length, and for logits that are no numbers.
+    A stream's text is a function of the seed, its prompt, its sample number (samples: by default how many equal prompts
+    come before it) and, unless chance is a race, what is drafted: with a reader whose rows do not depend on each other
+    (packed.PackedReader) it is the same beside other streams as alone. An empty prompt's first character is drawn
+    uniformly, which is what evaluation charges for it. Raises BadInput for a negative length, and for logits that are
+    no numbers.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Writer:
         seed: int = 0,
         drafter: Drafter | None = None,
         stops: Sequence[Sequence[int]] = (),
-        first: int = 0,
+        samples: Sequence[int] | None = None,
     ) -> None:
         self.reader = reader
         reader.writer = self  # one at a time: the cache is one
@@ -56,10 +56,11 @@ class Writer:
         self.streams: list[Stream] = []
         self.drafter = drafter or NoDrafter()
         manner = Manner(sampling or Sampling(), self.drafter)
+        samples = sample_numbers([tuple(prompt) for prompt in prompts]) if samples is None else samples
         self.join(
             [
-                Stream(number, list(prompt), length, random.Random(f"{seed} {first + number}"), manner, stops)
-                for number, prompt in enumerate(prompts)
+                Stream(number, list(prompt), length, random_numbers(seed, sample, prompt), manner, stops)
+                for number, (prompt, sample) in enumerate(zip(prompts, samples, strict=True))
             ]
         )
 

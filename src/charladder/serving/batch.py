@@ -1,13 +1,12 @@
 """One thread that decodes the texts given to it as one batch: they come and go between two steps."""
 
-import random
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 
 from charladder.errors import BadInput
-from charladder.generation.stream import Stream
+from charladder.generation.stream import Stream, random_numbers
 from charladder.generation.writer import PAUSE, Writer
 from charladder.model.reading import Reader
 from charladder.serving.manners import Manners
@@ -69,10 +68,10 @@ class Batch:
                 self.tell([(ticket, Failed(UNEXPECTED))])
                 continue
             ticket.began = now
+            chance = random_numbers(ticket.seed, ticket.sample, ticket.prompt)
             ticket.stream = Stream(
-                self.free.pop(), ticket.prompt, ticket.length, random.Random(ticket.seed), manner, ticket.stops,
-                ticket.top
-            )  # fmt: skip
+                self.free.pop(), ticket.prompt, ticket.length, chance, manner, ticket.stops, ticket.top
+            )
             streams.append(ticket.stream)
             self.active.append(ticket)
         if streams:

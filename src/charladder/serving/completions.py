@@ -9,6 +9,7 @@ from typing import Any
 
 from charladder.errors import BadInput
 from charladder.generation.sampling import Sampling
+from charladder.generation.stream import sample_numbers
 from charladder.serving.engine import Engine
 from charladder.serving.limits import Limits
 from charladder.serving.looking import Looker
@@ -83,10 +84,10 @@ class Completions:
         deadline = time.monotonic() + self.limits.seconds
         draft = asked.draft or "auto"
         writings = []
-        for number in range(len(prompts) * n):
-            ids = prompts[number // n]
+        each = [ids for ids in prompts for _ in range(n)]
+        for number, (ids, sample) in enumerate(zip(each, sample_numbers([*map(tuple, each)]), strict=True)):
             ticket = Ticket(
-                ids, length, sampling, draft, f"{seed} {number}", stop_ids, asked.logprobs or 0, deadline
+                ids, length, sampling, draft, seed, sample, stop_ids, asked.logprobs or 0, deadline
             )  # fmt: skip
             prompt = self.symbols.decode(ids) if asked.echo else None
             writings.append(

@@ -38,7 +38,8 @@ class Ticket:
     length: int
     sampling: Sampling
     draft: Draft
-    seed: str
+    seed: int
+    sample: int  # which of the texts after the same prompt
     stops: Sequence[Sequence[int]] = ()
     top: int = 0
     deadline: float = float("inf")  # of time.monotonic()
