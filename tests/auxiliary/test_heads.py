@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -47,6 +48,148 @@ def test_building_leaves_batch_statistics_and_dropout_alone():
     aux.Objective(term(), {"a": term(tap="2", head=aux.heads.pooled(2))}).build(model, torch.randn(3, 1, 8, 8))
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     assert model.training and model[1].training
+
+
+class Lowered(nn.Module):
+    """Runs in autocast inside, as accelerate and the Trainer of transformers make a model do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.out(self.layer(x))
+
+
+class NormBeforeHalf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer, self.out = nn.LayerNorm(8), nn.Linear(8, 8).bfloat16(), nn.Linear(8, 3).bfloat16()
+
+    def forward(self, x):
+        return self.out(self.layer(self.norm(x).bfloat16()))
+
+
+class Quantised(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        whole = torch.randint(-9, 9, (8, 8), dtype=torch.int8)
+        self.whole, self.dtype = nn.Parameter(whole, requires_grad=False), dtype
+        self.layer = nn.Identity()
+
+    def forward(self, x):
+        return self.layer(x.to(self.dtype) @ self.whole.to(self.dtype))[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("make", "tap", "dtype"),
+    [
+        (NormBeforeHalf, "norm", torch.float32),
+        (NormBeforeHalf, "layer", torch.bfloat16),
+        (Quantised, "layer", torch.float32),
+        (lambda: Quantised(torch.bfloat16), "layer", torch.bfloat16),
+        (Lowered, "layer", torch.float32),
+        (lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).double(), "0", torch.float64),
+    ],
+)
+def test_a_head_is_built_in_the_dtype_of_what_it_reads(data, make, tap, dtype):
+    x, y = data[0].to(torch.float64 if dtype == torch.float64 else torch.float32), data[1]
+    model = make()
+    loss = term(lambda p, t: F.cross_entropy(p.float(), t))
+    objective = aux.Objective(loss, {"a": term(loss.loss, tap=tap, head=aux.heads.normed(3))}).build(model, x)
+    assert {p.dtype for p in objective.parameters()} == {dtype}
+    objective(model, x, y).total.backward()
+    assert all(p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_a_head_built_under_autocast_is_as_exact_as_the_model(data):
+    x, _ = data
+    model = stack()
+    with torch.autocast("cpu", torch.bfloat16):
+        objective = aux.Objective(term(), {"a": term(tap="layers.0.0", head=aux.heads.linear(3))}).build(model, x)
+    assert objective.terms["a"].head.weight.dtype == torch.float32
+
+
+def test_a_head_is_as_exact_as_the_parameters_before_the_pass(data):
+    """FSDP2 with mixed precision leaves bfloat16 parameters in a model that it has run without gradients."""
+
+    def lower(model, arguments):
+        for layer in model:
+            layer.weight, layer.bias = (nn.Parameter(p.bfloat16()) for p in (layer.weight, layer.bias))
+        return arguments[0].bfloat16()
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    model.register_forward_pre_hook(lower)
+    objective = aux.Objective(term(), {"a": term(tap="0", head=aux.heads.linear(3))}).build(model, data[0])
+    assert model[0].weight.dtype == torch.bfloat16
+    assert objective.terms["a"].head.weight.dtype == torch.float32
+
+
+def test_a_head_that_reads_whole_numbers_is_built_in_its_own_dtype():
+    model, ids = nn.Sequential(nn.Identity(), nn.Embedding(9, 3)), torch.arange(6)
+    objective = aux.Objective(term(), {"a": term(tap="0", head=lambda shape: nn.Embedding(9, 3))}).build(model, ids)
+    assert objective.terms["a"].head.weight.dtype == torch.float32
+
+
+def test_a_shape_to_build_from_is_that_of_one_tensor():
+    one = term(tap="0", head=aux.heads.linear(3), select=lambda returned: returned)
+    with pytest.raises(aux.AuxiliaryError, match="what it would read is of type tuple; pick a tensor with Term"):
+        aux.Objective(term(), {"a": one}).build(nn.Sequential(nn.LSTM(8, 3)), torch.randn(2, 8))
+
+
+@pytest.mark.parametrize("detach", [{}, {"detach_tap": True}, {"detach_head": True}])
+def test_heads_outside_the_autocast_of_a_model_read_their_own_dtype(data, detach):
+    x, y = data
+    model, head = Lowered(), nn.Linear(8, 3)
+    objective = aux.Objective(term(), {"a": term(tap="layer", head=head, **detach)})
+    report = objective(model, x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        state = model.layer(x)
+    assert state.dtype == torch.bfloat16
+    assert report.terms["a"].value == float(F.cross_entropy(head(state.float()), y).detach())
+    report.total.backward()
+    assert (head.weight.grad is None) == ("detach_head" in detach)
+
+
+def test_under_autocast_a_head_reads_what_the_tap_returned(data):
+    x, y = data
+    seen = []
+    head = nn.Linear(8, 3)
+    head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].dtype))
+    objective = aux.Objective(term(), {"a": term(tap="layer", head=head)})
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(Lowered(), x, y)
+    assert seen == [torch.bfloat16]
+
+
+def test_all_tensors_of_what_a_head_reads_have_its_dtype():
+    """An LSTM returns a tuple in a tuple; whole numbers stay as they are."""
+    seen = []
+
+    class Reads(LastState):
+        def forward(self, returned):
+            seen.extend([returned.state[1][0].dtype, returned.place.dtype])
+            return self.out(returned.state[1][0][0])
+
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.LSTM(4, 8, batch_first=True).bfloat16()
+
+        def forward(self, x):
+            return Both(self.inner(x), torch.arange(3))
+
+    one = term(tap="0", head=Reads(), select=lambda out: out)
+    objective = aux.Objective(term(lambda out: out.state[0].sum() * 0, target=None, select=lambda out: out), {"a": one})
+    objective(nn.Sequential(Returns()), torch.randn(3, 5, 4).bfloat16(), torch.zeros(3, dtype=torch.long))
+    assert seen == [torch.float32, torch.int64]
+
+
+@dataclass
+class Both:
+    state: tuple
+    place: Tensor
 
 
 def test_a_head_is_owned_once(data):

@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary import ranks
 from charladder.auxiliary.assembly import Rule, check_counted, factors_of, measure_all, report_terms, scale
+from charladder.auxiliary.building import make_head, trained_dtypes
 from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
-from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
+from charladder.auxiliary.errors import AuxiliaryError, nearest
 from charladder.auxiliary.expansion import expand, open_ended
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
@@ -165,6 +166,8 @@ class Objective(Apart):
         """Makes the heads that are given as functions of a shape, from one forward pass; before the optimizer is made.
 
         The pass runs without gradients, in evaluation mode, and leaves the model and the random numbers as they were.
+        A head has the device and the dtype of what it reads; under autocast and mixed precision, that of the model's
+        parameters.
         """
         self.attach(model)
         waiting = {
@@ -172,6 +175,7 @@ class Objective(Apart):
             for name, term in self.terms.items()
             if callable(term.head) and not isinstance(term.head, nn.Module)
         }
+        known = trained_dtypes(self.attached[0])
         modes = {module: module.training for module in self.attached[0].modules()}
         devices = {p.device for p in self.attached[0].parameters() if p.is_cuda}
         try:
@@ -184,12 +188,8 @@ class Objective(Apart):
                 module.training = mode
         for name, term in waiting.items():
             state = seen[name][0] if isinstance(seen[name], list) else seen[name]
-            make: Any = term.head
-            head = call_named(f"term {name!r}: the function that makes its head", make, state.shape)
-            if not isinstance(head, nn.Module):
-                raise AuxiliaryError(f"term {name!r}: what was to make its head made {head!r}; it must return a module")
-            head = head.to(state.device, next(self.attached[0].parameters(), state).dtype)
-            self.terms[name] = dataclasses.replace(term, head=head)
+            maker: Any = term.head
+            self.terms[name] = dataclasses.replace(term, head=make_head(name, maker, state, known))
         self.prepare()
         return self
 

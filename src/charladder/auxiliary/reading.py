@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from charladder.auxiliary import ranks
+from charladder.auxiliary.building import trained_dtypes
 from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
 from charladder.auxiliary.losses import described
-from charladder.auxiliary.selection import detached, first, main_part, pick, returned, tensors_in
+from charladder.auxiliary.selection import first, main_part, map_tensors, pick, returned, tensors_in
 from charladder.auxiliary.taps import Call, compiled
 from charladder.auxiliary.term import MAIN, SAME, Term
 
@@ -77,7 +78,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
     if isinstance(state, list):
         return [predict(name, term, head, one) for one in state]
     if term.detach_tap:
-        state = detached(state)
+        state = map_tensors(torch.Tensor.detach, state)
     if head is None:
         return state
     if not isinstance(head, nn.Module):
@@ -96,6 +97,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
                 f"term {name!r}: its head is sharded, and FSDP2 would put back the parameters that detach_head takes "
                 "away; leave the head whole"
             )
+    state = in_dtype_of(head, state)
     try:
         if term.detach_head:
             fixed = {key: value.detach() for key, value in head.named_parameters()}
@@ -115,6 +117,30 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         if is_control_flow(error):
             raise
         raise raised_by(f"term {name!r}: its head", error) from error
+
+
+def in_dtype_of(head: nn.Module, state: Any) -> Any:
+    """What a head reads, converted to the dtype of its parameters, where they all have one.
+
+    A model that is in autocast inside (accelerate, Trainer) or in mixed precision (FSDP2) returns other dtypes than its
+    parameters have, and the heads run outside of it. Under autocast nothing is converted.
+    """
+    dtypes = trained_dtypes(head)
+    if len(dtypes) != 1:
+        return state
+    (dtype,) = dtypes
+
+    def differs(tensor: Tensor) -> bool:
+        return tensor.is_floating_point() and tensor.dtype != dtype and not under_autocast(tensor)
+
+    if not any(map(differs, tensors_in(state))):
+        return state
+    return map_tensors(lambda tensor: tensor.to(dtype) if differs(tensor) else tensor, state)
+
+
+def under_autocast(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def target_of(name: str, term: Term, targets: Any) -> Any:

@@ -1,7 +1,7 @@
 """Picking a part: of what a model or a module returns, or of what is given as targets."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -80,19 +80,18 @@ def tensors_in(whole: Any) -> list[Tensor]:
     return [tensor for part in inside for tensor in tensors_in(part)]
 
 
-def detached(whole: Any) -> Any:
-    """The same without a way back for gradients."""
+def map_tensors(function: Callable[[Tensor], Tensor], whole: Any) -> Any:
+    """A copy of tuples, lists, mappings and dataclasses with the function applied to every tensor inside."""
     if isinstance(whole, Tensor):
-        return whole.detach()
-    if isinstance(whole, Mapping):
-        return {key: detached(part) for key, part in whole.items()}
+        return function(whole)
     if dataclasses.is_dataclass(whole) and not isinstance(whole, type):
-        return dataclasses.replace(
-            whole, **{field.name: detached(getattr(whole, field.name)) for field in dataclasses.fields(whole)}
-        )
+        names = [field.name for field in dataclasses.fields(whole)]
+        return dataclasses.replace(whole, **{name: map_tensors(function, getattr(whole, name)) for name in names})
+    if isinstance(whole, Mapping):
+        return {key: map_tensors(function, part) for key, part in whole.items()}
     if isinstance(whole, tuple) and hasattr(whole, "_fields"):
-        return type(whole)(*(detached(part) for part in whole))
-    return type(whole)(detached(part) for part in whole) if isinstance(whole, tuple | list) else whole
+        return type(whole)(*(map_tensors(function, part) for part in whole))
+    return type(whole)(map_tensors(function, part) for part in whole) if isinstance(whole, tuple | list) else whole
 
 
 def returned(name: str, output: Any, place: int, terms: int) -> Any:
