@@ -71,6 +71,39 @@ def test_tables_for_people_and_a_file_for_programs(capsys):
     )
 
 
+def test_a_unicode_character_has_its_bits_in_the_table_too(capsys):
+    """Where a character of the network is a byte and the text is not all ASCII; at the end of training as well."""
+    Path("umlauts").write_text("Größe, Äpfel, süße Übungen → ∑ " * 200)
+    assert main(["train", "umlauts", *SHAPE, "--run", "umlauts-run"]) == 0
+    trained = capsys.readouterr().out.splitlines()
+    assert main(["evaluate", "umlauts-run"]) == 0
+    scored = capsys.readouterr().out.splitlines()
+    found = said(capsys, "umlauts-run")
+    assert found["bits_per_unicode_character"] > found["bits_per_character"]
+    for lines in (trained, scored):
+        assert lines[-2:] == [
+            f"valid: {found['bits_per_unicode_character']:.4f} bits per Unicode character",
+            f"valid: {found['bits_per_character']:.4f} bits per character",
+        ]
+    assert main(["evaluate", "run"]) == 0
+    assert "Unicode" not in capsys.readouterr().out  # the text is ASCII
+
+
+def test_the_encoding_that_is_assumed_of_other_text_is_told(capsys):
+    Path("latin").write_bytes("Größe, Äpfel, süße Übungen; ".encode("latin-1") * 200)
+    assert main(["train", "latin", *SHAPE, "--run", "latin-run", "--encoding", "latin-1"]) == 0
+    told = f"{Path.cwd() / 'latin'} was read as latin-1, the encoding that latin-run was trained with; give --encoding"
+    for words, silent in (
+        (["latin-run", "latin"], False),
+        (["latin-run", "latin", "--encoding", "latin-1"], True),
+        (["latin-run"], True),
+        (["run", "latin"], True),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", *words, "--limit", "50"]) == 0
+        assert (told in capsys.readouterr().err) != silent
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -1,6 +1,7 @@
 """charladder evaluate"""
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 from charladder.cli import closer
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading, say_notes
-from charladder.cli.scoring import Held, as_result, hold, score
+from charladder.cli.scoring import Held, as_result, hold, print_bits, score
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.evaluation import Scored
 from charladder.evaluation.export import exporting
 from charladder.run import open_data, open_run
 from charladder.text import POLICIES, open_corpus
+from charladder.text.encoding import find_codec
 from charladder.training.precision import choose_device
 
 
@@ -64,6 +66,12 @@ def main(argv: list[str]) -> int:
         else:
             corpus = open_data(run, report)
     say_notes(corpus)
+    if options.data and not options.encoding and find_codec(encoding) is not None:
+        print(
+            f"note: {corpus.name} was read as {encoding}, the encoding that {run.path} was trained with; "
+            "give --encoding if it has another",
+            file=sys.stderr,
+        )
     console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
     held = hold(run, corpus, part, options.context, options.stride, options.limit, device)
@@ -92,7 +100,7 @@ def main(argv: list[str]) -> int:
     )
     if options.export:
         console.print(f"every character: {options.export}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{part}: {result['bits_per_character']:.4f} bits per character", highlight=False)
+    print_bits(console, result)
     return 0
 
 

@@ -137,3 +137,12 @@ def as_result(held: Held, found: Score) -> dict[str, Any]:
     if unicode_characters:
         result["bits_per_unicode_character"] = found.bits / unicode_characters
     return result
+
+
+def print_bits(console: Console, result: dict[str, Any]) -> None:
+    """The last lines about a score: its bits per character, and per Unicode character where that is another number, as
+    of bytes that spell a text in UTF-8."""
+    bits, by_unicode = result["bits_per_character"], result.get("bits_per_unicode_character")
+    if by_unicode is not None and by_unicode != bits:
+        console.print(f"{result['split']}: {by_unicode:.4f} bits per Unicode character", highlight=False)
+    console.print(f"{result['split']}: {bits:.4f} bits per character", highlight=False)

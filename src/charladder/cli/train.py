@@ -13,7 +13,7 @@ from charladder.cli.beginning import begun, restarted, resumed
 from charladder.cli.display import Display
 from charladder.cli.estimate import fitting
 from charladder.cli.options import Parser, add_recipe_options
-from charladder.cli.scoring import score_run
+from charladder.cli.scoring import print_bits, score_run
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import evaluate
@@ -173,7 +173,7 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
     """The final score on the whole valid part, the plot, and what to do next."""
     clock = trainer.clock
     valid = split_of(run.recipe, corpus).valid
-    bits = None
+    bits, score = None, None
     if valid[1] > valid[0]:
         score = score_run(console, run, corpus, "valid", device=trainer.device)
         bits = score["bits_per_character"]
@@ -195,8 +195,8 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
         markup=False,
         soft_wrap=True,
     )
-    if bits is not None:
-        console.print(f"valid: {bits:.4f} bits per character", highlight=False)
+    if score is not None:
+        print_bits(console, score)
     if as_json:
         print(
             json.dumps(
