@@ -22,9 +22,13 @@ SLOW = partial(pytest.param, marks=pytest.mark.slow)
 LONG = {"prompt": "A lädder ", "max_tokens": 10_000_000}
 
 
+# Before the command: as a shell without job control starts what is to run in the background.
+IGNORING = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
 @contextmanager
-def service(run) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    words = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", "10000000"]
+def service(run, before: tuple[str, ...] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    words = [*before, sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", "10000000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         try:
             assert process.stdout
@@ -60,6 +64,12 @@ def said_at_the_end(process: subprocess.Popen[str], times: int) -> str:
 def test_without_clients(runs, times):
     with service(runs / "run") as (process, _):
         assert said_at_the_end(process, times) == "charladder: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix")
+def test_where_the_parent_ignored_the_signal(runs):
+    with service(runs / "run", (*IGNORING,)) as (process, _):
+        assert said_at_the_end(process, 1) == "charladder: interrupted\n"
 
 
 @pytest.mark.parametrize("times", [1, SLOW(2)])

@@ -82,11 +82,15 @@ def main(argv: list[str]) -> int:
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what is loaded now stays: nobody need look through it again and again
+    server = Server(config, service)
     try:
-        Server(config, service).run([listening])
+        server.run([listening])
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()
+    if server.started and server.should_exit:
+        # The server has raised the signal again, to no effect: the parent process had it ignored.
+        raise KeyboardInterrupt
     return 0
 
 
