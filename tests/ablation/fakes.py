@@ -42,12 +42,14 @@ def make_run(
     speed: float = 1000.0,
     environment: dict[str, Any] | None = None,
     own_seed: int | None = None,
+    letters: str = "",
 ) -> Path:
     """A run of STEPS steps of 100 characters, its curves straight lines from 8 down to `bits` (one bit more on the
-    stretch that is scored on the way)."""
+    stretch that is scored on the way). letters: of its alphabet, which are bytes where there are none."""
     path = folder / run_name(arm, seed)
     path.mkdir(parents=True)
     raw = read_raw("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
+    raw |= {"text.letters": letters, "text.alphabet": "letters" if letters else "bytes"}
     recipe = resolve(raw | {"training.seed": seed if own_seed is None else own_seed})
     write_config(Run(path, recipe))
     (path / "environment.json").write_text(json.dumps(environment or ENVIRONMENT))

@@ -27,6 +27,19 @@ def test_curves_of_several_runs(capsys):
     assert [run["valid_bits_per_character"] for run in said["runs"]] == [2.0, None]
 
 
+def test_bytes_and_letters_have_no_common_axis(capsys):
+    for name, letters in (("letters", "abc"), ("others", "abd")):
+        make_run(Path(), name, 0, 1.5, letters=letters)
+    assert main(["plot", "letters-seed0", "none-seed0"]) == 2
+    err = capsys.readouterr().err
+    assert "a character of none-seed0 is a byte and one of letters-seed0 is a Unicode character" in err
+    assert err.count("\n") == 1 and not Path("plot.png").exists()
+    assert main(["plot", "letters-seed0", "others-seed0", "letters-seed0"]) == 0
+    assert "note: letters-seed0 and others-seed0 have different letters" in capsys.readouterr().err
+    assert main(["plot", "none-seed0", "$a_b$-seed0", "--force"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_the_end_says_where_the_picture_is(capsys):
     assert main(["plot", "none-seed0", "--out", "curves.svg"]) == 0
     out = capsys.readouterr().out

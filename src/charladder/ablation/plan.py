@@ -266,6 +266,7 @@ def check(plan: Plan) -> None:
     if STDIN in plan.data:
         raise BadInput("standard input can be read once only, and a plan has several runs; save it as a file")
     seen: dict[Recipe, str] = {}
+    spelled: dict[str, Any] = {}  # of the first arm: how its text becomes characters
     for arm in plan.arms:
         check_budget(plan, arm)
         try:
@@ -273,6 +274,13 @@ def check(plan: Plan) -> None:
             recipe_of(plan, arm, max(plan.seeds))
         except BadInput as error:
             raise BadInput(f"arm {arm.name!r} of the plan: {error}") from None
+        for name in ("alphabet", "unknown", "encoding"):
+            value = getattr(recipe.text, name)
+            if spelled.setdefault(name, value) != value:
+                raise BadInput(
+                    f"arms {plan.arms[0].name!r} and {arm.name!r} of the plan differ in text.{name}, so their bits per "
+                    "character are of different characters and cannot be compared; make a plan for each"
+                )
         if not recipe.text.valid > 0:
             raise BadInput(f"arm {arm.name!r} of the plan has no valid part to be scored on; set text.valid above 0")
         step = recipe.training.batch * recipe.model.context

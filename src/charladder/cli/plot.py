@@ -13,6 +13,7 @@ from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
+from charladder.text import Alphabet
 
 MOST_TERMS = 24
 FORMATS = ".png", ".svg"
@@ -63,7 +64,9 @@ def check_place(path: Path, force: bool) -> None:
 
 def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
     """Draws the curves of the runs; returns what --json says of them."""
-    runs = {name: curves_of(name) for name in dict.fromkeys(options.runs)}
+    names = list(dict.fromkeys(options.runs))
+    check_alphabets({name: open_run(Path(name)).alphabet for name in names})
+    runs = {name: curves_of(name) for name in names}
     terms = ["main"] if options.terms is None else chosen_terms(options.terms, runs)
     by = options.by or "characters"
     for name, curves in runs.items():
@@ -88,9 +91,22 @@ def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
     }
 
 
+def check_alphabets(alphabets: dict[str, Alphabet]) -> None:
+    """Raises BadInput where a character of one run is a byte and one of another run is a Unicode character, for then
+    bits per character have no common axis. Says where runs have different letters."""
+    by_kind = {alphabet.kind: name for name, alphabet in reversed(alphabets.items())}
+    if len(by_kind) > 1:
+        raise BadInput(
+            f"a character of {by_kind['bytes']} is a byte and one of {by_kind['letters']} is a Unicode character, so "
+            "their bits per character have no common axis; plot the runs of each alphabet by themselves"
+        )
+    by_letters = {alphabet.letters: name for name, alphabet in reversed(alphabets.items())}
+    if len(by_letters) > 1:
+        say(f"note: {' and '.join(reversed(by_letters.values()))} have different letters; compare their bits with care")
+
+
 def curves_of(name: str) -> Curves:
     """The curves of a run. Raises BadInput where there are none."""
-    open_run(Path(name))
     if (Path(name) / "metrics.jsonl").is_file():
         curves = read_curves(Path(name))
         if curves.terms:
