@@ -168,7 +168,7 @@ def test_the_paper_has_the_rows_of_its_table():
         ({"set": {**TINY, "text.valid": 0}}, "no valid part"),
         ({"factors": {"text.alphabet": ["bytes", "letters"]}}, "differ in text.alphabet, so their bits per character"),
         ({"factors": {"text.unknown": ["replace", "drop"]}}, "differ in text.unknown"),
-        ({"arms": {"a": {}, "b": {"text.encoding": "latin-1"}}}, "arms 'a' and 'b' of the plan differ in text.encoding"),
+        ({"arms": {"a": {}, "b": {"text.encoding": "latin-1"}}}, "'a' and 'b' of the plan differ in text.encoding"),
         ({"contrasts": {"a": {"plus": ["none"]}}}, "contrast 'a' of the plan must be a table with `plus` and `minus`"),
         ({"contrasts": {"a": {"plus": ["rung"], "minus": ["none"]}}}, "unknown arm 'rung'; did you mean rungs?"),
         ({"contrasts": {"a": {"plus": ["rungs", "none"], "minus": ["none"]}}}, "adds 2 arms and takes away 1"),

@@ -67,7 +67,8 @@ def test_a_rehearsal_starts_nothing(here, capsys):
     assert "ablations/own/rungs-seed1" in out
     assert main(["ablate", "own.toml", "--dry-run", "--json", "--out", "there"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == ["there/none-seed0", "there/rungs-seed0"]
-    assert main(["ablate", "paper", "text", "--dry-run"]) == 0
+    Path("long").write_bytes(Path("text").read_bytes() * 30)
+    assert main(["ablate", "paper", "long", "--dry-run"]) == 0
     assert not Path("ablations").exists()
 
 
@@ -94,11 +95,33 @@ def test_a_rehearsal_starts_nothing(here, capsys):
 def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
     if "objective.rungs=false" in words:
         Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.rungs" = false', ""))
-    assert main(["ablate", *words]) == 2
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert captured.err.count("\n") == 1
-    assert not Path("ablations").exists()
+    for more in ([], ["--dry-run"]):
+        if more and "--report-only" in words:
+            continue
+        assert main(["ablate", *words, *more]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.err.count("\n") == 1
+        assert not Path("ablations").exists()
+
+
+def test_a_rehearsal_says_what_it_cannot_check(here, capsys, monkeypatch):
+    """A text that would be downloaded is not; what else is asked for must be there."""
+    monkeypatch.setenv("CHARLADDER_CACHE", str(here / "cache"))
+    url = "http://127.0.0.1:9/book.txt"
+    assert main(["ablate", "own.toml", "text", "text8", url, "--dry-run"]) == 0
+    assert f"note: text8, {url} is not in the cache and would be downloaded" in capsys.readouterr().err
+    assert main(["ablate", "own.toml", "gone", "text8", "--dry-run"]) == 2
+    assert "no file or corpus called 'gone'" in capsys.readouterr().err
+    assert not list((here / "cache").glob("downloads/*"))
+
+
+def test_a_rehearsal_is_refused_where_the_folder_holds_something_else(here, capsys):
+    Path("there/none-seed0").mkdir(parents=True)
+    assert main(["ablate", "own.toml", "--dry-run", "--out", "there"]) == 2
+    assert "there/none-seed0 is not a run directory" in capsys.readouterr().err
+    assert main(["ablate", "own.toml", "--dry-run", "--out", "text"]) == 2
+    assert "text is a file, and a plan needs a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -46,11 +46,7 @@ def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
 
     Raises BadInput where the folder holds another plan, or something else in place of a run, and leaves it as it is.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file, and a plan needs a folder; choose another --out")
-    check_folder(plan, folder)
-    for run in planned_runs(plan, folder):
-        check_run(plan, run)
+    check_place(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -78,6 +74,15 @@ def nested(raw: dict[str, Any]) -> dict[str, Any]:
         section, _, field = name.rpartition(".")
         (tables.setdefault(section, {}) if section else tables)[field] = value
     return tables
+
+
+def check_place(plan: Plan, folder: Path) -> None:
+    """Raises BadInput where a plan cannot be carried out in this folder, for what is there already."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file, and a plan needs a folder; choose another --out")
+    check_folder(plan, folder)
+    for run in planned_runs(plan, folder):
+        check_run(plan, run)
 
 
 def check_folder(plan: Plan, folder: Path) -> None:

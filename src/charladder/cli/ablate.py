@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from charladder.ablation.folder import planned_runs
+from charladder.ablation.folder import check_place, planned_runs
 from charladder.ablation.plan import (
     BUDGETS,
     Plan,
@@ -29,7 +29,7 @@ from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput
 from charladder.run import split_of
-from charladder.text import Corpus, open_corpus
+from charladder.text import Corpus, exists, not_fetched, open_corpus
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field of all arms; may be repeated"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check all, say what would be trained, and stop")
     parser.add_argument("--report-only", action="store_true", help="only write the report of what is there")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
     jobs = default_jobs(plan) if options.jobs is None else whole_number("--jobs", options.jobs)
     console = Terminal(stderr=options.json, lasting=True)
     if options.dry_run:
+        check_place(plan, folder)
+        check_text(plan, fetch=False)
         return rehearse(console, plan, folder, jobs, options.json)
     if options.report_only:
         if not (folder / "plan.toml").is_file():
@@ -85,8 +87,18 @@ def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -
     return plan
 
 
-def check_text(plan: Plan) -> None:
-    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises BadInput."""
+def check_text(plan: Plan, fetch: bool = True) -> None:
+    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises BadInput.
+
+    fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
+    """
+    absent = [] if fetch else not_fetched(plan.data)
+    if absent:
+        say(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
+        for data in plan.data:
+            if data not in absent:
+                exists(data)
+        return
     corpora: dict[Any, Corpus] = {}
     for arm in plan.arms:
         recipe = recipe_of(plan, arm, plan.seeds[0])

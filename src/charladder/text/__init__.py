@@ -2,7 +2,7 @@
 
 from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
 from charladder.text.cache import Report, cache_folder, silent
-from charladder.text.corpus import Corpus, fetched, open_corpus
+from charladder.text.corpus import Corpus, exists, fetched, not_fetched, open_corpus
 from charladder.text.gather import kept
 from charladder.text.mapped import release
 from charladder.text.named import corpora
@@ -19,10 +19,12 @@ __all__ = [
     "Windows",
     "cache_folder",
     "corpora",
+    "exists",
     "fetched",
     "is_url",
     "kept",
     "learn_letters",
+    "not_fetched",
     "open_corpus",
     "release",
     "silent",

@@ -10,11 +10,11 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
-from charladder.text.cache import Report, read_json, room, silent
+from charladder.text.cache import Report, cache_folder, read_json, room, silent
 from charladder.text.download import download, place_of
 from charladder.text.gather import Text, fit, gather
 from charladder.text.letters import count_letters, spell
-from charladder.text.named import PYTHON, names, open_named
+from charladder.text.named import PYTHON, by_hand, names, open_named, recall_named
 from charladder.text.opening import size_of
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
 from charladder.text.unpack import Damaged
@@ -119,6 +119,23 @@ def fetched(url: str, report: Report, anew: bool = False) -> Source:
     target = place_of(url, room("downloads"))
     download(url, target, report=report, anew=anew)
     return Source(url, target)
+
+
+def exists(data: str) -> None:
+    """Raises BadInput for DATA that is not there. Reads nothing, and knows nothing of what is on the network."""
+    if data not in names() and not is_url(data):
+        find(data, names())
+
+
+def not_fetched(asked: Sequence[str]) -> list[str]:
+    """Which of several DATA would be downloaded, for the cache does not have them."""
+    folder = cache_folder() / "downloads"
+    return [
+        data
+        for data in asked
+        if (is_url(data) and not place_of(data, folder).exists())
+        or (data in names() and data != PYTHON and recall_named(data) is None and not by_hand(data))
+    ]
 
 
 def streamed_before(asked: tuple[str, ...], sha256: str) -> Text | None:

@@ -58,6 +58,11 @@ def places(name: str) -> list[Path]:
     return [folder / f"{name}{suffix}" for suffix in (".zip", "", ".gz", ".xz", ".bz2")]
 
 
+def by_hand(name: str) -> Path | None:
+    """The file of this corpus that a person, or a download before, has put into the cache."""
+    return next((path for path in places(name) if path.is_file()), None)
+
+
 def recall_named(name: str) -> Text | None:
     """A downloaded corpus that was checked before and is in the cache."""
     known = read_json(cache_folder() / "sources" / f"{name}.json", sha256=str, bytes=int)
@@ -75,15 +80,15 @@ def open_named(name: str, report: Report = silent) -> Text:
     if (known := recall_named(name)) is not None:
         return known
     corpus, folder = DOWNLOADED[name], room("downloads")
-    by_hand = next((path for path in places(name) if path.is_file()), None)
-    file = by_hand or folder / f"{name}.zip"
-    if by_hand is None:
+    found = by_hand(name)
+    file = found or folder / f"{name}.zip"
+    if found is None:
         advice = f"; a copy put at {file} (or {folder / name}, unpacked) by hand is taken too"
         download(corpus.url, file, corpus.packed, report, advice)
     try:
         text = gather(name, [Source(str(file), file)], report=report, expected=corpus.expected)
     except Damaged as error:
-        if by_hand is None:
+        if found is None:
             file.unlink(missing_ok=True)
             raise Damaged(f"{corpus.url} gave no {name}: {error}") from None
         raise Damaged(f"{error}; remove it, and the next attempt fetches {corpus.url}") from None
