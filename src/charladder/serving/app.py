@@ -3,15 +3,15 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -22,7 +22,8 @@ from charladder.model.packed import PackedReader
 from charladder.model.reading import Reader
 from charladder.model.transformer import Transformer
 from charladder.run import Run
-from charladder.serving import problems, protocol
+from charladder.serving import openapi, problems, protocol
+from charladder.serving.bodies import parse
 from charladder.serving.completions import Completions
 from charladder.serving.engine import Engine
 from charladder.serving.guard import LOCAL, Guard
@@ -38,6 +39,14 @@ from charladder.training.precision import choose_device
 # thread that has lost its core takes longer than a small pass does (docs/diary.md).
 SHARED_FROM = 20_000_000
 LEAST = 8  # streams of such a batch: what Python does for a step, it does for all of them
+SMALL = 1 << 14  # bytes of a body that is read in the event loop, which takes a millisecond
+BODIES = {
+    "/v1/completions": protocol.CompletionRequest,
+    "/score": protocol.ScoreRequest,
+    "/ladder": protocol.LadderRequest,
+}
+Asked = TypeVar("Asked", bound=protocol.Asked)
+Read = TypeVar("Read")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
 
@@ -54,6 +63,20 @@ class Service:
     limits: Limits
     token: str | None
     began: float
+    reading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reading"))
+
+    async def read(self, request: Request, model: type[Asked], further: Callable[[Asked], Read]) -> tuple[Asked, Read]:
+        """The body of a request, and what `further` makes of it: in a thread of its own where the body is large, one
+        such body at a time. Raises Refused."""
+
+        def work() -> tuple[Asked, Read]:
+            asked = parse(data, model)
+            return asked, further(asked)
+
+        data = await request.body()
+        if len(data) <= SMALL:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.reading, work)
 
     def text(self, asked: protocol.Text) -> list[int]:
         """What is to be looked at, as ids. Raises Refused."""
@@ -112,12 +135,14 @@ def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
         yield
         await asyncio.to_thread(service.engine.close)
         service.looker.close()
+        service.reading.shutdown(wait=False)
 
     app = FastAPI(
         title="charladder",
         version=__version__,
         summary="Completions as OpenAI's clients ask for them, scores, and the ladder of a character network",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         responses=ANSWERS,
@@ -125,10 +150,15 @@ def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
     app.add_exception_handler(Refused, problems.on_refused)
     app.add_exception_handler(BadInput, problems.on_bad_input)
     app.add_exception_handler(HTTPException, problems.on_http)
-    app.add_exception_handler(RequestValidationError, problems.on_validation)
     add_looking(app, service)
     add_completions(app, service)
     add_page(app)
+    document = openapi.describe(app, BODIES)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def described() -> Response:
+        return JSONResponse(document)
+
     return Guard(app, service.limits, service.token, hosts)
 
 
@@ -145,14 +175,14 @@ def add_completions(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses={200: {"model": protocol.Completion, "content": {"text/event-stream": {}}}},
     )
-    async def complete(asked: protocol.CompletionRequest, request: Request) -> Response:
+    async def complete(request: Request) -> Response:
         """Texts that go on from the prompts: in one, or, with `stream`, as server-sent events."""
         completions = service.completions
+        asked, writings = await service.read(request, protocol.CompletionRequest, completions.read)
         if not asked.stream:
-            answer = await attended(request, completions.whole(asked))
+            answer = await attended(request, completions.whole(writings, asked.n or 1))
             # A large one takes a while to write: not in the event loop.
             return Response(await asyncio.to_thread(json.dumps, answer), media_type="application/json")
-        writings = completions.read(asked)
         echoes: list[dict[str, Any] | None] = [None] * len(writings)
         if asked.echo and asked.logprobs is not None:
             echoes = await attended(request, completions.echoes(writings, asked.n or 1))
@@ -177,9 +207,9 @@ def add_completions(app: FastAPI, service: Service) -> None:
 
 def add_looking(app: FastAPI, service: Service) -> None:
     @app.post("/score", responses={200: {"model": protocol.ScoreAnswer}}, response_model=None)
-    async def score(asked: protocol.ScoreRequest, request: Request) -> Response:
+    async def score(request: Request) -> Response:
         """The surprise, in bits, of every symbol of a text, and of every rung's own prediction of it."""
-        ids = service.text(asked)
+        asked, ids = await service.read(request, protocol.ScoreRequest, service.text)
         end = len(ids) if asked.end is None else asked.end
         if not asked.begin <= end <= len(ids):
             raise Refused(400, f"begin and end must be in order and at most {len(ids)}", "end")
@@ -189,9 +219,9 @@ def add_looking(app: FastAPI, service: Service) -> None:
         return JSONResponse(found)
 
     @app.post("/ladder", responses={200: {"model": protocol.LadderAnswer}}, response_model=None)
-    async def ladder(asked: protocol.LadderRequest, request: Request) -> Response:
+    async def ladder(request: Request) -> Response:
         """What every rung and target expected at a place of a text."""
-        ids = service.text(asked)
+        asked, ids = await service.read(request, protocol.LadderRequest, service.text)
         if asked.place > len(ids):
             raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
         return JSONResponse(await service.look(request, service.looker.ladder, ids, asked.place))

@@ -216,10 +216,8 @@ class Completions:
         written = sum(w.characters for w in writings)
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
-    async def whole(self, asked: CompletionRequest) -> dict[str, Any]:
-        """The answer in one. Raises Refused; when it is cancelled, so are its texts."""
-        n = asked.n or 1
-        writings = self.read(asked)
+    async def whole(self, writings: Sequence[Writing], n: int) -> dict[str, Any]:
+        """The answer in one, with `n` texts for each prompt. Raises Refused; when it is cancelled, so are its texts."""
         echoes = await self.echoes(writings, n)
         self.submit(writings)
         collecting = [asyncio.ensure_future(self.collect(writing)) for writing in writings]

@@ -3,18 +3,16 @@
 import re
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from charladder.errors import BadInput, nearest
-from charladder.serving.protocol import CompletionRequest, ErrorAnswer, LadderRequest, ScoreRequest
+from charladder.errors import BadInput
+from charladder.serving.protocol import ErrorAnswer
 
 TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "server_error",
 }  # fmt: skip
-KNOWN = {*CompletionRequest.model_fields, *ScoreRequest.model_fields, *LadderRequest.model_fields}
 CLOSING = "the service is closing"
 ANSWERS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": what}
@@ -75,23 +73,3 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
     answer = Refused(error.status_code, sentences.get(error.status_code, str(error.detail))).answer()
     answer.headers.update(error.headers or {})
     return answer
-
-
-async def on_validation(request: Request, error: Exception) -> JSONResponse:
-    """A field that does not fit: the first of them, in one sentence. What was sent is not repeated."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = [part for part in first["loc"][1:] if isinstance(part, (str, int))]
-    if first["type"] == "json_invalid" or not place:
-        return Refused(400, "the body cannot be read as a JSON object; send one, UTF-8").answer()
-    name = printable(place[0])
-    if first["type"] == "extra_forbidden":
-        name = printable(place[-1])
-        return Refused(400, f"there is no field {name!r}{nearest(name, KNOWN)}", name).answer()
-    if first["type"] == "missing":
-        return Refused(400, f"the field {name!r} is missing; send it", name).answer()
-    return Refused(400, f"the field {name!r} does not fit: {first['msg'].lower()}", name).answer()
-
-
-def printable(part: str | int) -> str:
-    return str(part).encode("utf-8", "replace").decode()[:60]

@@ -2,10 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag
+
+from charladder.serving.limits import Limits
 
 MOST = 1 << 31
 Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
+Tokens = Annotated[list[Token], Field(fail_fast=True)]
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
 
 
@@ -18,29 +22,48 @@ class StreamOptions(Asked):
     include_obfuscation: StrictBool = False  # OpenAI's padding against guessing from sizes: accepted, never done
 
 
+def form_of(prompt: Any) -> str | None:
+    """Which form of a prompt was meant, so that the others are not tried; None for a value of no such form."""
+    if isinstance(prompt, str):
+        return "text"
+    if not isinstance(prompt, list):
+        return None
+    first = prompt[0] if prompt else ""
+    return "texts" if isinstance(first, str) else "lists" if isinstance(first, list) else "tokens"
+
+
+Prompt = Annotated[
+    Annotated[StrictStr, Tag("text")]
+    | Annotated[Tokens, Tag("tokens")]
+    | Annotated[list[StrictStr], Field(fail_fast=True, max_length=Limits.choices), Tag("texts")]
+    | Annotated[list[Tokens], Field(fail_fast=True, max_length=Limits.choices), Tag("lists")],
+    Discriminator(form_of, "prompt_type", "input should be a text, a list of tokens, or a list of either"),
+]
+
+
 class CompletionRequest(Asked):
     """OpenAI's fields; a token is a symbol of the alphabet, a byte for bytes. Ours are top_k, min_p and draft."""
 
     model: StrictStr | None = None
-    prompt: StrictStr | list[Token] | list[StrictStr] | list[list[Token]] | None = ""
+    prompt: Prompt | None = ""
     max_tokens: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 16
-    temperature: Annotated[FiniteFloat, Field(ge=0)] | None = 1.0
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = 1.0
+    temperature: Annotated[Number, Field(ge=0)] | None = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = 1.0
     n: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = 1
     best_of: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = None
     echo: StrictBool | None = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
+    stop: StrictStr | Annotated[list[StrictStr], Field(fail_fast=True, max_length=16)] | None = None
     stream: StrictBool | None = False
     stream_options: StreamOptions | None = None
     user: StrictStr | None = None
     suffix: StrictStr | None = None
-    presence_penalty: FiniteFloat | None = 0
-    frequency_penalty: FiniteFloat | None = 0
-    logit_bias: dict[str, FiniteFloat] | None = None
+    presence_penalty: Number | None = 0
+    frequency_penalty: Number | None = 0
+    logit_bias: dict[str, Number] | None = None
     top_k: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 0
-    min_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = 0.0
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = 0.0
     draft: Draft | None = "auto"
 
 
@@ -48,7 +71,7 @@ class Text(Asked):
     """A text, or its symbols."""
 
     text: StrictStr | None = None
-    ids: list[Token] | None = None
+    ids: Tokens | None = None
 
 
 class ScoreRequest(Text):

@@ -29,11 +29,12 @@ class Symbols:
 
     def check(self, ids: Sequence[int], where: str) -> list[int]:
         """Ids as they came. Raises BadInput for one outside the alphabet."""
-        for place, one in enumerate(ids):
-            if not 0 <= one < self.alphabet.size:
-                raise BadInput(
-                    f"{where} has the token {one} at place {place}, and the tokens are 0 to {self.alphabet.size - 1}"
-                )
+        if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
+            wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
+            raise BadInput(
+                f"{where} has the token {wrong} at place {ids.index(wrong)}, and the tokens are 0 to "
+                f"{self.alphabet.size - 1}"
+            )
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:

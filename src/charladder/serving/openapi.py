@@ -1,0 +1,27 @@
+"""The service described for machines: /openapi.json.
+
+Bodies are read by `serving.bodies` and not by FastAPI, so their schemas are added here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from charladder.serving.protocol import Asked
+
+COMPONENT = "#/components/schemas/{model}"
+
+
+def describe(app: FastAPI, bodies: Mapping[str, type[Asked]]) -> dict[str, Any]:
+    """The OpenAPI document of `app`. bodies: the request model of each path that takes one."""
+    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    _, schemas = models_json_schema([(model, "validation") for model in bodies.values()], ref_template=COMPONENT)
+    found["components"]["schemas"].update(schemas["$defs"])
+    for path, model in bodies.items():
+        schema = {"$ref": COMPONENT.format(model=model.__name__)}
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        found["paths"][path]["post"]["requestBody"] = body
+    return found
