@@ -294,7 +294,36 @@ def test_a_term_may_be_called_like_anything_that_a_module_has(data):
     names = ["type", "half", "values", "a.b", "a_b"]
     objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
     assert set(objective(stack(), x, y).terms) == {"main", *names}
-    assert list(objective.heads) == ["type_", "half_", "values_", "a_b", "a_b_"]
+    keys = list(objective.heads)
+    assert keys[:3] == ["type_", "half_", "values_"]
+    assert len(set(keys)) == 5 and all(key.startswith("a_b_") for key in keys[3:])
+
+
+@pytest.mark.parametrize(
+    "names", [["a.b", "a_b"], ["a.b.c", "a.b_c", "a_b.c"], ["type", "type_"], ["x.train", "x_train"]]
+)
+def test_heads_keep_their_weights_when_terms_are_reordered(names):
+    def make(order):
+        return aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in order})
+
+    first, second = make(names), make(names[::-1])
+    second.load_state_dict(first.state_dict())
+    for name in names:
+        assert torch.equal(first.terms[name].head.weight, second.terms[name].head.weight)
+
+
+def test_heads_of_other_names_keep_their_keys():
+    """Those of saved objectives; a term whose key is not shared has its name, with `_` for `.`."""
+    names = ["side", "layer.0", "layer.1", "rung10", "half"]
+    objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
+    assert list(objective.heads) == ["side", "layer_0", "layer_1", "rung10", "half_"]
+
+
+def test_a_head_saved_before_its_key_was_shared_is_not_taken_for_another():
+    alone = aux.Objective(term(), {"a.b": term(tap="layers.0", head=nn.Linear(8, 3))})
+    both = aux.Objective(term(), {n: term(tap="layers.0", head=nn.Linear(8, 3)) for n in ("a_b", "a.b")})
+    found = both.load_state_dict(alone.state_dict(), strict=False)
+    assert found.unexpected_keys == ["heads.a_b.weight", "heads.a_b.bias"] and len(found.missing_keys) == 4
 
 
 def test_a_head_made_of_the_models_parts_is_the_models(data):

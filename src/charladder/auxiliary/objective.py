@@ -21,6 +21,7 @@ from charladder.auxiliary.building import make_head, trained_dtypes
 from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
 from charladder.auxiliary.errors import AuxiliaryError, nearest
 from charladder.auxiliary.expansion import expand, open_ended
+from charladder.auxiliary.keys import module_keys
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
@@ -92,13 +93,14 @@ class Objective(Apart):
         theirs |= {id(head) for head in self.heads.values() if foreign >= set(map(id, head.parameters())) != set()}
         for key in [key for key, head in self.heads.items() if id(head) in theirs]:
             del self.heads[key]
+        keys = module_keys(self.terms)
         for name, term in self.terms.items():
             for modules, part in ((self.heads, term.head), (self.losses, term.loss)):
                 if not isinstance(part, nn.Module) or id(part) in theirs:
                     continue
                 if all(part is not one for one in modules.values()):
-                    key = name.replace(".", "_")
-                    while key in modules or hasattr(modules, key):  # `type`, `half` ... are a module's already
+                    key = keys[name]
+                    while key in modules:
                         key += "_"
                     modules[key] = part
 
