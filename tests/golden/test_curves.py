@@ -27,6 +27,8 @@ CASES = {
         "micro_batch": 2,
     },
     "last": {"model": small(), "objective": ObjectiveSettings(positions="last"), "optimizer": "adamw"},
+    "muon, weight decay": {"model": small(), "optimizer": "muon", "weight_decay": 0.3, "learning_rate": 0.1},
+    "cosine, warm-up": {"model": small(), "optimizer": "adamw", "decay": "cosine", "warmup": 0.45},
 }
 
 

@@ -36,3 +36,18 @@ def test_steps_equal_those_of_torch():
         moved = (b - first).norm()
         assert moved > 0.1
         assert (a - b).norm() < 0.01 * moved
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weight_decay_shrinks_by_the_rate_times_the_decay(decay):
+    """Before the update, as AdamW does it: x (1 - rate decay) - rate update."""
+    start = torch.randn(8, 12, generator=torch.Generator().manual_seed(3))
+    gradient = torch.randn(8, 12, generator=torch.Generator().manual_seed(4))
+    still, moved, plain = (torch.nn.Parameter(start.clone()) for _ in range(3))
+    still.grad, moved.grad, plain.grad = torch.zeros_like(start), gradient.clone(), gradient.clone()
+    Muon([still], lr=0.1, weight_decay=decay).step()
+    Muon([moved], lr=0.1, weight_decay=decay).step()
+    Muon([plain], lr=0.1).step()
+    shrunk = (1 - 0.1 * decay) * start
+    torch.testing.assert_close(still.detach(), shrunk)
+    torch.testing.assert_close(moved.detach() - shrunk, plain.detach() - start, rtol=0, atol=1e-6)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from charladder.errors import BadInput
-from charladder.training import NotFinite, load_newest, train
+from charladder.training import NotFinite, Validated, load_newest, train
 from charladder.training.curves import diagnosed, draw_curves, valid_points
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
@@ -128,6 +129,35 @@ def test_minutes_write_the_progress_of_every_step(tmp_path, prose):
     progress = [line["progress"] for line in lines]
     assert progress == sorted(progress)
     assert trainer.clock.seconds >= 1.2
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_a_resumed_run_validates_when_the_uninterrupted_one_does(tmp_path, prose, stop):
+    """Five validations in twelve steps are after steps 2, 4, 6, 8 and 10, wherever the run was interrupted."""
+    begun = make_trainer(prose, steps=12, validations=5)
+    run(begun, tmp_path, stop)
+    resumed = make_trainer(prose, steps=12, validations=5)
+    resumed.restore(load_newest(tmp_path / "checkpoints"))
+    run(resumed, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "split" in line] == [2, 4, 6, 8, 10]
+
+
+def test_of_equal_validations_the_first_is_the_best(tmp_path, prose):
+    """A later one that is as good does not replace it; last weights that are as good do."""
+    at: dict[int, torch.Tensor] = {}
+    for name, last in (("best", 2.5), ("tie", 2.0)):
+        trainer, left = make_trainer(prose, steps=10), iter([3.0, 2.0, 2.0, 2.5, last])
+
+        def validate(trainer=trainer, left=left):
+            at[trainer.clock.step] = trainer.network.output.weight.detach().clone()
+            return next(left)
+
+        events = list(train(trainer, make(tmp_path / name), validate))
+        assert [event.best for event in events if isinstance(event, Validated)][:4] == [True, True, False, False]
+        assert (tmp_path / name / "best.safetensors").exists() == (name == "best")
+    kept = load_file(tmp_path / "best" / "best.safetensors")["output.weight"]
+    assert torch.equal(kept, at[4]) and not torch.equal(kept, at[6])
 
 
 def test_best_weights_are_kept_only_where_they_are_better_than_the_last(tmp_path, prose):

@@ -11,7 +11,7 @@ from charladder.objective import LadderObjective, ObjectiveSettings
 from charladder.recipe import read_raw, resolve
 from charladder.text import Windows
 from charladder.training import NotFinite, Trainer, TrainingSettings
-from charladder.training.budget import Clock, progress, rate_factor
+from charladder.training.budget import Clock, progress, rate_factor, step_share
 from charladder.training.optimizers import make_optimizers, named
 from charladder.training.precision import choose_device, choose_precision
 from helpers import make_trainer, predictor, small
@@ -107,17 +107,73 @@ def test_a_real_t64_takes_a_step():
     assert not torch.equal(network.blocks[0].attention.query.weight, before)
 
 
-def test_progress_and_rates():
-    by_steps = TrainingSettings(batch=1, learning_rate=1.0, steps=100, warmup=0.1)
+def test_progress():
+    by_steps = TrainingSettings(batch=1, learning_rate=1.0, steps=100)
     assert progress(by_steps, Clock(step=25)) == 0.25
     assert progress(TrainingSettings(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
     assert progress(TrainingSettings(batch=1, learning_rate=1.0, minutes=2), Clock(seconds=30)) == 0.25
-    assert rate_factor(by_steps, 0.05) == pytest.approx(0.5 * 0.95)
-    assert rate_factor(by_steps, 1.0) == 0
-    fixed = TrainingSettings(batch=1, learning_rate=1.0, steps=1, decay="fixed", warmup=0.0)
-    assert [rate_factor(fixed, t) for t in (0, 0.5, 1)] == [1, 1, 1]
-    cosine = TrainingSettings(batch=1, learning_rate=1.0, steps=1, decay="cosine", warmup=0.0)
-    assert rate_factor(cosine, 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup", "at", "factor"),
+    [
+        ("fixed", 0.0, 0.0, 1), ("fixed", 0.0, 0.5, 1), ("fixed", 0.0, 1.0, 1), ("fixed", 0.5, 0.2, 0.42),
+        ("linear", 0.1, 0.0, 0.1), ("linear", 0.1, 0.05, 0.6 * 0.95), ("linear", 0.1, 0.09, 0.91),
+        ("linear", 0.1, 0.5, 0.5), ("linear", 0.1, 1.0, 0),
+        ("cosine", 0.0, 0.5, 0.5), ("cosine", 0.5, 0.0, 0.02),
+        ("cosine", 0.5, 0.24, 0.25 * (1 + math.cos(0.24 * math.pi))),
+        ("cosine", 0.5, 0.49, 0.5 * (1 + math.cos(0.49 * math.pi))), ("cosine", 0.5, 0.75, 0.5 - math.sqrt(0.125)),
+        ("cosine", 0.5, 1.0, 0),
+    ],
+)  # fmt: skip
+def test_rates_of_a_hundred_steps(decay, warmup, at, factor):
+    settings = TrainingSettings(batch=1, learning_rate=1.0, steps=100, decay=decay, warmup=warmup)
+    assert rate_factor(settings, at, 0.01) == pytest.approx(factor, abs=1e-12)
+
+
+def test_the_share_of_a_step():
+    clock = Clock(step=4, characters=100, seconds=6.0)
+    assert step_share(TrainingSettings(batch=1, learning_rate=1.0, steps=100), clock, 30, 9.0) == 0.01
+    assert step_share(TrainingSettings(batch=1, learning_rate=1.0, characters=600), clock, 30, 9.0) == 0.05
+    by_minutes = TrainingSettings(batch=1, learning_rate=1.0, minutes=0.5)
+    assert step_share(by_minutes, clock, 30, 9.0) == 0.05
+    assert step_share(by_minutes, Clock(), 30, 9.0) == 0.3
+
+
+@pytest.mark.parametrize("budget", [{"steps": 40}, {"characters": 40 * 64}, {"minutes": 10.0}])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "momentum"])
+def test_the_first_step_under_warm_up_moves_the_weights(prose, budget, optimizer):
+    trainer = make_trainer(prose, optimizer=optimizer, warmup=0.1, **({"steps": 0} | budget))
+    before = trainer.network.blocks[0].attention.output.weight.detach().clone()
+    rate = trainer.step().rate
+    assert not torch.equal(trainer.network.blocks[0].attention.output.weight, before)
+    assert 0 < rate < 0.01 and (rate == pytest.approx(0.01 / 4) or "minutes" in budget)
+
+
+def test_a_step_uses_the_rate_that_it_reports(prose):
+    """SGD without momentum or clipping moves by the rate times the gradient, in warm-up under cosine decay too."""
+    trainer = make_trainer(
+        prose, optimizer="momentum", momentum=0.0, clip=0.0, learning_rate=0.5, steps=8, warmup=0.5, decay="cosine"
+    )
+    weight = trainer.network.output.weight
+    for step in range(8):
+        before = weight.detach().clone()
+        rate = trainer.step().rate
+        expected = 0.5 * min(1, (step + 1) / 4) * 0.5 * (1 + math.cos(math.pi * step / 8))
+        assert rate == pytest.approx(expected)
+        torch.testing.assert_close(weight.detach(), before - expected * weight.grad)
+
+
+@pytest.mark.parametrize("above", [0.999, 1.001])
+def test_a_gradient_just_above_the_limit_is_clipped_and_one_just_below_is_not(prose, above):
+    plain = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=0.0)
+    norm = plain.step().gradient_norm
+    clipped = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=norm / above)
+    assert clipped.step().gradient_norm == pytest.approx(norm)
+    scale = min(1.0, 1 / above)
+    for mine, other in zip(clipped.parameters, plain.parameters, strict=True):
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, scale * other.grad, rtol=1e-5, atol=0)
 
 
 def test_a_rung_that_falls_silent_leaves_its_head_as_it_is(prose):
@@ -128,7 +184,7 @@ def test_a_rung_that_falls_silent_leaves_its_head_as_it_is(prose):
         before = head.detach().clone()
         trainer.step()
         moved.append(not torch.equal(head, before))
-    assert moved == [False] + [True] * 3 + [False] * 16  # rate 0 at the first step; silent from progress 1/6
+    assert moved == [True] * 4 + [False] * 16  # silent from progress 1/6
 
 
 @pytest.mark.parametrize(

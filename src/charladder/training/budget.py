@@ -26,9 +26,22 @@ def progress(settings: TrainingSettings, clock: Clock) -> float:
     return min(1.0, share)
 
 
-def rate_factor(settings: TrainingSettings, at: float) -> float:
-    """What the learning rate is multiplied by at progress `at`."""
-    rise = min(1.0, at / settings.warmup) if settings.warmup else 1.0
+def step_share(settings: TrainingSettings, clock: Clock, characters: int, seconds: float) -> float:
+    """The share of the budget that one step takes: a step that reads `characters`. Under a budget in minutes it is the
+    mean of the steps so far, and `seconds` for the first one."""
+    if settings.steps:
+        return 1 / settings.steps
+    if settings.characters:
+        return characters / settings.characters
+    return (clock.seconds / clock.step if clock.step else seconds) / (60 * settings.minutes)
+
+
+def rate_factor(settings: TrainingSettings, at: float, share: float) -> float:
+    """The factor on the learning rate of a step that begins at progress `at` and takes `share` of the budget.
+
+    Warm-up counts the step itself, as (step + 1) / warm-up steps does, so the first step has a rate above 0.
+    """
+    rise = min(1.0, (at + share) / settings.warmup) if settings.warmup else 1.0
     if settings.decay == "fixed":
         return rise
     if settings.decay == "cosine":

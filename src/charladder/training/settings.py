@@ -19,7 +19,8 @@ class TrainingSettings:
     optimizer: `muon` for the matrices of the layers (Jordan et al. 2024) with AdamW for the rest, `adamw`, or
     `momentum` SGD (the paper's). learning_rate: of Muon, or of all parameters; adam_rate: of what Muon leaves;
     ngram_rate: of the embeddings of n-grams, which Adagrad trains.
-    warmup: share of the budget in which the rate rises; decay: `linear` or `cosine` to 0, or `fixed`.
+    warmup: share of the budget in which the rate rises, counting the step itself: the first of n warm-up steps has 1/n
+    of the rate. decay: `linear` or `cosine` to 0, or `fixed`.
     clip: largest gradient norm (0: no limit).
     precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
     where the processor or GPU has it.

@@ -1,6 +1,7 @@
 """One run in memory: network, objective, optimizers, sampler and clock, and what one optimisation step does."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -17,7 +18,7 @@ from charladder.objective import LadderObjective, term_weights
 from charladder.text import Windows
 from charladder.text.windows import hash64
 from charladder.training import distributed
-from charladder.training.budget import Clock, progress, rate_factor
+from charladder.training.budget import Clock, progress, rate_factor, step_share
 from charladder.training.checkpoint import Checkpoint
 from charladder.training.compilation import (
     choose_compiled,
@@ -91,14 +92,16 @@ class Trainer:
 
         Raises NotFinite where there were too many of those lately (training.skips).
         """
-        at = self.progress
+        at, began = self.progress, time.perf_counter()
         if not self.network.training:  # to tell all its modules takes milliseconds
             self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.diagnosis, self.norm = None, None
         report = distributed.whole_total(merge(self.backward(at)))
-        factor = rate_factor(self.settings, at)
+        pieces = self.pieces(at)
+        characters = self.settings.batch * pieces * (self.windows.length // pieces)
+        factor = rate_factor(self.settings, at, self.share(characters, began))
         reason, norm = self.wrong_loss(report), math.nan
         if reason is None:
             norm = self.clip()
@@ -114,9 +117,14 @@ class Trainer:
                     group["lr"] = rate * factor
                 optimizer.step()
         self.clock.step += 1
-        pieces = self.pieces(at)
-        self.clock.characters += self.settings.batch * pieces * (self.windows.length // pieces)
+        self.clock.characters += characters
         return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis, reason)
+
+    def share(self, characters: int, began: float) -> float:
+        """The share of the budget that the step which began at `began` takes; the same on all ranks."""
+        measured = self.settings.minutes and not self.clock.step
+        seconds, _ = distributed.agree(time.perf_counter() - began) if measured else (0.0, False)
+        return step_share(self.settings, self.clock, characters, seconds)
 
     def clip(self) -> float:
         """The norm of the gradient, over all ranks, which is brought down to training.clip."""
