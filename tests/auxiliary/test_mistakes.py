@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from auxiliary.test_objective import Loops, Predicts, stack, term
+from auxiliary.test_objective import LastPassAlone, Loops, Predicts, stack, term
 from charladder import auxiliary as aux
 
 X, Y = torch.ones(6, 8), torch.zeros(6, dtype=torch.long)
@@ -88,6 +88,18 @@ MISTAKES = {
     "no such call": (
         lambda: run(model=Loops(), a=term(tap="layer", head=HEAD, call=3)),
         "its call is 3, and the model calls its tap layer 3 times",
+    ),
+    "a call without gradients": (
+        lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD, call=0)),
+        "so the term could teach the model nothing; choose a call that has gradients with Term(call=...)",
+    ),
+    "several calls, some without gradients": (
+        lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD)),
+        "the model calls its tap layer 3 times in a forward pass; say which call",
+    ),
+    "all calls, some without gradients": (
+        lambda: run(model=LastPassAlone(), a=term(lambda p, t: p[-1].mean(), tap="layer", head=HEAD, call="all")),
+        "choose a call that has gradients with Term(call=...), or give Term(detach_tap=True)",
     ),
     "head of the wrong width": (
         lambda: run(a=term(tap="layers.0", head=nn.Linear(9, 3))),

@@ -261,6 +261,31 @@ def test_a_module_that_is_called_several_times(data):
     assert report.terms["a"].value == pytest.approx(expected)
 
 
+class LastPassAlone(Loops):
+    """Goes back through the last of its passes alone; the earlier ones are changed in place."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            for _ in range(2):
+                x = torch.tanh_(self.layer(x))
+        return self.out(torch.tanh(self.layer(x)))
+
+
+def test_the_chosen_call_alone_needs_gradients(data):
+    x, y = data
+    model, head = LastPassAlone(), nn.Linear(8, 3)
+    with torch.no_grad():
+        state = torch.tanh(model.layer(torch.tanh(model.layer(x))))
+    wanted = torch.autograd.grad(F.cross_entropy(head(model.layer(state)), y), [*model.layer.parameters()])
+    for call in (-1, 2):
+        objective = aux.Objective(term(weight=0.0), {"a": term(tap="layer", head=head, call=call)})
+        for one, other in zip(
+            torch.autograd.grad(objective(model, x, y).total, [*model.layer.parameters()]), wanted, strict=True
+        ):
+            assert torch.equal(one, other)
+        objective.remove()
+
+
 def test_inputs_as_tuples_and_mappings(data):
     _, y = data
 

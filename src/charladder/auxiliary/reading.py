@@ -41,36 +41,45 @@ def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> 
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in calls):
+    read = chosen(name, term, tap, calls)
+    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in read):
+        some = "choose a call that has gradients with Term(call=...)"
+        cure = some if any(call.gradients for call in calls) else "checkpoint with use_reentrant=False"
         raise AuxiliaryError(
-            f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; "
-            "checkpoint with use_reentrant=False, or give Term(detach_tap=True)"
+            f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; {cure}, "
+            "or give Term(detach_tap=True)"
         )
     what = f"what {tap} returned"
-    if any(call.changed() for call in calls):
+    if any(call.changed() for call in read):
         raise AuxiliaryError(
             f"term {name!r}: {what} was changed in place afterwards, so that it is no more what the tap saw; leave out "
             "inplace=True there, or tap the module that changes it"
         )
-    outputs = [call.output for call in calls]
+    outputs = [call.output for call in read]
     if any(tensor.is_nested for output in outputs for tensor in tensors_in(output)):
         raise AuxiliaryError(
             f"term {name!r}: {what} is a nested tensor; make the encoder with enable_nested_tensor=False"
         )
     states = [first(name, o, what) if term.select is None else pick(name, o, term.select, what) for o in outputs]
+    return states if term.call == "all" else states[0]
+
+
+def chosen(name: str, term: Term, tap: str, calls: list[Call]) -> list[Call]:
+    """The calls of a tapped module that a term reads: all of them, or one. Raises AuxiliaryError where it is unclear
+    which one is meant."""
     if term.call == "all":
-        return states
-    if len(states) > 1 and term.call is None:
+        return calls
+    if len(calls) > 1 and term.call is None:
         raise AuxiliaryError(
-            f"term {name!r}: the model calls its tap {tap} {len(states)} times in a forward pass; say which call is "
+            f"term {name!r}: the model calls its tap {tap} {len(calls)} times in a forward pass; say which call is "
             'meant with Term(call=0), Term(call=-1) or Term(call="all")'
         )
     call = term.call or 0
-    if not isinstance(call, int) or not -len(states) <= call < len(states):
+    if not isinstance(call, int) or not -len(calls) <= call < len(calls):
         raise AuxiliaryError(
-            f"term {name!r}: its call is {call!r}, and the model calls its tap {tap} {len(states)} times"
+            f"term {name!r}: its call is {call!r}, and the model calls its tap {tap} {len(calls)} times"
         )
-    return states[call]
+    return [calls[call]]
 
 
 def predict(name: str, term: Term, head: Any, state: Any) -> Any:

@@ -46,17 +46,18 @@ class Recorder:
 
 
 def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
-    """The forward hook. In a compiled graph it keeps everything, for what is wanted changes whenever a term falls
-    silent, and each time the graph would be compiled again; `recording` then drops the rest."""
-    if recorder.on and (name in recorder.wanted or torch.compiler.is_compiling()):
-        if name not in recorder.caught:
-            recorder.caught[name] = []
-        if torch.compiler.is_compiling():  # a compiled graph changes in place what it may; the copy is ours
-            kept = output.clone() if isinstance(output, torch.Tensor) else output
-            recorder.caught[name].append(Call(kept, torch.is_grad_enabled(), None))
-            return
+    """The forward hook. While it is compiled it does not look at `wanted`: what is wanted changes whenever a term falls
+    silent, and the graph would be compiled again each time. It keeps everything then, and `recording` drops the rest.
+    """
+    if not recorder.on:
+        return
+    if torch.compiler.is_compiling():
+        # A compiled graph may change in place what is its own; the copy is ours.
+        kept = output.clone() if isinstance(output, torch.Tensor) else output
+        recorder.caught.setdefault(name, []).append(Call(kept, torch.is_grad_enabled(), None))
+    elif name in recorder.wanted:
         versions = None if torch.is_inference_mode_enabled() else [t._version for t in tensors_in(output)]
-        recorder.caught[name].append(Call(output, torch.is_grad_enabled(), versions))
+        recorder.caught.setdefault(name, []).append(Call(output, torch.is_grad_enabled(), versions))
 
 
 class Apart(nn.Module):
