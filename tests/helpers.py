@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from charladder.model import ModelSettings, Transformer
+from charladder.model import ModelSettings, Transformer, build
 from charladder.objective import LadderObjective, ObjectiveSettings
 from charladder.text import Windows
 from charladder.training import Trainer, TrainingSettings
@@ -55,3 +56,10 @@ def make_trainer(
 
 def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return lambda tokens, keep: network(tokens, keep=keep).logits_BTV
+
+
+def compiled_with(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:
+    """Until the test ends, these libraries are the only ones, and they are compiled with further flags."""
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *flags))
+    monkeypatch.setattr(build, "LIBRARIES", {sources: build.LIBRARIES[sources] for sources in libraries})
+    monkeypatch.setattr(build, "_decided", None)

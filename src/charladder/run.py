@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from charladder.errors import BadInput
-from charladder.model import Transformer
+from charladder.model import Transformer, build
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
@@ -273,6 +273,9 @@ def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambd
 def new_trainer(run: Run, corpus: Corpus) -> Trainer:
     """Everything a run trains with, at its start. Nothing is read from the run's directory."""
     keep_memory()
+    missing = build.decision().reason
+    if distributed.agree(0.0, missing is not None)[1] and missing is None:
+        build.decline("another process of this job cannot use C")  # the ranks compute their steps alike
     recipe = run.recipe
     windows = Windows(
         corpus.ids_N,

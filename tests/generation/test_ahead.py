@@ -10,10 +10,11 @@ from charladder.errors import BadInput
 from charladder.generation import Sampling, Writer, ahead, open_reader
 from charladder.generation.drafters import NoDrafter
 from charladder.generation.verification import CompiledChooser
-from charladder.model import native
+from charladder.model import build, native
 from charladder.model.packed import PackedReader
 from charladder.model.reading import Rows
 from generation.drafting import stirred
+from helpers import compiled_with
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads share all matrices": ("-DNEAR=0",)}
@@ -21,10 +22,7 @@ WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads shar
 
 @pytest.fixture(params=WAYS)
 def ways(request, monkeypatch):
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *WAYS[request.param]))
-    native.library.cache_clear()
-    yield
-    native.library.cache_clear()
+    compiled_with(monkeypatch, WAYS[request.param], build.NETWORK, build.SAMPLING)
 
 
 @pytest.fixture(params=[1, 3])

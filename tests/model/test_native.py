@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import charladder
-from charladder.model import Transformer, causal, native, steps
+from charladder.model import Transformer, build, causal, native, steps
 from charladder.model.steps import Layout
-from charladder.objective.steps import SOURCES as objective_sources
 from helpers import make_trainer, small
 
 PRODUCTS = [torch.float32, torch.bfloat16]
@@ -42,7 +41,7 @@ def wide(*tensors):
 
 @pytest.mark.parametrize("dtype", PRODUCTS)
 def test_where_there_is_a_compiler_there_are_steps(dtype):
-    assert native.load(dtype)
+    assert native.library(dtype) is not None
     assert native.takes(torch.ones(1, 2), dtype)
     assert native.describe(native.SOURCES).startswith("C ")
 
@@ -228,46 +227,8 @@ def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, width, 
     assert errors[1] < 1.5 * errors[2] + 1e-6
 
 
-LOADS = (
-    "import torch; from charladder.model import native; "
-    "print(native.library(torch.float32) is not None, native.library(torch.bfloat16) is not None)"
-)
-
-
-def loaded(tmp_path, **environment):
-    """What a process of its own says of both libraries, with an empty cache."""
-    given = {"PATH": "/usr/bin:/bin", "CHARLADDER_CACHE": str(tmp_path / "cache"), **environment}
-    done = subprocess.run([sys.executable, "-c", LOADS], env=given, capture_output=True, text=True, check=True)
-    assert not done.stderr
-    return done.stdout.split()
-
-
-def test_the_library_is_made_once_and_whole(tmp_path):
-    assert loaded(tmp_path) == ["True", "True"]
-    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/native").iterdir()}
-    assert len(made) == 2 and all(file.suffix == ".so" for file in made)
-    assert loaded(tmp_path) == ["True", "True"]
-    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache/native").iterdir()}
-
-
-def test_without_a_compiler_without_leave_and_without_a_place_there_is_none(tmp_path):
-    assert loaded(tmp_path, CC="no-such-compiler") == ["False", "False"]
-    assert loaded(tmp_path, CHARLADDER_NATIVE="0") == ["False", "False"]
-    (tmp_path / "cache").write_text("a file, and no folder")
-    assert loaded(tmp_path) == ["False", "False"]
-
-
-def test_a_compiler_that_fails_leaves_nothing(tmp_path):
-    assert loaded(tmp_path, CC="false") == ["False", "False"]
-    broken = tmp_path / "broken"
-    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho half a file > "${@: -2:1}"\nexit 1\n')
-    broken.chmod(0o755)
-    assert loaded(tmp_path, CC=str(broken)) == ["False", "False"]
-    assert not [*(tmp_path / "cache/native").iterdir()]
-
-
 def test_the_source_is_shipped():
-    for file in (*native.SOURCES, *objective_sources):
+    for file in (file for sources in build.LIBRARIES for file in sources):
         assert file.is_file()
         assert file.is_relative_to(Path(charladder.__file__).parent)
 
@@ -281,7 +242,7 @@ C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, half):
     """What is not taken here would fail on other machines alone, and silently: everything runs without it."""
-    where = ("-I", str(native.HERE), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
+    where = ("-I", str(build.HERE), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
     flags = (f"-march={processor}", "-O1", "-fopenmp", "-c", "-o", "/dev/null")
     known = subprocess.run([str(COMPILER), *flags, "-x", "c", "/dev/null"], capture_output=True)
     if known.returncode:

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charladder.errors import BadInput
-from charladder.model import native
+from charladder.model import build, native
 from charladder.model.packed import LARGE_PAGE, PackedReader, Weights, fits, zeros
 from charladder.model.reading import PlainReader, Rows
 from charladder.model.transformer import Transformer
 from generation.drafting import stirred
+from helpers import compiled_with
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 SHAPES = [
@@ -44,10 +45,7 @@ SELDOM = ("vectors of 4", "threads share all matrices")  # each takes a while to
 def units(request, monkeypatch):
     """This processor's way, and the ways of those that can do less, and of large networks."""
     more = WAYS[request.param] if platform.machine() == "x86_64" or request.param.startswith("threads") else ()
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *more))
-    native.library.cache_clear()
-    yield
-    native.library.cache_clear()
+    compiled_with(monkeypatch, more, build.NETWORK)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -39,7 +39,7 @@ def open_reader(
         return PackedReader(Weights(network, weights), streams, context)
     on_cpu = network.output.weight.device.type == "cpu"
     if weights != torch.float32 and on_cpu:
-        why = (native.missing(weights) if of_its_kind(network) else None) or "this network is not of the kind it reads"
+        why = (native.missing() if of_its_kind(network) else None) or "this network is not of the kind it reads"
         raise BadInput(
             f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
         )

@@ -10,7 +10,6 @@ Shapes: N rows, V symbols, S streams, M drafts of all streams.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +18,8 @@ import torch
 from charladder.errors import BadInput
 from charladder.generation.sampling import BROKEN, Sampling, distribution
 from charladder.model import native
+from charladder.model.build import SAMPLING as SOURCES
 from charladder.model.packed import address
-
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("draw.c", "chain.c"))
 
 
 @dataclass(frozen=True)

@@ -1,124 +1,47 @@
-"""What is written in C, compiled once per machine, by the C compiler there: the steps of steps.py for training, several
-passes over memory in one (native.c), attention in training (attend.c), and a whole pass for generation (decode.c).
+"""Functions written in C, for training (native.c, attend.c) and generation (decode.c) on a CPU. See build.py for how
+they are compiled, and when they are used.
 
-On Linux alone; where there is none, where it fails, or where CHARLADDER_NATIVE is 0, everything runs without. They take
-a stream in float32 and products in float32 or bfloat16; sums are in float32 in any case.
+The residual stream is float32 and products are float32 or bfloat16; sums are float32 in any case.
 
 Shapes: as in steps.py.
 """
 
 import ctypes
-import functools
 import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-import platformdirs
 import torch
 from torch import Tensor
 
+from charladder.model.build import NETWORK as SOURCES
+from charladder.model.build import PRODUCTS, Sources, decision
 from charladder.model.steps import Layout
 
-HERE = Path(__file__).parent
-SOURCES = (HERE / "native.c", HERE / "attend.c", HERE / "decode.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-PRODUCTS = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-class Missing(Exception):
-    """Why the compiled steps are not to be had on this machine, in a few words."""
-
-
-def takes(x: Tensor, products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> bool:
+def takes(x: Tensor, products: torch.dtype, sources: Sources = SOURCES) -> bool:
     """Whether these steps, or other C of ours, are there for a stream like x, with products in this type."""
     plain = type(x) in PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
     return plain and products in PRODUCTS and library(products, sources) is not None
 
 
-def missing(products: torch.dtype) -> str | None:
-    """Why there are no compiled steps here, in a few words; None where there are."""
-    try:
-        load(products)
-    except Missing as reason:
-        return str(reason)
-    return None
+def missing() -> str | None:
+    """Why this process does not use C, in a few words; None where it does."""
+    return decision().reason
 
 
-def describe(*libraries: tuple[Path, ...]) -> str:
-    """Whether the C of these sources can be had here, and of what it was made."""
-    try:
-        return " ".join(["C", *(Path(load(torch.float32, sources)._name).stem for sources in libraries)])
-    except Missing as reason:
-        return f"torch ({reason})"
+def describe(*libraries: Sources) -> str:
+    """Whether this process uses C, and the digests of these libraries, over all types of products."""
+    decided = decision()
+    if decided.reason is not None:
+        return f"torch ({decided.reason})"
+    digests = ["".join(d for (_, sources), d in decided.digests.items() if sources == one) for one in libraries]
+    return " ".join(["C", *(hashlib.sha256(joined.encode()).hexdigest()[:32] for joined in digests)])
 
 
-@functools.cache
-def library(products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> ctypes.CDLL | None:
-    """The compiled steps, or other C of ours; None where they cannot be had."""
-    try:
-        return load(products, sources)
-    except Missing:
-        return None
-
-
-def load(products: torch.dtype, sources: tuple[Path, ...] = SOURCES) -> ctypes.CDLL:
-    """The compiled steps, made if need be. Raises Missing."""
-    if os.environ.get("CHARLADDER_NATIVE") == "0":
-        raise Missing("CHARLADDER_NATIVE is 0")
-    if sys.platform != "linux":
-        raise Missing("they are for Linux")
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    if not compiler or shutil.which(compiler[0]) is None:
-        raise Missing("there is no C compiler")
-    try:
-        file = compiled(compiler, (*FLAGS, *PRODUCTS[products]), sources)
-        try:
-            return ctypes.CDLL(str(file))
-        except OSError:  # damaged: once more
-            file.unlink(missing_ok=True)
-            return ctypes.CDLL(str(compiled(compiler, (*FLAGS, *PRODUCTS[products]), sources)))
-    except subprocess.CalledProcessError as error:
-        said = next(
-            (line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line), str(error)
-        )
-        raise Missing(f"compiling them failed: {said.strip()}") from None
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Missing(f"compiling them failed: {error}") from None
-
-
-def compiled(compiler: list[str], flags: tuple[str, ...], sources: tuple[Path, ...]) -> Path:
-    """The library's file in the cache folder, made there whole or not at all."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    machine = f"{platform.machine()} {processor()}".encode()
-    headers = [file for folder in sorted({HERE, sources[0].parent}) for file in sorted(folder.glob("*.h"))]
-    texts = [file.read_bytes() for file in (*sources, *headers)]
-    name = hashlib.sha256(b"\0".join((*texts, version, machine, repr(flags).encode()))).hexdigest()[:32]
-    chosen = os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")
-    folder = Path(chosen).absolute() / "native"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-        raise PermissionError(f"others may write to {folder}")  # and what lies there is run
-    file = folder / f"{name}.so"
-    if not file.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            made = Path(beside) / file.name
-            command = [*compiler, *flags, "-I", str(HERE), *map(str, sources), "-o", str(made), "-lm"]
-            subprocess.run(command, capture_output=True, check=True, timeout=120)
-            made.replace(file)
-    return file
-
-
-def processor() -> str:
-    """What this processor is and can do: the code is made for it."""
-    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    return "\n".join(line for line in lines if line.startswith(("flags", "Features", "model", "cpu family", "CPU")))
+def library(products: torch.dtype, sources: Sources = SOURCES) -> ctypes.CDLL | None:
+    """The compiled steps, or other C of ours; None where this process does not use C."""
+    return decision().libraries.get((products, sources))
 
 
 def call(
@@ -126,7 +49,7 @@ def call(
     products: torch.dtype,
     *arguments: Tensor | float | None,
     threads: int = 0,
-    sources: tuple[Path, ...] = SOURCES,
+    sources: Sources = SOURCES,
 ) -> None:
     """Calls a function of the library: tensors by address, floats as float, whole numbers as long; then the threads.
     Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of products."""

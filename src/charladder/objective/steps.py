@@ -5,7 +5,6 @@ Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from torch import Tensor
 from charladder.auxiliary.counting import IGNORED
 from charladder.auxiliary.fused import EPSILON, PLAIN, Steps, check_targets
 from charladder.model import native
-
-SOURCES = (Path(__file__).with_name("losses.c"),)
+from charladder.model.build import LOSSES as SOURCES
 
 
 def describe() -> str:
