@@ -28,7 +28,7 @@ from charladder.model import Transformer, build
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
-from charladder.text import Alphabet, Corpus, Report, Split, Windows, kept, open_corpus, silent, split
+from charladder.text import Alphabet, Corpus, Report, Split, Windows, intact, kept, open_corpus, silent, split
 from charladder.training import Trainer, distributed, load_newest
 from charladder.training.files import sync_folder, write_text
 from charladder.training.memory import keep_memory
@@ -223,7 +223,7 @@ def open_data(run: Run, report: Report = silent) -> Corpus:
     corpus = open_corpus(text.data, run.alphabet, text.encoding, text.unknown, report, again=text.sha256)
     if corpus.sha256 != text.sha256:
         old = kept(text.sha256)
-        copy = f" ({old} is a copy of it)" if old.exists() else ""
+        copy = f" ({old} is a copy of it)" if intact(old, text.sha256, report) else ""
         raise BadInput(
             f"{corpus.name} has changed since {run.path} began (SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} "
             f"then); put the old text back{copy}"

@@ -12,6 +12,7 @@ import pytest
 
 from charladder.cli.main import main
 from charladder.run import open_run
+from charladder.training import Trainer
 from web_server import serving
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
@@ -147,3 +148,28 @@ def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
     Path("book.txt").unlink()
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
+
+
+@pytest.mark.parametrize("validations", [0, 5])
+def test_a_cached_text_that_is_cut_while_it_is_trained_on_is_no_lost_work(monkeypatch, capsys, validations):
+    Path("text").write_text(TEXT * 20)
+    words = ["text", *TINY, "--steps", "6", "--training.validations", f"{validations}"]
+    words += ["--training.checkpoint-seconds", "1e-9"]
+    step = Trainer.step
+
+    def cut(trainer):
+        facts = step(trainer)
+        if trainer.clock.step == 3:
+            os.truncate(trainer.windows.ids_N.filename, 1000)
+        return facts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", cut)
+        assert main(["train", *words, "--run", "one"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    newest = 2 if validations else 3
+    assert f"cut short by another program; the last good checkpoint, one/checkpoints/{newest}, is kept" in said
+    assert "; go on with charladder train --resume one, and the text is converted again" in said
+    assert main(["train", "--resume", "one"]) == 0
+    assert main(["train", *words, "--run", "two"]) == 0
+    assert Path("one/model.safetensors").read_bytes() == Path("two/model.safetensors").read_bytes()

@@ -55,3 +55,14 @@ def test_missing_empty_and_folder(tmp_path):
         open_corpus("pyton")
     with pytest.raises(BadInput, match="is empty"):
         open_corpus(str(tmp_path))
+
+
+def test_a_user_without_a_home_folder_is_told_to_name_a_cache(text_file, monkeypatch):
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("HOME", "CHARLADDER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(BadInput, match="this user has no home folder to keep the cache in; set CHARLADDER_CACHE"):
+        open_corpus(str(text_file))

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -235,3 +236,25 @@ def test_damage_inside_a_zip_packed_with_lzma():
 def test_frames_of_zst_that_are_to_be_skipped():
     skipped = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"notes"
     assert read(skipped + zstd.compress(b"one ") + skipped + zstd.compress(b"two") + skipped, "t.zst") == b"one two"
+
+
+def member(name: str, mode: int, data: bytes) -> tuple[zipfile.ZipInfo, bytes]:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info, data
+
+
+def test_links_and_devices_in_an_archive_are_left_out():
+    packed, tape = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(*member("a", stat.S_IFREG | 0o644, b"one "))
+        archive.writestr(*member("link", stat.S_IFLNK | 0o777, b"/etc/passwd"))
+        archive.writestr(*member("pipe", stat.S_IFIFO | 0o644, b"pipe"))
+        archive.writestr(*member("b", 0, b"two"))  # made where files have no modes
+    with tarfile.open(fileobj=tape, mode="w") as archive:
+        for name, kind in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    assert read(packed.getvalue(), "t.zip") == b"one two"
+    assert read(tape.getvalue(), "t.tar") == b""

@@ -19,7 +19,7 @@ from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import evaluate
 from charladder.objective.steps import describe
 from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
-from charladder.text import Corpus
+from charladder.text import Corpus, cut_short
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
@@ -88,9 +88,16 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_j
             f"{run.path} cannot be written: {error.strerror or error}; {kept(run)}; when it can be, go on with "
             f"charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
+    except BadInput:
+        if cut_short(corpus.ids_N):
+            raise text_cut(run) from None
+        raise
     except NotFinite as error:
         say(f"{error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run")
         return 1
+    if cut_short(corpus.ids_N):
+        wait()  # as below
+        raise text_cut(run)
     console.print(
         f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
         soft_wrap=True,
@@ -99,6 +106,16 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_j
     )
     wait()  # torchrun ends all as soon as one has ended, and the leader would have no time to speak
     return 130
+
+
+def text_cut(run: Run) -> BadInput:
+    """The error of a run whose cached text has become shorter."""
+    there = list_checkpoints(run.path / "checkpoints")
+    advice = f"go on with charladder train --resume {shlex.quote(str(run.path))}" if there else "start a new run"
+    return BadInput(
+        f"the copy of the text in the cache was cut short by another program; {kept(run)}; {advice}, and the text is "
+        "converted again"
+    )
 
 
 def kept(run: Run) -> str:
@@ -145,7 +162,7 @@ def described(corpus: Corpus) -> str:
 
 
 def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool:
-    """Trains with a display until the budget is spent; True when somebody asked to stop before."""
+    """Trains with a display until the budget is spent. True when it stopped before, on request or without its text."""
     asked: list[int] = []
     valid = split_of(run.recipe, corpus).valid
     stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
@@ -159,10 +176,13 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
                 trainer.device, ends_F=file_ends(run.recipe, corpus),
             ).bits_per_character  # fmt: skip
 
+    def stop() -> bool:
+        return bool(asked) or cut_short(corpus.ids_N)
+
     interrupted = False
     has_valid = valid[1] > valid[0]
     with asking(asked), Display(console, trainer) as display:
-        for event in train(trainer, run.path, validate if has_valid else None, lambda: bool(asked)):
+        for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             if isinstance(event, Saved):
                 interrupted = event.interrupted

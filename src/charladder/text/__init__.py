@@ -4,10 +4,11 @@ from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
 from charladder.text.cache import Report, cache_folder, silent
 from charladder.text.corpus import Corpus, exists, fetched, not_fetched, open_corpus
 from charladder.text.gather import kept
-from charladder.text.mapped import release
+from charladder.text.mapped import cut_short, release
 from charladder.text.named import corpora
 from charladder.text.sources import is_url
 from charladder.text.split import Split, split
+from charladder.text.verify import intact
 from charladder.text.windows import Windows
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "Windows",
     "cache_folder",
     "corpora",
+    "cut_short",
     "exists",
     "fetched",
+    "intact",
     "is_url",
     "kept",
     "learn_letters",

@@ -3,9 +3,13 @@
 texts/      unpacked texts by the SHA-256 of their bytes, and their ids in letter alphabets
 sources/    for each DATA that was read: what it was then, and which text it gave
 downloads/  what came from the network, and what a person put there
+
+Everything in texts/ and sources/ has a SHA-256 that is compared when it is read: a text has it in its name, a note in
+itself. What is damaged is made again from its source.
 """
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -29,9 +33,15 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 def cache_folder() -> Path:
-    """CHARLADDER_CACHE, or the platform's cache folder."""
+    """CHARLADDER_CACHE, or the platform's cache folder. Raises BadInput for a user without a home folder."""
     chosen = os.environ.get("CHARLADDER_CACHE")
-    return Path(chosen).absolute() if chosen else Path(platformdirs.user_cache_dir("charladder"))
+    if chosen:
+        return Path(chosen).absolute()
+    with suppress(RuntimeError):
+        folder = Path(platformdirs.user_cache_dir("charladder"))
+        if folder.is_absolute():
+            return folder
+    raise BadInput("this user has no home folder to keep the cache in; set CHARLADDER_CACHE to a folder")
 
 
 def room(name: str) -> Path:
@@ -64,13 +74,15 @@ def writing() -> Iterator[None]:
         ) from None
 
 
-def write_json(target: Path, value: Any) -> None:
-    """Writes `value` beside `target` and renames it: readers see all of it or nothing."""
+def write_json(target: Path, value: dict[str, Any]) -> None:
+    """Writes `value` and its SHA-256 beside `target` and renames it: readers see all of it or nothing."""
     with writing():
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(value, file)
+                json.dump({"sha256": digest_of(value), "value": value}, file)
+                file.flush()
+                os.fsync(file.fileno())
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -80,14 +92,20 @@ def write_json(target: Path, value: Any) -> None:
 def read_json(path: Path, **fields: type) -> dict[str, Any] | None:
     """The object that write_json wrote, with these fields of these types and no others (any, if none are named).
 
-    None where there is nothing, nothing whole, or something else: the cache is then as if it were not there.
+    None where there is nothing, nothing intact, or something else: the cache is then as if it were not there.
     """
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
+        note = json.loads(path.read_text())
+        value = note["value"]
+        if not isinstance(value, dict) or note["sha256"] != digest_of(value):
+            return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     if fields and (value.keys() != fields.keys() or not all(isinstance(value[f], kind) for f, kind in fields.items())):
         return None
     return value
+
+
+def digest_of(value: dict[str, Any]) -> str:
+    """The SHA-256 of an object, as JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -12,12 +12,14 @@ from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
 from charladder.text.cache import Report, cache_folder, read_json, room, silent
 from charladder.text.download import download, place_of
-from charladder.text.gather import Text, fit, gather
+from charladder.text.gather import Text, fit, gather, kept
 from charladder.text.letters import count_letters, spell
-from charladder.text.named import PYTHON, by_hand, names, open_named, recall_named
+from charladder.text.mapped import MappedIds
+from charladder.text.named import PYTHON, by_hand, find_named, names, open_named
 from charladder.text.opening import size_of
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
 from charladder.text.unpack import Damaged
+from charladder.text.verify import intact
 
 MOST = {"letters": SMALL, "unicode": LARGE}
 
@@ -61,7 +63,7 @@ def open_corpus(
     not to be spelled.
     """
     asked = (data,) if isinstance(data, str) else tuple(data)
-    text = streamed_before(asked, again) or read_text(asked, encoding, report)
+    text = streamed_before(asked, again, report) or read_text(asked, encoding, report)
     shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]} and {len(asked) - 1} more"
     if text.bytes == 0:
         raise BadInput(f"{shown} is empty; give a file with text in it")
@@ -69,14 +71,14 @@ def open_corpus(
     if text.streamed:
         kept_names = (STDIN,)
     if alphabet == "bytes" or (isinstance(alphabet, Alphabet) and not alphabet.letters):
-        ids_N = np.memmap(text.path, np.uint8, "r")
+        ids_N = MappedIds(text.path, np.uint8, "r")
         ends_F = np.array(text.ends, np.int64)
         return Corpus(kept_names, ids_N, ends_F, Alphabet(), text.sha256, text.bytes, 0, text.notes)
     chosen = alphabet if isinstance(alphabet, Alphabet) else learn(text, alphabet, unknown, shown, report)
     path, ends_F, strange = spell(text, chosen, unknown, report)
     if path.stat().st_size == 0:
         raise BadInput(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
-    ids_N = np.memmap(path, chosen.dtype, "r")
+    ids_N = MappedIds(path, chosen.dtype, "r")
     return Corpus(kept_names, ids_N, ends_F, chosen, text.sha256, text.bytes, strange, text.notes)
 
 
@@ -134,18 +136,22 @@ def not_fetched(asked: Sequence[str]) -> list[str]:
         data
         for data in asked
         if (is_url(data) and not place_of(data, folder).exists())
-        or (data in names() and data != PYTHON and recall_named(data) is None and not by_hand(data))
+        or (data in names() and data != PYTHON and find_named(data) is None and not by_hand(data))
     ]
 
 
-def streamed_before(asked: tuple[str, ...], sha256: str) -> Text | None:
-    """A text from standard input that was read before. Raises BadInput where the cache has it no more."""
+def streamed_before(asked: tuple[str, ...], sha256: str, report: Report) -> Text | None:
+    """A text from standard input that was read before. Raises BadInput where the cache does not have it any more."""
     if asked != (STDIN,) or not sha256:
         return None
-    path = room("texts") / f"{sha256}.bytes"
+    path = kept(sha256)
+    advice = "this text came from standard input, which cannot be read again; save it as a file and start a new run"
+    if not path.is_file():
+        raise BadInput(f"the cache has no copy of the text any more, and {advice}")
+    if not intact(path, sha256, report):
+        raise BadInput(f"the copy of the text in the cache ({path}) is damaged, and {advice}")
+    size = path.stat().st_size
     known = read_json(path.with_suffix(".stream.json"), names=list, ends=list)
-    if not path.is_file() or known is None or not fit(known, path.stat().st_size):
-        raise BadInput(
-            "this text came from standard input, and the cache has it no more; save it as a file and start a new run"
-        )
-    return Text(path, sha256, path.stat().st_size, known["names"], known["ends"])
+    if known is None or not fit(known, size):
+        known = {"names": ["standard input"], "ends": [size]}
+    return Text(path, sha256, size, known["names"], known["ends"])

@@ -20,6 +20,7 @@ from charladder.text.encoding import find_codec, recoded
 from charladder.text.opening import opened, position, size_of
 from charladder.text.sources import Source, fingerprint
 from charladder.text.unpack import CHUNK, Damaged, chunks, packed, unpack
+from charladder.text.verify import intact, mark_verified
 
 NOTE_SECONDS = 5.0
 ZEROS = bytes(CHUNK)
@@ -52,11 +53,13 @@ class Expected:
 
 @dataclass
 class Progress:
-    """How far a gathering is: sources finished, bytes read of the next one (if plain), and all that was written."""
+    """How far a gathering is: sources finished, bytes read of the next one (if plain), and all that was written, with
+    its SHA-256."""
 
     finished: int = 0
     inside: int = 0
     written: int = 0
+    sha256: str = ""
     names: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
@@ -125,7 +128,7 @@ def gather(
     if files is None:  # a stream is nobody else's, and is not known again
         own = record.with_stem(f"{record.stem}-{os.getpid()}-{time.monotonic_ns()}")
         return read_all(own, sources, files, codec, report, expected)
-    if (known := recall(record, files)) is not None:
+    if (known := recall(record, files, report)) is not None:
         return known
     with writing():
         lock = FileLock(record.with_suffix(".lock"))
@@ -135,7 +138,7 @@ def gather(
             report("waiting for another process that reads the same", 0, None)
             lock.acquire()
     try:
-        return recall(record, files) or read_all(record, sources, files, codec, report, expected)
+        return recall(record, files, report) or read_all(record, sources, files, codec, report, expected)
     finally:
         lock.release()
 
@@ -145,13 +148,19 @@ def mark_of(what: str, codec: str = "") -> str:
     return hashlib.sha256(f"{codec}\n{what}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def recall(record: Path, files: str | None) -> Text | None:
-    """The text that these sources gave before, if they are still the same and it is still there."""
+def find_text(record: Path, files: str | None) -> Text | None:
+    """The text that these sources gave before, if they are still the same and a file of its size is in the cache."""
     known = read_json(record, fingerprint=str, sha256=str, bytes=int, names=list, ends=list)
     if files is None or known is None or known["fingerprint"] != files or not fit(known, known["bytes"]):
         return None
     text = Text(kept(known["sha256"]), known["sha256"], known["bytes"], known["names"], known["ends"])
     return text if text.path.is_file() and text.path.stat().st_size == text.bytes else None
+
+
+def recall(record: Path, files: str | None, report: Report = silent) -> Text | None:
+    """As `find_text`, if the file in the cache is intact."""
+    text = find_text(record, files)
+    return text if text is not None and intact(text.path, text.sha256, report) else None
 
 
 def fit(known: dict[str, Any], size: int) -> bool:
@@ -182,6 +191,10 @@ def read_all(
     kinds = ("sha256", *(expected.digests if expected else ()))
     with writing():
         part = Part(path, progress.written, tuple(dict.fromkeys(kinds)))
+        if progress.written and part.marks["sha256"].hexdigest() != progress.sha256:  # damaged meanwhile
+            part.drop()
+            progress = Progress()
+            part = Part(path, 0, tuple(dict.fromkeys(kinds)))
     notes: list[str] = []
     try:
         follow(part, sources, codec, progress, journal, files, notes, report)
@@ -192,6 +205,7 @@ def read_all(
         target = kept(sha256)
         with writing():
             path.replace(target)
+            mark_verified(target, sha256)
         journal.unlink(missing_ok=True)
         if files is not None and fingerprint(sources) == files:
             known = {"fingerprint": files, "sha256": sha256, "bytes": part.size}
@@ -211,7 +225,9 @@ def read_all(
 
 def begun(journal: Path, part: Path, files: str | None, sources: int) -> Progress:
     """How far a gathering of the same files came that was broken off."""
-    before = read_json(journal, fingerprint=str, finished=int, inside=int, written=int, names=list, ends=list)
+    before = read_json(
+        journal, fingerprint=str, finished=int, inside=int, written=int, sha256=str, names=list, ends=list
+    )
     if files is None or before is None or before.pop("fingerprint") != files or not part.is_file():
         return Progress()
     last = before["ends"][-1] if before["ends"] and fit(before, before["written"]) else 0
@@ -244,7 +260,7 @@ def follow(
             with writing():
                 part.file.flush()
                 os.fsync(part.file.fileno())  # the journal must not know of what a power cut may lose
-            progress.written = part.size
+            progress.written, progress.sha256 = part.size, part.marks["sha256"].hexdigest()
             write_json(journal, {"fingerprint": files, **asdict(progress)})
             noted = time.monotonic()
 

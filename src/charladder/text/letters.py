@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from charladder.errors import BadInput
 from charladder.text.alphabet import UNKNOWN, Alphabet, code_points, not_utf8
 from charladder.text.cache import Report, read_json, silent, write_json, writing
 from charladder.text.gather import Text
+from charladder.text.verify import intact, mark_verified
 
 STRETCH = 1 << 20
 
@@ -69,29 +71,31 @@ def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent)
     alphabet.check_policy(unknown)
     mark = hashlib.sha256(repr((alphabet.letters, unknown, text.ends)).encode()).hexdigest()[:32]
     target = text.path.with_name(f"{text.sha256}-{mark}.ids")
-    facts = read_json(target.with_suffix(".json"), ends=list, unknown=int)
-    if facts is not None and target.is_file() and len(facts["ends"]) == len(text.ends):
-        ends_F = np.array(facts["ends"], np.int64)
-        if target.stat().st_size == int(ends_F[-1] if len(ends_F) else 0) * alphabet.dtype().itemsize:
-            return target, ends_F, facts["unknown"]
+    facts = read_json(target.with_suffix(".json"), sha256=str, ends=list, unknown=int)
+    if facts is not None and intact(target, facts["sha256"], report):
+        return target, np.array(facts["ends"], np.int64), facts["unknown"]
     with writing():
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            ends, strange = spell_to(file, text, alphabet, unknown, report)
+            ends, strange, sha256 = spell_to(file, text, alphabet, unknown, report)
         with writing():
             part.replace(target)
+            mark_verified(target, sha256)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    write_json(target.with_suffix(".json"), {"ends": ends, "unknown": strange})
+    write_json(target.with_suffix(".json"), {"sha256": sha256, "ends": ends, "unknown": strange})
     return target, np.array(ends, np.int64), strange
 
 
-def spell_to(file, text: Text, alphabet: Alphabet, unknown: str, report: Report) -> tuple[list[int], int]:
+def spell_to(
+    file: IO[bytes], text: Text, alphabet: Alphabet, unknown: str, report: Report
+) -> tuple[list[int], int, str]:
+    """Writes the ids of a text. Returns where its files end in them, how many letters were unknown, and the SHA-256."""
     ends: list[int] = []
-    done, written, strange = 0, 0, 0
+    done, spelled, strange, mark = 0, 0, 0, hashlib.sha256()
     stand_in = alphabet.table_P[ord(UNKNOWN)]
     for bytes_N, points_C in decoded(text, "spelling", report):
         ids_C = alphabet.table_P[points_C]
@@ -106,16 +110,18 @@ def spell_to(file, text: Text, alphabet: Alphabet, unknown: str, report: Report)
                 raise BadInput(alphabet.unknown_sentence(letter, where, f"byte {place}"))
         kept_C = ~outside_C if unknown == "drop" else np.ones(len(ids_C), bool)
         # how many ids have been written before each character of the stretch, and after the last
-        before_C = written + np.concatenate([[0], np.cumsum(kept_C)])
+        before_C = spelled + np.concatenate([[0], np.cumsum(kept_C)])
         characters_N = np.concatenate([[0], np.cumsum(begins_N)])
         upto = bisect.bisect_right(text.ends, done + len(bytes_N))
         for end in text.ends[len(ends) : upto]:
             ends.append(int(before_C[characters_N[end - done]]))
         ids_C = np.where(outside_C, stand_in, ids_C)[kept_C]
+        data = ids_C.astype(alphabet.dtype).tobytes()
+        mark.update(data)
         with writing():
-            file.write(ids_C.astype(alphabet.dtype).tobytes())
-        written, done = written + len(ids_C), done + len(bytes_N)
+            file.write(data)
+        spelled, done = spelled + len(ids_C), done + len(bytes_N)
     with writing():
         file.flush()
         os.fsync(file.fileno())
-    return ends, strange
+    return ends, strange, mark.hexdigest()

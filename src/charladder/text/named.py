@@ -7,9 +7,10 @@ from typing import Any
 
 from charladder.text.cache import Report, cache_folder, read_json, room, silent, write_json
 from charladder.text.download import download
-from charladder.text.gather import Expected, Text, gather, kept, mark_of, recall
+from charladder.text.gather import Expected, Text, find_text, gather, kept, mark_of
 from charladder.text.sources import Source, fingerprint, python_sources
 from charladder.text.unpack import Damaged
+from charladder.text.verify import intact
 
 LICENCE = "CC BY-SA, GFDL (Wikipedia)"
 
@@ -63,8 +64,8 @@ def by_hand(name: str) -> Path | None:
     return next((path for path in places(name) if path.is_file()), None)
 
 
-def recall_named(name: str) -> Text | None:
-    """A downloaded corpus that was checked before and is in the cache."""
+def find_named(name: str) -> Text | None:
+    """A downloaded corpus that was checked before, if a file of its size is in the cache."""
     known = read_json(cache_folder() / "sources" / f"{name}.json", sha256=str, bytes=int)
     if known is None or known["bytes"] != DOWNLOADED[name].expected.bytes:
         return None
@@ -77,7 +78,8 @@ def open_named(name: str, report: Report = silent) -> Text:
     """The corpus of this name: from the cache, from a file put there by hand, or fetched; checked in any case."""
     if name == PYTHON:
         return gather(PYTHON, python_sources(), report=report)
-    if (known := recall_named(name)) is not None:
+    known = find_named(name)
+    if known is not None and intact(known.path, known.sha256, report):
         return known
     corpus, folder = DOWNLOADED[name], room("downloads")
     found = by_hand(name)
@@ -98,7 +100,7 @@ def open_named(name: str, report: Report = silent) -> Text:
 
 def corpora() -> dict[str, dict[str, Any]]:
     """What there is by name: sizes (characters are bytes here), licence, address, splits, and what is in the cache."""
-    text = recall(cache_folder() / "sources" / f"{mark_of(PYTHON)}.json", fingerprint(python_sources()))
+    text = find_text(cache_folder() / "sources" / f"{mark_of(PYTHON)}.json", fingerprint(python_sources()))
     facts: dict[str, dict[str, Any]] = {
         PYTHON: {
             "about": PYTHON_ABOUT,
@@ -113,7 +115,7 @@ def corpora() -> dict[str, dict[str, Any]]:
         }
     }
     for name, corpus in DOWNLOADED.items():
-        there = recall_named(name)
+        there = find_named(name)
         facts[name] = {
             "about": corpus.about,
             "licence": corpus.licence,

@@ -8,6 +8,7 @@ import bz2
 import gzip
 import lzma
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -149,7 +150,7 @@ def zip_members(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
     if not file.seekable():
         raise BadInput(f"{name} is a zip that comes as a stream, and a zip is read from its end; save it as a file")
     with zipfile.ZipFile(file) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [member for member in archive.infolist() if is_regular(member)]
         for member in members:
             check_name(name, member.filename)
         out = [0]
@@ -158,6 +159,12 @@ def zip_members(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
                 raise BadInput(f"{name} is encrypted ({member.filename!r}); unpack it by hand and give what comes out")
             with archive.open(member) as stream:
                 yield f"{name}/{member.filename}", guarded(stream, name, size, out)
+
+
+def is_regular(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is a regular file. Archives made under Unix have its mode; others have none."""
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    return not member.is_dir() and kind in (0, stat.S_IFREG)
 
 
 def tar_members(stream: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -1,0 +1,46 @@
+"""Verification of cached texts: their SHA-256 is compared when a process opens them for the first time.
+
+After that, the same process compares only size, times and inode. Nothing is remembered between processes, because a
+bit that flips on the disk changes none of these.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from charladder.text.cache import Report, silent
+
+CHUNK = 1 << 20
+State = tuple[int, int, int, int, int]
+
+_verified: dict[Path, tuple[str, State]] = {}
+
+
+def intact(path: Path, sha256: str, report: Report = silent) -> bool:
+    """Whether the file can be read and has this SHA-256."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            before = _state(os.fstat(file.fileno()))
+            if _verified.get(path) == (sha256, before):
+                return True
+            mark, done = hashlib.sha256(), 0
+            while chunk := file.read(CHUNK):
+                mark.update(chunk)
+                done += len(chunk)
+                report("verifying", done, before[2])
+            after = _state(os.fstat(file.fileno()))
+    except OSError:
+        return False
+    if mark.hexdigest() != sha256 or before != after:
+        return False
+    _verified[path] = sha256, after
+    return True
+
+
+def mark_verified(path: Path, sha256: str) -> None:
+    """Notes that this process has just written a file of this SHA-256, which `intact` need not read again."""
+    _verified[path] = sha256, _state(path.stat())
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
