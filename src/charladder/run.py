@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -159,7 +160,8 @@ def create_run(run: Run, corpus: Corpus) -> None:
 
 
 def taken(path: Path) -> Taken:
-    return Taken(f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {path}")
+    name = shlex.quote(str(path))
+    return Taken(f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}")
 
 
 def own_part(path: Path) -> Path:
@@ -200,7 +202,8 @@ def open_run(path: Path) -> Run:
     """Reads a run directory. Raises BadInput where `path` is not one."""
     config = path / "config.toml"
     if not path.is_dir():
-        raise BadInput(f"there is no run directory {path}; `charladder train --run {path}` makes one")
+        name = shlex.quote(str(path))
+        raise BadInput(f"there is no run directory {path}; `charladder train --run {name}` makes one")
     if not config.is_file():
         raise BadInput(f"{path} is not a run directory, for it has no config.toml")
     for name in OURS:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from charladder.cli.next_steps import command_after_refit
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> int:
     console = Terminal()
     for name, bits in last.bits.items():
         console.print(f"  {name:10} {bits:.3f} bits from what the network says", highlight=False)
-    console.print(f"next: charladder generate {run.path} --draft targets", highlight=False, markup=False)
+    console.print(f"next: {command_after_refit(run.path)}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -12,6 +12,7 @@ from charladder.cli.asking import asking
 from charladder.cli.beginning import begun, restarted, resumed
 from charladder.cli.display import Display
 from charladder.cli.estimate import fitting
+from charladder.cli.next_steps import commands_after_training
 from charladder.cli.options import Parser, add_recipe_options
 from charladder.cli.scoring import print_bits, score_run
 from charladder.cli.terminal import Terminal, say
@@ -201,16 +202,14 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
     speed = clock.characters / clock.seconds if clock.seconds else 0.0
-    name = shlex.quote(str(run.path))
+    following = "\n        ".join(commands_after_training(run, corpus, longer(trainer), console.encoding))
     where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
     console.print(
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
         f"curves: {where}\n"
-        f"next:   charladder generate {name} --prompt 'def ' --length 400\n"
-        f"        charladder evaluate {name} --split test\n"
-        f"        charladder train --resume {name} --extend {longer(trainer)}",
+        f"next:   {following}",
         highlight=False,
         markup=False,
         soft_wrap=True,

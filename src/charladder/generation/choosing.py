@@ -1,5 +1,6 @@
 """Drafters by name, from what a run has."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -66,7 +67,8 @@ def choose_drafter(
     drafter = (targets if name == "targets" else rungs)(run, reader, sampling, length, weights)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "lower rungs"
-        raise BadInput(f"{run.path} has no heads of {what} to draft with; `charladder refit {run.path}` fits them")
+        command = f"charladder refit {shlex.quote(str(run.path))}"
+        raise BadInput(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
     return drafter
 
 

@@ -1,6 +1,7 @@
 """Drafting heads on disk: `drafting.safetensors` in a run directory, beside the network that they were fitted to."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
             about = read_about((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
-    again = f"`charladder refit {run.path}` makes new ones"
+    again = f"`charladder refit {shlex.quote(str(run.path))}` makes new ones"
     with torch.device("meta"):
         made = shaped(run, shapes)
     if (
