@@ -6,11 +6,11 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from charladder.ablation.plan import Plan
 from charladder.ablation.runner import Begun, Event, Failed, Finished, Interrupted, Progressed
+from charladder.cli.tables import Rows
 
 Key = tuple[str, int]
 
@@ -92,14 +92,10 @@ class AblationTable:
         return f"{minutes}:{rest:02d}"
 
     def table(self) -> Group:
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        table.add_column("arm")
-        for seed in self.plan.seeds:
-            table.add_column(f"seed {seed}", justify="right")
-        table.add_column("mean", justify="right")
+        table = Rows("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")
         for arm in self.plan.arms:
             scores = [self.scores[arm.name, seed] for seed in self.plan.seeds if (arm.name, seed) in self.scores]
             cells = [self.cells.get((arm.name, seed), "-") for seed in self.plan.seeds]
-            table.add_row(Text(arm.name), *cells, Text(f"{fmean(scores):.4f}" if scores else "-", style="bold"))
+            table.add(arm.name, *cells, Text(f"{fmean(scores):.4f}" if scores else "-", style="bold"))
         line = f"  {self.ended} of {self.runs} runs, {self.jobs} at once, left {self.left()}; bits per character"
         return Group(table, Text(line, style="dim"))

@@ -4,15 +4,15 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from charladder.cli.scoring import Held, score, scoring_bar
+from charladder.cli.tables import Rows
 from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.copying import probe_copying
 from charladder.evaluation.rungs import evaluate_rungs, last_learned
 from charladder.training.metrics import read_metrics
 
-Look = tuple[str, list[dict[str, Any]], Table]
+Look = tuple[str, list[dict[str, Any]], Rows]
 
 
 def contexts(console: Console, held: Held, stride: int | None) -> Look:
@@ -20,9 +20,9 @@ def contexts(console: Console, held: Held, stride: int | None) -> Look:
     parts = by_context(
         lambda context, own, each: score(console, held, context, own, each), contexts_of(held.context), stride
     )
-    table = make_table("by context", "context", "stride", "bits/char", "accuracy", "seconds")
+    table = Rows("context", "stride", "bits/char", "accuracy", "seconds", title="by context")
     for part in parts:
-        table.add_row(
+        table.add(
             str(part.at), str(part.stride), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}",
             f"{part.seconds:.1f}",
         )  # fmt: skip
@@ -31,9 +31,9 @@ def contexts(console: Console, held: Held, stride: int | None) -> Look:
 
 def positions(console: Console, held: Held) -> Look:
     parts = by_position(lambda context, own, each: score(console, held, context, own, each), held.context)
-    table = make_table("by characters before it in the window", "up to", "bits/char", "accuracy", "characters")
+    table = Rows("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
     for part in parts:
-        table.add_row(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
+        table.add(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
     found = [renamed(asdict(part), "up_to") for part in parts]
     return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
 
@@ -45,12 +45,12 @@ def rungs(console: Console, held: Held) -> Look:
             held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report
         )
     lines = read_metrics(held.run.path / "metrics.jsonl")
-    table = make_table("by rung", "term", "characters ahead", "bits/char", "last learned at")
+    table = Rows("term", "characters ahead", "bits/char", "last learned at", title="by rung")
     found = []
     for one in scores:
         learned = last_learned(lines, one.term)
         at = "never" if learned is None else f"step {learned['step']:,} ({learned['progress']:.0%})"
-        table.add_row(one.term, str(one.target), f"{one.bits_per_character:.4f}", at)
+        table.add(one.term, str(one.target), f"{one.bits_per_character:.4f}", at)
         found.append(
             {
                 "term": one.term, "rung": one.rung, "target": one.target, "characters": one.characters,
@@ -65,12 +65,12 @@ def copies(held: Held, probes: int, seed: int) -> Look:
     found = probe_copying(
         held.predict, corpus.alphabet, corpus.ids_N, held.bounds, held.context, probes, seed, held.device
     )
-    table = make_table(
-        f"{probes} invented names that come again: bits of letters 1, 2, 3 and 4 to 8", "characters on", "mentioned",
-        "never mentioned", "saved a letter", "median rank", "and without",
+    table = Rows(
+        "characters on", "mentioned", "never mentioned", "saved a letter", "median rank", "and without",
+        title=f"{probes} invented names that come again: bits of letters 1, 2, 3 and 4 to 8",
     )  # fmt: skip
     for one in found:
-        table.add_row(
+        table.add(
             str(one.distance), in_short(one.bits_L), in_short(one.control_bits_L),
             f"{one.saved:.2f} ± {one.saved_within:.2f}", in_short(one.ranks_L, 0), in_short(one.control_ranks_L, 0),
         )  # fmt: skip
@@ -80,13 +80,6 @@ def copies(held: Held, probes: int, seed: int) -> Look:
 def in_short(by_letter: list[float], places: int = 1) -> str:
     rest = sum(by_letter[3:]) / len(by_letter[3:])
     return "  ".join(f"{value:.{places}f}" for value in (*by_letter[:3], rest))
-
-
-def make_table(title: str, *names: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for place, name in enumerate(names):
-        table.add_column(name, justify="left" if place == 0 else "right")
-    return table
 
 
 def renamed(row: dict[str, Any], at: str) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 import json
 from typing import Any
 
-from rich.table import Table
-
 from charladder.cli.options import Parser
 from charladder.cli.reading import reading
+from charladder.cli.tables import Rows
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
 from charladder.text import cache_folder, corpora, fetched, is_url, open_corpus
@@ -50,13 +49,12 @@ def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
         return
     console = Terminal()
     if len(facts) > 1:
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("name", "characters", "download", "cached", "licence", "what it is"):
-            table.add_column(column, justify="right" if column in ("characters", "download") else "left")
+        names = "name", "characters", "download", "cached", "licence", "what it is"
+        table = Rows(*names, prose=("licence", "what it is"))
         for name, fact in facts.items():
             size = f"{fact['characters']:,}" if fact["characters"] else "-"
             download = f"{fact['download_bytes'] / 1e6:.0f} MB" if fact["download_bytes"] else "none"
-            table.add_row(name, size, download, "yes" if fact["cached"] else "no", fact["licence"], fact["about"])
+            table.add(name, size, download, "yes" if fact["cached"] else "no", fact["licence"], fact["about"])
         console.print(table)
     else:
         for name, fact in facts.items():

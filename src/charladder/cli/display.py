@@ -5,14 +5,17 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charladder.cli.tables import Rows, flow
 from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Unrecorded, Validated
 
 PLAIN_SECONDS = 10.0
 ROWS = 12
+BAR = 40  # columns of the progress bar, where there is room
 
 
 class Display:
@@ -107,27 +110,30 @@ class Display:
 
     def panel(self) -> Group:
         progress = self.trainer.progress
-        facts = Text.assemble(
-            ("  bits/char ", "dim"), (f"{self.bits:.3f}", "bold"),
-            ("   valid ", "dim"), (f"{self.valid:.3f}" if self.valid else "-", "bold"),
-            ("   chars/s ", "dim"), self.speed(),
-            ("   step ", "dim"), f"{self.line['step']:,}",
-            ("   passes ", "dim"), f"{self.trainer.windows.passes:.2f}",
-            ("   left ", "dim"), self.left(),
-        )  # fmt: skip
-        bar = Table.grid(padding=(0, 1))
-        mark = (
-            Text("#" * int(40 * progress) + "-" * (40 - int(40 * progress)))
-            if self.ascii
-            else ProgressBar(1, progress, width=40)
-        )
-        bar.add_row("  ", mark, f"{progress:.0%}", Text("rungs", style="dim"), self.rungs())
-        terms = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("  term", "bits", "weight", "share"):
-            terms.add_column(column, justify="left" if column == "  term" else "right")
+        facts = [
+            Text.assemble((f"{name} ", "dim"), value)
+            for name, value in (
+                ("bits/char", (f"{self.bits:.3f}", "bold")),
+                ("valid", (f"{self.valid:.3f}" if self.valid else "-", "bold")),
+                ("chars/s", self.speed()),
+                ("step", f"{self.line['step']:,}"),
+                ("passes", f"{self.trainer.windows.passes:.2f}"),
+                ("left", self.left()),
+            )
+        ]
+        width, marks = self.console.width, self.rungs()
+        length = max(10, min(BAR, width - 10))
+        part = round(length * progress)
+        bar = Text("#" * part + "-" * (length - part)) if self.ascii else ProgressBar(1, progress, width=length)
+        above = Table.grid(padding=(0, 1))
+        rungs = Text.assemble(("rungs ", "dim"), marks)
+        beside = width >= 2 + length + 8 + rungs.cell_len
+        above.add_row("  ", bar, f"{progress:.0%}", *[rungs] * beside)
         names = list(self.line["terms"].items())
+        terms = Rows("term", "bits", "weight", "share")
         for name, term in reversed(names[-ROWS:]):
-            terms.add_row(f"  {name}", f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
-        if len(names) > ROWS:
-            terms.add_row(f"  and {len(names) - ROWS} more", "", "", "")
-        return Group(bar, facts, terms)
+            terms.add(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
+        below = [] if beside else [Padding(rungs, (0, 0, 0, 2))]
+        more = [Text(f"  and {len(names) - ROWS} more")] if len(names) > ROWS else []
+        told = [flow(facts, "   ", width - 2), terms]
+        return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in told), *more)

@@ -1,0 +1,137 @@
+"""What is printed in columns stays readable on a terminal of 40 columns: no number is cut or broken."""
+
+import io
+import itertools
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ablation.fakes import make_plan
+from charladder.ablation.folder import planned_runs
+from charladder.ablation.runner import Finished
+from charladder.cli.ablation_table import AblationTable
+from charladder.cli.display import Display
+from charladder.cli.main import main
+from charladder.cli.tables import Rows, flow
+from charladder.training import Stepped
+
+WORD = st.text("abc0123456789.,%", min_size=1, max_size=12)
+
+
+def printed(what: RenderableType, width: int) -> list[str]:
+    """The lines of it, of which none is wider than the terminal."""
+    console = Console(width=width, file=io.StringIO())
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    return lines
+
+
+def numbers(lines: list[str]) -> list[str]:
+    return re.findall(r"[\d.,:%]*\d[\d.,:%]*", "\n".join(lines))
+
+
+@given(cells=st.lists(st.lists(WORD, min_size=4, max_size=4), min_size=1, max_size=4), width=st.integers(24, 100))
+def test_every_cell_is_printed_whole_at_any_width(cells, width):
+    table = Rows("name", "a long heading", "bits", "b")
+    for row in cells:
+        table.add(*row)
+    words = [word.rstrip(",") for line in printed(table, width) for word in line.split()]
+    for row in cells:
+        for cell in row:
+            assert cell.rstrip(",") in words
+
+
+@given(parts=st.lists(WORD, max_size=6), width=st.integers(12, 60))
+def test_parts_flow_in_their_order_and_fill_lines(parts, width):
+    lines = flow([Text(part) for part in parts], ", ", width).plain.split("\n")
+    assert " ".join(line for line in lines if line) == ", ".join(parts)
+    for line, after in itertools.pairwise(lines):
+        assert len(line) <= width + 1  # 1: the comma after a part that fills a line
+        assert len(f"{line} {after.split(', ')[0]}") > width - 1
+
+
+def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines():
+    table = Rows("context", "bits/char", "accuracy", title="by context")
+    table.add("32", "6.5920", "30.5%")
+    assert printed(table, 80) == ["by context", "context  bits/char  accuracy", "32          6.5920     30.5%"]
+    assert printed(table, 27) == [
+        "by context",
+        "context 32",
+        "  bits/char 6.5920,        ",
+        "  accuracy 30.5%           ",
+    ]
+    broken = Rows("term", "characters ahead")
+    broken.add("main", "1")
+    assert [line.rstrip() for line in printed(broken, 16)] == [
+        "      characters",
+        "term       ahead",
+        "main           1",
+    ]
+
+
+def test_the_live_panel_of_training():
+    trainer: Any = SimpleNamespace(
+        progress=0.45, settings=SimpleNamespace(minutes=3), windows=SimpleNamespace(passes=1.25),
+        network=SimpleNamespace(settings=SimpleNamespace(layers=64)),
+    )  # fmt: skip
+    display, facts = Display(Console(width=40, file=io.StringIO()), trainer), Any
+    term = {"bits": 7.1234, "weight": 0.12345, "share": 0.5678}
+    terms = {f"rung{rung}.target{k}": term for rung in range(60, 65) for k in (1, 12)} | {"main": term}
+    for step in (12345, 12346):
+        line = {"step": step, "characters": 1_234_567 * (step - 12344), "seconds": 10.0 * step - 123440}
+        display.show(Stepped(line | {"terms": terms}, facts))
+    found = printed(display.panel(), 40)
+    assert {"45%", "7.123", "123,457", "12,346", "1.25", "2:40", "0.568"} <= set(numbers(found))
+    assert numbers(found).count("7.123") == 1 + len(terms)
+    assert "rung64.target12" in "\n".join(found)
+    assert sum(line.count("■") + line.count("·") for line in found) == 64
+
+
+def test_the_live_table_of_a_plan():
+    plan = make_plan(seeds=5)
+    table = AblationTable(Console(width=40, file=io.StringIO()), plan, 1)
+    for number, run in enumerate(planned_runs(plan, Path("nowhere"))):
+        table.show(Finished(run, 1.2345 + number, 3.0))
+    found = numbers(printed(table.table(), 40))
+    assert {f"{1.2345 + number:.4f}" for number in range(10)} <= {number.rstrip(",") for number in found}
+
+
+def test_corpora_and_inspect(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["corpora"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("100,000,000") == 2 and "download 31 MB" in out
+    assert main(["inspect", "t64"]) == 0
+    out = capsys.readouterr().out
+    assert main(["inspect", "t64", "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert all(f"{count:,}" in out for count in parameters.values()) and "…" not in out
+
+
+def test_the_looks_of_evaluate(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("A ladder has rungs, and each of them says what it sees. " * 100)
+    shape = "--layers", "2", "--width", "16", "--context", "64", "--batch", "2", "--steps", "3"
+    assert main(["train", "text", *shape, "--run", "run"]) == 0
+    looks = "--by-context", "--by-rung", "--by-position", "--copying", "--probes", "4"
+    capsys.readouterr()
+    assert main(["evaluate", "run", *looks, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    exact = [row["bits_per_character"] for look in ("by_context", "by_rung", "by_position") for row in found[look]]
+    copied = [bits for row in found["copying"] for bits in row["bits_L"][:3]]
+    for width in ("40", "200"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main(["evaluate", "run", *looks]) == 0
+        out = capsys.readouterr().out
+        shown = {number.rstrip(",") for number in numbers(out.splitlines())}
+        assert {f"{bits:.4f}" for bits in exact} | {f"{bits:.1f}" for bits in copied} <= shown
+        assert "…" not in out and all(len(line) <= int(width) for line in out.splitlines())
