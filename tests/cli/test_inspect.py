@@ -18,6 +18,14 @@ def test_the_papers_parameter_counts(capsys):
     assert round(t64["inference"], -5) == 218.8e6
 
 
+def test_parameter_counts_without_tables_at_every_layer(capsys):
+    """T12 has 12 tables of 512 x 512; `table` keeps one of them, and a sinusoidal signal has no parameters."""
+    whole = facts(capsys, "t12")["parameters"]
+    for positions, fewer in (("table", 11), ("sinusoidal", 12), ("rotary", 12)):
+        found = facts(capsys, "t12", "--model.positions", positions)["parameters"]
+        assert {where: whole[where] - found[where] for where in whole} == dict.fromkeys(whole, fewer * 512 * 512)
+
+
 def test_one_dial_derives_the_rest(capsys):
     for layers, width in ((2, 64), (6, 128), (12, 256), (24, 512)):
         config = facts(capsys, "ladder", "--layers", str(layers))["config"]

@@ -41,7 +41,18 @@ values = st.one_of(
     st.sampled_from(["auto", "cpu", "cuda", "true", "false", "letters", "replace", "drop", "keep", "epochs", "valid"]),
     st.sampled_from(["0", "1", "2", "0.5", "-1", "nan", "inf", "-inf", "1e308", "1e-308", "9" * 30, "", " ", "0x10"]),
     st.sampled_from(
-        ["none", "momentum", "adamw", "paper", "tables", "half", "latin-1", "utf-16", "http://127.0.0.1:9/"]
+        [
+            "none",
+            "momentum",
+            "adamw",
+            "paper",
+            "tables",
+            "sinusoidal",
+            "half",
+            "latin-1",
+            "utf-16",
+            "http://127.0.0.1:9/",
+        ]
     ),
     st.integers(1, 16).map(str),
     st.sampled_from(["1", "2", "4", "8", "0.5", "16"]),

@@ -18,6 +18,7 @@ KINDS = {
     "modern": {},
     "tables": {"block": "paper", "positions": "tables"},
     "one table": {"block": "paper", "positions": "table"},
+    "sinusoidal": {"block": "paper", "positions": "sinusoidal"},
     "after": {"norm_placement": "post"},
     "n-grams": {"ngrams": 4, "ngram_rows": 101},
 }

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charladder.errors import BadInput
+from charladder.generation import open_reader
 from charladder.model import build, native
 from charladder.model.packed import LARGE_PAGE, PackedReader, Weights, fits, zeros
 from charladder.model.reading import PlainReader, Rows
@@ -180,3 +181,15 @@ def test_what_is_large_begins_with_a_large_page(shape, dtype):
     assert found.sum(dtype=torch.float64) == found.numel()
     if found.numel() * dtype.itemsize > LARGE_PAGE:
         assert found.data_ptr() % LARGE_PAGE == 0
+
+
+def test_sinusoidal_positions_are_not_read_in_c_and_go_on_past_the_context():
+    network = stirred(27, positions="sinusoidal")
+    assert not fits(network)
+    assert isinstance(open_reader(network), PlainReader)
+    assert open_reader(network, context=40).context == 40
+    with pytest.raises(BadInput, match=r"--precision bfloat16 on a CPU .* not of the kind"):
+        open_reader(network, weights=torch.bfloat16)
+    for learned in ("table", "tables"):
+        with pytest.raises(BadInput, match="--context 40 is longer than the position tables, which end at 16"):
+            open_reader(stirred(27, positions=learned), context=40)

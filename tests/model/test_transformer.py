@@ -14,6 +14,8 @@ VARIANTS = [
     small(block="paper"),
     small(block="paper", norm_placement="post", positions="table"),
     small(block="modern", positions="tables"),
+    small(block="paper", positions="sinusoidal"),
+    small(block="modern", positions="sinusoidal"),
 ]
 
 
@@ -43,7 +45,9 @@ def test_cached_decoding_equals_full_recomputation(settings_):
             begin += size
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 16)), min_size=1, max_size=8), st.integers(0, 2))
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 16)), min_size=1, max_size=8), st.sampled_from([0, 1, 2, 4])
+)
 @settings(max_examples=25, deadline=None)
 @torch.no_grad()
 def test_a_rolled_back_cache_equals_a_fresh_one(moves, variant):
@@ -95,6 +99,40 @@ def test_tables_are_added_at_every_layer_and_not_shared():
     gradients = [table.grad for table in model.tables]
     assert all(g is not None and g.abs().sum() > 0 for g in gradients)
     assert len(Transformer(small(block="paper", positions="table"), 256).tables) == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"width": 33, "attention_heads": 3}])
+def test_the_sinusoidal_signal_is_added_to_the_input_of_the_first_layer_alone(changes):
+    """Vaswani et al. 2017, section 3.5, number by number. It goes on past the context, and is no parameter."""
+    network, x = Transformer(small(block="paper", positions="sinusoidal", **changes), 256), tokens(5, 2, 40)
+    read, made = [], []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        block.register_forward_hook(lambda _, given, output: made.append(output))
+    with torch.inference_mode():
+        network(x)
+    width, expected = network.settings.width, network.embedding.weight[x].detach().clone()
+    for place in range(40):
+        for column in range(width):
+            angle = place / 10000 ** (2 * (column // 2) / width)
+            expected[:, place, column] += math.cos(angle) if column % 2 else math.sin(angle)
+    torch.testing.assert_close(read[0], expected, rtol=0, atol=1e-6)
+    assert all(torch.equal(below, above) for below, above in zip(made, read[1:], strict=False))
+    network(x).logits_BTV.sum().backward()
+    without = {name for name, _ in small_network("table").named_parameters()} - {"tables.0"}
+    assert {name for name, _ in network.named_parameters()} == without == set(network.state_dict())
+
+
+def small_network(positions: str) -> Transformer:
+    return Transformer(small(block="paper", positions=positions), 256)
+
+
+@torch.no_grad()
+def test_sinusoidal_positions_in_other_types():
+    network, x = small_network("sinusoidal"), tokens(5, 2, 16)
+    exact = network(x).logits_BTV
+    assert network.bfloat16()(x).logits_BTV.dtype == torch.bfloat16
+    torch.testing.assert_close(network.double()(x).logits_BTV, exact.double(), rtol=0.1, atol=0.02)
 
 
 def test_rotary_scores_depend_on_distance_alone():

@@ -26,7 +26,7 @@ def check_context(run: Run, context: int) -> None:
         raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
     if context > LARGEST["context"]:
         raise BadInput(f"--context {context} is too large; it must be at most {LARGEST['context']:,} characters")
-    if context > settings.context and settings.positions != "rotary":
+    if context > settings.context and settings.learned_positions:
         raise BadInput(
             f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"
         )

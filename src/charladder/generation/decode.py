@@ -31,7 +31,7 @@ def open_reader(
     context = s.context if context is None else context
     if context < 2:
         raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
-    if context > s.context and s.positions != "rotary":
+    if context > s.context and s.learned_positions:
         raise BadInput(f"--context {context} is longer than the position tables, which end at {s.context}")
     if isinstance(like, PackedReader):
         return PackedReader(like.weights, streams, context)

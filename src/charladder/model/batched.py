@@ -21,6 +21,7 @@ from charladder.errors import BadInput
 from charladder.model import graphs
 from charladder.model.attention import rotary_angles
 from charladder.model.reading import Read, Rows
+from charladder.model.sinusoidal import sinusoidal_signal
 from charladder.model.transformer import Transformer
 
 FEW = 8  # new characters of each stream at most that are read by a graph
@@ -53,6 +54,8 @@ class BatchedReader:
         self.angles = (
             tuple(angle.to(self.device) for angle in rotary_angles(s, context)) if s.positions == "rotary" else None
         )
+        sinusoidal = s.positions == "sinusoidal"
+        self.signal = sinusoidal_signal(context, s.width).to(self.device, self.dtype) if sinusoidal else None
         # One stream more: a graph for a few more streams than there are writes what is over to it.
         shape = (streams + 1, s.attention_heads, context, s.head_size)
         like: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
@@ -121,8 +124,9 @@ class BatchedReader:
         if self.angles is not None:  # (S, 1, T, E): of each character's own place
             angles = self.angles[0][places_ST][:, None], self.angles[1][places_ST][:, None]
         for layer in range(first, last):
-            if layer < len(network.tables):
-                x_STD = x_STD + network.tables[layer][places_ST]
+            table_CD = network.tables[layer] if layer < len(network.tables) else self.signal if layer == 0 else None
+            if table_CD is not None:
+                x_STD = x_STD + table_CD[places_ST]
             x_STD = network.blocks[layer](x_STD, angles, partial(self.extend, layer, where), None)
         assert x_STD is not None
         if last < self.layers:

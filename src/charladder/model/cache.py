@@ -17,7 +17,8 @@ Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Cache:
-    """Room for `settings.context` characters of `batch` streams (or `capacity`, where rotary positions allow more)."""
+    """Room for `settings.context` characters of `batch` streams, or for `capacity` (learned positions allow no more
+    than the context)."""
 
     def __init__(
         self,

@@ -22,10 +22,13 @@ class ModelSettings:
 
     block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
     positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
-    "Positional embeddings"); `table`, one at the first layer only (the ablation of it).
+    "Positional embeddings"); `table`, one learned table at the first layer only; `sinusoidal`, the fixed signal of
+    Vaswani et al. 2017 at the first layer only. `table` and `sinusoidal` are two readings of the paper's ablation of
+    the tables (docs/paper.md).
     norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
     initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero, so that a fresh layer
     adds nothing to its input) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
+    With sinusoidal positions the embedding has a standard deviation of 0.5 in both, near that of the signal, 0.7.
     ngrams: the longest n-grams, from 3 on, that have hashed embeddings (0: none), `ngram_rows` of each length.
     dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
     """
@@ -36,7 +39,7 @@ class ModelSettings:
     feed_forward: int
     context: int
     block: Literal["modern", "paper"] = "modern"
-    positions: Literal["rotary", "tables", "table"] = "rotary"
+    positions: Literal["rotary", "tables", "table", "sinusoidal"] = "rotary"
     norm_placement: Literal["pre", "post"] = "pre"
     initialisation: Literal["scaled", "normal"] = "scaled"
     dropout: float = 0.0
@@ -72,3 +75,8 @@ class ModelSettings:
     @property
     def head_size(self) -> int:
         return self.width // self.attention_heads
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are learned tables, which end at the context; the others go on past it."""
+        return self.positions in ("tables", "table")

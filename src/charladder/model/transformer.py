@@ -19,6 +19,7 @@ from charladder.model.dropout import Dropout
 from charladder.model.ngrams import NgramEmbedding
 from charladder.model.norm import make_norm
 from charladder.model.settings import ModelSettings
+from charladder.model.sinusoidal import sinusoidal_signal
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Transformer(nn.Module):
         L, D, C = settings.layers, settings.width, settings.context
         self.embedding = nn.Embedding.from_pretrained(torch.empty(alphabet, D), freeze=False)  # filled below
         self.ngrams = NgramEmbedding(settings) if settings.ngrams else None
-        tables = {"tables": L, "table": 1, "rotary": 0}[settings.positions]
+        tables = {"tables": L, "table": 1}.get(settings.positions, 0)
         self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
         self.blocks = nn.ModuleList(Block(settings) for _ in range(L))
         self.norm = make_norm(settings)
         self.output = nn.Linear(D, alphabet, bias=settings.block == "paper")
         self.rotary: tuple[Tensor, Tensor] | None = None
+        self.signal: Tensor | None = None
         initialise(self, seed)
 
     def forward(
@@ -100,11 +102,24 @@ class Transformer(nn.Module):
         end = begin + x_BTD.shape[1]
         angles = self.angles(begin, end, x_BTD.device)
         for layer in range(first, last):
-            if layer < len(self.tables):
-                x_BTD = x_BTD + self.tables[layer][begin:end]
+            table_CD = self.position_table(layer, end, x_BTD)
+            if table_CD is not None:
+                x_BTD = x_BTD + table_CD[begin:end]
             extend = None if cache is None else partial(cache.extend, layer)
             x_BTD = self.blocks[layer](x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
         return x_BTD
+
+    def position_table(self, layer: int, end: int, like: Tensor) -> Tensor | None:
+        """What is added to the input of a layer at each position, (C, D) with C at least `end`: a learned table, or at
+        the first layer the sinusoidal signal, on the device and in the dtype of `like`. None where nothing is added."""
+        if layer < len(self.tables):
+            return self.tables[layer]
+        if self.settings.positions != "sinusoidal" or layer > 0:
+            return None
+        if self.signal is None or len(self.signal) < end or self.signal.device != like.device:
+            length = max(end, self.settings.context)
+            self.signal = sinusoidal_signal(length, self.settings.width).to(like.device)
+        return self.signal.to(like.dtype)
 
     def angles(self, begin: int, end: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rotary angles of positions begin to end; the table grows when a longer context is asked for."""
@@ -139,10 +154,10 @@ def initialise(model: Transformer, seed: int) -> None:
             parameter.fill_(1)
         elif parameter.ndim == 1:
             parameter.zero_()
+        elif name == "embedding.weight" and (settings.initialisation == "scaled" or settings.positions == "sinusoidal"):
+            parameter.normal_(0, 0.5, generator=generator)
         elif settings.initialisation == "normal":
             parameter.normal_(0, 0.02 / (math.sqrt(2 * settings.layers) if last else 1), generator=generator)
-        elif name == "embedding.weight":
-            parameter.normal_(0, 0.5, generator=generator)
         elif last:
             parameter.zero_()
         else:

@@ -75,7 +75,7 @@ class Trainer:
         )
         self.recorder = Recorder(self.parameters) if recorded else None
         self.norm: float | None = None  # of the gradient, where it came with the passes
-        self.rotary: object = None
+        self.held: object = None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise BadInput(
@@ -187,9 +187,11 @@ class Trainer:
     def passes(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], Run]:
         """Both passes of a whole batch for the recorder: what they depend on, their inputs, what to do with these."""
         step, rate = self.clock.step, dropout.rate if dropout else 0.0
-        self.network.angles(0, self.windows.length, self.device)
-        key_of_table = id(self.network.rotary)  # a recording reads it where it lies: another one is another recording,
-        self.rotary = self.network.rotary  # and as long as this one is held here, no other can have its name
+        network = self.network
+        network.angles(0, self.windows.length, self.device)
+        network.position_table(0, self.windows.length, network.embedding.weight)
+        self.held = network.rotary, network.signal  # a recording reads them where they are: others need another one,
+        key_of_tables = tuple(map(id, self.held))  # and no other object has these ids as long as they are held
         weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
 
         def run(piece: Tensor, *keys: Tensor) -> Report:
@@ -200,7 +202,7 @@ class Trainer:
             return report
 
         inputs = [piece] if dropout is None else [piece, dropout.keys_B]
-        return (piece.shape, tuple(weights.items()), key_of_table), inputs, run
+        return (piece.shape, tuple(weights.items()), key_of_tables), inputs, run
 
     def placed(self, tensor: Tensor) -> Tensor:
         """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""
