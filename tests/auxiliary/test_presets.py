@@ -54,6 +54,21 @@ def test_layerskip_by_hand():
     assert presets.layerskip(1, 1, 0.0) == 1
 
 
+def test_layerskip_counted_from_zero_by_hand():
+    """n = 4, s = 0.2, layers 0 to 3: e = 0, 0.2, 0.6 and 3 + 0.6 = 3.6; all layers active, or every third in turn."""
+    whole = [presets.layerskip_from_zero(layer, 4, 0.0) for layer in range(1, 5)]
+    assert whole == pytest.approx([x / 4.4 for x in (0, 0.2, 0.6, 3.6)])
+    turns = [over_layers(presets.layerskip, 4, 0.0, step=step, every=3, from_zero=True) for step in (0, 1, 2)]
+    for turn, e in zip(turns, ([0, 0, 0.6, 3.6], [0, 0, 0, 3.6], [0, 0.2, 0, 3.6]), strict=True):
+        assert turn == pytest.approx([x / sum(e) for x in e])
+    gradual = [over_layers(presets.layerskip_gradual_from_zero, 4, t) for t in (0.0, 0.125, 1.0)]
+    assert gradual[0] == [0, 0, 0, 1]
+    assert gradual[1] == pytest.approx([0, 0, 0.6 / 4.2, 3.6 / 4.2])
+    assert gradual[2] == pytest.approx([x / 4.4 for x in (0, 0.2, 0.6, 3.6)])
+    assert presets.layerskip_from_zero(1, 1, 0.0) == presets.layerskip_gradual_from_zero(1, 1, 0.0) == 1
+    assert over_layers(presets.layerskip_from_zero, 2, 0.0) == [0, 1]
+
+
 @pytest.mark.parametrize(("step", "turn"), [(0, 8), (1, 1), (7, 7), (9, 1)])
 def test_layerskip_takes_every_rth_layer_in_turn(step, turn):
     active = [at + 1 for at, w in enumerate(over_layers(presets.layerskip, 32, 0.0, step=step)) if w]
@@ -102,6 +117,12 @@ EXACT_RUNGS = {
         0.0: [0] * 5 + [1], 0.08: [0] * 5 + [1], 1 / 12: [0] * 4 + [3 / 11, 8 / 11],
         0.25: [0, 0, 1.2 / 14.2, 2 / 14.2, 3 / 14.2, 8 / 14.2],
         1.0: [0.2 / 15, 0.6 / 15, 1.2 / 15, 2 / 15, 3 / 15, 8 / 15],
+    },
+    # Counted from 0: e = 0, 0.2, 0.6, 1.2, 2 and 5 + 2; their sum is 11.
+    "layerskip_from_zero": {t: [0, 0.2 / 11, 0.6 / 11, 1.2 / 11, 2 / 11, 7 / 11] for t in (0.0, 1.0)},
+    "layerskip_gradual_from_zero": {
+        0.0: [0] * 5 + [1], 1 / 12: [0] * 4 + [2 / 9, 7 / 9], 0.25: [0, 0, 0.6 / 10.8, 1.2 / 10.8, 2 / 10.8, 7 / 10.8],
+        1.0: [0, 0.2 / 11, 0.6 / 11, 1.2 / 11, 2 / 11, 7 / 11],
     },
     "ee_llm": {t: [0, 0.25, 0.5, 0, 0, 1] for t in (0.0, 1.0)},
     "calm": {t: [1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21, 6 / 21] for t in (0.0, 1.0)},

@@ -72,7 +72,7 @@ def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Pat
 def schedule(settings: ObjectiveSettings, layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, rungs,
     targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
-    moving = settings.rung_schedule == "layerskip" or settings.target_schedule == "blockwise"
+    moving = settings.rung_schedule in ("layerskip", "layerskip_from_zero") or settings.target_schedule == "blockwise"
     steps = TAKEN_IN_TURN if moving else 1
     samples = int(np.clip(WORK // (layers * settings.targets * steps), 20, 200))
     progress_S = (np.arange(samples) + 0.5) / samples

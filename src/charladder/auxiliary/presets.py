@@ -29,7 +29,14 @@ def al_rfou(layer: int, layers: int, progress: float, span: float = 0.5) -> floa
 
 
 def layerskip(
-    layer: int, layers: int, progress: float, step: int = 0, scale: float = 0.2, every: int = 0, gradual: bool = False
+    layer: int,
+    layers: int,
+    progress: float,
+    step: int = 0,
+    scale: float = 0.2,
+    every: int = 0,
+    gradual: bool = False,
+    from_zero: bool = False,
 ) -> float:
     """e(l) = s (1 + ... + l) for l < n, e(n) = n - 1 + s (1 + ... + n - 1), over their sum for the active layers.
 
@@ -37,6 +44,10 @@ def layerskip(
     Rotational curriculum: every R-th other layer, shifted by one each step (`every`; 0 takes R = n / 4, at least 1).
     Gradual curriculum (`gradual`): one more layer every 1/(2n) of training, deepest first. The paper shares the final
     norm and head between layers, and drops layers more often the deeper they are.
+
+    The paper may count layers from 0 (from memory, unconfirmed): e(l) = s (0 + ... + l) for 0 <= l < n - 1 and
+    e(n - 1) = n - 1 + s (0 + ... + n - 2). `from_zero` does so; the lowest layer then has weight 0 at all times. The
+    default counts from 1, so that every layer has a loss, and is what the results in docs/results.md were made with.
     """
 
     def active(other: int) -> bool:
@@ -47,7 +58,10 @@ def layerskip(
         return (other - step) % (every or max(1, layers // 4)) == 0
 
     def share(other: int) -> float:
-        return scale * other * (other + 1) / 2 if other < layers else layers - 1 + scale * (layers - 1) * layers / 2
+        number = other - 1 if from_zero else other
+        if other < layers:
+            return scale * number * (number + 1) / 2
+        return layers - 1 + scale * (number - 1) * number / 2
 
     if not active(layer):
         return 0.0
@@ -59,6 +73,16 @@ def layerskip(
 def layerskip_gradual(layer: int, layers: int, progress: float, scale: float = 0.2) -> float:
     """`layerskip` (Elhoushi et al. 2024) with its gradual curriculum: one more layer every 1/(2n), deepest first."""
     return layerskip(layer, layers, progress, scale=scale, gradual=True)
+
+
+def layerskip_from_zero(layer: int, layers: int, progress: float, step: int = 0, scale: float = 0.2) -> float:
+    """`layerskip` (Elhoushi et al. 2024) with layers counted from 0: the lowest layer has weight 0 at all times."""
+    return layerskip(layer, layers, progress, step, scale, from_zero=True)
+
+
+def layerskip_gradual_from_zero(layer: int, layers: int, progress: float, scale: float = 0.2) -> float:
+    """`layerskip_gradual` (Elhoushi et al. 2024) with layers counted from 0: the lowest layer never has a loss."""
+    return layerskip(layer, layers, progress, scale=scale, gradual=True, from_zero=True)
 
 
 def ee_llm(layer: int, layers: int, first: float = 0.25, second: float = 0.5) -> float:
@@ -192,6 +216,8 @@ RUNGS: dict[str, Callable[..., float]] = {
     "al_rfou": al_rfou,
     "layerskip": layerskip,
     "layerskip_gradual": layerskip_gradual,
+    "layerskip_from_zero": layerskip_from_zero,
+    "layerskip_gradual_from_zero": layerskip_gradual_from_zero,
     "ee_llm": ee_llm,
     "calm": calm,
     "deed": deed,

@@ -37,7 +37,8 @@ RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
     "constant": presets.detr,
 }
 RungSchedule = Literal[
-    "half", "whole", "fade", "never", "constant", "al_rfou", "layerskip", "layerskip_gradual", "ee_llm", "calm", "deed",
+    "half", "whole", "fade", "never", "constant", "al_rfou", "layerskip", "layerskip_gradual",
+    "layerskip_from_zero", "layerskip_gradual_from_zero", "ee_llm", "calm", "deed",
     "deeply_supervised", "inception", "pspnet", "inter_ctc", "detr", "early_anneal", "shallow_heavy",
 ]  # fmt: skip
 TargetSchedule = Literal[
