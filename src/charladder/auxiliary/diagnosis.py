@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from charladder.auxiliary.errors import AuxiliaryError
 from charladder.auxiliary.gradients import by_group
 from charladder.auxiliary.report import Report
-from charladder.auxiliary.taps import matching, named_modules, unwrap
+from charladder.auxiliary.taps import matching, named_modules
 from charladder.auxiliary.term import MAIN
+from charladder.auxiliary.wrappers import unwrap
 
 Groups = Mapping[str, Iterable[str]] | Callable[[str], str]
 
@@ -114,7 +115,7 @@ def by_part(gradient: Tensor, depths: Mapping[str, list[Tensor]]) -> dict[str, f
 
 def by_depth(model: nn.Module, pattern: str) -> dict[str, list[nn.Parameter]]:
     """The parameters of each module that fits a pattern (`encoder.layers.*`), by its name, in the model's order."""
-    base = unwrap(model)
+    base = unwrap(model, [pattern])
     modules = named_modules(base)
     return {name: list(modules[name].parameters()) for name in matching(base, pattern, "by_depth()")}
 

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.taps import is_pattern, matching, named_modules, unwrap
+from charladder.auxiliary.taps import is_pattern, matching, named_modules
 from charladder.auxiliary.term import Term
 from charladder.auxiliary.weights import Weight
+from charladder.auxiliary.wrappers import unwrap
 
 
 def rungs(
@@ -24,7 +25,7 @@ def rungs(
     all of them; a head given as a function is made for each.
     Raises AuxiliaryError where no module fits.
     """
-    taps = matching(unwrap(model), pattern, "rungs()")
+    taps = matching(unwrap(model, [pattern]), pattern, "rungs()")
     return {
         f"rung{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
         for layer, tap in enumerate(taps[:-1], 1)

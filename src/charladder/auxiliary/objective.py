@@ -25,9 +25,10 @@ from charladder.auxiliary.keys import module_keys
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
-from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of, unwrap
+from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
+from charladder.auxiliary.wrappers import levels, unwrap
 
 
 class Objective(Apart):
@@ -150,7 +151,7 @@ class Objective(Apart):
 
         Raises AuxiliaryError for a tap or a head that is not there, and where this is attached to another model.
         """
-        base = unwrap(model)
+        base = self.base_of(model)
         if not isinstance(base, nn.Module):
             raise AuxiliaryError("some terms have taps or heads, and the model is a plain function; give the nn.Module")
         if self.attached and self.attached[0] is base:
@@ -163,6 +164,14 @@ class Objective(Apart):
         taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
         self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
         return self
+
+    def base_of(self, model: Any) -> Any:
+        """The model inside its wrappers: the one that this is attached to, or the innermost that has all taps."""
+        for level in levels(model):
+            if any(level is known for known in self.attached):
+                return level
+        places = [place for term in self.terms.values() for place in (term.tap, term.head)]
+        return unwrap(model, [place for place in places if isinstance(place, str)])
 
     def build(self, model: nn.Module, inputs: Any) -> Self:
         """Makes the heads that are given as functions of a shape, from one forward pass; before the optimizer is made.
@@ -253,7 +262,7 @@ class Objective(Apart):
         Raises AuxiliaryError that names the term; NotFiniteError for a loss that is NaN or infinite.
         """
         self.check_usable()
-        self.meet(unwrap(model))
+        self.meet(self.base_of(model))
         weights, wrappers = self.weights(progress, step), ranks.Wrappers(model)
         output, caught = self.run(model, inputs, [name for name, weight in weights.items() if weight != 0])
         return self.assemble(output, targets, weights, caught, counts, model, wrappers)
@@ -304,7 +313,11 @@ class Objective(Apart):
 
     def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, Caught]:
         """One forward pass: what the model returned, and what the taps of active terms caught."""
-        taps = (self.terms[name].tap for name in active)
+        terms = {name: self.terms[name] for name in active}
+        for name, term in terms.items():
+            for base in self.attached:
+                self.taps.check_current(name, base, term.tap, term.head)
+        taps = (term.tap for term in terms.values())
         with self.taps.recording(tap for tap in taps if tap is not None) as caught:
             if isinstance(inputs, Mapping):
                 output = model(**inputs)

@@ -4,6 +4,7 @@ The hooks lie on the model from `attach` to `remove`, so that a model compiled i
 do nothing outside a recorded forward pass, and the recomputation of gradient checkpointing is outside.
 """
 
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from charladder.auxiliary.errors import AuxiliaryError, nearest
 from charladder.auxiliary.selection import tensors_in
@@ -66,25 +66,49 @@ class Apart(nn.Module):
 
 
 class Taps:
-    """The hooks of one objective on one model."""
+    """The hooks of one objective on one model. They are taken off the model when this object is deleted."""
 
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.handles: dict[str, Any] = {}
+        self.tapped: dict[str, nn.Module] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.remove_when_deleted()
+
+    def remove_when_deleted(self) -> None:
+        weakref.finalize(self, remove_all, self.handles).atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.remove_when_deleted()
 
     def attach(self, model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> None:
         """Hooks on the modules `names`; `heads` are modules that are called, and only kept at hand."""
         modules = named_modules(model)
         for name in names:
             self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
+            self.tapped[name] = modules[name]
         self.modules = {name: modules[name] for name in heads}
 
     def remove(self) -> None:
-        for handle in self.handles.values():
-            handle.remove()
-        self.handles.clear()
+        remove_all(self.handles)
+        self.tapped.clear()
         self.modules.clear()
+
+    def check_current(self, name: str, model: nn.Module, tap: str | None, head: Any) -> None:
+        """Raises AuxiliaryError where a module that term `name` reads or calls is no longer the model's."""
+        for role, path, known in (("tap", tap, self.tapped), ("head", head, self.modules)):
+            if not isinstance(path, str) or path not in known:
+                continue
+            now = module_at(model, path)
+            if not any(module is known[path] for module in inside_wrappers(now)):
+                changed = (
+                    "taken out of the model" if now is None else f"replaced by another module ({type(now).__name__})"
+                )
+                raise AuxiliaryError(
+                    f"term {name!r}: its {role} {path} was {changed} after the objective was attached; attach after "
+                    "the model is changed (by PEFT, for example), or call remove() and attach(model) again"
+                )
 
     @contextmanager
     def recording(self, names: Iterable[str]) -> Iterator[dict[str, list[Call]]]:
@@ -99,24 +123,10 @@ class Taps:
                 del caught[name]
 
 
-def unwrap(model: Any) -> Any:
-    """The model itself, without DDP's and torch.compile's wrappers. Raises AuxiliaryError for wrappers that cannot be
-    read through: DataParallel, whose copies run in threads, and FSDP1, whose inner modules see flat shards."""
-    while isinstance(model, nn.Module):
-        if isinstance(model, DataParallel):
-            raise AuxiliaryError(
-                "the inside of nn.DataParallel cannot be tapped, for it runs copies of the model; use "
-                "DistributedDataParallel"
-            )
-        if type(model).__name__ == "FullyShardedDataParallel":
-            raise AuxiliaryError("FSDP1 flattens what is inside; shard the model with FSDP2 (fully_shard)")
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif "_orig_mod" in model._modules:
-            model = model._modules["_orig_mod"]
-        else:
-            break
-    return model
+def remove_all(handles: dict[str, Any]) -> None:
+    for handle in handles.values():
+        handle.remove()
+    handles.clear()
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -141,18 +151,44 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def module_at(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of this name, the outermost as in `named_modules`; None where there is none."""
+    module: nn.Module | None = model
+    for part in name.split("."):
+        module = next((one for one in inside_wrappers(module) if part in one._modules), None)
+        if module is None:
+            return None
+        module = module._modules[part]
+    return module
+
+
+def inside_wrappers(module: nn.Module | None) -> list[nn.Module]:
+    """A module and those inside it whose names in the model differ by a wrapper's part only."""
+    found = []
+    while module is not None:
+        found.append(module)
+        module = next((module._modules[name] for name in WRAPPERS if name in module._modules), None)
+    return found
+
+
 def matching(model: nn.Module, pattern: str, who: str) -> list[str]:
     """The names of modules that fit `pattern`, in the model's order; `*` and the like stay within one part of a name.
 
     Raises AuxiliaryError that says `who` asks, and the nearest names, where none fits.
     """
-    parts, names = pattern.split("."), list(named_modules(model))[1:]
-    found = [
-        name for name in names if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
-    ]
+    names = list(named_modules(model))[1:]
+    found = fitting(names, pattern)
     if not found:
         raise AuxiliaryError(f"{who}: the model has no module {pattern!r}{nearest(pattern, names)}")
     return found
+
+
+def fitting(names: Iterable[str], pattern: str) -> list[str]:
+    """Those of the names of modules that fit a pattern, which may be a name itself."""
+    parts = pattern.split(".")
+    return [
+        name for name in names if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
+    ]
 
 
 def is_pattern(tap: str) -> bool:

@@ -1,0 +1,248 @@
+"""Models in wrappers, models that are changed after `attach`, and models whose objective is deleted."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+from auxiliary.test_objective import stack, term
+from charladder import auxiliary as aux
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(5)
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 8), torch.randint(0, 3, (6,))
+
+
+class Engine(nn.Module):
+    """As DeepSpeed's: a module that runs the model, and has nothing of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = model
+
+    def forward(self, *inputs):
+        return self.module(*inputs)
+
+
+class Compiled(nn.Module):
+    """As torch.compile's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+    def forward(self, *inputs):
+        return self._orig_mod(*inputs)
+
+
+class Checkpointed(nn.Module):
+    """As torch's apply_activation_checkpointing makes it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._checkpoint_wrapped_module = module
+
+    def forward(self, *inputs):
+        return checkpoint(self._checkpoint_wrapped_module, *inputs, use_reentrant=False)
+
+
+class FabricModule(nn.Module):
+    """As Lightning Fabric's, which holds the model twice: in what runs it, and itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._forward_module, self._original_module = Engine(model), model
+
+    def forward(self, *inputs):
+        return self._forward_module(*inputs)
+
+
+class Tuner(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs):
+        return self.model(*inputs)
+
+
+class PeftModel(nn.Module):
+    """As PEFT's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = Tuner(model)
+
+    def forward(self, *inputs):
+        return self.base_model(*inputs)
+
+    def get_base_model(self):
+        return self.base_model.model
+
+
+class PeftMixedModel(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = Tuner(model)
+
+    def forward(self, *inputs):
+        return self.base_model(*inputs)
+
+
+class PeftModelForCausalLM(PeftModel):
+    """PEFT has one class for each task."""
+
+
+WRAPPERS = [
+    Engine,
+    FabricModule,
+    PeftModelForCausalLM,
+    PeftMixedModel,
+    lambda model: Engine(PeftModel(model)),
+    lambda model: Compiled(Engine(model)),
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_the_names_of_taps_are_those_inside_a_wrapper(data, wrap):
+    x, y = data
+    model, head = stack(), nn.Linear(8, 3)
+    terms = {"own": term(tap="layers.0", head=head), "theirs": term(tap="layers.*", head="out")}
+    with aux.Objective(term(), terms) as plain:
+        expected = plain(model, x, y)
+    objective = aux.Objective(term(), terms)
+    found = objective(wrap(model), x, y)
+    assert torch.equal(found.total, expected.total) and set(found.terms) == set(expected.terms)
+    assert torch.equal(objective(model, x, y).total, expected.total)  # the same model, with and without its wrapper
+    assert set(aux.rungs(wrap(model), "layers.*", F.cross_entropy)) == {"rung1", "rung2"}
+    assert list(aux.by_depth(wrap(model), "layers.*")) == ["layers.0", "layers.1", "layers.2"]
+
+
+def test_an_averaged_model_has_an_objective_of_its_own(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
+    average = AveragedModel(model)
+    with pytest.raises(aux.AuxiliaryError, match="attached to another model"):
+        objective(average, x, y)
+    assert torch.equal(copy.deepcopy(objective)(average, x, y).total, objective(model, x, y).total)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"), [(Engine, "module"), (PeftModel, "base_model.model"), (AveragedModel, "module")]
+)
+def test_the_names_of_a_wrapper_can_be_used_too(data, wrap, prefix):
+    x, y = data
+    model = wrap(stack())
+    objective = aux.Objective(term(), {"a": term(tap=f"{prefix}.layers.0", head=f"{prefix}.out")})
+    assert objective(model, x, y).terms["a"].value > 0
+    assert objective(model, x, y).terms["a"].value > 0
+
+
+def test_a_module_with_parameters_beside_module_is_no_wrapper(data):
+    x, y = data
+    model = Engine(stack())
+    model.scale = nn.Parameter(torch.ones(()))
+    head = nn.Sequential(nn.Linear(8, 3))
+    head.scale = model.scale
+    objective = aux.Objective(term(), {"a": term(tap="module.layers.0", head=head)}).attach(model)
+    assert len(list(objective.parameters())) == 2  # and not the scale
+    assert objective(model, x, y).terms["a"].value > 0
+
+
+class Adapted(nn.Module):
+    """A layer of PEFT, around the one that it replaces."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer, self.added = base_layer, nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.added(x)
+
+
+def test_a_tapped_module_that_was_replaced_is_not_read(data):
+    x, y = data
+    model, head = stack(), nn.Linear(8, 3)
+    objective = aux.Objective(
+        term(), {"a": term(tap="layers.0", head=head, weight=aux.schedules.until(0.5))}, model=model
+    )
+    model.layers[0] = Adapted(model.layers[0])
+    sentence = r"term 'a': its tap layers.0 was replaced by another module \(Adapted\) after the objective was attached"
+    with pytest.raises(aux.AuxiliaryError, match=sentence):
+        objective(model, x, y, progress=0.0)
+    assert set(objective(model, x, y, progress=0.5).terms) == {"main"}  # where the term is silent, nothing is read
+    objective.remove()
+    report = objective.attach(model)(model, x, y, progress=0.0)
+    assert report.terms["a"].value == float(F.cross_entropy(head(model.layers[0](x)), y).detach())
+
+
+def test_a_head_of_the_model_that_was_replaced_is_not_called(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=model)
+    model.out = nn.Linear(8, 3)
+    with pytest.raises(aux.AuxiliaryError, match="term 'a': its head out was replaced by another module"):
+        objective(model, x, y)
+
+
+def test_a_tapped_module_that_was_taken_out_is_named(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.2.1", head="out")}, model=model)
+    del model.layers[2]
+    with pytest.raises(aux.AuxiliaryError, match=r"term 'a': its tap layers.2.1 was taken out of the model after"):
+        objective(model, x, y)
+
+
+@pytest.mark.parametrize("how", ["checkpointing", "compilation"])
+def test_a_wrapper_around_a_tapped_module_is_no_replacement(data, how):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=model)
+    expected = objective(model, x, y).total
+    model.layers[0] = {"checkpointing": Checkpointed, "compilation": Compiled}[how](model.layers[0])
+    assert torch.equal(objective(model, x, y).total, expected)
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_a_deleted_objective_leaves_no_hooks(data):
+    x, y = data
+    model = stack()
+    others = model.layers[0].register_forward_hook(lambda *_: None)
+    first, second = (aux.Objective(term(), {"a": term(tap="layers.*", head="out")}, model=model) for _ in range(2))
+    report = first(model, x, y)
+    assert hooks(model) == 7
+    del first
+    assert hooks(model) == 4
+    report.total.backward()  # what it has reported stays
+    assert second(model, x, y).terms["a.0"].value > 0
+    del second
+    assert hooks(model) == 1
+    others.remove()
+
+
+def test_a_deleted_copy_leaves_the_hooks_of_the_original(data):
+    """A model that holds its objective is copied with it."""
+    x, y = data
+    model = stack()
+    model.objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
+    model.forward = lambda x: model.out(model.layers(x))
+    again = copy.deepcopy(model)
+    assert hooks(model) == hooks(again) == 1
+    del again.objective
+    assert (hooks(model), hooks(again)) == (1, 0)
+    assert model.objective(model, x, y).terms["a"].value > 0
