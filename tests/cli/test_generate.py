@@ -179,9 +179,9 @@ MISTAKES = [
     (["generate", "run", "--prompts", "prompts", "--prompt", "x"], "leave --prompt and --json out"),
     (["generate", "run", "--prompts", "nowhere"], "nowhere cannot be read"),
     (["generate", "run", "--prompts", "badline"], "badline, line 2: not a JSON string, or an object"),
-    (["generate", "run", "--prompts", "half"], "half, line 1: the prompt has half a surrogate pair"),
+    (["generate", "run", "--prompts", "half"], "half, line 1: the prompt or a stop string has half a surrogate pair"),
     (["generate", "run", "--prompts", "empty"], "empty has no prompts"),
-    (["generate", "lettered", "--prompts", "greek"], "prompt 1 has the character 'Ω' at position 0"),
+    (["generate", "lettered", "--prompts", "greek"], "greek, line 2 has the character 'Ω' at position 0"),
     (["generate", "lettered", "--stop", "Ω"], "--stop has the character 'Ω'"),
     (["refit", "nowhere"], "there is no run directory nowhere"),
     (["refit", "run", "--steps", "2", "--minutes", "1"], "give one budget"),
@@ -201,7 +201,7 @@ def test_mistakes(capsys, words, sentence):
     Path("badline").write_text('"A"\n{"promt": "x"}\n')
     Path("half").write_text('"\\ud800"\n')
     Path("empty").write_text("\n")
-    Path("greek").write_text('"Ω"\n')
+    Path("greek").write_text('\n"Ω"\n')
     capsys.readouterr()
     assert main(words) == 2
     told = capsys.readouterr()

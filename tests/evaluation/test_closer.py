@@ -162,6 +162,7 @@ def test_exported_characters_are_those_scored(network, tmp_path, suffix):
     assert [row["place"] for row in rows] == list(range(*PART))
     assert sum(row["bits"] for row in rows) == pytest.approx(score.bits)
     assert [row["character"] for row in rows] == [bytes([i]).decode("utf-8", "replace") for i in IDS[slice(*PART)]]
+    assert [row["id"] for row in rows] == IDS[slice(*PART)].tolist()
 
 
 def test_nothing_is_overwritten_or_left_half_written(network, tmp_path):

@@ -1,34 +1,50 @@
 """charladder generate"""
 
+import argparse
 import json
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from charladder.cli.options import Parser
+from charladder.cli.prompts import argument_as_bytes, encoding_of, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
+from charladder.cli.terminal import write_bytes
 from charladder.errors import BadInput
 from charladder.generation import Sampling
 from charladder.generation.choosing import Draft
-from charladder.generation.text import TextModel, TextSettings
-from charladder.run import open_run
+from charladder.generation.text import Prompt, Text, TextModel, TextSettings
+from charladder.run import Run, open_run
 from charladder.text import POLICIES
 
-LARGEST = 1 << 26  # bytes of a line of prompts
+MOST_SAMPLES = 1 << 16
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(
         "generate",
         "Writes text with RUN, streaming as it goes. Past the context the last C/2 characters are kept.\n"
-        "With --prompts, one text for each line of a file: a JSON string, or an object with `prompt`; what is written\n"
-        "is a line of JSON for each, in their order.",
+        "With --prompts, one text for each line of a file: a JSON string, or an object with `prompt` and, for this\n"
+        "line alone, `seed`, `length`, `stop` (a string or a list of them) and any `id`; what is written is a line of\n"
+        "JSON for each, in their order.",
         "charladder generate runs/ladder-1 --prompt 'def ' --length 400 --temperature 0.8",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("--prompt", help="text to go on from (default: none)")
+    parser.add_argument("--prompt-file", metavar="FILE", help="all of a file as the prompt; - is standard input")
     parser.add_argument("--prompts", metavar="FILE", help="many prompts, a line of JSON each; - is standard input")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts after each prompt (default 1)")
+    parser.add_argument(
+        "--encoding", metavar="X",
+        help="of the bytes that RUN was trained on, where they were taken as they are, and of --prompt-file "
+        "(default utf-8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--raw", action="store_true", help="the prompt and the text as bytes, and nothing else, on standard output"
+    )
     parser.add_argument("--length", type=int, default=400, metavar="N", help="characters to write (default 400)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be repeated")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 is greedy (default 1)")
@@ -54,30 +70,54 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
-    if options.prompts is not None and (options.prompt is not None or options.json):
-        raise BadInput("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
-    if options.log_probabilities and not (options.json or options.prompts):
-        raise BadInput("--log-probabilities go into JSON; add --json, or give --prompts")
+    check(options)
+    run = open_run(Path(options.run))
+    encoding = encoding_of(run, options.encoding, options.prompt_file is not None)
     settings = TextSettings(
         options.length, Sampling(options.temperature, options.top_k, options.top_p, options.min_p), options.seed,
-        tuple(map(os.fsencode, options.stop)), options.context, options.draft, options.draft_length, options.precision,
-        options.device, options.unknown, options.together,
+        tuple(argument_as_bytes(stop, encoding, "--stop") for stop in options.stop), options.context, options.draft,
+        options.draft_length, options.precision, options.device, options.unknown, options.together, encoding,
     )  # fmt: skip
-    lines = [] if options.prompts is None else read_prompts(options.prompts)
-    run = open_run(Path(options.run))
+    lines = [] if options.prompts is None else read_prompts(options.prompts, encoding)
+    prompt = read_prompt(options, run, encoding)
     check_context(run, run.recipe.model.context if options.context is None else options.context)
     model = TextModel(run, settings, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     if options.prompts is not None:
-        return write_lines(model, lines, options.log_probabilities)
-    return write_one(model, options.prompt or "", options.json, options.log_probabilities)
+        return write_lines(model, lines, options.samples, options.log_probabilities)
+    if options.raw:
+        return write_raw(model, prompt)
+    if options.samples > 1:
+        return write_samples(model, prompt, options.samples, options.json, options.log_probabilities)
+    return write_one(model, prompt, options.json, options.log_probabilities)
 
 
-def write_one(model: TextModel, prompt: str, as_json: bool, log_probabilities: bool) -> int:
+def check(options: argparse.Namespace) -> None:
+    """Raises BadInput for options that do not go together."""
+    if options.prompts is not None and (options.prompt is not None or options.json):
+        raise BadInput("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
+    if options.prompt_file is not None and (options.prompt is not None or options.prompts is not None):
+        raise BadInput("--prompt-file is the prompt; leave --prompt and --prompts out")
+    if options.log_probabilities and not (options.json or options.prompts):
+        raise BadInput("--log-probabilities go into JSON; add --json, or give --prompts")
+    if not 1 <= options.samples <= MOST_SAMPLES:
+        raise BadInput(f"--samples is {options.samples}; it must be between 1 and {MOST_SAMPLES:,} texts")
+    if options.raw and (options.json or options.prompts is not None or options.samples > 1):
+        raise BadInput("--raw writes the bytes of one text; leave --json, --prompts and --samples out")
+
+
+def read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:
+    """The prompt of --prompt or --prompt-file; empty where there is none."""
+    if options.prompt_file is not None:
+        return read_prompt_file(options.prompt_file, run, options.encoding)
+    return Prompt(argument_as_bytes(options.prompt or "", encoding, "the prompt"))
+
+
+def write_one(model: TextModel, prompt: Prompt, as_json: bool, log_probabilities: bool) -> int:
     out = sys.stderr if as_json else sys.stdout
     last, text = None, ""
-    for stream, piece in model.progress(os.fsencode(prompt)):
+    for stream, piece in model.progress(prompt):
         if last is None:
-            print(prompt, end="", file=out)
+            print(spelled(model, prompt), end="", file=out)
         last = stream
         text += piece
         out.write(piece)
@@ -85,9 +125,40 @@ def write_one(model: TextModel, prompt: str, as_json: bool, log_probabilities: b
     assert last is not None
     print(file=out)
     if as_json:
-        facts = {"text": text, "characters": len(last.ids), "finish": last.finish} | speeds(model, len(last.ids))
-        print(json.dumps(facts | ({"log_probabilities": last.nats} if log_probabilities else {})))
+        written = Text(text, last.ids, last.nats, last.finish or "")
+        print(json.dumps(facts_of(written, log_probabilities) | speeds(model, written.characters)))
     return 0
+
+
+def write_raw(model: TextModel, prompt: Prompt) -> int:
+    done, begun = 0, False
+    for stream, _ in model.progress(prompt):
+        if not begun:
+            write_bytes(prompt.data)
+        write_bytes(model.run.alphabet.decode(np.array(stream.ids[done : stream.shown], np.int64)))
+        done, begun = stream.shown, True
+    return 0
+
+
+def write_samples(model: TextModel, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
+    out, found = sys.stderr if as_json else sys.stdout, []
+    for number, text in enumerate(model.texts([prompt], samples), 1):
+        print(f"--- {number} of {samples} ---\n{spelled(model, prompt)}{text.text}", file=out, flush=True)
+        found.append(text)
+    if as_json:
+        rows = [facts_of(text, log_probabilities) for text in found]
+        characters = sum(text.characters for text in found)
+        print(json.dumps({"samples": rows, "characters": characters} | speeds(model, characters)))
+    return 0
+
+
+def spelled(model: TextModel, prompt: Prompt) -> str:
+    return model.decoder().decode(prompt.data, final=True)
+
+
+def facts_of(text: Text, log_probabilities: bool) -> dict[str, Any]:
+    facts = {"text": text.text, "ids": text.ids, "characters": text.characters, "finish": text.finish}
+    return facts | ({"log_probabilities": text.nats} if log_probabilities else {})
 
 
 def speeds(model: TextModel, characters: int) -> dict[str, Any]:
@@ -100,44 +171,19 @@ def speeds(model: TextModel, characters: int) -> dict[str, Any]:
     }
 
 
-def write_lines(model: TextModel, lines: list[dict[str, Any]], log_probabilities: bool) -> int:
-    characters = 0
-    prompts = [line["prompt"].encode() for line in lines]
-    for line, text in zip(lines, model.texts(prompts), strict=True):
-        characters += text.characters
-        facts = {"text": text.text, "characters": text.characters, "finish": text.finish}
-        more = {"log_probabilities": text.nats} if log_probabilities else {}
-        print(json.dumps(line | facts | more), flush=True)
+def write_lines(
+    model: TextModel, lines: Sequence[tuple[dict[str, Any], Prompt]], samples: int, log_probabilities: bool
+) -> int:
+    characters, texts = 0, model.texts([prompt for _, prompt in lines], samples)
+    for fields, _ in lines:
+        for sample in range(samples):
+            text = next(texts)
+            characters += text.characters
+            which = {"sample": sample} if samples > 1 else {}
+            print(json.dumps(fields | which | facts_of(text, log_probabilities)), flush=True)
     speed = speeds(model, characters)
     print(
         f"{len(lines):,} prompts, {characters:,} characters, {speed['characters_per_second']:,.0f} chars/s, "
         f"{speed['accepted_per_pass']:.2f} a pass, draft {speed['draft']}", file=sys.stderr
     )  # fmt: skip
     return 0
-
-
-def read_prompts(name: str) -> list[dict[str, Any]]:
-    """Objects with `prompt`, one a line. Raises BadInput that names the line."""
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise BadInput(f"--prompts {name} cannot be read: {error.strerror}") from None
-    found = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line) if len(line) < LARGEST else None
-        except (ValueError, RecursionError):
-            value = None
-        prompt = value.get("prompt") if isinstance(value, dict) else value
-        if not isinstance(prompt, str):
-            raise BadInput(f"{name}, line {number}: not a JSON string, or an object with the string `prompt`")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise BadInput(f"{name}, line {number}: the prompt has half a surrogate pair, which is no text") from None
-        found.append(dict(value) if isinstance(value, dict) else {"prompt": prompt})
-    if not found:
-        raise BadInput(f"--prompts {name} has no prompts; give a line of JSON for each")
-    return found

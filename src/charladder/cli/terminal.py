@@ -63,6 +63,18 @@ def lose(stream: IO[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def write_bytes(data: bytes) -> None:
+    """Bytes on standard output, as they are; in their place text, where that takes nothing else (in a notebook)."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(data.decode("utf-8", "replace"))
+        sys.stdout.flush()
+        return
+    sys.stdout.flush()
+    binary.write(data)
+    binary.flush()
+
+
 def say(sentence: str) -> None:
     """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it.
 

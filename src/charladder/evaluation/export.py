@@ -13,13 +13,14 @@ from charladder.evaluation.bits import Scored
 from charladder.text import Alphabet
 from charladder.training.files import beside
 
-COLUMNS = ("place", "character", "bits", "rank", "seen")
+COLUMNS = ("place", "character", "id", "bits", "rank", "seen")
 
 
 @contextmanager
 def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Callable[[Scored], None]]:
-    """Writes characters as they are scored, in the order of the text: place in it, the character, its bits, how many
-    symbols were held likelier, how many characters it was predicted from. The file is there when all is written.
+    """Writes characters as they are scored, in the order of the text: place in it, the character, its id, its bits, how
+    many symbols were held likelier, how many characters it was predicted from. A byte that is no UTF-8 by itself has
+    U+FFFD for its character; its id tells which it is. The file is there when all is written.
 
     Raises BadInput for a name that ends neither in .jsonl nor in .parquet, for a file that exists, and where parquet
     wants pyarrow.
@@ -33,10 +34,10 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
     spelled = [alphabet.decode(np.array([one])).decode("utf-8", "replace") for one in range(alphabet.size)]
 
     def columns(scored: Scored) -> dict[str, list]:
-        characters = [spelled[one] for one in ids_N[scored.places_M]]
-        bits = scored.nats_M / math.log(2)
-        values = scored.places_M.tolist(), characters, bits.tolist(), scored.ranks_M.tolist(), scored.seen_M.tolist()
-        return dict(zip(COLUMNS, values, strict=True))
+        ids = ids_N[scored.places_M].tolist()
+        bits = (scored.nats_M / math.log(2)).tolist()
+        values = scored.places_M.tolist(), [spelled[one] for one in ids], ids, bits
+        return dict(zip(COLUMNS, (*values, scored.ranks_M.tolist(), scored.seen_M.tolist()), strict=True))
 
     if path.suffix == ".parquet":
         try:
@@ -46,7 +47,9 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
             raise BadInput(
                 'parquet wants pyarrow, which is missing: pip install "charladder[parquet]"; or --export to a .jsonl'
             ) from None
-        kinds = pyarrow.int64(), pyarrow.string(), pyarrow.float64(), pyarrow.int32(), pyarrow.int32()
+        kinds = (
+            pyarrow.int64(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.int32(), pyarrow.int32(),
+        )  # fmt: skip
         schema = pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
         with beside(path) as part, parquet.ParquetWriter(part, schema) as writer:
             yield lambda scored: writer.write_table(pyarrow.table(columns(scored), schema))

@@ -19,9 +19,10 @@ from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.decode import open_reader
 from charladder.generation.drafters import AutoDrafter, Drafter
 from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Stream, sample_numbers
+from charladder.generation.stream import Manner, Stream, random_numbers, sample_numbers
 from charladder.generation.writer import PAUSE, Writer
 from charladder.run import Run, open_data, split_of
+from charladder.text.encoding import find_codec
 from charladder.training.precision import choose_device
 
 Precision = Literal["float32", "bfloat16"]
@@ -34,6 +35,7 @@ class TextSettings:
     with `auto`, which decides by the clock, chance is a race: both write the same text from a seed. precision: of the
     weights, keys and values; bfloat16 halves what a pass has to fetch, and rounds the model. unknown: what becomes of
     letters of a prompt outside the alphabet (the run's own rule, unless given). together: prompts written at once.
+    encoding: of the bytes that a run with the alphabet of bytes writes; what is not in it becomes U+FFFD.
     """
 
     length: int = 400
@@ -47,27 +49,64 @@ class TextSettings:
     device: str = "auto"
     unknown: str | None = None
     together: int = 16
+    encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        if self.length < 0:
-            raise BadInput(f"--length is {self.length}; it must be at least 0")
-        if not 0 <= self.seed < 1 << 63:
-            raise BadInput(f"--seed is {self.seed}; it must be at least 0 and below 2^63")
-        if any(not stop for stop in self.stops):
-            raise BadInput("--stop is empty; it must have at least one character")
+        check_text("--", self.length, self.seed, self.stops)
+        find_codec(self.encoding)
         if not 1 <= self.together <= 4096:
             raise BadInput(f"--together is {self.together}; it must be between 1 and 4,096 prompts")
 
 
+def check_text(name: str, length: int, seed: int, stops: Sequence[bytes]) -> None:
+    """Raises BadInput for a length, seed or stop string that no text can have; `name` is put before the field's."""
+    if length < 0:
+        raise BadInput(f"{name}length is {length}; it must be at least 0")
+    if not 0 <= seed < 1 << 63:
+        raise BadInput(f"{name}seed is {seed}; it must be at least 0 and below 2^63")
+    if not all(stops):
+        raise BadInput(f"{name}stop is empty; it must have at least one character")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """data: as the run reads it: its bytes, or UTF-8 where its alphabet has letters. length, seed, stops: as in
+    TextSettings, for the texts of this prompt alone. where: what a message calls it."""
+
+    data: bytes
+    length: int | None = None
+    seed: int | None = None
+    stops: tuple[bytes, ...] | None = None
+    where: str = "the prompt"
+
+    def __post_init__(self) -> None:
+        check_text(f"{self.where}: ", self.length or 0, self.seed or 0, self.stops or ())
+
+
 @dataclass(frozen=True)
 class Text:
-    """What was written after a prompt. nats: log-probability of each character by the model itself, whatever the
-    sampling. finish: `length` or `stop`."""
+    """What was written after a prompt. ids: its characters in the run's alphabet. nats: log-probability of each by the
+    model itself, whatever the sampling. finish: `length` or `stop`."""
 
     text: str
-    characters: int
+    ids: list[int]
     nats: list[float]
     finish: str
+
+    @property
+    def characters(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A text to write, in ids. sample: how many texts of the same seed and prompt come before it."""
+
+    prompt: tuple[int, ...]
+    length: int
+    seed: int
+    sample: int
+    stops: list[list[int]]
 
 
 class TextModel:
@@ -87,9 +126,7 @@ class TextModel:
         self.run, self.settings, self.report = run, settings or TextSettings(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
         self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
-        self.stops = [
-            run.alphabet.encode(stop, "--stop", "error").tolist() for stop in dict.fromkeys(self.settings.stops)
-        ]
+        self.stops = self.encode_stops(self.settings.stops, "--stop")
         self.network = run.network().to(choose_device(self.settings.device))
         self.readers = {1: open_reader(self.network, 1, self.settings.context, self.weights)}
         self.drafters: dict[int, Drafter] = {}
@@ -103,9 +140,25 @@ class TextModel:
         """A prompt as ids. Raises BadInput for one that the alphabet cannot spell."""
         return self.run.alphabet.encode(prompt, where, self.unknown).tolist()
 
-    def writer(self, prompts: Sequence[Sequence[int]], samples: Sequence[int] | None = None) -> Writer:
-        """Streams for prompts (ids); samples: the sample number of each (see Writer)."""
-        count, s = len(prompts), self.settings
+    def encode_stops(self, stops: Sequence[bytes], where: str) -> list[list[int]]:
+        return [self.run.alphabet.encode(stop, where, "error").tolist() for stop in dict.fromkeys(stops)]
+
+    def decoder(self) -> codecs.IncrementalDecoder:
+        """Turns the bytes that the run writes into text, as they come."""
+        encoding = "utf-8" if self.run.alphabet.letters else self.settings.encoding
+        return codecs.getincrementaldecoder(encoding)("replace")
+
+    def writer(self, prompts: Sequence[Sequence[int]]) -> Writer:
+        """Writes texts after these prompts (ids), as the settings say."""
+        s, given = self.settings, [tuple(prompt) for prompt in prompts]
+        samples = sample_numbers(given)
+        return self._open(
+            [_Planned(ids, s.length, s.seed, n, self.stops) for ids, n in zip(given, samples, strict=True)]
+        )
+
+    def _open(self, texts: Sequence[_Planned]) -> Writer:
+        """Begins texts, all of them at once."""
+        count, s = len(texts), self.settings
         if count not in self.readers:
             self.readers = {1: self.readers[1]}  # caches are large
             self.readers[count] = open_reader(self.network, count, s.context, self.weights, self.readers[1])
@@ -115,7 +168,26 @@ class TextModel:
             self.drafters[count] = choose_drafter(
                 s.draft, self.run, reader, self.sampling, s.draft_length, self.training, self.weights, self.report
             )
-        return Writer(reader, prompts, s.length, self.sampling, s.seed, self.drafters[count], self.stops, samples)
+        writer, manner = Writer(reader, drafter=self.drafters[count]), Manner(self.sampling, self.drafters[count])
+        streams = []
+        for number, text in enumerate(texts):
+            chance = random_numbers(text.seed, text.sample, text.prompt)
+            streams.append(Stream(number, [*text.prompt], text.length, chance, manner, text.stops))
+        writer.join(streams)
+        return writer
+
+    def _plan(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Planned]:
+        """`samples` texts for each prompt. Raises BadInput for one that the alphabet cannot spell."""
+        planned: list[_Planned] = []
+        for number, prompt in enumerate(prompts, 1):
+            given = prompt if isinstance(prompt, Prompt) else Prompt(prompt, where=f"prompt {number}")
+            ids = tuple(self.encode(given.data, given.where))
+            length = self.settings.length if given.length is None else given.length
+            seed = self.settings.seed if given.seed is None else given.seed
+            stops = self.stops if given.stops is None else self.encode_stops(given.stops, f"{given.where}: stop")
+            planned += [_Planned(ids, length, seed, 0, stops)] * samples
+        numbers = sample_numbers([(text.seed, text.prompt) for text in planned])
+        return [replace(text, sample=number) for text, number in zip(planned, numbers, strict=True)]
 
     def find_training(self) -> np.ndarray | None:
         """The text that the run was trained on, ids; None where it is gone."""
@@ -126,32 +198,32 @@ class TextModel:
         begin, end = split_of(self.run.recipe, corpus).train
         return corpus.ids_N[begin:end]
 
-    def texts(self, prompts: Sequence[bytes]) -> Iterator[Text]:
-        """A text after each prompt, in their order, so many at once as the settings say.
+    def texts(self, prompts: Sequence[bytes | Prompt], samples: int = 1) -> Iterator[Text]:
+        """`samples` texts after each prompt, in their order, so many at once as the settings say.
 
-        What is written after a prompt does not depend on the other prompts; equal prompts get different texts."""
-        encoded = [self.encode(prompt, f"prompt {n + 1}") for n, prompt in enumerate(prompts)]
-        samples = sample_numbers([tuple(prompt) for prompt in encoded])
-        for first in range(0, len(prompts), self.settings.together):
+        What is written after a prompt does not depend on the other prompts; texts of the same prompt and seed differ.
+        """
+        planned = self._plan(prompts, samples)
+        for first in range(0, len(planned), self.settings.together):
             began = time.perf_counter()
-            part = slice(first, first + self.settings.together)
-            writer = self.writer(encoded[part], samples[part])
+            writer = self._open(planned[first : first + self.settings.together])
             writer.finish()
             self.account(writer, time.perf_counter() - began)
             for stream in writer.streams:
                 yield self.text(stream)
 
-    def pieces(self, prompt: bytes) -> Iterator[str]:
+    def pieces(self, prompt: bytes | Prompt) -> Iterator[str]:
         """The text after one prompt, as soon as it is settled: whole Unicode characters, no part of a stop string."""
         for _, piece in self.progress(prompt):
             yield piece
 
-    def progress(self, prompt: bytes) -> Iterator[tuple[Stream, str]]:
+    def progress(self, prompt: bytes | Prompt) -> Iterator[tuple[Stream, str]]:
         """The same with the stream that is being written."""
         began = time.perf_counter()
-        writer = self.writer([self.encode(prompt)])
+        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        writer = self._open(self._plan([given], 1))
         (stream,) = writer.streams
-        decoder, done = codecs.getincrementaldecoder("utf-8")("replace"), 0
+        decoder, done = self.decoder(), 0
         while True:
             piece = decoder.decode(self.run.alphabet.decode(np.array(stream.ids[done : stream.shown], np.int64)))
             done = stream.shown
@@ -164,8 +236,8 @@ class TextModel:
             writer.step(PAUSE)
 
     def text(self, stream: Stream) -> Text:
-        spelled = self.run.alphabet.decode(np.array(stream.ids, np.int64)).decode("utf-8", "replace")
-        return Text(spelled, len(stream.ids), stream.nats, stream.finish or "")
+        spelled = self.decoder().decode(self.run.alphabet.decode(np.array(stream.ids, np.int64)), final=True)
+        return Text(spelled, stream.ids, stream.nats, stream.finish or "")
 
     def account(self, writer: Writer, seconds: float) -> None:
         self.passes += writer.passes
