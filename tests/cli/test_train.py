@@ -166,6 +166,29 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, te
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 
+def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, capsys):
+    def rates() -> dict[int, float]:
+        return {
+            line["step"]: line["learning_rate"] for line in read_metrics(Path("one/metrics.jsonl")) if "terms" in line
+        }
+
+    assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "one"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert main(["train", "--resume", "one", "--extend", "--steps", "8"]) == 0
+    said = capsys.readouterr().err
+    assert "of the new budget 75.0% is spent, and of the old one 100.0% was" in said
+    assert f"the learning rate goes from 0 to {rates()[7]:.3g}\n" in said
+    assert main(["train", "--resume", "one", "--extend", "--steps", "40"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        "20.0% is spent" in said
+        and f"from 0 to {rates()[9]:.3g}, and rung1.target1 and rung1.target2 contribute" in said
+    )
+    assert "to the loss again" in said
+
+
 def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
     words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
     assert main([*words, "--run", "whole"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.cli.estimate import check_memory, fitted
+from charladder.cli.extension import jump
 from charladder.cli.options import BUDGETS, overrides, recipe_fields
 from charladder.cli.reading import reading, say_notes
 from charladder.errors import BadInput
@@ -29,7 +30,7 @@ from charladder.run import (
 )
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
-from charladder.training import Trainer
+from charladder.training import Trainer, TrainingSettings
 from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
 from charladder.training.precision import choose_device
 
@@ -138,12 +139,13 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         training = dataclasses.replace(run.recipe.training, **budget)
         anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
-        run = Run(run.path, dataclasses.replace(run.recipe, training=training))
+        before, run = run.recipe.training, Run(run.path, dataclasses.replace(run.recipe, training=training))
+        return continued(run, given, before)
     return continued(run, given)
 
 
-def continued(run: Run, given: dict[str, Any]) -> tuple[Run, Corpus, Trainer]:
-    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml."""
+def continued(run: Run, given: dict[str, Any], before: TrainingSettings | None = None) -> tuple[Run, Corpus, Trainer]:
+    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml, which `before` has."""
     corpus = read_in_turn(lambda report: open_data(run, report))
     check_memory(run.recipe, choose_device(run.recipe.training.device))
     trainer = make_trainer(run, corpus, note)
@@ -152,4 +154,6 @@ def continued(run: Run, given: dict[str, Any]) -> tuple[Run, Corpus, Trainer]:
             name, amount = next(iter(given.items()))
             raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
         first(lambda: write_config(run))
+        if before is not None and (sentence := jump(trainer, before)) is not None:
+            note(sentence)
     return run, corpus, trainer
