@@ -12,6 +12,9 @@ import pytest
 from browser import chromium
 from helpers import PROSE
 
+VISITED = """if (location.protocol.startsWith("http") && sessionStorage.getItem("text") === null)
+    sessionStorage.setItem("text", "")"""
+
 
 @pytest.fixture(scope="session")
 def installed() -> None:
@@ -62,12 +65,15 @@ def watch() -> Watch:
 
 @pytest.fixture
 def look(browser: Any, served: str, watch: Watch) -> Iterator[Any]:
-    """Opens the explorer: `look(color_scheme="dark")`, with the options of a browser context."""
+    """Opens the explorer: `look(color_scheme="dark")`, with the options of a browser context. The text is empty, as a
+    visitor may have left it, unless `first` says that this is the first visit."""
     contexts, homes = [], [served]
 
-    def look(home: str = served, **options: Any) -> Any:
+    def look(home: str = served, first: bool = False, **options: Any) -> Any:
         homes.append(home)
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        if not first:
+            context.add_init_script(VISITED)
         contexts.append(context)
         context.on("request", lambda request: watch.requests.append(request.url))
         context.on("weberror", lambda problem: watch.errors.append(str(problem.error)))

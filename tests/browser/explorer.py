@@ -65,7 +65,7 @@ def finished(page: Page) -> None:
 
 
 def shown_rungs(page: Page) -> list[dict[str, Any]]:
-    """The ladder as the page shows it."""
+    """The layers as the page shows them, the top one first."""
     return page.locator("#ladder [data-rung]").evaluate_all(
         """(rows) => rows.map((row) => ({
             rung: Number(row.dataset.rung),

@@ -11,7 +11,7 @@ SENTENCE = "The ladder leans on the wall, and every rung of it is asked what it 
 def test_the_page_says_what_is_served(page, served):
     about = asked(f"{served}about")
     expect(page.get_by_role("heading", level=1)).to_have_text("charladder")
-    expect(page.locator("#model")).to_contain_text(f"{about['layers']} rungs of {about['width']}")
+    expect(page.locator("#model")).to_contain_text(f"{about['layers']} layers of width {about['width']}")
     assert page.locator("#draft option").all_inner_texts() == about["drafters"]
     expect(page.locator("#error")).to_be_hidden()
     expect(page.locator("#swatches li")).to_have_count(12)

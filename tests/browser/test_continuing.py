@@ -39,7 +39,7 @@ def test_it_comes_in_as_it_is_written_and_stops_when_told(page, served):
     page.locator("#draft").select_option("none")
     page.locator("#continue").click()
     expect(page.locator("#continue")).to_be_disabled()
-    while len(page.locator("#text").input_value()) < len(SENTENCE) + 20:
+    while len("".join(run for run, _ in runs(page))) < len(SENTENCE) + 20:  # shown, and not yet in the text area
         page.wait_for_timeout(20)
     assert asked(f"{served}health")["streams"]["active"] == 1
     page.locator("#stop").click()
@@ -89,6 +89,61 @@ def test_a_seed_writes_the_same_again_and_what_was_written_can_be_taken_back(pag
         expect(page.locator("#back")).to_be_disabled()
         assert not any("written" in names for names in classes(page))
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_undo_history_of_the_browser_outlives_a_continuation(page):
+    page.locator("#text").focus()
+    page.keyboard.type("The ladder ")
+    settled(page)
+    continued(page, length=20, seed=2)
+    written = page.locator("#text").input_value()
+    assert len(written) == len("The ladder ") + 20
+    page.locator("#text").focus()
+    page.keyboard.type("XY")
+    states = []
+    for _ in range(60):
+        page.keyboard.press("Control+z")
+        states.append(page.locator("#text").input_value())
+        if not states[-1]:
+            break
+    assert written in states  # what was typed after it is undone alone
+    assert "The ladder " in states  # the continuation is undone as one step
+    assert states[-1] == ""  # and what was typed before it
+    expect(page.locator("#back")).to_be_disabled()
+    while page.locator("#text").input_value() != written + "XY":
+        page.keyboard.press("Control+Shift+z")
+    settled(page)
+    assert "".join(run for run, _ in runs(page)) == written + "XY"
+
+
+def test_what_was_written_can_be_taken_back_after_edits_around_it(page):
+    write(page, SENTENCE + "END")
+    put_cursor(page, len(SENTENCE))
+    continued(page, length=30, seed=3)
+    put_cursor(page, 4)
+    page.keyboard.type("tall ")
+    page.locator("#text").press("Control+End")
+    page.keyboard.type("!")
+    page.keyboard.press("Home")
+    expect(page.locator("#back")).to_be_enabled()
+    page.locator("#back").click()
+    settled(page)
+    assert page.locator("#text").input_value() == "The tall ladder leans on the wall, END!"
+    expect(page.locator("#back")).to_be_disabled()
+
+
+def test_continuations_are_taken_back_one_by_one_the_newest_first(page):
+    write(page, SENTENCE)
+    texts = [SENTENCE]
+    for seed in (1, 2):
+        page.locator("#text").press("Control+End")
+        continued(page, length=10, seed=seed)
+        texts.append(page.locator("#text").input_value())
+    for text in reversed(texts[:-1]):
+        page.locator("#back").click()
+        settled(page)
+        assert page.locator("#text").input_value() == text
+    expect(page.locator("#back")).to_be_disabled()
 
 
 def test_an_empty_text_can_be_continued(page):

@@ -16,8 +16,8 @@ def test_a_row_for_every_rung_and_five_characters_in_every_head(page, served):
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
     answer = asked(f"{served}ladder", {"text": SENTENCE, "place": 5})
     shown = shown_rungs(page)
-    assert [row["rung"] for row in shown] == list(range(1, asked(f"{served}about")["layers"] + 1))
-    for row, told in zip(shown, answer["rows"], strict=True):
+    assert [row["rung"] for row in shown] == list(range(asked(f"{served}about")["layers"], 0, -1))
+    for row, told in zip(shown, reversed(answer["rows"]), strict=True):
         assert [head["target"] for head in row["heads"]] == [head["target"] for head in told["heads"]]
         for head, truth in zip(row["heads"], told["heads"], strict=True):
             assert len(head["symbols"]) == 5
@@ -25,7 +25,7 @@ def test_a_row_for_every_rung_and_five_characters_in_every_head(page, served):
             assert [symbol.replace("␣", " ") for symbol in head["true"]] == actual
             first = truth["likeliest"][0]["probability"] * 100
             assert head["numbers"][0] == ("<0.1%" if first < 0.1 else f"{first:.1f}%")
-    assert shown[-1]["heads"][0]["learned"] == "learned to the end"
+    assert shown[0]["heads"][0]["learned"] == "learned to the end"
     expect(page.locator("#place")).to_contain_text(f"{answer['bits']:.2f} bits")
 
 
@@ -39,7 +39,7 @@ def test_the_first_guess_has_rank_1(page, served):
     else:
         raise AssertionError("the network guesses nothing of the text that it was trained on")
     put_cursor(page, place)
-    expect(page.locator("#place")).to_contain_text(f"the top rung gave it {top['actual']['probability']:.1%}, 1st")
+    expect(page.locator("#place")).to_contain_text(f"the top layer gave it {top['actual']['probability']:.1%}, 1st")
 
 
 def test_nothing_stands_before_the_first_character(page):
@@ -64,8 +64,8 @@ def test_a_click_and_the_arrow_keys_choose_the_character(page):
 def test_after_the_last_character_it_says_what_is_expected(page):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
-    expect(page.locator("#place")).to_contain_text("End of the text: the top rung expects")
-    assert shown_rungs(page)[-1]["heads"][0]["true"] == []
+    expect(page.locator("#place")).to_contain_text("End of the text: the top layer expects")
+    assert shown_rungs(page)[0]["heads"][0]["true"] == []
     page.locator("#text").press("ArrowLeft")
     expect(page.locator("#place")).to_contain_text("Character 29, “.”")
 
@@ -98,7 +98,7 @@ def test_a_rung_without_a_head_says_so(page):
     page.locator("#text").fill("a")
     expect(page.locator("#ladder [data-rung='1']")).to_contain_text("never asked to predict")
     # Blanks and what has no picture of its own are shown.
-    assert shown_rungs(page)[1]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
+    assert shown_rungs(page)[0]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
 
 
 def test_the_ladder_is_not_read_aloud_at_every_key(page):

@@ -243,7 +243,7 @@ def add_looking(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {
                 "model": service.name,
-                "alphabet": {"kind": service.symbols.alphabet.kind, "size": service.symbols.alphabet.size},
+                "alphabet": described_alphabet(service.symbols),
                 "layers": model.layers,
                 "width": model.width,
                 "context": model.context,
@@ -253,6 +253,15 @@ def add_looking(app: FastAPI, service: Service) -> None:
                 "token_required": service.token is not None,
             }
         )
+
+
+def described_alphabet(symbols: Symbols) -> dict[str, Any]:
+    """kind and size; for an alphabet of letters also all of them, and the rule for characters that it lacks."""
+    alphabet = symbols.alphabet
+    described: dict[str, Any] = {"kind": alphabet.kind, "size": alphabet.size}
+    if alphabet.letters:
+        described |= {"letters": "".join(alphabet.letters), "unknown": symbols.unknown}
+    return described
 
 
 def add_page(app: FastAPI) -> None:

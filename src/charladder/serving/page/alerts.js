@@ -1,8 +1,15 @@
 // The line that says what went wrong. Each kind of work takes back its own sentence when it next succeeds.
 
-import { Trouble } from "./server.js";
+import { Trouble, server } from "./server.js";
 
+const SLOW = "The server has not answered for 10 seconds. This page is still waiting.";
 const sentences = new Map();
+
+server.addEventListener("slow", ({ detail: slow }) => {
+  if (slow) sentences.set("slow", new Trouble(SLOW, null));
+  else sentences.delete("slow");
+  show();
+});
 
 export function failed(kind, error) {
   if (error.name === "AbortError") return; // overtaken or stopped on purpose

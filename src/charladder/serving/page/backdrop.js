@@ -1,7 +1,7 @@
 // The coloured text behind the text area. It is cut into chunks: an edit replaces those it touches, and only chunks in
 // or near sight are coloured, so that a key costs the same in a long text as in a short one.
 
-import { NONE } from "./colours.js";
+import { NONE, UNKNOWN } from "./colours.js";
 import { joins } from "./text.js";
 
 const CHUNK = 200; // units
@@ -175,7 +175,9 @@ export class Backdrop {
 
 function classes(mark) {
   const names = [];
-  if ((mark & LEVELS) !== NONE) names.push(`b${mark & LEVELS}`);
+  const level = mark & LEVELS;
+  if (level === UNKNOWN) names.push("unknown");
+  else if (level !== NONE) names.push(`b${level}`);
   if (mark & WRITTEN) names.push("written");
   if (mark & DRAFTED) names.push("drafted");
   if (mark & HERE) names.push("here");

@@ -3,6 +3,7 @@
 /** The bits at which every level but the first begins. */
 const BEGINNINGS = [0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10];
 export const NONE = BEGINNINGS.length + 1; // not scored: no colour
+export const UNKNOWN = NONE + 1; // not in the alphabet of the network
 
 export function level(bits) {
   let place = 0;

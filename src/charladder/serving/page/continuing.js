@@ -9,11 +9,13 @@ const field = (name) => document.getElementById(name);
 export class Continuing {
   #sheet;
   #model = "";
+  #known; // what of a text the network's alphabet has
   #stopping = null;
-  #written = null; // {start, text}: what can be taken back
+  #pieces = []; // {start, end}: what was written and is still there, the newest last
 
-  constructor(sheet) {
+  constructor(sheet, known) {
     this.#sheet = sheet;
+    this.#known = known;
     field("continue-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#begin();
@@ -28,7 +30,7 @@ export class Continuing {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.#stopping?.abort();
     });
-    field("text").addEventListener("input", () => this.#forget());
+    sheet.addEventListener("edit", ({ detail }) => this.#shift(detail));
   }
 
   /** Fills the controls with what the server has. */
@@ -46,7 +48,7 @@ export class Continuing {
     const start = this.#sheet.cursor;
     const request = {
       model: this.#model,
-      prompt: this.#sheet.wellFormed(start),
+      prompt: this.#known(this.#sheet.wellFormed(start)).text,
       max_tokens: field("length").valueAsNumber,
       temperature: field("temperature").valueAsNumber,
       stream: true,
@@ -67,10 +69,10 @@ export class Continuing {
       failed("continue", error);
     } finally {
       this.#stopping = null;
-      this.#written = { start, text: this.#sheet.text.slice(start, tally.end) };
+      if (tally.end > start) this.#pieces.push({ start, end: tally.end });
       field("speed").textContent = report(ending, tally);
       this.#turn(false);
-      this.#sheet.finish(tally.end);
+      this.#sheet.finish(start, tally.end);
     }
   }
 
@@ -91,23 +93,27 @@ export class Continuing {
     this.#sheet.lock(on);
     field("continue").disabled = on;
     field("stop").disabled = !on;
-    field("back").disabled = on || !this.#written?.text;
+    field("back").disabled = on || !this.#pieces.length;
     if (on && focused === field("continue")) field("stop").focus();
     if (!on && focused === field("stop")) field("continue").focus();
   }
 
   #takeBack() {
-    const { start, text } = this.#written;
-    this.#forget();
-    this.#sheet.remove(start, text.length);
+    const { start, end } = this.#pieces.at(-1);
+    this.#sheet.replace(start, end - start, "");
     field("speed").textContent = "Taken back.";
     field("continue").focus();
   }
 
-  /** After an edit nobody knows any more where that text stands. */
-  #forget() {
-    this.#written = null;
-    field("back").disabled = true;
+  /** Keeps track of where the written pieces are when the text is edited. What is typed at their ends is not theirs. */
+  #shift({ start, removed, inserted }) {
+    const [end, by] = [start + removed, inserted.length - removed];
+    for (const piece of this.#pieces) {
+      piece.start = piece.start >= end ? piece.start + by : piece.start >= start ? start + inserted.length : piece.start;
+      piece.end = piece.end > end ? piece.end + by : Math.min(piece.end, start);
+    }
+    this.#pieces = this.#pieces.filter((piece) => piece.end > piece.start);
+    field("back").disabled = this.#stopping !== null || !this.#pieces.length;
   }
 }
 

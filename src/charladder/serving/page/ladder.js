@@ -1,6 +1,8 @@
-// The ladder of one place in the text: what every head of every rung expected there.
+// The layers at one place in the text: what every head of every layer expected there.
 
-import { spoken, visible } from "./text.js";
+import { byteMeaning, spoken, visible } from "./text.js";
+
+const EARLY = 0.25; // of training: a head that learned no longer than this guesses badly
 
 function make(name, className, ...content) {
   const element = document.createElement(name);
@@ -32,63 +34,89 @@ function rank(likelier) {
 function learned(last, end) {
   if (!last) return "when it last learned is not known";
   if (last.step >= end) return "learned to the end";
-  return `last learned at ${Math.round(last.progress * 100)}% of training, step ${last.step.toLocaleString("en")}`;
+  const when = `${Math.round(last.progress * 100)}% of training, step ${last.step.toLocaleString("en")}`;
+  return stale(last, end) ? `dimmed: it learned only until ${when}, and guesses worse` : `last learned at ${when}`;
 }
 
-function cell({ id, text, probability }, actual) {
+function stale(last, end) {
+  return Boolean(last) && last.step < end && last.progress < EARLY;
+}
+
+/** The earlier bytes of the character that byte `place` of `bytes` is a part of; `bytes` begins with a character. */
+export function bytesBefore(bytes, place) {
+  let start = place;
+  while (start > 0 && bytes[start] >= 0x80 && bytes[start] < 0xc0) start -= 1;
+  return [...bytes.subarray(start, place)];
+}
+
+/** `before`: the bytes of this character that stand before; null where symbols are letters. */
+function cell({ id, text, probability }, actual, before) {
   const shown = visible(text);
+  const meaning = before && byteMeaning(before, id);
   const item = make("li", id === actual?.id ? "true" : "");
   const bar = make("span", "bar");
   bar.style.width = `${probability * 100}%`;
   item.append(make("span", shown.length > 2 ? "symbol long" : "symbol", shown));
+  if (meaning) item.append(make("span", "meaning", visible(meaning)));
   item.append(make("span", "number", percent(probability)), make("span", "track", bar));
   if (id === actual?.id) item.append(make("span", "aloud", " (stands there)"));
   return item;
 }
 
-function head({ term, target, last_learned, actual, likeliest }, end) {
-  const group = make("div", "head");
+function head({ term, target, last_learned, actual, likeliest }, end, bytes) {
+  const before = bytes(target);
+  const group = make("div", stale(last_learned, end) ? "head stale" : "head");
   group.dataset.target = target;
   const caption = make("p", "", make("strong", "", ahead(target)));
+  if (before?.length) caption.append(` (byte ${before.length + 1} of a character, after ${hexadecimal(before)})`);
   if (actual) {
     const is = make("strong", "symbol", visible(actual.text));
     caption.append(": ", is, ` had ${percent(actual.probability)}, ${rank(actual.rank)}`);
   }
   caption.append(make("br"), make("span", "learned", learned(last_learned, end)));
-  const list = make("ol", "likeliest", ...likeliest.map((candidate) => cell(candidate, actual)));
+  const list = make("ol", "likeliest", ...likeliest.map((candidate) => cell(candidate, actual, before)));
   list.setAttribute("aria-label", `likeliest, ${ahead(target)} (${term})`);
   group.append(caption, list);
   return group;
 }
 
-function row({ rung, heads }, { top, end, note }) {
+function hexadecimal(bytes) {
+  return bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+}
+
+function row({ rung, heads }, { top, end, note, bytes }) {
   const item = make("li", "rung");
   item.dataset.rung = rung;
-  const name = make("h3", "", `Rung ${rung}`);
+  const name = make("h3", "", `Layer ${rung}`);
   if (rung === top) name.append(" ", make("small", "", "the top"));
-  const content = make("div", "heads", ...heads.map((one) => head(one, end)));
+  const content = make("div", "heads", ...heads.map((one) => head(one, end, bytes)));
   if (!heads.length) content.append(make("p", "note", note ? "Nothing to go by." : "It was never asked to predict."));
   item.append(name, content);
   return item;
 }
 
-/** `note`: why there is nothing to show. */
-export function drawLadder(list, { rows, note }) {
+/** `note`: why there is nothing to show. `bytes(target)`: the bytes of one character that stand before what is
+ * predicted; null where symbols are letters. */
+export function drawLadder(list, { rows, note }, bytes) {
   const top = Math.max(...rows.map((row) => row.rung));
   const end = Math.max(...rows.flatMap((row) => row.heads.map((head) => head.last_learned?.step ?? 0)));
-  list.replaceChildren(...rows.map((entry) => row(entry, { top, end, note })));
+  list.replaceChildren(...rows.toReversed().map((entry) => row(entry, { top, end, note, bytes })));
 }
 
 /** One sentence about the place: for the eye, and read aloud. `part`: which of the `count` symbols of the character. */
 export function summary({ symbol, bits, rows, note }, { number, text, part, count }) {
   const main = rows.at(-1)?.heads.find((head) => head.target === 1);
   const first = main?.likeliest[0];
-  const expected = first ? `the top rung expects ${spoken(first.text)} (${percent(first.probability)})` : "";
+  const expected = first ? `the top layer expects ${spoken(first.text)} (${percent(first.probability)})` : "";
   if (!symbol) return `End of the text${expected && `: ${expected} next`}.${note ? ` ${sentence(note)}` : ""}`;
+  if (count === 0) {
+    const where = `Character ${number.toLocaleString("en")}, ${spoken(text)}`;
+    return `${where}, is not in the network's alphabet and is left out${expected && `; ${expected} here`}.`;
+  }
   const which = count > 1 ? `${spoken(text)}, part ${part + 1} of ${count} (${visible(symbol.text)})` : spoken(symbol.text);
   const place = `Character ${number.toLocaleString("en")}, ${which}`;
   const surprise = bits === null ? "is not scored" : `${bits.toFixed(2)} bits`;
-  const had = main?.actual && `the top rung gave it ${percent(main.actual.probability)}, ${rank(main.actual.rank)}`;
+  const had = main?.actual && `the top layer gave it ${percent(main.actual.probability)}, ${rank(main.actual.rank)}`;
   return `${place}: ${[surprise, had].filter(Boolean).join("; ")}.${note ? ` ${sentence(note)}` : ""}`;
 }
 

@@ -3,22 +3,27 @@
 import { failed, succeeded } from "./alerts.js";
 import { drawLegend } from "./colours.js";
 import { Continuing } from "./continuing.js";
-import { drawLadder, summary } from "./ladder.js";
+import { examplesFor, spelled } from "./examples.js";
+import { bytesBefore, drawLadder, summary } from "./ladder.js";
 import { Later } from "./later.js";
+import { saved, save } from "./saved.js";
 import { Scores } from "./scores.js";
 import { ask, useToken } from "./server.js";
 import { Sheet } from "./sheet.js";
-import { endOfCharacter, pointsBefore } from "./text.js";
+import { beginnings, endOfCharacter, pointsBefore } from "./text.js";
 
 const TYPING = 250; // ms without a key after which the text is scored
 const READING = 600; // ... and after which the ladder is read aloud
 const MOVING = 120; // ms for which the cursor rests before its ladder is asked for
 const RETRY = 3000;
+const COLD = 8; // characters at the beginning of an example, which every network finds surprising
 const PASSING = [0, 429, 503]; // nobody answers, or has no time: later perhaps
 
 const field = (name) => document.getElementById(name);
+const before = saved();
+if (before) field("text").value = before.text;
 const sheet = new Sheet(field("text"), field("backdrop"), field("editor"));
-const continuing = new Continuing(sheet);
+const continuing = new Continuing(sheet, known);
 const scores = new Scores();
 const scoring = new Later();
 const climbing = new Later();
@@ -26,6 +31,8 @@ const encoder = new TextEncoder();
 let about = null;
 let part = 0; // which symbol of the character at the cursor: one may be several bytes, or a letter and its accents
 let edited = 0; // when
+let letters = null; // the alphabet, where it is not the bytes and lacks letters
+let showing = false; // whether the caret goes to the greatest surprise when the text has been scored
 
 async function start() {
   try {
@@ -39,8 +46,10 @@ async function start() {
   succeeded("about");
   const { model, alphabet, layers, width, context } = about;
   const spelling = alphabet.kind === "bytes" ? "spells in bytes" : `spells with ${alphabet.size} letters`;
-  field("model").textContent = `${model}: ${layers} rungs of ${width}, ${spelling}, sees ${context} at a time`;
+  field("model").textContent = `${model}: ${layers} layers of width ${width}, ${spelling}, a context of ${context}`;
+  letters = alphabet.letters && alphabet.unknown !== "replace" ? new Set(alphabet.letters) : null;
   continuing.offer(about);
+  offerExamples(alphabet.letters);
   score();
   climb();
 }
@@ -48,6 +57,31 @@ async function start() {
 function askForToken() {
   field("token-form").hidden = false;
   field("token").focus();
+}
+
+/** The buttons with example texts. The first is shown where there is no text of an earlier visit. */
+function offerExamples(alphabet) {
+  const examples = examplesFor(alphabet);
+  const buttons = examples.map(({ name, text }) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.addEventListener("click", () => {
+      if (field("text").readOnly) return;
+      sheet.replace(0, sheet.text.length, text);
+      showing = true;
+    });
+    return button;
+  });
+  field("examples").replaceChildren(field("examples").firstElementChild, ...buttons);
+  if (before || sheet.text) return;
+  sheet.show(examples[0].text);
+  showing = true;
+}
+
+/** The part of a text that the network's alphabet has, and which code point of the text each of its code points is. */
+function known(text) {
+  return spelled(text, letters);
 }
 
 /** A token may be asked for at any time: the server may have been started anew. */
@@ -70,9 +104,10 @@ function score(wait = TYPING) {
     const text = sheet.wellFormed();
     const begin = scores.bits.length;
     try {
-      const answer = text ? await ask("score", { text, begin }, signal) : { bits: [], offsets: [] };
+      const sent = known(text);
+      const answer = sent.text ? await ask("score", { text: sent.text, begin }, signal) : { bits: [], offsets: [] };
       if (signal.aborted) return;
-      scores.take(answer);
+      scores.take(answer, sent.points);
     } catch (error) {
       troubled("score", error);
       if (signal.aborted) return;
@@ -85,6 +120,10 @@ function score(wait = TYPING) {
     succeeded("score");
     sheet.colour(scores.levels(text, begin));
     showTotals(text);
+    if (showing && scores.bits.length) {
+      showing = false;
+      sheet.place(beginnings(text)[scores.surprise(COLD)]);
+    }
     if (about?.alphabet.kind !== "bytes") climb();
   });
 }
@@ -113,15 +152,17 @@ function climb() {
   const wait = Math.max(MOVING, READING - (performance.now() - edited));
   climbing.ask(wait, async (signal) => {
     const { cursor, text } = sheet;
+    const piece = known(sheet.wellFormed());
     const end = endOfCharacter(text, cursor);
     const first = symbolsBefore(cursor);
     if (first === null) return;
-    const count = Math.max(1, (symbolsBefore(end) ?? 0) - first);
+    const count = (symbolsBefore(end) ?? 0) - first;
     try {
-      const answer = await ask("ladder", { text: sheet.wellFormed(), place: first + part }, signal);
+      const answer = await ask("ladder", { text: piece.text, place: first + part }, signal);
       if (signal.aborted) return;
       succeeded("ladder");
-      drawLadder(field("ladder"), answer);
+      const bytes = about.alphabet.kind === "bytes" ? encoder.encode(sheet.wellFormed().slice(cursor, cursor + 16)) : null;
+      drawLadder(field("ladder"), answer, (target) => bytes && bytesBefore(bytes, part + target - 1));
       const character = { number: pointsBefore(text, cursor) + 1, text: text.slice(cursor, end), part, count };
       field("place").textContent = summary(answer, character);
       showParts(count);
@@ -148,17 +189,26 @@ function step(event, by) {
 
 drawLegend(field("swatches"));
 sheet.addEventListener("edit", (event) => {
-  scores.forget(pointsBefore(sheet.text, event.detail));
+  scores.forget(pointsBefore(sheet.text, event.detail.start));
   part = 0;
   edited = performance.now();
+  showing = false;
+  save(sheet);
   if (field("text").readOnly) scoring.stop();
   else score();
   climb();
 });
 sheet.addEventListener("move", () => {
   part = 0;
+  save(sheet);
   climb();
 });
 field("byte-before").addEventListener("click", (event) => step(event, -1));
 field("byte-after").addEventListener("click", (event) => step(event, 1));
+field("all-layers").addEventListener("click", ({ currentTarget: button }) => {
+  const open = field("rungs").classList.toggle("open");
+  button.setAttribute("aria-expanded", open);
+  button.textContent = open ? "Top layer only" : "All layers";
+});
+if (before) sheet.place(Math.min(before.cursor, sheet.text.length));
 start();

@@ -1,6 +1,6 @@
 // The bits of every symbol of the text, as far as they are known: an edit forgets those from its place on.
 
-import { NONE, level } from "./colours.js";
+import { NONE, UNKNOWN, level } from "./colours.js";
 import { beginnings, joins } from "./text.js";
 
 export class Scores {
@@ -27,11 +27,20 @@ export class Scores {
     return low;
   }
 
-  /** Takes what the server said of the symbols that were asked for. */
-  take(answer) {
+  /** Takes what the server said of the symbols that were asked for. `points`: of each code point that was sent, which
+   * one of the text it is. */
+  take(answer, points) {
     answer.bits.forEach((bits) => this.bits.push(bits));
-    answer.offsets.forEach((offset) => this.offsets.push(offset));
+    answer.offsets.forEach((offset) => this.offsets.push(points[offset]));
     this.complete = true;
+  }
+
+  /** The code point that was the greatest surprise, from `least` on. */
+  surprise(least) {
+    const first = this.first(least);
+    let found = first;
+    for (let symbol = first; symbol < this.bits.length; symbol += 1) if (this.bits[symbol] > this.bits[found]) found = symbol;
+    return this.offsets[found] ?? 0;
   }
 
   get total() {
@@ -54,7 +63,8 @@ export class Scores {
       const before = symbol;
       let sum = 0;
       for (; symbol < this.offsets.length && this.offsets[symbol] < end; symbol += 1) sum += this.bits[symbol];
-      if (symbol > before) levels.fill(level(sum), units[point] - start, units[end] - start);
+      const shown = symbol > before ? level(sum) : this.complete ? UNKNOWN : NONE;
+      levels.fill(shown, units[point] - start, units[end] - start);
       point = end;
     }
     return { start, levels };

@@ -1,6 +1,12 @@
 // The server's addresses. What goes wrong becomes a Trouble with one sentence for the person.
 
+const PATIENCE = 10_000; // ms without an answer after which the person is told
+
 let token = "";
+let slow = 0; // requests that have waited for longer than PATIENCE
+
+/** Sends "slow" with true when a request has waited for too long, and with false when none does any more. */
+export const server = new EventTarget();
 
 export class Trouble extends Error {
   constructor(message, status) {
@@ -22,13 +28,43 @@ async function call(path, body, signal) {
   if (body) request.body = JSON.stringify(body);
   let answer;
   try {
-    answer = await fetch(path, request);
+    answer = await timed(fetch(path, request));
   } catch (error) {
     throw unreachable(error);
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  throw new Trouble(said?.error?.message ?? `The server answered ${answer.status} and did not say why.`, answer.status);
+  throw new Trouble(sentence(answer.status, said?.error?.message), answer.status);
+}
+
+/** What an answer that is an error means, and what the person can do. */
+function sentence(status, message) {
+  const reason = message ? `: ${message.replace(/[.\s]+$/, "")}.` : ".";
+  if (status === 401) return `The server did not accept the token${reason}`;
+  if (status === 429 || status === 503) return "The server is busy with other requests. This page tries again in a moment.";
+  if (status === 408 || status === 504) return `The server took too long, try a shorter text${reason}`;
+  if (status >= 500) return `The server failed with error ${status}${reason}`;
+  return `The server refused this (${status})${reason}`;
+}
+
+/** The result of `promise`; says on the way when it takes too long. */
+async function timed(promise) {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    count(1);
+  }, PATIENCE);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    if (late) count(-1);
+  }
+}
+
+function count(change) {
+  slow += change;
+  server.dispatchEvent(new CustomEvent("slow", { detail: slow > 0 }));
 }
 
 function unreachable(error) {
@@ -40,7 +76,7 @@ function unreachable(error) {
 export async function ask(path, body, signal) {
   const answer = await call(path, body, signal);
   try {
-    return await answer.json();
+    return await timed(answer.json());
   } catch (error) {
     throw unreachable(error);
   }
@@ -53,7 +89,7 @@ export async function* listen(path, body, signal) {
   let waiting = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await timed(reader.read());
       if (done) throw new TypeError("the answer ended before its end");
       const events = (waiting + value).split(/\r?\n\r?\n/);
       waiting = events.pop();

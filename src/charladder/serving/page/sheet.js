@@ -3,7 +3,7 @@
 import { Backdrop } from "./backdrop.js";
 import { difference, endOfCharacter } from "./text.js";
 
-/** Sends "edit" (detail: the first unit that changed) and "move" (the cursor is before another character). */
+/** Sends "edit" (detail: {start, removed, inserted} of what changed) and "move" (the cursor is before another character). */
 export class Sheet extends EventTarget {
   #area;
   #scroller;
@@ -32,27 +32,49 @@ export class Sheet extends EventTarget {
     return this.text.slice(0, end).toWellFormed();
   }
 
+  /** Adds to the text that is being written. The text area has it when `finish` is called: pieces that a script puts
+   * there one by one would each empty its undo history. Until then the backdrop shows the text. */
   insert(at, piece, drafted) {
-    this.#area.setRangeText(piece, at, at, "preserve");
     this.#change({ start: at, removed: 0, inserted: piece }, drafted);
     this.#follow(at + piece.length);
   }
 
-  remove(at, length) {
-    this.#area.setRangeText("", at, at + length, "end");
-    this.#change({ start: at, removed: length, inserted: "" });
-    this.#moved();
+  /** Replaces `length` units from `at` on, as one step of the browser's undo history. */
+  replace(at, length, piece) {
+    if (!length && !piece) return; // "delete" without a selection would take the character before
+    const focused = document.activeElement;
+    this.#area.focus({ preventScroll: true });
+    this.#area.setSelectionRange(at, at + length);
+    // Deprecated, and the only call that leaves the undo history whole.
+    const done = document.execCommand(piece ? "insertText" : "delete", false, piece);
+    if (!done) this.#area.setRangeText(piece, at, at + length, "end");
+    this.#edited();
+    if (focused !== this.#area) focused?.focus({ preventScroll: true });
   }
 
   /** While the server writes the person does not. */
   lock(on) {
     this.#area.readOnly = on;
+    this.#scroller.classList.toggle("writing", on);
   }
 
-  finish(end) {
-    this.#area.setSelectionRange(end, end);
+  /** Puts what was written from `start` to `end` into the text area, and the cursor after it. */
+  finish(start, end) {
+    this.replace(start, 0, this.text.slice(start, end));
+    this.place(end);
+    this.dispatchEvent(new CustomEvent("edit", { detail: { start: end, removed: 0, inserted: "" } }));
+  }
+
+  /** Puts a text there before the person has done anything: nothing to undo, and the keyboard's focus stays. */
+  show(text) {
+    this.#area.value = text;
+    this.#edited();
+  }
+
+  /** Puts the cursor before a unit. */
+  place(unit) {
+    this.#area.setSelectionRange(unit, unit);
     this.#moved();
-    this.dispatchEvent(new CustomEvent("edit", { detail: end }));
   }
 
   colour({ start, levels }) {
@@ -68,7 +90,7 @@ export class Sheet extends EventTarget {
     if (!removed && !inserted) return;
     this.text = this.text.slice(0, start) + inserted + this.text.slice(start + removed);
     this.#backdrop.edit(start, removed, inserted, drafted);
-    this.dispatchEvent(new CustomEvent("edit", { detail: start }));
+    this.dispatchEvent(new CustomEvent("edit", { detail: { start, removed, inserted } }));
   }
 
   #moved() {

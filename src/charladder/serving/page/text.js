@@ -3,6 +3,15 @@
 const EXTENDS = /^[\p{M}\p{EMod}\u200d]/u;
 const INVISIBLE = /^[\p{Z}\p{C}]$/u;
 const PICTURES = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡" };
+const BLOCKS = [
+  [0x80, 0x24f, "Latin"], [0x250, 0x2af, "phonetic"], [0x300, 0x36f, "accents"], [0x370, 0x3ff, "Greek"],
+  [0x400, 0x52f, "Cyrillic"], [0x530, 0x58f, "Armenian"], [0x590, 0x5ff, "Hebrew"], [0x600, 0x77f, "Arabic"],
+  [0x900, 0xdff, "Indic"], [0xe00, 0xeff, "Thai and Lao"], [0x10a0, 0x10ff, "Georgian"], [0x2000, 0x206f, "punctuation"],
+  [0x2070, 0x20cf, "signs"], [0x2100, 0x214f, "letterlike"], [0x2190, 0x21ff, "arrows"], [0x2200, 0x22ff, "mathematics"],
+  [0x2500, 0x25ff, "boxes and shapes"], [0x2600, 0x27bf, "symbols"], [0x3000, 0x30ff, "Japanese"],
+  [0x3400, 0x9fff, "Chinese"], [0xac00, 0xd7ff, "Korean"], [0x1f000, 0x1ffff, "pictures"],
+]; // from, to, name
+
 const NAMES = { " ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return" };
 
 /** Whether unit `unit` is the second half of a character. */
@@ -68,4 +77,27 @@ export function visible(symbol) {
 /** A symbol as one says it. */
 export function spoken(symbol) {
   return NAMES[symbol] ?? `“${visible(symbol)}”`;
+}
+
+/** What a byte means after the earlier bytes of its UTF-8 character: the character that it completes, or the range of
+ * characters that it leaves possible. Empty for a character of one byte, which has a picture already. */
+export function byteMeaning(before, byte) {
+  const bytes = [...before, byte];
+  if (bytes.length === 1 && byte < 0x80) return "";
+  const [first, ...rest] = bytes;
+  const length = first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xc2 && first < 0xe0 ? 2 : 0;
+  if (!length || rest.length >= length || rest.some((one) => one < 0x80 || one >= 0xc0)) return "not UTF-8";
+  const value = (all) => all.slice(1).reduce((sum, one) => sum * 64 + (one & 0x3f), all[0] & (0xff >> (length + 1)));
+  const fill = (with_) => value([...bytes, ...Array(length - bytes.length).fill(with_)]);
+  const [low, high] = [Math.max(fill(0x80), [0, 0, 0x80, 0x800, 0x10000][length]), Math.min(fill(0xbf), 0x10ffff)];
+  if (low > high || (low >= 0xd800 && high < 0xe000)) return "not UTF-8";
+  if (bytes.length === length) return String.fromCodePoint(low);
+  const shown = (point) => `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
+  return `${blockOf(low, high)}${shown(low)}–${shown(high)}`;
+}
+
+/** The name of the kind of characters between two code points, where one name covers them, and a blank. */
+function blockOf(low, high) {
+  const block = BLOCKS.find(([begin, end]) => begin <= low && high <= end);
+  return block ? `${block[2]} ` : "";
 }

@@ -1,0 +1,42 @@
+// Example texts, spelled in the alphabet of the network.
+
+const EXAMPLES = [
+  {
+    name: "Prose",
+    text:
+      "The harbour was quiet that morning. Gulls walked along the wall, and the keeper of the lighthouse wrote " +
+      "in his book that the harbour was quiet.",
+  },
+  { name: "Code", text: "def add(first, second):\n    return first + second\n\ndef subtract(first, second):\n    return first * second\n" },
+  { name: "A broken pattern", text: "one two three, one two three, one two three, one two four, one two three" },
+];
+
+/** What `letters` can spell of a text ({text, points}: `points` says which code point of the text each of its code
+ * points is). `letters`: a Set, or null where everything can be spelled. */
+export function spelled(text, letters) {
+  const kept = [];
+  const points = [];
+  let point = 0;
+  for (const letter of text) {
+    if (!letters || letters.has(letter)) {
+      kept.push(letter);
+      points.push(point);
+    }
+    point += 1;
+  }
+  return { text: letters ? kept.join("") : text, points };
+}
+
+/** The examples for an alphabet (a string of its letters; undefined for bytes). Where it lacks most of the letters of
+ * the texts, as an alphabet of DNA does, a pattern of its own letters. */
+export function examplesFor(alphabet) {
+  if (!alphabet) return EXAMPLES;
+  const letters = new Set(alphabet);
+  const fits = EXAMPLES.map(({ name, text }) => {
+    const lower = [...text].map((letter) => (letters.has(letter) ? letter : letter.toLowerCase())).join("");
+    return { name, text: spelled(lower, letters).text, whole: text.length };
+  }).filter(({ text, whole }) => text.length > whole / 2);
+  if (fits.length) return fits;
+  const some = [...letters].slice(0, 6);
+  return [{ name: "A broken pattern", text: some.join("").repeat(6) + some.toReversed().join("") }];
+}
