@@ -35,3 +35,47 @@ def test_one_graph_while_layers_fall_silent_one_by_one(backend):
         active.append(len(report.terms) - 1)
     assert active == list(range(DEPTH - 1, -1, -1))
     assert counter.frame_count == 1
+
+
+def attached(model):
+    return aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_graph_that_was_compiled_without_the_hook_is_named_with_its_cures(same):
+    """torch.compile does not compile again for hooks, and one graph serves all models of a class."""
+    x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
+
+    def run(reset=False):
+        torch.compiler.reset()
+        model, other = stack(), stack()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        (compiled if same else torch.compile(other, backend="eager", fullgraph=True))(x)
+        objective = attached(model)
+        if reset:
+            torch.compiler.reset()
+        head = objective.terms["a"].head
+        expected = F.cross_entropy(head(model.layers[0](x)), y).item()
+        return objective(compiled, x, y).terms["a"].value, expected
+
+    with pytest.raises(aux.AuxiliaryError) as caught:
+        run()
+    sentence = str(caught.value)
+    assert "made before the objective was attached, or for another model of the same class" in sentence
+    assert "torch.compiler.reset() after attaching" in sentence and "skip_nnmodule_hook_guards = False" in sentence
+    found, expected = run(reset=True)
+    assert found == pytest.approx(expected)
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        found, expected = run()
+    assert found == pytest.approx(expected)
+
+
+def test_models_of_one_class_with_an_objective_each_have_their_own_taps():
+    torch.compiler.reset()
+    x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
+    models = [stack() for _ in range(3)]
+    objectives = [attached(model) for model in models]
+    for model, objective in zip(models, objectives, strict=True):
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        expected = F.cross_entropy(objective.terms["a"].head(model.layers[0](x)), y).item()
+        assert objective(compiled, x, y).terms["a"].value == pytest.approx(expected)

@@ -35,8 +35,10 @@ def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, mode
 def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> Any:
     if not calls:
         hint = (
-            "the model is compiled, and hooks added after compilation are not seen; attach the objective "
-            "(Objective(model=...)) before the compiled model first runs"
+            "torch.compile runs a graph without this hook, which was made before the objective was attached, or for "
+            "another model of the same class; attach the objective (Objective(model=...)) before anything is compiled, "
+            "call torch.compiler.reset() after attaching, or set torch._dynamo.config.skip_nnmodule_hook_guards = "
+            "False at the start of the program"
             if compiled(model)
             else "tap a module that the model calls, and not one whose parts it uses"
         )
