@@ -1,8 +1,10 @@
 """The objective on any model, against the same total written by hand."""
 
 import gc
+import threading
 import weakref
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -335,6 +337,52 @@ def test_counts_are_refused_where_only_the_loss_knows_them(data):
     without = aux.Objective(term(), {"own": term(lambda p: p.mean(), target=None, select=lambda out: out)})
     with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target, which does not say how many"):
         without.counts([y])
+
+
+class Waits(nn.Module):
+    """Waits in the middle of its forward pass until all threads are there."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.first, self.out, self.barrier = nn.Linear(8, 8), nn.Linear(8, 3), threading.Barrier(threads, timeout=60)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        self.barrier.wait()
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_threads_that_share_an_objective_read_their_own_taps(attached):
+    """The last thread runs the model alone, which must not be recorded."""
+    threads = 4
+    model, head = Waits(threads), nn.Linear(8, 3)
+    objective = aux.Objective(term(), {"a": term(tap="first", head=head)})
+    if attached:
+        objective.attach(model)
+    data = [(torch.randn(6, 8), torch.randint(0, 3, (6,))) for _ in range(threads - 1)]
+
+    def run(place: int) -> float | None:
+        if place == threads - 1:
+            model(torch.randn(6, 8))
+            return None
+        return objective(model, *data[place]).terms["a"].value
+
+    for _ in range(5):
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(run, range(threads)))
+        assert found[:-1] == [F.cross_entropy(head(model.first(x)), y).item() for x, y in data]
+    assert len(model.first._forward_hooks) == 1
+
+
+def test_a_failed_attach_leaves_no_trace(data):
+    x, y = data
+    model = stack()
+    objective = aux.Objective(term(), {"a": term(tap="layers.*", head="out", weight="nobody")})
+    for _ in range(2):
+        with pytest.raises(aux.AuxiliaryError, match=r"term 'a.0': there is no preset 'nobody'"):
+            objective(model, x, y)
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_the_terms_of_a_pattern_share_the_target_of_its_name(data):

@@ -8,6 +8,7 @@ weight is zero costs nothing: its head is not called, and what it would have rea
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
 from charladder.auxiliary.wrappers import levels, unwrap
+
+_ATTACHING = threading.Lock()  # threads may share an objective, and make its first call together
 
 
 class Objective(Apart):
@@ -154,16 +157,26 @@ class Objective(Apart):
         base = self.base_of(model)
         if not isinstance(base, nn.Module):
             raise AuxiliaryError("some terms have taps or heads, and the model is a plain function; give the nn.Module")
-        if self.attached and self.attached[0] is base:
+        if self.taps.model is base:
             return self
+        with _ATTACHING:
+            if self.taps.model is not base:  # which another thread may have changed
+                self.attach_to(base)
+        return self
+
+    def attach_to(self, base: nn.Module) -> None:
         if self.attached:
             raise AuxiliaryError("this objective is attached to another model; make one for each, or remove() it first")
-        self.terms = expand(base, self.terms)
-        self.attached, self.removed = [base], False
-        self.prepare()
+        before = self.terms
+        self.terms, self.attached = expand(base, before), [base]
+        try:
+            self.prepare()
+        except AuxiliaryError:
+            self.terms, self.attached = before, []
+            raise
         taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
         self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
-        return self
+        self.removed = False
 
     def base_of(self, model: Any) -> Any:
         """The model inside its wrappers: the one that this is attached to, or the innermost that has all taps."""

@@ -4,6 +4,7 @@ The hooks lie on the model from `attach` to `remove`, so that a model compiled i
 do nothing outside a recorded forward pass, and the recomputation of gradient checkpointing is outside.
 """
 
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,13 +37,17 @@ class Call:
         return self.versions is not None and [t._version for t in tensors_in(self.output)] != self.versions
 
 
-class Recorder:
-    """What the hooks write to: the calls of the `wanted` modules, by name."""
+class Recorder(threading.local):
+    """What the hooks write to: the calls of the `wanted` modules, by name. Each thread has its own, so that threads may
+    share an objective, or run the model beside it."""
 
     def __init__(self) -> None:
         self.on = False
         self.wanted: set[str] = set()
         self.caught: dict[str, list[Call]] = {}
+
+    def __reduce__(self) -> Any:
+        return Recorder, ()  # a copied or pickled model has hooks that record nothing
 
 
 def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -73,6 +78,7 @@ class Taps:
         self.handles: dict[str, Any] = {}
         self.tapped: dict[str, nn.Module] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.model: nn.Module | None = None
         self.remove_when_deleted()
 
     def remove_when_deleted(self) -> None:
@@ -89,8 +95,10 @@ class Taps:
             self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
             self.tapped[name] = modules[name]
         self.modules = {name: modules[name] for name in heads}
+        self.model = model
 
     def remove(self) -> None:
+        self.model = None
         remove_all(self.handles)
         self.tapped.clear()
         self.modules.clear()
