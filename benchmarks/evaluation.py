@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
         if options.run is None:
             options.run = str(Path(folder) / "run")
             command = [sys.executable, "-m", "charladder", "train", "python", "--run", options.run]
-            command += ["--valid", "4096"] if options.quick else []  # all of which is scored at the end of a run
-            subprocess.run([*command, "--minutes", str(options.minutes)], stdout=subprocess.DEVNULL, check=True)
+            command += ["--minutes", str(options.minutes), "--score", "none"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         run = open_run(Path(options.run))
         corpus = open_data(run)
         network, context = run.network(), run.recipe.model.context

@@ -24,7 +24,7 @@ from benchmarks.measure import matrix_rate, report
 from benchmarks.peers import fresh_trainer
 from charladder.recipe import Raw, read_raw
 from charladder.training import Trainer
-from charladder.training.metrics import read_metrics
+from charladder.training.metrics import is_validation, read_metrics
 from charladder.training.precision import choose_device, choose_precision
 
 STEPS = 1_000_000
@@ -86,8 +86,9 @@ def learned(options: argparse.Namespace, recipe: str, words: Sequence[str]) -> d
         command = [sys.executable, "-m", "charladder", "train", options.text, "--run", str(run), "--json"]
         command += ["--recipe", recipe, "--minutes", str(options.minutes), "--device", options.device, *words]
         command += ["--valid", str(options.valid), "--test", str(options.test), "--training.validations", "20"]
+        command += ["--score", "whole"]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-        parts = [line["bits_per_character"] for line in read_metrics(run / "metrics.jsonl") if line.get("part")]
+        parts = [line["bits_per_character"] for line in read_metrics(run / "metrics.jsonl") if is_validation(line)]
         return {**json.loads(done.stdout), "best_on_a_stretch": min(parts, default=None)}
 
 

@@ -93,7 +93,7 @@ def ours(name: str, corpus: Corpus, valid: tuple[int, int], seed: int, folder: P
     recipe, seconds = name.split(":")
     command = [sys.executable, "-m", "charladder", "train", corpus.name, "--run", str(folder / f"{name}-{seed}")]
     command += ["--recipe", recipe, "--minutes", str(float(seconds) / 60), "--seed", str(seed), "--json"]
-    command += ["--valid", str(valid[1] - valid[0]), "--test", str(len(corpus.ids_N) - valid[1])]
+    command += ["--valid", str(valid[1] - valid[0]), "--test", str(len(corpus.ids_N) - valid[1]), "--score", "whole"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     facts = json.loads(done.stdout)
     return {**facts, "bits_per_character": facts["valid_bits_per_character"]}

@@ -16,7 +16,7 @@ from charladder.ablation.plan import Plan, run_name
 from charladder.errors import BadInput
 from charladder.recipe import Recipe
 from charladder.run import open_run
-from charladder.training.metrics import number, read_metrics
+from charladder.training.metrics import is_validation, number, read_metrics
 
 LAST = 10  # logged steps whose mean is the training loss at the end
 
@@ -36,7 +36,8 @@ class Curve:
 class Curves:
     """metrics.jsonl of a run. steps, characters, seconds: of training, up to its last line. terms: bits of training
     batches by name of the term. valid: the stretch that is scored on the way. whole: the last line that scores the
-    whole valid part, None before there is one. norms: progress, and the norm of the gradient by rung, where it was
+    whole valid part, None before there is one. final: the last score at the end of training, of the whole part or of a
+    stretch. norms: progress, and the norm of the gradient by rung, where it was
     measured; alone: the same of the main loss without the others."""
 
     steps: int
@@ -47,6 +48,7 @@ class Curves:
     whole: dict[str, Any] | None
     norms: tuple[tuple[float, dict[str, float]], ...]
     alone: tuple[tuple[float, dict[str, float]], ...] = ()
+    final: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ def read_curves(path: Path) -> Curves:
     parts = curve(
         (line["step"], line["trained_characters"], second_of(line["step"], times), line["bits_per_character"])
         for line in valid
-        if line.get("part")
+        if is_validation(line)
     )
-    wholes = [line for line in valid if not line.get("part") and math.isfinite(line["bits_per_character"])]
+    finals = [line for line in valid if not is_validation(line) and math.isfinite(line["bits_per_character"])]
+    wholes = [line for line in finals if not line.get("part")]
     last = steps[-1] if steps else {"step": 0, "characters": 0}
     return Curves(
         steps=last["step"],
@@ -158,6 +161,7 @@ def read_curves(path: Path) -> Curves:
         terms=terms,
         valid=parts,
         whole=wholes[-1] if wholes else None,
+        final=finals[-1] if finals else None,
         norms=measured(steps, "gradient_norms"),
         alone=measured(steps, "gradient_norms_without"),
     )

@@ -147,10 +147,19 @@ def outcome(plan: Plan, child: Child, told: bool) -> Event:
 def words(plan: Plan, run: PlannedRun) -> list[str]:
     """The words of `charladder train` for a run: those that begin it, or that go on with it."""
     if run.path.exists():
-        return ["train", "--resume", str(run.path), "--json"]
+        return ["train", "--resume", str(run.path), "--score=whole", "--json"]
     fields = settings_of(plan, run.arm, run.seed).items()
     options = [f"--{name}={shown(value)}" for name, value in fields]
-    return ["train", f"--run={run.path}", f"--recipe={plan.base}", *options, "--json", "--", *plan.data]
+    return [
+        "train",
+        f"--run={run.path}",
+        f"--recipe={plan.base}",
+        *options,
+        "--score=whole",
+        "--json",
+        "--",
+        *plan.data,
+    ]
 
 
 def start(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> Child:

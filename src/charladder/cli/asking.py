@@ -1,27 +1,37 @@
-"""Whoever asks a run to end: by Ctrl-C, by a request, by closing the terminal."""
+"""Requests to end a run: Ctrl-C, SIGTERM, and a terminal that is closed."""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
-def asking(asked: list[int]) -> Iterator[None]:
-    """Ctrl-C, a request to end (SIGTERM) and a terminal that closes (SIGHUP, unless somebody wants that ignored, as
-    nohup does) are noted in `asked`: the step is finished and saved. A second one does not wait for that."""
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has `handler` called for SIGINT, SIGTERM and SIGHUP, except for those that the parent process had ignored."""
+    before = {one: signal.getsignal(one) for one in NUMBERS}
+    for number, old in before.items():
+        if old is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def interrupting() -> contextlib.AbstractContextManager[None]:
+    """Requests to end raise KeyboardInterrupt at once: for work that has nothing to save."""
+    return handled(signal.default_int_handler)
+
+
+def asking(asked: list[int]) -> contextlib.AbstractContextManager[None]:
+    """Requests to end are noted in `asked`: the step is finished and saved. A second one raises KeyboardInterrupt."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
         signal.signal(number, signal.default_int_handler)
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {one: signal.getsignal(one) for one in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(ask)

@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     console = Terminal()
     for run in facts.get("runs", []):
         bits = run["valid_bits_per_character"]
-        end = "no score of the whole valid part yet" if bits is None else f"valid: {bits:.4f} bits per character"
+        scored = f" (the first {run['valid_characters']:,} characters)" if run["valid_part"] else ""
+        end = "no score of the valid part yet" if bits is None else f"valid: {bits:.4f} bits per character{scored}"
         line = f"{run['run']}: {run['steps']:,} steps, {run['characters']:,} characters, {run['seconds']:.0f} s, {end}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"picture: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -74,7 +75,7 @@ def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
         if absent:
             say(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
     draw_runs(runs, terms, by, path)
-    ended = {name: None if one.whole is None else one.whole["bits_per_character"] for name, one in runs.items()}
+    ended = {name: one.final or {} for name, one in runs.items()}
     return {
         "by": by,
         "terms": terms,
@@ -84,7 +85,9 @@ def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
                 "steps": curves.steps,
                 "characters": curves.characters,
                 "seconds": curves.seconds,
-                "valid_bits_per_character": ended[name],
+                "valid_bits_per_character": ended[name].get("bits_per_character"),
+                "valid_characters": ended[name].get("characters"),
+                "valid_part": bool(ended[name].get("part")),
             }
             for name, curves in runs.items()
         ],

@@ -114,14 +114,6 @@ def score(
         )  # fmt: skip
 
 
-def score_run(
-    console: Console, run: Run, corpus: Corpus, part: str, device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """Scores `part` as `evaluate` does unless told otherwise; returns the keys of `evaluate --json`."""
-    held = hold(run, corpus, part, device=device)
-    return as_result(held, score(console, held))
-
-
 def as_result(held: Held, found: Score) -> dict[str, Any]:
     """The keys of `evaluate --json`."""
     result = {
@@ -145,4 +137,5 @@ def print_bits(console: Console, result: dict[str, Any]) -> None:
     bits, by_unicode = result["bits_per_character"], result.get("bits_per_unicode_character")
     if by_unicode is not None and by_unicode != bits:
         console.print(f"{result['split']}: {by_unicode:.4f} bits per Unicode character", highlight=False)
-    console.print(f"{result['split']}: {bits:.4f} bits per character", highlight=False)
+    scored = f" (the first {result['characters']:,} characters)" if result.get("part") else ""
+    console.print(f"{result['split']}: {bits:.4f} bits per character{scored}", highlight=False)

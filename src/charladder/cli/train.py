@@ -3,21 +3,22 @@
 import contextlib
 import json
 import shlex
-from pathlib import Path
-from typing import Any
+import time
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from charladder.cli.asking import asking
+from charladder.cli.asking import asking, interrupting
 from charladder.cli.beginning import begun, restarted, resumed
 from charladder.cli.display import Display
 from charladder.cli.estimate import fitting
+from charladder.cli.final_score import final_score, parse_score
 from charladder.cli.next_steps import commands_after_training
 from charladder.cli.options import Parser, add_recipe_options
-from charladder.cli.scoring import print_bits, score_run
+from charladder.cli.scoring import print_bits
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
-from charladder.evaluation import evaluate
+from charladder.evaluation import Score, evaluate
 from charladder.objective.steps import describe
 from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
 from charladder.text import Corpus, cut_short
@@ -27,7 +28,6 @@ from charladder.training.compilation import uncompiled
 from charladder.training.curves import draw_curves
 from charladder.training.distributed import leader, size, together, wait
 from charladder.training.memory import peak_bytes
-from charladder.training.metrics import Metrics, read_metrics
 
 
 def main(argv: list[str]) -> int:
@@ -44,29 +44,42 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", "--run-dir", metavar="DIR", help=about)
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
     parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
+    about = "characters of the valid part to score at the end: whole, none or N (default: a tenth of those trained on)"
+    parser.add_argument("--score", metavar="WHAT", help=about)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
     options = parser.read(argv)
+    wanted = parse_score(options.score)
     with together(), contextlib.ExitStack() as claims:
         console = Terminal(stderr=options.json, lasting=True, quiet=not leader())
         again = restarted(options)
         if again is not None:
             claims.enter_context(claimed(again))
+        began = time.perf_counter()
         run, corpus, trainer = begun(options) if again is None else resumed(options, again)
         if again is None:
             claims.enter_context(claimed(run.path))
-        return carry_out(console, run, corpus, trainer, options.json)
+        ending = Ending(wanted, options.json, time.perf_counter() - began)
+        return carry_out(console, run, corpus, trainer, ending)
 
 
-def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Ending:
+    """What is done after training. score: --score. as_json: --json. reading_seconds: how long it took to read the text
+    and to make the network, which is outside the budget."""
+
+    score: str | int | None
+    as_json: bool
+    reading_seconds: float
+
+
+def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending) -> int:
     """Trains, and says how it ended; returns the exit code."""
     begin(console, run, corpus, trainer)
     try:
-        interrupted = follow(console, run, corpus, trainer)
-        if not interrupted:
-            if leader():
-                finish(console, run, corpus, trainer, as_json)
-            return 0
+        followed = follow(console, run, corpus, trainer)
+        if not followed.interrupted:
+            return finish(console, run, corpus, trainer, ending, followed) if leader() else 0
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
@@ -162,9 +175,20 @@ def described(corpus: Corpus) -> str:
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
-def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool:
-    """Trains with a display until the budget is spent. True when it stopped before, on request or without its text."""
+@dataclass(frozen=True)
+class Followed:
+    """How training ended. interrupted: before the budget was spent. asked: a request to end came in, perhaps after the
+    last step. validated: the last validation."""
+
+    interrupted: bool
+    asked: bool
+    validated: Score | None
+
+
+def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> Followed:
+    """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
     asked: list[int] = []
+    found: list[Score] = []
     valid = split_of(run.recipe, corpus).valid
     stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
 
@@ -172,10 +196,12 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
         context = run.recipe.model.context
         trainer.whole.eval()
         with uncompiled(trainer.compiled):
-            return evaluate(
+            score = evaluate(
                 trainer.predict, corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size,
                 trainer.device, ends_F=file_ends(run.recipe, corpus),
-            ).bits_per_character  # fmt: skip
+            )  # fmt: skip
+        found.append(score)
+        return score.bits_per_character
 
     def stop() -> bool:
         return bool(asked) or cut_short(corpus.ids_N)
@@ -187,18 +213,25 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> bool
             display.show(event)
             if isinstance(event, Saved):
                 interrupted = event.interrupted
-    return interrupted
+    return Followed(interrupted, bool(asked), found[-1] if found else None)
 
 
-def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json: bool) -> None:
-    """The final score on the whole valid part, the plot, and what to do next."""
-    clock = trainer.clock
-    valid = split_of(run.recipe, corpus).valid
-    bits, score = None, None
-    if valid[1] > valid[0]:
-        score = score_run(console, run, corpus, "valid", device=trainer.device)
-        bits = score["bits_per_character"]
-        record_final_score(run.path / "metrics.jsonl", clock.step, clock.characters, score)
+def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending, followed: Followed) -> int:
+    """The final score, the plot, and what to do next; returns the exit code."""
+    clock, name = trainer.clock, shlex.quote(str(run.path))
+    began = time.perf_counter()
+    validated = followed.validated
+    try:
+        with interrupting():
+            if followed.asked:
+                raise KeyboardInterrupt
+            score = final_score(console, run, corpus, trainer, ending.score, validated)
+    except KeyboardInterrupt:
+        sentence = f"training is done and saved, its score was interrupted; score it with: charladder evaluate {name}"
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        return 130
+    scoring_seconds = time.perf_counter() - began + (validated.seconds if validated else 0.0)
+    bits = None if score is None else score["bits_per_character"]
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
     speed = clock.characters / clock.seconds if clock.seconds else 0.0
@@ -208,6 +241,8 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
+        f"outside the budget: {ending.reading_seconds:.0f} s to read the text and make the network, "
+        f"{scoring_seconds:.0f} s to score\n"
         f"curves: {where}\n"
         f"next:   {following}",
         highlight=False,
@@ -216,7 +251,7 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
     )
     if score is not None:
         print_bits(console, score)
-    if as_json:
+    if ending.as_json:
         print(
             json.dumps(
                 {
@@ -225,19 +260,14 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, as_json
                     "seconds": clock.seconds,
                     "characters_per_second": speed,
                     "valid_bits_per_character": bits,
+                    "scored": score,
+                    "reading_seconds": ending.reading_seconds,
+                    "scoring_seconds": scoring_seconds,
                     "peak_memory_bytes": memory,
                 }
             )
         )
-
-
-def record_final_score(path: Path, step: int, characters: int, score: dict[str, Any]) -> None:
-    """Adds the whole part's score to the metrics, once a step, however often a finished run is resumed."""
-    known = any(line["step"] == step and "split" in line and "part" not in line for line in read_metrics(path))
-    if not known:
-        metrics = Metrics(path, step)
-        metrics.write({"step": step, "trained_characters": characters, **score})
-        metrics.close()
+    return 0
 
 
 def longer(trainer: Trainer) -> str:

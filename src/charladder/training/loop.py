@@ -17,7 +17,7 @@ from torch import Tensor
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.distributed import agree, gathered, leader, wait
 from charladder.training.files import save_tensors
-from charladder.training.metrics import Metrics, Silent, read_metrics
+from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
 from charladder.training.trainer import StepFacts, Trainer
 
 BITS = 1 / math.log(2)
@@ -174,11 +174,8 @@ def save_whole(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def best_so_far(path: Path) -> float:
-    """The best validation of the same stretch that metrics.jsonl has, in bits per character."""
-    return min(
-        (line["bits_per_character"] for line in read_metrics(path) if "split" in line and line.get("part")),
-        default=math.inf,
-    )
+    """The best validation that metrics.jsonl has, in bits per character."""
+    return min((line["bits_per_character"] for line in read_metrics(path) if is_validation(line)), default=math.inf)
 
 
 def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""metrics.jsonl: one JSON line a logged step, and one an evaluation (those have `split`)."""
+"""metrics.jsonl: one JSON line a logged step, and one an evaluation.
+
+Evaluations have `split`. They also have `part` where they scored a stretch of the valid part and not all of it, and
+then `final` where this is the score at the end of a run and no validation on the way.
+"""
 
 import json
 import os
@@ -71,6 +75,12 @@ def whole(line: Any) -> bool:
         and "main" in terms
         and all(isinstance(term, dict) and number(term.get("bits")) for term in terms.values())
     )
+
+
+def is_validation(line: dict[str, Any]) -> bool:
+    """Whether a line is a validation on the way, which always scores the same stretch of the valid part; the score at
+    the end of a run is none."""
+    return "split" in line and bool(line.get("part")) and not line.get("final")
 
 
 def number(value: Any) -> bool:

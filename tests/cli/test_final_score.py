@@ -1,0 +1,144 @@
+"""The score at the end of `train`: which stretch, what is said before and after, and what interrupts it."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from charladder.ablation.folder import PlannedRun
+from charladder.ablation.plan import read_plan
+from charladder.ablation.runner import words
+from charladder.cli import final_score
+from charladder.cli.main import main
+from charladder.evaluation import Score
+from charladder.training import TrainingSettings
+from charladder.training.budget import Clock
+from charladder.training.loop import best_so_far
+from charladder.training.metrics import read_metrics
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.validation-characters", "10"]
+VALID = 200  # characters of the valid part of the text
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def evaluations() -> list[dict]:
+    return [line for line in read_metrics(Path("run/metrics.jsonl")) if "split" in line]
+
+
+def test_by_default_a_tenth_of_the_characters_trained_on_is_scored(here, text_file, capsys):
+    assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY, "--json"]) == 0
+    captured = capsys.readouterr()
+    done = json.loads(captured.out)
+    assert (done["scored"]["characters"], done["scored"]["part"]) == (12 * 2 * 16 // 10, True)
+    assert "scoring the first 38 of 200 characters of the valid part, about 0 s" in captured.err
+    assert captured.err.index("scoring the first 38") > captured.err.index("checkpoint run")
+    assert "valid: " in captured.err and "(the first 38 characters)" in captured.err
+    assert "outside the budget: " in captured.err
+    assert main(["evaluate", "run", "--limit", "38", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["bits_per_character"] == done["valid_bits_per_character"] == done["scored"]["bits_per_character"]
+    assert (again["context"], again["stride"]) == (done["scored"]["context"], done["scored"]["stride"])
+    *validations, last = evaluations()
+    assert len(validations) == 4 and all(line["part"] and "final" not in line for line in validations)
+    assert (last["part"], last["final"], last["characters"], last["step"]) == (True, True, 38, 12)
+
+    assert main(["train", "--resume", "run"]) == 0
+    assert evaluations() == [*validations, last], "a finished run that is resumed has its score once"
+    capsys.readouterr()
+    assert main(["plot", "run", "--json"]) == 0
+    (curve,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (curve["valid_bits_per_character"], curve["valid_characters"]) == (last["bits_per_character"], 38)
+
+
+def test_the_best_validation_is_none_of_another_stretch(here, text_file, capsys):
+    assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 0
+    lines = evaluations()
+    path = Path("run/metrics.jsonl")
+    path.write_text("".join(json.dumps({**line, "bits_per_character": 3.0}) + "\n" for line in lines[:-1]))
+    with path.open("a") as file:
+        file.write(json.dumps({**lines[-1], "bits_per_character": 1.0}) + "\n")
+    assert best_so_far(path) == 3.0
+
+
+def test_whole_none_and_a_number(here, text_file, capsys):
+    assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, "--score", "none", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["valid_bits_per_character"] is None and done["scored"] is None
+    assert all("final" not in line and line["part"] for line in evaluations())
+    for wanted, characters in (("70", 70), ("whole", VALID), ("1000", VALID)):
+        assert main(["train", "--resume", "run", "--score", wanted, "--json"]) == 0
+        captured = capsys.readouterr()
+        scored = json.loads(captured.out)["scored"]
+        assert (scored["characters"], scored["part"]) == (characters, characters < VALID)
+        assert (f"scoring all {VALID} characters" in captured.err) == (characters == VALID)
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_character"] == scored["bits_per_character"]
+    assert [line["characters"] for line in evaluations() if "part" not in line] == [VALID]
+    assert [line["characters"] for line in evaluations() if line.get("final")] == [70]
+
+
+@pytest.mark.parametrize("wanted", ["0", "-1", "half", "", "1.5", "9" * 30])
+def test_a_stretch_that_cannot_be_is_refused_before_training(here, text_file, capsys, wanted):
+    assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, f"--score={wanted}"]) == 2
+    assert "it must be whole, none, or a number of characters" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_end_during_the_score_says_that_training_is_saved(
+    here, text_file, capsys, monkeypatch: pytest.MonkeyPatch, number
+):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(final_score, "score", interrupted)
+        assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 130
+    out = capsys.readouterr().out
+    assert "training is done and saved, its score was interrupted; score it with: charladder evaluate run" in out
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["12"]
+    assert main(["train", "--resume", "run"]) == 0
+    assert evaluations()[-1]["final"]
+
+
+def trainer(trained: int, **budget) -> SimpleNamespace:
+    settings = TrainingSettings(batch=1, learning_rate=1.0, **budget)
+    return SimpleNamespace(settings=settings, clock=Clock(100, trained, 77.0))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget", "trained", "speed", "expected"),
+    [
+        ("whole", {"steps": 9}, 10, 1.0, 5_000_000),
+        (300, {"steps": 9}, 10, 1.0, 300),
+        (6_000_000, {"steps": 9}, 10, 1.0, 5_000_000),
+        (None, {"steps": 9}, 1_000_000, 1.0, 100_000),  # a clock has no say in it
+        (None, {"characters": 9}, 1_000_000, 1.0, 100_000),
+        (None, {"steps": 9}, 10, 1.0, 8192),
+        (None, {"steps": 9}, 900_000_000, 1.0, 5_000_000),
+        (None, {"minutes": 0.5}, 1_000_000, 1e6, 100_000),
+        (None, {"minutes": 0.5}, 1_000_000, 20_000.0, 60_000),  # three seconds, a tenth of the thirty
+        (None, {"minutes": 0.5}, 1_000_000, 10.0, 8192),  # it has been scored already
+    ],
+)
+def test_how_many_characters_are_scored(wanted, budget, trained, speed, expected):
+    validated = Score(1.0, 8192, 8192 / speed)
+    assert final_score.characters_to_score(trainer(trained, **budget), wanted, 5_000_000, validated) == expected
+
+
+def test_runs_of_a_plan_are_scored_whole(tmp_path):
+    plan = read_plan("paper")
+    run = PlannedRun(plan.arms[0], 0, tmp_path / "run")
+    assert "--score=whole" in words(plan, run)
+    run.path.mkdir()
+    assert "--score=whole" in words(plan, run)
