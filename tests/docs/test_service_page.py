@@ -26,7 +26,8 @@ def test_limits_are_the_defaults():
     for figure in (
         f"{limits.streams} texts at once", f"{limits.waiting} waiting", f"{limits.completion:,} characters\na text",
         f"{limits.prompt:,} of a prompt", f"{limits.body >> 20} MiB a body", f"{limits.seconds:g} seconds a request",
-        f"takes nothing for {limits.patience:g} seconds",
+        f"takes nothing for {limits.patience:g} seconds", f"has {limits.patience:g} seconds for a",
+        f"head ({limits.head >> 10} KiB at most)", f"where there are {limits.connections:,}",
     ):  # fmt: skip
         assert figure in PAGE
     assert limits.prompt == limits.score

@@ -30,8 +30,7 @@ class Served:
 def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Served]:
     service = open_service(open_run(run), Limits(**limits), token)
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(make_app(service), log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
-    server = Server(config, service)
+    server = Server(service, make_app(service), graceful=2)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     until(lambda: server.started)

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from charladder.cli.options import Parser
@@ -58,13 +59,13 @@ def main(argv: list[str]) -> int:
     token = read_token(options.token_file)
     run = open_run(Path(options.run))
     try:
-        import uvicorn
-
         from charladder.serving.app import make_app, open_service
+        from charladder.serving.connections import affordable
         from charladder.serving.ending import Server
         from charladder.serving.guard import LOCAL
     except ModuleNotFoundError as error:
         raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
+    limits = replace(limits, connections=affordable(limits.connections))
     service = open_service(run, limits, token, options.precision, options.device)
     listening = listen(options.host, options.port)
     local = is_loopback(options.host)
@@ -75,14 +76,11 @@ def main(argv: list[str]) -> int:
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )
     app = make_app(service, (*LOCAL, name.lower()) if local else None)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=5, server_header=False
-    )  # fmt: skip
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what is loaded now stays: nobody need look through it again and again
-    server = Server(config, service)
+    server = Server(service, app)
     try:
         server.run([listening])
     finally:

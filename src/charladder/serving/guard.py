@@ -94,9 +94,9 @@ class Guard:
                         await refused.answer()(scope, receive, patient_send)
         except TimeoutError:
             # The client takes nothing. Its connection is cut, with what waits there: closed, it would wait for ever.
-            transport = getattr(getattr(send, "__self__", None), "transport", None)
-            if transport is not None:
-                transport.abort()
+            cut = scope.get("extensions", {}).get("charladder.cut")
+            if cut is not None:
+                cut()
         finally:
             timer.cancel()
             self.inside -= 1

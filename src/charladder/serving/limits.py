@@ -9,8 +9,9 @@ from charladder.errors import BadInput
 class Limits:
     """streams: texts decoded at once; waiting: further ones that may wait for a place. prompt, completion, score, stop:
     characters of each. choices: texts of one request. numbers: log-probabilities of one answer. body: bytes of one.
-    requests: at once, of all kinds. looks: scores and ladders that wait for their turn. seconds: for a request from its
-    arrival; patience: for a client to send what it announced, or to take what is sent."""
+    head: bytes of a request's line and headers. connections: open at once. requests: being answered at once, of all
+    kinds. looks: scores and ladders that wait for their turn. seconds: for a request from its arrival; patience: for a
+    client to send its head, then its body, and to take each part of the answer."""
 
     streams: int = 64
     waiting: int = 512
@@ -21,6 +22,8 @@ class Limits:
     stop: int = 128
     numbers: int = 500_000
     body: int = 4 << 20
+    head: int = 1 << 16
+    connections: int = 2048
     requests: int = 1024
     looks: int = 32
     seconds: float = 300.0

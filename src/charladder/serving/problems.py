@@ -11,7 +11,7 @@ from charladder.serving.protocol import ErrorAnswer
 
 TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
-    500: "server_error",
+    500: "server_error", 503: "server_error",
 }  # fmt: skip
 CLOSING = "the service is closing"
 ANSWERS: dict[int | str, dict[str, object]] = {
@@ -26,6 +26,8 @@ ANSWERS: dict[int | str, dict[str, object]] = {
         413: "a body that is too large",
         415: "a body that is no application/json",
         429: "too much is going on",
+        431: "a request head that is too large",
+        503: "too many connections, or no place for a text within the time there is",
     }.items()
 }
 

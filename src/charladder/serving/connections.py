@@ -1,0 +1,187 @@
+"""Connections of clients: how many there are, how long they may be silent, and how much of a request head is read.
+
+uvicorn bounds none of these. A connection without a complete request costs a descriptor and the bytes it has sent; it
+has no right to either for long.
+"""
+
+import asyncio
+import contextlib
+import http
+import json
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from charladder.serving.limits import Limits
+from charladder.serving.problems import Refused
+
+PIECE = 1 << 14  # bytes given to the parser at once, between two checks of what has been sent
+PIPELINED = 64  # requests of one connection that wait for the answer to the one before
+LINGER = 1.0  # seconds for which input is discarded after a refusal; closed at once, the refusal might not arrive
+RESERVED = 64  # descriptors for connections that are being accepted or refused, and for files
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. idle: all those without a complete request, the oldest first. A new connection takes the place of
+    the oldest of them where there are too many; where all have requests, it is refused."""
+
+    def __init__(self, *arguments: Any, limits: Limits, idle: dict["Connection", None], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.limits, self.idle = limits, idle
+        self.app = self._answer
+        self.unparsed = 0  # bytes since the last part of a request that was complete
+        self.refused = False
+        self.parser: Any  # None when the connection is lost
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            oldest = next(iter(self.idle), None)
+            if oldest is None:
+                self._refuse(503, f"{self.limits.connections:,} connections have requests; try again later")
+                transport.close()
+                return
+            oldest._stop_waiting()
+            oldest.transport.abort()
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        for begin in range(0, len(data), PIECE):
+            if self.refused or self.transport.is_closing():
+                return
+            piece = data[begin : begin + PIECE]
+            self.unparsed += len(piece)
+            self._parse(piece)
+            if self.unparsed > self.limits.head:
+                self._refuse(431, f"the request head is larger than {self.limits.head:,} bytes; send shorter headers")
+
+    def _parse(self, data: bytes) -> None:
+        """Gives data to the parser. It takes a request to end at a head that asks for another protocol, which is not
+        spoken here: such a head is parsed again without its `Upgrade`, so that the body after it is read."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                method = self.parser.get_method()
+                if method == b"CONNECT":
+                    self._refuse(405, "this service is no proxy; send GET or POST")
+                    return
+                version = self.parser.get_http_version().encode()
+                fields = [(name, value) for name, value in self.headers if name != b"upgrade"]
+                head = [b"%s %s HTTP/%s" % (method, self.url, version), *(b"%s: %s" % field for field in fields)]
+                data = b"\r\n".join([*head, b"", b""]) + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(400, "this is not a request in HTTP/1.1, or one with a mistake")
+                return
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self.unparsed = 0
+        self._stop_waiting()
+        if len(self.pipeline) >= PIPELINED:
+            self.transport.abort()
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._wait_for_request()
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """Calls the application, whose answer goes nowhere once the connection is closing. An HTTP/1.0 client does not
+        know chunks: its answer ends with the connection."""
+        cycle, app = send.__self__, cast(Any, self.config.loaded_app)
+        unframed = scope["http_version"] == "1.0" and scope["method"] != "HEAD"
+
+        def cut() -> None:
+            cycle.disconnected = True
+            self.transport.abort()
+
+        async def send_on(message: MutableMapping[str, Any]) -> None:
+            if self.transport.is_closing():
+                cycle.disconnected = True
+                return
+            if unframed:
+                cycle.chunked_encoding, cycle.expected_content_length = False, len(message.get("body", b""))
+            await send(message)
+
+        scope["extensions"] = {"charladder.cut": cut}
+        await app(scope, receive, send_on)
+
+    def _wait_for_request(self) -> None:
+        self._stop_waiting()
+        self.idle[self] = None
+        self.timer = self.loop.call_later(self.limits.patience, self._end_waiting)
+
+    def _stop_waiting(self) -> None:
+        self.idle.pop(self, None)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _end_waiting(self) -> None:
+        if self.unparsed and not self.transport.is_closing():
+            self._refuse(408, "the request head did not come in time; send it at once")
+        else:
+            self.transport.abort()  # with what the client has not taken
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answers without the application. Where an answer is being sent already, cuts the connection."""
+        self.refused = True
+        self._stop_waiting()
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started or self.pipeline:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # whose body is the mistake
+            self.cycle.message_event.set()
+        body = json.dumps(Refused(status, sentence).body()).encode()
+        head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.timer = self.loop.call_later(LINGER, self.transport.abort)
+
+
+def affordable(connections: int) -> int:
+    """How many connections the limit of open files allows, at most `connections`. Raises the limit where it may."""
+    try:
+        import resource
+    except ImportError:  # not on Unix
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + opened() + RESERVED
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # the system has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - opened() - RESERVED))
+
+
+def opened() -> int:
+    """How many descriptors of this process are open."""
+    try:
+        return len(list(Path("/dev/fd").iterdir()))
+    except OSError:
+        return 64

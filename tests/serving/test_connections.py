@@ -1,0 +1,262 @@
+"""Clients that open connections and send no request, or too much of one, take nothing from the others."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from browser.chromium import BEGINNING, ENVIRONMENT
+from charladder.serving.connections import RESERVED, affordable, opened
+from charladder.serving.logs import Sparing
+from serving.served import Served, post, serving, until
+from serving.test_clients import REQUEST, counted, vanish
+
+HALF = b"POST /score HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@contextlib.contextmanager
+def connected(served: Served, data: bytes = b"", count: int = 1) -> Iterator[list[socket.socket]]:
+    """So many connections that have sent `data`."""
+    with contextlib.ExitStack() as stack:
+        found = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(count)]
+        for one in found:
+            stack.callback(one.close)
+            one.sendall(data)
+        yield found
+
+
+def answer(connection: socket.socket) -> bytes:
+    """Everything until the service closes the connection."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(1 << 16):
+            found += part
+    return found
+
+
+def answers(connection: socket.socket, count: int) -> list[dict]:
+    """The bodies of so many JSON answers, all 200, on a connection that stays open."""
+    file, found = connection.makefile("rb"), []
+    for _ in range(count):
+        assert file.readline().split()[1] == b"200"
+        length = 0
+        while (line := file.readline()).strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        found.append(json.loads(file.read(length)))
+    return found
+
+
+def test_half_open_requests_give_way_to_whole_ones(runs):
+    with serving(runs / "run", connections=8) as served, connected(served, HALF, 40) as halves:
+        for _ in range(5):
+            assert httpx2.get(f"{served.url}/health").status_code == 200
+        until(lambda: len(served.server.server_state.connections) <= 8)
+        assert answer(halves[0]) == b""  # the oldest gave way
+
+
+def test_connections_with_requests_do_not_give_way(runs):
+    with serving(runs / "run", connections=2, completion=10_000_000) as served, httpx2.Client() as client:
+        body = REQUEST | {"max_tokens": 10_000_000}
+        with connected(served, post(body), 2) as (one, other):
+            assert one.recv(20) and other.recv(20)
+            with connected(served, GET) as (late,):
+                said = answer(late)
+            assert said.split()[1] == b"503" and b"2 connections have requests" in said
+            assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["type"] == "server_error"
+        until(lambda: client.get(f"{served.url}/health").status_code == 200)
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(runs):
+    with serving(runs / "run", patience=0.3) as served:
+        for before in (b"", GET):
+            with connected(served, before) as (slow,):
+                if before:
+                    answers(slow, 1)
+                slow.sendall(HALF)
+                said = answer(slow)
+            assert said.split()[1] == b"408" and b"did not come in time" in said
+
+
+def test_a_silent_connection_is_closed(runs):
+    with serving(runs / "run", patience=0.3) as served, connected(served) as (silent,):
+        assert answer(silent) == b""
+
+
+def test_a_slow_head_does_not_end_the_answer_before_it(runs):
+    with serving(runs / "run", patience=0.3, completion=10_000_000) as served:
+        body = REQUEST | {"max_tokens": 10_000_000}
+        with connected(served, post(body) + HALF) as (client,):
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                assert client.recv(1 << 16)
+
+
+LARGE = {
+    "one header": HALF + b"x" * 200_000,
+    "many headers": HALF + b"".join(b"x\r\nX-%d: " % n for n in range(20_000)),
+    "an address": b"GET /" + b"a" * 200_000,
+    "trailers": post({})[:-2].replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")
+    + b"2\r\n{}\r\n0\r\n"
+    + b"X: y\r\n" * 30_000,
+    "the size of a chunk": post({})[:-2].replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")
+    + b"2;"
+    + b"x" * 200_000,
+}
+
+
+@pytest.mark.parametrize("data", LARGE.values(), ids=LARGE)
+def test_a_head_that_is_too_large_is_refused_before_the_token_is_asked_for(runs, data):
+    with serving(runs / "run", token="sesame") as served, connected(served) as (client,):
+        with contextlib.suppress(ConnectionError):
+            client.sendall(data)
+        said = answer(client)
+        # In the body the application may answer first, as it does to the missing token.
+        assert said.split()[1] == b"431" or (b"chunked" in data and said.split()[1] == b"401")
+        until(lambda: not served.server.server_state.connections)
+
+
+def test_a_head_below_the_limit_is_read(served):
+    assert httpx2.get(f"{served.url}/health", headers={"X-Long": "x" * 60_000}).status_code == 200
+
+
+def test_more_requests_than_are_answered_in_turn_end_the_connection(served):
+    with connected(served, GET * 5) as (client,):
+        assert len(answers(client, 5)) == 5
+    with connected(served) as (client,):
+        with contextlib.suppress(ConnectionError):
+            client.sendall(GET * 20_000)
+        assert answer(client).count(b"HTTP/1.1 200") < 20_000
+    assert httpx2.get(f"{served.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("split", [0, 3, 10_000], ids=["head and body apart", "in the body", "together"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_an_offer_of_another_protocol_is_ignored(served, protocol, split):
+    """As Java's HttpClient sends it with every first request."""
+    data = post({"text": "abc"}, b"/score")
+    head, _, body = data.partition(b"\r\n\r\n")
+    head += b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\nHTTP2-Settings: AAEAAEAA\r\n\r\n"
+    with connected(served) as (client,):
+        for _ in range(2):  # the connection goes on
+            client.sendall(head + body[:split])
+            time.sleep(0.05)
+            client.sendall(body[split:])
+        first, second = answers(client, 2)
+        assert first["characters"] == second["characters"] == 3
+
+
+def test_a_tunnel_is_refused(served):
+    with connected(served, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n") as (client,):
+        assert answer(client).split()[1] in (b"400", b"405")
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(served):
+    for stream in (False, True):
+        data = post({"prompt": "abc", "max_tokens": 30, "stream": stream, "seed": 1}).replace(b"HTTP/1.1", b"HTTP/1.0")
+        with connected(served, data) as (client,):
+            head, _, body = answer(client).partition(b"\r\n\r\n")
+        assert b"chunked" not in head.lower() and b"connection: close" in head.lower()
+        if stream:
+            lines = [line for line in body.split(b"\n") if line]
+            assert all(line.startswith(b"data: ") for line in lines) and lines[-1] == b"data: [DONE]"
+        else:
+            assert json.loads(body)["usage"]["completion_tokens"] == 30
+
+
+def test_clients_that_vanish_are_not_logged(runs, caplog):
+    """The event loop logs a line for each part of an answer that is written to a closed connection."""
+    for name in ("asyncio", "uvicorn.error"):
+        for one in list(logging.getLogger(name).filters):
+            logging.getLogger(name).removeFilter(one)
+    with serving(runs / "run", patience=0.5, completion=10_000_000, numbers=10**9) as served:
+        for name in ("asyncio", "uvicorn.error"):
+            for one in list(logging.getLogger(name).filters):
+                logging.getLogger(name).removeFilter(one)
+        ended = counted(served)
+
+        async def large() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(post({"ids": [97] * 20_000, "rungs": True}, b"/score"))
+            await reader.read(1000)
+            writer.transport.abort()
+
+        async def crowd() -> None:
+            await asyncio.gather(*(vanish(served.port, 500 * (n % 2), REQUEST) for n in range(10)))
+            await large()
+
+        asyncio.run(crowd())
+        until(lambda: len(ended) == 11)
+    assert not [record.getMessage() for record in caplog.records if record.name in ("asyncio", "uvicorn.error")]
+
+
+def test_a_sentence_is_logged_once_a_minute():
+    sparing = Sparing()
+
+    def passes(message: str, error: BaseException | None = None) -> bool:
+        information = (type(error), error, error.__traceback__) if error else None
+        return sparing.filter(logging.LogRecord("x", logging.ERROR, "", 0, message, None, information))
+
+    assert passes("one") and passes("other") and not passes("one")
+    assert passes("failed", ValueError("a")) and not passes("failed", ValueError("b")) and passes("failed", KeyError())
+    assert not passes("cut off", asyncio.CancelledError())
+    sparing.passed = {key: when - 61 for key, when in sparing.passed.items()}
+    assert passes("one")
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most", "raised"),
+    [(256, 256, 256, None), (256, 1 << 20, 2048, 2048), (256, 1024, 1024, 1024), (1 << 20, 1 << 20, 2048, None)],
+)
+def test_connections_fit_the_limit_of_open_files(monkeypatch, soft, hard, most, raised):
+    """most: connections, and the files beside them where the limit decides."""
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: asked.append(limits))
+    found, beside = affordable(2048), opened() + RESERVED
+    assert found == (most if most == 2048 else most - beside)
+    wanted = None if raised is None else (raised + (beside if raised == 2048 else 0), hard)
+    assert asked == ([] if wanted is None else [wanted]) or soft == hard
+
+
+@pytest.mark.slow
+def test_a_service_with_few_descriptors_answers_beside_hundreds_of_half_open_requests(runs, tmp_path):
+    command = f"ulimit -n 256; exec {sys.executable} -m charladder serve {runs / 'run'} --port 0"
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, stderr=log, env=ENVIRONMENT) as process,
+    ):
+        try:
+            assert process.stdout
+            found = BEGINNING.search(process.stdout.readline().decode())
+            assert found
+            url = found[0]
+            until(lambda: reached(url), 240)
+            with contextlib.ExitStack() as stack:
+                for _ in range(300):
+                    one = socket.create_connection(("127.0.0.1", int(re.findall(r"\d+", url)[-1])))
+                    stack.callback(one.close)
+                    one.sendall(HALF)
+                for _ in range(20):
+                    assert reached(url)
+        finally:
+            process.kill()
+    assert (tmp_path / "log").read_text().count("\n") < 5
+
+
+def reached(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}health", timeout=60).status_code == 200
+    except httpx2.TransportError:
+        return False
