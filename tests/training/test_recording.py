@@ -129,6 +129,16 @@ def test_passes_are_those_of_the_objective(prose):
     assert trainer.passes(piece, None, 0.0)[0] != key
 
 
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_a_recording_is_of_the_position_table_that_it_reads(prose, positions):
+    trainer = make_trainer(prose, model=small(positions=positions))
+    piece = torch.zeros(4, 18, dtype=torch.long)
+    key = trainer.passes(piece, None, 0.0)[0]
+    assert trainer.passes(piece, None, 0.0)[0] == key
+    trainer.network(torch.zeros(1, 40, dtype=torch.long))  # past the context: the table is made anew, longer
+    assert trainer.passes(piece, None, 0.0)[0] != key
+
+
 def test_on_a_cpu_nothing_is_recorded(prose):
     assert make_trainer(prose, compile="blocks", device="cpu").recorder is None
     assert make_trainer(prose, device="cpu").recorder is None
@@ -170,13 +180,14 @@ def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report
     [
         {"model": small(layers=3)},
         {"model": small(layers=4, block="paper", positions="tables", dropout=0.3), "clip": 0.05},
+        {"model": small(layers=3, positions="sinusoidal")},
         {"model": small(layers=3), "optimizer": "momentum", "diagnose_every": 4},
         {
             "model": small(layers=3),
             "objective": ObjectiveSettings(rung_schedule="fade"),
         },  # other weights at each step at first
     ],
-    ids=["modern", "paper", "diagnosed", "fading"],
+    ids=["modern", "paper", "sinusoidal", "diagnosed", "fading"],
 )
 @pytest.mark.parametrize("logits", [1 << 26, 0], ids=["at once", "rung by rung"])
 def test_replayed_steps_are_the_steps(prose, changes, logits, monkeypatch):
