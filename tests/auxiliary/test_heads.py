@@ -211,7 +211,7 @@ def test_a_head_is_owned_once(data):
         p is q
         for p, q in zip(objective.parameters(), [*shared.parameters(), objective.terms["tied"].head.bias], strict=True)
     ]
-    assert set(objective.state_dict()) == {"heads.a.weight", "heads.a.bias", "heads.tied.weight", "heads.tied.bias"}
+    assert set(objective.state_dict()) == {"heads.a.weight", "heads.a.bias", "heads.tied.bias"}
     together = torch.optim.SGD([{"params": list(model.parameters())}, {"params": list(objective.parameters())}], 0.1)
     report = objective(model, x, y)
     report.total.backward()
@@ -219,6 +219,70 @@ def test_a_head_is_owned_once(data):
     again = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))})
     again.load_state_dict({k: v for k, v in objective.state_dict().items() if k.startswith("heads.a.")})
     assert torch.equal(again.terms["a"].head.weight, shared.weight)
+
+
+class Normed(nn.Module):
+    """A model whose norm has buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.out = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.norm(self.layer(x)))
+
+
+def sharing(model: nn.Module) -> aux.Objective:
+    """A head with a norm of the model, and a head with a weight of the model."""
+    tied = nn.Linear(8, 3)
+    tied.weight = model.out.weight
+    heads = {"norm": nn.Sequential(model.norm, nn.Linear(8, 3)), "tied": tied}
+    return aux.Objective(term(), {name: term(tap="layer", head=head) for name, head in heads.items()}, model=model)
+
+
+def test_a_head_that_shares_a_part_of_the_model_saves_what_it_trains():
+    objective = sharing(Normed())
+    own = {"heads.norm.1.weight", "heads.norm.1.bias", "heads.tied.bias"}
+    assert set(objective.state_dict()) == {name for name, _ in objective.named_parameters()} == own
+    assert set(nn.ModuleDict({"o": objective}).state_dict()) == {f"o.{name}" for name in own}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_loading_heads_does_not_change_what_they_share_with_the_model(assign, nested):
+    model, other = Normed(), Normed()
+    objective, source = sharing(model), sharing(other)
+    before = copy.deepcopy(model.state_dict())
+    holder, saved = (nn.ModuleDict({"o": one}) if nested else one for one in (objective, source))
+    assert not any(holder.load_state_dict(saved.state_dict(), assign=assign))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert objective.terms["tied"].head.weight is model.out.weight
+    assert torch.equal(objective.terms["tied"].head.bias, source.terms["tied"].head.bias)
+    assert torch.equal(objective.terms["norm"].head[1].weight, source.terms["norm"].head[1].weight)
+
+
+def test_a_state_that_has_the_shared_part_is_loaded_without_it():
+    """As version 0.1 saved it, and as an objective saves it that does not know the model yet."""
+    model, other = Normed(), Normed()
+    objective, source = sharing(model), sharing(other)
+    before = copy.deepcopy(model.state_dict())
+    source.remove()
+    state = source.state_dict()
+    assert "heads.tied.weight" in state and "heads.norm.0.running_mean" in state
+    objective.load_state_dict(state)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert torch.equal(objective.terms["tied"].head.bias, source.terms["tied"].head.bias)
+
+
+def test_a_model_that_holds_its_objective_saves_shared_parts_once():
+    model = Normed()
+    model.objective = sharing(model)
+    state = model.state_dict()
+    assert len(state) == len(Normed().state_dict()) + 3
+    again = Normed()
+    again.objective = sharing(again)
+    again.load_state_dict(state)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in state.items())
 
 
 def test_loss_modules_with_parameters_are_trained_along(data):

@@ -26,6 +26,7 @@ from charladder.auxiliary.keys import module_keys
 from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
+from charladder.auxiliary.sharing import keep_shared, leave_out_shared
 from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
@@ -79,6 +80,8 @@ class Objective(Apart):
         self.attached: list[nn.Module] = []  # none or one; in a list, or nn.Module would take it for a part of this
         self.removed = False
         self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
+        self.register_state_dict_post_hook(leave_out_shared)
+        self.register_load_state_dict_pre_hook(keep_shared)
         self.prepare()
         if model is not None:
             self.attach(model)
