@@ -285,6 +285,37 @@ def test_a_model_that_holds_its_objective_saves_shared_parts_once():
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in state.items())
 
 
+def test_heads_have_the_mode_of_the_objective_and_not_of_the_model(data):
+    """A probe trains with dropout on a model in evaluation mode; for validation, both are put into it."""
+    x, y = data
+    model, head = Normed(), nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3))
+    objective = aux.Objective(term(), {"a": term(tap="layer", head=head)}, model=model)
+
+    def value():
+        return objective(model, x, y).terms["a"].value
+
+    model.eval()
+    assert len({value() for _ in range(5)}) > 1
+    objective.eval()
+    assert len({value() for _ in range(5)}) == 1
+    assert value() == F.cross_entropy(head[1](model.layer(x)), y).item()
+
+
+def test_the_mode_of_the_objective_leaves_the_model_alone():
+    model = Normed()
+    objective = sharing(model)
+    for mode in (False, True):
+        model.train(not mode)
+        assert objective.train(mode) is objective
+        assert model.norm.training is not mode
+        assert objective.terms["norm"].head[1].training is mode
+    model.objective = objective
+    model.train()
+    assert all(module.training for module in model.modules())
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
 def test_loss_modules_with_parameters_are_trained_along(data):
     x, y = data
 

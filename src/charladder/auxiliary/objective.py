@@ -49,6 +49,8 @@ class Objective(Apart):
 
     Its parameters are those of the heads, and of loss modules and rules that have any; what belongs to the model stays
     the model's, once this is attached to it. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
+    Its training mode is its own: call `objective.eval()` beside `model.eval()` where heads have dropout or batch
+    statistics, and `objective.train()` beside `model.train()`. The parts of the model in a head keep the model's mode.
     Where several processes train, all of them make every call, those for validation too: sums are taken over all.
     """
 
@@ -139,6 +141,14 @@ class Objective(Apart):
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
             if id(parameter) not in foreign:
                 yield name, parameter
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, without the parts of the model that heads have. The model has a mode of its own."""
+        modes = {module: module.training for model in self.attached for module in modules_of(model)}
+        super().train(mode)
+        for module, training in modes.items():
+            module.training = training
+        return self
 
     def weights(self, progress: float | None = None, step: int | None = None) -> dict[str, float]:
         """The weight of every term at this moment, silent ones at 0.
