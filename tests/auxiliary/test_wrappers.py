@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
+from charladder.auxiliary import ranks
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +61,9 @@ class Checkpointed(nn.Module):
 class FabricModule(nn.Module):
     """As Lightning Fabric's, which holds the model twice: in what runs it, and itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, runs: nn.Module | None = None) -> None:
         super().__init__()
-        self._forward_module, self._original_module = Engine(model), model
+        self._forward_module, self._original_module = runs or Engine(model), model
 
     def forward(self, *inputs):
         return self._forward_module(*inputs)
@@ -158,6 +160,17 @@ def test_a_module_with_parameters_beside_module_is_no_wrapper(data):
     objective = aux.Objective(term(), {"a": term(tap="module.layers.0", head=head)}).attach(model)
     assert len(list(objective.parameters())) == 2  # and not the scale
     assert objective(model, x, y).terms["a"].value > 0
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda ddp: ddp, Compiled, Engine, PeftModel, lambda ddp: FabricModule(ddp.module, ddp)]
+)
+def test_ddp_is_found_inside_other_wrappers(wrap):
+    ddp = DistributedDataParallel.__new__(DistributedDataParallel)  # without a process group
+    nn.Module.__init__(ddp)
+    ddp.module = stack()
+    assert ranks.ddp_around(wrap(ddp)) is ddp
+    assert ranks.ddp_around(Compiled(Engine(stack()))) is None
 
 
 class Adapted(nn.Module):

@@ -15,6 +15,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary.report import TermReport
+from charladder.auxiliary.wrappers import inside
 
 
 def size() -> int:
@@ -80,9 +81,9 @@ def ids(module: nn.Module) -> set[int]:
 
 
 def ddp_around(model: Any) -> DistributedDataParallel | None:
-    """The DDP wrapper of a model, which may be compiled."""
+    """The DDP wrapper of a model, which may be compiled or inside another wrapper."""
     while isinstance(model, nn.Module) and not isinstance(model, DistributedDataParallel):
-        model = model._modules.get("_orig_mod")
+        model = model._modules.get("_forward_module") or inside(model)  # Lightning Fabric's module has the model twice
     return model if isinstance(model, DistributedDataParallel) else None
 
 
