@@ -59,9 +59,11 @@ def make_decoder() -> tuple[nn.Module, aux.Objective]:
     return model, aux.Objective(aux.Term(next_byte, select="logits"), rungs, model=model)
 
 
-def next_byte(logits: Tensor, text: Tensor) -> Tensor:
-    """Position t predicts byte t + 1: logits (B, T, 256), text (B, T)."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
+def next_byte(logits: Tensor, text: Tensor) -> tuple[Tensor, int]:
+    """Position t predicts byte t + 1: logits (B, T, 256), text (B, T). The sum of the losses, and how many they are:
+    of a mean over other labels than the targets, the library could not know the number."""
+    following = text[:, 1:].flatten()
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), following, reduction="sum"), len(following)
 
 
 def train(name: str, model: nn.Module, objective: aux.Objective, draw: Callable, steps: int) -> dict[str, float]:

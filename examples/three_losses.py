@@ -39,8 +39,8 @@ class Transformer(nn.Module):
 
 
 def every_position(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, T, symbols) and (B, T): the mean over all B * T predictions."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    """(B, T, symbols) and (B, T): a loss for each of the B * T predictions, of which the library takes the mean."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
 
 
 def make_objective(model: nn.Module, symbols: int) -> aux.Objective:

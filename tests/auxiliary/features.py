@@ -168,7 +168,7 @@ FEATURES = [
     Feature("module called several times, `call=-1`", tapped(call=-1), on_state(2), {"rounds": 2}),
     Feature(
         'module called several times, `call="all"`',
-        tapped(call="all", loss=all_calls),
+        tapped(call="all", loss=all_calls, count=len),
         lambda network, head, states, targets: all_calls([head(states[0]), head(states[2])], targets),
         {"rounds": 2},
     ),

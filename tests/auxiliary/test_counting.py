@@ -1,5 +1,6 @@
 """What a term is divided by: the same with and without micro-batches, whatever its loss is."""
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -96,6 +97,188 @@ def test_half_precision_is_summed_in_float32():
     objective = aux.Objective(term(lambda p, t: (p - t).square()))
     report = objective(lambda x: x, torch.full((400, 400), 1.5, dtype=torch.float16, requires_grad=True), target)
     assert report.value == 2.25
+
+
+# Every loss of torch that takes a prediction and a target, with targets for six samples of three.
+
+LOGS = torch.randn(6, 3, generator=torch.Generator().manual_seed(2)).log_softmax(1)
+ZERO_ONE, SIGNS = LOGS.gt(-1).float(), torch.where(LOGS.gt(-1), 1.0, -1.0)
+TORCHS = {
+    "cross_entropy": (F.cross_entropy, nn.CrossEntropyLoss, LABELS),
+    "nll_loss": (F.nll_loss, nn.NLLLoss, LABELS),
+    "binary_cross_entropy": (F.binary_cross_entropy, nn.BCELoss, ZERO_ONE),
+    "binary_cross_entropy_with_logits": (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss, ZERO_ONE),
+    "mse_loss": (F.mse_loss, nn.MSELoss, LOGS),
+    "l1_loss": (F.l1_loss, nn.L1Loss, LOGS),
+    "smooth_l1_loss": (F.smooth_l1_loss, nn.SmoothL1Loss, LOGS),
+    "huber_loss": (F.huber_loss, nn.HuberLoss, LOGS),
+    "kl_div": (partial(F.kl_div, log_target=True), partial(nn.KLDivLoss, log_target=True), LOGS),
+    "kl_div batchmean": (
+        partial(F.kl_div, log_target=True, reduction="batchmean"),
+        partial(nn.KLDivLoss, log_target=True, reduction="batchmean"),
+        LOGS,
+    ),
+    "poisson_nll_loss": (F.poisson_nll_loss, nn.PoissonNLLLoss, ZERO_ONE),
+    "gaussian_nll_loss": (partial(F.gaussian_nll_loss, var=0.5), None, LOGS),
+    "hinge_embedding_loss": (F.hinge_embedding_loss, nn.HingeEmbeddingLoss, SIGNS),
+    "soft_margin_loss": (F.soft_margin_loss, nn.SoftMarginLoss, SIGNS),
+    "multi_margin_loss": (F.multi_margin_loss, nn.MultiMarginLoss, LABELS.clamp(min=0)),
+    "multilabel_margin_loss": (
+        F.multilabel_margin_loss, nn.MultiLabelMarginLoss, torch.tensor([[1, -1, 0], [0, 2, -1]] * 3)
+    ),
+    "multilabel_soft_margin_loss": (F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss, ZERO_ONE),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both the batch size")
+@pytest.mark.parametrize("name", TORCHS)
+def test_micro_batches_of_every_loss_of_torch_add_up(name):
+    function, module, target = TORCHS[name]
+    model = nn.Sequential(stack(), nn.Sigmoid() if name == "binary_cross_entropy" else nn.Identity())
+    for loss in [function, module()] if module else [function]:
+        expected = loss(model(X), target)
+        objective = aux.Objective(term(loss))
+        pieces = list(zip(X.split([5, 1]), target.split([5, 1]), strict=True))
+        counts = objective.counts(y for _, y in pieces)
+        reports = [objective(model, x, y, counts=counts) for x, y in pieces]
+        torch.testing.assert_close(sum(report.total for report in reports), expected)
+        assert aux.merge(reports).value == pytest.approx(float(expected.detach()))
+
+
+def test_weights_of_elements_are_what_a_mean_is_divided_by():
+    weight = torch.tensor([[0.5, 2.0, 1.0]])
+    objective = aux.Objective(term(partial(F.mse_loss, weight=weight)))
+    report = objective(stack(), X[:1], LOGS[:1])
+    assert float(report.terms["main"].count) == 3.5
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_number_is_ignored_where_torch_ignores_none(reduction):
+    target = torch.tensor([[-100, 1, 2]] * 6)
+    report = aux.Objective(term(partial(F.mse_loss, reduction=reduction)))(stack(), X, target)
+    assert int(report.terms["main"].count) == 18
+
+
+# What returns one scalar, of a count that cannot be known.
+
+
+class Shifted(nn.CrossEntropyLoss):
+    """Leaves out the first label."""
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return super().forward(prediction[1:], target[1:])
+
+
+def shifted(prediction: Tensor, target: Tensor, **more: object) -> Tensor:
+    return F.cross_entropy(prediction[1:], target[1:], **more)
+
+
+SCALARS = {
+    "a function": shifted,
+    "a function of a loss of torch's": lambda p, y: F.cross_entropy(p, y.clamp(min=0), ignore_index=0),
+    "arguments bound": partial(shifted, reduction="mean"),
+    "a subclass": Shifted(),
+    "arguments of before": partial(F.cross_entropy, size_average=True),
+}
+UNKNOWN = "term 'main': its loss returned one scalar, and of how many predictions it is the mean is not known"
+PIECES = list(zip(X.split([4, 2]), LABELS.split([4, 2]), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
+@pytest.mark.parametrize("name", SCALARS)
+def test_a_scalar_of_an_unknown_count_is_refused_where_the_count_matters(name):
+    loss, model = SCALARS[name], stack()
+    objective = aux.Objective(term(loss))
+    assert torch.equal(objective(model, X, LABELS).total, loss(model(X), LABELS))
+    counted = objective.counts(y for _, y in PIECES)
+    for counts in (counted, {"main": 5}):
+        with pytest.raises(aux.AuxiliaryError, match=UNKNOWN):
+            objective(model, *PIECES[0], counts=counts)
+    with pytest.raises(aux.AuxiliaryError, match=UNKNOWN):
+        aux.merge(objective(model, x, y) for x, y in PIECES)
+    assert aux.merge([objective(model, X, LABELS)]).terms["main"].value > 0
+
+
+def without_the_first(labels: Tensor) -> Tensor:
+    return torch.cat([torch.tensor([-100]), labels[1:]])
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        term(shifted, count=lambda y: (y[1:] != -100).sum()),
+        term(lambda p, y: (shifted(p, y, reduction="sum"), (y[1:] != -100).sum())),
+        term(lambda p, y: F.cross_entropy(p, y, reduction="none"), target=without_the_first),
+    ],
+    ids=["count", "pair", "each"],
+)
+def test_what_the_refusal_says_to_give_makes_it_exact(one):
+    model = stack()
+    losses = [(shifted(model(x), y, reduction="sum"), int((y[1:] != -100).sum())) for x, y in PIECES]
+    expected = sum(loss for loss, _ in losses) / sum(count for _, count in losses)
+    objective = aux.Objective(one)
+    reports = [objective(model, x, y, counts={"main": 4}) for x, y in PIECES]
+    torch.testing.assert_close(sum(report.total for report in reports), expected)
+    assert aux.merge(reports).value == pytest.approx(float(expected.detach()))
+
+
+# A count of 0.
+
+
+def averaged(prediction: Tensor, target: Tensor) -> Tensor:
+    """A mean over labels; NaN, and so is its gradient, where there are none."""
+    where = target != -100
+    return (F.cross_entropy(prediction, target, reduction="none") * where).sum() / where.sum()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return self.scale * averaged(prediction, target)
+
+
+IGNORED = torch.full((6,), -100)
+NOTHING = {
+    "mean": (term(), IGNORED),
+    "module": (term(nn.CrossEntropyLoss()), IGNORED),
+    "another number ignored": (term(nn.CrossEntropyLoss(ignore_index=2)), torch.full((6,), 2)),
+    "classes of weight 0": (term(nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1]))), torch.zeros_like(IGNORED)),
+    "a count of the owner's": (term(averaged, count=lambda y: (y != -100).sum()), IGNORED),
+    "a number of the owner's": (term(averaged, count=0), IGNORED),
+    "a loss with a parameter": (term(Scaled(), count=lambda y: (y != -100).sum()), IGNORED),
+    "pair": (term(lambda p, y: (averaged(p, y), (y != -100).sum())), IGNORED),
+    "each": (term(partial(F.cross_entropy, reduction="none")), IGNORED),
+}
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["known here", "known to a device"])
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_count_of_0_adds_0_and_gradients_of_zero(name, waits, monkeypatch):
+    if not waits:  # as for counts on a GPU
+        monkeypatch.setattr("charladder.auxiliary.losses.is_zero", lambda count: torch.as_tensor(count) == 0)
+    one, target = NOTHING[name]
+    model = stack()
+    objective = aux.Objective(term(select=0, target=1), {"nothing": dataclasses.replace(one, select=0, target=0)})
+    expected = torch.autograd.grad(F.cross_entropy(model(X), LABELS), list(model.parameters()))
+    report = objective(lambda x: [model(x)], X, [target, LABELS])
+    for found, wanted in zip(torch.autograd.grad(report.total, list(model.parameters())), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert report.terms["nothing"].value == report.terms["nothing"].count == 0
+    alone = aux.Objective(one)
+    alone(model, X, target).total.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in [*model.parameters(), *alone.parameters()])
+
+
+def test_a_micro_batch_without_predictions_leaves_the_others_as_they_are():
+    model, objective = stack(), aux.Objective(term())
+    pieces = [(X, IGNORED), (X, LABELS)]
+    counts = objective.counts(y for _, y in pieces)
+    reports = [objective(model, x, y, counts=counts) for x, y in pieces]
+    torch.testing.assert_close(sum(report.total for report in reports), F.cross_entropy(model(X), LABELS))
+    assert aux.merge(reports).value == pytest.approx(float(F.cross_entropy(model(X), LABELS).detach()))
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,7 @@ def test_the_terms_of_a_pattern_share_the_target_of_its_name(data):
     assert set(report.terms) == {"main", "layer.0", "layer.1"}
 
 
-def test_nothing_to_predict_is_said_where_a_mean_is_nan(data):
-    with pytest.raises(aux.NotFiniteError, match="for it has nothing to predict here; let its loss return a pair"):
-        aux.Objective(term())(stack(), data[0], torch.full((6,), -100))
+def test_nothing_to_predict_is_said_where_a_mean_of_an_unknown_count_is_nan(data):
+    own = term(lambda p, t: F.cross_entropy(p, t))
+    with pytest.raises(aux.NotFiniteError, match=r"for it has nothing to predict here; give Term\(count=...\), or let"):
+        aux.Objective(own)(stack(), data[0], torch.full((6,), -100))

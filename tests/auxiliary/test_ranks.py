@@ -67,6 +67,12 @@ def test_unused_parameters_and_an_objective_inside_the_model_are_refused(ranks):
 
 
 @pytest.mark.parametrize("wrapper", [DDP, FSDP2])
+def test_a_scalar_of_an_unknown_count_is_refused_on_both_ranks(ranks, wrapper):
+    for answer in both(ranks, two_ranks.unknown_count, wrapper):
+        assert answer["refused"].startswith("term 'inner': its loss returned one scalar, and of how many predictions")
+
+
+@pytest.mark.parametrize("wrapper", [DDP, FSDP2])
 def test_a_number_that_is_not_finite_on_one_rank_is_named_on_both(ranks, wrapper):
     for answer in both(ranks, two_ranks.not_finite, wrapper):
         assert answer["found"] == {"term": "numbers", "sentence": "term 'numbers' is nan (its weight is 0.5)"}

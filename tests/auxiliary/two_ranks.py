@@ -181,14 +181,34 @@ def accumulated(setup: Setup, wrapper: str | None) -> Any:
     return {"report": noted(aux.merge(reports)), "gradients": setup.gradients()}
 
 
+class Scaled(nn.Module):
+    """A loss with a parameter; NaN where no label counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return self.scale * F.cross_entropy(prediction, target)
+
+
 def nothing_to_predict(wrapper: str | None) -> Any:
-    """On rank 0."""
-    setup = Setup(wrapper, aux.Objective(cross_entropy(loss=summed), {"inner": tap(0, loss=summed)}))
+    """On rank 0; of pairs, means, and a mean whose loss has the only parameters."""
+    own = cross_entropy(loss=Scaled(), select=lambda output: output, count=lambda y: (y != -100).sum())
+    terms = {"pair": tap(0, loss=summed), "mean": tap(1), "own": own}
+    setup = Setup(wrapper, aux.Objective(cross_entropy(loss=summed), terms))
     x, targets = batch()
     targets["y"][: SPLIT if rank() is None else None] = -100 if rank() != 1 else targets["y"]
     report = setup.objective(setup.model, x, targets)
     report.total.backward()
     return {"report": noted(report), "gradients": setup.gradients()}
+
+
+def unknown_count(wrapper: str | None) -> Any:
+    """A scalar from a function that may have left labels out."""
+    return once(
+        Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0, loss=lambda p, y: F.cross_entropy(p, y))}))
+    )
 
 
 UNTIL = aux.schedules.until(0.5, 0.5)
@@ -331,8 +351,8 @@ SAME: list[Case] = [
 BY_TERM: list[Case] = [diagnosis, gate]
 DDP_ALONE: list[Case] = [*BY_TERM, silent_together_with_a_rule]
 CASES = {
-    DDP: [*SAME, *DDP_ALONE, not_finite, unused_outside],
-    FSDP2: [*SAME, *BY_TERM, not_finite, resharded_head, detached_head],
+    DDP: [*SAME, *DDP_ALONE, not_finite, unknown_count, unused_outside],
+    FSDP2: [*SAME, *BY_TERM, not_finite, unknown_count, resharded_head, detached_head],
 }
 
 

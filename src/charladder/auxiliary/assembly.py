@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from charladder.auxiliary import ranks
-from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero
+from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero, no_scalar_count
 from charladder.auxiliary.errors import AuxiliaryError, is_control_flow, raised_by
 from charladder.auxiliary.losses import Measured, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
@@ -46,9 +46,14 @@ def measure_all(
             return known[key][1]
 
         measured[name] = measure(name, term, prediction, target, mask, count)
-        if ranks.size() > 1 and measured[name].mean:
-            count_targets(name, term, target, mask)  # a mean of unknown weight would make a mean of means
     return measured
+
+
+def check_scalars(measured: Mapping[str, Measured]) -> None:
+    """Raises AuxiliaryError for a mean over an unknown number of predictions: it would make a mean of means."""
+    for name, one in measured.items():
+        if not one.counted:
+            raise no_scalar_count(name)
 
 
 def check_counted(terms: Mapping[str, Term], measured: Mapping[str, Measured], targets: Any) -> None:
@@ -92,7 +97,10 @@ def report_terms(
     measured: Mapping[str, Measured], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
 ) -> tuple[dict[str, TermReport], dict[str, Count]]:
     """The report of every term, over all ranks, and what each is divided by."""
-    terms = {name: TermReport(one.loss.detach(), one.count, weights[name], one.mean) for name, one in measured.items()}
+    terms = {
+        name: TermReport(one.loss.detach(), one.count, weights[name], one.mean, one.counted)
+        for name, one in measured.items()
+    }
     missing = [name for name in measured if counts is not None and name not in counts]
     if missing:
         raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")

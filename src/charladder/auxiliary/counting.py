@@ -1,18 +1,17 @@
 """How many predictions a loss stands for: what every term is divided by, once.
 
-Said by Term(count=...); else what the mask keeps, else the elements of the target, without those that torch's losses
-ignore (-100, or their own `ignore_index`), and by their class weights where they average by these.
+Said by Term(count=...); else what the mask keeps, else what a loss of torch divides by (torch_losses.py), else the
+elements of the target that are not -100.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from charladder.auxiliary.errors import AuxiliaryError
 from charladder.auxiliary.term import Term
+from charladder.auxiliary.torch_losses import averages, divisor, ignores_labels, option
 
 IGNORED = -100
 Count = float | Tensor
@@ -22,20 +21,13 @@ class Counted(dict[str, Count]):
     """Counts that were taken from targets alone, before any loss was seen."""
 
 
-def option(loss: Callable[..., Any], name: str) -> Any:
-    """The `ignore_index`, `weight` or `reduction` of a loss of torch's, as a module or with its arguments bound."""
-    if isinstance(loss, functools.partial):
-        return loss.keywords.get(name)
-    return getattr(loss, name, None) if isinstance(loss, nn.modules.loss._Loss) else None
-
-
 def whole_numbers(target: Any) -> bool:
     return isinstance(target, Tensor) and not target.is_floating_point() and target.dtype != torch.bool
 
 
 def kept(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
     """Where a prediction counts, as truth values; None where all do."""
-    if not whole_numbers(target):
+    if not whole_numbers(target) or not ignores_labels(term.loss):
         return mask
     own = option(term.loss, "ignore_index")
     ignored = IGNORED if own is None else own
@@ -55,10 +47,14 @@ def count_of(term: Term, target: Any, mask: Tensor | None = None) -> Count | Non
         return where.count_nonzero() if where is not None else None
     if not isinstance(target, Tensor):
         return None
-    by_class = option(term.loss, "weight")
-    if by_class is not None and where is not None and option(term.loss, "reduction") in (None, "mean"):
-        return by_class.double()[target[where].long()].sum()
+    if averages(term.loss):
+        return divisor(term.loss, target, where)
     return target.numel() if where is None else where.sum()
+
+
+def counts_scalar(term: Term) -> bool:
+    """Whether it is known of how many predictions a scalar is the mean, when the loss of a term returns one."""
+    return term.count is not None or averages(term.loss)
 
 
 def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Count:
@@ -76,6 +72,21 @@ def exact(count: Count) -> Count:
     if not isinstance(count, Tensor):
         return count
     return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
+
+
+def no_scalar_count(name: str) -> AuxiliaryError:
+    """The error where a count matters, and the loss of a term has returned a scalar that `counts_scalar` denies."""
+    return AuxiliaryError(
+        f"term {name!r}: its loss returned one scalar, and of how many predictions it is the mean is not known, which "
+        "micro-batches and several processes need; give Term(count=...), or let the loss return a pair (sum, count) or "
+        "a value per element (reduction='none')"
+    )
+
+
+def is_zero(count: Count) -> bool | Tensor:
+    """Whether there is nothing to predict; a tensor where only a device knows, which is not waited for."""
+    known = not isinstance(count, Tensor) or count.device.type == "cpu"
+    return float(count) == 0 if known else count == 0
 
 
 def never_zero(count: Count) -> Count:

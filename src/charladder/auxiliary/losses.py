@@ -2,8 +2,10 @@
 
 A loss may return a scalar (a mean over `count` predictions), a value per element (masked and summed here), or a pair
 (sum, count), which is exact. Integer targets of -100 are left out of the count, as torch's own losses leave them out.
+A count of 0 makes a loss of 0, with a gradient of zeros.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from charladder.auxiliary.counting import Count, count_of, kept, option, whole_numbers
+from charladder.auxiliary.counting import Count, count_of, counts_scalar, is_zero, kept, whole_numbers
 from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
+from charladder.auxiliary.selection import map_tensors, tensors_in
+from charladder.auxiliary.silence import Unless, silent
 from charladder.auxiliary.term import Term
+from charladder.auxiliary.torch_losses import option
 
 # These stretch a prediction and a target of different shapes over each other, with a warning at most.
 STRETCHING = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
@@ -23,13 +29,13 @@ STRETCHING_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 @dataclass(frozen=True)
 class Measured:
-    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum. `own`: the loss has
-    counted by itself, and nobody else knows how."""
+    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum. counted: whether the
+    count is known; see TermReport."""
 
     loss: Tensor
     count: Count
     mean: bool
-    own: bool = False
+    counted: bool = True
 
 
 def measure(
@@ -39,8 +45,49 @@ def measure(
 
     A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
     """
+    loss, prediction = guarded(term, prediction, count)
+    one = called(name, term, loss, prediction, target, mask, count)
+    empty = one.counted and is_zero(one.count)
+    if isinstance(empty, Tensor):
+        return dataclasses.replace(one, loss=torch.where(empty, 0, one.loss))
+    if not empty:
+        return one
+    trained = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
+    return dataclasses.replace(one, loss=silent([*tensors_in(prediction), *trained]).to(one.loss))
+
+
+def guarded(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:
+    """The loss of a term and its prediction. They are protected from the gradient of a mean over nothing, which may be
+    NaN, where only a device knows whether the count is 0; it is zeros for torch's losses, unless they have weights.
+    """
     loss = term.loss
-    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and stretches(loss):
+    if term.count is None and (option(loss, "weight") is None or not counts_scalar(term)):
+        return loss, prediction
+    found = count()
+    empty = found is not None and is_zero(found)
+    if not isinstance(empty, Tensor):
+        return loss, prediction
+
+    def guard(tensor: Tensor) -> Tensor:
+        return Unless.apply(tensor, empty) if tensor.requires_grad else tensor
+
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        parameters = {key: guard(parameter) for key, parameter in loss.named_parameters()}
+        return lambda *arguments: functional_call(loss, parameters, arguments), map_tensors(guard, prediction)
+    return loss, map_tensors(guard, prediction)
+
+
+def called(
+    name: str,
+    term: Term,
+    loss: Callable[..., Any],
+    prediction: Any,
+    target: Any,
+    mask: Tensor | None,
+    count: Callable[[], Count | None],
+) -> Measured:
+    """What the loss of a term returned."""
+    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and stretches(term.loss):
         raise AuxiliaryError(
             f"term {name!r}: its loss would compare {compared(prediction, target)}; give both the same shape"
         )
@@ -70,13 +117,14 @@ def measure(
                 f"term {name!r} has a mask, and its loss returned one scalar; make it return a value per element "
                 "(reduction='none')"
             )
-        if option(loss, "reduction") == "sum":
+        if option(term.loss, "reduction") == "sum":
             raise AuxiliaryError(
                 f"term {name!r}: its loss has reduction='sum', and a sum cannot be told from a mean; use 'mean' or "
                 "'none', or return a pair (sum, count)"
             )
         found = count()
-        return Measured(result, 1 if found is None else found, mean=True)
+        counted = found is not None and counts_scalar(term)
+        return Measured(result, 1 if found is None else found, mean=True, counted=counted)
     return per_element(name, term, result, target, mask, count)
 
 
@@ -86,7 +134,7 @@ def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
         raise AuxiliaryError(f"term {name!r}: its loss returned {described(result)}; a pair must be (sum, count)")
     if mask is not None:
         raise AuxiliaryError(f"term {name!r} has a mask, and its loss counts by itself; apply the mask in the loss")
-    return Measured(result[0].reshape(()), result[1], mean=False, own=True)
+    return Measured(result[0].reshape(()), result[1], mean=False)
 
 
 def per_element(

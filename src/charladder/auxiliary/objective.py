@@ -6,6 +6,7 @@ Each term is a mean over a global count (over micro-batches and ranks), times it
 weight is zero costs nothing: its head is not called, and what it would have read is not kept.
 """
 
+import contextlib
 import copy
 import dataclasses
 import threading
@@ -17,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from charladder.auxiliary import ranks
-from charladder.auxiliary.assembly import Rule, check_counted, factors_of, measure_all, report_terms, scale
+from charladder.auxiliary.assembly import (
+    Rule,
+    check_counted,
+    check_scalars,
+    factors_of,
+    measure_all,
+    report_terms,
+    scale,
+)
 from charladder.auxiliary.building import make_head, trained_dtypes
 from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
 from charladder.auxiliary.errors import AuxiliaryError, nearest
@@ -27,6 +36,7 @@ from charladder.auxiliary.reading import Caught, mask_of, read, target_of
 from charladder.auxiliary.report import Report, check_finite
 from charladder.auxiliary.selection import tensors_in
 from charladder.auxiliary.sharing import keep_shared, leave_out_shared
+from charladder.auxiliary.silence import silent
 from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
 from charladder.auxiliary.term import MAIN, Term
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
@@ -374,6 +384,8 @@ class Objective(Apart):
                 model, (p for p in own if id(p) not in held), (p for p in used if id(p) not in held)
             )
         measured = measure_all(self.terms, active, self.taps.modules, output, targets, caught, model)
+        if world > 1 or counts is not None:
+            check_scalars(measured)
         if isinstance(counts, Counted):
             check_counted(self.terms, measured, targets)
         terms, divisors = report_terms(measured, weights, counts, world)
@@ -431,12 +443,12 @@ class Objective(Apart):
         modules: list[Any] = [self.rule]
         for name, term in self.terms.items():
             if weights[name] == 0 and term.tap is None:
-                unused += tensors_in(read(name, self.terms, output, {}, None))
+                with contextlib.suppress(AuxiliaryError):  # a model may leave out what no term reads
+                    unused += tensors_in(read(name, self.terms, output, {}, None))
             if weights[name] == 0 or term.detach_head:
                 head = self.taps.modules.get(term.head) if isinstance(term.head, str) else term.head
                 modules += [head, term.loss]
         waited_for = wrappers.held(strict=True)
         parameters = {id(p): p for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
         unused += [parameter for key, parameter in parameters.items() if key in waited_for]
-        unused = [tensor for tensor in unused if tensor.requires_grad]
-        return ranks.Silence.apply(*unused) if unused else torch.zeros(())
+        return silent(unused)

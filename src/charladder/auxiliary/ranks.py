@@ -128,18 +128,3 @@ class HeadGradients:
         for parameter, piece in zip(several, average(flat).split([p.numel() for p in several]), strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(piece.view_as(parameter))
-
-
-class Silence(torch.autograd.Function):
-    """0, with a gradient of zeros for every tensor: what no term uses still answers to DDP, which would wait for its
-    gradient. Not `0 * tensor`, which is NaN where the tensor is infinite."""
-
-    @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*(tensor.new_empty(0) for tensor in tensors))
-        ctx.shapes = [tensor.shape for tensor in tensors]
-        return tensors[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return tuple(like.new_zeros(shape) for like, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True))

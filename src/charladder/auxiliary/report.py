@@ -7,18 +7,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.counting import Count, exact, never_zero
+from charladder.auxiliary.counting import Count, exact, never_zero, no_scalar_count
 from charladder.auxiliary.errors import NotFiniteError
 
 
 @dataclass
 class TermReport:
-    """One term: its `loss`, detached (a sum over `count` predictions, or their `mean`), and its `weight`."""
+    """One term: its `loss`, detached (a sum over `count` predictions, or their `mean`), and its `weight`.
+
+    counted: whether the count is known. It is not where a function of the user's has returned a scalar and the term has
+    no `count`; the count here is then the number of the target's elements.
+    """
 
     loss: Tensor
     count: Count
     weight: float
     mean: bool = False
+    counted: bool = True
 
     @property
     def value(self) -> float:
@@ -64,16 +69,22 @@ class Report:
 
 
 def merge(reports: Iterable[Report]) -> Report:
-    """The report of several micro-batches of one batch: totals and sums add up, counts too; nothing to go back on."""
+    """The report of several micro-batches of one batch: totals and sums add up, counts too; nothing to go back on.
+
+    Raises AuxiliaryError for a term in several reports whose counts are not known: their mean would be wrong.
+    """
     total, terms = torch.zeros(()), {}
     for report in reports:
         total = total + report.total.detach().to(total.device)
         for name, term in report.terms.items():
             known = terms.get(name)
+            if known is not None and not (term.counted and known.counted):
+                raise no_scalar_count(name)
             terms[name] = TermReport(
                 term.sum if known is None else known.sum + term.sum,
                 term.count + (0 if known is None else known.count),
                 term.weight,
+                counted=term.counted,
             )
     return Report(total, terms)
 
@@ -87,8 +98,9 @@ def check_finite(total: Tensor, terms: dict[str, TermReport]) -> None:
         if not math.isfinite(term.value):
             hint = (
                 ""
-                if int(term.count)
-                else ", for it has nothing to predict here; let its loss return a pair (sum, count)"
+                if float(term.count)
+                else ", for it has nothing to predict here; give Term(count=...), or let its loss return a pair (sum, "
+                "count)"
             )
             raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g}){hint}", name)
     raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")

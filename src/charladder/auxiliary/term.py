@@ -28,7 +28,8 @@ SAME = Same.SAME
 class Term:
     """A loss and where its prediction and target come from. Everything but the loss may be left out.
 
-    loss: `loss(prediction, target)`; returns a scalar (a mean), a value per element, or a pair (sum, count).
+    loss: `loss(prediction, target)`; returns a scalar (a mean), a value per element, or a pair (sum, count). Of values
+    per element, those count whose integer target is not -100.
     tap: the name of a module of the model (as in `model.named_modules()`) whose output is read, or a pattern in which
     `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that fits. None: the prediction
     is one that the model returns.
@@ -43,8 +44,9 @@ class Term:
     target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
     entry under the term's name where it is a mapping. None: the loss takes the prediction alone.
     mask: like target: true where an element of the loss counts. Needs a loss with a value per element.
-    count: how many predictions a loss that returns a mean stands for: a number, or a function of the target. Left
-    out: the elements of the target, without those that are -100.
+    count: of how many predictions a scalar is the mean: a number, or a function of the target. Left out: what a loss of
+    torch (a function, a module, or one with keyword arguments bound) divides by. It is not known of other functions,
+    whose scalars are refused under `counts=` and in several processes. A term with a count of 0 adds 0.
     call: which call of a tapped module, when the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the model learns nothing from this term, only the head. detach_head: the head learns nothing from it.
