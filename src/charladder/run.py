@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,7 +29,7 @@ from charladder.model import Transformer, build
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
-from charladder.text import Alphabet, Corpus, Report, Split, Windows, intact, kept, open_corpus, silent, split
+from charladder.text import Alphabet, Corpus, Report, Split, Windows, open_corpus, silent, split
 from charladder.training import Trainer, distributed, load_newest
 from charladder.training.files import sync_folder, write_text
 from charladder.training.memory import keep_memory
@@ -220,21 +220,29 @@ def open_run(path: Path) -> Run:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
 
 
-def open_data(run: Run, report: Report = silent) -> Corpus:
-    """The text that a run was trained on. Raises BadInput where it is gone or not what it was."""
-    text = run.recipe.text
-    corpus = open_corpus(text.data, run.alphabet, text.encoding, text.unknown, report, again=text.sha256)
+def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:
+    """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
+    the run began, or from the cache. Raises BadInput where it is not there."""
+    text, advice = run.recipe.text, "say where it is with --data PATH"
+    if data:
+        corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)
+    else:
+        try:
+            corpus = open_corpus(text.data, run.alphabet, text.encoding, text.unknown, report, text.sha256, text.files)
+        except BadInput as error:
+            raise BadInput(f"{error}; if the text of {run.path} has moved, {advice}") from None
     if corpus.sha256 != text.sha256:
-        old = kept(text.sha256)
-        copy = f" ({old} is a copy of it)" if intact(old, text.sha256, report) else ""
+        marks = f"(SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} then)"
+        if data:
+            raise BadInput(f"{corpus.name} is not the text that {run.path} was trained on {marks}; give that to --data")
         raise BadInput(
-            f"{corpus.name} has changed since {run.path} began (SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} "
-            f"then); put the old text back{copy}"
+            f"{corpus.name} has changed since {run.path} began {marks}, and the cache has no copy of the text that it "
+            f"was; {advice}, or put it back"
         )
     if text.boundaries == "keep" and len(corpus.ends_F) != text.files:
         raise BadInput(
             f"{corpus.name} has {len(corpus.ends_F)} files now and had {text.files} when {run.path} began, and windows "
-            "keep to files; put the old files back"
+            "keep to files; put the old files back, or say where they are with --data PATH"
         )
     return corpus
 

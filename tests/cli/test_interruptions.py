@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from charladder.cli.main import main
+from charladder.run import open_run
+from charladder.text import kept
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
 from helpers import PROSE, UNHURRIED
@@ -158,18 +160,20 @@ def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["deleted", "changed"])
 def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_back(here, whole, change, capsys):
+    """Where the cache has no copy of it."""
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))
-    kept = Path("text").read_bytes()
-    Path("text").unlink() if change == "deleted" else Path("text").write_bytes(kept + b"!")
+    data = Path("text").read_bytes()
+    Path("text").unlink() if change == "deleted" else Path("text").write_bytes(data + b"!")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=600)
     assert process.returncode == 130
+    kept(open_run(Path("cut")).recipe.text.sha256).unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
     said = capsys.readouterr().err
     assert ("no file or corpus" if change == "deleted" else "has changed since cut began") in said
-    Path("text").write_bytes(kept)
+    Path("text").write_bytes(data)
     assert main(["train", "--resume", "cut", "--json"]) == 0
     same("cut", whole)
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     raw = recipe_fields(options)
     if options.extend:
         raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
+    if options.moved:
+        raise BadInput("--data is where the text of a run is now, and goes with --resume RUN; give a new text as DATA")
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
@@ -124,10 +126,13 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
     run = open_run(path)
     if options.resume is None:  # torchrun starts the job anew, with the words that began it
-        return continued(like_begun(run, options), {})
+        return continued(like_begun(run, options), (), {})
     given = overrides(options)
     if options.run is not None or options.recipe is not None or options.data:
-        raise BadInput("--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA")
+        raise BadInput(
+            "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "
+            "for a text that has moved)"
+        )
     if set(given) - BUDGETS or (given and not options.extend):
         name = min(set(given) - BUDGETS or given)
         raise BadInput(
@@ -140,13 +145,16 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
         before, run = run.recipe.training, Run(run.path, dataclasses.replace(run.recipe, training=training))
-        return continued(run, given, before)
-    return continued(run, given)
+        return continued(run, options.moved, given, before)
+    return continued(run, options.moved, given)
 
 
-def continued(run: Run, given: dict[str, Any], before: TrainingSettings | None = None) -> tuple[Run, Corpus, Trainer]:
-    """A run at its newest checkpoint. `given`: a budget that is not the one of config.toml, which `before` has."""
-    corpus = read_in_turn(lambda report: open_data(run, report))
+def continued(
+    run: Run, moved: Sequence[str], given: dict[str, Any], before: TrainingSettings | None = None
+) -> tuple[Run, Corpus, Trainer]:
+    """A run at its newest checkpoint. moved: where its text is now. `given`: a budget that is not the one of
+    config.toml, which `before` has."""
+    corpus = read_in_turn(lambda report: open_data(run, report, moved))
     check_memory(run.recipe, choose_device(run.recipe.training.device))
     trainer = make_trainer(run, corpus, note)
     if given:

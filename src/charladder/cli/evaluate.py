@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from charladder.cli import closer
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_data_option
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import Held, as_result, hold, print_bits, score
 from charladder.cli.terminal import Terminal
@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("data", nargs="*", metavar="DATA", help="other text, scored whole (as in train)")
+    add_data_option(parser)
     parser.add_argument("--split", choices=("valid", "test"), help="which held-out part (default valid)")
     parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
     parser.add_argument("--stride", type=int, metavar="S", help="characters scored a window (default C/2)")
@@ -50,6 +51,10 @@ def main(argv: list[str]) -> int:
     options = parser.read(argv)
     if options.split and options.data:
         raise BadInput("--split is of the run's own text, and DATA is scored whole; give one of them")
+    if options.moved and options.data:
+        raise BadInput(
+            "--data is where the run's own text is, and DATA is another text, scored whole; give one of them"
+        )
     if not options.data and (options.encoding or options.unknown):
         raise BadInput(
             "--encoding and --unknown are for DATA, and the run's own text is read as it was; leave them out"
@@ -64,7 +69,7 @@ def main(argv: list[str]) -> int:
         if options.data:
             corpus = open_corpus(options.data, run.alphabet, encoding, unknown, report)
         else:
-            corpus = open_data(run, report)
+            corpus = open_data(run, report, options.moved)
     say_notes(corpus)
     if options.data and not options.encoding and find_codec(encoding) is not None:
         print(

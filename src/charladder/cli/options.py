@@ -79,6 +79,12 @@ class Parser(argparse.ArgumentParser):
         return f"; did you mean {by_name[close]}?" if close is not None else nearest("", options)
 
 
+def add_data_option(parser: Parser) -> None:
+    """--data, for commands that read the text that a run was trained on."""
+    about = "where the text that the run was trained on is now, if it has moved (checked by SHA-256); may be repeated"
+    parser.add_argument("--data", dest="moved", action="append", default=[], metavar="PATH", help=about)
+
+
 def add_recipe_options(parser: Parser) -> None:
     """--recipe, the short names, and all fields by dotted name."""
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.cli.next_steps import command_after_refit
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_data_option
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
         "charladder refit runs/ladder-1 --minutes 2",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
+    add_data_option(parser)
     parser.add_argument("--minutes", type=float, default=0.0, metavar="X", help="budget in minutes (default 2)")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="budget in steps")
     parser.add_argument("--ahead", type=int, default=5, metavar="K", help="characters drafted at once (default 5)")
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     network = run.network()
     digest = file_digest(run.path / "model.safetensors")
     with claimed(run.path), reading() as report:
-        corpus = open_data(run, report)
+        corpus = open_data(run, report, options.moved)
         say_notes(corpus)
         windows = Windows(
             corpus.ids_N, split_of(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,

@@ -14,7 +14,7 @@ from charladder.cli.display import Display
 from charladder.cli.estimate import fitting
 from charladder.cli.final_score import final_score, parse_score
 from charladder.cli.next_steps import commands_after_training
-from charladder.cli.options import Parser, add_recipe_options
+from charladder.cli.options import Parser, add_data_option, add_recipe_options
 from charladder.cli.scoring import print_bits
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     about = "where to keep the run (default runs/<recipe>-<n>); under torchrun say --run-dir"
     parser.add_argument("--run", "--run-dir", metavar="DIR", help=about)
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
+    add_data_option(parser)
     parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
     about = "characters of the valid part to score at the end: whole, none or N (default: a tenth of those trained on)"
     parser.add_argument("--score", metavar="WHAT", help=about)

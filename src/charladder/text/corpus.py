@@ -4,22 +4,22 @@ Everything is converted once into the cache folder, under names made of its cont
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
-from charladder.text.cache import Report, cache_folder, read_json, room, silent
+from charladder.text.cache import Report, cache_folder, room, silent
 from charladder.text.download import download, place_of
-from charladder.text.gather import Text, fit, gather, kept
+from charladder.text.gather import Text, gather, kept
 from charladder.text.letters import count_letters, spell
 from charladder.text.mapped import MappedIds
 from charladder.text.named import PYTHON, by_hand, find_named, names, open_named
 from charladder.text.opening import size_of
+from charladder.text.recorded import recorded_text
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
 from charladder.text.unpack import Damaged
-from charladder.text.verify import intact
 
 MOST = {"letters": SMALL, "unicode": LARGE}
 
@@ -54,17 +54,18 @@ def open_corpus(
     unknown: str = "error",
     report: Report = silent,
     again: str = "",
+    files: int = 1,
 ) -> Corpus:
     """Opens `data`: the name of a corpus, a file, a folder, a pattern, a URL, `-`, or several of these in their order.
 
     alphabet: one, or the kind to learn: `bytes`, `letters`, `unicode`, `text8`. encoding: of the files; bytes stay as
-    they are in utf-8. unknown: `error`, `replace` or `drop`. again: the SHA-256 that the text had, by which a stream
-    (which cannot be read twice) is found in the cache. Raises BadInput for what is not there, empty, unreadable, or
-    not to be spelled.
+    they are in utf-8. unknown: `error`, `replace` or `drop`. again, files: the SHA-256 that the text had before, and
+    the number of its files; where `data` is gone or has changed, the text is read from the cache, and a note says so.
+    Raises BadInput for what is not there, empty, unreadable, or not to be spelled.
     """
     asked = (data,) if isinstance(data, str) else tuple(data)
-    text = streamed_before(asked, again, report) or read_text(asked, encoding, report)
     shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]} and {len(asked) - 1} more"
+    text = read_again(asked, shown, encoding, again, files, report) if again else read_text(asked, encoding, report)
     if text.bytes == 0:
         raise BadInput(f"{shown} is empty; give a file with text in it")
     kept_names = tuple(name if name in names() else absolute(name) for name in asked)
@@ -140,18 +141,29 @@ def not_fetched(asked: Sequence[str]) -> list[str]:
     ]
 
 
-def streamed_before(asked: tuple[str, ...], sha256: str, report: Report) -> Text | None:
-    """A text from standard input that was read before. Raises BadInput where the cache does not have it any more."""
-    if asked != (STDIN,) or not sha256:
-        return None
-    path = kept(sha256)
-    advice = "this text came from standard input, which cannot be read again; save it as a file and start a new run"
-    if not path.is_file():
-        raise BadInput(f"the cache has no copy of the text any more, and {advice}")
-    if not intact(path, sha256, report):
-        raise BadInput(f"the copy of the text in the cache ({path}) is damaged, and {advice}")
-    size = path.stat().st_size
-    known = read_json(path.with_suffix(".stream.json"), names=list, ends=list)
-    if known is None or not fit(known, size):
-        known = {"names": ["standard input"], "ends": [size]}
-    return Text(path, sha256, size, known["names"], known["ends"])
+def read_again(asked: tuple[str, ...], shown: str, encoding: str, sha256: str, files: int, report: Report) -> Text:
+    """The text of this SHA-256: from its source, or from the cache where the source is gone or has changed. Where the
+    cache does not have it either, what the source gives now. Raises BadInput where that is nothing."""
+    found: Text | BadInput | None = None
+    at_hand = asked != (STDIN,) and not not_fetched(asked)
+    if at_hand:
+        try:
+            found = read_text(asked, encoding, report)
+        except BadInput as error:
+            found = error
+        if isinstance(found, Text) and found.sha256 == sha256:
+            return found
+    old = recorded_text(sha256, shown, files, report)
+    if old is not None:
+        change = "has changed" if isinstance(found, Text) else "cannot be read any more"
+        note = f"{shown} {change}; the text that it was is taken from the cache"
+        return replace(old, notes=(note,)) if at_hand else old
+    if isinstance(found, BadInput):
+        raise BadInput(f"{found}; the cache has no copy of the text either")
+    if asked == (STDIN,):
+        why = "is damaged" if kept(sha256).is_file() else "is gone"
+        raise BadInput(
+            f"the copy of the text in the cache ({kept(sha256)}) {why}, and the text came from standard input, which "
+            "cannot be read again; save it as a file and start a new run"
+        )
+    return found or read_text(asked, encoding, report)
