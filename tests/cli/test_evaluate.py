@@ -1,6 +1,7 @@
 """evaluate's closer looks through the command line: keys, tables, and that they agree with the whole."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,11 @@ def test_the_looks_agree_with_the_whole(capsys):
     terms = {row["term"]: row for row in found["by_rung"]}
     assert terms["main"]["bits_per_character"] == pytest.approx(found["bits_per_character"], rel=1e-6)
     assert set(terms) == {f"rung{r}.target{k}" for r in (1, 2, 3) for k in (1, 2)} - {"rung3.target1"} | {"main"}
-    # half: rung 1 of 3 falls silent at a sixth of the run, rung 2 at a third; the last never
-    assert terms["rung1.target1"]["last_learned"]["step"] < terms["main"]["last_learned"]["step"] == 12
+    # half: rung 1 of 3 falls silent at a sixth of the 12 steps, rung 2 at a third; the last never
+    learned = {term: row["last_learned"]["step"] for term, row in terms.items()}
+    assert learned == {
+        "rung1.target1": 2, "rung1.target2": 2, "rung2.target1": 4, "rung2.target2": 4, "main": 12, "rung3.target2": 12,
+    }  # fmt: skip
     assert sum(row["characters"] for row in found["by_position"]) == found["characters"]
     assert {row["distance"] for row in found["copying"]} == {8, 16, 32}
     assert set(said(capsys, "run")) == {
@@ -55,6 +59,32 @@ def test_the_looks_agree_with_the_whole(capsys):
 
 def test_a_run_without_rungs_has_the_heads_it_has(capsys):
     assert [row["term"] for row in said(capsys, "plain", "--by-rung")["by_rung"]] == ["main", "rung3.target2"]
+
+
+def test_after_refit_the_new_heads_are_shown_too(capsys):
+    shutil.copytree("run", "refitted")
+    assert main(["refit", "refitted", "--steps", "3", "--rungs", "1,2"]) == 0
+    rows = {row["term"]: row for row in said(capsys, "refitted", "--by-rung")["by_rung"]}
+    assert rows["rung2.refit"]["last_learned"] == {"step": 3, "progress": None, "characters": 3 * 8 * 64}
+    assert rows["rung2.refit"]["bits_per_character"] != rows["rung2.target1"]["bits_per_character"]
+    assert main(["evaluate", "refitted", "--by-rung"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rung1.refit")]
+    assert line.endswith(" refit step 3")
+    Path("refitted/model.safetensors").write_bytes(Path("plain/model.safetensors").read_bytes())
+    assert main(["evaluate", "refitted", "--by-rung"]) == 0
+    out, err = capsys.readouterr()
+    assert "was fitted to another network" in err and "the heads of refit are not scored" in err
+    assert "rung1.target1" in out and "refit" not in out
+
+
+def test_shared_heads_learn_to_the_end(capsys):
+    assert main(["train", "text", *SHAPE, "--run", "shared", "--objective.rung-heads", "shared"]) == 0
+    rows = {row["term"]: row for row in said(capsys, "shared", "--by-rung")["by_rung"]}
+    assert rows["rung1.target1"]["last_contributed"]["step"] == 2
+    assert rows["rung1.target1"]["last_learned"] == rows["main"]["last_learned"]
+    assert main(["evaluate", "shared", "--by-rung"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rung1.target1")]
+    assert line.split()[3:] == ["step", "12", "(92%)", "step", "2", "(8%)"]
 
 
 def test_tables_for_people_and_a_file_for_programs(capsys):

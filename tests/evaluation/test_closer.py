@@ -12,7 +12,7 @@ from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.export import exporting
-from charladder.evaluation.rungs import evaluate_rungs, last_learned
+from charladder.evaluation.rungs import evaluate_rungs
 from charladder.model import Transformer
 from charladder.objective import LadderObjective, ObjectiveSettings
 from charladder.text import Alphabet
@@ -128,6 +128,21 @@ def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
     assert one.bits == pytest.approx(bits, rel=1e-5)
 
 
+def test_heads_that_were_fitted_later_are_scored_beside_the_old_ones(network):
+    """By rung, in its place: the same as a rung's own head with these weights."""
+    objective = LadderObjective(ObjectiveSettings(), network.settings, 256).double()
+    stirred(objective)
+    fitted = {2: stirred(torch.nn.Linear(network.settings.width, 256, bias=False).double())}
+    found = evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8, fitted=fitted)
+    terms = [one.term for one in found]
+    assert terms[2:5] == ["rung2.target1", "rung2.target2", "rung2.refit"] and len(terms) == 7
+    with torch.no_grad():
+        objective.heads["rung2_target1"].weight.copy_(fitted[2].weight)
+    again = {one.term: one for one in evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8)}
+    assert found[4].bits == again["rung2.target1"].bits != found[2].bits
+    assert (found[4].rung, found[4].target, found[4].characters) == (2, 1, again["rung2.target1"].characters)
+
+
 def windows(begin, last, first):
     from charladder.evaluation import windows_to_score
 
@@ -137,16 +152,6 @@ def windows(begin, last, first):
 def test_a_rung_that_never_predicts_has_no_line(network):
     objective = LadderObjective(ObjectiveSettings(rungs=False), network.settings, 256).double()
     assert [one.term for one in evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8)] == ["main", "rung3.target2"]
-
-
-def test_last_learned_is_the_last_line_with_a_weight():
-    lines = [
-        {"step": 1, "progress": 0.0, "characters": 5, "terms": {"rung1.target1": {"bits": 8.0, "weight": 1.0}}},
-        {"step": 2, "progress": 0.5, "characters": 9, "terms": {"rung1.target1": {"bits": 7.0, "weight": 0.0}}},
-        {"step": 2, "split": "valid", "bits_per_character": 3.0, "trained_characters": 9},
-    ]
-    assert last_learned(lines, "rung1.target1") == {"step": 1, "progress": 0.0, "characters": 5}
-    assert last_learned(lines, "rung2.target1") is None
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

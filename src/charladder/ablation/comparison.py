@@ -8,7 +8,7 @@ import numpy as np
 
 from charladder.ablation.pictures import drawing, label, look
 from charladder.ablation.results import Curve, Curves
-from charladder.objective import ObjectiveSettings, term_weights
+from charladder.objective import ObjectiveSettings, moves_with_steps, term_weights
 from charladder.training.files import beside
 
 BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
@@ -72,8 +72,7 @@ def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Pat
 def schedule(settings: ObjectiveSettings, layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, rungs,
     targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
-    moving = settings.rung_schedule in ("layerskip", "layerskip_from_zero") or settings.target_schedule == "blockwise"
-    steps = TAKEN_IN_TURN if moving else 1
+    steps = TAKEN_IN_TURN if moves_with_steps(settings) else 1
     samples = int(np.clip(WORK // (layers * settings.targets * steps), 20, 200))
     progress_S = (np.arange(samples) + 0.5) / samples
     weights_SRK = np.zeros((samples, layers, settings.targets))

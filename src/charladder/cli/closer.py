@@ -1,16 +1,20 @@
 """A closer look at where the bits go, for `evaluate`: each gives its key in the JSON, what stands there, a table."""
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from charladder.cli.scoring import Held, score, scoring_bar
 from charladder.cli.tables import Rows
+from charladder.errors import BadInput
 from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.copying import probe_copying
-from charladder.evaluation.rungs import evaluate_rungs, last_learned
-from charladder.training.metrics import read_metrics
+from charladder.evaluation.learning import Learned, Moment, last_learned
+from charladder.evaluation.rungs import evaluate_rungs
+from charladder.generation.kept import About, find_heads
 
 Look = tuple[str, list[dict[str, Any]], Rows]
 
@@ -40,24 +44,55 @@ def positions(console: Console, held: Held) -> Look:
 
 def rungs(console: Console, held: Held) -> Look:
     objective = held.run.objective().to(held.device).eval()
+    fitted, about = fitted_heads(held)
     with scoring_bar(console, "by rung", held.bounds[1] - held.bounds[0]) as report:
         scores = evaluate_rungs(
-            held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report
-        )
-    lines = read_metrics(held.run.path / "metrics.jsonl")
-    table = Rows("term", "characters ahead", "bits/char", "last learned at", title="by rung")
+            held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report,
+            fitted=fitted,
+        )  # fmt: skip
+    learned = last_learned(held.run)
+    shared = held.run.recipe.objective.rung_heads == "shared"
+    names = "term", "characters ahead", "bits/char", "last learned at", "last in the loss at"
+    table = Rows(*names[: 5 if shared else 4], title=f"by rung{', through shared heads' if shared else ''}")
     found = []
     for one in scores:
-        learned = last_learned(lines, one.term)
-        at = "never" if learned is None else f"step {learned['step']:,} ({learned['progress']:.0%})"
-        table.add(one.term, str(one.target), f"{one.bits_per_character:.4f}", at)
+        if about is not None and one.term.endswith(".refit"):
+            last = {"step": about.steps, "progress": None, "characters": about.characters}
+            contributed, at = None, f"refit step {about.steps:,}"
+        else:
+            when = learned.get(one.term, Learned(None, None))
+            last, contributed, at = as_dict(when.head), when.contributed, in_words(when.head)
+        more = [in_words(contributed)] if shared else []
+        table.add(one.term, str(one.target), f"{one.bits_per_character:.4f}", at, *more)
         found.append(
             {
                 "term": one.term, "rung": one.rung, "target": one.target, "characters": one.characters,
-                "bits_per_character": one.bits_per_character, "last_learned": learned,
+                "bits_per_character": one.bits_per_character, "last_learned": last,
+                "last_contributed": as_dict(contributed),
             }
         )  # fmt: skip
     return "by_rung", found, table
+
+
+def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], About | None]:
+    """The heads that `refit` has fitted to intermediate rungs, and when they last learned; none where it has not run,
+    or has for another network, which a note then says."""
+    try:
+        found = find_heads(held.run)
+    except BadInput as error:
+        print(f"note: {error}; the heads of refit are not scored", file=sys.stderr)
+        found = None
+    if found is None:
+        return {}, None
+    return {int(rung): head.to(held.device) for rung, head in found[0].rungs.items()}, found[1]
+
+
+def in_words(moment: Moment | None) -> str:
+    return "never" if moment is None else f"step {moment.step:,} ({moment.progress:.0%})"
+
+
+def as_dict(moment: Moment | None) -> dict[str, Any] | None:
+    return None if moment is None else asdict(moment)
 
 
 def copies(held: Held, probes: int, seed: int) -> Look:

@@ -4,14 +4,13 @@ Shapes: B windows, T inputs, D width, V symbols, F files.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from charladder.auxiliary.explanation import term_name
 from charladder.evaluation.bits import texts_of, windows_to_score
@@ -47,12 +46,14 @@ def evaluate_rungs(
     ends_F: np.ndarray | None = None,
     report: Callable[..., None] = lambda characters: None,
     each: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
+    fitted: Mapping[int, nn.Module] | None = None,
 ) -> list[HeadScore]:
     """Scores ids_N[part] by every head there is, from the lowest rung to the last, in windows as `evaluate` has them.
 
     A head of target k predicts the character k after what it has read, so the characters it scores begin k - 1 later,
     and end with the part. `report` hears of the characters read; `each` of every prediction: rung, target, the places
-    of the characters predicted and their surprise in nats.
+    of the characters predicted and their surprise in nats. fitted: by rung, a classifier of the next character that was
+    fitted later and reads the rung's state normed without parameters; it is scored as `rung{r}.refit`.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
@@ -61,7 +62,10 @@ def evaluate_rungs(
         for k in range(1, objective.settings.targets + 1)
         if exists(objective, layers, rung, k)
     }
-    bits, counts, done = dict.fromkeys(heads, 0.0), dict.fromkeys(heads, 0), 0
+    refit = dict(fitted or {})
+    # (rung, 0): the classifier that was fitted later
+    names = {place: term_name(*place, layers) for place in heads} | {(rung, 0): f"rung{rung}.refit" for rung in refit}
+    bits, counts, done = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), 0
 
     def score(group: list[tuple[int, int, int]], last: int) -> None:
         nonlocal done
@@ -70,25 +74,29 @@ def evaluate_rungs(
         kept = end - begin
         ahead_BT = rows[:, -kept:]  # what was read last where each prediction is made
 
+        def add(place: tuple[int, int], logits_BTV: Tensor) -> None:
+            rung, k = place[0], max(1, place[1])
+            there_BT = ahead_BT + k < last
+            if not there_BT.any():
+                return
+            targets_BT = torch.from_numpy(ids_N[np.minimum(ahead_BT + k, last - 1)].astype(np.int64)).to(device)
+            nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none").double()
+            mask = torch.from_numpy(there_BT.ravel()).to(device)
+            bits[place] += float(nats[mask].sum()) / math.log(2)
+            counts[place] += int(there_BT.sum())
+            if each is not None and place in heads:
+                each(rung, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
+
         def measure(rung: int, hidden_BTD: Tensor) -> None:
             x_BTD = objective.head_input(network, rung, hidden_BTD)
             for (own, k), head in heads.items():
-                if own != rung:
-                    continue
-                there_BT = ahead_BT + k < last
-                if there_BT.any():
-                    targets_BT = torch.from_numpy(ids_N[np.minimum(ahead_BT + k, last - 1)].astype(np.int64)).to(device)
-                    nats = F.cross_entropy(
-                        head(x_BTD).float().flatten(0, 1), targets_BT.flatten(), reduction="none"
-                    ).double()
-                    mask = torch.from_numpy(there_BT.ravel()).to(device)
-                    bits[own, k] += float(nats[mask].sum()) / math.log(2)
-                    counts[own, k] += int(there_BT.sum())
-                    if each is not None:
-                        each(own, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
+                if own == rung:
+                    add((own, k), head(x_BTD))
+            if rung in refit:
+                add((rung, 0), refit[rung](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
 
         tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
-        network(tokens_BT, rungs={rung for rung, _ in heads}, keep=kept, watch=measure)
+        network(tokens_BT, rungs={rung for rung, _ in names}, keep=kept, watch=measure)
         done += kept * len(group)
         report(done)
 
@@ -103,8 +111,8 @@ def evaluate_rungs(
         if group:
             score(group, end)
     return [
-        HeadScore(term_name(rung, k, layers), rung, k, bits[rung, k], counts[rung, k])
-        for rung, k in heads
+        HeadScore(names[rung, k], rung, max(1, k), bits[rung, k], counts[rung, k])
+        for rung, k in sorted(names, key=lambda place: (place[0], place[1] or math.inf))
         if counts[rung, k]
     ]
 
@@ -119,14 +127,6 @@ def exists(objective: LadderObjective, layers: int, rung: int, target: int) -> b
     return has_head(settings, layers, rung, target)
 
 
-def classifier(network: Transformer, objective: LadderObjective, rung: int, target: int) -> torch.nn.Linear:
+def classifier(network: Transformer, objective: LadderObjective, rung: int, target: int) -> nn.Linear:
     layers = network.settings.layers
     return objective.classifier(network, layers if objective.settings.rung_heads == "shared" else rung, target)
-
-
-def last_learned(lines: list[dict[str, Any]], term: str) -> dict[str, Any] | None:
-    """Step, progress and characters of the last logged step at which a term contributed; None where it never did."""
-    for line in reversed(lines):
-        if line.get("terms", {}).get(term, {}).get("weight", 0) > 0:
-            return {name: line.get(name) for name in ("step", "progress", "characters")}
-    return None

@@ -7,6 +7,7 @@ from charladder.objective.ladder import (
     TargetSchedule,
     has_head,
     key,
+    moves_with_steps,
     term_weights,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "TargetSchedule",
     "has_head",
     "key",
+    "moves_with_steps",
     "term_weights",
 ]

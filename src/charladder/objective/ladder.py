@@ -135,6 +135,12 @@ def term_weights(
     return weights
 
 
+def moves_with_steps(settings: ObjectiveSettings) -> bool:
+    """Whether weights depend on the training step, and not on progress alone."""
+    by_step = "layerskip", "layerskip_from_zero"
+    return settings.rung_schedule in by_step or settings.target_schedule == "blockwise"
+
+
 class LadderObjective(nn.Module):
     """The training loss of a Transformer, and the heads that it needs: one auxiliary.Objective with a term for each
     rung and target.

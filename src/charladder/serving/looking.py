@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,8 @@ from charladder.auxiliary.explanation import term_name
 from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.ladder import Expected, grid, ladder_at
-from charladder.evaluation.rungs import evaluate_rungs, last_learned
+from charladder.evaluation.learning import last_learned
+from charladder.evaluation.rungs import evaluate_rungs
 from charladder.generation.sampling import BROKEN, likeliest
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
@@ -26,7 +28,6 @@ from charladder.run import Run
 from charladder.serving.limits import Limits
 from charladder.serving.problems import CLOSING, Refused, refuse
 from charladder.serving.symbols import Symbols
-from charladder.training.metrics import read_metrics
 
 SHOWN = 5  # likeliest symbols of a head
 AT_ONCE = 4096  # characters read together: between two of these a look at whether anybody still waits
@@ -54,8 +55,7 @@ class Looker:
         self.objective: LadderObjective | None = None
         if (run.path / "heads.safetensors").is_file():
             self.objective = run.objective().to(network.output.weight.device).eval()
-        metrics = run.path / "metrics.jsonl"
-        self.lines = read_metrics(metrics) if metrics.is_file() else []
+        self.learned = last_learned(run)
         self.executor = ThreadPoolExecutor(1, "looking")
         self.inside = 0
         self.closing = threading.Event()
@@ -197,11 +197,11 @@ class Looker:
         if there < len(ids):
             seen = ids[there]
             actual = self.symbol(seen) | {"probability": float(one.p_V[seen]), "rank": one.rank(seen)}
-        learned = last_learned(self.lines, one.term)
+        learned = self.learned.get(one.term)
         return {
             "term": one.term,
             "target": one.target,
-            "last_learned": learned,
+            "last_learned": None if learned is None or learned.head is None else asdict(learned.head),
             "actual": actual,
             "likeliest": [self.symbol(n) | {"probability": float(one.p_V[n])} for n in one.likeliest(SHOWN)],
         }

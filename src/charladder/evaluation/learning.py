@@ -1,0 +1,136 @@
+"""When the heads of a run last learned: from metrics.jsonl and, for the steps that were not logged, the schedule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from charladder.auxiliary.explanation import term_name
+from charladder.objective import moves_with_steps, term_weights
+from charladder.run import Run
+from charladder.training import TrainingSettings
+from charladder.training.checkpoint import list_checkpoints
+from charladder.training.metrics import number, read_metrics
+
+MOST = 10_000  # steps that are looked at for weights that move with every step
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of training, the progress at which it began, and the characters that had been read by its end."""
+
+    step: int
+    progress: float
+    characters: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """contributed: the last step at which the term had a weight above 0. head: the last one at which the classifier
+    that predicts for it learned, which with shared heads is the last one of any layer. None: never."""
+
+    contributed: Moment | None
+    head: Moment | None
+
+
+def last_learned(run: Run) -> dict[str, Learned]:
+    """For every term of the objective, when it last contributed to the weights that are in the run directory.
+
+    Exact wherever the budget stayed the same between two logged steps: where it was changed by --extend in between,
+    the steps since the first of the two are taken to have had the new one. Empty where there are no metrics.
+    """
+    path, layers = run.path / "metrics.jsonl", run.recipe.model.layers
+    settings = run.recipe.objective
+    if not path.is_file():
+        return {}
+    lines = [line for line in read_metrics(path) if "split" not in line and has_place(line)]
+    saved = list_checkpoints(run.path / "checkpoints")
+    end = int(saved[-1].name) if saved else max((line["step"] for line in lines), default=0)
+    lines = sorted((line for line in lines if line["step"] <= end), key=lambda line: line["step"])
+    places = {
+        (rung, k): term_name(rung, k, layers) for rung in range(1, layers + 1) for k in range(1, settings.targets + 1)
+    }
+    found: dict[str, Moment] = {}
+    moving, looked = moves_with_steps(settings), 0
+    for line, steps in stretches(lines, run.recipe.training, end):
+        there = {name for name in places.values() if weight_of(line, name) > 0}
+        for moment in steps:
+            if not (there - found.keys()) and not (moving and looked < MOST and len(found) < len(places)):
+                break
+            looked += 1
+            weights = term_weights(settings, layers, moment.progress, moment.step - 1)
+            for place, name in places.items():
+                if weights[place] > 0:
+                    found.setdefault(name, moment)
+        for name in there:
+            found.setdefault(name, Moment(line["step"], line["progress"], line["characters"]))
+    shared = {
+        k: max(
+            (m for (_, own), n in places.items() if own == k and (m := found.get(n))),
+            key=lambda m: m.step,
+            default=None,
+        )
+        for k in range(1, settings.targets + 1)
+    }
+    return {
+        name: Learned(found.get(name), shared[k] if settings.rung_heads == "shared" else found.get(name))
+        for (_, k), name in places.items()
+    }
+
+
+def has_place(line: Line) -> bool:
+    return number(line.get("progress")) and number(line.get("characters"))
+
+
+def weight_of(line: Line, name: str) -> float:
+    weight = line["terms"].get(name, {}).get("weight", 0)
+    return weight if number(weight) else 0.0
+
+
+def stretches(lines: list[Line], training: TrainingSettings, end: int) -> Iterator[tuple[Line, Iterator[Moment]]]:
+    """From the end to the start: each line that has terms, and the steps between it and the next one with terms, from
+    the last to the first, that changed the weights."""
+    after: list[Line] = []  # the lines since, in their order, and the next one with terms
+    for line in reversed(lines):
+        if "terms" in line:
+            yield line, between(line, after, training, end)
+            after = []
+        after.insert(0, line)
+
+
+def between(line: Line, after: list[Line], training: TrainingSettings, end: int) -> Iterator[Moment]:
+    """The steps after a line and before the next one with terms. after: the lines since, in their order."""
+    known = {one["step"]: one for one in after}
+    nexts = sorted(known)
+    last = next((step - 1 for step in nexts if "terms" in known[step]), end)
+    for step in range(last, line["step"], -1):
+        if step in known:
+            one = known[step]
+            if "skipped" not in one:
+                yield Moment(step, one["progress"], one["characters"])
+            continue
+        follower = next((known[later] for later in nexts if later > step), None)
+        yield unlogged(step, line, follower, training)
+
+
+def unlogged(step: int, before: Line, after: Line | None, training: TrainingSettings) -> Moment:
+    """A step between two logged ones, or after the last of them."""
+    first = before["step"]
+    each = (
+        (after["characters"] - before["characters"]) / (after["step"] - first)
+        if after
+        else before["characters"] / first
+    )
+    characters = round(before["characters"] + each * (step - first))
+    if after is None:
+        budget = training.characters or training.steps
+        spent = characters - each if training.characters else step - 1
+        return Moment(step, min(1.0, spent / budget) if budget else before["progress"], characters)
+    # Both kinds of budget are whole numbers, and are found again from a progress, which is a share of them.
+    for spent, later in ((step - 1, after["step"] - 1), (round(characters - each), round(after["characters"] - each))):
+        budget = round(later / after["progress"]) if after["progress"] else 0
+        if budget and later / budget == after["progress"]:
+            return Moment(step, spent / budget, characters)
+    share = (step - first) / (after["step"] - first)
+    return Moment(step, before["progress"] + share * (after["progress"] - before["progress"]), characters)

@@ -1,0 +1,148 @@
+"""When heads last learned is exact, however few of the steps were logged: against a look at every single step."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charladder.auxiliary.explanation import term_name
+from charladder.evaluation.learning import Moment, last_learned
+from charladder.objective import term_weights
+from charladder.recipe import read_raw, resolve
+from charladder.run import Run
+from charladder.training.budget import Clock, progress
+
+LAYERS, EACH = 4, 320  # characters of a step
+BUDGETS = {"steps": {"steps": 97}, "characters": {"characters": 97 * EACH - 100}, "minutes": {"minutes": 0.5}}
+SCHEDULES = {
+    "half": {},
+    "fade": {"rung_schedule": "fade", "rung_reduction": "mean"},
+    "early": {"rung_schedule": "early_anneal"},
+    "gradual": {"rung_schedule": "layerskip_gradual"},
+    "in turn": {"rung_schedule": "layerskip", "target_schedule": "blockwise", "targets": 3},
+    "targets": {"target_schedule": "reverse_curriculum", "targets": 3},
+    "no extra targets": {"target_weight": 0.0},
+}
+Line = dict[str, Any]
+
+
+def make_run(folder: Path, budget: dict[str, float], schedule: dict[str, Any]) -> Run:
+    fields = {f"training.{name}": value for name, value in ({"minutes": 0.0} | budget).items()}
+    fields |= {f"objective.{name}": value for name, value in schedule.items()}
+    return Run(folder, resolve(read_raw("ladder") | {"model.layers": LAYERS} | fields))
+
+
+def all_lines(run: Run, clock: Clock, steps: int, skipped: tuple[int, ...] = ()) -> list[Line]:
+    """A line with terms for each of the next steps, as training takes them."""
+    found = []
+    for _ in range(steps):
+        at = progress(run.recipe.training, clock)
+        weights = term_weights(run.recipe.objective, LAYERS, at, clock.step)
+        clock.step += 1
+        clock.characters += EACH
+        clock.seconds += 0.2 + 0.1 * (clock.step % 3)
+        line: Line = {"step": clock.step, "progress": at, "characters": clock.characters, "seconds": clock.seconds}
+        if clock.step in skipped:
+            line["skipped"] = "the loss leapt"
+        else:
+            terms = {term_name(*place, LAYERS): weight for place, weight in weights.items() if weight > 0}
+            line["terms"] = {name: {"bits": 2.0, "weight": weight} for name, weight in ({"main": 0.0} | terms).items()}
+        found.append(line)
+        if progress(run.recipe.training, clock) >= 1:
+            break
+    return found
+
+
+def by_every_step(lines: list[Line]) -> dict[str, Moment]:
+    return {
+        name: Moment(line["step"], line["progress"], line["characters"])
+        for line in lines
+        for name, term in line.get("terms", {}).items()
+        if term["weight"] > 0
+    }
+
+
+def write(run: Run, lines: list[Line], every: int = 10) -> None:
+    """metrics.jsonl with what training logs of the lines, and a checkpoint of the last of them."""
+    minutes, logged = bool(run.recipe.training.minutes), []
+    for line in lines:
+        if line["step"] == 1 or line["step"] % every == 0 or "skipped" in line or line is lines[-1]:
+            logged.append(line)
+        elif minutes:
+            logged.append({name: value for name, value in line.items() if name != "terms"})
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+
+
+def contributed(run: Run) -> dict[str, Moment]:
+    return {name: one.contributed for name, one in last_learned(run).items() if one.contributed is not None}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("taken", [3, 47, 200])
+def test_against_every_step(tmp_path, budget, schedule, taken):
+    run = make_run(tmp_path, BUDGETS[budget], SCHEDULES[schedule])
+    lines = all_lines(run, Clock(), taken)
+    write(run, lines)
+    assert contributed(run) == by_every_step(lines)
+
+
+def test_of_an_interrupted_run_the_steps_after_the_last_line_count(tmp_path):
+    for budget in ("steps", "characters"):
+        run = make_run(tmp_path, BUDGETS[budget], {"rung_schedule": "whole"})
+        lines = all_lines(run, Clock(), 48)
+        write(run, lines[:40])
+        (tmp_path / "checkpoints" / "48").mkdir(parents=True, exist_ok=True)
+        assert contributed(run) == by_every_step(lines)
+        assert contributed(run)["rung1.target1"].step < contributed(run)["main"].step == 48
+
+
+def test_lines_beyond_the_checkpoint_are_not_of_its_weights(tmp_path):
+    run = make_run(tmp_path, BUDGETS["steps"], {})
+    lines = all_lines(run, Clock(), 97)
+    write(run, lines)
+    (tmp_path / "checkpoints" / "35").mkdir(parents=True)
+    assert contributed(run) == by_every_step(lines[:35])
+
+
+@pytest.mark.parametrize("budget", ["steps", "characters"])
+def test_a_longer_budget_counts_from_where_it_was_given(tmp_path, budget):
+    amount = BUDGETS[budget][budget]
+    run, clock = make_run(tmp_path, BUDGETS[budget], {}), Clock()
+    lines = all_lines(run, clock, 1000)
+    run = Run(tmp_path, replace(run.recipe, training=replace(run.recipe.training, **{budget: 5 * amount})))
+    lines += all_lines(run, clock, 1000)
+    write(run, lines)
+    assert contributed(run) == by_every_step(lines)
+    assert contributed(run)["rung2.target1"].step > 97  # it had been silent, and was not any more
+
+
+def test_a_step_that_was_left_out_taught_nothing(tmp_path):
+    run = make_run(tmp_path, BUDGETS["steps"], {})
+    whole = by_every_step(all_lines(run, Clock(), 97))
+    last = whole["rung1.target1"].step
+    lines = all_lines(run, Clock(), 97, skipped=(last, last - 1))
+    write(run, lines)
+    assert contributed(run)["rung1.target1"].step == last - 2
+    assert contributed(run) == by_every_step(lines)
+
+
+def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
+    run = make_run(tmp_path, BUDGETS["steps"], {"rung_heads": "shared"})
+    lines = all_lines(run, Clock(), 97)
+    write(run, lines)
+    every = by_every_step(lines)
+    found = last_learned(run)
+    assert found["rung1.target1"].contributed == every["rung1.target1"]
+    assert found["rung1.target1"].head == found["main"].head == every["main"]
+    assert found["rung1.target2"].head == every["rung4.target2"]
+    own = make_run(tmp_path, BUDGETS["steps"], {})
+    assert last_learned(own)["rung1.target1"].head == every["rung1.target1"]
+
+
+def test_without_metrics_nothing_is_known(tmp_path):
+    assert last_learned(make_run(tmp_path, BUDGETS["steps"], {})) == {}
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\nnonsense\n{"step": 4, "terms": {}}\n')
+    assert contributed(make_run(tmp_path, BUDGETS["steps"], {})) == {}
