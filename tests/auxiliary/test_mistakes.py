@@ -217,6 +217,15 @@ MISTAKES = {
         lambda: run(a=TAPPED(mask=0)),
         "term 'a': mask=0 picks a part of a list, tuple or mapping",
     ),
+    "count that is nothing": (
+        lambda: run(a=TAPPED(count=lambda target: None)),
+        "term 'a': its count is None; it must be a number of predictions, at least 0",
+    ),
+    "count below 0": (lambda: run(a=TAPPED(count=-1)), "term 'a': its count is -1; it must be a number"),
+    "count of many": (
+        lambda: run(a=TAPPED(count=lambda target: target.float().mean()[None].expand(2))),
+        "term 'a': its count is tensor([0., 0.]); it must be a number",
+    ),
     "unclear part": (
         lambda: run(model=lambda x: {"loss": None, "logits": x}, inputs=X),
         "it is not clear which part of it is meant; say so with Term(select=...); there are loss, logits",
@@ -345,6 +354,11 @@ FUNCTIONS = {
     "weight of the step": (
         lambda: run(a=TAPPED(weight=lambda step: fails()), call={"step": 5}),
         "term 'a': its weight function",
+    ),
+    "count": (lambda: run(a=TAPPED(count=fails)), "term 'a': its count function"),
+    "count of several batches": (
+        lambda: aux.Objective(term(), {"a": TAPPED(count=fails)}).counts([Y]),
+        "term 'a': its count function",
     ),
     "loss": (lambda: run(a=TAPPED(fails)), "term 'a': its loss"),
     "loss without a target": (lambda: run(a=TAPPED(fails, target=None)), "term 'a': its loss"),

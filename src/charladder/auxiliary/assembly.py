@@ -39,10 +39,10 @@ def measure_all(
 
         target, mask = target_of(name, term, targets), mask_of(name, term, targets)
 
-        def count(term: Term = term, target: Any = target) -> Count | None:
+        def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
             key = id(target), id(term.count), id(term.loss)
             if key not in known:
-                known[key] = target, count_of(term, target)
+                known[key] = target, count_of(name, term, target)
             return known[key][1]
 
         measured[name] = measure(name, term, prediction, target, mask, count)

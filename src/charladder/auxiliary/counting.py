@@ -4,12 +4,14 @@ Said by Term(count=...); else what the mask keeps, else what a loss of torch div
 elements of the target that are not -100.
 """
 
+import math
+import numbers
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary.errors import AuxiliaryError, call_named
 from charladder.auxiliary.term import Term
 from charladder.auxiliary.torch_losses import averages, divisor, ignores_labels, option
 
@@ -38,10 +40,13 @@ def kept(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
     return mask & (target != ignored) if mask.shape == target.shape else mask
 
 
-def count_of(term: Term, target: Any, mask: Tensor | None = None) -> Count | None:
-    """How many predictions a term has with this target; None where nothing says so."""
+def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> Count | None:
+    """How many predictions a term has with this target; None where nothing says so.
+
+    Raises AuxiliaryError that names the term where its count is no number, or a function that raises.
+    """
     if mask is None and term.count is not None:
-        return term.count(target) if callable(term.count) else term.count
+        return given_count(name, term.count, target)
     where = kept(term, target, mask)
     if mask is not None:
         return where.count_nonzero() if where is not None else None
@@ -52,6 +57,18 @@ def count_of(term: Term, target: Any, mask: Tensor | None = None) -> Count | Non
     return target.numel() if where is None else where.sum()
 
 
+def given_count(name: str, count: Any, target: Any) -> Count:
+    """What Term(count=...) says. The numbers of tensors on a device are not looked at, which would wait for it."""
+    found = call_named(f"term {name!r}: its count function", count, target) if callable(count) else count
+    if isinstance(found, Tensor):
+        right = found.numel() == 1
+    else:
+        right = isinstance(found, numbers.Real) and 0 <= float(found) < math.inf
+    if not right:
+        raise AuxiliaryError(f"term {name!r}: its count is {found!r}; it must be a number of predictions, at least 0")
+    return found
+
+
 def counts_scalar(term: Term) -> bool:
     """Whether it is known of how many predictions a scalar is the mean, when the loss of a term returns one."""
     return term.count is not None or averages(term.loss)
@@ -59,7 +76,7 @@ def counts_scalar(term: Term) -> bool:
 
 def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Count:
     """The same before the loss is called. Raises AuxiliaryError where nothing says it."""
-    found = count_of(term, target, mask)
+    found = count_of(name, term, target, mask)
     if found is None:
         sort = "no target" if target is None else f"a target of type {type(target).__name__}"
         raise AuxiliaryError(f"term {name!r} has {sort}, which does not say how many predictions it asks for; give "

@@ -152,7 +152,7 @@ def per_element(
         where = kept(term, target, mask)
         # Chosen, not multiplied: NaN in a place that does not count must not come through.
         chosen = values if where is None else torch.where(where, values, 0)
-        return Measured(chosen.sum(dtype=wide), masked(term, target, mask), mean=False)
+        return Measured(chosen.sum(dtype=wide), masked(name, term, target, mask), mean=False)
     total = values.sum(dtype=wide)
     if not isinstance(target, Tensor):
         found = None if term.count is None else count()
@@ -167,8 +167,8 @@ def per_element(
     return Measured(total, values.numel() if found is None else found, mean=False)
 
 
-def masked(term: Term, target: Any, mask: Tensor) -> Count:
-    found = count_of(term, target, mask)
+def masked(name: str, term: Term, target: Any, mask: Tensor) -> Count:
+    found = count_of(name, term, target, mask)
     return mask.count_nonzero() if found is None else found
 
 
