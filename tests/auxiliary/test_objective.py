@@ -392,7 +392,20 @@ def test_the_terms_of_a_pattern_share_the_target_of_its_name(data):
     assert set(report.terms) == {"main", "layer.0", "layer.1"}
 
 
-def test_nothing_to_predict_is_said_where_a_mean_of_an_unknown_count_is_nan(data):
-    own = term(lambda p, t: F.cross_entropy(p, t))
-    with pytest.raises(aux.NotFiniteError, match=r"for it has nothing to predict here; give Term\(count=...\), or let"):
-        aux.Objective(own)(stack(), data[0], torch.full((6,), -100))
+def test_targets_that_are_all_ignored_are_a_count_of_0_for_a_function_too(data):
+    x, _ = data
+    model, ignored = stack(), torch.full((6,), -100)
+    objective = aux.Objective(term(), {"a": term(lambda p, t: F.cross_entropy(p, t), select=lambda out: out)})
+    report = objective(model, x, ignored)
+    assert report.terms["a"].value == 0 and report.terms["a"].count == 0
+    report.total.backward()
+    assert not any(p.grad.any() for p in model.parameters())
+
+
+def test_a_loss_that_is_nan_for_other_reasons_is_not_taken_for_one_of_nothing(data):
+    x, y = data
+    nan = term(lambda p, t: F.cross_entropy(p, t) * torch.nan)
+    with pytest.raises(aux.NotFiniteError, match="term 'main' is nan"):
+        aux.Objective(nan)(stack(), x, torch.where(torch.arange(6) < 5, -100, y))
+    labels = aux.Objective(term(lambda p, t: (p.sum(1) - t).square().mean()))  # of which -100 is one
+    assert labels(stack(), x, torch.full((6,), -100)).value > 1

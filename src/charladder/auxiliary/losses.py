@@ -2,7 +2,7 @@
 
 A loss may return a scalar (a mean over `count` predictions), a value per element (masked and summed here), or a pair
 (sum, count), which is exact. Integer targets of -100 are left out of the count, as torch's own losses leave them out.
-A count of 0 makes a loss of 0, with a gradient of zeros.
+A count of 0 makes a loss of 0, with a gradient of zeros; so does a mean that is not finite where all targets are -100.
 """
 
 import dataclasses
@@ -47,13 +47,25 @@ def measure(
     """
     loss, prediction = guarded(term, prediction, count)
     one = called(name, term, loss, prediction, target, mask, count)
-    empty = one.counted and is_zero(one.count)
+    empty = has_nothing(one)
     if isinstance(empty, Tensor):
         return dataclasses.replace(one, loss=torch.where(empty, 0, one.loss))
     if not empty:
         return one
     trained = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
     return dataclasses.replace(one, loss=silent([*tensors_in(prediction), *trained]).to(one.loss))
+
+
+def has_nothing(one: Measured) -> bool | Tensor:
+    """Whether a term has nothing to predict; a tensor as from `is_zero`.
+
+    Where the count is not known, all targets are -100 and the mean is not finite: a finite one has read them as labels.
+    """
+    empty = is_zero(one.count)
+    if one.counted or empty is False:
+        return empty
+    empty = empty & ~one.loss.detach().isfinite()
+    return bool(empty) if empty.device.type == "cpu" else empty
 
 
 def guarded(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:

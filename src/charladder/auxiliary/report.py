@@ -96,11 +96,5 @@ def check_finite(total: Tensor, terms: dict[str, TermReport]) -> None:
         return
     for name, term in terms.items():
         if not math.isfinite(term.value):
-            hint = (
-                ""
-                if float(term.count)
-                else ", for it has nothing to predict here; give Term(count=...), or let its loss return a pair (sum, "
-                "count)"
-            )
-            raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g}){hint}", name)
+            raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g})", name)
     raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")
