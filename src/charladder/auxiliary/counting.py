@@ -66,7 +66,7 @@ def given_count(name: str, count: Any, target: Any) -> Count:
         right = isinstance(found, numbers.Real) and 0 <= float(found) < math.inf
     if not right:
         raise AuxiliaryError(f"term {name!r}: its count is {found!r}; it must be a number of predictions, at least 0")
-    return found
+    return found if isinstance(found, Tensor) else float(found)
 
 
 def counts_scalar(term: Term) -> bool:
