@@ -205,8 +205,18 @@ def test_a_head_of_the_model_that_was_replaced_is_not_called(data):
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=model)
     model.out = nn.Linear(8, 3)
-    with pytest.raises(aux.AuxiliaryError, match="term 'a': its head out was replaced by another module"):
-        objective(model, x, y)
+    returned = aux.Objective(term(), {"a": term(select=lambda out: out, head="head")})
+    holder = nn.Sequential(nn.Linear(8, 3))
+    holder.head = nn.Linear(3, 3)
+    returned.attach(holder)
+    holder.head = nn.Linear(3, 3)
+    for call, head in (
+        (lambda: objective(model, x, y), "out"),
+        (lambda: returned(holder, x, y), "head"),
+        (lambda: returned.from_output(x[:, :3], y), "head"),
+    ):
+        with pytest.raises(aux.AuxiliaryError, match=f"term 'a': its head {head} was replaced by another module"):
+            call()
 
 
 def test_a_tapped_module_that_was_taken_out_is_named(data):

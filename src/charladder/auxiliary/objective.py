@@ -321,6 +321,7 @@ class Objective(Apart):
             raise AuxiliaryError(
                 f"weights has {strange[0]!r}, and there is no such term{nearest(strange[0], self.terms)}"
             )
+        self.check_current([name for name, weight in given.items() if weight != 0])
         return self.assemble(output, targets, given, {}, counts, None, ranks.Wrappers(None))
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
@@ -347,13 +348,18 @@ class Objective(Apart):
         if needed or useful:
             self.attach(base)
 
+    def check_current(self, active: Iterable[str]) -> None:
+        """Raises AuxiliaryError where a module that an active term reads or calls was replaced after `attach`."""
+        for base in self.attached:
+            for name in active:
+                term = self.terms[name]
+                self.taps.check_current(name, base, term.tap, term.head)
+
     def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, Caught]:
         """One forward pass: what the model returned, and what the taps of active terms caught."""
-        terms = {name: self.terms[name] for name in active}
-        for name, term in terms.items():
-            for base in self.attached:
-                self.taps.check_current(name, base, term.tap, term.head)
-        taps = (term.tap for term in terms.values())
+        active = list(active)
+        self.check_current(active)
+        taps = (self.terms[name].tap for name in active)
         with self.taps.recording(tap for tap in taps if tap is not None) as caught:
             if isinstance(inputs, Mapping):
                 output = model(**inputs)
