@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import tomli_w
@@ -30,40 +30,74 @@ from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, Windows, open_corpus, silent, split
-from charladder.training import Trainer, distributed, load_newest
+from charladder.training import Trainer, best, distributed, load_newest
 from charladder.training.files import sync_folder, write_text
 from charladder.training.memory import keep_memory
+from charladder.training.metrics import is_validation, read_metrics
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml
 OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
-    "best.safetensors", "drafting.safetensors", "curves.png", ".lock",
+    "best.safetensors", "best_heads.safetensors", "drafting.safetensors", "curves.png", ".lock",
 )  # fmt: skip
 TRAINED = "model.safetensors", "heads.safetensors", "best.safetensors", "drafting.safetensors"  # made by training
+Weights = Literal["last", "best"]
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory that has been read: where it is, and the recipe that it follows."""
+    """A run directory that has been read: where it is, and the recipe that it follows.
+
+    weights: which are read from it: the `last` ones, or the `best` by the validations, where those are kept apart.
+    """
 
     path: Path
     recipe: Recipe
+    weights: Weights = "last"
 
     @property
     def alphabet(self) -> Alphabet:
         return Alphabet(self.recipe.text.letters)
 
+    @property
+    def network_path(self) -> Path:
+        """The file of the network's weights."""
+        return self.path / ("model.safetensors" if self.weights == "last" else best.NETWORK)
+
+    @property
+    def heads_path(self) -> Path:
+        """The file of the auxiliary heads' weights."""
+        return self.path / ("heads.safetensors" if self.weights == "last" else best.HEADS)
+
+    @property
+    def words(self) -> str:
+        """This run and these weights as the arguments of a command."""
+        return shlex.quote(str(self.path)) + (" --weights best" if self.weights == "best" else "")
+
+    @property
+    def best_step(self) -> int | None:
+        """The step after which the weights were saved, where they are the best ones and their file says it."""
+        found = best.read_best(self.network_path) if self.weights == "best" else None
+        return None if found is None else found.step
+
     def network(self) -> Transformer:
         """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit."""
         model, size = self.recipe.model, self.alphabet.size
-        return filled(lambda: Transformer(model, size), self.path / "model.safetensors", model.layers).eval()
+        return filled(lambda: Transformer(model, size), self.network_path, model.layers).eval()
 
     def objective(self) -> LadderObjective:
-        """The objective with its trained heads. Raises BadInput where their file is missing or does not fit."""
+        """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
+        the best heads are of another step than the best network."""
         recipe = self.recipe
         heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
-        return filled(lambda: fresh_objective(recipe, self.alphabet), self.path / "heads.safetensors", heads)
+        objective = filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads)
+        if self.weights == "best" and best.read_best(self.heads_path) != best.read_best(self.network_path):
+            raise BadInput(
+                f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
+                f"them; go on with charladder train --resume {self.path}, or use --weights last"
+            )
+        return objective
 
 
 def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
@@ -198,8 +232,8 @@ def claimed(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_run(path: Path) -> Run:
-    """Reads a run directory. Raises BadInput where `path` is not one."""
+def open_run(path: Path, weights: Weights = "last") -> Run:
+    """Reads a run directory; see `choose_weights` for `weights`. Raises BadInput where `path` is not one."""
     config = path / "config.toml"
     if not path.is_dir():
         name = shlex.quote(str(path))
@@ -215,9 +249,21 @@ def open_run(path: Path) -> Run:
     try:
         if config.stat().st_size > MOST_CONFIG:
             raise BadInput(f"{config} is longer than any that a run writes, and is not read")
-        return Run(path, resolve(parse(config.read_bytes(), str(config))))
+        run = Run(path, resolve(parse(config.read_bytes(), str(config))))
     except OSError as error:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
+    return choose_weights(run, weights)
+
+
+def choose_weights(run: Run, weights: Weights) -> Run:
+    """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
+    the last validation. Raises BadInput for the best weights of a run that was never validated."""
+    if weights == "last" or (run.path / best.NETWORK).exists():
+        return dataclasses.replace(run, weights=weights)
+    metrics = run.path / "metrics.jsonl"
+    if not metrics.is_file() or not any(map(is_validation, read_metrics(metrics))):
+        raise BadInput(f"{run.path} has no best weights, because it was never validated; leave out --weights best")
+    return run
 
 
 def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:

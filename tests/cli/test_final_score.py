@@ -17,7 +17,7 @@ from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.training import TrainingSettings
 from charladder.training.budget import Clock
-from charladder.training.loop import best_so_far
+from charladder.training.loop import validated
 from charladder.training.metrics import read_metrics
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.validation-characters", "10"]
@@ -66,7 +66,7 @@ def test_the_best_validation_is_none_of_another_stretch(here, text_file, capsys)
     path.write_text("".join(json.dumps({**line, "bits_per_character": 3.0}) + "\n" for line in lines[:-1]))
     with path.open("a") as file:
         file.write(json.dumps({**lines[-1], "bits_per_character": 1.0}) + "\n")
-    assert best_so_far(path) == 3.0
+    assert validated(Path("run")) == [3.0] * 4
 
 
 def test_whole_none_and_a_number(here, text_file, capsys):

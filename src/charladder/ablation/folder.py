@@ -128,9 +128,9 @@ def final_bits(plan: Plan, run: PlannedRun) -> float | None:
         return None
     budget = recipe_of(plan, run.arm, run.seed).training
     for line in reversed(read_metrics(path)):
-        # A score of the whole part is written when a budget is spent; it must be this one.
+        # A score of the whole part is written at the end of training; the budget must be this one.
         spent = line["step"] >= budget.steps and line.get("trained_characters", 0) >= budget.characters
-        if "split" in line and "part" not in line and spent:
+        if "split" in line and "part" not in line and (spent or line.get("ended_early")):
             return line["bits_per_character"]
     return None
 

@@ -30,7 +30,7 @@ from charladder.run import (
 )
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
-from charladder.training import Trainer, TrainingSettings
+from charladder.training import Trainer, TrainingSettings, ended_early
 from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
 from charladder.training.precision import choose_device
 
@@ -122,6 +122,9 @@ def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
     return corpus
 
 
+CHANGEABLE = BUDGETS | {"training.patience"}  # of a run that goes on, with --extend
+
+
 def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
     run = open_run(path)
@@ -133,15 +136,16 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
             "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "
             "for a text that has moved)"
         )
-    if set(given) - BUDGETS or (given and not options.extend):
-        name = min(set(given) - BUDGETS or given)
+    if set(given) - CHANGEABLE or (given and not options.extend):
+        name = min(set(given) - CHANGEABLE or given)
         raise BadInput(
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
-            + (" (a changed budget wants --extend)" if set(given) <= BUDGETS else "")
+            + (" (a changed budget wants --extend)" if set(given) <= CHANGEABLE else "")
         )
     if given:
-        budget = {name.split(".")[1]: 0 for name in BUDGETS} | {n.split(".")[1]: v for n, v in given.items()}
-        training = dataclasses.replace(run.recipe.training, **budget)
+        others = dict.fromkeys(BUDGETS, 0) if BUDGETS & set(given) else {}
+        fields = {name.split(".")[1]: value for name, value in (others | given).items()}
+        training = dataclasses.replace(run.recipe.training, **fields)
         anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
         before, run = run.recipe.training, Run(run.path, dataclasses.replace(run.recipe, training=training))
@@ -152,15 +156,23 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
 def continued(
     run: Run, moved: Sequence[str], given: dict[str, Any], before: TrainingSettings | None = None
 ) -> tuple[Run, Corpus, Trainer]:
-    """A run at its newest checkpoint. moved: where its text is now. `given`: a budget that is not the one of
-    config.toml, which `before` has."""
+    """A run at its newest checkpoint. moved: where its text is now. `given`: a budget or patience that config.toml has
+    not; `before` has the old."""
     corpus = read_in_turn(lambda report: open_data(run, report, moved))
     check_memory(run.recipe, choose_device(run.recipe.training.device))
     trainer = make_trainer(run, corpus, note)
     if given:
         if trainer.progress >= 1:
-            name, amount = next(iter(given.items()))
-            raise BadInput(f"{run.path} has spent a budget of {name} {amount:g} already; give a larger one")
+            spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGETS]
+            raise BadInput(
+                f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one"
+            )
+        patience = run.recipe.training.patience
+        if first(lambda: ended_early(run.path, run.recipe.training)):
+            raise BadInput(
+                f"{run.path} would end at once, because at least {patience} validations in a row were no better than "
+                "the best one; give a larger --patience with --extend, or --patience 0 to train for the whole budget"
+            )
         first(lambda: write_config(run))
         if before is not None and (sentence := jump(trainer, before)) is not None:
             note(sentence)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from charladder.cli import closer
-from charladder.cli.options import Parser, add_data_option
+from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import Held, as_result, hold, print_bits, score
 from charladder.cli.terminal import Terminal
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
     )
+    add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     if options.probes < 2 or not 0 <= options.seed < 1 << 63:
         raise BadInput("--probes must be at least 2, and --seed at least 0")
     device = choose_device(options.device)
-    run = open_run(Path(options.run))
+    run = open_run(Path(options.run), options.weights)
     text = run.recipe.text
     encoding, unknown = options.encoding or text.encoding, options.unknown or text.unknown
     with reading() as report:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from charladder.cli.followed import Followed
 from charladder.cli.scoring import as_result, hold, score
 from charladder.errors import BadInput
 from charladder.evaluation import Score
@@ -48,14 +49,14 @@ def characters_to_score(trainer: Trainer, wanted: str | int | None, valid: int, 
 
 
 def final_score(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, validated: Score | None
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, followed: Followed
 ) -> dict[str, Any] | None:
     """Scores the last weights, says before it starts how long that takes, and adds the score to metrics.jsonl.
 
     Returns the keys of `evaluate --json`, and `part`, whether the valid part has more characters than were scored;
-    None without a valid part and for --score none. `validated` is the last validation: its stretch is not scored twice.
+    None without a valid part and for --score none. The stretch of the last validation is not scored twice.
     """
-    begin, end = split_of(run.recipe, corpus).valid
+    (begin, end), validated = split_of(run.recipe, corpus).valid, followed.validated
     if validated is None or wanted == "none":
         return None
     characters = characters_to_score(trainer, wanted, end - begin, validated)
@@ -66,7 +67,7 @@ def final_score(
         announce(characters, end - begin, characters * validated.seconds / validated.characters)
         result = as_result(held, score(console, held))
     result["part"] = characters < end - begin
-    record(run.path / "metrics.jsonl", trainer.clock.step, trainer.clock.characters, result)
+    record(run.path / "metrics.jsonl", trainer.clock.step, trainer.clock.characters, result, followed.early)
     return result
 
 
@@ -87,14 +88,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def record(path: Path, step: int, trained: int, result: dict[str, Any]) -> None:
+def record(path: Path, step: int, trained: int, result: dict[str, Any], early: bool) -> None:
     """Adds the score to metrics.jsonl, once for a step and a stretch, however often a finished run is resumed.
 
-    The line has `part` where it is not of the whole valid part, and then `final`, which tells it from a validation.
+    The line has `part` where it is not of the whole valid part, and then `final`, which tells it from a validation; and
+    `ended_early` where training ended before its budget was spent.
     """
     line = {name: value for name, value in result.items() if name != "part"}
     if result["part"]:
         line |= {"part": True, "final": True}
+    if early:
+        line["ended_early"] = True
     if not any(
         old["step"] == step and "split" in old and stretch_of(old) == stretch_of(line) for old in read_metrics(path)
     ):

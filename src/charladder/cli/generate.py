@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_weights_option
 from charladder.cli.prompts import argument_as_bytes, encoding_of, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
@@ -67,11 +67,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--log-probabilities", action="store_true", help="of each character, in nats (with JSON)")
     parser.add_argument("--together", type=int, default=16, metavar="N", help="prompts written at once (default 16)")
+    add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     check(options)
-    run = open_run(Path(options.run))
+    run = open_run(Path(options.run), options.weights)
     encoding = encoding_of(run, options.encoding, options.prompt_file is not None)
     settings = TextSettings(
         options.length, Sampling(options.temperature, options.top_k, options.top_p, options.min_p), options.seed,

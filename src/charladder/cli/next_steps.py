@@ -13,13 +13,13 @@ PROMPT = 24  # characters of a prompt, at most
 
 def commands_after_training(run: Run, corpus: Corpus, budget: str, output: str) -> list[str]:
     """What to do with a trained run. budget: a larger budget, as options; output: the encoding of the terminal."""
-    parts, name = split_of(run.recipe, corpus), shlex.quote(str(run.path))
+    parts = split_of(run.recipe, corpus)
     held_out = next((part for part in ("test", "valid") if parts.part(part)[1] > parts.part(part)[0]), None)
     prompt = own_prompt(corpus, output)
     return [
-        f"charladder generate {name}{f' {prompt_option(prompt)}' if prompt else ''} --length 400",
-        *([f"charladder evaluate {name} --split {held_out}"] if held_out else []),
-        f"charladder train --resume {name} --extend {budget}",
+        f"charladder generate {run.words}{f' {prompt_option(prompt)}' if prompt else ''} --length 400",
+        *([f"charladder evaluate {run.words} --split {held_out}"] if held_out else []),
+        f"charladder train --resume {shlex.quote(str(run.path))} --extend {budget}",
     ]
 
 

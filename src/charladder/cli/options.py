@@ -15,6 +15,7 @@ SHORT = {
     "attention-heads": ("model.attention_heads", "attention heads a layer"),
     "context": ("model.context", "characters of context"),
     "batch": ("training.batch", "windows a step; auto: the recipe's, as many at once as memory holds"),
+    "patience": ("training.patience", "validations without a better one until training ends early (0: never)"),
     "seed": ("training.seed", "seed of weights, windows and dropout"),
     "device": ("training.device", "auto, cpu, cuda, cuda:1, mps"),
     "precision": ("training.precision", "auto, float32, bfloat16"),
@@ -83,6 +84,12 @@ def add_data_option(parser: Parser) -> None:
     """--data, for commands that read the text that a run was trained on."""
     about = "where the text that the run was trained on is now, if it has moved (checked by SHA-256); may be repeated"
     parser.add_argument("--data", dest="moved", action="append", default=[], metavar="PATH", help=about)
+
+
+def add_weights_option(parser: Parser) -> None:
+    """--weights, for commands that read the network of a run."""
+    about = "of RUN: those of the last step, or of the best validation (default last)"
+    parser.add_argument("--weights", choices=("last", "best"), default="last", help=about)
 
 
 def add_recipe_options(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.cli.next_steps import command_after_refit
-from charladder.cli.options import Parser, add_data_option
+from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rate", type=float, default=3e-3, metavar="X", help="highest learning rate (default 0.003)")
     parser.add_argument("--seed", type=int, default=0, help="of windows and weights (default 0)")
     parser.add_argument("--fresh", action="store_true", help="begin anew where there are heads already")
+    add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of products")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -53,11 +54,11 @@ def main(argv: list[str]) -> int:
     minutes = options.minutes or (0.0 if options.steps else 2.0)
     settings = FitSettings(options.steps, 60 * minutes, options.batch, options.ahead, options.rate)
     device = choose_device(options.device)
-    run = open_run(Path(options.run))
+    run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
     rungs = chosen_rungs(options.rungs, layers)
     network = run.network()
-    digest = file_digest(run.path / "model.safetensors")
+    digest = file_digest(run.network_path)
     with claimed(run.path), reading() as report:
         corpus = open_data(run, report, options.moved)
         say_notes(corpus)

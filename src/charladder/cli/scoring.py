@@ -124,6 +124,7 @@ def as_result(held: Held, found: Score) -> dict[str, Any]:
         "split": held.part,
         "corpus_sha256": held.corpus.sha256,
         "seconds": found.seconds,
+        "weights": held.run.weights,
     }
     unicode_characters = held.corpus.alphabet.unicode_characters(held.corpus.ids_N[slice(*held.bounds)])
     if unicode_characters:

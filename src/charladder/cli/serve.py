@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_weights_option
 from charladder.cli.terminal import say
 from charladder.errors import BadInput
 from charladder.run import open_run
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of weights, keys and values"
     )
+    add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     options = parser.read(argv)
     if not 0 <= options.port < 1 << 16:
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
         raise BadInput("--host is empty; give an address, 0.0.0.0 for all of this machine's")
     limits = Limits(streams=options.streams, completion=options.max_tokens, seconds=options.seconds)
     token = read_token(options.token_file)
-    run = open_run(Path(options.run))
+    run = open_run(Path(options.run), options.weights)
     try:
         from charladder.serving.app import make_app, open_service
         from charladder.serving.connections import affordable

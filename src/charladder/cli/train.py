@@ -1,21 +1,19 @@
 """charladder train"""
 
 import contextlib
-import json
 import shlex
 import time
-from dataclasses import dataclass
 
 from rich.console import Console
 
-from charladder.cli.asking import asking, interrupting
+from charladder.cli.asking import asking
 from charladder.cli.beginning import begun, restarted, resumed
 from charladder.cli.display import Display
+from charladder.cli.end_of_training import Ending, finish
 from charladder.cli.estimate import fitting
-from charladder.cli.final_score import final_score, parse_score
-from charladder.cli.next_steps import commands_after_training
+from charladder.cli.final_score import parse_score
+from charladder.cli.followed import Followed
 from charladder.cli.options import Parser, add_data_option, add_recipe_options
-from charladder.cli.scoring import print_bits
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import Score, evaluate
@@ -25,9 +23,7 @@ from charladder.text import Corpus, cut_short
 from charladder.training import NotFinite, Saved, Trainer, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
-from charladder.training.curves import draw_curves
 from charladder.training.distributed import leader, size, together, wait
-from charladder.training.memory import peak_bytes
 
 
 def main(argv: list[str]) -> int:
@@ -62,16 +58,6 @@ def main(argv: list[str]) -> int:
             claims.enter_context(claimed(run.path))
         ending = Ending(wanted, options.json, time.perf_counter() - began)
         return carry_out(console, run, corpus, trainer, ending)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What is done after training. score: --score. as_json: --json. reading_seconds: how long it took to read the text
-    and to make the network, which is outside the budget."""
-
-    score: str | int | None
-    as_json: bool
-    reading_seconds: float
 
 
 def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending) -> int:
@@ -176,16 +162,6 @@ def described(corpus: Corpus) -> str:
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
-@dataclass(frozen=True)
-class Followed:
-    """How training ended. interrupted: before the budget was spent. asked: a request to end came in, perhaps after the
-    last step. validated: the last validation."""
-
-    interrupted: bool
-    asked: bool
-    validated: Score | None
-
-
 def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> Followed:
     """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
     asked: list[int] = []
@@ -207,73 +183,11 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> Foll
     def stop() -> bool:
         return bool(asked) or cut_short(corpus.ids_N)
 
-    interrupted = False
+    interrupted = early = False
     has_valid = valid[1] > valid[0]
     with asking(asked), Display(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             if isinstance(event, Saved):
-                interrupted = event.interrupted
-    return Followed(interrupted, bool(asked), found[-1] if found else None)
-
-
-def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending, followed: Followed) -> int:
-    """The final score, the plot, and what to do next; returns the exit code."""
-    clock, name = trainer.clock, shlex.quote(str(run.path))
-    began = time.perf_counter()
-    validated = followed.validated
-    try:
-        with interrupting():
-            if followed.asked:
-                raise KeyboardInterrupt
-            score = final_score(console, run, corpus, trainer, ending.score, validated)
-    except KeyboardInterrupt:
-        sentence = f"training is done and saved, its score was interrupted; score it with: charladder evaluate {name}"
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-        return 130
-    scoring_seconds = time.perf_counter() - began + (validated.seconds if validated else 0.0)
-    bits = None if score is None else score["bits_per_character"]
-    plot = draw_curves(run.path)
-    memory = peak_bytes(trainer.device)
-    speed = clock.characters / clock.seconds if clock.seconds else 0.0
-    following = "\n        ".join(commands_after_training(run, corpus, longer(trainer), console.encoding))
-    where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
-    console.print(
-        f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
-        f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
-        f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
-        f"outside the budget: {ending.reading_seconds:.0f} s to read the text and make the network, "
-        f"{scoring_seconds:.0f} s to score\n"
-        f"curves: {where}\n"
-        f"next:   {following}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    if score is not None:
-        print_bits(console, score)
-    if ending.as_json:
-        print(
-            json.dumps(
-                {
-                    "run": str(run.path),
-                    "steps": clock.step,
-                    "seconds": clock.seconds,
-                    "characters_per_second": speed,
-                    "valid_bits_per_character": bits,
-                    "scored": score,
-                    "reading_seconds": ending.reading_seconds,
-                    "scoring_seconds": scoring_seconds,
-                    "peak_memory_bytes": memory,
-                }
-            )
-        )
-    return 0
-
-
-def longer(trainer: Trainer) -> str:
-    """The budget twice as long, as an option."""
-    settings = trainer.settings
-    if settings.minutes:
-        return f"--minutes {2 * settings.minutes:g}"
-    return f"--steps {2 * settings.steps}" if settings.steps else f"--chars {2 * settings.characters}"
+                interrupted, early = event.interrupted, event.early
+    return Followed(interrupted, early, bool(asked), found[-1] if found else None)

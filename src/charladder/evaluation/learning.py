@@ -47,6 +47,7 @@ def last_learned(run: Run) -> dict[str, Learned]:
     lines = [line for line in read_metrics(path) if "split" not in line and has_place(line)]
     saved = list_checkpoints(run.path / "checkpoints")
     end = int(saved[-1].name) if saved else max((line["step"] for line in lines), default=0)
+    end = end if run.best_step is None else run.best_step
     lines = sorted((line for line in lines if line["step"] <= end), key=lambda line: line["step"])
     places = {
         (rung, k): term_name(rung, k, layers) for rung in range(1, layers + 1) for k in range(1, settings.targets + 1)

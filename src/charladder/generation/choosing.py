@@ -1,6 +1,5 @@
 """Drafters by name, from what a run has."""
 
-import shlex
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -67,7 +66,7 @@ def choose_drafter(
     drafter = (targets if name == "targets" else rungs)(run, reader, sampling, length, weights)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "lower rungs"
-        command = f"charladder refit {shlex.quote(str(run.path))}"
+        command = f"charladder refit {run.words}"
         raise BadInput(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
     return drafter
 
@@ -84,7 +83,7 @@ def targets(run: Run, reader: Reader, sampling: Sampling, length: int | None, we
     if kept is not None:
         return ChainedTargets(kept[0].chain, sampling, length or 4, weights)
     last, heads = run.recipe.model.layers, {}
-    if run.recipe.objective.targets > 1 and (run.path / "heads.safetensors").is_file():
+    if run.recipe.objective.targets > 1 and run.heads_path.is_file():
         modules = run.objective().heads
         for k in range(2, run.recipe.objective.targets + 1):
             if f"rung{last}_target{k}" in modules:
@@ -102,7 +101,7 @@ def rungs(run: Run, reader: Reader, sampling: Sampling, length: int | None, weig
         return RungDrafter(reader, rung, weight, None, sampling, length or 3)
     objective, layers = run.recipe.objective, run.recipe.model.layers
     lasting = objective.rung_schedule in ("never", "constant") and objective.rung_heads == "own" and objective.rungs
-    if not lasting or layers < 2 or not (run.path / "heads.safetensors").is_file():
+    if not lasting or layers < 2 or not run.heads_path.is_file():
         return None
     rung = max(1, layers // 4)
     modules = run.objective().heads

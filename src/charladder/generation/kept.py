@@ -1,7 +1,6 @@
 """Drafting heads on disk: `drafting.safetensors` in a run directory, beside the network that they were fitted to."""
 
 import json
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,7 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
             about = read_about((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
-    again = f"`charladder refit {shlex.quote(str(run.path))}` makes new ones"
+    again = f"`charladder refit {run.words}` makes new ones"
     with torch.device("meta"):
         made = shaped(run, shapes)
     if (
@@ -61,8 +60,8 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
         or shapes != {n: tuple(t.shape) for n, t in made.state_dict().items()}
     ):
         raise BadInput(f"{path} does not hold drafting heads of this network; {again}")
-    if about.network != file_digest(run.path / "model.safetensors"):
-        raise BadInput(f"{path} was fitted to another network than model.safetensors is now; {again}")
+    if about.network != file_digest(run.network_path):
+        raise BadInput(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
     heads = shaped(run, shapes)
     assert heads is not None
     tensors = load_file(path)

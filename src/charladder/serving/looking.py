@@ -53,7 +53,7 @@ class Looker:
         self.stride = max(1, self.context // 2)
         self.layers = run.recipe.model.layers
         self.objective: LadderObjective | None = None
-        if (run.path / "heads.safetensors").is_file():
+        if run.heads_path.is_file():
             self.objective = run.objective().to(network.output.weight.device).eval()
         self.learned = last_learned(run)
         self.executor = ThreadPoolExecutor(1, "looking")

@@ -2,7 +2,17 @@
 
 from charladder.training.checkpoint import load_newest
 from charladder.training.health import NotFinite
-from charladder.training.loop import Event, Saved, Skipped, Slow, Stepped, Unrecorded, Validated, train
+from charladder.training.loop import (
+    Event,
+    Saved,
+    Skipped,
+    Slow,
+    Stepped,
+    Unrecorded,
+    Validated,
+    ended_early,
+    train,
+)
 from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import Trainer
 
@@ -17,6 +27,7 @@ __all__ = [
     "TrainingSettings",
     "Unrecorded",
     "Validated",
+    "ended_early",
     "load_newest",
     "train",
 ]

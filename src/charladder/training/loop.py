@@ -14,10 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
+from charladder.training.best import NETWORK, Best, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.distributed import agree, gathered, leader, wait
 from charladder.training.files import save_tensors
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
+from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import StepFacts, Trainer
 
 BITS = 1 / math.log(2)
@@ -61,10 +63,12 @@ class Validated:
 
 @dataclass(frozen=True)
 class Saved:
-    """After a checkpoint. `interrupted` when it was made because somebody asked to stop."""
+    """After a checkpoint. interrupted: training stopped before its end, on request. early: it has ended before its
+    budget was spent, because training.patience is used up."""
 
     path: Path
     interrupted: bool
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def train(
     validate: Callable[[], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Trains until the budget is spent or `stop()`; writes checkpoints, metrics and the newest weights to `folder`.
+    """Trains until the budget or training.patience is used up, or `stop()`; writes checkpoints, metrics, the newest
+    weights and, while they are better, the best ones to `folder`.
 
     `validate` returns bits per character of a stretch of held-out text. Time is counted from here on, all of it,
     on top of what the run had spent before. Raises NotFinite, with the last checkpoint left as it is.
@@ -94,12 +99,16 @@ def train(
     metrics = Metrics(folder / "metrics.jsonl", clock.step) if leader() else Silent()
     began = time.perf_counter() - clock.seconds
     saved, _ = agree(clock.seconds)
-    best, _ = agree(best_so_far(folder / "metrics.jsonl") if leader() else math.inf)
+    lowest, _ = agree(min(validated(folder), default=math.inf) if leader() else math.inf)
+    kept, _ = agree(bits_of_best(folder, lowest) if leader() else math.inf)
+    if validate is not None and last_are_best(trainer, folder):
+        kept = keep_best(trainer, folder, agree(validate())[0])
+    worse = round(agree(validations_since_best(folder) if leader() else 0)[0])
     validations = int(trainer.progress * (settings.validations + 1))
     lengths: list[float] = []
     asked, told = agree(0.0, stop())[1], False
     try:
-        while trainer.progress < 1 and not asked:
+        while trainer.progress < 1 and not asked and not used_up(settings, worse):
             before = time.perf_counter()
             facts = trainer.step()
             length = time.perf_counter() - before
@@ -131,10 +140,11 @@ def train(
                         "bits_per_character": bits,
                     }
                 )
-                if bits < best:
-                    save_whole(folder / "best.safetensors", trainer.network.state_dict())
-                yield Validated(bits, bits < best)
-                best = min(best, bits)
+                better = bits < lowest
+                worse, lowest = (0, bits) if better else (worse + 1, lowest)
+                if bits < kept:
+                    kept = keep_best(trainer, folder, bits)
+                yield Validated(bits, better)
             if clock.seconds - saved > settings.checkpoint_seconds and trainer.progress < 1:
                 saved = clock.seconds
                 metrics.sync()
@@ -142,9 +152,11 @@ def train(
             clock.seconds, asked = agree(time.perf_counter() - began, stop())
         metrics.sync()
         path = save(trainer, folder)
-        if trainer.progress >= 1 and validate is not None and agree(validate())[0] <= best and leader():
-            (folder / "best.safetensors").unlink(missing_ok=True)
-        yield Saved(path, trainer.progress < 1)
+        early = trainer.progress < 1 and used_up(settings, worse)
+        ended = trainer.progress >= 1 or early
+        if ended and validate is not None and agree(validate())[0] <= kept and leader():
+            remove_best(folder)
+        yield Saved(path, not ended, early)
     finally:
         metrics.close()
 
@@ -173,9 +185,48 @@ def save_whole(path: Path, tensors: dict[str, Tensor]) -> None:
         save_tensors(path, tensors)
 
 
-def best_so_far(path: Path) -> float:
-    """The best validation that metrics.jsonl has, in bits per character."""
-    return min((line["bits_per_character"] for line in read_metrics(path) if is_validation(line)), default=math.inf)
+def keep_best(trainer: Trainer, folder: Path, bits: float) -> float:
+    """Saves the weights as the best ones; returns their bits."""
+    best = Best(trainer.clock.step, bits)
+    save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best)
+    return bits
+
+
+def bits_of_best(folder: Path, lowest: float) -> float:
+    """Bits per character of the best weights in `folder`: by their header, or else `lowest`, of all validations.
+
+    The header may name a later step than the run is at: one that a crash took away, and that will come again.
+    """
+    best = read_best(folder / NETWORK)
+    return lowest if best is None else best.bits
+
+
+def last_are_best(trainer: Trainer, folder: Path) -> bool:
+    """Whether a run that has ended and now goes on ended with its best weights, of which there is no second copy."""
+    found = leader() and not (folder / NETWORK).exists() and bool(validated(folder))
+    return agree(0.0, found and trainer.progress < 1)[1]
+
+
+def validated(folder: Path) -> list[float]:
+    """Bits per character of all validations in metrics.jsonl, in their order."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [line["bits_per_character"] for line in lines if is_validation(line)]
+
+
+def validations_since_best(folder: Path) -> int:
+    """How many validations in metrics.jsonl came after the best one."""
+    bits = validated(folder)
+    return len(bits) - 1 - bits.index(min(bits)) if bits else 0
+
+
+def ended_early(folder: Path, settings: TrainingSettings) -> bool:
+    """Whether the run in `folder` has used up training.patience."""
+    return (folder / "metrics.jsonl").is_file() and used_up(settings, validations_since_best(folder))
+
+
+def used_up(settings: TrainingSettings, worse: int) -> bool:
+    """Whether so many validations without a better one are too many."""
+    return 0 < settings.patience <= worse
 
 
 def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:

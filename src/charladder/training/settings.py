@@ -34,6 +34,7 @@ class TrainingSettings:
     standard deviations (by the median deviation), and at least one bit (0: no leap is).
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
+    patience: how many validations in a row may be no better than the best one before training ends early (0: any).
     """
 
     batch: int
@@ -63,6 +64,7 @@ class TrainingSettings:
     spike: float = 12.0
     validations: int = 4
     validation_characters: int = 8192
+    patience: int = 0
     checkpoint_seconds: float = 60.0
     log_every: int = 10
     diagnose_every: int = 50
@@ -84,6 +86,7 @@ class TrainingSettings:
             "clip",
             "weight_decay",
             "validations",
+            "patience",
             "diagnose_every",
             "skips",
             "spike",

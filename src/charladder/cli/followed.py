@@ -1,0 +1,16 @@
+"""How training ended, for what is done after it."""
+
+from dataclasses import dataclass
+
+from charladder.evaluation import Score
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How training ended. interrupted: before its end. early: training.patience was used up. asked: a request to end
+    came in, perhaps after the last step. validated: the last validation."""
+
+    interrupted: bool
+    early: bool
+    asked: bool
+    validated: Score | None
