@@ -89,7 +89,8 @@ def learn(text: Text, kind: str, unknown: str, shown: str, report: Report) -> Al
     return choose_letters(count_letters(text, report), shown, unknown, MOST[kind])
 
 
-def read_text(asked: tuple[str, ...], encoding: str, report: Report) -> Text:
+def read_text(asked: tuple[str, ...], encoding: str, report: Report, everything: bool = False) -> Text:
+    """everything: files that are not text too."""
     if len(asked) == 1 and asked[0] in names():
         return open_named(asked[0], report)
     sources: list[Source] = []
@@ -109,7 +110,7 @@ def read_text(asked: tuple[str, ...], encoding: str, report: Report) -> Text:
         )
     what = repr([name if name in names() else absolute(name) for name in asked])
     try:
-        return gather(what, sources, encoding, report)
+        return gather(what, sources, encoding, report, everything=everything)
     except Damaged as error:
         bad = [source for source in sources if is_url(source.name) and source.name in str(error)]
         for source in bad:
@@ -149,6 +150,9 @@ def read_again(asked: tuple[str, ...], shown: str, encoding: str, sha256: str, f
     if at_hand:
         try:
             found = read_text(asked, encoding, report)
+            if found.left_out and found.sha256 != sha256:  # a run of version 0.1 was trained on them
+                whole = read_text(asked, encoding, report, everything=True)
+                found = whole if whole.sha256 == sha256 else found
         except BadInput as error:
             found = error
         if isinstance(found, Text) and found.sha256 == sha256:

@@ -5,25 +5,27 @@ Two processes that gather the same take turns, and the second finds the work don
 """
 
 import codecs
-import contextlib
 import hashlib
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from charladder.text.binary import file_is_binary, is_binary, left_out_note, peeked
 from charladder.text.cache import Report, read_json, room, silent, sweep, write_json, writing
 from charladder.text.encoding import find_codec, recoded
 from charladder.text.opening import opened, position, size_of
+from charladder.text.part import Part
 from charladder.text.sources import Source, fingerprint
-from charladder.text.unpack import CHUNK, Damaged, chunks, packed, unpack
+from charladder.text.unpack import Damaged, chunks, packed, unpack
 from charladder.text.verify import intact, mark_verified
 
 NOTE_SECONDS = 5.0
-ZEROS = bytes(CHUNK)
+RECORD = {"fingerprint": str, "sha256": str, "bytes": int, "names": list, "ends": list, "left_out": list}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Text:
     """A text in the cache. `names`, `ends`: its files and where each ends, in bytes; empty files are left out.
 
     `notes`: what a person should know of how it was read, a sentence each. `streamed`: it came from one stream, which
-    cannot be read again.
+    cannot be read again. `left_out`: files that are not in it, for they are not text.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Text:
     ends: list[int]
     notes: tuple[str, ...] = ()
     streamed: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Expected:
 @dataclass
 class Progress:
     """How far a gathering is: sources finished, bytes read of the next one (if plain), and all that was written, with
-    its SHA-256."""
+    its SHA-256. everything: files that are not text are read too; otherwise they are left_out."""
 
     finished: int = 0
     inside: int = 0
@@ -62,47 +65,8 @@ class Progress:
     sha256: str = ""
     names: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-
-
-class Part:
-    """The file that a gathering writes, and its digests. Blocks of zeros become holes where the disk has them."""
-
-    def __init__(self, path: Path, keep: int, kinds: tuple[str, ...]) -> None:
-        self.path, self.size = path, keep
-        self.marks = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-        self.file = path.open("r+b" if keep else "wb")
-        while keep:
-            chunk = self.file.read(min(CHUNK, keep))
-            keep -= len(chunk)
-            for mark in self.marks.values():
-                mark.update(chunk)
-        self.file.seek(self.size)
-        self.file.truncate()
-
-    def write(self, chunk: bytes) -> None:
-        for mark in self.marks.values():
-            mark.update(chunk)
-        self.size += len(chunk)
-        with writing():
-            if chunk == ZEROS:
-                self.file.seek(self.size)
-            else:
-                self.file.write(chunk)
-
-    def close(self) -> None:
-        """Ends the file; all of it is on the disk after this."""
-        with writing():
-            self.file.truncate(self.size)
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-
-    def drop(self, keep: bool = False) -> None:
-        """Lets go of a file that is not whole; `keep` leaves it where it is."""
-        with contextlib.suppress(OSError):
-            self.file.close()
-        if not keep:
-            self.path.unlink(missing_ok=True)
+    left_out: list[str] = field(default_factory=list)
+    everything: bool = False
 
 
 def kept(sha256: str) -> Path:
@@ -116,18 +80,29 @@ def gather(
     encoding: str = "utf-8",
     report: Report = silent,
     expected: Expected | None = None,
+    everything: bool = False,
 ) -> Text:
     """The text of `sources`, one after the other, unpacked, and recoded to UTF-8 where `encoding` is another.
 
+    Files that are not text are left out, unless `everything` is wanted, or there are no others: of those that a folder
+    or a pattern gave, and of those in an archive.
     `what` says which DATA it is, the same for the same sources. Raises BadInput for what cannot be read, unpacked or
     decoded, what changes on the way, and what is not as expected; the cache then has nothing of it.
     """
-    codec = find_codec(encoding)
-    record = room("sources") / f"{mark_of(what, codec.name if codec else '')}.json"
+    codec, everything = find_codec(encoding), everything or expected is not None
+    marked = f"{what} with all files" if everything and expected is None else what
+    record = room("sources") / f"{mark_of(marked, codec.name if codec else '')}.json"
     files = fingerprint(sources)
+    everything = everything or files is None  # a stream cannot be read a second time
+
+    def read(record: Path) -> Text:
+        text = read_all(record, sources, files, codec, report, expected, everything)
+        if text.bytes or not text.left_out:
+            return text
+        return read_all(record, sources, files, codec, report, expected, True)
+
     if files is None:  # a stream is nobody else's, and is not known again
-        own = record.with_stem(f"{record.stem}-{os.getpid()}-{time.monotonic_ns()}")
-        return read_all(own, sources, files, codec, report, expected)
+        return read(record.with_stem(f"{record.stem}-{os.getpid()}-{time.monotonic_ns()}"))
     if (known := recall(record, files, report)) is not None:
         return known
     with writing():
@@ -138,7 +113,7 @@ def gather(
             report("waiting for another process that reads the same", 0, None)
             lock.acquire()
     try:
-        return recall(record, files, report) or read_all(record, sources, files, codec, report, expected)
+        return recall(record, files, report) or read(record)
     finally:
         lock.release()
 
@@ -150,11 +125,19 @@ def mark_of(what: str, codec: str = "") -> str:
 
 def find_text(record: Path, files: str | None) -> Text | None:
     """The text that these sources gave before, if they are still the same and a file of its size is in the cache."""
-    known = read_json(record, fingerprint=str, sha256=str, bytes=int, names=list, ends=list)
+    known = read_json(record, **RECORD)
     if files is None or known is None or known["fingerprint"] != files or not fit(known, known["bytes"]):
         return None
-    text = Text(kept(known["sha256"]), known["sha256"], known["bytes"], known["names"], known["ends"])
+    text = text_of(known["sha256"], known["bytes"], known["names"], known["ends"], known["left_out"])
     return text if text.path.is_file() and text.path.stat().st_size == text.bytes else None
+
+
+def text_of(
+    sha256: str, size: int, names: list[str], ends: list[int], left_out: list[str], notes: Sequence[str] = ()
+) -> Text:
+    """A text in the cache, with a note about the files that are left out."""
+    about = [left_out_note(left_out)] if left_out else []
+    return Text(kept(sha256), sha256, size, names, ends, (*notes, *about), left_out=tuple(left_out))
 
 
 def recall(record: Path, files: str | None, report: Report = silent) -> Text | None:
@@ -180,6 +163,7 @@ def read_all(
     codec: codecs.CodecInfo | None,
     report: Report,
     expected: Expected | None,
+    everything: bool,
 ) -> Text:
     """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
     for folder in (record.parent, room("texts")):
@@ -187,17 +171,21 @@ def read_all(
     for left in record.parent.glob(f"{record.stem}.*.part"):  # who wrote these held the lock, and was killed
         left.unlink(missing_ok=True)
     journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
-    progress = begun(journal, path, files, len(sources))
+    progress = begun(journal, path, files, len(sources), everything)
     kinds = ("sha256", *(expected.digests if expected else ()))
     with writing():
         part = Part(path, progress.written, tuple(dict.fromkeys(kinds)))
         if progress.written and part.marks["sha256"].hexdigest() != progress.sha256:  # damaged meanwhile
             part.drop()
-            progress = Progress()
+            progress = Progress(everything=progress.everything)
             part = Part(path, 0, tuple(dict.fromkeys(kinds)))
     notes: list[str] = []
     try:
         follow(part, sources, codec, progress, journal, files, notes, report)
+        if progress.left_out and not part.size:  # there are no others: `gather` reads everything
+            part.drop()
+            journal.unlink(missing_ok=True)
+            return text_of("", 0, [], [], progress.left_out)
         part.close()
         sha256 = part.marks["sha256"].hexdigest()
         if expected is not None:
@@ -209,11 +197,13 @@ def read_all(
         journal.unlink(missing_ok=True)
         if files is not None and fingerprint(sources) == files:
             known = {"fingerprint": files, "sha256": sha256, "bytes": part.size}
-            write_json(record, {**known, "names": progress.names, "ends": progress.ends})
+            known |= {"names": progress.names, "ends": progress.ends, "left_out": progress.left_out}
+            write_json(record, known)
         streamed = len(sources) == 1 and size_of(sources[0]) is None
         if streamed:
             write_json(target.with_suffix(".stream.json"), {"names": progress.names, "ends": progress.ends})
-        return Text(target, sha256, part.size, progress.names, progress.ends, tuple(notes), streamed)
+        text = text_of(sha256, part.size, progress.names, progress.ends, progress.left_out, notes)
+        return replace(text, streamed=streamed)
     except KeyboardInterrupt:
         part.drop(keep=journal.exists())
         raise  # what is noted in the journal is gone on from
@@ -223,20 +213,25 @@ def read_all(
         raise
 
 
-def begun(journal: Path, part: Path, files: str | None, sources: int) -> Progress:
-    """How far a gathering of the same files came that was broken off."""
+def begun(journal: Path, part: Path, files: str | None, sources: int, everything: bool) -> Progress:
+    """How far a gathering of the same files came that was broken off; one that had begun to read everything goes on
+    so."""
     before = read_json(
-        journal, fingerprint=str, finished=int, inside=int, written=int, sha256=str, names=list, ends=list
-    )
+        journal, fingerprint=str, finished=int, inside=int, written=int, sha256=str, names=list, ends=list,
+        left_out=list, everything=bool,
+    )  # fmt: skip
+    fresh = Progress(everything=everything)
     if files is None or before is None or before.pop("fingerprint") != files or not part.is_file():
-        return Progress()
+        return fresh
+    if everything and not before["everything"]:
+        return fresh
     last = before["ends"][-1] if before["ends"] and fit(before, before["written"]) else 0
     right = (
         fit(before, before["written"])
         and 0 <= before["finished"] <= sources
         and before["written"] == last + before["inside"] <= part.stat().st_size
     )
-    return Progress(**before) if right else Progress()
+    return Progress(**before) if right else fresh
 
 
 def follow(
@@ -268,11 +263,23 @@ def follow(
     for source, size in zip(sources[progress.finished :], sizes[progress.finished :], strict=True):
         recode = None if source.raw else codec
         plain = recode is None and not packed(source.form)
+        choosing = not progress.everything and not progress.inside
+        if choosing and is_left_out(source, recode):
+            progress.left_out.append(source.name)
+            done += size or 0
+            progress.finished += 1
+            continue
         with opened(source, progress.inside, plain, notes) as (file, length):
             one = [(source.name, chunks(file, source.name))]
             for name, content in one if plain else unpack(file, source.name, length, source.form):
                 begin = part.size - progress.inside
-                for chunk in recoded(content, recode, name) if recode else content:
+                content = recoded(content, recode, name) if recode else content
+                if choosing and packed(source.form) and (source.found or name != source.name):
+                    first, content = peeked(content)
+                    if is_binary(first):
+                        progress.left_out.append(name)
+                        continue
+                for chunk in content:
                     part.write(chunk)
                     if plain:
                         progress.inside += len(chunk)
@@ -285,6 +292,13 @@ def follow(
         progress.finished, progress.inside = progress.finished + 1, 0
         note()
     report("reading", done, total)
+
+
+def is_left_out(source: Source, codec: codecs.CodecInfo | None) -> bool:
+    """Whether a source, which is no archive, is not text and was not asked for by its name."""
+    if not source.found or source.path is None or packed(source.form):
+        return False
+    return file_is_binary(source.path, codec)
 
 
 def check(part: Part, expected: Expected, name: str) -> None:

@@ -1,7 +1,7 @@
 """The text of a run, found again by its SHA-256: in the cache, whatever has become of the files that it came from."""
 
 from charladder.text.cache import Report, read_json, room, silent
-from charladder.text.gather import Text, fit, kept
+from charladder.text.gather import RECORD, Text, fit, kept
 from charladder.text.verify import intact
 
 
@@ -25,7 +25,7 @@ def find_files(sha256: str, size: int, files: int) -> tuple[list[str], list[int]
     if stream is not None and len(stream["ends"]) == files and fit(stream, size):
         return stream["names"], stream["ends"]
     for note in sorted(room("sources").glob("*.json")):
-        known = read_json(note, fingerprint=str, sha256=str, bytes=int, names=list, ends=list)
+        known = read_json(note, **RECORD)
         if known is not None and (known["sha256"], known["bytes"], len(known["ends"])) == (sha256, size, files):
             return (known["names"], known["ends"]) if fit(known, size) else None
     return None

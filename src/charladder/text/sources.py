@@ -22,12 +22,14 @@ FINE_NS, COARSE_NS = 50_000_000, 2_000_000_000  # how coarse a file system's clo
 class Source:
     """One file to read. `path` None: standard input. `name`: what a message calls it.
 
-    `raw`: its text is in UTF-8 whatever the encoding of others.
+    `raw`: its text is in UTF-8 whatever the encoding of others. `found`: a folder or a pattern gave it, and not its own
+    name.
     """
 
     name: str
     path: Path | None
     raw: bool = False
+    found: bool = False
 
     @property
     def form(self) -> str:
@@ -82,12 +84,12 @@ def find(data: str, known: Iterable[str]) -> list[Source]:
             files = sorted(Path(name) for name in matches if Path(name).is_file())
             if not files:
                 raise BadInput(f"no file matches {data!r}; a pattern wants quotes, so that the shell leaves it alone")
-            return [Source(str(file), file) for file in files]
+            return [Source(str(file), file, found=True) for file in files]
         if path.is_dir():
             files = list(walk(path))
             if not files:
                 raise BadInput(f"the folder {data} has no files (hidden ones and run directories are left out)")
-            return [Source(str(file), file) for file in files]
+            return [Source(str(file), file, found=True) for file in files]
         status = path.stat()
     except FileNotFoundError:
         link = " (it is a link to nothing)" if path.is_symlink() else nearest(data, known)
