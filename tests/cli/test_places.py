@@ -21,6 +21,7 @@ TRAIN = f"{LADDER} train text {' '.join(TINY)}"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CHARLADDER_NATIVE", "0")  # every test has an empty cache, and would compile the libraries again
     Path("text").write_text("a ladder has rungs, größer und kleiner. " * 400)
     return tmp_path
 
