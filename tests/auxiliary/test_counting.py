@@ -84,6 +84,38 @@ def test_a_mask_leaves_out_what_torch_ignores_too():
     assert int(report.terms["main"].count) == 5
 
 
+def test_a_mask_of_numbers_weighs_the_elements():
+    model, weights = stack(), torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25])
+    objective = aux.Objective(term(partial(F.cross_entropy, reduction="none"), target="y", mask="w"))
+    each = F.cross_entropy(model(X), LABELS, reduction="none")
+    expected = (each * weights).sum() / 3.75  # the label with weight 3 is -100
+    report = objective(model, X, {"y": LABELS, "w": weights})
+    torch.testing.assert_close(report.total, expected)
+    assert float(report.terms["main"].count) == 3.75
+    parts = [{"y": y, "w": w} for y, w in zip(LABELS.split([2, 4]), weights.split([2, 4]), strict=True)]
+    counts = objective.counts(parts)
+    reports = [objective(model, x, part, counts=counts) for x, part in zip(X.split([2, 4]), parts, strict=True)]
+    torch.testing.assert_close(sum(report.total for report in reports), expected)
+    zeros = weights != 0
+    for dtype in (torch.float32, torch.bfloat16, torch.long):
+        same = objective(model, X, {"y": LABELS, "w": zeros.to(dtype)})
+        assert torch.equal(same.total, objective(model, X, {"y": LABELS, "w": zeros}).total)
+        assert float(same.terms["main"].count) == 4
+
+
+def test_a_mask_of_numbers_for_rows_weighs_their_means():
+    model, weights = stack(), torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25])
+    target = torch.randn(6, 3)
+    target[2] = torch.nan  # has weight 0
+    objective = aux.Objective(term(partial(F.l1_loss, reduction="none"), target="y", mask="w"))
+    report = objective(model, X, {"y": target, "w": weights})
+    kept = [0, 1, 3, 4, 5]
+    rows = (model(X) - target).abs().mean(1)
+    torch.testing.assert_close(report.total, (rows * weights)[kept].sum() / weights.sum())
+    report.total.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_labels_in_a_byte_cannot_be_ignored():
     target = torch.tensor([156, 1, 2, 156, 0, 1], dtype=torch.uint8)
     model = stack(classes=200)
@@ -251,6 +283,7 @@ NOTHING = {
     "a loss with a parameter": (term(Scaled(), count=lambda y: (y != -100).sum()), IGNORED),
     "pair": (term(lambda p, y: (averaged(p, y), (y != -100).sum())), IGNORED),
     "each": (term(partial(F.cross_entropy, reduction="none")), IGNORED),
+    "a mask of zeros": (term(partial(F.cross_entropy, reduction="none"), mask=lambda y: torch.zeros(6)), LABELS),
 }
 
 

@@ -54,6 +54,22 @@ def unused():
     return run(model=model, a=term(tap="spare", head="out"))
 
 
+def replaced(change):
+    objective = aux.Objective(term(), {"a": TAPPED()}, model=stack())
+    change(objective)
+
+
+def shared_layers(modules: int) -> nn.Module:
+    """Six layers that are fewer modules."""
+    several = [nn.Linear(8, 8) for _ in range(modules)]
+    return nn.ModuleDict({"layers": nn.ModuleList([several[at % modules] for at in range(6)])})
+
+
+def masked(mask, **more):
+    each = partial(F.cross_entropy, reduction="none")
+    return run(targets={"main": Y, "a": Y, "m": mask}, a=TAPPED(each, mask="m", **more))
+
+
 def nan_loss(prediction, target):
     return F.cross_entropy(prediction, target) * torch.nan
 
@@ -246,6 +262,56 @@ MISTAKES = {
     "mask that is a list": (
         lambda: run(targets={"main": Y, "a": Y, "m": [True] * 6}, a=TAPPED(mask="m")),
         "term 'a': its mask is of type list; it must be a tensor",
+    ),
+    "mask that is added to scores": (
+        lambda: masked(torch.tensor([0.0, 0, 0, 0, -torch.inf, -torch.inf])),
+        "term 'a': its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's elements",
+    ),
+    "mask with NaN": (lambda: masked(torch.full((6,), torch.nan)), "its mask has numbers below 0 or NaN"),
+    "mask that learns": (
+        lambda: masked(torch.ones(6, requires_grad=True)),
+        "term 'a': its mask requires a gradient and would get none; detach it",
+    ),
+    "mask and count": (lambda: masked(torch.ones(6), count=3), "a Term has a mask and a count, and the mask says what"),
+    "weight that learns": (
+        lambda: run(a=TAPPED(weight=nn.Parameter(torch.tensor(0.5)))),
+        "term 'a': its weight requires a gradient and would get none; give a number, or learn weights with Objective(r",
+    ),
+    "weight function that learns": (
+        lambda: run(a=TAPPED(weight=lambda progress: HEAD.bias.sum() * progress), call={"progress": 0.5}),
+        "term 'a': its weight requires a gradient and would get none",
+    ),
+    "term replaced": (
+        lambda: replaced(lambda objective: objective.terms.__setitem__("a", TAPPED(weight=5.0))),
+        "term 'a' cannot be replaced, added or removed after the objective is made; make a new Objective, or let Term(",
+    ),
+    "term removed": (
+        lambda: replaced(lambda objective: objective.terms.__delitem__("a")),
+        "term 'a' cannot be replaced",
+    ),
+    "all terms replaced": (
+        lambda: replaced(lambda objective: setattr(objective, "terms", {"main": term()})),
+        "the terms of an objective cannot be replaced; make a new Objective",
+    ),
+    "rungs of one layer": (
+        lambda: aux.rungs(stack(depth=1), "layers.*", F.cross_entropy),
+        "rungs(): layers.0 alone fits 'layers.*', and the last of the layers has the main loss; give a pattern that",
+    ),
+    "rungs of one shared layer": (
+        lambda: aux.rungs(shared_layers(1), "layers.*", F.cross_entropy),
+        "rungs(): 6 names fit 'layers.*', and they are one module that the model calls several times; make a Term(tap",
+    ),
+    "rungs of some shared layers": (
+        lambda: aux.rungs(shared_layers(2), "layers.*", F.cross_entropy),
+        "rungs(): 6 names fit 'layers.*', and they are 2 modules that the model calls several times",
+    ),
+    "call without a tap": (
+        lambda: term(call=-1),
+        "a Term has call=-1 and no tap whose calls that could mean; give tap=",
+    ),
+    "detached head that is none": (
+        lambda: term(detach_head=True),
+        "a Term has detach_head=True and no head; give head=",
     ),
     "changed in place": (
         lambda: run(

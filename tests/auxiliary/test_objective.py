@@ -318,6 +318,15 @@ def test_the_weight_function_gets_what_it_names(data):
     assert positional.weights(0.25) == {"main": 1.0, "a": 0.75}
 
 
+def test_a_weight_that_is_a_tensor_may_be_changed_in_place(data):
+    x, y = data
+    weight = torch.tensor(0.5)
+    objective = aux.Objective(term(), {"a": term(select=lambda out: out, weight=weight)})
+    assert objective(stack(), x, y).terms["a"].weight == 0.5
+    weight.fill_(0.25)
+    assert objective(stack(), x, y).terms["a"].weight == 0.25
+
+
 def test_order_of_addition_can_be_given(data):
     x, y = data
     model = Predicts("flat")

@@ -57,7 +57,7 @@ def batch() -> tuple[Tensor, dict[str, Tensor]]:
     mask = torch.arange(len(y)) % 3 == 0  # of rank 0: 2; of rank 1: 2
     mask[-1] = False
     real = torch.randn(len(y), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    everything = {"y": y, "mask": mask, "real": real}
+    everything = {"y": y, "mask": mask, "real": real, "weights": real.abs()}
     return x[share()], {name: part[share()] for name, part in everything.items()}
 
 
@@ -146,6 +146,11 @@ def taps(wrapper: str | None) -> Any:
     """Heads of the objective; a loss that is a mean, one with a value per element and a mask, one that is a pair."""
     terms = {"mean": tap(0), "each": tap(1, loss=each, mask="mask"), "pair": tap(0, loss=summed, weight=0.3)}
     return once(Setup(wrapper, aux.Objective(cross_entropy(), terms)))
+
+
+def weighed(wrapper: str | None) -> Any:
+    """A mask of numbers."""
+    return once(Setup(wrapper, aux.Objective(cross_entropy(), {"each": tap(1, loss=each, mask="weights")})))
 
 
 def returned(wrapper: str | None) -> Any:
@@ -344,7 +349,7 @@ def detached_head(wrapper: str | None) -> Any:
 
 
 SAME: list[Case] = [
-    taps, returned, learned_weights, pieces, nothing_to_predict, silent_tap, silent_prediction,
+    taps, weighed, returned, learned_weights, pieces, nothing_to_predict, silent_tap, silent_prediction,
     silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces, unlike_heads,
     silent_inside, silent_together, silent_each_wrapped,
 ]  # fmt: skip

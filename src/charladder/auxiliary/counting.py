@@ -28,7 +28,7 @@ def whole_numbers(target: Any) -> bool:
 
 
 def kept(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
-    """Where a prediction counts, as truth values; None where all do."""
+    """Where a prediction counts, as booleans, or how much, as floating-point numbers; None where all do."""
     if not whole_numbers(target) or not ignores_labels(term.loss):
         return mask
     own = option(term.loss, "ignore_index")
@@ -37,7 +37,7 @@ def kept(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
         return mask  # no such number can be there
     if mask is None:
         return target != ignored
-    return mask & (target != ignored) if mask.shape == target.shape else mask
+    return mask * (target != ignored) if mask.shape == target.shape else mask
 
 
 def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> Count | None:
@@ -49,7 +49,9 @@ def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> 
         return given_count(name, term.count, target)
     where = kept(term, target, mask)
     if mask is not None:
-        return where.count_nonzero() if where is not None else None
+        if where is None:
+            return None
+        return sum_of(where) if where.is_floating_point() else where.count_nonzero()
     if not isinstance(target, Tensor):
         return None
     if averages(term.loss):
@@ -86,9 +88,16 @@ def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Co
 
 def exact(count: Count) -> Count:
     """A count to calculate with: torch divides whole numbers in float32, which a float64 loss would feel."""
-    if not isinstance(count, Tensor):
-        return count
-    return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
+    return count.to(wide_dtype(count)) if isinstance(count, Tensor) else count
+
+
+def sum_of(weights: Tensor) -> Tensor:
+    return weights.sum(dtype=wide_dtype(weights))
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def no_scalar_count(name: str) -> AuxiliaryError:

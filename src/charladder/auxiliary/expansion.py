@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.taps import is_pattern, matching, named_modules
+from charladder.auxiliary.taps import all_names, fitting, is_pattern, matching, named_modules
 from charladder.auxiliary.term import Term
 from charladder.auxiliary.weights import Weight
 from charladder.auxiliary.wrappers import unwrap
@@ -23,9 +23,22 @@ def rungs(
     pattern: the names of all n layers (`encoder.layers.*`), in the model's order. weight: as of a Term; the place of
     each, layer l of n, is filled in. fields: anything else that a Term takes. A head given as a module is shared by
     all of them; a head given as a function is made for each.
-    Raises AuxiliaryError where no module fits.
+    Raises AuxiliaryError where no module fits, or one alone, and where several names are one module.
     """
-    taps = matching(unwrap(model, [pattern]), pattern, "rungs()")
+    base = unwrap(model, [pattern])
+    taps = matching(base, pattern, "rungs()")
+    names = fitting(all_names(base), pattern)
+    if len(names) > len(taps):
+        modules = "one module" if len(taps) == 1 else f"{len(taps)} modules"
+        raise AuxiliaryError(
+            f"rungs(): {len(names)} names fit {pattern!r}, and they are {modules} that the model calls several times; "
+            "make a Term(tap=..., call=..., layer=..., layers=...) for each call"
+        )
+    if len(taps) == 1:
+        raise AuxiliaryError(
+            f"rungs(): {taps[0]} alone fits {pattern!r}, and the last of the layers has the main loss; give a pattern "
+            "that fits several layers"
+        )
     return {
         f"rung{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
         for layer, tap in enumerate(taps[:-1], 1)

@@ -163,8 +163,12 @@ def per_element(
         values = values.flatten(mask.ndim).mean(-1) if values.ndim > mask.ndim else values
         where = kept(term, target, mask)
         # Chosen, not multiplied: NaN in a place that does not count must not come through.
-        chosen = values if where is None else torch.where(where, values, 0)
-        return Measured(chosen.sum(dtype=wide), masked(name, term, target, mask), mean=False)
+        if where is not None and where.is_floating_point():
+            values = torch.where(where != 0, values * where.to(wide), 0)
+        elif where is not None:
+            values = torch.where(where, values, 0)
+        found = count_of(name, term, target, mask)
+        return Measured(values.sum(dtype=wide), values.numel() if found is None else found, mean=False)
     total = values.sum(dtype=wide)
     if not isinstance(target, Tensor):
         found = None if term.count is None else count()
@@ -177,11 +181,6 @@ def per_element(
         )
     found = count() if labels or term.count is not None else None
     return Measured(total, values.numel() if found is None else found, mean=False)
-
-
-def masked(name: str, term: Term, target: Any, mask: Tensor) -> Count:
-    found = count_of(name, term, target, mask)
-    return mask.count_nonzero() if found is None else found
 
 
 def stretches(loss: Callable[..., Any]) -> bool:

@@ -38,7 +38,7 @@ from charladder.auxiliary.selection import tensors_in
 from charladder.auxiliary.sharing import keep_shared, leave_out_shared
 from charladder.auxiliary.silence import silent
 from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
-from charladder.auxiliary.term import MAIN, Term
+from charladder.auxiliary.term import MAIN, Term, Terms
 from charladder.auxiliary.weights import Weigher, check_progress, weigher
 from charladder.auxiliary.wrappers import levels, unwrap
 
@@ -76,14 +76,15 @@ class Objective(Apart):
         wrapped: bool = False,
     ) -> None:
         super().__init__()
-        self.terms: dict[str, Term] = {MAIN: main}
+        terms: dict[str, Term] = {MAIN: main}
         pairs: Any = auxiliary.items() if isinstance(auxiliary, Mapping) else auxiliary
         for name, term in pairs:
             if not isinstance(name, str) or not name or not isinstance(term, Term):
                 raise AuxiliaryError(f"auxiliary has {name!r}: {type(term).__name__}; it must have a Term by each name")
-            if name in self.terms:
+            if name in terms:
                 raise AuxiliaryError(f"there are two terms called {name!r}; give each a name of its own")
-            self.terms[name] = term
+            terms[name] = term
+        self._terms = Terms(terms)
         if not isinstance(main, Term) or (main.tap is not None and is_pattern(main.tap)):
             raise AuxiliaryError("main must be one Term, and its tap one module's name")
         self.rule, self.check, self.wrapped = rule, check, wrapped
@@ -99,6 +100,15 @@ class Objective(Apart):
             self.attach(model)
 
     # What there is before any call.
+
+    @property
+    def terms(self) -> Terms:
+        """The terms by name, the main one among them, in the order in which they are added up."""
+        return self._terms
+
+    @terms.setter
+    def terms(self, terms: Any) -> None:
+        raise AuxiliaryError("the terms of an objective cannot be replaced; make a new Objective")
 
     def prepare(self) -> None:
         """Owns heads and losses, and makes weights into functions."""
@@ -136,7 +146,7 @@ class Objective(Apart):
         if self.order is not None:
             if sorted(self.order) != sorted(self.terms):
                 raise AuxiliaryError(f"order is {self.order}; it must have every term once: {', '.join(self.terms)}")
-            self.terms = {name: self.terms[name] for name in self.order}
+            self._terms = Terms({name: self.terms[name] for name in self.order})
 
     @property
     def foreign(self) -> set[int]:
@@ -191,11 +201,11 @@ class Objective(Apart):
         if self.attached:
             raise AuxiliaryError("this objective is attached to another model; make one for each, or remove() it first")
         before = self.terms
-        self.terms, self.attached = expand(base, before), [base]
+        self._terms, self.attached = Terms(expand(base, before)), [base]
         try:
             self.prepare()
         except AuxiliaryError:
-            self.terms, self.attached = before, []
+            self._terms, self.attached = before, []
             raise
         taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
         self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
@@ -233,10 +243,12 @@ class Objective(Apart):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+        made = {}
         for name, term in waiting.items():
             state = seen[name][0] if isinstance(seen[name], list) else seen[name]
             maker: Any = term.head
-            self.terms[name] = dataclasses.replace(term, head=make_head(name, maker, state, known))
+            made[name] = dataclasses.replace(term, head=make_head(name, maker, state, known))
+        self._terms = Terms({**self.terms, **made})
         self.prepare()
         return self
 

@@ -170,10 +170,20 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
 
 
 def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
-    """Which elements of a term's loss count; None where all do."""
+    """Which elements of a term's loss count, as booleans, or how much, as floating-point numbers; None where all do."""
     if term.mask is None:
         return None
     mask = pick(name, targets, term.mask, "targets", "mask")
     if not isinstance(mask, Tensor):
         raise AuxiliaryError(f"term {name!r}: its mask is of type {type(mask).__name__}; it must be a tensor")
-    return mask.bool()
+    if not mask.is_floating_point():
+        return mask.bool()
+    if mask.requires_grad:
+        raise AuxiliaryError(f"term {name!r}: its mask requires a gradient and would get none; detach it")
+    # Masks that are added to scores have 0 where an element counts, and a negative number elsewhere.
+    if mask.device.type == "cpu" and not bool((mask >= 0).all()):
+        raise AuxiliaryError(
+            f"term {name!r}: its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's "
+            "elements, and must be at least 0"
+        )
+    return mask

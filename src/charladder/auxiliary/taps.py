@@ -151,12 +151,25 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The same by name; of modules whose names differ in a wrapper's part only, the outermost."""
-    apart: set[nn.Module] = {module for module in model.modules() if isinstance(module, Apart)}
     found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(memo=apart):
-        plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-        found.setdefault(plain, module)
+    for name, module in model.named_modules(memo=objectives_in(model)):
+        found.setdefault(plain(name), module)
     return found
+
+
+def all_names(model: nn.Module) -> list[str]:
+    """All names of modules; a module that lies in several places has several."""
+    names = model.named_modules(memo=objectives_in(model), remove_duplicate=False)
+    return list(dict.fromkeys(plain(name) for name, _ in names))
+
+
+def objectives_in(model: nn.Module) -> set[nn.Module]:
+    return {module for module in model.modules() if isinstance(module, Apart)}
+
+
+def plain(name: str) -> str:
+    """The name of a module without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

@@ -1,6 +1,6 @@
 """One term of an objective, as its owner writes it down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -43,7 +43,9 @@ class Term:
     weight: a number, a function of progress (schedules), a function of where the term stands, or a preset's name.
     target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
     entry under the term's name where it is a mapping. None: the loss takes the prediction alone.
-    mask: like target: true where an element of the loss counts. Needs a loss with a value per element.
+    mask: like target. Booleans and integers: the elements of the loss that are not 0 count. Floating-point numbers, at
+    least 0: weights of the elements; the term is their weighted mean, and its count the sum of the weights. Needs a
+    loss with a value per element.
     count: of how many predictions a scalar is the mean: a number, or a function of the target. Left out: what a loss of
     torch (a function, a module, or one with keyword arguments bound) divides by. It is not known of other functions,
     whose scalars are refused under `counts=` and in several processes. A term with a count of 0 adds 0.
@@ -76,6 +78,12 @@ class Term:
             raise AuxiliaryError(f"a Term's loss is {self.loss!r}; it must be a function of a prediction and a target")
         if not isinstance(self.tap, str | None):
             raise AuxiliaryError(f"a Term's tap is of type {type(self.tap).__name__}; give the name of a module")
+        if self.call is not None and self.tap is None:
+            raise AuxiliaryError(f"a Term has call={self.call!r} and no tap whose calls that could mean; give tap=")
+        if self.mask is not None and self.count is not None:
+            raise AuxiliaryError("a Term has a mask and a count, and the mask says what counts; leave one of them out")
+        if self.detach_head and self.head is None:
+            raise AuxiliaryError("a Term has detach_head=True and no head; give head=, or leave it out")
         if self.layer is not None and not 1 <= self.layer <= (self.layers or 0):
             raise AuxiliaryError(f"a Term has layer {self.layer} of {self.layers}; layers go from 1 to layers=")
         if not 1 <= self.offset <= max(1, self.offsets):
@@ -83,3 +91,32 @@ class Term:
 
     def place(self, main: bool = False) -> Place:
         return Place(self.layer, self.layers, self.offset, self.offsets, main)
+
+
+class Terms(Mapping[str, Term]):
+    """The terms of an objective by name. They cannot be replaced: heads, hooks and weights are made from them once."""
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        self._terms = dict(terms)
+
+    def __getitem__(self, name: str) -> Term:
+        return self._terms[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._terms)
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __setitem__(self, name: str, term: Term) -> None:
+        raise fixed_terms(name)
+
+    def __delitem__(self, name: str) -> None:
+        raise fixed_terms(name)
+
+
+def fixed_terms(name: str) -> AuxiliaryError:
+    return AuxiliaryError(
+        f"term {name!r} cannot be replaced, added or removed after the objective is made; make a new Objective, or let "
+        "Term(weight=...) be a function that changes the weight"
+    )

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
 from charladder.auxiliary.presets import RUNGS, TARGETS
 
-Weight = float | str | Callable[..., float]
+Weight = float | str | Tensor | Callable[..., float]
 Weigher = Callable[[float | None, int | None], float]
 # What a weight function may ask for, by the names of its parameters.
 ARGUMENTS = ("progress", "step", "layer", "layers", "offset", "offsets", "main")
@@ -29,9 +31,9 @@ class Place:
 def weigher(name: str, weight: Weight, place: Place) -> Weigher:
     """The weight of term `name` as a function of (progress, step).
 
-    A number is constant. A function of one parameter, whatever its name, is one of progress; a function whose
-    parameters are among ARGUMENTS is given those. A string is a preset: of rungs, of targets, or where both have the
-    name, their product. Raises AuxiliaryError that names the term.
+    A number is constant; a tensor of one number is read at each call. A function of one parameter, whatever its name,
+    is one of progress; a function whose parameters are among ARGUMENTS is given those. A string is a preset: of rungs,
+    of targets, or where both have the name, their product. Raises AuxiliaryError that names the term.
     """
     if isinstance(weight, str):
         found = [presets[weight] for presets in (RUNGS, TARGETS) if weight in presets]
@@ -43,6 +45,9 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
             found = found[1:]  # a target preset alone, on a term that stands on no rung
         parts = [weigher(name, preset, place) for preset in found]
         return lambda progress, step: math.prod(part(progress, step) for part in parts)
+    if isinstance(weight, Tensor):  # which may be changed in place
+        checked(name, weight)
+        return lambda progress, step: checked(name, weight)
     if not callable(weight):
         value = checked(name, weight)
         return lambda progress, step: value
@@ -97,6 +102,11 @@ def takes_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def checked(name: str, value: Any) -> float:
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise AuxiliaryError(
+            f"term {name!r}: its weight requires a gradient and would get none; give a number, or learn weights with "
+            "Objective(rule=rules.Uncertainty(names))"
+        )
     try:
         number = float(value)
     except (TypeError, ValueError):
