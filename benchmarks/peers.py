@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.recipe import Raw, read_raw, resolve
-from charladder.run import new_trainer, plan_run
+from charladder.run import plan_run
 from charladder.text import open_corpus
+from charladder.trainers import new_trainer
 from charladder.training import Trainer
 from charladder.training.precision import choose_precision
 

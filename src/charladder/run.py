@@ -25,14 +25,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from charladder.errors import BadInput
-from charladder.model import Transformer, build
+from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
-from charladder.text import Alphabet, Corpus, Report, Split, Windows, open_corpus, silent, split
-from charladder.training import Trainer, best, distributed, load_newest
+from charladder.text import Alphabet, Corpus, Report, Split, open_corpus, silent, split
+from charladder.training import best, distributed
 from charladder.training.files import sync_folder, write_text
-from charladder.training.memory import keep_memory
 from charladder.training.metrics import is_validation, read_metrics
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml
@@ -40,7 +39,6 @@ OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
     "best.safetensors", "best_heads.safetensors", "drafting.safetensors", "curves.png", ".lock",
 )  # fmt: skip
-TRAINED = "model.safetensors", "heads.safetensors", "best.safetensors", "drafting.safetensors"  # made by training
 Weights = Literal["last", "best"]
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -300,51 +298,6 @@ def file_ends(recipe: Recipe, corpus: Corpus) -> np.ndarray | None:
 
 def split_of(recipe: Recipe, corpus: Corpus) -> Split:
     return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)
-
-
-def make_trainer(run: Run, corpus: Corpus, report: Callable[[str], None] = lambda sentence: None) -> Trainer:
-    """Everything a run trains with, at its newest whole checkpoint, or at its start where it has not been trained yet.
-
-    `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, where one does not fit,
-    and where a trained run has none: training from the first step would overwrite its weights.
-    """
-    trainer = new_trainer(run, corpus)
-    checkpoint = load_newest(run.path / "checkpoints", report)
-    own = -1 if checkpoint is None else checkpoint.state["clock"]["step"]
-    if distributed.agree(0.0, own != distributed.agree(own)[0])[1]:
-        raise BadInput(
-            f"the processes do not see the same checkpoints in {run.path}; put it on storage that all machines share"
-        )
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        return trainer
-    found = distributed.first(lambda: next((name for name in TRAINED if (run.path / name).exists()), None))
-    if found is not None:
-        raise BadInput(
-            f"{run.path} has {found} but no checkpoint, so training would begin again at step 1 and overwrite it; put "
-            f"{run.path / 'checkpoints'} back, or start a new run (evaluate and generate still read {run.path})"
-        )
-    return trainer
-
-
-def new_trainer(run: Run, corpus: Corpus) -> Trainer:
-    """Everything a run trains with, at its start. Nothing is read from the run's directory."""
-    keep_memory()
-    missing = build.decision().reason
-    if distributed.agree(0.0, missing is not None)[1] and missing is None:
-        build.decline("another process of this job cannot use C")  # the ranks compute their steps alike
-    recipe = run.recipe
-    windows = Windows(
-        corpus.ids_N,
-        split_of(recipe, corpus).train,
-        recipe.model.context,
-        recipe.objective.targets,
-        recipe.training.seed,
-        recipe.text.order,
-        file_ends(recipe, corpus),
-    )
-    network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
-    return Trainer(network, fresh_objective(recipe, run.alphabet), windows, recipe.training)
 
 
 def environment(corpus: Corpus) -> dict[str, Any]:

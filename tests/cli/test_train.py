@@ -70,7 +70,7 @@ def test_train_then_evaluate_then_generate(here, text_file, capsys):
     written = json.loads(capsys.readouterr().out)
     assert written["characters"] == 30
     assert set(written) == {
-        "text", "characters", "seconds", "characters_per_second", "draft", "accepted_per_pass", "finish",
+        "text", "ids", "characters", "seconds", "characters_per_second", "draft", "accepted_per_pass", "finish",
         "milliseconds_per_pass",
     }  # fmt: skip
     assert main(["generate", "runs/ladder-1", "--prompt", "The ", "--length", "30", "--json"]) == 0

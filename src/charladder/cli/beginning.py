@@ -10,17 +10,16 @@ from typing import Any
 
 from charladder.cli.estimate import check_memory, fitted
 from charladder.cli.extension import jump
+from charladder.cli.from_run import fields_from
 from charladder.cli.options import BUDGETS, overrides, recipe_fields
 from charladder.cli.reading import reading, say_notes
 from charladder.errors import BadInput
-from charladder.recipe import resolve
+from charladder.recipe import Raw, resolve
 from charladder.run import (
     Run,
     create_numbered_run,
     create_run,
-    make_trainer,
     new_path,
-    new_trainer,
     open_data,
     open_run,
     plan_run,
@@ -30,6 +29,7 @@ from charladder.run import (
 )
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
+from charladder.trainers import make_trainer, new_trainer
 from charladder.training import Trainer, TrainingSettings, ended_early
 from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
 from charladder.training.precision import choose_device
@@ -53,7 +53,7 @@ def restarted(options: Namespace) -> Path | None:
 def like_begun(run: Run, options: Namespace) -> Run:
     """The run that this job has begun. Raises BadInput where the words say otherwise, and so another job began it."""
     wants_batch(options)
-    asked = resolve(recipe_fields(options))
+    asked = resolve(asked_fields(options)[0])
     same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
     training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
@@ -64,7 +64,7 @@ def like_begun(run: Run, options: Namespace) -> Run:
 def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """A new run directory, made only when everything that can be checked has been."""
     find_batch = wants_batch(options)
-    raw = recipe_fields(options)
+    raw, source = asked_fields(options)
     if options.extend:
         raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.moved:
@@ -78,14 +78,24 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     text = recipe.text
     if size() > 1 and STDIN in text.data:
         raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
-    corpus = read_in_turn(lambda report: open_corpus(text.data, text.alphabet, text.encoding, text.unknown, report))
+    alphabet = text.alphabet if source is None else source.alphabet
+    corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:
         run = fitted(run, device)
     check_memory(run.recipe, device)
-    trainer = new_trainer(run, corpus)
+    trainer = new_trainer(run, corpus, note)
     return create(run, corpus, numbered=options.run is None), corpus, trainer
+
+
+def asked_fields(options: Namespace) -> tuple[Raw, Run | None]:
+    """The recipe fields of a new run, and the run of --from, if any."""
+    if options.source is not None:
+        return fields_from(options)
+    if options.weights != "last":
+        raise BadInput("--weights says which weights of the run of --from a new run begins with; leave it out")
+    return {**recipe_fields(options), "training.initial_run": "", "training.initial_sha256": ""}, None
 
 
 def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
@@ -131,6 +141,8 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
     if options.resume is None:  # torchrun starts the job anew, with the words that began it
         return continued(like_begun(run, options), (), {})
     given = overrides(options)
+    if options.source is not None or options.weights != "last":
+        raise BadInput("--from and --weights are for a new run, and --resume goes on with one; leave them out")
     if options.run is not None or options.recipe is not None or options.data:
         raise BadInput(
             "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "

@@ -27,7 +27,9 @@ SHORT = {
     "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
 }
 BUDGETS = {"training.minutes", "training.steps", "training.characters"}
-FILLED = {"text.data", "text.sha256", "text.files", "text.letters"}  # by the run itself
+FILLED = {  # by the run itself
+    "text.data", "text.sha256", "text.files", "text.letters", "training.initial_run", "training.initial_sha256",
+}  # fmt: skip
 
 
 class _Positional(str):

@@ -13,7 +13,7 @@ from charladder.cli.end_of_training import Ending, finish
 from charladder.cli.estimate import fitting
 from charladder.cli.final_score import parse_score
 from charladder.cli.followed import Followed
-from charladder.cli.options import Parser, add_data_option, add_recipe_options
+from charladder.cli.options import Parser, add_data_option, add_recipe_options, add_weights_option
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import Score, evaluate
@@ -39,6 +39,9 @@ def main(argv: list[str]) -> int:
     about = "where to keep the run (default runs/<recipe>-<n>); under torchrun say --run-dir"
     parser.add_argument("--run", "--run-dir", metavar="DIR", help=about)
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
+    about = "begin with the weights of this run, its recipe and its alphabet, on another text"
+    parser.add_argument("--from", dest="source", metavar="RUN", help=about)
+    add_weights_option(parser)
     add_data_option(parser)
     parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
     about = "characters of the valid part to score at the end: whole, none or N (default: a tenth of those trained on)"
@@ -146,6 +149,10 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     if unused:
         console.print(
             f"note: {unused:,} characters lie in files shorter than a window, and are not trained on", highlight=False
+        )
+    if not trainer.clock.step and run.recipe.training.initial_run:
+        console.print(
+            f"with the weights of {run.recipe.training.initial_run}", highlight=False, markup=False, soft_wrap=True
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)

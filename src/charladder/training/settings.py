@@ -35,6 +35,8 @@ class TrainingSettings:
     diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
     validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
     patience: how many validations in a row may be no better than the best one before training ends early (0: any).
+    initial_run, initial_sha256: the run whose network and heads this one began with (`train --from`), and the SHA-256
+    of that network's file; filled in when a run begins, and empty where the weights were drawn at random.
     """
 
     batch: int
@@ -68,6 +70,8 @@ class TrainingSettings:
     checkpoint_seconds: float = 60.0
     log_every: int = 10
     diagnose_every: int = 50
+    initial_run: str = ""
+    initial_sha256: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch", "cut_windows", "log_every", "validation_characters"):
