@@ -51,13 +51,9 @@ class Batch:
         self.fail(Failed(CLOSING))
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
-        """These join the batch; whoever has waited too long does not."""
-        now = time.monotonic()
-        self.tell([(ticket, Piece([], [], [], [], "time")) for ticket in tickets if now > ticket.deadline])
-        streams = []
+        """These join the batch."""
+        now, streams = time.monotonic(), []
         for ticket in tickets:
-            if now > ticket.deadline:
-                continue
             try:
                 manner = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
             except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say

@@ -224,7 +224,7 @@ class Completions:
         try:
             pieces = await asyncio.gather(*collecting)
         except Failed as error:
-            raise Refused(500, str(error)) from None
+            raise Refused(error.status, error.sentence) from None
         finally:
             self.engine.cancel([w.ticket for w in writings])
             await given_up(collecting)

@@ -7,6 +7,7 @@ yet lies with its ticket, and is bounded by the length of its text.
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -90,6 +91,7 @@ class Engine:
         with self.changed:
             while not self.closed:
                 batch.drop([ticket for ticket in batch.active if ticket.cancelled])
+                self.expire()
                 joining = [self.waiting.popleft() for _ in range(self.room(batch))]
                 if joining or batch.active:
                     if self.waiting:
@@ -97,6 +99,16 @@ class Engine:
                     return joining
                 self.changed.wait()
             return None
+
+    def expire(self) -> None:
+        """Texts that have waited until their time was over are not begun. Called between two steps: while texts wait,
+        others are being decoded."""
+        now = time.monotonic()
+        late = [ticket for ticket in self.waiting if now > ticket.deadline]
+        if late:
+            self.waiting = deque(ticket for ticket in self.waiting if now <= ticket.deadline)
+            sentence = f"no place became free within {self.limits.seconds:g} seconds; try again later"
+            self.tell([(ticket, Failed(sentence, 503)) for ticket in late])
 
     def room(self, batch: Batch) -> int:
         """How many of those who wait join a batch now."""

@@ -77,6 +77,8 @@ class Looker:
                 raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 
         def work() -> Any:
+            if time.monotonic() > deadline and not gone.is_set():
+                raise Refused(503, f"its turn did not come within {self.limits.seconds:g} seconds; try again later")
             check()
             return partial(look, *arguments)(check)
 

@@ -44,7 +44,9 @@ class Refused(Exception):
         return {"error": {"message": self.sentence, "type": kind, "param": self.param, "code": self.code}}
 
     def answer(self) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(self.status)
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}.get(
+            self.status
+        )
         return JSONResponse(self.body(), self.status, headers)
 
 

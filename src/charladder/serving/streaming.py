@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from charladder.serving.tickets import Failed
 
 DONE = b"data: [DONE]\n\n"
 encode = json.JSONEncoder(separators=(",", ":")).encode
+BEGIN = 1.0  # seconds after which a stream begins with a comment, if it has nothing else to send
+PING = 5.0  # seconds of silence after which it sends another one
 LISTEN = 0.25  # seconds between two looks at whether the client is still there
 Answer = TypeVar("Answer")
 
@@ -38,8 +41,10 @@ async def given_up(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 
 class EventStream(Response):
-    """Sends objects as events, each given with whether it is the last, then `[DONE]`. `ended` is called whatever
-    happens: the client has everything, has gone, or takes nothing."""
+    """Sends objects as events, each given with whether it is the last, then `[DONE]`. While there is nothing to send, a
+    comment every few seconds tells the client, and proxies on the way, that the stream goes on. An error before the
+    first event or comment is an answer with its own status; later it is an event, with the status as its code. `ended`
+    is called whatever happens: the client has everything, has gone, or takes nothing."""
 
     media_type = "text/event-stream"
 
@@ -47,35 +52,58 @@ class EventStream(Response):
         super().__init__(media_type=self.media_type)
         self.events, self.ended = events, ended
         self.raw_headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+        self.begun = self.complete = False
+        self.lock = asyncio.Lock()
+        self.latest = time.monotonic()  # when something was sent
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self.send_all(send))
+        sending = asyncio.ensure_future(self.send_all(scope, receive, send))
         watching = asyncio.ensure_future(until_gone(receive))
+        pinging = asyncio.ensure_future(self.ping(send))
         try:
             await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
             self.ended()
-            await given_up([sending, watching])
+            await given_up([sending, watching, pinging])
 
-    async def send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    async def send_all(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         try:
             async for event, last in self.events:
-                await send(part(line(event), last))
-        except Failed as error:
-            await send(part(line(Refused(500, str(error)).body()), True))
-        except Refused as refused:
-            await send(part(line(refused.body()), True))
+                await self.send(send, line(event), last)
+        except (Failed, Refused) as error:
+            refused = error if isinstance(error, Refused) else Refused(error.status, error.sentence)
+            async with self.lock:
+                if not self.begun:
+                    self.begun = self.complete = True
+                    await refused.answer()(scope, receive, send)
+            refused.code = refused.code or str(refused.status)
+            await self.send(send, line(refused.body()), True)
+
+    async def ping(self, send: Send) -> None:
+        """Sends comments, which clients skip."""
+        while not self.complete:
+            left = self.latest + (PING if self.begun else BEGIN) - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                await self.send(send, b": waiting\n\n", False)
+
+    async def send(self, send: Send, body: bytes, last: bool) -> None:
+        async with self.lock:
+            if self.complete:
+                return
+            if not self.begun:
+                self.begun = True
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self.complete = last
+            await send({"type": "http.response.body", "body": body + DONE if last else body, "more_body": not last})
+            self.latest = time.monotonic()
 
 
 def line(event: dict[str, Any]) -> bytes:
     return f"data: {encode(event)}\n\n".encode()
-
-
-def part(body: bytes, last: bool) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": body + DONE if last else body, "more_body": not last}
 
 
 async def until_gone(receive: Receive) -> None:

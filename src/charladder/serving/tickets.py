@@ -15,7 +15,11 @@ class Full(Exception):
 
 
 class Failed(Exception):
-    """The text cannot be written. The sentence is for whoever asked."""
+    """The text cannot be written. `sentence` is for the client, `status` that of the answer."""
+
+    def __init__(self, sentence: str, status: int = 500) -> None:
+        super().__init__(sentence)
+        self.sentence, self.status = sentence, status
 
 
 @dataclass(frozen=True)
