@@ -1,4 +1,5 @@
-"""Runs that are served: `run` spells with bytes and has heads, `lettered` with letters, `bare` has no heads at all."""
+"""Runs that are served: `run` spells with bytes and has heads, `bare` has none, `lettered` spells with letters and
+`dropping` with letters too, where others are dropped."""
 
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def runs(tmp_path_factory):
             ("run", ["--objective.targets", "3"]),
             ("bare", ["--objective.targets", "1", "--objective.rungs", "false"]),
             ("lettered", ["--alphabet", "letters"]),
+            ("dropping", ["--alphabet", "letters", "--unknown", "drop"]),
         ):
             assert main(["train", "text", *TINY, *more, "--run", run]) == 0
     return folder

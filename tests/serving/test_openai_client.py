@@ -119,6 +119,22 @@ def test_stop_strings_end_a_text_and_are_no_part_of_it(client):
     assert streamed == choice.text
 
 
+@pytest.mark.parametrize("name", ["lettered", "dropping"])
+def test_a_stop_that_cannot_occur_is_ignored(runs, name):
+    """Its letters outside the alphabet are not left out of it: what remains would match."""
+    with (
+        serving(runs / name) as served,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        free = write(client, model=name, max_tokens=100).choices[0].text
+        cut = free[30:32]
+        for stop in (f"{cut[0]}q{cut[1]}", "q", ["q", "qq"]):
+            choice = write(client, model=name, max_tokens=100, stop=stop).choices[0]
+            assert (choice.text, choice.finish_reason) == (free, "length")
+        choice = write(client, model=name, max_tokens=100, stop=["q", cut]).choices[0]
+        assert (choice.text, choice.finish_reason) == (free[: free.index(cut)], "stop")
+
+
 def test_prompts_as_tokens_and_several_at_once(client):
     ids = list(PROMPT.encode())
     alone = write(client).choices[0].text

@@ -64,9 +64,10 @@ class Completions:
                 *(1.0 if asked.top_p is None else asked.top_p, asked.min_p or 0.0), race=True,
             )  # fmt: skip
             stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-            stop_ids = [self.symbols.encode(stop, "stop") for stop in dict.fromkeys(stops)]
+            spelled = [self.symbols.spell(stop, "stop") for stop in dict.fromkeys(stops)]
         except BadInput as error:
             raise refuse(error) from None
+        stop_ids = [ids for ids in spelled if ids is not None]  # others cannot occur
         if any(not 1 <= len(stop) <= self.limits.stop for stop in stop_ids):
             raise Refused(
                 400, f"stop has an empty text, or one of more than {self.limits.stop} characters; send 1 to "

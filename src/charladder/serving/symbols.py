@@ -21,11 +21,15 @@ class Symbols:
 
     def encode(self, text: str, where: str) -> list[int]:
         """Ids. Raises BadInput for half a surrogate pair and for letters that the alphabet cannot spell."""
-        try:
-            data = text.encode()
-        except UnicodeEncodeError:
-            raise BadInput(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
-        return self.alphabet.encode(data, where, self.unknown).tolist()
+        return self.alphabet.encode(utf8(text, where), where, self.unknown).tolist()
+
+    def spell(self, text: str, where: str) -> list[int] | None:
+        """Ids that decode to exactly this text; None where there are none, because it has a letter outside the
+        alphabet. Raises BadInput for half a surrogate pair."""
+        data = utf8(text, where)
+        if self.alphabet.letters and any(self.alphabet.table_P[ord(letter)] < 0 for letter in text):
+            return None
+        return self.alphabet.encode(data, where).tolist()
 
     def check(self, ids: Sequence[int], where: str) -> list[int]:
         """Ids as they came. Raises BadInput for one outside the alphabet."""
@@ -55,6 +59,14 @@ class Symbols:
         if self.alphabet.letters:
             return self.alphabet.letters[symbol]
         return chr(symbol) if symbol < 128 else f"{mark}\\x{symbol:02x}"
+
+
+def utf8(text: str, where: str) -> bytes:
+    """Raises BadInput for half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
 
 
 @dataclass(frozen=True)
