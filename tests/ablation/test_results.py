@@ -51,6 +51,19 @@ def test_a_run_that_is_to_go_on_for_longer_is_unfinished(tmp_path):
     )
 
 
+def test_a_final_score_of_a_stretch_is_no_validation_on_the_way(tmp_path):
+    path = make_run(tmp_path, "none", 0, bits=2.0, finished=False)
+    before = read_curves(path)
+    assert before.final is None
+    line = {"step": 19, "split": "valid", "part": True, "final": True, "trained_characters": 1900}
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"bits_per_character": 0.5}) + "\n")
+    after = read_curves(path)
+    assert after.valid.bits_P.tolist() == before.valid.bits_P.tolist()
+    assert after.final is not None and after.final["bits_per_character"] == 0.5
+    assert after.whole is None
+
+
 def test_damaged_lines_are_left_out(tmp_path):
     path = make_run(tmp_path, "none", 0, bits=2.0)
     before = read_curves(path)

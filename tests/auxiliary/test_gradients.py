@@ -58,6 +58,25 @@ def test_metabalance_keeps_the_part_of_the_old_norm_that_decay_says():
     torch.testing.assert_close(rule(torch.stack([J[0], 2 * J[2]])), J[0] + 2 * J[2] / 6)
 
 
+def test_metabalance_leaves_out_a_term_whose_gradient_is_zero():
+    silent = torch.stack([J[0], torch.zeros(3), J[2]])
+    torch.testing.assert_close(gradients.MetaBalance(r=1.0)(silent), J[0] + J[2] / 5)
+
+
+def test_rows_of_parameters_in_bfloat16_are_float32():
+    """In bfloat16, 1 + 2**-9 is 1: an aggregator that reads two such rows has to add them in more digits."""
+    parameter = nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    values = {"main": parameter.sum(), "a": 2.0**-9 * parameter.sum()}
+    report = aux.Report(values["main"] + values["a"], {}, values)
+    seen = []
+    gradients.backward(report, [parameter], lambda J: seen.append(J) or J.sum(0))
+    assert seen[0].dtype == torch.float32
+    assert seen[0].sum(0).tolist() == [1 + 2.0**-9] * 2
+    assert parameter.grad is not None and parameter.grad.dtype == torch.bfloat16
+    doubles = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    assert gradients.flat(None, doubles).dtype == torch.float64
+
+
 def test_backward_with_a_sum_is_backward():
     model, objective, report = make(0.7)
     expected = torch.autograd.grad(report.total, [*model.parameters(), *objective.parameters()], retain_graph=True)
@@ -157,3 +176,14 @@ def test_diagnosis_is_drawn():
     aux.draw_depths(axes, [aux.diagnose(report, aux.by_depth(model, "layers.*"))] * 2)
     assert [line.get_label() for line in axes.get_lines()] == ["all terms", "main term alone"]
     assert all(len(line.get_xdata()) == 3 for line in axes.get_lines())
+
+
+def test_diagnoses_of_other_depths_are_not_drawn_with_the_first():
+    from matplotlib.figure import Figure
+
+    def made(*depths):
+        return aux.Diagnosis({}, 1.0, dict.fromkeys(depths, 1.0), dict.fromkeys(depths, 3.0))
+
+    axes = Figure().subplots()
+    aux.draw_depths(axes, [made("a", "b"), made("a", "b", "c"), made("b"), made("b", "a")])
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [[3, 3], [1, 1]]

@@ -27,7 +27,7 @@ def test_parameter_counts_without_tables_at_every_layer(capsys):
 
 
 def test_one_dial_derives_the_rest(capsys):
-    for layers, width in ((2, 64), (6, 128), (12, 256), (24, 512)):
+    for layers, width in ((2, 64), (4, 64), (5, 128), (6, 128), (8, 192), (12, 256), (24, 512)):
         config = facts(capsys, "ladder", "--layers", str(layers))["config"]
         assert config["model"]["width"] == width
         assert config["model"]["attention_heads"] == width // 64

@@ -71,6 +71,12 @@ def test_the_schedule_is_the_papers():
     assert (weights[:, 3, 0] == 1).all() and (weights[:, 3, 1] == 0.5).all()
 
 
+def test_the_schedule_is_sampled_in_the_middle_of_each_part_of_training():
+    progress, weights = schedule(ObjectiveSettings(), 4)
+    assert len(progress) == len(weights) == 200
+    assert np.allclose(progress, np.linspace(1 / 400, 399 / 400, 200))
+
+
 def test_weights_that_move_every_step_are_drawn_in_the_mean():
     _, weights = schedule(ObjectiveSettings(target_schedule="blockwise", rungs=False), 2)
     assert 0 < weights[0, 1, 0] < 1

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from charladder.generation.drafters import AutoDrafter
+from charladder.generation.drafters.auto import LEAST
 
 
 class Costly:
@@ -57,3 +58,14 @@ def test_where_one_pays_it_is_found(seed):
     assert chosen == "targets 4"
     best = 1.4 / ((1 - 0.6875**5) / (1 - 0.6875))  # seconds a character, of which trials and bad luck take a quarter
     assert total < 1.25 * best * alone
+
+
+def test_a_choice_is_tried_again_while_it_has_had_few_trials_or_is_close():
+    auto = AutoDrafter([(Costly("targets"), [4])])
+    none, targets = auto.choices
+    none.measure(100, 1.0)
+    none.trials = 1
+    assert auto.rival(none) is targets  # never tried
+    for characters, trials, again in ((10, LEAST - 1, True), (10, LEAST, False), (90, LEAST, True)):
+        targets.characters, targets.seconds, targets.trials = characters, 1.0, trials
+        assert (auto.rival(none) is targets) == again

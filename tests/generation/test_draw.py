@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from charladder.generation import Sampling
-from charladder.generation.verification import SOURCES, Chooser, CompiledChooser, PlainChooser
+from charladder.generation.verification import SOURCES, Chooser, CompiledChooser, PlainChooser, drawn
 from charladder.model import native
 
 EQUAL = [0.0, 0.0, 0.0, 0.0]  # each symbol has probability 1/4, exactly, in any floating-point type
@@ -61,3 +61,8 @@ def test_the_maximum_of_logits_that_are_all_far_below_zero(make_chooser):
         ids, _, nats = make_chooser(sampling).pick(logits_NV, [0.5])
         assert ids == [1]
         assert nats[0] == pytest.approx(math.log(expected[1]), rel=1e-6)
+
+
+def test_what_is_drawn_is_possible_even_where_the_sum_rounds_up():
+    """0.9 times the smallest double is the smallest double, which the sum of all does not pass."""
+    assert drawn(np.array([0.0, math.ulp(0.0), 0.0]), 0.9) == 1

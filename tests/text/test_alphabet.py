@@ -22,6 +22,16 @@ def test_letters_round_trip(text):
     assert alphabet.size == len(set(text))
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65536 - 2048, np.uint16)]
+)
+def test_ids_are_as_narrow_as_they_can_be(size, dtype):
+    letters = "".join(chr(point) for point in range(size + 2048) if not 0xD800 <= point < 0xE000)[:size]
+    alphabet = Alphabet(letters)
+    ids = alphabet.encode(letters.encode())
+    assert (alphabet.dtype, ids.dtype, int(ids[-1])) == (dtype, dtype, size - 1)
+
+
 def test_unknown_letter_is_named_with_its_place():
     with pytest.raises(BadInput, match=r"'z' at position 2"):
         learn_letters(b"abc").encode(b"abz")
@@ -39,7 +49,10 @@ def test_too_many_letters_are_refused():
 
 @pytest.mark.parametrize(
     ("data", "count"),
-    [(b"abc", 3), ("äöü".encode(), 3), ("äöü".encode()[1:], 2), ("äö".encode()[:-1], 2), (b"a\xffb", None)],
-)
+    [
+        (b"abc", 3), ("äöü".encode(), 3), ("äöü".encode()[1:], 2), ("äö".encode()[:-1], 2), (b"a\xffb", None),
+        ("😀a".encode()[1:], 1), ("😀a".encode()[3:], 1), (b"\x80" * 4 + b"a", None),
+    ],
+)  # fmt: skip
 def test_unicode_characters(data, count):
     assert Alphabet().unicode_characters(np.frombuffer(data, np.uint8)) == count

@@ -84,6 +84,17 @@ def test_what_is_unknown_is_named_with_its_file_and_byte():
         open_corpus("cut", "letters")
 
 
+@pytest.mark.parametrize("stretch", range(1, 9))
+def test_a_byte_that_is_not_utf8_is_named_wherever_a_stretch_ends(stretch, monkeypatch):
+    monkeypatch.setattr(lettering, "STRETCH", stretch)
+    for number, data in enumerate((b"\xff", "a😀".encode() + b"\xff", "ä".encode() + b"\xf0\x9f\x98(")):
+        one, two = f"one{number}", f"two{number}"
+        Path(one).write_text("ä")
+        Path(two).write_bytes(data)
+        with pytest.raises(BadInput, match=f"^{two} is not UTF-8 at byte {(0, 5, 2)[number]},"):
+            open_corpus([one, two], "letters")
+
+
 def test_ends_are_right_where_letters_are_dropped():
     for name, text in (("a", "xxaxx"), ("b", "xx"), ("c", "bä")):
         Path(name).write_text(text)

@@ -122,6 +122,15 @@ def test_health_outlives_an_interruption(prose, tmp_path):
     assert again.health.skipped == [2] and len(again.health.losses) == 4
 
 
+def test_as_many_losses_and_left_out_steps_as_a_run_remembers_are_restored():
+    health = Health()
+    for step in range(2 * LATELY):
+        health.leap(1.0, 8.0)
+        health.skip(step, "bad", LATELY)
+    assert (len(health.losses), len(health.skipped)) == (WINDOW, LATELY)
+    assert restored(health.state()) == health
+
+
 @pytest.mark.parametrize(
     "state", [{"losses": [1], "skipped": []}, {"losses": [math.inf], "skipped": []}, {"losses": [], "skipped": ["x"]},
               {"losses": [0.0] * (WINDOW + 1), "skipped": []}, {"losses": [], "skipped": [1] * (LATELY + 1)}],

@@ -45,6 +45,20 @@ def test_what_is_no_whole_is_refused(tmp_path, pieces):
         shards.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [([0], torch.ones(1)), ([2], torch.ones(1))],  # a gap
+        [([0, 0], torch.ones(2, 1)), ([0, 1], torch.ones(1, 1))],  # a corner is missing
+        [([0], torch.ones(2)), ([1], torch.ones(2))],  # they lie on one another
+    ],
+)
+def test_pieces_that_leave_gaps_or_overlap_are_named_before_a_tensor_is_made(tmp_path, pieces):
+    write(tmp_path, pieces)
+    with pytest.raises(ValueError, match=r"^the pieces of a do not make a whole$"):
+        shards.check_pieces(tmp_path)
+
+
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf"), -1.0, 10**400, True, "1"])
 def test_seconds_that_no_run_has_are_refused(seconds):
     state = {"clock": {"step": 1, "characters": 1, "seconds": 1.5}, "sampler": {"examples": 1}}
