@@ -53,7 +53,7 @@ def test_the_looks_agree_with_the_whole(capsys):
     assert {row["distance"] for row in found["copying"]} == {8, 16, 32}
     assert set(said(capsys, "run")) == {
         "bits_per_character", "characters", "context", "stride", "split", "corpus_sha256", "seconds",
-        "bits_per_unicode_character",
+        "bits_per_unicode_character", "weights",
     }  # fmt: skip
 
 
