@@ -27,10 +27,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(run: Path, token: str | None = None, **limits: Any) -> Iterator[Served]:
+def serving(
+    run: Path, token: str | None = None, access: dict[str, Any] | None = None, **limits: Any
+) -> Iterator[Served]:
+    """access: further arguments of make_app."""
     service = open_service(open_run(run), Limits(**limits), token)
     listening = listen("127.0.0.1", 0)
-    server = Server(service, make_app(service), graceful=2)
+    server = Server(service, make_app(service, **access or {}), graceful=2)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     until(lambda: server.started)

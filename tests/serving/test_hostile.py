@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from charladder.cli.serve import is_loopback
 from serving.served import serving
 
 J = {"Content-Type": "application/json"}
@@ -132,6 +131,11 @@ def test_a_body_that_does_not_come_is_not_waited_for(runs):
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example"},
         {"Host": ""},
+        {"Host": "[::1].evil.example"},
+        {"Host": "[::1]evil"},
+        {"Host": "localhost:80.evil.example"},
+        {"Host": "localhost:"},
+        {"Host": "evil.example@localhost"},
     ],
     ids=str,
 )
@@ -204,13 +208,3 @@ def test_asking_for_the_head_alone(served):
     for path in ("/", "/health"):
         answer = httpx2.head(served.url + path)
         assert answer.status_code == 200 and answer.content == b""
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "0:0:0:0:0:0:0:1", "localhost", "LOCALHOST"])
-def test_every_spelling_of_loopback_is_one(host):
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "localhost.example.org"])
-def test_what_is_no_loopback(host):
-    assert not is_loopback(host)

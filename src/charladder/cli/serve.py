@@ -32,6 +32,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
     parser.add_argument("--token-file", metavar="FILE", help="a file that holds the token that clients must send")
     parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a further name under which it answers, such as that of a proxy; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="ORIGIN",
+        help="of pages that may use it beside its own, such as https://ladder.example; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--root-path", default="", metavar="PATH", help="the path under which a proxy publishes it")
+    parser.add_argument(
         "--streams",
         type=int,
         default=limits.streams,
@@ -60,23 +69,29 @@ def main(argv: list[str]) -> int:
     token = read_token(options.token_file)
     run = open_run(Path(options.run), options.weights)
     try:
+        from charladder.serving.access import LOCAL, read_hosts, read_origins
         from charladder.serving.app import make_app, open_service
         from charladder.serving.connections import affordable
         from charladder.serving.ending import Server
-        from charladder.serving.guard import LOCAL
+        from charladder.serving.openapi import prefix_of
     except ModuleNotFoundError as error:
         raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
+    hosts, origins = read_hosts(options.allow_host), read_origins(options.allow_origin)
+    root_path = prefix_of(options.root_path)
+    if options.root_path and not root_path:
+        raise BadInput(f"--root-path is {options.root_path!r}; give a path such as /ladder")
     limits = replace(limits, connections=affordable(limits.connections))
     service = open_service(run, limits, token, options.precision, options.device)
     listening = listen(options.host, options.port)
-    local = is_loopback(options.host)
+    local = is_loopback(listening.getsockname()[0])
     name = f"[{options.host}]" if ":" in options.host else options.host
     if not local and token is None:
         say(
             f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )
-    app = make_app(service, (*LOCAL, name.lower()) if local else None)
+    known = (*LOCAL, name.lower(), *hosts) if local or hosts else None
+    app = make_app(service, known, origins, root_path)
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
@@ -93,11 +108,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an IP address."""
+    one = ipaddress.ip_address(address.partition("%")[0])
+    return (getattr(one, "ipv4_mapped", None) or one).is_loopback
 
 
 def read_token(name: str | None) -> str | None:
@@ -122,8 +136,9 @@ def read_token(name: str | None) -> str | None:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises BadInput where the address cannot be had."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # IPv4 where there is a choice
+        listening = socket.create_server(address, family=family, backlog=1024)
         # What is accepted inherits it. Without, a small message may wait 40 ms for the answer to the one before.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening

@@ -14,6 +14,7 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from charladder import __version__
 from charladder.errors import BadInput
@@ -23,10 +24,11 @@ from charladder.model.reading import Reader
 from charladder.model.transformer import Transformer
 from charladder.run import Run
 from charladder.serving import openapi, problems, protocol
+from charladder.serving.access import LOCAL, Access
 from charladder.serving.bodies import parse
 from charladder.serving.completions import Completions
 from charladder.serving.engine import Engine
-from charladder.serving.guard import LOCAL, Guard
+from charladder.serving.guard import Guard
 from charladder.serving.limits import Limits
 from charladder.serving.looking import Looker
 from charladder.serving.manners import Manners
@@ -126,8 +128,14 @@ def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> li
     return [open_reader(network, share, None, weights, first) for share in shares]
 
 
-def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
-    """The ASGI application. hosts: names under which it may be addressed; None: any."""
+def make_app(
+    service: Service,
+    hosts: tuple[str, ...] | None = LOCAL,
+    origins: tuple[str, ...] = (),
+    root_path: str = "",
+) -> Guard | CORSMiddleware:
+    """The ASGI application. hosts: names under which it may be addressed; None: any. origins: of pages that may use it
+    beside its own. root_path: the path under which a proxy publishes it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -156,10 +164,14 @@ def make_app(service: Service, hosts: tuple[str, ...] | None = LOCAL) -> Guard:
     document = openapi.describe(app, BODIES)
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def described() -> Response:
-        return JSONResponse(document)
+    async def described(request: Request) -> Response:
+        prefix = openapi.prefix_of(request.headers.get("x-forwarded-prefix", root_path))
+        return JSONResponse(document | ({"servers": [{"url": prefix}]} if prefix else {}))
 
-    return Guard(app, service.limits, service.token, hosts)
+    guard = Guard(app, service.limits, Access(hosts, origins, service.token), root_path)
+    if not origins:
+        return guard
+    return CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
 
 def add_completions(app: FastAPI, service: Service) -> None:

@@ -11,7 +11,6 @@ import uvicorn
 from charladder.serving import logs
 from charladder.serving.app import Service
 from charladder.serving.connections import Connection
-from charladder.serving.guard import Guard
 
 ACCEPTED = 16  # connections accepted before any of them is looked at
 BACKLOG = 1024  # connections that the system keeps until they are accepted
@@ -21,11 +20,11 @@ class Server(uvicorn.Server):
     """Asked to end, it ends all texts where they are. Without, they would be waited for, and then cut off in silence.
     Whoever asks twice does not wait for clients that take nothing either."""
 
-    def __init__(self, service: Service, app: Guard, graceful: int = 5) -> None:
+    def __init__(self, service: Service, app: Any, graceful: int = 5) -> None:
         """graceful: seconds for which clients are waited for at the end."""
         protocol = functools.partial(Connection, limits=service.limits, idle={})
         config = uvicorn.Config(
-            cast(Any, app), http=cast(Any, protocol), ws="none", log_level="warning", access_log=False, lifespan="on",
+            app, http=cast(Any, protocol), ws="none", log_level="warning", access_log=False, lifespan="on",
             timeout_graceful_shutdown=graceful, server_header=False, backlog=ACCEPTED,
         )  # fmt: skip
         super().__init__(config)

@@ -1,11 +1,11 @@
 """Stands before the service: who may ask, how much may be sent, and for how long anybody is waited for."""
 
 import asyncio
-import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from charladder.serving.access import Access
 from charladder.serving.limits import Limits
 from charladder.serving.problems import Refused
 
@@ -13,8 +13,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 PART = 1 << 16  # bytes of an answer sent at once
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-OPEN = ("/", "/health")  # without the token, and all that is under /page/
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -31,12 +29,13 @@ HEADERS = [
 
 @dataclass
 class Guard:
-    """An ASGI application around another. hosts: names under which it may be addressed; None: any."""
+    """An ASGI application around another. root_path: the path under which a proxy publishes it, without a slash at the
+    end; it is removed from paths that begin with it."""
 
     app: Any
     limits: Limits
-    token: str | None = None
-    hosts: tuple[str, ...] | None = LOCAL
+    access: Access
+    root_path: str = ""
     inside: int = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -46,6 +45,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = self.below_root(scope)
         answering, loop, whole = False, asyncio.get_running_loop(), asyncio.timeout(None)
         since: float | None = None  # when the sending that is going on began
 
@@ -101,29 +101,24 @@ class Guard:
             timer.cancel()
             self.inside -= 1
 
+    def below_root(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """A request as the application knows it. A proxy may have removed the root path already."""
+        path, root = scope["path"], self.root_path
+        if not root or not path.startswith(f"{root}/"):
+            return scope
+        return {**scope, "path": path[len(root) :], "raw_path": scope["raw_path"][len(root) :]}
+
     def check(self, scope: MutableMapping[str, Any]) -> None:
-        """Raises Refused for whoever may not ask."""
+        """Raises Refused for a request that may not be answered, and for a body that is not read."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get(b"host", "")
-        if self.hosts is not None and name_of(host) not in self.hosts:
-            raise Refused(403, f"this service is not called {host[:80]!r}; address it as {self.hosts[0]}")
-        method = scope["method"]
-        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "none")
-        visit = method in ("GET", "HEAD") and headers.get(b"sec-fetch-mode") == "navigate" and scope["path"] == "/"
-        if (origin is not None and origin.partition("://")[2] != host) or (
-            site in ("cross-site", "same-site") and not visit
-        ):
-            raise Refused(403, "a request from another site is refused; use the page of this service itself")
-        if self.token is not None and scope["path"] not in OPEN and not scope["path"].startswith("/page/"):
-            given = headers.get(b"authorization", "")
-            scheme, _, secret = given.partition(" ")
-            right = hmac.compare_digest(secret.strip().encode("latin-1"), self.token.encode())
-            if scheme.lower() != "bearer" or not right:
-                raise Refused(401, "this service wants its token; send it as `Authorization: Bearer TOKEN`")
-        if method in ("POST", "PUT", "PATCH"):
+        self.access.check(scope["method"], scope["path"], headers)
+        if scope["method"] in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise Refused(415, "a body must be JSON, and say so: `Content-Type: application/json`")
+            coding = headers.get(b"content-encoding", "identity").strip().lower()
+            if coding != "identity":
+                raise Refused(415, "a compressed body is not read; send it without `Content-Encoding`")
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length[:19]) > self.limits.body:
             raise self.too_large()
@@ -162,10 +157,3 @@ def parts(message: Message) -> list[Message]:
         {**message, "body": body[begin : begin + PART], "more_body": more or begin + PART < end}
         for begin in range(0, end, PART)
     ]
-
-
-def name_of(host: str) -> str:
-    """The name in a Host header, without the port."""
-    if host.startswith("["):
-        return (host.partition("]")[0] + "]").lower()
-    return host.partition(":")[0].lower()

@@ -3,6 +3,7 @@
 Bodies are read by `serving.bodies` and not by FastAPI, so their schemas are added here.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,13 @@ from pydantic.json_schema import models_json_schema
 
 from charladder.serving.protocol import Asked
 
+PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 COMPONENT = "#/components/schemas/{model}"
+
+
+def prefix_of(path: str) -> str:
+    """The path of a proxy, without a slash at the end; empty for what is no path."""
+    return path.rstrip("/") if PREFIX.fullmatch(path) else ""
 
 
 def describe(app: FastAPI, bodies: Mapping[str, type[Asked]]) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Under which names a service answers, to whose pages, and behind which proxies."""
+
+import socket
+
+import httpx2
+import pytest
+
+from charladder.cli import serve
+from charladder.cli.main import main
+from charladder.cli.serve import is_loopback, listen
+from charladder.serving.openapi import prefix_of
+from serving.served import serving
+
+ELSEWHERE = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+
+
+def test_further_names_and_pages_are_welcome_where_they_are_given(runs):
+    access = {"hosts": ("localhost", "127.0.0.1", "ladder.example"), "origins": ("https://app.example",)}
+    with serving(runs / "run", access=access) as served:
+
+        def status(**headers: str) -> int:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            return httpx2.post(f"{served.url}/score", json={"text": "a"}, headers=names).status_code
+
+        assert status(Host="ladder.example") == status(Host="LADDER.example:8443") == 200
+        assert status(Host="ladder.example", Origin="https://ladder.example") == 200
+        assert status(Host="ladder.example", Origin="https://other.example") == 403
+        assert status(Host="other.example") == status(Host="ladder.example.org") == 403
+        assert status(Origin="https://app.example", Sec_Fetch_Site="cross-site") == 200
+        assert status(Origin="https://app.example:444") == status(Origin="http://app.example") == 403
+        assert status(Sec_Fetch_Site="cross-site") == 403
+
+
+def test_a_page_of_an_allowed_origin_may_read_answers(runs):
+    with serving(runs / "run", token="sesame", access={"origins": ("https://app.example",)}) as served:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        found = httpx2.options(f"{served.url}/v1/completions", headers=ELSEWHERE | asked)
+        assert found.status_code == 200 and found.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in found.headers["access-control-allow-headers"]
+        token = {"Authorization": "Bearer sesame"}
+        found = httpx2.get(f"{served.url}/v1/models", headers=ELSEWHERE | token)
+        assert found.status_code == 200 and found.headers["access-control-allow-origin"] == "https://app.example"
+        assert httpx2.get(f"{served.url}/v1/models", headers=ELSEWHERE).status_code == 401
+        other = {"Origin": "https://other.example"}
+        found = httpx2.options(f"{served.url}/v1/completions", headers=other | asked)
+        assert found.status_code == 400 and "access-control-allow-origin" not in found.headers
+        assert httpx2.get(f"{served.url}/v1/models", headers=other | token).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/health", "/ladder/health"], ids=["removed by the proxy", "not removed"])
+def test_a_service_may_be_published_below_a_path(runs, path):
+    with serving(runs / "run", token="sesame", access={"root_path": "/ladder"}) as served:
+        assert httpx2.get(served.url + path).json()["status"] == "ok"
+        assert httpx2.get(served.url + path.replace("health", "page/main.js")).status_code == 200
+        token = {"Authorization": "Bearer sesame"}
+        document = httpx2.get(served.url + path.replace("health", "openapi.json"), headers=token).json()
+        assert document["servers"] == [{"url": "/ladder"}]
+        assert httpx2.get(served.url + path.replace("health", "about")).status_code == 401
+
+
+def test_a_proxy_names_its_path(served):
+    def servers(prefix: str | None) -> list[dict] | None:
+        headers = {} if prefix is None else {"X-Forwarded-Prefix": prefix}
+        return httpx2.get(f"{served.url}/openapi.json", headers=headers).json().get("servers")
+
+    assert servers("/a/b/") == [{"url": "/a/b"}] and servers("/c") == [{"url": "/c"}]
+    assert servers(None) is servers("//evil.example") is servers("https://evil.example") is servers("/a?b") is None
+
+
+def test_prefixes():
+    assert prefix_of("/ladder/") == prefix_of("/ladder") == "/ladder"
+    assert prefix_of("") == prefix_of("/") == prefix_of("ladder") == prefix_of("/a//b") == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "LOCALHOST", "ladder.test"])
+def test_a_name_of_loopback_is_loopback(monkeypatch, host):
+    """Whatever it is called: what is bound decides."""
+    resolve = socket.getaddrinfo
+    addresses = {"ladder.test": "127.0.0.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda name, *more, **most: resolve(addresses.get(name, name), *more, **most)
+    )
+    with listen(host, 0) as listening:
+        assert is_loopback(listening.getsockname()[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("::1", True), ("::ffff:127.0.0.1", True), ("127.8.8.8", True), ("::", False), ("192.0.2.1", False)],
+)
+def test_addresses_of_loopback(address, loopback):
+    assert is_loopback(address) == loopback
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--allow-host", "https://ladder.example"], "give a name or an address alone"),
+        (["--allow-host", "ladder.example:443"], "give a name or an address alone"),
+        (["--allow-host", ""], "give a name or an address alone"),
+        (["--allow-origin", "ladder.example"], "give a scheme and a host alone"),
+        (["--allow-origin", "https://ladder.example/"], "give a scheme and a host alone"),
+        (["--allow-origin", "*"], "give a scheme and a host alone"),
+        (["--root-path", "ladder"], "give a path such as /ladder"),
+    ],
+)
+def test_mistakes_are_sentences(runs, capsys, monkeypatch, words, sentence):
+    monkeypatch.setattr(serve, "listen", None)  # nothing is opened
+    assert main(["serve", str(runs / "run"), "--port", "0", *words]) == 2
+    assert sentence in capsys.readouterr().err
