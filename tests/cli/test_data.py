@@ -122,18 +122,6 @@ def test_an_encoding_is_kept_with_the_run(capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["characters"] == len(TEXT.encode())
 
 
-def test_a_changed_text_is_refused_and_its_copy_is_named(capsys):
-    Path("book.txt").write_text(TEXT)
-    assert main(["train", "book.txt", *TINY, "--run", "one"]) == 0
-    Path("book.txt").write_text(TEXT.upper())
-    capsys.readouterr()
-    assert main(["evaluate", "one"]) == 2
-    said = capsys.readouterr().err
-    copy = said.split("(")[-1].split(" is a copy")[0]
-    os.replace(copy, "book.txt")  # noqa: PTH105
-    assert main(["evaluate", "one"]) == 0
-
-
 @pytest.mark.slow
 def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
     Path("book.txt").write_text(TEXT)

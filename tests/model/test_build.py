@@ -15,8 +15,9 @@ from filelock import FileLock
 
 from charladder.model import build, native
 from charladder.recipe import resolve
-from charladder.run import make_trainer, plan_run
+from charladder.run import plan_run
 from charladder.text import open_corpus
+from charladder.trainers import make_trainer
 from charladder.training import distributed
 
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])

@@ -150,7 +150,7 @@ def test_a_stream_goes_alone():
 
 
 def test_a_stream_that_the_cache_has_no_more():
-    with pytest.raises(BadInput, match="the cache has no copy of the text any more, and this text came from"):
+    with pytest.raises(BadInput, match="is gone, and the text came from standard input"):
         open_corpus("-", again="0" * 64)
 
 
