@@ -17,7 +17,7 @@ from charladder.model import build, native
 from charladder.recipe import resolve
 from charladder.run import plan_run
 from charladder.text import open_corpus
-from charladder.trainers import make_trainer
+from charladder.trainers import build_trainer, fresh_modules, make_trainer
 from charladder.training import distributed
 
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])
@@ -248,8 +248,8 @@ def test_ranks_use_no_c_where_one_of_them_cannot(text_file, monkeypatch):
     run = plan_run(Path("run"), resolve(tiny), corpus)
     make_trainer(run, corpus)
     assert used() == [True, True]
-    others = [True]  # what another rank says at the first question
+    others = [True]  # what another rank says at the first question, which is about C
     monkeypatch.setattr(distributed, "agree", lambda own, stop=False: (own, others.pop() if others else stop))
-    make_trainer(run, corpus)
+    build_trainer(run, corpus, *fresh_modules(run))
     assert used() == [False, False]
     assert native.describe(build.LOSSES) == "torch (another process of this job cannot use C)"

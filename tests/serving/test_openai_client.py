@@ -224,14 +224,15 @@ def test_a_token_is_wanted_where_there_is_one(runs):
 
 def test_too_many_texts_are_refused_and_places_come_free(runs):
     with (
-        serving(runs / "run", streams=1, waiting=1) as small,
+        serving(runs / "run", streams=1, waiting=1, completion=10_000_000) as small,
         openai.OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client,
     ):
         with pytest.raises(openai.RateLimitError, match="too many texts"):
             write(client, n=3)
-        long = write(client, max_tokens=20_000, stream=True)
+        # Long enough to be written still when the second one, whose answer begins a second later, is looked for.
+        long = write(client, max_tokens=10_000_000, stream=True)
         until(lambda: small.service.engine.active)
-        waiting = write(client, max_tokens=20_000, stream=True)
+        waiting = write(client, max_tokens=10_000_000, stream=True)
         until(lambda: small.service.engine.waiting)
         with pytest.raises(openai.RateLimitError):
             write(client)
