@@ -123,12 +123,13 @@ class BatchedReader:
         angles = None
         if self.angles is not None:  # (S, 1, T, E): of each character's own place
             angles = self.angles[0][places_ST][:, None], self.angles[1][places_ST][:, None]
-        assert x_STD is not None
         for layer in range(first, last):
+            assert x_STD is not None
             table_CD = network.tables[layer] if layer < len(network.tables) else self.signal if layer == 0 else None
             if table_CD is not None:
                 x_STD = x_STD + table_CD[places_ST]
             x_STD = network.blocks[layer](x_STD, angles, partial(self.extend, layer, where), None)
+        assert x_STD is not None
         if last < self.layers:
             return x_STD.float()
         final_STD = network.norm(x_STD)
