@@ -17,7 +17,7 @@ from charladder.training import Trainer, distributed, load_newest
 from charladder.training.files import file_digest
 from charladder.training.memory import keep_memory
 
-TRAINED = "model.safetensors", "heads.safetensors", "best.safetensors", "drafting.safetensors"  # made by training
+TRAINED = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after a first checkpoint
 Report = Callable[[str], None]
 
 

@@ -96,6 +96,8 @@ def train(
     """
     settings, clock = trainer.settings, trainer.clock
     sweep(folder)
+    if clock.step == 0 and leader():
+        remove_best(folder)  # of a run that ended before its first checkpoint
     metrics = Metrics(folder / "metrics.jsonl", clock.step) if leader() else Silent()
     began = time.perf_counter() - clock.seconds
     saved, _ = agree(clock.seconds)
