@@ -177,6 +177,10 @@ MISTAKES = [
     (["corpora", "http://127.0.0.1:9/x"], "a URL is fetched with --download"),
     (["corpora", "http://127.0.0.1:9/x", "--download"], "cannot be fetched: no connection"),
     (["corpora", "text8", "enwik8"], "does not know what to do with 'enwik8'"),
+    (["corpora", "--dry-run"], "--days and --dry-run say how the cache is pruned; give --prune too"),
+    (["corpora", "text8", "--prune"], "--prune is of the whole cache; leave out NAME"),
+    (["corpora", "--prune", "--days", "-1"], "--days is -1; it must be a number of at least 0"),
+    (["corpora", "--prune", "--days", "nan"], "--days is nan; it must be a number of at least 0"),
     (["copora"], "there is no verb 'copora'; did you mean corpora?"),
     # found in review
     (["train", "", "--steps", "2"], "DATA is an empty name"),

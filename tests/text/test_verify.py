@@ -29,7 +29,7 @@ def another_process() -> None:
 
 
 def cached() -> list[Path]:
-    return [file for file in cache_folder().rglob("*") if file.is_file() and file.suffix != ".lock"]
+    return [file for file in cache_folder().rglob("*") if file.is_file() and file.suffix not in (".lock", ".used")]
 
 
 def damage(file: Path, place: int, way: str) -> None:

@@ -1,6 +1,7 @@
 """charladder corpora"""
 
 import json
+from datetime import UTC, date, datetime
 from typing import Any
 
 from charladder.cli.options import Parser
@@ -8,19 +9,35 @@ from charladder.cli.reading import reading
 from charladder.cli.tables import Rows
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
-from charladder.text import cache_folder, corpora, fetched, is_url, open_corpus
+from charladder.text import Item, cache_folder, corpora, fetched, is_url, open_corpus, prune
+
+DAYS = 30.0  # without use, after which a text is removed by --prune
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(
         "corpora",
-        "The texts that have a name: what they are, where they come from, what is in the cache.",
+        "The texts that have a name: what they are, where they come from, what is in the cache. With --prune, what\n"
+        "has not been used for some days is removed from the cache; what a running process uses never is.",
         "charladder corpora text8 --download",
     )
     parser.add_argument("name", nargs="?", metavar="NAME|URL", help="one of them (default: all)")
     parser.add_argument("--download", action="store_true", help="fetch it, check it and put it in the cache")
+    parser.add_argument("--prune", action="store_true", help="remove from the cache what has not been used lately")
+    parser.add_argument("--days", type=float, metavar="N", help="with --prune: for how long not (default 30)")
+    parser.add_argument("--dry-run", action="store_true", help="with --prune: only say what would be removed")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
+    if options.prune:
+        if options.name or options.download:
+            raise BadInput("--prune is of the whole cache; leave out NAME and --download")
+        days = DAYS if options.days is None else options.days
+        if not 0 <= days < float("inf"):
+            raise BadInput(f"--days is {days:g}; it must be a number of at least 0")
+        show_pruned(prune(days, options.dry_run), days, options.dry_run, options.json)
+        return 0
+    if options.days is not None or options.dry_run:
+        raise BadInput("--days and --dry-run say how the cache is pruned; give --prune too")
     known = corpora()
     if options.download and not options.name:
         raise BadInput("--download wants the NAME of a corpus or a URL; see charladder corpora")
@@ -63,3 +80,33 @@ def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
                 shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
                 console.print(f"  {key} = {shown}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"cache: {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_pruned(items: list[Item], days: float, rehearsal: bool, as_json: bool) -> None:
+    """What was removed, or would be, and what was kept, with bytes and the reason."""
+    going, kept = [item for item in items if item.why is None], [item for item in items if item.why is not None]
+    size = sum(item.bytes for item in going)
+    if as_json:
+        facts = {"cache": str(cache_folder()), "dry_run": rehearsal, "days": days, "bytes": size}
+        print(
+            json.dumps(facts | {"removed": [as_facts(one) for one in going], "kept": [as_facts(one) for one in kept]})
+        )
+        return
+    console = Terminal()
+    word = "would be removed" if rehearsal else "removed"
+    for item in (*going, *kept):
+        what = f"{item.what} {item.name}, {item.bytes:,} bytes, last used {date.fromtimestamp(item.used)}"
+        end = word if item.why is None else f"kept, for {item.why}"
+        console.print(f"{what}: {end}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"cache: {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{word}: {size:,} bytes of {size + sum(item.bytes for item in kept):,}", highlight=False)
+
+
+def as_facts(item: Item) -> dict[str, Any]:
+    return {
+        "what": item.what,
+        "name": item.name,
+        "bytes": item.bytes,
+        "last_used": datetime.fromtimestamp(item.used, UTC).isoformat(timespec="seconds"),
+        "files": [str(path) for path in item.files],
+    } | ({} if item.why is None else {"why": item.why})

@@ -6,6 +6,7 @@ from charladder.text.corpus import Corpus, exists, fetched, not_fetched, open_co
 from charladder.text.gather import kept
 from charladder.text.mapped import cut_short, release
 from charladder.text.named import corpora
+from charladder.text.prune import Item, prune
 from charladder.text.sources import is_url
 from charladder.text.split import Split, split
 from charladder.text.verify import intact
@@ -15,6 +16,7 @@ __all__ = [
     "POLICIES",
     "Alphabet",
     "Corpus",
+    "Item",
     "Report",
     "Split",
     "Windows",
@@ -29,6 +31,7 @@ __all__ = [
     "learn_letters",
     "not_fetched",
     "open_corpus",
+    "prune",
     "release",
     "silent",
     "split",

@@ -14,9 +14,11 @@ from charladder.text.cache import Report, cache_folder, room, silent
 from charladder.text.download import download, place_of
 from charladder.text.gather import Text, gather, kept
 from charladder.text.letters import count_letters, spell
-from charladder.text.mapped import MappedIds
+from charladder.text.locks import opening_texts
+from charladder.text.mapped import map_ids
 from charladder.text.named import PYTHON, by_hand, find_named, names, open_named
 from charladder.text.opening import size_of
+from charladder.text.prune import mark_used
 from charladder.text.recorded import recorded_text
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
 from charladder.text.unpack import Damaged
@@ -64,22 +66,37 @@ def open_corpus(
     Raises BadInput for what is not there, empty, unreadable, or not to be spelled.
     """
     asked = (data,) if isinstance(data, str) else tuple(data)
+    with opening_texts():
+        return opened_corpus(asked, alphabet, encoding, unknown, report, again, files)
+
+
+def opened_corpus(
+    asked: tuple[str, ...],
+    alphabet: str | Alphabet,
+    encoding: str,
+    unknown: str,
+    report: Report,
+    again: str,
+    files: int,
+) -> Corpus:
+    """As `open_corpus`, while no other process prunes the cache."""
     shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]} and {len(asked) - 1} more"
     text = read_again(asked, shown, encoding, again, files, report) if again else read_text(asked, encoding, report)
     if text.bytes == 0:
         raise BadInput(f"{shown} is empty; give a file with text in it")
+    mark_used(text.path.with_suffix(""))
     kept_names = tuple(name if name in names() else absolute(name) for name in asked)
     if text.streamed:
         kept_names = (STDIN,)
     if alphabet == "bytes" or (isinstance(alphabet, Alphabet) and not alphabet.letters):
-        ids_N = MappedIds(text.path, np.uint8, "r")
+        ids_N = map_ids(text.path, np.uint8)
         ends_F = np.array(text.ends, np.int64)
         return Corpus(kept_names, ids_N, ends_F, Alphabet(), text.sha256, text.bytes, 0, text.notes)
     chosen = alphabet if isinstance(alphabet, Alphabet) else learn(text, alphabet, unknown, shown, report)
     path, ends_F, strange = spell(text, chosen, unknown, report)
     if path.stat().st_size == 0:
         raise BadInput(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
-    ids_N = MappedIds(path, chosen.dtype, "r")
+    ids_N = map_ids(path, chosen.dtype)
     return Corpus(kept_names, ids_N, ends_F, chosen, text.sha256, text.bytes, strange, text.notes)
 
 
@@ -121,7 +138,9 @@ def read_text(asked: tuple[str, ...], encoding: str, report: Report, everything:
 def fetched(url: str, report: Report, anew: bool = False) -> Source:
     """The file of a URL, downloaded once."""
     target = place_of(url, room("downloads"))
-    download(url, target, report=report, anew=anew)
+    with opening_texts():
+        download(url, target, report=report, anew=anew)
+        mark_used(target)
     return Source(url, target)
 
 

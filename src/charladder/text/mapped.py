@@ -1,11 +1,13 @@
 """Memory-mapped texts."""
 
 import mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from charladder.errors import BadInput
+from charladder.text.locks import mark_in_use
 
 
 class MappedIds(np.memmap):
@@ -23,6 +25,14 @@ class MappedIds(np.memmap):
             )
         found = super().__getitem__(index)
         return found if not isinstance(found, MappedIds) or pages_of(found) else found.view(np.ndarray)
+
+
+def map_ids(path: Path, dtype: type[np.uint8] | type[np.uint16]) -> MappedIds:
+    """The ids in a file of the cache, which is marked as in use for as long as they are."""
+    with path.open("rb") as file:
+        mark_in_use(file)
+        ids_N: Any = MappedIds(file, dtype, "r")  # Any: NumPy's types say that a subclass makes a plain memmap
+        return ids_N
 
 
 def pages_of(ids_N: np.ndarray) -> mmap.mmap | None:
