@@ -1,7 +1,6 @@
 """Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
 
 import dataclasses
-import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -9,14 +8,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
-
 from charladder.errors import BadInput, nearest
 from charladder.model import ModelSettings
 from charladder.model.settings import LARGEST
 from charladder.objective import ObjectiveSettings
+from charladder.shapes import choose_shape
 from charladder.training import TrainingSettings
-from charladder.training.precision import choose_device, choose_precision
 
 FORMAT = 1
 
@@ -32,7 +29,7 @@ class TextSettings:
     boundaries: whether a window may `cross` from one file into the next, or they are to `keep` apart.
     order: windows drawn at `random`, or in `epochs` that cover the text once each.
     valid, test: the share held out at the end; characters, or fractions below 1.
-    sha256, files (how many) and letters are filled in when a run begins.
+    characters, sha256, files (how many) and letters are filled in when a run begins.
     """
 
     data: tuple[str, ...] = ("python",)
@@ -43,6 +40,7 @@ class TextSettings:
     order: Literal["random", "epochs"] = "random"
     valid: float = 0.05
     test: float = 0.05
+    characters: int = 0
     sha256: str = ""
     files: int = 0
     letters: str = ""
@@ -203,32 +201,17 @@ def resolve(raw: Raw) -> Recipe:
     return Recipe(raw.get("recipe", "own"), **sections)
 
 
-# Minutes up to which a shape is chosen where none is set: layers, width, context, batch; of two cores in float32, and
-# as many fewer as `pace` says. The first by the trials in docs/diary.md on such a machine, the next two by those on one
-# with bfloat16; beyond, by the rule of thumb that twice the size wants four times the time.
-SHAPES = (
-    (5.0, 4, 128, 128, 8),
-    (10.0, 4, 192, 256, 8),
-    (40.0, 4, 192, 256, 16),
-    (160.0, 8, 192, 256, 16),
-    (640.0, 12, 256, 256, 16),
-    (math.inf, 16, 384, 512, 16),
-)
-OTHERWISE = 6, 128, 128, 8  # budgets in steps or characters say nothing of time
-
-
 def derive(raw: Raw) -> Raw:
-    """Fills in what follows from the budget in minutes (depth, width, context, batch), from depth (width in whole heads
-    of 64, feed-forward), and the other defaults."""
-    raw = dict(raw)
-    minutes = raw.get("training.minutes", 0.0)
-    fitting = [shape for limit, *shape in SHAPES if minutes * pace(raw) <= limit]
-    layers, width, context, batch = fitting[0] if minutes > 0 and fitting else OTHERWISE
-    raw.setdefault("model.context", context)
-    raw.setdefault("training.batch", batch)
+    """Fills in what follows from the budget and the length of the text (depth, width, context, batch, dropout), from
+    depth (width in whole heads of 64, feed-forward), and the other defaults."""
+    raw, shape = dict(raw), choose_shape(raw)
+    raw.setdefault("model.context", shape.context)
+    raw.setdefault("model.dropout", shape.dropout)
+    raw.setdefault("training.batch", shape.batch)
+    raw.setdefault("training.validations", shape.validations)
     if "model.layers" not in raw:
-        raw["model.layers"] = layers
-        raw.setdefault("model.width", width)
+        raw["model.layers"] = shape.layers
+        raw.setdefault("model.width", shape.width)
     layers = raw["model.layers"]
     width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
     raw.setdefault(
@@ -242,19 +225,6 @@ def derive(raw: Raw) -> Raw:
         {"muon": 0.02, "adamw": 0.003, "momentum": 0.003}.get(raw.get("training.optimizer", "muon"), 0.003),
     )
     return raw
-
-
-def pace(raw: Raw) -> float:
-    """How much more a minute does here than on two cores in float32, roughly: with products in bfloat16 four times as
-    much (docs/diary.md), on a GPU a hundred times (a guess, not measured)."""
-    try:
-        device = choose_device(raw.get("training.device", "auto"))
-    except BadInput:  # whoever trains says so
-        return 1.0
-    if device.type != "cpu":
-        return 100.0
-    half = choose_precision(raw.get("training.precision", "auto"), device) == torch.bfloat16
-    return 4.0 if half else 1.0
 
 
 def fits(width: int, heads: int) -> bool:

@@ -138,6 +138,7 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
     text = dataclasses.replace(
         recipe.text,
         data=corpus.names,
+        characters=len(corpus.ids_N),
         sha256=corpus.sha256,
         files=len(corpus.ends_F),
         letters=corpus.alphabet.letters,

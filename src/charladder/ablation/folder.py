@@ -117,7 +117,7 @@ def check_run(plan: Plan, run: PlannedRun) -> None:
 
 def compared(recipe: Recipe) -> tuple[Any, ...]:
     """What makes two runs the same: all that is not filled in when a run begins."""
-    text = dataclasses.replace(recipe.text, data=(), sha256="", files=0, letters="")
+    text = dataclasses.replace(recipe.text, data=(), characters=0, sha256="", files=0, letters="")
     return text, recipe.model, recipe.objective, dataclasses.replace(recipe.training, micro_batch=0)
 
 

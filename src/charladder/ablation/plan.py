@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import BadInput, nearest
-from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve
+from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, tables
+from charladder.shapes import FIELDS
 from charladder.text.sources import STDIN
 
 KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
@@ -20,7 +21,7 @@ BUDGETS = "training.minutes", "training.steps", "training.characters"
 ELSEWHERE = {
     "training.seed": "the plan's `seeds`",
     "text.data": "the plan's `data`",
-    **dict.fromkeys(("text.sha256", "text.files", "text.letters"), "the data itself"),
+    **dict.fromkeys(("text.characters", "text.sha256", "text.files", "text.letters"), "the data itself"),
 }
 MOST_ARMS = 1000
 LONGEST_NAME = 100  # of an arm, so that a run's folder and log have names that every file system takes
@@ -96,6 +97,14 @@ def read_plan(name_or_path: str | Path) -> Plan:
 def settings_of(plan: Plan, arm: Arm, seed: int) -> Raw:
     """The fields that `arm` is trained with, over those of the base recipe: what `train` is given as options."""
     return {**plan.fields, **arm.fields, "training.seed": seed}
+
+
+def options_of(plan: Plan, arm: Arm, seed: int) -> Raw:
+    """`settings_of`, with the shape that follows from them, so that it does not depend on the length of the text."""
+    recipe = recipe_of(plan, arm, seed)
+    sections = tables(recipe)
+    shape = {name: sections[section][field] for name in FIELDS.values() for section, field in [name.split(".")]}
+    return {**settings_of(plan, arm, seed), **shape}
 
 
 def recipe_of(plan: Plan, arm: Arm, seed: int) -> Recipe:

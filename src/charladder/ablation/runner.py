@@ -17,7 +17,7 @@ from typing import IO
 import torch
 
 from charladder.ablation.folder import PlannedRun, final_bits, planned_runs, so_far, taken_up
-from charladder.ablation.plan import Plan, recipe_of, settings_of, shown
+from charladder.ablation.plan import Plan, options_of, recipe_of, shown
 from charladder.training.precision import choose_device
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -148,7 +148,7 @@ def words(plan: Plan, run: PlannedRun) -> list[str]:
     """The words of `charladder train` for a run: those that begin it, or that go on with it."""
     if run.path.exists():
         return ["train", "--resume", str(run.path), "--score=whole", "--json"]
-    fields = settings_of(plan, run.arm, run.seed).items()
+    fields = options_of(plan, run.arm, run.seed).items()
     options = [f"--{name}={shown(value)}" for name, value in fields]
     return [
         "train",

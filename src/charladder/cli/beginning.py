@@ -27,6 +27,7 @@ from charladder.run import (
     taken,
     write_config,
 )
+from charladder.shapes import PASSES
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
 from charladder.trainers import make_trainer, new_trainer
@@ -53,7 +54,7 @@ def restarted(options: Namespace) -> Path | None:
 def like_begun(run: Run, options: Namespace) -> Run:
     """The run that this job has begun. Raises BadInput where the words say otherwise, and so another job began it."""
     wants_batch(options)
-    asked = resolve(asked_fields(options)[0])
+    asked = resolve({**asked_fields(options)[0], "text.characters": run.recipe.text.characters})
     same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
     training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
@@ -80,6 +81,14 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
         raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
     alphabet = text.alphabet if source is None else source.alphabet
     corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
+    raw["text.characters"] = len(corpus.ids_N)
+    usual, recipe = recipe.model, resolve(raw)
+    if recipe.model != usual:
+        note(
+            f"the budget reads this small text {PASSES} times or more, so the fields of the network that are not set "
+            f"are those for a small text: {recipe.model.layers} layers of width {recipe.model.width}, context "
+            f"{recipe.model.context}, dropout {recipe.model.dropout:g}"
+        )
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:

@@ -28,7 +28,8 @@ SHORT = {
 }
 BUDGETS = {"training.minutes", "training.steps", "training.characters"}
 FILLED = {  # by the run itself
-    "text.data", "text.sha256", "text.files", "text.letters", "training.initial_run", "training.initial_sha256",
+    "text.data", "text.characters", "text.sha256", "text.files", "text.letters", "training.initial_run",
+    "training.initial_sha256",
 }  # fmt: skip
 
 
