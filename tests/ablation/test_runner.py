@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from caches import new_cache
 from charladder.ablation import runner
 from charladder.ablation.plan import Plan, read_plan
 from charladder.ablation.runner import Begun, Failed, Finished, Interrupted, carry_out, default_jobs
@@ -40,7 +41,7 @@ def plan(place: Path, **changes) -> Plan:
 def whole(place: Path) -> Path:
     """The folder of a plan of two arms and two seeds that nobody disturbed, two runs at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHARLADDER_CACHE", str(place / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(place / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
         ends = [one for one in carry_out(plan(place), place / "whole", jobs=2) if isinstance(one, Finished)]
     assert len(ends) == 4

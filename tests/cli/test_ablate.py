@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 
 PLAN = """
@@ -107,7 +108,7 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
 
 def test_a_rehearsal_says_what_it_cannot_check(here, capsys, monkeypatch):
     """A text that would be downloaded is not; what else is asked for must be there."""
-    monkeypatch.setenv("CHARLADDER_CACHE", str(here / "cache"))
+    monkeypatch.setenv("CHARLADDER_CACHE", new_cache(here / "cache"))
     url = "http://127.0.0.1:9/book.txt"
     assert main(["ablate", "own.toml", "text", "text8", url, "--dry-run"]) == 0
     assert f"note: text8, {url} is not in the cache and would be downloaded" in capsys.readouterr().err

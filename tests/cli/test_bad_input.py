@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.text import download, kept
@@ -259,7 +260,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("a ladder has rungs. " * 300)
         Path("empty").touch()
         Path("short").write_text("too short")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 
 SHAPE = ["--layers", "3", "--width", "16", "--context", "64", "--batch", "2", "--steps", "12"]
@@ -17,7 +18,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("A ladder has rungs, and each of them says what it sees. " * 300)
         assert main(["train", "text", *SHAPE, "--run", "run", "--objective.rung-schedule", "half"]) == 0
         assert main(["train", "text", *SHAPE, "--run", "plain", "--objective.rungs", "false"]) == 0

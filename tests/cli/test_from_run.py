@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.training.files import file_digest
@@ -24,7 +25,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("from")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text(LETTERS * 200)
         Path("other").write_text("what a ladder says, each rung has. " * 250)
         Path("greek").write_text(LETTERS + "Ω" + LETTERS * 100)

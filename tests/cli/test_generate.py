@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from caches import new_cache
 from charladder.cli.main import main
 from charladder.errors import BadInput
 from charladder.generation import Sampling
@@ -26,7 +27,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generate")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
         for run, more in (
             ("run", []),

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.text import kept
@@ -69,7 +70,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         patch.chdir(folder)
         Path("text").write_text(PROSE * 20)
         assert main(["train", "text", "--run", "whole", *LONG, "--json"]) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_data, open_run
 from charladder.text import cache_folder, kept
@@ -17,7 +18,7 @@ TEXT = "a ladder has rungs, größer und kleiner. " * 300
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CHARLADDER_CACHE", new_cache(tmp_path / "cache"))
     Path("text").write_text(TEXT)
     return tmp_path
 

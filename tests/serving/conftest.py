@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from caches import new_cache
 from charladder.cli.main import main
 from serving.served import serving
 
@@ -16,7 +17,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("CHARLADDER_CACHE", str(folder / "cache"))
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
         for run, more in (
             ("run", ["--objective.targets", "3"]),
