@@ -93,7 +93,7 @@ class Run:
         if self.weights == "best" and best.read_best(self.heads_path) != best.read_best(self.network_path):
             raise BadInput(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
-                f"them; go on with charladder train --resume {self.path}, or use --weights last"
+                f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use --weights last"
             )
         return objective
 

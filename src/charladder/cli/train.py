@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         "Trains a network on DATA with auxiliary losses: at all positions, from all rungs, of several targets.\n"
         "DATA is `python` (the standard library's sources; the default), text8 or enwik8, a file (plain, .gz, .xz,\n"
         ".bz2, .zst, .zip, .tar), a folder, a pattern in quotes, a URL, or - for standard input.",
-        "charladder train book.txt --minutes 3",
+        "charladder train TEXT --minutes 3",
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help="one or more, one after the other")
     # torchrun takes --run for an unclear one of its own, wherever it stands, and --run-dir for none.
