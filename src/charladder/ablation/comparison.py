@@ -10,6 +10,7 @@ from charladder.ablation.pictures import drawing, label, look
 from charladder.ablation.results import Curve, Curves
 from charladder.objective import ObjectiveSettings, moves_with_steps, term_weights
 from charladder.training.files import beside
+from charladder.training.palette import WEIGHTS
 
 BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
 PANELS = 8  # targets that are drawn
@@ -58,7 +59,7 @@ def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Pat
             edges = 0, 1, 0.5, layers + 0.5
             image = axes.imshow(
                 weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, vmin=0, vmax=most,
-                cmap="viridis", interpolation="nearest",
+                cmap=WEIGHTS, interpolation="nearest",
             )  # fmt: skip
             axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
             axes.yaxis.get_major_locator().set_params(integer=True)

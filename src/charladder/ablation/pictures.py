@@ -14,9 +14,8 @@ from charladder.ablation.report import Report
 from charladder.ablation.results import Curve
 from charladder.ablation.statistics import band
 from charladder.errors import BadInput
+from charladder.training.palette import COLOURS
 
-# Told apart by most eyes with a weakness for colours, on white and on black (Okabe and Ito).
-COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f"
 LINES = "-", "--", "-.", ":"
 INK = "#123456"  # in matplotlib's hands; the page's own colour of text in the end
 STYLE = {

@@ -125,11 +125,12 @@ def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:
     several = list(diagnoses)
     names = list(several[0].whole)
     several = [one for one in several if list(one.whole) == names]
-    for label, style, pick in (
-        ("all terms", "o-", lambda one: one.whole),
-        ("main term alone", "s--", lambda one: one.without),
+    for label, style, colour, pick in (
+        ("all terms", "o-", "#0072b2", lambda one: one.whole),
+        ("main term alone", "s--", "#d55e00", lambda one: one.without),
     ):
         means = [sum(pick(one)[name] for one in several) / len(several) for name in names]
-        axes.plot(range(1, len(names) + 1), means, style, label=label)
+        axes.plot(range(1, len(names) + 1), means, style, label=label, color=colour)
     axes.set(yscale="log", xlabel="depth", ylabel="gradient norm")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()

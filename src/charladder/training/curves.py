@@ -1,13 +1,19 @@
-"""curves.png: bits per character, every term of the loss, and how the terms get on, over a run."""
+"""curves.png: bits per character, what each auxiliary loss is above the main one, and gradients, over a run."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charladder.auxiliary import Diagnosis, draw_depths
 from charladder.training.files import beside
-from charladder.training.metrics import read_metrics
+from charladder.training.metrics import is_validation, read_metrics
+from charladder.training.palette import BATCHES, COLOURS, MAIN, VALID, ordered
 
-SHOWN = 12
+SHOWN = 8  # auxiliary terms that are drawn
+OPENING = 0.05  # share of the run whose losses may leave the picture at the top
+HIGHEST = 1e6  # bits; of more, which only a damaged file has, no axis can be made
+MILLIONS = "million characters"
 
 
 def draw_curves(folder: Path) -> Path | None:
@@ -22,51 +28,95 @@ def draw_curves(folder: Path) -> Path | None:
     if not steps:
         return None
     diagnoses = diagnosed(steps)
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(10, 8.4 if diagnoses else 4.2), layout="constrained")
+    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 12, "lines.linewidth": 2}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(11, 8.8 if diagnoses else 4.6), layout="constrained")
         rows = figure.subplots(2 if diagnoses else 1, 2, squeeze=False)
-        colours = matplotlib.colormaps["viridis_r"]
-        draw_losses(rows[0], steps, valid_points(lines), colours)
+        draw_main(rows[0][0], steps, lines)
+        draw_differences(rows[0][1], steps)
         if diagnoses:
             draw_cosines(rows[1][0], diagnoses)
             draw_depths(rows[1][1], [diagnosis for _, diagnosis in diagnoses])
-            rows[1][1].set(title="gradient by rung, mean over the run", xlabel="rung", ylabel="norm")
+            rows[1][1].set(title="gradient norm by rung, mean over the run", xlabel="rung", ylabel="norm")
         for axes in rows.flat:
             axes.grid(alpha=0.25)
-            axes.legend(fontsize=7, ncols=2)
+            axes.xaxis.get_major_locator().set_params(nbins=6)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=10)
+        figure.suptitle(literal(title(folder, steps, lines)))
         with beside(folder / "curves.png") as part:
             figure.savefig(part, dpi=130, format="png")
     return folder / "curves.png"
 
 
-def draw_losses(axes: Any, steps: list[dict[str, Any]], valid: list[tuple[float, float]], colours: Any) -> None:
-    """The next character on the first of two axes, and all terms on the second."""
-    main, terms = axes
+def title(folder: Path, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
+    """The name of the run, how long it has trained, and its score where it has one."""
+    final = final_points(lines)
+    scored = f", valid: {final[-1][1]:.3f} bits per character" if final else ""
+    return f"{folder.resolve().name}: {steps[-1]['step']:,} steps, {steps[-1]['characters']:,} characters{scored}"
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it is: a dollar sign begins no formula, and a lone surrogate is replaced."""
+    return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
+
+
+def draw_main(axes: Any, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
+    """The next character: training batches, the validations, and by itself the score at the end, which is of another
+    stretch of the valid part."""
     x = [line["characters"] / 1e6 for line in steps]
-    main.plot(x, [line["terms"]["main"]["bits"] for line in steps], color="#9bb4cc", label="training batch")
-    if valid:
-        main.plot(*zip(*valid, strict=True), "o-", color="#c0392b", label="valid")
-    names = list(dict.fromkeys(name for line in steps for name in line["terms"]))
-    every = -(-len(names) // SHOWN)
-    shown = [n for place, n in enumerate(names) if n == "main" or place % every == 0]
-    shades = colours.resampled(len(shown) + 1)
-    for place, name in enumerate(shown):
-        points = [(c, line["terms"][name]["bits"]) for c, line in zip(x, steps, strict=True) if name in line["terms"]]
-        style = {"color": "#c0392b", "linewidth": 2.2} if name == "main" else {"color": shades(place)}
-        terms.plot(*zip(*points, strict=True), label=name, **style)
-    main.set(title="next character", xlabel="million characters", ylabel="bits per character")
-    terms.set(
-        title="terms of the loss, while they contribute", xlabel="million characters", ylabel="bits per character"
-    )
+    batches = [drawable(line["terms"]["main"]["bits"]) for line in steps]
+    axes.plot(x, batches, color=BATCHES, label="training batches")
+    validations, final = valid_points(lines), final_points(lines)
+    if validations:
+        axes.plot(*zip(*validations, strict=True), "o-", color=VALID, markersize=4, label="validations")
+    if final:
+        axes.plot(*zip(*final, strict=True), "D", color=MAIN, markersize=7, label="score at the end", linestyle="none")
+    axes.set(title="next character", xlabel=MILLIONS, ylabel="bits per character")
+    later = [y for place, y in zip(x, batches, strict=True) if place >= OPENING * x[-1]]
+    set_limits(axes, [*later, *(bits for _, bits in [*validations, *final])])
+
+
+def set_limits(axes: Any, shown: Sequence[float]) -> None:
+    """Fits the vertical axis to these values alone, where they are numbers and differ."""
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    if high > low:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+
+
+def draw_differences(axes: Any, steps: list[dict[str, Any]]) -> None:
+    """How many bits each auxiliary term is above the main one, while it contributes."""
+    names = [name for name in dict.fromkeys(n for line in steps for n in line["terms"]) if name != "main"]
+    shown = names[:: max(1, -(-len(names) // SHOWN))]
+    values = []
+    for name, colour in zip(shown, ordered(len(shown)), strict=True):
+        own = [line for line in steps if name in line["terms"]]
+        x = [line["characters"] / 1e6 for line in own]
+        above = [drawable(line["terms"][name]["bits"] - line["terms"]["main"]["bits"]) for line in own]
+        axes.plot(x, above, color=colour, label=literal(name), marker="." if len(own) == 1 else "")
+        values += [y for place, y in zip(x, above, strict=True) if place >= OPENING * steps[-1]["characters"] / 1e6]
+    axes.axhline(0, color=MAIN, linewidth=1.2)
+    few = f", {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
+    axes.set(title=f"auxiliary losses above the main one{few}", xlabel=MILLIONS, ylabel="bits per character")
+    set_limits(axes, [0.0, *values])
+    if not names:
+        axes.text(0.5, 0.5, "there are no auxiliary losses", ha="center", va="bottom", transform=axes.transAxes)
+
+
+def drawable(bits: float) -> float:
+    """NaN, which is drawn as a gap, for what no axis can show."""
+    return bits if abs(bits) <= HIGHEST else math.nan
 
 
 def draw_cosines(axes: Any, diagnoses: list[tuple[float, Diagnosis]]) -> None:
     """Whether each group of auxiliary terms pulls with the main one (1), across (0) or against it (-1)."""
-    for group in dict.fromkeys(name for _, diagnosis in diagnoses for name in diagnosis.groups):
+    groups = dict.fromkeys(name for _, diagnosis in diagnoses for name in diagnosis.groups)
+    for place, group in enumerate(groups):
         points = [(x, one.groups[group].cosine) for x, one in diagnoses if group in one.groups]
-        axes.plot(*zip(*points, strict=True), ".-", label=group)
-    axes.axhline(0, color="black", linewidth=0.6)
-    axes.set(title="auxiliary gradients against the main one", xlabel="million characters", ylabel="cosine")
+        axes.plot(*zip(*points, strict=True), ".-", label=literal(group), color=COLOURS[place % len(COLOURS)])
+    axes.axhline(0, color=MAIN, linewidth=1.2)
+    axes.set(title="auxiliary gradients against the main one", xlabel=MILLIONS, ylabel="cosine")
 
 
 def diagnosed(steps: list[dict[str, Any]]) -> list[tuple[float, Diagnosis]]:
@@ -81,5 +131,15 @@ def diagnosed(steps: list[dict[str, Any]]) -> list[tuple[float, Diagnosis]]:
 
 
 def valid_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Million characters trained on, and bits per character, of every scoring of the valid part."""
-    return [(line["trained_characters"] / 1e6, line["bits_per_character"]) for line in lines if "split" in line]
+    """Million characters trained on, and bits per character, of every validation, all of one stretch."""
+    return [
+        (line["trained_characters"] / 1e6, drawable(line["bits_per_character"]))
+        for line in lines
+        if is_validation(line)
+    ]
+
+
+def final_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The same of every score at the end of training, of a stretch that may be another each time."""
+    scored = [line for line in lines if "split" in line and not is_validation(line)]
+    return [(line["trained_characters"] / 1e6, drawable(line["bits_per_character"])) for line in scored]
