@@ -187,3 +187,16 @@ def test_norms_are_means_over_thirds_and_runs(folder):
         norm = 0.1 * int(row["rung"])
         assert float(row["norm"]) == pytest.approx(norm)
         assert float(row["norm_of_the_main_term_alone"]) == pytest.approx(norm / 2)
+
+
+def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
+    text = page.html(build(folder))
+    order = [
+        "<h2>Verdict</h2>",
+        "rungs: better than none by 0.100",
+        'aria-label="Difference of each arm',
+        "<h2>Results",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert text.index("<details><summary>What was run") > text.index("<h2>Pictures")

@@ -15,7 +15,7 @@ from charladder.ablation.numbers import (
     result_rows,
     speed_rows,
 )
-from charladder.ablation.pictures import learning_curves, norms_by_depth
+from charladder.ablation.pictures import forest, learning_curves, norms_by_depth
 from charladder.ablation.report import Report
 
 STYLE = """
@@ -32,6 +32,8 @@ td { font-variant-numeric: tabular-nums; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { flex: 1 1 20rem; margin: 0; max-width: 34rem; }
+figure.lead { max-width: 46rem; }
+summary { cursor: pointer; font-weight: 600; }
 svg { width: 100%; height: auto; }
 """
 
@@ -44,13 +46,21 @@ def html(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>",
     ]
+    parts.append(f"<h2>Verdict</h2>{listed(verdict_lines(report))}")
+    parts.append(
+        picture(
+            forest(report),
+            "Difference of each arm to the baseline, paired by seed, with its 95% interval; blue where the p-value, "
+            "corrected by Holm's method, is below 0.05, grey where it is not. A diamond is one seed, without interval.",
+            "No arm can be compared with the baseline yet.",
+            "lead",
+        )
+    )
     if report.gaps:
         gaps = (f"{gap.arm}, seed {gap.seed}: {gap.why}" for gap in report.gaps)
         parts.append(f'<section class="note"><h2>Gaps</h2>{listed(gaps)}</section>')
     if report.warnings:
         parts.append(f'<section class="note"><h2>Warnings</h2>{listed(report.warnings)}</section>')
-    parts.append("<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(said)}</dd>" for n, said in report.facts))
-    parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl>")
     parts += ["<h2>Results</h2>", table("Results by arm", HEADS, result_rows(report)), f"<p>{escape(NOTES)}</p>"]
     if report.contrasts:
         parts += ["<h2>Contrasts</h2>", table("Contrasts", CONTRAST_HEADS, contrast_rows(report))]
@@ -77,12 +87,22 @@ def html(report: Report) -> str:
             "No gradient norms were measured: that is done while auxiliary terms contribute.",
         ),
     ]
-    parts.append("</div>\n</main>\n</body>\n</html>\n")
+    parts.append("</div>\n<details><summary>What was run</summary>\n<dl>")
+    parts += [f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in report.facts]
+    parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl></details>")
+    parts.append("</main>\n</body>\n</html>\n")
     return "\n".join(parts)
 
 
-def picture(drawn: str, caption: str, without: str) -> str:
-    return f"<figure>{drawn}<figcaption>{escape(caption if drawn else without)}</figcaption></figure>"
+def verdict_lines(report: Report) -> list[str]:
+    """The question and its rule, and what was found for each arm, a sentence each."""
+    found = [f"{one.arm.name}: {one.verdict}" for one in report.arms if one.arm.name != report.plan.baseline]
+    return [text for text in (report.plan.question, report.plan.rule) if text] + found
+
+
+def picture(drawn: str, caption: str, without: str, kind: str = "small") -> str:
+    """A picture with its caption, or `without` in its place where there is none; `kind` is its class in the page."""
+    return f'<figure class="{kind}">{drawn}<figcaption>{escape(caption if drawn else without)}</figcaption></figure>'
 
 
 def listed(texts: Iterable[str]) -> str:

@@ -50,6 +50,28 @@ def look(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
 
 
+def forest(report: Report) -> str:
+    """The difference of each arm to the baseline with its 95% interval, a row an arm; left of 0 is better."""
+    shown = [(one, one.difference) for one in report.arms if one.difference is not None]
+    if not shown:
+        return ""
+    with drawing("ablate", **STYLE, **{"svg.hashsalt": "forest"}) as Figure:
+        figure = Figure(figsize=(7.2, 1.2 + 0.4 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        for row, (one, difference) in enumerate(shown):
+            known = difference.low is not None and difference.high is not None
+            colour = COLOURS[0] if one.corrected is not None and one.corrected < 0.05 else COLOURS[7]
+            if known:
+                axes.plot([difference.low, difference.high], [row, row], color=colour, linewidth=2.5)
+            axes.plot(difference.mean, row, "o" if known else "D", color=colour, markersize=7)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set_yticks(range(len(shown)), [label(one.arm.name) for one, _ in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel(f"bits per character less those of {label(report.plan.baseline)} (left is better)")
+        axes.grid(alpha=0.25, axis="x")
+        return svg(figure, "forest", "Difference of each arm to the baseline in bits per character, with 95% intervals")
+
+
 def learning_curves(report: Report, which: str) -> str:
     """The valid stretch or the training batches (`which`: valid, train) over characters, with 95% bands."""
     with drawing("ablate", **STYLE, **{"svg.hashsalt": which}) as Figure:
@@ -65,10 +87,12 @@ def learning_curves(report: Report, which: str) -> str:
             handles += axes.plot(found.x_P, found.mean_P, marker=marker, **look(place))
             names.append(label(f"{one.arm.name} ({found.n})"))
             if found.low_P is not None and found.high_P is not None:
-                axes.fill_between(found.x_P, found.low_P, found.high_P, color=look(place)["color"], alpha=0.2, lw=0)
+                edges = {"edgecolor": look(place)["color"], "linestyle": look(place)["linestyle"], "linewidth": 0.8}
+                axes.fill_between(found.x_P, found.low_P, found.high_P, color=look(place)["color"], alpha=0.12, lw=0)
+                axes.fill_between(found.x_P, found.low_P, found.high_P, facecolor="none", alpha=0.6, **edges)
         if not handles:
             return ""
-        axes.legend(handles, names, fontsize=9)
+        figure.legend(handles, names, fontsize=9, loc="outside lower center", ncols=2)  # beside the lines, not on them
         axes.grid(alpha=0.25)
         axes.set(xlabel="million characters", ylabel="bits per character")
         words = {"valid": "scores of a stretch of the valid part", "train": "training batches, smoothed"}[which]
