@@ -198,14 +198,18 @@ def taken(path: Path) -> Taken:
 
 
 def own_part(path: Path) -> Path:
-    """A new folder beside `path`, of this process alone; those of processes that are no more are removed."""
+    """A new folder beside `path`, of this process alone. Those of processes that have ended are removed.
+
+    One with this process's own number is left over from an earlier process: in a container the number is often 1.
+    """
     host = re.sub(r"\W", "", platform.node())
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
     for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
         number = old.name.removesuffix(".part").rpartition("-")[2]
-        if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+        ended = number.isdecimal() and Path("/proc/self").exists() and not Path(f"/proc/{number}").exists()
+        if old == part or ended:
             shutil.rmtree(old, ignore_errors=True)
-    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
     part.mkdir()
     return part
 
