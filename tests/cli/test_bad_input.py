@@ -20,7 +20,7 @@ MISTAKES = [
     (["trian"], "there is no verb 'trian'; did you mean train?"),
     (["train", "missing.txt", "--steps", "2"], "no file or corpus called 'missing.txt'"),
     (["train", "empty", "--steps", "2"], "empty is empty"),
-    (["train", "short", "--steps", "2"], "fewer than one window of 128"),
+    (["train", "short", "--steps", "2"], "fewer than one window of 32"),
     (["train", "broken.gz", "--steps", "2"], "broken.gz cannot be unpacked"),
     (["train", "taken", "--steps", "2"], "the folder taken has no files"),
     ([*TRAIN, "--run", "taken"], "taken exists and a run is never overwritten"),

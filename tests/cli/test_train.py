@@ -18,6 +18,7 @@ from charladder.cli import beginning
 from charladder.cli.main import main
 from charladder.objective.steps import describe
 from charladder.run import claimed, open_run
+from charladder.training.best import Best, save_best
 from charladder.training.metrics import read_metrics
 from helpers import UNHURRIED
 
@@ -141,7 +142,7 @@ def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, c
 
 
 @pytest.mark.parametrize("words", [[], ["--extend", "--steps", "9"]])
-@pytest.mark.parametrize("kept", ["model.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("kept", ["model.safetensors", "drafting.safetensors"])
 def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, text_file, capsys, words, kept):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
     shutil.rmtree("one/checkpoints")
@@ -156,13 +157,17 @@ def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, te
     assert {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"} == before
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file):
+@pytest.mark.parametrize("best", [True, False])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file, best):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
     shutil.copytree("whole", "cut")
     shutil.rmtree("cut/checkpoints")
     for name in ("model.safetensors", "heads.safetensors"):
         Path("cut", name).unlink()
+    if best:  # a validation came before the kill
+        save_best(Path("cut"), {}, {}, Best(3, 1.0))
     assert main(["train", "--resume", "cut"]) == 0
+    assert not Path("cut/best.safetensors").exists(), "of the abandoned start, and better than all that came after"
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 

@@ -83,19 +83,20 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
     usual, recipe = recipe.model, resolve(raw)
-    if recipe.model != usual:
-        note(
-            f"the budget reads this small text {PASSES} times or more, so the fields of the network that are not set "
-            f"are those for a small text: {recipe.model.layers} layers of width {recipe.model.width}, context "
-            f"{recipe.model.context}, dropout {recipe.model.dropout:g}"
-        )
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:
         run = fitted(run, device)
     check_memory(run.recipe, device)
     trainer = new_trainer(run, corpus, note)
-    return create(run, corpus, numbered=options.run is None), corpus, trainer
+    run = create(run, corpus, numbered=options.run is None)
+    if recipe.model != usual:
+        note(
+            f"the budget reads this small text {PASSES} times or more, so the fields of the network that are not set "
+            f"are those for a small text: {recipe.model.layers} layers of width {recipe.model.width}, context "
+            f"{recipe.model.context}, dropout {recipe.model.dropout:g}"
+        )
+    return run, corpus, trainer
 
 
 def asked_fields(options: Namespace) -> tuple[Raw, Run | None]:
