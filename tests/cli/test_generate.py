@@ -1,8 +1,10 @@
 """generate and refit through the command line, and the same as a library."""
 
+import gc
 import hashlib
 import json
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +271,20 @@ def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
     capsys.readouterr()
     assert main(["generate", str(tmp_path / "broken"), "--prompt", "A"]) == 2
     assert "gives NaN for the next character" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("draft", ["auto", "none", "targets", "rungs", "ngram"])
+def test_a_model_that_is_no_longer_used_frees_its_memory_at_once(draft):
+    gc.collect()
+    gc.disable()
+    try:
+        model = TextModel(open_run(Path("run")), TextSettings(length=4, draft=draft))
+        list(model.texts([b"A l"]))
+        list(model.texts([b"A l", b"r"]))
+        list(model.pieces(b"A l"))
+        parts = [weakref.ref(part) for part in (model, model.network, *model.readers.values())]
+        parts += [weakref.ref(drafter) for drafter in model.drafters.values()]
+        del model
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()

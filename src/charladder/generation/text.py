@@ -9,6 +9,7 @@ import codecs
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -109,6 +110,16 @@ class _Planned:
     stops: list[list[int]]
 
 
+def training_text(run: Run) -> np.ndarray | None:
+    """The text that a run was trained on, ids; None where it is gone."""
+    try:
+        corpus = open_data(run)
+    except BadInput:
+        return None
+    begin, end = split_of(run.recipe, corpus).train
+    return corpus.ids_N[begin:end]
+
+
 class TextModel:
     """A run, ready to write, one writer at a time: the caches are shared. `report` hears of what is done without.
     training: fetches the text that the run was trained on, where it is at hand already.
@@ -132,7 +143,7 @@ class TextModel:
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
-        self.draft, self.training = self.settings.draft, training or self.find_training
+        self.draft, self.training = self.settings.draft, training or partial(training_text, run)
         by_clock = self.settings.draft in ("auto", "none")
         self.sampling = replace(self.settings.sampling, race=self.settings.sampling.race or by_clock)
 
@@ -188,15 +199,6 @@ class TextModel:
             planned += [_Planned(ids, length, seed, 0, stops)] * samples
         numbers = sample_numbers([(text.seed, text.prompt) for text in planned])
         return [replace(text, sample=number) for text, number in zip(planned, numbers, strict=True)]
-
-    def find_training(self) -> np.ndarray | None:
-        """The text that the run was trained on, ids; None where it is gone."""
-        try:
-            corpus = open_data(self.run)
-        except BadInput:
-            return None
-        begin, end = split_of(self.run.recipe, corpus).train
-        return corpus.ids_N[begin:end]
 
     def texts(self, prompts: Sequence[bytes | Prompt], samples: int = 1) -> Iterator[Text]:
         """`samples` texts after each prompt, in their order, so many at once as the settings say.

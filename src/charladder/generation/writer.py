@@ -48,7 +48,9 @@ class Writer:
         samples: Sequence[int] | None = None,
     ) -> None:
         self.reader = reader
-        reader.writer = self  # one at a time: the cache is one
+        # The reader has one cache, so one writer uses it at a time. It holds a mark of the writer and not the writer,
+        # which holds the reader: a cycle would keep its memory until Python collects cycles.
+        self._turn = reader.writer = object()
         self.passes = self.pass_characters = 0  # of one stream each
         self.seconds = 0.0  # of all passes
         self.pace = 0.0  # seconds of a pass of one stream, the last time
@@ -142,7 +144,7 @@ class Writer:
         began, streams = time.perf_counter(), self.active
         if not streams:
             return
-        if self.reader.writer is not self:
+        if self.reader.writer is not self._turn:
             raise RuntimeError("another text has been begun with this reader; write one at a time, or use two readers")
         context = self.reader.context
         full = [stream for stream in streams if len(stream.held) == context]

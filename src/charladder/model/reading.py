@@ -43,7 +43,7 @@ class Reader(Protocol):
     layers: int
     width: int
     alphabet: int
-    writer: object  # who uses it at present
+    writer: object  # a mark of the writer that uses it
 
     def read(self, rows: Rows, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None) -> Read:
         """Reads rows through the rungs after `first` up to `last` (all of them, unless given). A rung reads what the
