@@ -22,7 +22,6 @@ import tomli_w
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from charladder.errors import BadInput
 from charladder.model import Transformer
@@ -31,7 +30,7 @@ from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, open_corpus, silent, split
 from charladder.training import best, distributed
-from charladder.training.files import sync_folder, write_text
+from charladder.training.files import load_tensors, sync_folder, write_text
 from charladder.training.metrics import is_validation, read_metrics
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml
@@ -99,7 +98,8 @@ class Run:
 
 
 def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
-    """A module with the tensors of `path`, of which there are at least so many. Raises BadInput that names the file.
+    """A module with the tensors of `path`, of which there are at least so many. Raises BadInput that names the file
+    where it is missing, does not fit or is damaged, or has other dtypes or numbers that are not finite.
 
     Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.
     """
@@ -111,8 +111,12 @@ def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
             with torch.device("meta"):
                 fits = found == {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
         if fits:
-            module = make()
-            module.load_state_dict(load_file(path))
+            tensors, module = load_tensors(path), make()
+            dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+            wrong = next((name for name in tensors if tensors[name].dtype != dtypes[name]), None)
+            if wrong is not None:
+                raise BadInput(f"{path} holds {wrong} as {tensors[wrong].dtype}; it must be {dtypes[wrong]}")
+            module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
         raise BadInput(f"{path} is not there yet; train the run until its first checkpoint") from None

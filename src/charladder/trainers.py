@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from charladder.errors import BadInput
 from charladder.model import Transformer, build
@@ -14,7 +13,7 @@ from charladder.recipe import Recipe
 from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
 from charladder.text import Corpus, Windows
 from charladder.training import Trainer, distributed, load_newest
-from charladder.training.files import file_digest
+from charladder.training.files import file_digest, load_tensors
 from charladder.training.memory import keep_memory
 
 TRAINED = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after a first checkpoint
@@ -104,8 +103,8 @@ def initial_run(recipe: Recipe) -> Run:
 
 
 def load_initial_weights(recipe: Recipe, network: Transformer, objective: LadderObjective) -> list[str]:
-    """Loads the network of the run that `recipe` begins from, and those of its heads that have the names and shapes of
-    heads of `objective`; returns the names of the other heads of `objective`, which stay fresh.
+    """Loads the network of the run that `recipe` begins from, and those of its heads that have the names, shapes and
+    dtypes of heads of `objective`; returns the names of the other heads of `objective`, which stay fresh.
 
     Raises BadInput where that run is gone, or its weights are not those that `recipe` began from.
     """
@@ -113,9 +112,13 @@ def load_initial_weights(recipe: Recipe, network: Transformer, objective: Ladder
     network.load_state_dict(run.network().state_dict())
     own, path = objective.state_dict(), run.heads_path
     try:
-        found = load_file(path) if path.is_file() else {}
+        found = load_tensors(path) if path.is_file() else {}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
-    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {
+        name: tensor
+        for name, tensor in found.items()
+        if name in own and (own[name].shape, own[name].dtype) == (tensor.shape, tensor.dtype)
+    }
     objective.load_state_dict({**own, **fitting})
     return sorted({name.split(".")[1].replace("_", ".") for name in own if name not in fitting})

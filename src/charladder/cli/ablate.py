@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput
 from charladder.run import split_of
+from charladder.strict_json import dumps
 from charladder.text import Corpus, exists, not_fetched, open_corpus
 
 
@@ -131,7 +131,7 @@ def rehearse(console: Console, plan: Plan, folder: Path, jobs: int, as_json: boo
     """All runs, and in which settings the arms differ."""
     differ, runs = differences(plan), planned_runs(plan, folder)
     if as_json:
-        print(json.dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
+        print(dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
         return 0
     tell(console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once")
     for arm, fields in differ.items():
@@ -182,4 +182,4 @@ def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interr
             }
             for end in ends
         ]
-        print(json.dumps({"folder": str(folder), "runs": runs, "report": [str(path) for path in paths]}))
+        print(dumps({"folder": str(folder), "runs": runs, "report": [str(path) for path in paths]}))

@@ -1,6 +1,5 @@
 """charladder corpora"""
 
-import json
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -9,6 +8,7 @@ from charladder.cli.reading import reading
 from charladder.cli.tables import Rows
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
+from charladder.strict_json import dumps
 from charladder.text import Item, cache_folder, corpora, fetched, is_url, open_corpus, prune
 
 DAYS = 30.0  # without use, after which a text is removed by --prune
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"cache": str(cache_folder()), "corpora": facts}))
+        print(dumps({"cache": str(cache_folder()), "corpora": facts}))
         return
     console = Terminal()
     if len(facts) > 1:
@@ -88,9 +88,7 @@ def show_pruned(items: list[Item], days: float, rehearsal: bool, as_json: bool) 
     size = sum(item.bytes for item in going)
     if as_json:
         facts = {"cache": str(cache_folder()), "dry_run": rehearsal, "days": days, "bytes": size}
-        print(
-            json.dumps(facts | {"removed": [as_facts(one) for one in going], "kept": [as_facts(one) for one in kept]})
-        )
+        print(dumps(facts | {"removed": [as_facts(one) for one in going], "kept": [as_facts(one) for one in kept]}))
         return
     console = Terminal()
     word = "would be removed" if rehearsal else "removed"

@@ -1,6 +1,5 @@
 """What `charladder train` does and says when training has ended."""
 
-import json
 import shlex
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from charladder.cli.followed import Followed
 from charladder.cli.next_steps import commands_after_training
 from charladder.cli.scoring import print_bits
 from charladder.run import Run
+from charladder.strict_json import dumps
 from charladder.text import Corpus
 from charladder.training import Trainer
 from charladder.training.curves import draw_curves
@@ -73,7 +73,7 @@ def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending:
         print_bits(console, score)
     if ending.as_json:
         print(
-            json.dumps(
+            dumps(
                 {
                     "run": str(run.path),
                     "steps": clock.step,

@@ -1,6 +1,5 @@
 """charladder evaluate"""
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from charladder.errors import BadInput
 from charladder.evaluation import Scored
 from charladder.evaluation.export import exporting
 from charladder.run import open_data, open_run
+from charladder.strict_json import dumps
 from charladder.text import POLICIES, open_corpus
 from charladder.text.encoding import find_codec
 from charladder.training.precision import choose_device
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
             result[key] = found
             tables.append(table)
     if options.json:
-        print(json.dumps(result))
+        print(dumps(result))
         return 0
     for table in tables:
         console.print(table)

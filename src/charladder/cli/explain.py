@@ -15,6 +15,7 @@ from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
 from charladder.objective import ObjectiveSettings, term_weights
 from charladder.recipe import convert, field_types, read_raw, resolve
+from charladder.strict_json import dumps
 
 LONGEST = 200
 MOST_LAYERS = 1024
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
         ends = {row.loss: len(row.given) for row in rows}
         rows = [row for row in rows if len(row.given) == ends[row.loss]]
     if options.json:
-        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
+        print(dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
     else:
         show(rows)
     return 0

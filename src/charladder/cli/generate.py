@@ -1,7 +1,6 @@
 """charladder generate"""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from charladder.generation import Sampling
 from charladder.generation.choosing import Draft
 from charladder.generation.text import Prompt, Text, TextModel, TextSettings
 from charladder.run import Run, open_run
+from charladder.strict_json import dumps
 from charladder.text import POLICIES
 
 MOST_SAMPLES = 1 << 16
@@ -127,7 +127,7 @@ def write_one(model: TextModel, prompt: Prompt, as_json: bool, log_probabilities
     print(file=out)
     if as_json:
         written = Text(text, last.ids, last.nats, last.finish or "")
-        print(json.dumps(facts_of(written, log_probabilities) | speeds(model, written.characters)))
+        print(dumps(facts_of(written, log_probabilities) | speeds(model, written.characters)))
     return 0
 
 
@@ -149,7 +149,7 @@ def write_samples(model: TextModel, prompt: Prompt, samples: int, as_json: bool,
     if as_json:
         rows = [facts_of(text, log_probabilities) for text in found]
         characters = sum(text.characters for text in found)
-        print(json.dumps({"samples": rows, "characters": characters} | speeds(model, characters)))
+        print(dumps({"samples": rows, "characters": characters} | speeds(model, characters)))
     return 0
 
 
@@ -181,7 +181,7 @@ def write_lines(
             text = next(texts)
             characters += text.characters
             which = {"sample": sample} if samples > 1 else {}
-            print(json.dumps(fields | which | facts_of(text, log_probabilities)), flush=True)
+            print(dumps(fields | which | facts_of(text, log_probabilities)), flush=True)
     speed = speeds(model, characters)
     print(
         f"{len(lines):,} prompts, {characters:,} characters, {speed['characters_per_second']:,.0f} chars/s, "

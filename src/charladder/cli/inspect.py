@@ -12,6 +12,7 @@ from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.recipe import resolve, tables
 from charladder.run import open_run
+from charladder.strict_json import dumps
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         recipe = resolve(recipe_fields(options))
     facts = describe(recipe)
     if options.json:
-        print(json.dumps({**facts, "config": tables(recipe)}))
+        print(dumps({**facts, "config": tables(recipe)}))
         return 0
     console = Terminal()
     table = Table(box=None, show_header=False, padding=(0, 2))

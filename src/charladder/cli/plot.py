@@ -1,6 +1,5 @@
 """charladder plot"""
 
-import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -13,6 +12,7 @@ from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
+from charladder.strict_json import dumps
 from charladder.text import Alphabet
 
 MOST_TERMS = 24
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     check_place(path, options.force)
     facts = plot_schedule(options, path) if options.schedule else plot_runs(options, path)
     if options.json:
-        print(json.dumps({"plot": str(path), **facts}))
+        print(dumps({"plot": str(path), **facts}))
         return 0
     console = Terminal()
     for run in facts.get("runs", []):

@@ -1,6 +1,5 @@
 """charladder refit"""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from charladder.generation.heads import DraftingHeads
 from charladder.generation.kept import About, find_heads, keep_heads
 from charladder.generation.refit import FitSettings, Fitted, fit
 from charladder.run import Run, claimed, file_ends, open_data, open_run, split_of
+from charladder.strict_json import dumps
 from charladder.text import Windows
 from charladder.training.files import file_digest
 from charladder.training.precision import choose_device, choose_precision
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         "bits": last.bits, "steps_in_all": about.steps, "rungs": list(rungs),
     }  # fmt: skip
     if options.json:
-        print(json.dumps(facts))
+        print(dumps(facts))
         return 0
     console = Terminal()
     for name, bits in last.bits.items():

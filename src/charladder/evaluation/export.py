@@ -1,6 +1,5 @@
 """What every character cost, one by one, as JSON lines or parquet."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.evaluation.bits import Scored
+from charladder.strict_json import dumps
 from charladder.text import Alphabet
 from charladder.training.files import beside
 
@@ -58,6 +58,6 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
 
         def write(scored: Scored) -> None:
             for row in zip(*columns(scored).values(), strict=True):
-                file.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
+                file.write(dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
 
         yield write

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from charladder.errors import BadInput
 from charladder.generation.heads import DraftingHeads
 from charladder.model.settings import LARGEST
 from charladder.run import Run
-from charladder.training.files import file_digest, save_tensors
+from charladder.training.files import file_digest, load_tensors, save_tensors
 
 NAME = "drafting.safetensors"
 MOST = 1 << 31  # bytes of it
@@ -64,10 +63,10 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
         raise BadInput(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
     heads = shaped(run, shapes)
     assert heads is not None
-    tensors = load_file(path)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise BadInput(f"{path} holds numbers that are not finite; {again}")
-    heads.load_state_dict(tensors)
+    try:
+        heads.load_state_dict(load_tensors(path))
+    except BadInput as error:
+        raise BadInput(f"{error}; {again}") from None
     return heads.eval(), about
 
 

@@ -1,7 +1,6 @@
 """The service: what is asked at which path, and who answers it."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from charladder.serving.manners import Manners
 from charladder.serving.problems import ANSWERS, Refused, refuse
 from charladder.serving.streaming import EventStream, attended
 from charladder.serving.symbols import Symbols
+from charladder.strict_json import dumps
 from charladder.training.precision import choose_device
 
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
@@ -194,7 +194,7 @@ def add_completions(app: FastAPI, service: Service) -> None:
         if not asked.stream:
             answer = await attended(request, completions.whole(writings, asked.n or 1))
             # A large one takes a while to write: not in the event loop.
-            return Response(await asyncio.to_thread(json.dumps, answer), media_type="application/json")
+            return Response(await asyncio.to_thread(dumps, answer), media_type="application/json")
         echoes: list[dict[str, Any] | None] = [None] * len(writings)
         if asked.echo and asked.logprobs is not None:
             echoes = await attended(request, completions.echoes(writings, asked.n or 1))

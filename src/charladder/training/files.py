@@ -2,15 +2,22 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from charladder.errors import BadInput
+
+DTYPES = "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"
+DIGEST = "sha256"  # the entry of a file's metadata
 
 
 @contextmanager
@@ -43,14 +50,54 @@ def sync_folder(folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, with words `about` it in its header. Raises OSError where it cannot."""
+    """Writes a safetensors file, with the entries of `about` and a SHA-256 of everything in its metadata.
+
+    Raises OSError where it cannot.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {**(about or {}), DIGEST: digest_of(tensors, about or {})}
     with beside(path) as part:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, about)
+            save_file(tensors, part, metadata)
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code), str(path)) from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, all of whose numbers are finite.
+
+    Their SHA-256 is compared with that of the metadata. A file without one is accepted: older versions and other
+    programs write none. Raises BadInput where the file is damaged, and OSError and SafetensorError where it cannot be
+    read.
+    """
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    other = next((name for name, dtype in dtypes.items() if dtype not in DTYPES), None)
+    if other is not None:
+        raise BadInput(f"{path} holds {other} as {dtypes[other]}, a dtype that no run writes")
+    tensors = load_file(path)
+    digest = metadata.pop(DIGEST, None)
+    if digest is not None and digest != digest_of(tensors, metadata):
+        raise BadInput(
+            f"{path} is damaged: its content does not have the SHA-256 of its metadata; put a good copy back, or, if "
+            f"it was changed on purpose, save it without {DIGEST!r} in its metadata"
+        )
+    bad = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    if bad is not None:
+        raise BadInput(f"{path} holds numbers that are not finite, in {bad}")
+    return tensors
+
+
+def digest_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """The SHA-256 of the metadata and of all names, dtypes, shapes and bytes of contiguous tensors on a CPU."""
+    described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
+    mark = hashlib.sha256(json.dumps([sorted(metadata.items()), described]).encode())
+    for _, tensor in sorted(tensors.items()):
+        mark.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return mark.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

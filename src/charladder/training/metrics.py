@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from charladder.strict_json import dumps
 from charladder.training.files import write_text
 
 
@@ -19,11 +20,11 @@ class Metrics:
         self.path = path
         if path.exists():
             kept = [line for line in read_metrics(path) if line["step"] <= step]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_text(path, "".join(dumps(line) + "\n" for line in kept))
         self.file = path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line) + "\n")
+        self.file.write(dumps(line) + "\n")
         self.file.flush()
 
     def sync(self) -> None:

@@ -1,0 +1,115 @@
+"""Weights that are damaged, or are no weights, are refused by every command that reads them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from caches import new_cache
+from charladder.cli.main import main
+from charladder.run import open_run
+from charladder.strict_json import dumps
+from charladder.training.best import HEADS, NETWORK, Best, save_best
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
+FILES = "model.safetensors", "heads.safetensors", NETWORK, HEADS, "drafting.safetensors"
+EVALUATE = ["evaluate", "run", "--limit", "50", "--json"]
+READERS = [
+    ("model.safetensors", EVALUATE),
+    ("model.safetensors", ["generate", "run", "--prompt", "A", "--length", "2"]),
+    ("model.safetensors", ["refit", "run", "--steps", "1"]),
+    ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
+    ("heads.safetensors", [*EVALUATE, "--by-rung"]),
+    ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
+    (NETWORK, [*EVALUATE, "--weights", "best"]),
+    (HEADS, [*EVALUATE, "--weights", "best", "--by-rung"]),
+    ("drafting.safetensors", ["generate", "run", "--prompt", "A", "--length", "2", "--draft", "targets"]),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text").write_text("The ladder leans on the wall, and every rung is asked what it sees. " * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
+        assert main(["train", "text", "--run", "run", *TINY]) == 0
+        assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
+        run = open_run(Path("run"))
+        save_best(Path("run"), run.network().state_dict(), run.objective().state_dict(), Best(1, 7.5))
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").symlink_to(trained / "text")
+
+
+def flip(file: Path, place: int) -> None:
+    """Changes the highest bit of a byte; places below 0 count from the end."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("name", "command"), READERS, ids=lambda value: value if isinstance(value, str) else value[0])
+def test_a_flipped_bit_is_noticed(here, capsys, name, command):
+    file = Path("run", name)
+    flip(file, -1001)
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert f"{file} is damaged" in captured.err and "put a good copy back" in captured.err
+    assert not captured.out.startswith("{") and not Path("new").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_has_a_digest_of_its_metadata_and_tensors(trained, name):
+    from safetensors import safe_open
+
+    with safe_open(trained / "run" / name, framework="pt") as opened:
+        assert len(opened.metadata()["sha256"]) == 64
+
+
+def test_the_step_of_the_best_weights_is_checked(here, capsys):
+    file = Path("run", NETWORK)
+    content = file.read_bytes()
+    assert content.count(b'"step":"1"') == 1
+    file.write_bytes(content.replace(b'"step":"1"', b'"step":"3"'))
+    assert main([*EVALUATE, "--weights", "best"]) == 2
+    assert f"{file} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["int8", "bool", "float16", "float8_e4m3fn", "nan"])
+def test_a_file_of_another_program_is_accepted_if_its_dtypes_and_numbers_are(here, capsys, change):
+    file = Path("run/model.safetensors")
+    tensors = load_file(file)
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, file)
+    assert main(EVALUATE) == 0
+    first = next(iter(tensors))
+    changed = tensors[first] * float("nan") if change == "nan" else tensors[first].to(getattr(torch, change))
+    save_file({**tensors, first: changed}, file)
+    capsys.readouterr()
+    assert main(EVALUATE) == 2
+    assert ("not finite" if change == "nan" else first) in capsys.readouterr().err
+
+
+def test_json_has_no_nan():
+    value = {"a": [1.5, float("nan")], "b": {"c": float("-inf")}, "d": (1, "NaN")}
+    assert dumps(value) == '{"a": [1.5, null], "b": {"c": null}, "d": [1, "NaN"]}'
+    assert dumps([1.5, "é"]) == json.dumps([1.5, "é"])
+
+
+def test_evaluate_writes_json_that_every_parser_reads(here, capsys):
+    file = Path("run/model.safetensors")
+    tensors = load_file(file)
+    tensors["output.weight"][3:5] = torch.tensor([[3e38], [-3e38]])  # one of them gives an infinite logit
+    save_file(tensors, file)
+    assert main(EVALUATE) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["bits_per_character"] is None
