@@ -300,6 +300,17 @@ def test_a_damaged_line_of_metrics_takes_no_other_with_it(here, text_file, damag
     assert read_metrics(metrics)[: len(before) - 1] == before[:-1]
 
 
+def test_an_unfinished_run_that_is_given_a_smaller_budget_hears_how_to_finish(here, text_file, capsys):
+    assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one"]) == 0
+    config = Path("one/config.toml")
+    config.write_text(config.read_text().replace("\nsteps = 4\n", "\nsteps = 6\n"))  # as if it had been killed at 4
+    assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
+    assert "leave out --extend: charladder train --resume one goes on" in capsys.readouterr().err
+    assert main(["train", "--resume", "one"]) == 0
+    assert main(["train", "--resume", "one", "--extend", "--steps", "5"]) == 2
+    assert "leave out --extend" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", [{"clock": {}}, {"clock": 3}, {"sampler": {"examples": "x"}}, {"sampler": []}])
 def test_a_checkpoint_with_a_strange_state_does_not_count(here, text_file, damage, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0

@@ -32,6 +32,7 @@ from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
 from charladder.trainers import make_trainer, new_trainer
 from charladder.training import Trainer, TrainingSettings, ended_early
+from charladder.training.budget import progress
 from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
 from charladder.training.precision import choose_device
 
@@ -186,8 +187,11 @@ def continued(
     if given:
         if trainer.progress >= 1:
             spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGETS]
+            own = "" if before is None or progress(before, trainer.clock) >= 1 else (
+                f", or leave out --extend: charladder train --resume {run.words} goes on to the budget it has"
+            )  # fmt: skip
             raise BadInput(
-                f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one"
+                f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one{own}"
             )
         patience = run.recipe.training.patience
         if first(lambda: ended_early(run.path, run.recipe.training)):
