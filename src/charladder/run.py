@@ -104,6 +104,7 @@ def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
     Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.
     """
     try:
+        path.open("rb").close()  # safe_open calls a file that may not be read missing
         with safe_open(path, framework="pt") as opened:
             found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         fits = len(found) >= least
@@ -120,6 +121,8 @@ def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
             return module
     except FileNotFoundError:
         raise BadInput(f"{path} is not there yet; train the run until its first checkpoint") from None
+    except PermissionError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
     raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")

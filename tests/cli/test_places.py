@@ -131,6 +131,14 @@ def test_no_permission(locked, command, said):
     assert list(Path("home").iterdir()) == []
 
 
+def test_weights_that_may_not_be_read():
+    assert bash(f"{TRAIN} --run run").returncode == 0
+    Path("run/model.safetensors").chmod(0)
+    done = bash(f"{LADDER} evaluate run", preexec_fn=as_nobody_special)
+    assert done.returncode == 2
+    assert "run/model.safetensors cannot be read: Permission denied" in sentence(done)
+
+
 @pytest.mark.slow
 def test_a_run_that_may_not_be_written_any_more():
     assert bash(f"{TRAIN} --run run").returncode == 0

@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -22,18 +23,33 @@ DIGEST = "sha256"  # the entry of a file's metadata
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Where to write what is to become `path`. It is renamed at the end, and gone if anything fails."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # what lies there is left over, or a link to something that is not ours
+    """Where to write the file that becomes `path` at the end: in a folder of its own, which is removed in any case.
+
+    Temporary files of the library that writes are in that folder too. If the process is killed, the folder is left
+    over until the same file is written again, or the next training of the run removes it.
+    """
+    folder = path.with_name(f".{path.name}.part")
+    remove(folder)
+    folder.mkdir()
+    part = folder / path.name
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
+        with suppress(PermissionError):  # of a file system that has no modes
+            part.chmod(folder.stat().st_mode & 0o666)  # what the umask allows; safetensors writes for the owner alone
         part.replace(path)
         sync_folder(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all it holds, if it is there. A link is removed, and not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

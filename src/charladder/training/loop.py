@@ -4,7 +4,6 @@ It is an iterator of events, so that whoever displays a run needs nothing from w
 """
 
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor
 from charladder.training.best import NETWORK, Best, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.distributed import agree, gathered, leader, wait
-from charladder.training.files import save_tensors
+from charladder.training.files import remove, save_tensors
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
 from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import StepFacts, Trainer
@@ -166,8 +165,9 @@ def train(
 def sweep(folder: Path) -> None:
     """Removes what a run that was killed had begun to write; whoever trains has the run to himself."""
     if leader():
-        for part in [*folder.glob(".*.part"), *(folder / "checkpoints").glob(".*.part")]:
-            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
+        own = [*folder.glob(".*.part"), *folder.glob(".tmp*")]  # .tmp*: of safetensors, in runs of version 0.1.0
+        for part in [*own, *(folder / "checkpoints").glob(".*.part")]:
+            remove(part)
     wait()
 
 
