@@ -5,6 +5,7 @@ import platform
 import re
 from pathlib import Path
 
+from charladder.cli.main import main
 from charladder.run import own_part
 
 
@@ -22,3 +23,15 @@ def test_a_part_folder_of_an_earlier_process_with_the_same_number_is_removed(tmp
     assert own_part(Path("run")) == mine
     assert list(mine.iterdir()) == []
     assert [file.name for file in alive.iterdir()] == ["config.toml"]
+
+
+def test_a_directory_whose_name_is_not_utf_8_is_refused_at_the_start(tmp_path, monkeypatch, text_file, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"run-\xff")
+    tiny = ["--layers", "1", "--width", "16", "--context", "16", "--batch", "2", "--steps", "1", "--score", "none"]
+    assert main(["train", str(text_file), "--run", name, *tiny]) == 2
+    assert r"the name of the run directory 'run-\udcff' is not UTF-8" in capsys.readouterr().err
+    assert not Path(name).exists()
+    Path(name).mkdir()
+    assert main(["evaluate", name]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err

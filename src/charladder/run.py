@@ -172,7 +172,9 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
 
 
 def create_run(run: Run, corpus: Corpus) -> None:
-    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists."""
+    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
+    BadInput if it cannot be made or its name is not UTF-8."""
+    check_name(run.path)
     try:
         tomli_w.dumps(tables(run.recipe)).encode()
     except UnicodeEncodeError:
@@ -197,6 +199,14 @@ def create_run(run: Run, corpus: Corpus) -> None:
         if isinstance(error, OSError):
             raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
         raise
+
+
+def check_name(path: Path) -> None:
+    """Raises BadInput where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"the name of the run directory {str(path)!r} is not UTF-8; give it another name") from None
 
 
 def taken(path: Path) -> Taken:
@@ -244,6 +254,7 @@ def claimed(path: Path) -> Iterator[None]:
 
 def open_run(path: Path, weights: Weights = "last") -> Run:
     """Reads a run directory; see `choose_weights` for `weights`. Raises BadInput where `path` is not one."""
+    check_name(path)
     config = path / "config.toml"
     if not path.is_dir():
         name = shlex.quote(str(path))

@@ -63,7 +63,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def whole(line: Any) -> bool:
     """Whether a line is one that a run writes: a step with its terms, or an evaluation."""
-    if not isinstance(line, dict) or type(line.get("step")) is not int:
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not number(line["step"]):
         return False
     if "split" in line:
         return number(line.get("trained_characters")) and number(line.get("bits_per_character"))
@@ -85,4 +85,5 @@ def is_validation(line: dict[str, Any]) -> bool:
 
 
 def number(value: Any) -> bool:
-    return type(value) in (int, float)
+    """Whether a value is a number that a run can write: no integer of hundreds of digits, which no float can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
