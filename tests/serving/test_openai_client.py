@@ -103,6 +103,17 @@ def test_offsets_point_into_the_text(client):
     assert choice.logprobs.top_logprobs is None
 
 
+@pytest.mark.parametrize("prompt", [PROMPT, list(PROMPT.encode())])
+def test_offsets_without_echo_begin_after_the_prompt(client, prompt):
+    """In characters, of which the prompt has one less than it has bytes."""
+    found = write(client, prompt, max_tokens=20, logprobs=0).choices[0].logprobs.text_offset
+    echoed = write(client, prompt, max_tokens=20, logprobs=0, echo=True).choices[0].logprobs.text_offset
+    assert found[0] == len(PROMPT)
+    assert found == echoed[len(PROMPT.encode()) :]
+    chunks = list(write(client, prompt, max_tokens=20, logprobs=0, stream=True))
+    assert [offset for c in chunks for offset in c.choices[0].logprobs.text_offset] == found
+
+
 def test_echo_alone_scores_a_prompt(client, served):
     choice = write(client, max_tokens=0, logprobs=1, echo=True).choices[0]
     assert choice.text == PROMPT and choice.finish_reason == "length"

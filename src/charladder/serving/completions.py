@@ -90,10 +90,10 @@ class Completions:
             ticket = Ticket(
                 ids, length, sampling, draft, seed, sample, stop_ids, asked.logprobs or 0, deadline
             )  # fmt: skip
-            prompt = self.symbols.decode(ids) if asked.echo else None
-            writings.append(
-                Writing(number, ticket, prompt, Decoder(self.symbols, len(prompt or "")), asked.logprobs, draft)
-            )
+            # Offsets begin after the prompt, with and without `echo`.
+            text = self.symbols.decode(ids) if asked.echo or asked.logprobs is not None else ""
+            decoder = Decoder(self.symbols, len(text))
+            writings.append(Writing(number, ticket, text if asked.echo else None, decoder, asked.logprobs, draft))
         return writings
 
     def check(self, asked: CompletionRequest) -> None:
