@@ -22,9 +22,9 @@ PARTS = {"text.valid": 0.05, "text.test": 0.05}
         (30_000, {"training.characters": 10**9, "text.valid": 8_000, "text.test": 8_000}, True),
         (10_000, {"training.minutes": 0.2}, True),
         (10_000, {"training.minutes": 0.1}, False),
-        (10_000, {"training.steps": 35}, False),
-        (10_000, {"training.steps": 36}, True),
-        (10_000, {"training.steps": 36, "training.batch": 4}, False),
+        (10_000, {"training.steps": 140}, False),
+        (10_000, {"training.steps": 141}, True),
+        (10_000, {"training.steps": 141, "training.batch": 4}, False),
         (0, {"training.minutes": 60.0}, False),
         (100, {"training.minutes": 60.0, "text.valid": 60, "text.test": 60}, False),
     ],
@@ -55,8 +55,8 @@ def train(*words: str) -> subprocess.CompletedProcess:
 def test_train_says_that_a_text_is_small_and_the_run_keeps_its_length(tmp_path, text_file):
     run = tmp_path / "run"
     first = train(str(text_file), "--training.characters", "60_000".replace("_", ""), "--run", str(run))
-    assert "1 layers of width 64" in first.stderr
-    assert "dropout 0.5" in first.stderr
+    assert "model.layers = 1, model.width = 64, model.context = 32, model.dropout = 0.5" in first.stderr
+    assert "training.validations = 20" in first.stderr
     config = (run / "config.toml").read_text()
     assert f"characters = {len(text_file.read_text())}" in config
     assert all(f"\n{name.split('.')[1]} = " in config for name in FIELDS.values())

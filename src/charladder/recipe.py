@@ -12,7 +12,7 @@ from charladder.errors import BadInput, nearest
 from charladder.model import ModelSettings
 from charladder.model.settings import LARGEST
 from charladder.objective import ObjectiveSettings
-from charladder.shapes import choose_shape
+from charladder.shapes import FIELDS, choose_shape
 from charladder.training import TrainingSettings
 
 FORMAT = 1
@@ -199,6 +199,12 @@ def resolve(raw: Raw) -> Recipe:
             raise BadInput(f"the recipe leaves {section}.{min(missing)} open; set it")
         sections[section] = cls(**fields)
     return Recipe(raw.get("recipe", "own"), **sections)
+
+
+def shape_of(recipe: Recipe) -> Raw:
+    """The fields of a recipe that may follow from its budget and the length of its text."""
+    sections = tables(recipe)
+    return {name: sections[section][field] for name in FIELDS.values() for section, field in [name.split(".")]}
 
 
 def derive(raw: Raw) -> Raw:

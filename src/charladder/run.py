@@ -120,7 +120,9 @@ def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
             module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
-        raise BadInput(f"{path} is not there yet; train the run until its first checkpoint") from None
+        best_there = path.name == "model.safetensors" and path.with_name(best.NETWORK).exists()
+        instead = ", or use --weights best" if best_there else ""
+        raise BadInput(f"{path} is not there yet; train the run until its first checkpoint{instead}") from None
     except PermissionError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, SafetensorError) as error:
@@ -188,6 +190,7 @@ def create_run(run: Run, corpus: Corpus) -> None:
     except OSError as error:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
+        (part / "checkpoints").mkdir()
         write_config(Run(part, run.recipe))
         write_text(part / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
         part.rename(run.path)  # whole or not there: a run that is killed here has not begun

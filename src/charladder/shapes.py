@@ -11,7 +11,7 @@ from charladder.training.precision import choose_device, choose_precision
 
 PASSES = 4  # a text that is read fewer times than this is not one that a network learns by heart
 SMALL = 20_000  # training characters below which that happened in the trials (docs/diary.md)
-PER_MINUTE = 60 * 5_000  # characters that a minute reads at least, of a network that is chosen here, roughly
+PER_MINUTE = 60 * 5_000  # characters that a minute reads at least, an estimate
 FREQUENT = 20  # validations of a run that may be best before its end
 
 
@@ -76,10 +76,9 @@ def is_small(raw: dict[str, Any]) -> bool:
 
 
 def characters_read(raw: dict[str, Any]) -> float:
-    """How many characters the budget trains on; of minutes, how many at least, roughly."""
-    shape = shape_by_budget(raw)
-    step = raw.get("training.batch", shape.batch) * raw.get("model.context", shape.context)
-    by_steps = raw.get("training.steps", 0) * step
+    """How many characters the budget trains on with the shape for small texts; of minutes a low estimate."""
+    batch = raw.get("training.batch", OF_SMALL_TEXTS.batch)
+    by_steps = raw.get("training.steps", 0) * batch * raw.get("model.context", OF_SMALL_TEXTS.context)
     by_minutes = raw.get("training.minutes", 0.0) * PER_MINUTE
     return max(by_steps, raw.get("training.characters", 0), by_minutes)
 

@@ -16,7 +16,7 @@ from charladder.training import Trainer, distributed, load_newest
 from charladder.training.files import file_digest, load_tensors
 from charladder.training.memory import keep_memory
 
-TRAINED = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after a first checkpoint
+TRAINED = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after the first checkpoint
 Report = Callable[[str], None]
 
 
@@ -36,13 +36,26 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
         trainer = build_trainer(run, corpus, *fresh_modules(run))
         trainer.restore(checkpoint)
         return trainer
-    found = distributed.first(lambda: next((name for name in TRAINED if (run.path / name).exists()), None))
+    found = distributed.first(lambda: trained_file(run))
     if found is not None:
         raise BadInput(
             f"{run.path} has {found} but no checkpoint, so training would begin again at step 1 and overwrite it; put "
-            f"{run.path / 'checkpoints'} back, or start a new run (evaluate and generate still read {run.path})"
+            f"{run.path / 'checkpoints'} back, or start a new run (what {run.path} has can still be evaluated)"
         )
+    if (run.path / "metrics.jsonl").exists():
+        report(f"{run.path} ended before its first checkpoint, so its training begins again at step 1")
     return new_trainer(run, corpus, report)
+
+
+def trained_file(run: Run) -> str | None:
+    """The name of a file with weights that training from the first step would overwrite; None where there is none.
+
+    The best weights may be older than the first checkpoint. They are then those of a start that was abandoned: the
+    folder of checkpoints, which is made with the run, is there and empty.
+    """
+    never_saved = (run.path / "checkpoints").is_dir()
+    names = TRAINED if never_saved else (*TRAINED, "best.safetensors")
+    return next((name for name in names if (run.path / name).exists()), None)
 
 
 def new_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: None) -> Trainer:

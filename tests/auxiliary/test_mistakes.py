@@ -501,3 +501,25 @@ def test_torchs_own_error_is_the_cause():
     with pytest.raises(aux.AuxiliaryError) as caught:
         run(a=term(tap="layers.0", head=nn.Linear(9, 3)))
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (16, "counts is of <class 'int'>; give a dict of numbers"),
+        ({"main": 6, "mian": 6}, "counts has 'mian', and there is no such term; the nearest are main"),
+        ({"main": "6"}, "counts\\['main'\\] is '6'; give the number"),
+        ({"main": None}, "counts\\['main'\\] is None; give the number"),
+        ({"main": -3}, "counts\\['main'\\] is -3; it must be at least 0"),
+        ({"main": float("nan")}, "counts\\['main'\\] is nan; it must be at least 0"),
+    ],
+)
+def test_counts_that_are_no_numbers_by_names_of_terms(counts, said):
+    objective = aux.Objective(aux.Term(F.cross_entropy))
+    with pytest.raises(aux.AuxiliaryError, match=said):
+        objective(nn.Linear(8, 3), torch.randn(6, 8), torch.randint(0, 3, (6,)), counts=counts)
+
+
+def test_rungs_of_all_layers_of_a_model_without_other_modules():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    assert list(aux.rungs(model, "*", F.cross_entropy)) == ["rung1", "rung2"]

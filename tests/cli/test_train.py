@@ -142,7 +142,7 @@ def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, c
 
 
 @pytest.mark.parametrize("words", [[], ["--extend", "--steps", "9"]])
-@pytest.mark.parametrize("kept", ["model.safetensors", "drafting.safetensors"])
+@pytest.mark.parametrize("kept", ["model.safetensors", "best.safetensors"])
 def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, text_file, capsys, words, kept):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
     shutil.rmtree("one/checkpoints")
@@ -158,15 +158,17 @@ def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, te
 
 
 @pytest.mark.parametrize("best", [True, False])
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file, best):
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file, best, capsys):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
     shutil.copytree("whole", "cut")
-    shutil.rmtree("cut/checkpoints")
+    shutil.rmtree("cut/checkpoints/6")
     for name in ("model.safetensors", "heads.safetensors"):
         Path("cut", name).unlink()
     if best:  # a validation came before the kill
         save_best(Path("cut"), {}, {}, Best(3, 1.0))
+    capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 0
+    assert "cut ended before its first checkpoint, so its training begins again at step 1" in capsys.readouterr().err
     assert not Path("cut/best.safetensors").exists(), "of the abandoned start, and better than all that came after"
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 

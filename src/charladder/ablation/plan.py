@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import BadInput, nearest
-from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, tables
-from charladder.shapes import FIELDS
+from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
 from charladder.text.sources import STDIN
 
 KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
@@ -101,10 +100,7 @@ def settings_of(plan: Plan, arm: Arm, seed: int) -> Raw:
 
 def options_of(plan: Plan, arm: Arm, seed: int) -> Raw:
     """`settings_of`, with the shape that follows from them, so that it does not depend on the length of the text."""
-    recipe = recipe_of(plan, arm, seed)
-    sections = tables(recipe)
-    shape = {name: sections[section][field] for name in FIELDS.values() for section, field in [name.split(".")]}
-    return {**settings_of(plan, arm, seed), **shape}
+    return {**settings_of(plan, arm, seed), **shape_of(recipe_of(plan, arm, seed))}
 
 
 def recipe_of(plan: Plan, arm: Arm, seed: int) -> Recipe:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from charladder.auxiliary import ranks
 from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero, no_scalar_count
-from charladder.auxiliary.errors import AuxiliaryError, is_control_flow, raised_by
+from charladder.auxiliary.errors import AuxiliaryError, is_control_flow, nearest, raised_by
 from charladder.auxiliary.losses import Measured, measure
 from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
 from charladder.auxiliary.report import TermReport
@@ -54,6 +54,19 @@ def check_scalars(measured: Mapping[str, Measured]) -> None:
     for name, one in measured.items():
         if not one.counted:
             raise no_scalar_count(name)
+
+
+def check_counts(terms: Mapping[str, Term], counts: Any) -> None:
+    """Raises AuxiliaryError where the `counts` of a call are not numbers by the names of terms."""
+    if not isinstance(counts, dict | Mapping):
+        raise AuxiliaryError(f"counts is of {type(counts)}; give a dict of numbers, or objective.counts(batches)")
+    for name, count in counts.items():
+        if name not in terms:
+            raise AuxiliaryError(f"counts has {name!r}, and there is no such term{nearest(name, terms)}")
+        if not isinstance(count, int | float | Tensor):
+            raise AuxiliaryError(f"counts[{name!r}] is {count!r}; give the number of its predictions")
+        if not isinstance(count, Tensor) and not count >= 0:
+            raise AuxiliaryError(f"counts[{name!r}] is {count!r}; it must be at least 0")
 
 
 def check_counted(terms: Mapping[str, Term], measured: Mapping[str, Measured], targets: Any) -> None:

@@ -27,7 +27,7 @@ def rungs(
     """
     base = unwrap(model, [pattern])
     taps = matching(base, pattern, "rungs()")
-    names = fitting(all_names(base), pattern)
+    names = fitting([name for name in all_names(base) if name], pattern)  # the model itself is no layer
     if len(names) > len(taps):
         modules = "one module" if len(taps) == 1 else f"{len(taps)} modules"
         raise AuxiliaryError(

@@ -21,6 +21,7 @@ from charladder.auxiliary import ranks
 from charladder.auxiliary.assembly import (
     Rule,
     check_counted,
+    check_counts,
     check_scalars,
     factors_of,
     measure_all,
@@ -390,6 +391,8 @@ class Objective(Apart):
         wrappers: ranks.Wrappers,
     ) -> Report:
         """Predictions, losses, and their weighted sum."""
+        if counts is not None:
+            check_counts(self.terms, counts)
         active = [name for name in self.terms if weights[name] != 0]
         world, learns = ranks.size(), torch.is_grad_enabled()
         if learns and wrappers.of_model is not None:

@@ -14,7 +14,7 @@ from charladder.cli.from_run import fields_from
 from charladder.cli.options import BUDGETS, overrides, recipe_fields
 from charladder.cli.reading import reading, say_notes
 from charladder.errors import BadInput
-from charladder.recipe import Raw, resolve
+from charladder.recipe import Raw, resolve, shape_of
 from charladder.run import (
     Run,
     create_numbered_run,
@@ -27,7 +27,7 @@ from charladder.run import (
     taken,
     write_config,
 )
-from charladder.shapes import PASSES
+from charladder.shapes import PASSES, SMALL
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
 from charladder.trainers import make_trainer, new_trainer
@@ -83,7 +83,8 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     alphabet = text.alphabet if source is None else source.alphabet
     corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
-    usual, recipe = recipe.model, resolve(raw)
+    usual, recipe = recipe, resolve(raw)
+    chosen = [f"{name} = {value:g}" for name, value in shape_of(recipe).items() if shape_of(usual)[name] != value]
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:
@@ -91,11 +92,10 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     check_memory(run.recipe, device)
     trainer = new_trainer(run, corpus, note)
     run = create(run, corpus, numbered=options.run is None)
-    if recipe.model != usual:
+    if chosen:
         note(
-            f"the budget reads this small text {PASSES} times or more, so the fields of the network that are not set "
-            f"are those for a small text: {recipe.model.layers} layers of width {recipe.model.width}, context "
-            f"{recipe.model.context}, dropout {recipe.model.dropout:g}"
+            f"this text has fewer than {SMALL:,} training characters, read {PASSES} times or more, so fields that are "
+            f"not set have the values for small texts: {', '.join(chosen)}"
         )
     return run, corpus, trainer
 

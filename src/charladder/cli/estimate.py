@@ -13,6 +13,7 @@ from charladder.recipe import Recipe
 from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
 from charladder.training.distributed import least, size
+from charladder.training.memory import peak_bytes
 
 SHARE = 0.8  # of the free memory that an estimate may fill
 
@@ -56,6 +57,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         "memory_bytes": {
             "training": 4 * 4 * (inference + heads) + activations(recipe, model, alphabet.size),
             "inference": 4 * inference + 8 * model.layers * model.width * model.context,
+            "runtime": peak_bytes(torch.device("cpu")),  # of this process: Python and its libraries
         },
     }
 

@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     table.add_row("operations a character, inference", f"{facts['operations_per_character']['inference']:,}")
     table.add_row("memory in training, estimate", f"{facts['memory_bytes']['training'] / 2**30:.2f} GiB")
     table.add_row("memory at inference, estimate", f"{facts['memory_bytes']['inference'] / 2**30:.2f} GiB")
+    if (runtime := facts["memory_bytes"]["runtime"]) is not None:
+        table.add_row("and for Python and its libraries, here", f"{runtime / 2**30:.2f} GiB")
     console.print(table)
     for section in ("text", "model", "objective", "training"):
         console.print(f"\n[{section}]", markup=False, highlight=False)

@@ -105,6 +105,11 @@ class TrainingSettings:
                 raise BadInput(f"training.{name} is {amount}; a budget must be above 0")
         if sum(amount > 0 for amount in budgets.values()) != 1:
             raise BadInput("a run needs exactly one budget above 0: --minutes, --steps or --chars")
+        if self.patience and not self.validations:
+            raise BadInput(
+                f"training.patience is {self.patience} and training.validations is 0, so it could never end training; "
+                "set training.validations above 0, or leave --patience out"
+            )
         if self.compile == "graphs" and self.micro_batch not in (0, self.batch):
             raise BadInput(
                 f"training.compile is graphs, which keep gradients of one pass; set training.micro_batch "
