@@ -133,6 +133,7 @@ def facts(path: Path) -> tuple[list[str], list[Any]]:
 def unreadable(path: Path) -> list[str]:
     """What lies in a finished run that is none of its files, or cannot be read."""
     run = open_run(path)
-    run.network(), run.objective()
+    run.network()
+    run.objective()
     broken = [one.name for one in list_checkpoints(path / "checkpoints") if load(one) is None]
     return broken + [str(part) for part in [*path.rglob("*.part"), *path.parent.glob(f".{path.name}.part")]]

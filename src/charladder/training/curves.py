@@ -28,7 +28,7 @@ def draw_curves(folder: Path) -> Path | None:
     if not steps:
         return None
     diagnoses = diagnosed(steps)
-    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 12, "lines.linewidth": 2}
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 12, "lines.linewidth": 2}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(11, 8.8 if diagnoses else 4.6), layout="constrained")
         rows = figure.subplots(2 if diagnoses else 1, 2, squeeze=False)

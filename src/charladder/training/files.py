@@ -112,7 +112,7 @@ def digest_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
     mark = hashlib.sha256(json.dumps([sorted(metadata.items()), described]).encode())
     for _, tensor in sorted(tensors.items()):
-        mark.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        mark.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return mark.hexdigest()
 
 
