@@ -124,8 +124,8 @@ def test_a_run_without_heads_has_a_ladder_with_one_rung_that_speaks(runs):
     [
         ("score", {}, 400, "send either `text` or `ids`"),
         ("score", {"text": "a", "ids": [1]}, 400, "send either `text` or `ids`"),
-        ("score", {"text": "a", "begin": 2}, 400, "begin and end must be in order"),
-        ("score", {"text": "abc", "begin": 2, "end": 1}, 400, "begin and end must be in order"),
+        ("score", {"text": "a", "begin": 2}, 400, "begin is 2; the text has 1 symbols"),
+        ("score", {"text": "abc", "begin": 2, "end": 1}, 400, "end is 1; it must be at least 2 and at most 3"),
         ("score", {"text": "x" * 100_001}, 400, "send 100,000 at most"),
         ("ladder", {"text": "abc", "place": 4}, 400, "the text has 3 symbols"),
         ("ladder", {"text": "abc"}, 400, "the field 'place' is missing"),

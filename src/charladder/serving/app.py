@@ -26,6 +26,7 @@ from charladder.serving import openapi, problems, protocol
 from charladder.serving.access import LOCAL, Access
 from charladder.serving.bodies import parse
 from charladder.serving.completions import Completions
+from charladder.serving.encoding import encode
 from charladder.serving.engine import Engine
 from charladder.serving.guard import Guard
 from charladder.serving.limits import Limits
@@ -161,7 +162,7 @@ def make_app(
     add_looking(app, service)
     add_completions(app, service)
     add_page(app)
-    document = openapi.describe(app, BODIES)
+    document = openapi.describe(app, BODIES, service.token is not None)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def described(request: Request) -> Response:
@@ -171,7 +172,7 @@ def make_app(
     guard = Guard(app, service.limits, Access(hosts, origins, service.token), root_path)
     if not origins:
         return guard
-    return CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    return CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "HEAD", "POST"], allow_headers=["*"])
 
 
 def add_completions(app: FastAPI, service: Service) -> None:
@@ -223,12 +224,14 @@ def add_looking(app: FastAPI, service: Service) -> None:
         """The surprise, in bits, of every symbol of a text, and of every rung's own prediction of it."""
         asked, ids = await service.read(request, protocol.ScoreRequest, service.text)
         end = len(ids) if asked.end is None else asked.end
+        if asked.begin > len(ids):
+            raise Refused(400, f"begin is {asked.begin}; the text has {len(ids)} symbols", "begin")
         if not asked.begin <= end <= len(ids):
-            raise Refused(400, f"begin and end must be in order and at most {len(ids)}", "end")
+            raise Refused(400, f"end is {end}; it must be at least {asked.begin} and at most {len(ids)}", "end")
         found = await service.look(request, service.looker.score, ids, asked.begin, end, asked.rungs)
         if asked.text is not None:
             found["offsets"] = service.symbols.offsets(asked.text)[asked.begin : end]
-        return JSONResponse(found)
+        return Response(await asyncio.to_thread(encode, found), media_type="application/json")
 
     @app.post("/ladder", responses={200: {"model": protocol.LadderAnswer}}, response_model=None)
     async def ladder(request: Request) -> Response:
@@ -238,7 +241,6 @@ def add_looking(app: FastAPI, service: Service) -> None:
             raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
         return JSONResponse(await service.look(request, service.looker.ladder, ids, asked.place))
 
-    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={200: {"model": protocol.Health}}, response_model=None)
     async def health() -> Response:
         """Whether it is up, and what it is doing."""
@@ -286,7 +288,6 @@ def add_page(app: FastAPI) -> None:
             raise Refused(404, "the page has no file of this name")
         return Response(files[name], media_type=KINDS[name.rpartition(".")[2]])
 
-    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return served("index.html")

@@ -1,5 +1,6 @@
 """One thread that decodes the texts given to it as one batch: they come and go between two steps."""
 
+import sys
 import threading
 import time
 import traceback
@@ -44,7 +45,8 @@ class Batch:
                 self.begin(beginning)
                 self.step()
             except BadInput as error:  # a network whose numbers are broken
-                self.fail(Failed(str(error)))
+                print(f"charladder: {error}", file=sys.stderr)  # it may name files, which clients have no right to
+                self.fail(Failed(UNEXPECTED))
             except Exception:
                 traceback.print_exc()
                 self.fail(Failed(UNEXPECTED))
@@ -57,7 +59,8 @@ class Batch:
             try:
                 manner = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
             except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
-                self.tell([(ticket, Failed(str(error)))])
+                print(f"charladder: {error}", file=sys.stderr)  # it may name files, which clients have no right to
+                self.tell([(ticket, Failed(UNEXPECTED))])
                 continue
             except Exception:
                 traceback.print_exc()

@@ -46,6 +46,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         scope = self.below_root(scope)
+        head = scope["method"] == "HEAD"
         answering, loop, whole = False, asyncio.get_running_loop(), asyncio.timeout(None)
         since: float | None = None  # when the sending that is going on began
 
@@ -63,6 +64,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 answering = True
                 message["headers"] = [*message.get("headers", []), *HEADERS]
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             for part in parts(message):
                 since = loop.time()
                 try:
@@ -88,7 +91,8 @@ class Guard:
                         given = True
                         return {"type": "http.request", "body": body, "more_body": False}
 
-                    await self.app(scope, replay, patient_send)
+                    # HEAD is answered as GET is, and its body is left out.
+                    await self.app({**scope, "method": "GET"} if head else scope, replay, patient_send)
                 except Refused as refused:
                     if not answering:
                         await refused.answer()(scope, receive, patient_send)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from charladder.serving.access import OPEN
 from charladder.serving.protocol import Asked
 
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
@@ -22,8 +23,9 @@ def prefix_of(path: str) -> str:
     return path.rstrip("/") if PREFIX.fullmatch(path) else ""
 
 
-def describe(app: FastAPI, bodies: Mapping[str, type[Asked]]) -> dict[str, Any]:
-    """The OpenAPI document of `app`. bodies: the request model of each path that takes one."""
+def describe(app: FastAPI, bodies: Mapping[str, type[Asked]], token_required: bool) -> dict[str, Any]:
+    """The OpenAPI document of `app`. bodies: the request model of each path that takes one. token_required: requests
+    need a bearer token."""
     found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     _, schemas = models_json_schema([(model, "validation") for model in bodies.values()], ref_template=COMPONENT)
     found["components"]["schemas"].update(schemas["$defs"])
@@ -31,4 +33,10 @@ def describe(app: FastAPI, bodies: Mapping[str, type[Asked]]) -> dict[str, Any]:
         schema = {"$ref": COMPONENT.format(model=model.__name__)}
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         found["paths"][path]["post"]["requestBody"] = body
+    if token_required:
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"token": []}]
+        for path in OPEN:
+            if path in found["paths"]:
+                found["paths"][path]["get"]["security"] = []
     return found
