@@ -269,3 +269,23 @@ def test_a_deleted_copy_leaves_the_hooks_of_the_original(data):
     del again.objective
     assert (hooks(model), hooks(again)) == (1, 0)
     assert model.objective(model, x, y).terms["a"].value > 0
+
+
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: nn.Sequential(nn.LayerNorm(8), b)], ids=["itself", "inside"])
+def test_a_given_head_of_the_model_that_is_replaced_is_not_used(wrap):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model, x, y = Two(), torch.randn(6, 8), torch.randint(0, 3, (6,))
+    objective = aux.Objective(
+        aux.Term(F.cross_entropy), {"early": aux.Term(F.cross_entropy, tap="a", head=wrap(model.b))}, model=model
+    )
+    objective(model, x, y)
+    model.b = nn.Linear(8, 3)
+    with pytest.raises(aux.AuxiliaryError, match="term 'early': its head b was replaced by another module"):
+        objective(model, x, y)

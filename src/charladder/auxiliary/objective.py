@@ -209,7 +209,9 @@ class Objective(Apart):
             self._terms, self.attached = before, []
             raise
         taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
-        self.taps.attach(base, taps, {term.head for term in self.terms.values() if isinstance(term.head, str)})
+        heads = {term.head for term in self.terms.values() if isinstance(term.head, str)}
+        given = {name: term.head for name, term in self.terms.items() if isinstance(term.head, nn.Module)}
+        self.taps.attach(base, taps, heads, given)
         self.removed = False
 
     def base_of(self, model: Any) -> Any:

@@ -6,7 +6,7 @@ do nothing outside a recorded forward pass, and the recomputation of gradient ch
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -78,6 +78,7 @@ class Taps:
         self.handles: dict[str, Any] = {}
         self.tapped: dict[str, nn.Module] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.lent: dict[str, dict[str, nn.Module]] = {}
         self.model: nn.Module | None = None
         self.remove_when_deleted()
 
@@ -88,13 +89,17 @@ class Taps:
         self.__dict__.update(state)
         self.remove_when_deleted()
 
-    def attach(self, model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> None:
-        """Hooks on the modules `names`; `heads` are modules that are called, and only kept at hand."""
+    def attach(
+        self, model: nn.Module, names: Iterable[str], heads: Iterable[str], given: Mapping[str, nn.Module]
+    ) -> None:
+        """Hooks on the modules `names`; `heads` are modules that are called, and only kept at hand. given: heads by the
+        names of their terms; which of their modules are the model's is remembered."""
         modules = named_modules(model)
         for name in names:
             self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
             self.tapped[name] = modules[name]
         self.modules = {name: modules[name] for name in heads}
+        self.lent = {name: lent(modules, head) for name, head in given.items()}
         self.model = model
 
     def remove(self) -> None:
@@ -102,10 +107,13 @@ class Taps:
         remove_all(self.handles)
         self.tapped.clear()
         self.modules.clear()
+        self.lent.clear()
 
     def check_current(self, name: str, model: nn.Module, tap: str | None, head: Any) -> None:
         """Raises AuxiliaryError where a module that term `name` reads or calls is no longer the model's."""
-        for role, path, known in (("tap", tap, self.tapped), ("head", head, self.modules)):
+        lent = self.lent.get(name, {})
+        places = [("tap", tap, self.tapped), ("head", head, self.modules), *(("head", path, lent) for path in lent)]
+        for role, path, known in places:
             if not isinstance(path, str) or path not in known:
                 continue
             now = module_at(model, path)
@@ -161,6 +169,15 @@ def all_names(model: nn.Module) -> list[str]:
     """All names of modules; a module that lies in several places has several."""
     names = model.named_modules(memo=objectives_in(model), remove_duplicate=False)
     return list(dict.fromkeys(plain(name) for name, _ in names))
+
+
+def lent(modules: Mapping[str, nn.Module], head: nn.Module) -> dict[str, nn.Module]:
+    """Those of a model's modules, by name, that a head consists of or contains, without the modules below them."""
+    within, found = set(head.modules()), {}
+    for name, module in modules.items():
+        if module in within and not any(name.startswith(f"{above}.") for above in found):
+            found[name] = module
+    return found
 
 
 def objectives_in(model: nn.Module) -> set[nn.Module]:
