@@ -13,6 +13,7 @@ from charladder.recipe import Recipe
 from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
 from charladder.text import Corpus, Windows
 from charladder.training import Trainer, distributed, load_newest
+from charladder.training.best import NETWORK
 from charladder.training.files import file_digest, load_tensors
 from charladder.training.memory import keep_memory
 
@@ -54,7 +55,7 @@ def trained_file(run: Run) -> str | None:
     folder of checkpoints, which is made with the run, is there and empty.
     """
     never_saved = (run.path / "checkpoints").is_dir()
-    names = TRAINED if never_saved else (*TRAINED, "best.safetensors")
+    names = TRAINED if never_saved else (*TRAINED, NETWORK)
     return next((name for name in names if (run.path / name).exists()), None)
 
 
@@ -110,8 +111,8 @@ def initial_run(recipe: Recipe) -> Run:
         if chosen.network_path.is_file() and file_digest(chosen.network_path) == sha256:
             return chosen
     raise BadInput(
-        f"{run.network_path} has changed since a run began from it (training.initial_sha256 in its config.toml); put "
-        "the old file back, or start a new run"
+        f"{run.path} no longer has the weights that this run began from (training.initial_sha256 in config.toml): "
+        f"neither {run.network_path.name} nor {NETWORK} is that file; put it back, or start a new run"
     )
 
 

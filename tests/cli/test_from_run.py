@@ -101,7 +101,9 @@ def test_a_run_that_is_cut_before_its_first_checkpoint_begins_with_the_same_weig
     assert main(["train", "--resume", "source", "--extend", "--steps", "22"]) == 0
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
-    assert "source/model.safetensors has changed since a run began from it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "source no longer has the weights that this run began from" in said
+    assert "neither model.safetensors nor best.safetensors is that file" in said
 
 
 def test_the_best_weights_may_be_those_to_begin_with():
