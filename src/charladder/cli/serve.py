@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
         help="of pages that may use it beside its own, such as https://ladder.example; may be repeated",
     )  # fmt: skip
     parser.add_argument("--root-path", default="", metavar="PATH", help="the path under which a proxy publishes it")
+    parser.add_argument("--access-log", action="store_true", help="a line on standard error for each request")
     parser.add_argument(
         "--streams",
         type=int,
@@ -91,7 +92,7 @@ def main(argv: list[str]) -> int:
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )
     known = (*LOCAL, name.lower(), *hosts) if local or hosts else None
-    app = make_app(service, known, origins, root_path)
+    app = make_app(service, known, origins, root_path, options.access_log)
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)

@@ -32,6 +32,7 @@ from charladder.serving.guard import Guard
 from charladder.serving.limits import Limits
 from charladder.serving.looking import Looker
 from charladder.serving.manners import Manners
+from charladder.serving.observing import Observed, Requests, gauge
 from charladder.serving.problems import ANSWERS, Refused, refuse
 from charladder.serving.streaming import EventStream, attended
 from charladder.serving.symbols import Symbols
@@ -47,6 +48,8 @@ BODIES = {
     "/v1/completions": protocol.CompletionRequest,
     "/score": protocol.ScoreRequest,
     "/ladder": protocol.LadderRequest,
+    "/tokenize": protocol.TokenizeRequest,
+    "/detokenize": protocol.DetokenizeRequest,
 }
 Asked = TypeVar("Asked", bound=protocol.Asked)
 Read = TypeVar("Read")
@@ -134,9 +137,11 @@ def make_app(
     hosts: tuple[str, ...] | None = LOCAL,
     origins: tuple[str, ...] = (),
     root_path: str = "",
-) -> Guard | CORSMiddleware:
+    access_log: bool = False,
+) -> Observed:
     """The ASGI application. hosts: names under which it may be addressed; None: any. origins: of pages that may use it
-    beside its own. root_path: the path under which a proxy publishes it."""
+    beside its own. root_path: the path under which a proxy publishes it. access_log: a line on standard error for each
+    request."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -161,7 +166,9 @@ def make_app(
     app.add_exception_handler(HTTPException, problems.on_http)
     add_looking(app, service)
     add_completions(app, service)
+    add_tokenizer(app, service)
     add_page(app)
+    requests = add_metrics(app, service)
     document = openapi.describe(app, BODIES, service.token is not None)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -170,9 +177,8 @@ def make_app(
         return JSONResponse(document | ({"servers": [{"url": prefix}]} if prefix else {}))
 
     guard = Guard(app, service.limits, Access(hosts, origins, service.token), root_path)
-    if not origins:
-        return guard
-    return CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "HEAD", "POST"], allow_headers=["*"])
+    shared = CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "HEAD", "POST"], allow_headers=["*"])
+    return Observed(shared if origins else guard, requests, access_log)
 
 
 def add_completions(app: FastAPI, service: Service) -> None:
@@ -267,6 +273,71 @@ def add_looking(app: FastAPI, service: Service) -> None:
                 "token_required": service.token is not None,
             }
         )
+
+
+def add_tokenizer(app: FastAPI, service: Service) -> None:
+    """The alphabet as a remote tokenizer, as vLLM has it: a token is a symbol of the alphabet."""
+
+    @app.post("/tokenize", responses={200: {"model": protocol.TokenizeAnswer}}, response_model=None)
+    async def tokenize(request: Request) -> Response:
+        """A text as tokens. A text that the alphabet cannot spell is an error, or loses letters, by the run's rule."""
+
+        def read(asked: protocol.TokenizeRequest) -> list[int]:
+            try:
+                return service.symbols.encode(asked.prompt, "prompt")
+            except BadInput as error:
+                raise refuse(error) from None
+
+        asked, ids = await service.read(request, protocol.TokenizeRequest, read)
+        answer = {"count": len(ids), "max_model_len": service.run.recipe.model.context, "tokens": ids}
+        if asked.return_token_strs:
+            answer["token_strs"] = [service.symbols.token(one) for one in ids]
+        return Response(await asyncio.to_thread(encode, answer), media_type="application/json")
+
+    @app.post("/detokenize", responses={200: {"model": protocol.DetokenizeAnswer}}, response_model=None)
+    async def detokenize(request: Request) -> Response:
+        """Tokens as a text; bytes that are not UTF-8 become U+FFFD."""
+
+        def read(asked: protocol.DetokenizeRequest) -> str:
+            try:
+                return service.symbols.decode(service.symbols.check(asked.tokens, "tokens"))
+            except BadInput as error:
+                raise refuse(error) from None
+
+        _, text = await service.read(request, protocol.DetokenizeRequest, read)
+        return JSONResponse({"prompt": text})
+
+    @app.get("/tokenizer_info", responses={200: {"model": protocol.TokenizerInfo}}, response_model=None)
+    async def tokenizer_info() -> Response:
+        """What a client needs to know of the tokenizer."""
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token", "chat_template"))
+        own = {
+            "tokenizer_class": "charladder",
+            "vocab_size": service.symbols.alphabet.size,
+            "model_max_length": service.run.recipe.model.context,
+        }
+        return JSONResponse(own | special)
+
+
+def add_metrics(app: FastAPI, service: Service) -> Requests:
+    """/metrics; returns what counts the requests."""
+    known = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
+    requests = Requests(frozenset({*known, "/metrics", "/openapi.json"}))
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+    async def metrics() -> Response:
+        """Counters and histograms in Prometheus's text format."""
+        engine = service.engine
+        lines = [
+            *requests.lines(),
+            *gauge("charladder_characters_total", "counter", "Characters written.", engine.characters),
+            *gauge("charladder_streams_active", "gauge", "Texts that are being written.", engine.active),
+            *gauge("charladder_streams_waiting", "gauge", "Texts that wait for a place.", len(engine.waiting)),
+            *gauge("charladder_uptime_seconds", "gauge", "Seconds since start.", time.monotonic() - service.began),
+        ]
+        return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return requests
 
 
 def described_alphabet(symbols: Symbols) -> dict[str, Any]:

@@ -45,8 +45,7 @@ class Batch:
                 self.begin(beginning)
                 self.step()
             except BadInput as error:  # a network whose numbers are broken
-                print(f"charladder: {error}", file=sys.stderr)  # it may name files, which clients have no right to
-                self.fail(Failed(UNEXPECTED))
+                self.fail(Failed(str(error)))
             except Exception:
                 traceback.print_exc()
                 self.fail(Failed(UNEXPECTED))

@@ -88,6 +88,44 @@ class LadderRequest(Text):
     place: Annotated[StrictInt, Field(ge=0, le=MOST)]
 
 
+class TokenizeRequest(Asked):
+    """vLLM's fields. add_special_tokens is accepted, and there are none."""
+
+    model: StrictStr | None = None
+    prompt: StrictStr
+    add_special_tokens: StrictBool | None = None
+    return_token_strs: StrictBool | None = None
+
+
+class DetokenizeRequest(Asked):
+    model: StrictStr | None = None
+    tokens: Tokens
+
+
+class TokenizeAnswer(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeAnswer(BaseModel):
+    prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """Special tokens are null: the alphabet has none."""
+
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None
+
+
 class Problem(BaseModel):
     message: str
     type: str

@@ -1,0 +1,84 @@
+"""What the service counts of its requests: /metrics for Prometheus, and the access log."""
+
+import sys
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+BOUNDS = 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0  # seconds: the upper ends of the buckets of a histogram
+GROUPS = "/page/", "/v1/models/"  # paths that begin so are counted together
+
+
+@dataclass
+class Requests:
+    """Requests that have ended. known: the paths that are counted by name; all others are counted as `other`."""
+
+    known: frozenset[str] = frozenset()
+    by_status: Counter[tuple[str, int]] = field(default_factory=Counter)
+    buckets: dict[str, list[int]] = field(default_factory=dict)  # the last one is of all that took longer
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def add(self, path: str, status: int, seconds: float) -> None:
+        """Counts a request. seconds: from its head to the end of its answer."""
+        group = next((group for group in GROUPS if path.startswith(group)), None)
+        name = group or (path if path in self.known else "other")
+        self.by_status[name, status] += 1
+        self.buckets.setdefault(name, [0] * (len(BOUNDS) + 1))[bisect_left(BOUNDS, seconds)] += 1
+        self.seconds[name] += seconds
+
+    def lines(self) -> Iterable[str]:
+        """The text format of Prometheus, version 0.0.4."""
+        yield "# HELP charladder_requests_total Requests that have ended."
+        yield "# TYPE charladder_requests_total counter"
+        for (name, status), count in sorted(self.by_status.items()):
+            yield f'charladder_requests_total{{path="{name}",status="{status}"}} {count}'
+        yield "# HELP charladder_request_seconds Seconds from the head of a request to the end of its answer."
+        yield "# TYPE charladder_request_seconds histogram"
+        for name, counts in sorted(self.buckets.items()):
+            for place, bound in enumerate([*map(str, BOUNDS), "+Inf"]):
+                yield f'charladder_request_seconds_bucket{{path="{name}",le="{bound}"}} {sum(counts[: place + 1])}'
+            yield f'charladder_request_seconds_sum{{path="{name}"}} {self.seconds[name]:.6f}'
+            yield f'charladder_request_seconds_count{{path="{name}"}} {sum(counts)}'
+
+
+def gauge(name: str, kind: str, about: str, value: float) -> list[str]:
+    """One number without labels. kind: `gauge` or `counter`."""
+    return [f"# HELP {name} {about}", f"# TYPE {name} {kind}", f"{name} {value}"]
+
+
+@dataclass
+class Observed:
+    """An ASGI application around another, which counts its requests and, with `log`, writes a line for each."""
+
+    app: Any
+    requests: Requests
+    log: bool = False
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status, size = time.monotonic(), 499, 0  # 499: the client left before it was answered
+
+        async def noted(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            seconds = time.monotonic() - began
+            self.requests.add(scope["path"], status, seconds)
+            if self.log:
+                client = (scope.get("client") or ("-",))[0]
+                line = f"{scope['method']} {quote(scope['path'])} {status} {size} {seconds:.3f}"
+                print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {client} {line}", file=sys.stderr, flush=True)
