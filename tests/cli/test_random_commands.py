@@ -142,6 +142,7 @@ def answered(words: list[str]) -> tuple[int | None, str]:
     return process.exitcode, said
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @settings(max_examples=EXAMPLES, derandomize=SAME, suppress_health_check=list(HealthCheck))
 @given(words=commands())

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="t
 WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads share all matrices": ("-DNEAR=0",)}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["as it is", *(pytest.param(way, marks=pytest.mark.slow) for way in [*WAYS][1:])])
 def ways(request, monkeypatch):
     compiled_with(monkeypatch, WAYS[request.param], build.NETWORK, build.SAMPLING)
 

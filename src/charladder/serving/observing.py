@@ -22,7 +22,7 @@ class Requests:
     known: frozenset[str] = frozenset()
     by_status: Counter[tuple[str, int]] = field(default_factory=Counter)
     buckets: dict[str, list[int]] = field(default_factory=dict)  # the last one is of all that took longer
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, path: str, status: int, seconds: float) -> None:
         """Counts a request. seconds: from its head to the end of its answer."""
@@ -30,7 +30,7 @@ class Requests:
         name = group or (path if path in self.known else "other")
         self.by_status[name, status] += 1
         self.buckets.setdefault(name, [0] * (len(BOUNDS) + 1))[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds[name] += seconds
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def lines(self) -> Iterable[str]:
         """The text format of Prometheus, version 0.0.4."""
