@@ -157,3 +157,22 @@ def test_a_compiled_model_may_hold_its_objective(net):
     net.loss(compiled).backward()
     for parameter, wanted in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, wanted)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        0.3, "inception", aux.schedules.constant(0.5), aux.schedules.until(0.5), aux.schedules.linear(0.5, 0.0),
+        aux.schedules.cosine(0.5, 0.0), aux.schedules.exponential(0.5, 0.1), aux.schedules.warm_up(0.5),
+        aux.schedules.step([1.0, 0.5], at=[0.5]), aux.schedules.piecewise([(0.0, 0.0), (0.5, 1.0)]),
+        aux.schedules.product(aux.schedules.warm_up(0.5), aux.schedules.until(0.75)),
+    ],
+)  # fmt: skip
+def test_an_objective_with_any_weight_and_head_can_be_pickled(weight):
+    side = aux.Term(F.cross_entropy, tap="0", head=aux.heads.normed(3), weight=weight, layer=1, layers=2)
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"side": side})
+    again = pickle.loads(pickle.dumps(objective))
+    for progress in (0.0, 0.25, 0.5, 0.9):
+        assert again.weights(progress) == objective.weights(progress)
+    model, x, y = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), torch.randn(6, 8), torch.randint(0, 3, (6,))
+    assert again.build(model, x)(model, x, y, progress=0.25).total.isfinite()

@@ -4,6 +4,7 @@ A maker is nothing but a function from a shape to a module; write your own as `l
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,18 @@ Maker = Callable[[torch.Size], nn.Module]
 
 def linear(classes: int, bias: bool = True) -> Maker:
     """A linear layer over the last dimension: (..., D) to (..., classes)."""
-    return lambda shape: nn.Linear(shape[-1], classes, bias=bias)
+    return partial(_linear, classes, bias)
 
 
 def normed(classes: int, bias: bool = True) -> Maker:
     """A layer norm and a linear layer: (..., D) to (..., classes). For the inside of a pre-norm transformer, whose
     hidden states have not met the final norm."""
-    return lambda shape: nn.Sequential(nn.LayerNorm(shape[-1]), nn.Linear(shape[-1], classes, bias=bias))
+    return partial(_normed, classes, bias)
 
 
 def pooled(classes: int, bias: bool = True) -> Maker:
     """The mean over all places, and a linear layer: (B, C, ...) to (B, classes). For feature maps of images."""
-    return lambda shape: nn.Sequential(MeanOverPlaces(), nn.Linear(shape[1], classes, bias=bias))
+    return partial(_pooled, classes, bias)
 
 
 class MeanOverPlaces(nn.Module):
@@ -32,3 +33,18 @@ class MeanOverPlaces(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features.flatten(2).mean(-1)
+
+
+# Functions of this module, and not lambdas, so that an objective can be pickled before its heads are built.
+
+
+def _linear(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
+    return nn.Linear(shape[-1], classes, bias=bias)
+
+
+def _normed(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(shape[-1]), nn.Linear(shape[-1], classes, bias=bias))
+
+
+def _pooled(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
+    return nn.Sequential(MeanOverPlaces(), nn.Linear(shape[1], classes, bias=bias))

@@ -11,6 +11,7 @@ bounded by the values they are given, and hold their last value from their end o
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -23,27 +24,25 @@ class Schedule(Protocol):
 
 def constant(value: float) -> Schedule:
     """Always `value`."""
-    return lambda progress: value
+    return partial(_constant, value)
 
 
 def until(end: float, value: float = 1.0) -> Schedule:
     """`value` while progress < end, then 0."""
     inside("end", end)
-    return lambda progress: value if progress < end else 0.0
+    return partial(_until, end, value)
 
 
 def linear(start: float, end: float, until: float = 1.0) -> Schedule:
     """A straight line from `start` at 0 to `end` at progress `until`, and `end` from there. Continuous."""
     inside("until", until)
-    return lambda progress: start + (end - start) * (progress / until) if progress < until else end
+    return partial(_linear, start, end, until)
 
 
 def cosine(start: float, end: float, until: float = 1.0) -> Schedule:
     """Half a cosine from `start` at 0 to `end` at progress `until`: flat at both ends. Continuous."""
     inside("until", until)
-    return lambda progress: (
-        end + (start - end) * (1 + math.cos(math.pi * progress / until)) / 2 if progress < until else end
-    )
+    return partial(_cosine, start, end, until)
 
 
 def exponential(start: float, end: float, until: float = 1.0) -> Schedule:
@@ -54,7 +53,7 @@ def exponential(start: float, end: float, until: float = 1.0) -> Schedule:
     inside("until", until)
     if not (start > 0 and end > 0):
         raise AuxiliaryError(f"exponential goes from {start} to {end}, and both must be above 0; use linear to reach 0")
-    return lambda progress: start * (end / start) ** (progress / until) if progress < until else end
+    return partial(_exponential, start, end, until)
 
 
 def warm_up(end: float, value: float = 1.0) -> Schedule:
@@ -71,7 +70,7 @@ def step(values: Sequence[float], at: Sequence[float]) -> Schedule:
     if len(values) != len(at) + 1:
         raise AuxiliaryError(f"step has {len(values)} values and {len(at)} times; it needs one time less than values")
     rising("step", at)
-    return lambda progress: values[bisect_right(at, progress)]
+    return partial(_step, tuple(values), tuple(at))
 
 
 def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
@@ -85,21 +84,12 @@ def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
         raise AuxiliaryError("piecewise has no points; give at least one pair of progress and value")
     times, values = [float(t) for t, _ in pairs], [float(v) for _, v in pairs]
     rising("piecewise", times)
-
-    def schedule(progress: float) -> float:
-        place = bisect_right(times, progress)
-        if place == 0 or place == len(times):
-            return values[max(0, place - 1)]
-        begin, end = times[place - 1], times[place]
-        part = (progress - begin) / (end - begin)
-        return values[place - 1] * (1 - part) + values[place] * part
-
-    return schedule
+    return partial(_piecewise, times, values)
 
 
 def product(*schedules: Schedule) -> Schedule:
     """All of them multiplied: `product(warm_up(0.1), until(0.5))`. It is 0 from where the first of them is."""
-    return lambda progress: math.prod(schedule(progress) for schedule in schedules)
+    return partial(_product, schedules)
 
 
 def inside(name: str, end: float) -> None:
@@ -112,3 +102,44 @@ def rising(what: str, times: Sequence[float]) -> None:
     """Raises AuxiliaryError unless `times` rise and are progress."""
     if not all(0 <= t <= 1 for t in times) or any(b <= a for a, b in pairwise(times)):
         raise AuxiliaryError(f"the times of {what} are {list(times)}; they must rise, and lie in [0, 1]")
+
+
+# What the schedules compute: functions of this module, and not lambdas, so that a model that holds an objective can be
+# pickled.
+
+
+def _constant(value: float, progress: float) -> float:
+    return value
+
+
+def _until(end: float, value: float, progress: float) -> float:
+    return value if progress < end else 0.0
+
+
+def _linear(start: float, end: float, until: float, progress: float) -> float:
+    return start + (end - start) * (progress / until) if progress < until else end
+
+
+def _cosine(start: float, end: float, until: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress / until)) / 2 if progress < until else end
+
+
+def _exponential(start: float, end: float, until: float, progress: float) -> float:
+    return start * (end / start) ** (progress / until) if progress < until else end
+
+
+def _step(values: Sequence[float], at: Sequence[float], progress: float) -> float:
+    return values[bisect_right(at, progress)]
+
+
+def _piecewise(times: Sequence[float], values: Sequence[float], progress: float) -> float:
+    place = bisect_right(times, progress)
+    if place == 0 or place == len(times):
+        return values[max(0, place - 1)]
+    begin, end = times[place - 1], times[place]
+    part = (progress - begin) / (end - begin)
+    return values[place - 1] * (1 - part) + values[place] * part
+
+
+def _product(schedules: Sequence[Schedule], progress: float) -> float:
+    return math.prod(schedule(progress) for schedule in schedules)
