@@ -52,6 +52,7 @@ def train(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_train_says_that_a_text_is_small_and_the_run_keeps_its_length(tmp_path, text_file):
     run = tmp_path / "run"
     first = train(str(text_file), "--training.characters", "16000", "--run", str(run))

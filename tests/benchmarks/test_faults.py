@@ -7,9 +7,7 @@ import pytest
 from benchmarks import faults
 
 
-@pytest.mark.parametrize(
-    "script", ["fuzz", *(pytest.param(one, marks=pytest.mark.slow) for one in ("damage", "kills"))]
-)
+@pytest.mark.parametrize("script", [pytest.param(one, marks=pytest.mark.slow) for one in ("fuzz", "damage", "kills")])
 def test_a_little_of_each(script, capsys):
     assert faults.main([script, "--quick", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["measured"][script]

@@ -10,6 +10,7 @@ PICTURES = {
     "light": {"viewport": {"width": 1200, "height": 940}},
     "dark": {"viewport": {"width": 1200, "height": 940}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 740}},
+    "forced-colors": {"viewport": {"width": 1200, "height": 940}, "forced_colors": "active"},
 }
 
 

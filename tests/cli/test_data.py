@@ -38,6 +38,7 @@ def ladder(*words: str, **settings) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_standard_input_trains_and_the_run_goes_on_without_it(capsys):
     assert ladder("train", "-", *TINY, "--run", "one", input=TEXT.encode()).returncode == 0
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0

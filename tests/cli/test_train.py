@@ -196,6 +196,7 @@ def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, 
     assert "to the loss again" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
     words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
     assert main([*words, "--run", "whole"]) == 0

@@ -234,12 +234,15 @@ def test_the_source_is_shipped():
 
 
 PROCESSORS = ("x86-64", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids")  # SSE2 alone ... matrix units
+OFTEN = "x86-64", "sapphirerapids"  # the fewest instructions and the most
 C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86 processors")
 @pytest.mark.parametrize("half", [(), ("-DHALF",)], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize(
+    "processor", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in PROCESSORS]
+)
 def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, half):
     """What is not taken here would fail on other machines alone, and silently: everything runs without it."""
     where = ("-I", str(build.HERE), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")

@@ -17,6 +17,7 @@ from charladder.training.precision import choose_device, choose_precision
 from helpers import make_trainer, predictor, small
 
 
+@pytest.mark.slow
 def test_a_model_overfits_a_thousand_characters(prose):
     rng = np.random.default_rng(0)
     text = bytes(rng.choice(list(b"abcdefghijklmnopqrstuvwxyz "), 1000).tolist())
