@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from ablation.fakes import ENVIRONMENT, make_plan, make_run
-from charladder.ablation import csv_tables, markdown, page, plan, report
+from charladder.ablation import csv_tables, markdown, page, pictures, plan, report
 from charladder.ablation.results import collect
 from charladder.ablation.statistics import TOO_FEW
 
@@ -200,3 +200,12 @@ def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
     places = [text.index(part) for part in order]
     assert places == sorted(places)
     assert text.index("<details><summary>What was run") > text.index("<h2>Pictures")
+
+
+def test_the_forest_plot_claims_no_more_than_the_verdict(folder):
+    """Blue is the colour of a claim; with four seeds there is none, however small p is."""
+    blue = "#0072b2"
+    assert blue in pictures.forest(build(folder))
+    few = build(folder, seeds=4)
+    assert few.arms[1].verdict == TOO_FEW and few.arms[1].corrected < 0.05
+    assert blue not in pictures.forest(few)

@@ -50,8 +50,8 @@ def html(report: Report) -> str:
     parts.append(
         picture(
             forest(report),
-            "Difference of each arm to the baseline, paired by seed, with its 95% interval; blue where the p-value, "
-            "corrected by Holm's method, is below 0.05, grey where it is not. A diamond is one seed, without interval.",
+            "Difference of each arm to the baseline, paired by seed, with its 95% interval; blue where the "
+            "difference is claimed (at least 5 seeds, corrected p below 0.05), grey elsewhere. A diamond is one seed.",
             "No arm can be compared with the baseline yet.",
             "lead",
         )

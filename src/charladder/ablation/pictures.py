@@ -12,7 +12,7 @@ import numpy as np
 
 from charladder.ablation.report import Report
 from charladder.ablation.results import Curve
-from charladder.ablation.statistics import band
+from charladder.ablation.statistics import band, shows_difference
 from charladder.errors import BadInput
 from charladder.training.palette import COLOURS
 
@@ -60,7 +60,7 @@ def forest(report: Report) -> str:
         axes = figure.subplots()
         for row, (one, difference) in enumerate(shown):
             known = difference.low is not None and difference.high is not None
-            colour = COLOURS[0] if one.corrected is not None and one.corrected < 0.05 else COLOURS[7]
+            colour = COLOURS[0] if shows_difference(difference, one.corrected) else COLOURS[7]
             if known:
                 axes.plot([difference.low, difference.high], [row, row], color=colour, linewidth=2.5)
             axes.plot(difference.mean, row, "o" if known else "D", color=colour, markersize=7)

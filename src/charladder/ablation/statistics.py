@@ -87,11 +87,16 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
+def shows_difference(difference: Difference | None, corrected: float | None) -> bool:
+    """Whether a difference may be claimed: of enough seeds, with a corrected p-value below the level."""
+    return difference is not None and corrected is not None and len(difference.seeds) >= ENOUGH and corrected < LEVEL
+
+
 def verdict(difference: Difference | None, corrected: float | None, baseline: str) -> str:
     """What may be said of an arm's bits per character against those of the baseline: fewer are better."""
     if difference is None or difference.p is None or corrected is None or len(difference.seeds) < ENOUGH:
         return TOO_FEW
-    if corrected >= LEVEL:
+    if not shows_difference(difference, corrected):
         return "no difference shown"
     assert difference.low is not None and difference.high is not None
     low, high = sorted((abs(difference.low), abs(difference.high)))
