@@ -98,7 +98,7 @@ class Run:
 
 
 def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
-    """A module with the tensors of `path`, of which there are at least so many. Raises BadInput that names the file
+    """A module with the tensors of `path`, which has at least `least` of them. Raises BadInput that names the file
     where it is missing, does not fit or is damaged, or has other dtypes or numbers that are not finite.
 
     Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.

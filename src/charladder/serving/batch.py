@@ -58,7 +58,7 @@ class Batch:
             try:
                 manner = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
             except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
-                print(f"charladder: {error}", file=sys.stderr)  # it may name files, which clients have no right to
+                print(f"charladder: {error}", file=sys.stderr)  # for the operator alone: it may name files
                 self.tell([(ticket, Failed(UNEXPECTED))])
                 continue
             except Exception:

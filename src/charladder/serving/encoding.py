@@ -20,7 +20,7 @@ def _pieces(value: Any) -> Iterator[str]:
             yield ("{" if number == 0 else ", ") + dumps(name) + ": "
             yield from _pieces(each)
         yield "}" if value else "{}"
-    elif isinstance(value, list) and any(isinstance(each, dict | list) for each in value[:1]):
+    elif isinstance(value, list) and value and isinstance(value[0], dict | list):
         for number, each in enumerate(value):
             yield "[" if number == 0 else ", "
             yield from _pieces(each)

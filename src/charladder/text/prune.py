@@ -1,4 +1,4 @@
-"""Pruning of the cache: what no process has used for some days is removed, and nothing that one uses now."""
+"""Pruning of the cache: files that were not used for some days are removed, unless a process uses them now."""
 
 import re
 import time
@@ -34,7 +34,7 @@ def mark_used(path: Path) -> None:
 
 
 def prune(days: float, rehearsal: bool = False) -> list[Item]:
-    """Removes what was not used for so many days, and returns what it found, whether removed or kept.
+    """Removes files of the cache that were not used for `days` days. Returns all items found, removed or kept.
 
     These are texts with all that was made from them, downloads from a URL, and what an interrupted reading or download
     has left behind. Texts from standard input and downloads by name are kept: they may not be had a second time.

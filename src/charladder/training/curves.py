@@ -57,7 +57,7 @@ def title(folder: Path, steps: list[dict[str, Any]], lines: list[dict[str, Any]]
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib draws as it is: a dollar sign begins no formula, and a lone surrogate is replaced."""
+    """Text with dollar signs escaped, which would begin a formula, and unprintable characters replaced by `?`."""
     return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
 
 

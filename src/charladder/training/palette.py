@@ -1,4 +1,4 @@
-"""The colours of all pictures: one palette for one quantity. Told apart by most eyes with a weakness for colours."""
+"""The colours of all pictures: one palette for one quantity, chosen for the common kinds of colour blindness."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ WEIGHTS = "Blues"  # matplotlib's colormap for weights of losses: 0 is white
 
 
 def ordered(count: int) -> list[Any]:
-    """Colours of `count` things in an order, such as rungs: from dark to light, without the palest."""
+    """`count` colours from dark to light, for ordered categories such as layers. The lightest are left out."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.85 * place / max(1, count - 1)) for place in range(count)]

@@ -1,0 +1,39 @@
+"""The colours of pictures under simulated colour blindness (Machado et al. 2009, severity 1)."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from charladder.training.palette import BATCHES, COLOURS, MAIN, VALID, ordered
+
+KINDS = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def lab(colour: str, kind: str) -> np.ndarray:
+    """CIELAB of a colour as it is seen."""
+    rgb = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(np.clip(XYZ @ np.clip(np.array(KINDS[kind]) @ linear, 0, 1), 1e-9, None) / WHITE)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def least(colours: tuple[str, ...], kind: str) -> float:
+    return min(float(np.linalg.norm(lab(a, kind) - lab(b, kind))) for a, b in combinations(colours, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_colours_that_share_a_picture_are_told_apart(kind):
+    assert least((MAIN, VALID, BATCHES), kind) > 20
+    assert least(COLOURS[:5], kind) > 10  # further curves have other dashes or markers beside their colour
+
+
+def test_the_colours_of_an_order_get_lighter():
+    brightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in ordered(8)]
+    assert brightness == sorted(brightness)
