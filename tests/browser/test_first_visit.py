@@ -168,6 +168,17 @@ def test_forced_colours_keep_the_bits_as_bars(look):
     assert all("gradient" in image for _, _, image in heights)
 
 
+def test_the_bars_of_forced_colours_are_seen_through_the_text(look):
+    """Browsers draw a plate of the background behind forced text, which covered the bars."""
+    page = look(forced_colors="active")
+    write(page, "The ladder leans on the wall, and zebra QXZ!")
+    page.locator("#text").blur()
+    editor = page.locator("#editor")
+    bars = editor.screenshot()
+    page.evaluate("() => document.querySelectorAll('#backdrop span').forEach((run) => (run.style.background = 'none'))")
+    assert editor.screenshot() != bars
+
+
 def test_on_a_phone_the_layers_are_a_sheet_below_the_text(look):
     page = look(viewport={"width": 360, "height": 740})
     write(page, "The ladder leans on the wall.")
