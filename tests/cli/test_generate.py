@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import json
-import math
 import weakref
 from pathlib import Path
 
@@ -17,8 +16,11 @@ from charladder.cli.main import main
 from charladder.errors import BadInput
 from charladder.generation import Sampling
 from charladder.generation.kept import NAME, find_heads
+from charladder.generation.opening import opening_of
 from charladder.generation.text import TextModel, TextSettings
 from charladder.run import open_run
+from charladder.text import Alphabet
+from charladder.text.alphabet import TEXT8
 
 TINY = ["--layers", "3", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3"]
 
@@ -162,11 +164,25 @@ def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
     assert "".join(stopped) == "".join(pieces)[: "".join(pieces).index("→")]
 
 
-def test_an_empty_prompt_begins_anywhere_and_costs_what_evaluation_charges():
+@pytest.mark.parametrize("draft", ["none", "ngram"])
+def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
+    """The first character costs what the network gives it after a newline. (It was one of 256 bytes, most of which are
+    no beginning of a text in UTF-8.)"""
     run = open_run(Path("run"))
-    texts = list(TextModel(run, TextSettings(1, draft="none", together=64)).texts([b""] * 64))
-    assert len({text.text for text in texts}) > 20
-    assert all(text.nats == [pytest.approx(-math.log(256))] for text in texts)
+    greedy = Sampling(temperature=0.0)
+    model = TextModel(run, TextSettings(12, greedy, draft=draft))
+    (empty,), (newline,) = model.texts([b""]), model.texts([b"\n"])
+    assert (empty.ids, empty.nats) == (newline.ids, pytest.approx(newline.nats))
+    drawn = list(TextModel(run, TextSettings(1, draft=draft, together=64)).texts([b""] * 64))
+    network = run.network()
+    nats_V = network(torch.tensor([[10]])).logits_BTV[0, -1].detach().log_softmax(0)
+    for text in drawn:
+        assert text.nats == [pytest.approx(float(nats_V[text.ids[0]]), abs=1e-4)]
+
+
+def test_the_opening_of_an_alphabet():
+    found = [opening_of(Alphabet(letters)) for letters in ("", "\n a", TEXT8, "acgt")]
+    assert found == [[10], [0], [0], []]
 
 
 MISTAKES = [

@@ -165,8 +165,14 @@ def test_prompts_as_tokens_and_several_at_once(client):
     assert [streamed[n] for n in range(4)] == [choice.text for choice in several.choices]
 
 
-def test_an_empty_prompt_begins_from_nothing(client):
-    assert len(write(client, prompt="").choices[0].text.encode("utf-8", "replace")) >= 40
+def test_an_empty_prompt_begins_as_generate_does_and_its_opening_is_not_shown(client, runs):
+    wanted = "".join(TextModel(open_run(runs / "run"), TextSettings(40, seed=5, draft="none")).pieces(b""))
+    for prompt in ("", None):
+        answer = write(client, prompt=prompt, echo=True, logprobs=1)
+        (choice,) = answer.choices
+        assert choice.text == wanted and len(choice.logprobs.tokens) == 40
+        assert choice.logprobs.text_offset[0] == 0
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (0, 40)
 
 
 def test_drafts_are_marked_character_by_character(client):
@@ -209,6 +215,7 @@ def test_mistakes_are_the_client_s_own_exceptions(client, wrong, kind, sentence)
     with pytest.raises(kind) as caught:
         write(client, **wrong)
     assert sentence in str(caught.value)
+    assert caught.value.param == next(iter(wrong.get("extra_body", wrong)))
 
 
 def test_letters_outside_the_alphabet_are_named(lettered):

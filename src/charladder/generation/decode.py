@@ -62,7 +62,8 @@ def generate(
 ) -> Iterator[int]:
     """Yields `length` characters that follow `prompt`, as ids, distributed as the network says.
 
-    With an empty prompt the first character is drawn uniformly, which is what evaluation charges for it.
+    With an empty prompt the first character is drawn uniformly, because no alphabet is known here: see opening.py for
+    what `charladder generate` and the service do.
     The same seed gives the same text on one machine, as long as the drafter is the same and no clock decides for it.
     Raises BadInput for a negative length.
     """

@@ -19,6 +19,7 @@ from charladder.errors import BadInput
 from charladder.generation.choosing import Draft, choose_drafter
 from charladder.generation.decode import open_reader
 from charladder.generation.drafters import AutoDrafter, Drafter
+from charladder.generation.opening import opening_of
 from charladder.generation.sampling import Sampling
 from charladder.generation.stream import Manner, Stream, random_numbers, sample_numbers
 from charladder.generation.writer import PAUSE, Writer
@@ -183,7 +184,8 @@ class TextModel:
         streams = []
         for number, text in enumerate(texts):
             chance = random_numbers(text.seed, text.sample, text.prompt)
-            streams.append(Stream(number, [*text.prompt], text.length, chance, manner, text.stops))
+            prompt = [*text.prompt] or opening_of(self.run.alphabet)
+            streams.append(Stream(number, prompt, text.length, chance, manner, text.stops))
         writer.join(streams)
         return writer
 

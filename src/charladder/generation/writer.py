@@ -32,8 +32,8 @@ class Writer:
     A stream's text is a function of the seed, its prompt, its sample number (samples: by default how many equal prompts
     come before it) and, unless chance is a race, what is drafted: with a reader whose rows do not depend on each other
     (packed.PackedReader) it is the same beside other streams as alone. An empty prompt's first character is drawn
-    uniformly, which is what evaluation charges for it. Raises BadInput for a negative length, and for logits that are
-    no numbers.
+    uniformly; TextModel and the service give a newline in place of an empty prompt (opening.py). Raises BadInput for a
+    negative length, and for logits that are no numbers.
     """
 
     def __init__(

@@ -36,7 +36,6 @@ from charladder.serving.observing import Observed, Requests, gauge
 from charladder.serving.problems import ANSWERS, Refused, refuse
 from charladder.serving.streaming import EventStream, attended
 from charladder.serving.symbols import Symbols
-from charladder.strict_json import dumps
 from charladder.training.precision import choose_device
 
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
@@ -88,15 +87,17 @@ class Service:
         """What is to be looked at, as ids. Raises Refused."""
         if (asked.text is None) == (asked.ids is None):
             raise Refused(400, "send either `text` or `ids`", "text")
+        field = "ids" if asked.text is None else "text"
         try:
-            if asked.text is not None:
-                ids = self.symbols.encode(asked.text, "text")
-            else:
-                ids = self.symbols.check(asked.ids or [], "ids")
+            ids = (
+                self.symbols.check(asked.ids or [], field)
+                if asked.text is None
+                else self.symbols.encode(asked.text, field)
+            )
         except BadInput as error:
-            raise refuse(error) from None
+            raise refuse(error, field) from None
         if len(ids) > self.limits.score:
-            raise Refused(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", "text")
+            raise Refused(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", field)
         return ids
 
     async def look(self, request: Request, *arguments: Any) -> Any:
@@ -201,7 +202,7 @@ def add_completions(app: FastAPI, service: Service) -> None:
         if not asked.stream:
             answer = await attended(request, completions.whole(writings, asked.n or 1))
             # A large one takes a while to write: not in the event loop.
-            return Response(await asyncio.to_thread(dumps, answer), media_type="application/json")
+            return Response(await asyncio.to_thread(encode, answer), media_type="application/json")
         echoes: list[dict[str, Any] | None] = [None] * len(writings)
         if asked.echo and asked.logprobs is not None:
             echoes = await attended(request, completions.echoes(writings, asked.n or 1))
@@ -286,7 +287,7 @@ def add_tokenizer(app: FastAPI, service: Service) -> None:
             try:
                 return service.symbols.encode(asked.prompt, "prompt")
             except BadInput as error:
-                raise refuse(error) from None
+                raise refuse(error, "prompt") from None
 
         asked, ids = await service.read(request, protocol.TokenizeRequest, read)
         answer = {"count": len(ids), "max_model_len": service.run.recipe.model.context, "tokens": ids}
@@ -302,7 +303,7 @@ def add_tokenizer(app: FastAPI, service: Service) -> None:
             try:
                 return service.symbols.decode(service.symbols.check(asked.tokens, "tokens"))
             except BadInput as error:
-                raise refuse(error) from None
+                raise refuse(error, "tokens") from None
 
         _, text = await service.read(request, protocol.DetokenizeRequest, read)
         return JSONResponse({"prompt": text})

@@ -68,7 +68,13 @@ class Batch:
             ticket.began = now
             chance = random_numbers(ticket.seed, ticket.sample, ticket.prompt)
             ticket.stream = Stream(
-                self.free.pop(), ticket.prompt, ticket.length, chance, manner, ticket.stops, ticket.top
+                self.free.pop(),
+                ticket.prompt or ticket.opening,
+                ticket.length,
+                chance,
+                manner,
+                ticket.stops,
+                ticket.top,
             )
             streams.append(ticket.stream)
             self.active.append(ticket)

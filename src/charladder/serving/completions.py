@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from charladder.errors import BadInput
+from charladder.generation.opening import opening_of
 from charladder.generation.sampling import Sampling
 from charladder.generation.stream import sample_numbers
 from charladder.serving.engine import Engine
@@ -66,7 +67,7 @@ class Completions:
             stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
             spelled = [self.symbols.spell(stop, "stop") for stop in dict.fromkeys(stops)]
         except BadInput as error:
-            raise refuse(error) from None
+            raise refuse(error, "stop") from None
         stop_ids = [ids for ids in spelled if ids is not None]  # others cannot occur
         if any(not 1 <= len(stop) <= self.limits.stop for stop in stop_ids):
             raise Refused(
@@ -88,7 +89,8 @@ class Completions:
         each = [ids for ids in prompts for _ in range(n)]
         for number, (ids, sample) in enumerate(zip(each, sample_numbers([*map(tuple, each)]), strict=True)):
             ticket = Ticket(
-                ids, length, sampling, draft, seed, sample, stop_ids, asked.logprobs or 0, deadline
+                ids, length, sampling, draft, seed, sample, opening_of(self.symbols.alphabet), stop_ids,
+                asked.logprobs or 0, deadline,
             )  # fmt: skip
             # Offsets begin after the prompt, with and without `echo`.
             text = self.symbols.decode(ids) if asked.echo or asked.logprobs is not None else ""
@@ -133,7 +135,7 @@ class Completions:
             try:
                 ids = self.symbols.encode(one, "prompt") if isinstance(one, str) else self.symbols.check(one, "prompt")
             except BadInput as error:
-                raise Refused(400, refuse(error).sentence, "prompt") from None
+                raise refuse(error, "prompt") from None
             if len(ids) > self.limits.prompt:
                 raise Refused(
                     400, f"a prompt has {len(ids):,} characters; send {self.limits.prompt:,} at most", "prompt",

@@ -162,7 +162,8 @@ class Looker:
                     bits[place - begin] = nats / math.log(2)
 
         if self.objective is None:
-            raise BadInput("this run has no heads.safetensors, so its rungs predict nothing; ask without `rungs`")
+            sentence = "this run has no heads.safetensors, so its rungs predict nothing; ask without `rungs`"
+            raise Refused(400, sentence, "rungs")
         if part[0] < end:
             evaluate_rungs(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
         return [
@@ -189,7 +190,7 @@ class Looker:
             "bits": bits,
             "note": None
             if place
-            else "nothing stands before the first character, so every one is as likely as another",
+            else "nothing stands before the first character, so it is charged as one of the alphabet drawn uniformly",
             "rows": [{"rung": rung, "heads": found} for rung, found in heads.items()],
         }
 

@@ -14,6 +14,7 @@ TYPES = {
     500: "server_error", 503: "server_error",
 }  # fmt: skip
 CLOSING = "the service is closing"
+OPTION = r"--([a-z][a-z-]*)"
 ANSWERS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": what}
     for status, what in {
@@ -50,10 +51,13 @@ class Refused(Exception):
         return JSONResponse(self.body(), self.status, headers)
 
 
-def refuse(error: BadInput) -> Refused:
-    """A sentence made for the command line, as one about fields."""
+def refuse(error: BadInput, field: str | None = None) -> Refused:
+    """A sentence made for the command line, as one about fields. field: where the mistake is, unless the sentence
+    begins with the option of another field."""
     sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
-    return Refused(400, re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), sentence))
+    sentence = re.sub(OPTION, lambda option: option[1].replace("-", "_"), sentence)
+    named = re.match(OPTION, str(error))
+    return Refused(400, sentence, named[1].replace("-", "_") if named else field)
 
 
 async def on_refused(request: Request, error: Exception) -> JSONResponse:

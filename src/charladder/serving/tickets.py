@@ -44,6 +44,7 @@ class Ticket:
     draft: Draft
     seed: int
     sample: int  # which of the texts after the same prompt
+    opening: list[int]  # what the network reads where the prompt is empty
     stops: Sequence[Sequence[int]] = ()
     top: int = 0
     deadline: float = float("inf")  # of time.monotonic()
