@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         for name, stride in {"C": context, "C/2": context // 2, "C/8": max(1, context // 8), "1": 1}.items():
             with torch.inference_mode():
                 score = evaluate(
-                    lambda tokens, keep: network(tokens, keep=keep).logits_BTV,
+                    lambda tokens, keep: network(tokens, logits_to_keep=keep).logits_BTV,
                     corpus.ids_N, part, context, stride, run.alphabet.size,
                 )  # fmt: skip
             measured[name] = {

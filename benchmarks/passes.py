@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.measure import matrix_rate, report
 from charladder.generation import open_reader
-from charladder.model import ModelSettings, Transformer
-from charladder.model.reading import Rows
+from charladder.inference.runner import TokenBatch
+from charladder.model import ModelConfig, Transformer
 
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ALPHABET = 256
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if options.quick:
         options.rounds = 3
     place = options.context // 2 if options.place is None else options.place
-    settings = ModelSettings(
+    settings = ModelConfig(
         options.layers, options.width, options.attention_heads, options.feed_forward, options.context,
         initialisation="normal"
     )  # fmt: skip
@@ -54,19 +54,19 @@ def main(argv: Sequence[str]) -> int:
         for streams in options.streams
     }
     passes = {
-        (precision, streams): Rows(range(streams), [place] * streams, [n % ALPHABET for n in range(streams)])
+        (precision, streams): TokenBatch(range(streams), [place] * streams, [n % ALPHABET for n in range(streams)])
         for precision, streams in readers
     }
     for key, reader in readers.items():  # what they hold before
         for n in range(place):
-            reader.read(Rows(range(key[1]), [n] * key[1], [n % ALPHABET] * key[1]))
+            reader.run(TokenBatch(range(key[1]), [n] * key[1], [n % ALPHABET] * key[1]))
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in readers}
     multiplied, read = matrix_rate(), reading_rate()
     for _ in range(options.rounds):
         for key, reader in readers.items():
-            reader.read(passes[key])  # what a cache keeps from one pass to the next is there for the second
+            reader.run(passes[key])  # what a cache keeps from one pass to the next is there for the second
             began = time.perf_counter()
-            reader.read(passes[key])
+            reader.run(passes[key])
             seconds[key].append(time.perf_counter() - began)
     D, F, L = options.width, options.feed_forward, options.layers
     weights, held = L * D * (4 * D + 3 * F) + ALPHABET * D, 2 * L * D * (place + 1)

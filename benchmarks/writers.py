@@ -161,7 +161,7 @@ def llama_cpp(network: Transformer, dtype: torch.dtype) -> Write:
     model.reset()
     model.eval(ids)
     with torch.no_grad():
-        expected = network(torch.tensor([ids]), keep=1).logits_BTV[0, -1].numpy()
+        expected = network(torch.tensor([ids]), logits_to_keep=1).logits_BTV[0, -1].numpy()
     said = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model._ctx.ctx, -1), expected.shape)
     apart = float(np.abs(said - expected).max())
     # llama.cpp rounds what it multiplies with bfloat16 weights too.

@@ -14,7 +14,7 @@ COMPILED = "TEST_COMPILED_LIBRARIES"  # environment variable: the cache folder i
 def compiled() -> Path:
     """The folder of the compiled libraries; it is empty where they cannot be compiled."""
     folder = Path(os.environ[COMPILED])
-    program = "from charladder.model import build; build.decision()"
+    program = "from charladder.kernels import build; build.decision()"
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"CHARLADDER_CACHE": str(folder)}, check=True)
     return folder / "native"
 

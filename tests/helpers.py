@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.model import ModelSettings, Transformer, build
+from charladder.kernels import build
+from charladder.model import ModelConfig, Transformer
 from charladder.objective import LadderObjective, ObjectiveSettings
 from charladder.text import Windows
 from charladder.training import Trainer, TrainingSettings
@@ -26,17 +27,17 @@ PROSE = (
 )
 
 
-def small(**changes: Any) -> ModelSettings:
+def small(**changes: Any) -> ModelConfig:
     """A modern network that trains in a blink; `block="paper"` gives the paper's with its position tables."""
     fields = {"layers": 3, "width": 32, "attention_heads": 2, "feed_forward": 64, "context": 16}
     if changes.get("block") == "paper":
         fields |= {"positions": "tables", "initialisation": "normal"}
-    return ModelSettings(**(fields | changes))
+    return ModelConfig(**(fields | changes))
 
 
 def make_trainer(
     data: bytes,
-    model: ModelSettings | None = None,
+    model: ModelConfig | None = None,
     objective: ObjectiveSettings | None = None,
     dtype: torch.dtype = torch.float32,
     order: str = "random",
@@ -55,7 +56,7 @@ def make_trainer(
 
 
 def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    return lambda tokens, keep: network(tokens, keep=keep).logits_BTV
+    return lambda tokens, keep: network(tokens, logits_to_keep=keep).logits_BTV
 
 
 def compiled_with(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:

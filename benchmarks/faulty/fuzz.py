@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from benchmarks.faulty.kills import TEXT, TINY, cache
 from charladder.cli.main import main
 from charladder.errors import BadInput
-from charladder.model import ModelSettings, Transformer
+from charladder.model import ModelConfig, Transformer
 from charladder.recipe import field_types, parse, resolve
 from charladder.run import filled, open_run
 from charladder.text.cache import read_json
@@ -137,7 +137,7 @@ def headed(header: Any, body: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
-def tensors(weights: bytes, model: ModelSettings, size: int, folder: Path) -> Target:
+def tensors(weights: bytes, model: ModelConfig, size: int, folder: Path) -> Target:
     """model.safetensors: damaged, and with headers that promise anything."""
     length = struct.unpack("<Q", weights[:8])[0]
     header = json.loads(weights[8 : 8 + length])

@@ -9,8 +9,8 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from charladder.errors import BadInput, nearest
-from charladder.model import ModelSettings
-from charladder.model.settings import LARGEST
+from charladder.model import ModelConfig
+from charladder.model.config import MAX_SIZE
 from charladder.objective import ObjectiveSettings
 from charladder.shapes import FIELDS, choose_shape
 from charladder.training import TrainingSettings
@@ -52,14 +52,14 @@ class Recipe:
 
     recipe: str
     text: TextSettings
-    model: ModelSettings
+    model: ModelConfig
     objective: ObjectiveSettings
     training: TrainingSettings
 
 
 SECTIONS = {
     "text": TextSettings,
-    "model": ModelSettings,
+    "model": ModelConfig,
     "objective": ObjectiveSettings,
     "training": TrainingSettings,
 }
@@ -222,7 +222,7 @@ def derive(raw: Raw) -> Raw:
     width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
     raw.setdefault(
         "model.attention_heads",
-        max((h for h in range(1, min(width // 64, LARGEST["attention_heads"]) + 1) if fits(width, h)), default=1),
+        max((h for h in range(1, min(width // 64, MAX_SIZE["attention_heads"]) + 1) if fits(width, h)), default=1),
     )
     paper = raw.get("model.block") == "paper"
     raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))

@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from charladder.errors import BadInput
-from charladder.model import Transformer, build
+from charladder.kernels import build
+from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.recipe import Recipe
 from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
@@ -83,7 +84,7 @@ def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: Lad
     keep_memory()
     missing = build.decision().reason
     if distributed.agree(0.0, missing is not None)[1] and missing is None:
-        build.decline("another process of this job cannot use C")  # the ranks compute their steps alike
+        build.disable("another process of this job cannot use C")  # the ranks compute their steps alike
     recipe = run.recipe
     windows = Windows(
         corpus.ids_N,

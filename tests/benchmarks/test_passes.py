@@ -6,7 +6,7 @@ import pytest
 import torch
 from benchmarks.passes import main
 
-from charladder.model import native
+from charladder.kernels import native
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 

@@ -7,7 +7,7 @@ from benchmarks.contenders import Contender, alternate
 from benchmarks.peers import Shape, ours, qwen3, reference, x_transformers
 
 from benchmarks import auxiliary_cost, depth, evaluation, precision, throughput
-from charladder.model import ModelSettings, Transformer
+from charladder.model import ModelConfig, Transformer
 
 TINY = Shape(layers=2, width=32, head=16, feed_forward=64, context=16, batch=2)
 
@@ -32,7 +32,7 @@ def test_contenders_alternate_and_the_absent_say_why():
 
 
 def test_operations_are_those_of_the_products():
-    network = Transformer(ModelSettings(2, 32, 2, 64, 16), 256)
+    network = Transformer(ModelConfig(2, 32, 2, 64, 16), 256)
     weights = sum(p.numel() for name, p in network.named_parameters() if p.ndim == 2 and name != "embedding.weight")
     causal = sum(2 * 2 * (position + 1) * 32 for position in range(16)) * 2  # scores and sums, in two layers
     assert TINY.operations == 3 * 2 * (16 * 2 * weights + causal)

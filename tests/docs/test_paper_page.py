@@ -9,7 +9,7 @@ import pytest
 
 import charladder
 from charladder.cli.main import main
-from charladder.model import ModelSettings
+from charladder.model import ModelConfig
 from charladder.recipe import field_types
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
@@ -30,7 +30,7 @@ def test_fields_are_those_of_a_recipe():
     assert len(fields) > 5
     assert set(fields) <= set(field_types())
     positions = set(re.findall(r'positions\"? = "(\w+)"', TEXT)) - {"all"}
-    assert positions == set(get_args(field_types()["model.positions"])) - {ModelSettings.positions}
+    assert positions == set(get_args(field_types()["model.positions"])) - {ModelConfig.positions}
 
 
 @pytest.mark.parametrize("recipe", ["t12", "t64"])

@@ -121,7 +121,7 @@ def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
                 if low <= place < high:
                     with torch.no_grad():
                         read = torch.from_numpy(IDS[start:place].astype(np.int64))[None]
-                        hidden = network(read, rungs={2}).rungs[2]
+                        hidden = network(read, output_hidden={2}).hidden[2]
                         logits = head(objective.head_input(network, 2, hidden))[0, -1]
                     bits -= float(logits.log_softmax(-1)[IDS[place + 2]]) / math.log(2)
                     count += 1

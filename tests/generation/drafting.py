@@ -14,8 +14,8 @@ from charladder.generation.drafters import (
     RungDrafter,
 )  # fmt: skip
 from charladder.generation.heads import Chain
+from charladder.inference.runner import ModelRunner
 from charladder.model import Transformer
-from charladder.model.reading import Reader
 from helpers import small
 
 DRAFTERS = ("none", "plain targets", "chained targets", "rungs", "ngram", "auto")
@@ -30,7 +30,7 @@ def stirred(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
     return model
 
 
-def make_drafter(name: str, network: Transformer, reader: Reader, sampling: Sampling, length: int = 3) -> Drafter:
+def make_drafter(name: str, network: Transformer, reader: ModelRunner, sampling: Sampling, length: int = 3) -> Drafter:
     width, alphabet = network.settings.width, network.output.out_features
     random = torch.Generator().manual_seed(9)
     near = network.output.weight.detach() + 0.1 * torch.randn(alphabet, width, generator=random)

@@ -10,9 +10,9 @@ from charladder.errors import BadInput
 from charladder.generation import Sampling, Writer, ahead, open_reader
 from charladder.generation.drafters import NoDrafter
 from charladder.generation.verification import CompiledChooser
-from charladder.model import build, native
-from charladder.model.packed import PackedReader
-from charladder.model.reading import Rows
+from charladder.inference.packed import PackedRunner
+from charladder.inference.runner import TokenBatch
+from charladder.kernels import build, native
 from generation.drafting import stirred
 from helpers import compiled_with
 
@@ -123,8 +123,8 @@ def test_those_who_have_waited_longest_are_next():
 
 def test_of_a_large_network_all_are_written_together(calls):
     reader = open_reader(stirred(5), 20)
-    assert isinstance(reader, PackedReader)
-    reader.near = False
+    assert isinstance(reader, PackedRunner)
+    reader.fits_cache = False
     writer = Writer(reader, [[n % 5] for n in range(20)], 100, Sampling(race=True))
     writer.step()
     writer.pace = 1.0
@@ -134,7 +134,7 @@ def test_of_a_large_network_all_are_written_together(calls):
 
 def test_a_broken_network_says_so():
     reader = open_reader(stirred(5), 2)
-    assert isinstance(reader, PackedReader)
+    assert isinstance(reader, PackedRunner)
     writer = Writer(reader, [[1], [2]], 100, Sampling(race=True))
     writer.step()
     reader.weights.output.fill_(float("nan"))
@@ -145,9 +145,9 @@ def test_a_broken_network_says_so():
 def test_places_past_the_context_are_refused():
     network = stirred(5)
     reader = open_reader(network)
-    assert isinstance(reader, PackedReader)
+    assert isinstance(reader, PackedRunner)
     writer = Writer(reader, [[1]], 100, Sampling(race=True))
     chooser = writer.streams[0].manner.chooser
     assert isinstance(chooser, CompiledChooser)
     with pytest.raises(BadInput, match="17 characters are more than the 16"):
-        reader.write(Rows([0], [14], [1]), [3], ctypes.c_void_p(), chooser.sampling, np.zeros((1, 3)))
+        reader.run_steps(TokenBatch([0], [14], [1]), [3], ctypes.c_void_p(), chooser.sampling, np.zeros((1, 3)))

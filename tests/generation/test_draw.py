@@ -8,7 +8,7 @@ import torch
 
 from charladder.generation import Sampling
 from charladder.generation.verification import SOURCES, Chooser, CompiledChooser, PlainChooser, drawn
-from charladder.model import native
+from charladder.kernels import native
 
 EQUAL = [0.0, 0.0, 0.0, 0.0]  # each symbol has probability 1/4, exactly, in any floating-point type
 SMALL = [-720.0, -700.0, -701.0, -703.0]

@@ -13,9 +13,9 @@ from charladder.generation import Sampling, Writer, distribution
 from charladder.generation import writer as writing
 from charladder.generation.verification import SOURCES as DRAW
 from charladder.generation.verification import CompiledChooser, Drafts, PlainChooser
-from charladder.model import native
-from charladder.model.packed import PackedReader, Weights
-from charladder.model.reading import PlainReader
+from charladder.inference.packed import PackedRunner, PackedWeights
+from charladder.inference.runner import EagerRunner
+from charladder.kernels import native
 from generation.drafting import DRAFTERS, make_drafter, stirred
 
 SAMPLINGS = [
@@ -38,7 +38,7 @@ def expected_of(network, sampling: Sampling, length: int) -> dict[tuple[int, ...
     alphabet = network.output.out_features
     texts = list(itertools.product(range(alphabet), repeat=length))
     with torch.no_grad():
-        logits_NTV = network(torch.tensor([[*PROMPT, *text[:-1]] for text in texts]), keep=length).logits_BTV
+        logits_NTV = network(torch.tensor([[*PROMPT, *text[:-1]] for text in texts]), logits_to_keep=length).logits_BTV
     found = {}
     for text, logits_TV in zip(texts, logits_NTV, strict=True):
         p_TV = distribution(logits_TV, sampling)
@@ -79,7 +79,7 @@ def clock(monkeypatch) -> None:
 
 
 def drawn_texts(network, name: str, sampling: Sampling, samples: int, together: int = 1000) -> list[tuple[int, ...]]:
-    reader, texts, passes, characters = PackedReader(Weights(network), together, 16), [], 0, 0
+    reader, texts, passes, characters = PackedRunner(PackedWeights(network), together, 16), [], 0, 0
     for seed in range(samples // together):
         drafter = make_drafter(name, network, reader, sampling)
         # Longer than what is looked at, so that there is something to draft to the end.
@@ -126,7 +126,7 @@ def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
     """Without any C."""
     monkeypatch.setattr(native, "library", lambda *_: None)
     network, sampling, texts = stirred(3, 0.5), Sampling(temperature=0.9), []
-    reader = PlainReader(network, 20, 16)
+    reader = EagerRunner(network, 20, 16)
     for seed in range(40):
         writer = Writer(reader, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, reader, sampling))
         writer.finish()
@@ -143,7 +143,7 @@ def test_greedy_drafted_text_is_the_same_text(name):
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts = []
     for drafting in ("none", name):
-        reader = PackedReader(Weights(network), len(prompts), 16)
+        reader = PackedRunner(PackedWeights(network), len(prompts), 16)
         drafter = make_drafter(drafting, network, reader, greedy)
         writer = Writer(reader, prompts, 500, greedy, 0, drafter)
         writer.finish()
@@ -157,7 +157,7 @@ def test_greedy_drafted_text_is_the_same_text(name):
 def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
     network, race, texts = stirred(64), Sampling(temperature=0.7, race=True), []
     for drafting in ("none", name):
-        reader = PackedReader(Weights(network), 4, 16)
+        reader = PackedRunner(PackedWeights(network), 4, 16)
         writer = Writer(
             reader, [[5, 6, 7], [], [9], [8] * 40], 200, race, 7, make_drafter(drafting, network, reader, race)
         )
@@ -172,7 +172,7 @@ def test_a_stream_writes_the_same_beside_others_as_alone(name):
     network, sampling = stirred(64), Sampling(temperature=0.7)
     prompts, texts = [[5, 6, 7], [], [9], [8] * 40], []
     for some in (prompts, *([prompt] for prompt in prompts)):
-        reader = PackedReader(Weights(network), len(some), 16)
+        reader = PackedRunner(PackedWeights(network), len(some), 16)
         writer = Writer(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling))
         writer.finish()
         texts += [stream.ids for stream in writer.streams]
@@ -186,7 +186,7 @@ def test_greedy_text_of_the_packed_reader_is_that_of_the_plain_one():
     network, greedy = stirred(256), Sampling(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts, close = [], 0
-    for reader in (PlainReader(network, 20, 16), PackedReader(Weights(network), 20, 16)):
+    for reader in (EagerRunner(network, 20, 16), PackedRunner(PackedWeights(network), 20, 16)):
         writer = Writer(reader, prompts, 500, greedy)
         writer.finish()
         texts.append([stream.ids for stream in writer.streams])

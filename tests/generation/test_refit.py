@@ -39,9 +39,9 @@ def test_targets_stand_where_they_belong():
     heads = DraftingHeads(32, 8, 32, (), (2,)).begin_like(network)
     losses = head_losses(network, heads, ids_BT, 2)
     with torch.no_grad():
-        said = network(ids_BT[:, :16], rungs={2, 3})
+        said = network(ids_BT[:, :16], output_hidden={2, 3})
         p_BTV = said.logits_BTV.softmax(-1)
-        state = said.rungs[3]
+        state = said.hidden[3]
         # By hand: the chain reads character t + 1 after state t, and is asked for what the network says at t + 1.
         _, logits = heads.chain(state[:, :15], ids_BT[:, 1:16])
         by_hand = -(p_BTV[:, 1:] * logits.log_softmax(-1)).sum(-1).mean()

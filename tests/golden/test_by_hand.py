@@ -19,8 +19,8 @@ class ByHand(LadderObjective):
         settings, K = self.settings, self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
         weights = {p: w for p, w in term_weights(settings, self.layers, progress, step).items() if w > 0}
-        output = model(windows_BTK[:, :T], rungs={rung for rung, _ in weights}, dropout=dropout)
-        inputs = {rung: self.head_input(model, rung, hidden) for rung, hidden in output.rungs.items()}
+        output = model(windows_BTK[:, :T], output_hidden={rung for rung, _ in weights}, dropout=dropout)
+        inputs = {rung: self.head_input(model, rung, hidden) for rung, hidden in output.hidden.items()}
         total, terms = torch.zeros(()), {}
         for (rung, k), weight in weights.items():
             source = self.layers if settings.rung_heads == "shared" else rung

@@ -40,7 +40,7 @@ def feed_forward(x: torch.Tensor, f, dropped) -> torch.Tensor:
 
 def plain(x: torch.Tensor, block: Block, settings, dropout: Dropout | None = None) -> torch.Tensor:
     """Pre-norm: x + f(norm(x)). Post-norm (Vaswani et al. 2017): norm(x + f(x)). Twice each."""
-    places = [(lambda y: y) if dropout is None else dropout.of(place) for place in (1, 2)]
+    places = [(lambda y: y) if dropout is None else dropout.fold_in(place) for place in (1, 2)]
     one, two = block.attention_norm, block.feed_forward_norm
     heads = settings.attention_heads
     if settings.norm_placement == "pre":
@@ -81,8 +81,8 @@ def test_layers_and_the_two_places_in_a_layer_have_masks_of_their_own():
     drawn = []
 
     class Noting(Dropout):
-        def of(self, place):
-            return Noting(self.rate, super().of(place).keys_B)
+        def fold_in(self, place):
+            return Noting(self.rate, super().fold_in(place).keys_B)
 
         def __call__(self, x):
             drawn.append((tuple(x.shape[1:]), self.keys_B.tolist()))
@@ -93,7 +93,7 @@ def test_layers_and_the_two_places_in_a_layer_have_masks_of_their_own():
     expected = []
     for layer in range(3):
         for place, shape in ((1, (2, 16, 16)), (2, (16, 64))):
-            expected.append((shape, Dropout(0.5, keys).of(layer).of(place).keys_B.tolist()))
+            expected.append((shape, Dropout(0.5, keys).fold_in(layer).fold_in(place).keys_B.tolist()))
     assert drawn == expected
 
 

@@ -11,12 +11,14 @@ def test_masks_are_of_the_example_and_not_of_the_batch():
     x = torch.ones(4, 8, 8)
     whole, first, second = masks(11, 12, 13, 14), masks(11, 12), masks(13, 14)
     for place in range(2):
-        assert torch.equal(whole.of(place)(x), torch.cat((first.of(place)(x[:2]), second.of(place)(x[2:]))))
+        assert torch.equal(
+            whole.fold_in(place)(x), torch.cat((first.fold_in(place)(x[:2]), second.fold_in(place)(x[2:])))
+        )
 
 
 def test_places_seeds_and_elements_fall_out_independently_and_the_mean_is_kept():
     x = torch.ones(1, 400, 400)
-    found = [masks(seed, rate=0.25).of(place)(x).flatten() for seed in (0, 1, 1 << 40, -5) for place in (0, 1, 2)]
+    found = [masks(seed, rate=0.25).fold_in(place)(x).flatten() for seed in (0, 1, 1 << 40, -5) for place in (0, 1, 2)]
     for y in found:
         assert abs(float(y.mean()) - 1) < 0.01
         assert abs(float((y == 0).float().mean()) - 0.25) < 0.005

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from charladder.errors import BadInput
-from charladder.model import Cache, Transformer
+from charladder.model import KVCache, Transformer
 from charladder.training import NotFinite
 from helpers import PROSE, make_trainer, small
 
@@ -52,7 +52,7 @@ def test_cached_equals_uncached():
     network = grown()
     tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
     whole = network(tokens).logits_BTV
-    cache = Cache(SETTINGS, 2, dtype=torch.float64)
+    cache = KVCache(SETTINGS, 2, dtype=torch.float64)
     pieces = [network(tokens[:, begin:end], cache=cache).logits_BTV for begin, end in ((0, 1), (1, 2), (2, 9))]
     cache.truncate(5)
     again = network(tokens[:, 5:], cache=cache).logits_BTV

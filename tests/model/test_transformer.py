@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charladder.errors import BadInput
-from charladder.model import Cache, Transformer
+from charladder.model import KVCache, Transformer
 from helpers import small
 
 VARIANTS = [
@@ -38,7 +38,7 @@ def test_cached_decoding_equals_full_recomputation(settings_):
     model, x = network(settings_), tokens(2, 2, 16)
     full = model(x).logits_BTV
     for pieces in ([1] * 16, [5, 1, 1, 9], [16]):
-        cache, begin = Cache(settings_, 2, dtype=torch.float64), 0
+        cache, begin = KVCache(settings_, 2, dtype=torch.float64), 0
         for size in pieces:
             got = model(x[:, begin : begin + size], cache=cache).logits_BTV
             torch.testing.assert_close(got, full[:, begin : begin + size], rtol=1e-9, atol=1e-9)
@@ -51,7 +51,7 @@ def test_cached_decoding_equals_full_recomputation(settings_):
 @settings(max_examples=25, deadline=None)
 @torch.no_grad()
 def test_a_rolled_back_cache_equals_a_fresh_one(moves, variant):
-    model, cache, read = network(VARIANTS[variant]), Cache(VARIANTS[variant], 1, dtype=torch.float64), []
+    model, cache, read = network(VARIANTS[variant]), KVCache(VARIANTS[variant], 1, dtype=torch.float64), []
     for turn, (size, back_to) in enumerate(moves):
         piece = tokens(turn, size).tolist()[: 16 - len(read)]
         if piece:
@@ -76,19 +76,19 @@ def test_no_position_sees_what_comes_after_it(settings_):
 @torch.no_grad()
 def test_keep_and_rungs():
     model, x = network(small()), tokens(4, 2, 12)
-    whole, last = model(x, rungs=(1, 2, 3)), model(x, rungs=(1, 3), keep=2)
+    whole, last = model(x, output_hidden=(1, 2, 3)), model(x, output_hidden=(1, 3), logits_to_keep=2)
     torch.testing.assert_close(last.logits_BTV, whole.logits_BTV[:, -2:])
-    assert set(last.rungs) == {1, 3}
-    torch.testing.assert_close(last.rungs[1], whole.rungs[1][:, -2:])
-    torch.testing.assert_close(model.output(whole.rungs[3]), whole.logits_BTV)
-    assert model(x).rungs == {}
+    assert set(last.hidden) == {1, 3}
+    torch.testing.assert_close(last.hidden[1], whole.hidden[1][:, -2:])
+    torch.testing.assert_close(model.output(whole.hidden[3]), whole.logits_BTV)
+    assert model(x).hidden == {}
 
 
 def test_who_watches_gets_each_state_as_soon_as_there_is_one_and_nothing_is_kept():
     model, x, seen = network(small()), tokens(4, 2, 12), []
-    output = model(x, rungs=(1, 3), keep=2, watch=lambda rung, state: seen.append((rung, state)))
-    expected = model(x, rungs=(1, 3), keep=2).rungs
-    assert output.rungs == {} and [rung for rung, _ in seen] == [1, 3]
+    output = model(x, output_hidden=(1, 3), logits_to_keep=2, on_hidden=lambda rung, state: seen.append((rung, state)))
+    expected = model(x, output_hidden=(1, 3), logits_to_keep=2).hidden
+    assert output.hidden == {} and [rung for rung, _ in seen] == [1, 3]
     assert all(torch.equal(state, expected[rung]) for rung, state in seen)
 
 
@@ -152,7 +152,7 @@ def test_past_the_tables_and_past_the_cache():
     with pytest.raises(BadInput, match="17 characters are more than the 16"):
         Transformer(small(block="paper"), 256)(tokens(6, 1, 17))
     with pytest.raises(BadInput, match="17 characters are more than the 16 the cache"):
-        Transformer(small(), 256)(tokens(6, 1, 17), cache=Cache(small()))
+        Transformer(small(), 256)(tokens(6, 1, 17), cache=KVCache(small()))
     assert Transformer(small(), 256)(tokens(6, 1, 40)).logits_BTV.shape == (1, 40, 256)
 
 

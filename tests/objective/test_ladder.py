@@ -42,11 +42,11 @@ def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions)
     report = objective(network, x, progress=0.1)
     got = torch.autograd.grad(report.total, parameters)
 
-    output = network(x[:, :16], rungs=(1, 2, 3))
+    output = network(x[:, :16], output_hidden=(1, 2, 3))
     keep = slice(None) if positions == "all" else slice(-1, None)
     total, seen = torch.zeros((), dtype=torch.float64), set()
     for rung in (1, 2, 3):
-        hidden = output.rungs[rung] if rung == 3 else F.layer_norm(output.rungs[rung], (32,))
+        hidden = output.hidden[rung] if rung == 3 else F.layer_norm(output.hidden[rung], (32,))
         for k in (1, 2, 3):
             main = (rung, k) == (3, 1)
             logits = output.logits_BTV if main else objective.heads[f"rung{rung}_target{k}"](hidden)
@@ -72,7 +72,7 @@ def test_multiple_targets_are_there_and_look_further_ahead():
         head.weight.zero_()
     report = objective(network, x, 0.0)
     assert report.terms["rung3.target2"].value == pytest.approx(math.log(256))
-    hidden = network(x[:, :16], rungs=(3,)).rungs[3]
+    hidden = network(x[:, :16], output_hidden=(3,)).hidden[3]
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(3)))
     expected = F.cross_entropy(head(hidden).flatten(0, 1), x[:, 2:18].flatten())
@@ -177,7 +177,7 @@ def test_tied_classifiers_are_those_of_the_last_rung():
     assert set(objective.heads) == {"rung3_target2"}
     x = windows(2)
     report = objective(network, x, 0.0)
-    hidden = network(x[:, :16], rungs=(1,)).rungs[1]
+    hidden = network(x[:, :16], output_hidden=(1,)).hidden[1]
     for k, head in ((1, network.output), (2, objective.heads["rung3_target2"])):
         expected = F.cross_entropy(head(network.norm(hidden)).flatten(0, 1), x[:, k : 16 + k].flatten())
         assert report.terms[f"rung1.target{k}"].value == pytest.approx(expected.item(), rel=1e-12)

@@ -8,7 +8,7 @@ from torch import nn
 
 from charladder.auxiliary import AuxiliaryError, fused, linear_cross_entropy
 from charladder.auxiliary.fused import PLAIN
-from charladder.model import native
+from charladder.kernels import native
 from charladder.objective import ObjectiveSettings, ladder
 from charladder.objective.steps import COMPILED, SOURCES, fastest
 from helpers import make_trainer

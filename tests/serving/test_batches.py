@@ -6,8 +6,8 @@ import httpx2
 import pytest
 import torch
 
-from charladder.model import packed
-from charladder.model.packed import PackedReader
+from charladder.inference import packed
+from charladder.inference.packed import PackedRunner
 from charladder.run import open_run
 from charladder.serving import app
 from charladder.serving.app import open_readers
@@ -83,13 +83,13 @@ def test_whoever_vanishes_from_one_of_several_batches_leaves_nothing(runs, cores
 
 def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeypatch):
     network = open_run(runs / "run").network()
-    assert [reader.streams for reader in open_readers(network, 5, torch.float32)] == [1, 2, 2]
-    assert [reader.streams for reader in open_readers(network, 1, torch.float32)] == [1]
+    assert [reader.slots for reader in open_readers(network, 5, torch.float32)] == [1, 2, 2]
+    assert [reader.slots for reader in open_readers(network, 1, torch.float32)] == [1]
     monkeypatch.setattr(app, "LEAST", 3)
-    assert [reader.streams for reader in open_readers(network, 7, torch.float32)] == [3, 4]
-    monkeypatch.setattr(packed, "NEAR", 0)
+    assert [reader.slots for reader in open_readers(network, 7, torch.float32)] == [3, 4]
+    monkeypatch.setattr(packed, "SHARED_CACHE_BYTES", 0)
     (reader,) = open_readers(network, 5, torch.float32)
-    assert isinstance(reader, PackedReader) and reader.streams == 5
+    assert isinstance(reader, PackedRunner) and reader.slots == 5
 
 
 def free(served: Served) -> int:

@@ -126,7 +126,7 @@ def test_texts_that_are_being_written_end_when_the_service_does(runs):
 
 def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
     with serving(runs / "run") as served:
-        read = served.service.engine.batches[0].writer.reader.read
+        read = served.service.engine.batches[0].writer.reader.run
 
         def broken(*arguments, **more):
             found = read(*arguments, **more)

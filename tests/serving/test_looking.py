@@ -30,7 +30,7 @@ def loaded(runs):
 
 def test_score_is_what_evaluate_says(served, runs, loaded):
     ids_N = np.frombuffer(DATA, np.uint8)
-    whole = evaluate(lambda t, keep: loaded[0](t, keep=keep).logits_BTV, ids_N, (0, len(DATA)), 16, 8, 256)
+    whole = evaluate(lambda t, keep: loaded[0](t, logits_to_keep=keep).logits_BTV, ids_N, (0, len(DATA)), 16, 8, 256)
     found = ask(served, "score", text=TEXT)
     assert found["characters"] == len(DATA) == len(found["bits"]) == len(found["offsets"])
     assert found["total_bits"] == pytest.approx(whole.bits, rel=1e-6)
@@ -71,7 +71,7 @@ def test_every_rung_scores_every_symbol(served, loaded):
         assert all(bits is not None for bits in row["bits"][row["target"] :])
     place = 9  # in the first window: everything before is seen
     with torch.no_grad():
-        hidden = network(torch.tensor([list(DATA[: place - 1])]), rungs={2}).rungs[2]
+        hidden = network(torch.tensor([list(DATA[: place - 1])]), output_hidden={2}).hidden[2]
         logits = objective.heads["rung2_target2"](objective.head_input(network, 2, hidden))[0, -1]
     bits = -float(logits.double().log_softmax(-1)[DATA[place]]) / math.log(2)
     assert terms["rung2.target2"]["bits"][place] == pytest.approx(bits, abs=1e-5)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from charladder.errors import BadInput
-from charladder.model import ModelSettings, Transformer
+from charladder.model import ModelConfig, Transformer
 from charladder.recipe import Recipe
 from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
@@ -62,7 +62,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def activations(recipe: Recipe, model: ModelSettings, alphabet: int) -> int:
+def activations(recipe: Recipe, model: ModelConfig, alphabet: int) -> int:
     """A rough count of the bytes that the backward pass needs: what each layer keeps a character, in float32."""
     windows = recipe.training.micro_batch or recipe.training.batch
     feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from charladder.errors import BadInput
 from charladder.evaluation import Score, Scored, evaluate
 from charladder.model import Transformer
-from charladder.model.settings import LARGEST
+from charladder.model.config import MAX_SIZE
 from charladder.run import Run, file_ends, split_of
 from charladder.text import Corpus
 
@@ -24,8 +24,8 @@ def check_context(run: Run, context: int) -> None:
     settings = run.recipe.model
     if context < 2:
         raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
-    if context > LARGEST["context"]:
-        raise BadInput(f"--context {context} is too large; it must be at most {LARGEST['context']:,} characters")
+    if context > MAX_SIZE["context"]:
+        raise BadInput(f"--context {context} is too large; it must be at most {MAX_SIZE['context']:,} characters")
     if context > settings.context and settings.learned_positions:
         raise BadInput(
             f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"
@@ -53,7 +53,7 @@ class Held:
         return file_ends(self.run.recipe, self.corpus)
 
     def predict(self, tokens_BT: torch.Tensor, keep: int | None = None) -> torch.Tensor:
-        return self.network(tokens_BT, keep=keep).logits_BTV
+        return self.network(tokens_BT, logits_to_keep=keep).logits_BTV
 
 
 def hold(

@@ -70,5 +70,5 @@ def ladder_at(
                 p_V = head(x_BTD)[0, -1].double().softmax(-1).cpu().numpy()
                 found.append(Expected(term_name(rung, k, layers), rung, k, p_V))
 
-    network(tokens_BT, rungs={rung for rung, _ in wanted}, keep=1, watch=look)
+    network(tokens_BT, output_hidden={rung for rung, _ in wanted}, logits_to_keep=1, on_hidden=look)
     return found

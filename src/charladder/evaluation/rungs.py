@@ -96,7 +96,7 @@ def evaluate_rungs(
                 add((rung, 0), refit[rung](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
 
         tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
-        network(tokens_BT, rungs={rung for rung, _ in names}, keep=kept, watch=measure)
+        network(tokens_BT, output_hidden={rung for rung, _ in names}, logits_to_keep=kept, on_hidden=measure)
         done += kept * len(group)
         report(done)
 

@@ -13,8 +13,8 @@ import numpy as np
 from charladder.errors import BadInput
 from charladder.generation.sampling import BROKEN
 from charladder.generation.verification import CompiledChooser, Drafts
-from charladder.model.packed import TILE, PackedReader
-from charladder.model.reading import Reader, Rows
+from charladder.inference.packed import TILE, PackedRunner
+from charladder.inference.runner import ModelRunner, TokenBatch
 
 if TYPE_CHECKING:
     from charladder.generation.stream import Manner, Stream
@@ -22,42 +22,42 @@ if TYPE_CHECKING:
 AHEAD = 16  # characters of a stream at most that are written in one call
 
 
-def able(reader: Reader, parts: Sequence[tuple["Manner", list["Stream"], Drafts]]) -> bool:
+def able(reader: ModelRunner, parts: Sequence[tuple["Manner", list["Stream"], Drafts]]) -> bool:
     """Whether all of these can be written in this way."""
     return (
-        isinstance(reader, PackedReader)
-        and (reader.near or len(parts) == 1)
+        isinstance(reader, PackedRunner)
+        and (reader.fits_cache or len(parts) == 1)
         and all(drafts.resting and isinstance(manner.chooser, CompiledChooser) for manner, _, drafts in parts)
     )
 
 
-def shift(reader: Reader, streams: Sequence["Stream"], pace: float, pause: float) -> tuple[list["Stream"], int]:
+def shift(reader: ModelRunner, streams: Sequence["Stream"], pace: float, pause: float) -> tuple[list["Stream"], int]:
     """Whose turn it is and how many characters of each are written, so that it takes about `pause` seconds, where each
     character takes `pace`. Of a small network those who have waited longest, as many as fit: what a cache holds of them
     serves for all their characters. Else all of them: their company is what makes each cheap."""
-    assert isinstance(reader, PackedReader)
+    assert isinstance(reader, PackedRunner)
     chosen = list(streams)
-    if reader.near:
+    if reader.fits_cache:
         fit = pause / (AHEAD * pace)
         count = len(chosen) if fit >= len(chosen) else max(TILE, int(fit) // TILE * TILE)
         chosen = sorted(chosen, key=lambda stream: stream.last)[:count]
     return chosen, int(min(AHEAD, pause / (pace * len(chosen))))
 
 
-def write_ahead(reader: Reader, manner: "Manner", streams: Sequence["Stream"], most: int) -> int:
+def write_ahead(reader: ModelRunner, manner: "Manner", streams: Sequence["Stream"], most: int) -> int:
     """Up to `most` characters for each stream, which must have room for one; how many for all of them. Raises BadInput
     for logits that are no numbers."""
     chooser = manner.chooser
-    assert isinstance(reader, PackedReader) and isinstance(chooser, CompiledChooser)
+    assert isinstance(reader, PackedRunner) and isinstance(chooser, CompiledChooser)
     steps = [min(most, reader.context - len(s.held), s.length - len(s.ids)) for s in streams]
     uniform_NT = np.zeros((len(streams), max(steps)))
     for row_T, stream, count in zip(uniform_NT, streams, steps, strict=True):
         row_T[:count] = [stream.uniform(ahead) for ahead in range(count)]
     chosen = [stream.chosen for stream in streams]
-    rows = Rows([s.number for s in streams], [len(s.held) for s in streams], chosen)
-    pick = ctypes.cast(chooser.library.pick, ctypes.c_void_p)
+    rows = TokenBatch([s.number for s in streams], [len(s.held) for s in streams], chosen)
+    pick = ctypes.cast(chooser.library.sample, ctypes.c_void_p)
     looking = any(stream.top for stream in streams)
-    written = reader.write(rows, steps, pick, chooser.sampling, uniform_NT, looking)
+    written = reader.run_steps(rows, steps, pick, chooser.sampling, uniform_NT, looking)
     if written is None:
         raise BadInput(BROKEN)
     ids_NT, nats_NT, final_ND = written[0].tolist(), written[1].tolist(), written[2].copy()

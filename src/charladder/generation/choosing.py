@@ -18,7 +18,7 @@ from charladder.generation.drafters import (
 )  # fmt: skip
 from charladder.generation.kept import find_heads
 from charladder.generation.sampling import Sampling
-from charladder.model.reading import Reader
+from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
 Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
@@ -28,7 +28,7 @@ LENGTHS = {"targets": (2, 4, 7), "rungs": (2, 4), "ngram": (2, 4, 8)}  # that au
 def choose_drafter(
     name: Draft,
     run: Run,
-    reader: Reader,
+    reader: ModelRunner,
     sampling: Sampling,
     length: int | None = None,
     training: Callable[[], np.ndarray | None] = lambda: None,
@@ -77,7 +77,9 @@ def lengths(drafter: Any, length: int | None) -> tuple[int, ...]:
     return tuple(sorted({min(n, drafter.most) for n in wanted}))
 
 
-def targets(run: Run, reader: Reader, sampling: Sampling, length: int | None, weights: torch.dtype) -> Drafter | None:
+def targets(
+    run: Run, reader: ModelRunner, sampling: Sampling, length: int | None, weights: torch.dtype
+) -> Drafter | None:
     """The chain of refitted heads, or else the target heads that were trained with the network."""
     kept = find_heads(run)
     if kept is not None:
@@ -92,7 +94,9 @@ def targets(run: Run, reader: Reader, sampling: Sampling, length: int | None, we
     return PlainTargets(heads, sampling, length or 8) if 2 in heads else None
 
 
-def rungs(run: Run, reader: Reader, sampling: Sampling, length: int | None, weights: torch.dtype) -> Drafter | None:
+def rungs(
+    run: Run, reader: ModelRunner, sampling: Sampling, length: int | None, weights: torch.dtype
+) -> Drafter | None:
     """The lowest refitted rung, or else one trained with the network that learned to its end."""
     kept = find_heads(run)
     if kept is not None and kept[0].rungs:

@@ -9,10 +9,11 @@ from charladder.errors import BadInput
 from charladder.generation.drafters import Drafter
 from charladder.generation.sampling import Sampling
 from charladder.generation.writer import PAUSE, Writer
-from charladder.model import Transformer, native
-from charladder.model.batched import BatchedReader
-from charladder.model.packed import PackedReader, Weights, fits, of_its_kind
-from charladder.model.reading import PlainReader, Reader
+from charladder.inference.batched import BatchedRunner
+from charladder.inference.packed import PackedRunner, PackedWeights, can_pack, has_packed_architecture
+from charladder.inference.runner import EagerRunner, ModelRunner
+from charladder.kernels import native
+from charladder.model import Transformer
 
 
 def open_reader(
@@ -20,8 +21,8 @@ def open_reader(
     streams: int = 1,
     context: int | None = None,
     weights: torch.dtype = torch.float32,
-    like: Reader | None = None,
-) -> Reader:
+    like: ModelRunner | None = None,
+) -> ModelRunner:
     """The fastest reader there is for a network, of so many streams, at `context` characters (its own unless given).
 
     like: another reader of it, whose weights serve again. weights: bfloat16 halves what a pass has to fetch and rounds
@@ -33,22 +34,24 @@ def open_reader(
         raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
     if context > s.context and s.learned_positions:
         raise BadInput(f"--context {context} is longer than the position tables, which end at {s.context}")
-    if isinstance(like, PackedReader):
-        return PackedReader(like.weights, streams, context)
-    if fits(network, weights):
-        return PackedReader(Weights(network, weights), streams, context)
+    if isinstance(like, PackedRunner):
+        return PackedRunner(like.weights, streams, context)
+    if can_pack(network, weights):
+        return PackedRunner(PackedWeights(network, weights), streams, context)
     on_cpu = network.output.weight.device.type == "cpu"
     if weights != torch.float32 and on_cpu:
-        why = (native.missing() if of_its_kind(network) else None) or "this network is not of the kind it reads"
+        why = (
+            native.unavailable_reason() if has_packed_architecture(network) else None
+        ) or "this network is not of the kind it reads"
         raise BadInput(
             f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
         )
-    if isinstance(like, BatchedReader):
+    if isinstance(like, BatchedRunner):
         network = like.network
     elif weights != torch.float32:
         network = copy.deepcopy(network).to(weights)
         network.output.float()  # logits are not rounded
-    return PlainReader(network, 1, context) if streams == 1 and on_cpu else BatchedReader(network, streams, context)
+    return EagerRunner(network, 1, context) if streams == 1 and on_cpu else BatchedRunner(network, streams, context)
 
 
 def generate(

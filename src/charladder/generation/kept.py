@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from charladder.errors import BadInput
 from charladder.generation.heads import DraftingHeads
-from charladder.model.settings import LARGEST
+from charladder.model.config import MAX_SIZE
 from charladder.run import Run
 from charladder.training.files import file_digest, load_tensors, save_tensors
 
@@ -79,7 +79,7 @@ def shaped(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None
         number = rest.removesuffix(".weight")
         if kind in kinds and number.isdecimal() and len(number) < 5:
             kinds[kind].append(int(number))
-    width, most = run.recipe.model.width, LARGEST["feed_forward"]
+    width, most = run.recipe.model.width, MAX_SIZE["feed_forward"]
     if (
         len(gate) != 2
         or gate[1] != width

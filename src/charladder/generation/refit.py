@@ -92,8 +92,8 @@ def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahea
     last = network.settings.layers
     wanted = {last, *map(int, heads.rungs)}
     with torch.no_grad():
-        said = network(ids_BT[:, : network.settings.context], rungs=wanted)
-        p_BTV, final_BTD = said.logits_BTV.float().softmax(-1), said.rungs[last].float()
+        said = network(ids_BT[:, : network.settings.context], output_hidden=wanted)
+        p_BTV, final_BTD = said.logits_BTV.float().softmax(-1), said.hidden[last].float()
     T = p_BTV.shape[1]
     losses = {}
     state_BTD = final_BTD
@@ -106,7 +106,7 @@ def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahea
         if back < T:
             losses[f"target{key}"] = soft_cross_entropy(head(final_BTD[:, : T - back]), p_BTV[:, back:])
     for key, head in heads.rungs.items():
-        x_BTD = said.rungs[int(key)].float()
+        x_BTD = said.hidden[int(key)].float()
         losses[f"rung{key}"] = soft_cross_entropy(head(F.layer_norm(x_BTD, x_BTD.shape[-1:])), p_BTV)
     return losses
 

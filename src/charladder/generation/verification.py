@@ -17,9 +17,9 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.generation.sampling import BROKEN, Sampling, distribution
-from charladder.model import native
-from charladder.model.build import SAMPLING as SOURCES
-from charladder.model.packed import address
+from charladder.inference.packed import address
+from charladder.kernels import native
+from charladder.kernels.build import SAMPLING as SOURCES
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class CompiledChooser:
     def pick(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
         N, V = logits_NV.shape
         ids_N, p_NV, nats_N = (ctypes.c_int64 * N)(), np.empty((N, V)), (ctypes.c_double * N)()
-        bad = self.library.pick(
+        bad = self.library.sample(
             address(logits_NV), ctypes.c_long(N), ctypes.c_long(V), ctypes.byref(self.sampling),
             (ctypes.c_double * N)(*uniform_N), ids_N, address(p_NV), nats_N,
         )  # fmt: skip
@@ -189,7 +189,7 @@ class CompiledChooser:
                 f"{M} drafts do not fit {drafts.counts_S}, {logits_NV.shape} logits or their distributions"
             )
         taken_S, next_S, nats_N = (ctypes.c_int64 * S)(), (ctypes.c_int64 * S)(), (ctypes.c_double * (M + S))()
-        bad = self.library.verify(
+        bad = self.library.verify_drafts(
             address(logits_NV), ctypes.c_long(S), ctypes.c_long(V), ctypes.byref(self.sampling),
             (ctypes.c_int64 * S)(*drafts.counts_S), (ctypes.c_int64 * M)(*drafts.ids_M),
             None if q_MV is None else address(q_MV), (ctypes.c_double * len(uniform))(*uniform),

@@ -20,7 +20,7 @@ from charladder.generation.drafters import Drafter, NoDrafter
 from charladder.generation.sampling import Sampling
 from charladder.generation.stream import Manner, Stream, by_manner, random_numbers, sample_numbers
 from charladder.generation.verification import Drafts
-from charladder.model.reading import Reader, Rows
+from charladder.inference.runner import ModelRunner, TokenBatch
 
 AT_ONCE = 256  # characters of prompts read in one pass
 PAUSE = 0.02  # seconds of such a call, about: nobody sees that characters come a few at a time
@@ -38,7 +38,7 @@ class Writer:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ModelRunner,
         prompts: Sequence[Sequence[int]] = (),
         length: int = 0,
         sampling: Sampling | None = None,
@@ -50,7 +50,7 @@ class Writer:
         self.reader = reader
         # The reader has one cache, so one writer uses it at a time. It holds a mark of the writer and not the writer,
         # which holds the reader: a cycle would keep its memory until Python collects cycles.
-        self._turn = reader.writer = object()
+        self._turn = reader.owner = object()
         self.passes = self.pass_characters = 0  # of one stream each
         self.seconds = 0.0  # of all passes
         self.pace = 0.0  # seconds of a pass of one stream, the last time
@@ -74,9 +74,9 @@ class Writer:
         """Further streams: reads their prompts and chooses their first characters. Their numbers must be below the
         reader's `streams`, and no other's. Raises BadInput where that is not so."""
         taken = {stream.number for stream in self.streams}
-        if len(taken) + len(streams) > self.reader.streams:
+        if len(taken) + len(streams) > self.reader.slots:
             raise BadInput(
-                f"{len(taken) + len(streams)} prompts are more than the {self.reader.streams} streams there are"
+                f"{len(taken) + len(streams)} prompts are more than the {self.reader.slots} streams there are"
             )
         if taken & {stream.number for stream in streams}:
             raise BadInput("a stream has the number of another that is being written")
@@ -84,7 +84,7 @@ class Writer:
         beginning = [stream for stream in streams if stream.finish is None]
         for manner, some in by_manner(streams):
             manner.drafter.begin(some)
-        V = self.reader.alphabet
+        V = self.reader.alphabet_size
         for stream in beginning:
             if not stream.prompt:
                 if stream.top:
@@ -116,11 +116,11 @@ class Writer:
                 ids = (stream.held + ids)[-(-over // step) * step :]
                 stream.held = []
             rows += [(number, len(stream.held) + n, one) for n, one in enumerate(ids)]
-        logits_SV = np.empty((len(streams), self.reader.alphabet), np.float32)
+        logits_SV = np.empty((len(streams), self.reader.alphabet_size), np.float32)
         for begin in range(0, len(rows), AT_ONCE):
             part = rows[begin : begin + AT_ONCE]
             numbers, places, ids = zip(*part, strict=True)
-            read = self.reader.read(Rows([streams[number].number for number in numbers], places, ids))
+            read = self.reader.run(TokenBatch([streams[number].number for number in numbers], places, ids))
             assert read.logits_NV is not None and read.final_ND is not None
             for row, (number, _, one) in enumerate(part):
                 streams[number].held.append(one)
@@ -144,7 +144,7 @@ class Writer:
         began, streams = time.perf_counter(), self.active
         if not streams:
             return
-        if self.reader.writer is not self._turn:
+        if self.reader.owner is not self._turn:
             raise RuntimeError("another text has been begun with this reader; write one at a time, or use two readers")
         context = self.reader.context
         full = [stream for stream in streams if len(stream.held) == context]
@@ -187,7 +187,7 @@ class Writer:
         """As read_drafts, where nothing has been drafted: what many streams cost beside the pass is mostly this."""
         together = [stream for _, streams, _ in parts for stream in streams]
         chosen = [stream.ids[-1] for stream in together]
-        read = self.reader.read(Rows([s.number for s in together], [len(s.held) for s in together], chosen))
+        read = self.reader.run(TokenBatch([s.number for s in together], [len(s.held) for s in together], chosen))
         assert read.logits_NV is not None and read.final_ND is not None
         final_ND, row = read.final_ND.copy(), 0
         for manner, streams, _ in parts:
@@ -221,7 +221,7 @@ class Writer:
                 at += count
             uniform.append(numbers_of_part)
         first, x_ND = parts[0][2].first, parts[0][2].x_ND
-        read = self.reader.read(Rows(numbers, places, ids), first, None, x_ND)
+        read = self.reader.run(TokenBatch(numbers, places, ids), first, None, x_ND)
         assert read.logits_NV is not None and read.final_ND is not None
         row, written = 0, 0
         for (manner, streams, drafts), numbers_of_part in zip(parts, uniform, strict=True):

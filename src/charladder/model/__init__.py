@@ -1,8 +1,8 @@
 """The network: what is deployed. Heads of auxiliary losses belong to the objective, not here."""
 
-from charladder.model.cache import Cache
+from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout
-from charladder.model.settings import ModelSettings
-from charladder.model.transformer import Output, Transformer
+from charladder.model.kv_cache import KVCache
+from charladder.model.transformer import ModelOutput, Transformer
 
-__all__ = ["Cache", "Dropout", "ModelSettings", "Output", "Transformer"]
+__all__ = ["Dropout", "KVCache", "ModelConfig", "ModelOutput", "Transformer"]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.model.cache import Extend
+from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout
+from charladder.model.kv_cache import ExtendFunction
 from charladder.model.norm import make_norm
-from charladder.model.settings import ModelSettings
 
 
-def rotary_angles(settings: ModelSettings, length: int) -> tuple[Tensor, Tensor]:
+def rotary_angles(settings: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines, (length, E), of rotary positions (Su et al. 2021), pairs half a head apart as in Qwen3."""
     size = settings.head_size
     frequency = settings.rotary_base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
@@ -29,7 +29,7 @@ def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
         self.heads, self.head_size = settings.attention_heads, settings.head_size
         modern = settings.block == "modern"
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self,
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        extend: Extend | None,
+        extend: ExtendFunction | None,
         dropout: Dropout | None,
     ) -> Tensor:
         B, T, D = x_BTD.shape
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         if extend is not None:
             k, v, seen = extend(k, v)
         if dropout is not None:
-            y_BHTE = explicit_attention(q, k, v, dropout.of(1))
+            y_BHTE = explicit_attention(q, k, v, dropout.fold_in(1))
         elif seen is not None:
             y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         elif T == 1:
@@ -68,11 +68,11 @@ class Attention(nn.Module):
         elif k.shape[2] == T:
             y_BHTE = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=causal(T, k.shape[2], q.device))
+            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(T, k.shape[2], q.device))
         return self.output(y_BHTE.transpose(1, 2).reshape(B, T, D))
 
 
-def causal(T: int, S: int, device: torch.device) -> Tensor:
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     """What each of the last T of S characters may see: itself and everything before."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
@@ -80,5 +80,5 @@ def causal(T: int, S: int, device: torch.device) -> Tensor:
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout) -> Tensor:
     """Attention with dropout on its weights; written out, because the fused one draws masks of its own."""
     score_BHTS = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
-    score_BHTS = score_BHTS.masked_fill(~causal(q.shape[2], k.shape[2], q.device), float("-inf"))
+    score_BHTS = score_BHTS.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), float("-inf"))
     return dropout(score_BHTS.softmax(-1)) @ v

@@ -21,7 +21,7 @@ class Dropout(NamedTuple):
     rate: float
     keys_B: Tensor
 
-    def of(self, place: int) -> "Dropout":
+    def fold_in(self, place: int) -> "Dropout":
         """The masks of a place inside this one: of a layer, and then of each of its parts."""
         keys_B = self.keys_B * SPREAD + place
         keys_B = (keys_B ^ (keys_B >> 31 & 0x1FFFFFFFF)) * SPREAD

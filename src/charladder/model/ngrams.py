@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.model.settings import ModelSettings
+from charladder.model.config import ModelConfig
 
 SMALLEST = 3
 SPREAD, MIX = 0x9E3779B1, 0x5851F42D4C957F2D  # odd factors; products wrap at 64 bits, which is what mixes them
@@ -20,7 +20,7 @@ SPREAD, MIX = 0x9E3779B1, 0x5851F42D4C957F2D  # odd factors; products wrap at 64
 class NgramEmbedding(nn.Module):
     """Gradients are sparse: a step touches the rows of the n-grams that it reads."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
         self.largest, self.rows = settings.ngrams, settings.ngram_rows
         self.tables = nn.ModuleList(

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.model.kernels import Normalise, by_hand
-from charladder.model.settings import ModelSettings
+from charladder.kernels.autograd import RMSNormFunction, use_custom_backward
+from charladder.model.config import ModelConfig
 
 EPSILON = 1e-6
 
@@ -14,12 +14,12 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.weight is not None and self.eps is not None
-        if by_hand(x):
-            return Normalise.apply(x, self.weight, self.eps)
+        if use_custom_backward(x):
+            return RMSNormFunction.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-def make_norm(settings: ModelSettings, size: int | None = None) -> nn.Module:
+def make_norm(settings: ModelConfig, size: int | None = None) -> nn.Module:
     """The norm of a block's kind, over `size` features (the width unless given)."""
     size = size or settings.width
     return RMSNorm(size, eps=EPSILON) if settings.block == "modern" else nn.LayerNorm(size)

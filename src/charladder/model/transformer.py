@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from charladder.errors import BadInput
 from charladder.model.attention import rotary_angles
 from charladder.model.block import Block
-from charladder.model.cache import Cache
+from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout
+from charladder.model.kv_cache import KVCache
 from charladder.model.ngrams import NgramEmbedding
 from charladder.model.norm import make_norm
-from charladder.model.settings import ModelSettings
 from charladder.model.sinusoidal import sinusoidal_signal
 
 
 @dataclass(frozen=True)
-class Output:
+class ModelOutput:
     """logits_BTV: unnormalised log-probabilities of the next character.
     rungs: hidden states (B, T, D) by rung, 1 to `layers`; rung `layers` is after the final norm, the others before any.
     """
 
     logits_BTV: Tensor
-    rungs: dict[int, Tensor]
+    hidden: dict[int, Tensor]
 
 
 class Transformer(nn.Module):
     """A causal character transformer (Al-Rfou et al. 2018, section "Character Transformer Model"; or modern)."""
 
-    def __init__(self, settings: ModelSettings, alphabet: int, seed: int = 0) -> None:
+    def __init__(self, settings: ModelConfig, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
         L, D, C = settings.layers, settings.width, settings.context
@@ -53,12 +53,12 @@ class Transformer(nn.Module):
     def forward(
         self,
         tokens_BT: Tensor,
-        rungs: Collection[int] = (),
-        keep: int | None = None,
-        cache: Cache | None = None,
+        output_hidden: Collection[int] = (),
+        logits_to_keep: int | None = None,
+        cache: KVCache | None = None,
         dropout: Dropout | None = None,
-        watch: Callable[[int, Tensor], None] | None = None,
-    ) -> Output:
+        on_hidden: Callable[[int, Tensor], None] | None = None,
+    ) -> ModelOutput:
         """Predicts the character after each of the last `keep` positions (all, when None).
 
         With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
@@ -72,30 +72,30 @@ class Transformer(nn.Module):
             raise BadInput(f"{end} characters are more than the {self.settings.context} the position tables hold")
         if cache is not None and end > cache.capacity:
             raise BadInput(f"{end} characters are more than the {cache.capacity} the cache holds")
-        x_BTD, hidden = self.enter(tokens_BT, cache), {}
-        wanted, tail = set(rungs), slice(None) if keep is None else slice(-keep, None)
-        watch = watch or hidden.__setitem__
+        x_BTD, hidden = self.embed(tokens_BT, cache), {}
+        wanted, tail = set(output_hidden), slice(None) if logits_to_keep is None else slice(-logits_to_keep, None)
+        on_hidden = on_hidden or hidden.__setitem__
         for layer in range(self.settings.layers):
-            x_BTD = self.climb(x_BTD, layer, layer + 1, cache, dropout)
+            x_BTD = self.forward_layers(x_BTD, layer, layer + 1, cache, dropout)
             if layer + 1 in wanted and layer + 1 < self.settings.layers:
-                watch(layer + 1, x_BTD[:, tail])
+                on_hidden(layer + 1, x_BTD[:, tail])
         if cache is not None:
             cache.length = end
         final_BTD = self.norm(x_BTD[:, tail])
         if self.settings.layers in wanted:
-            watch(self.settings.layers, final_BTD)
-        return Output(self.output(final_BTD), hidden)
+            on_hidden(self.settings.layers, final_BTD)
+        return ModelOutput(self.output(final_BTD), hidden)
 
-    def enter(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def embed(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the first rung reads, (B, T, D)."""
         x_BTD = self.embedding(tokens_BT)
         if self.ngrams is None:
             return x_BTD
-        seen_BS = tokens_BT if cache is None else cache.remember(tokens_BT)
+        seen_BS = tokens_BT if cache is None else cache.append_tokens(tokens_BT)
         return x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
 
-    def climb(
-        self, x_BTD: Tensor, first: int, last: int, cache: Cache | None = None, dropout: Dropout | None = None
+    def forward_layers(
+        self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None
     ) -> Tensor:
         """The stream above rung `last`, from that above rung `first` (0: what `enter` gives)."""
         begin = cache.length if cache is not None else 0
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
             if table_CD is not None:
                 x_BTD = x_BTD + table_CD[begin:end]
             extend = None if cache is None else partial(cache.extend, layer)
-            x_BTD = self.blocks[layer](x_BTD, angles, extend, None if dropout is None else dropout.of(layer))
+            x_BTD = self.blocks[layer](x_BTD, angles, extend, None if dropout is None else dropout.fold_in(layer))
         return x_BTD
 
     def position_table(self, layer: int, end: int, like: Tensor) -> Tensor | None:

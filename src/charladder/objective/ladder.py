@@ -23,7 +23,7 @@ from charladder.auxiliary.fused import Steps, linear_cross_entropy
 from charladder.auxiliary.ranks import over_ranks
 from charladder.auxiliary.weights import Place, Weigher, weigher
 from charladder.errors import BadInput
-from charladder.model import Dropout, ModelSettings, Output, Transformer
+from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
 from charladder.objective.steps import fastest
 
 # Names of our own for the weight of a rung; every preset of the library is one more.
@@ -149,7 +149,7 @@ class LadderObjective(nn.Module):
     the number of predictions, and every active term's sum and count. A term of weight 0 runs nothing.
     """
 
-    def __init__(self, settings: ObjectiveSettings, model: ModelSettings, alphabet: int, seed: int = 0) -> None:
+    def __init__(self, settings: ObjectiveSettings, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
         self.steps: Callable[[Tensor], Steps] = fastest  # who computes what lies between the classifiers' products
@@ -231,7 +231,7 @@ class LadderObjective(nn.Module):
 
         rungs = {rung for rung, _ in active}
         watch = measure if at_once else None
-        output = model(windows_BTK[:, :T], rungs=rungs, keep=keep, dropout=dropout, watch=watch)
+        output = model(windows_BTK[:, :T], output_hidden=rungs, logits_to_keep=keep, dropout=dropout, on_hidden=watch)
         if self.layers in found:
             found[self.layers]["logits"] = output.logits_BTV
         read = found if at_once else self.read(model, output, active)
@@ -244,9 +244,9 @@ class LadderObjective(nn.Module):
             report.terms["main"] = over_ranks(TermReport(loss, count, 0.0))
         return report
 
-    def read(self, model: Transformer, output: Output, active: dict[tuple[int, int], float]) -> dict[int, Any]:
+    def read(self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]) -> dict[int, Any]:
         """What the terms of each rung read: its hidden state, and logits where the network makes them."""
-        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.rungs.items()}
+        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.hidden.items()}
         for rung, parts in read.items():
             if rung == self.layers:
                 parts["logits"] = output.logits_BTV

@@ -1,4 +1,4 @@
-"""What lies between the products of a rung's classifiers, in C (losses.c) where model/native.py can have it, or
+"""What lies between the products of a rung's classifiers, in C (losses.c) where kernels/native.py can have it, or
 compiled for a GPU: the steps that auxiliary.linear_cross_entropy takes with torch otherwise.
 
 Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from charladder.auxiliary.counting import IGNORED
 from charladder.auxiliary.fused import EPSILON, PLAIN, Steps, check_targets
-from charladder.model import native
-from charladder.model.build import LOSSES as SOURCES
+from charladder.kernels import native
+from charladder.kernels.build import LOSSES as SOURCES
 
 
 def describe() -> str:
@@ -24,7 +24,7 @@ def fastest(hidden: Tensor) -> Steps:
     """The steps for a hidden state like this one, with products in autocast's type where it is on."""
     half = torch.is_autocast_enabled(hidden.device.type)
     products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
-    here = not torch.compiler.is_compiling() and native.takes(hidden, products, SOURCES)
+    here = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
     return COMPILED if here else PLAIN
 
 
@@ -34,12 +34,14 @@ class Compiled:
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
         y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R), x_RD.new_empty(R)
-        native.call("center", products, x_RD, EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES)
+        native.call("layer_norm_forward", products, x_RD, EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES)
         return y_RD, (mean_R, inverse_R)
 
     def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
         of_x_RD = torch.empty_like(of_y_RD)
-        native.call("center_back", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES)
+        native.call(
+            "layer_norm_backward", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES
+        )
         return of_x_RD
 
     def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +49,7 @@ class Compiled:
         check_targets(targets_RK, V)  # for C reads memory at these places
         losses_RK = weights_K.new_empty(R, K)
         tensors = logits_RW, targets_RK, weights_K, losses_RK
-        native.call("slopes", logits_RW.dtype, *tensors, R, K, V, sources=SOURCES)
+        native.call("cross_entropy_gradient", logits_RW.dtype, *tensors, R, K, V, sources=SOURCES)
         return logits_RW, losses_RK.sum(0)
 
 

@@ -18,8 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 from charladder import __version__
 from charladder.errors import BadInput
 from charladder.generation.decode import open_reader
-from charladder.model.packed import PackedReader
-from charladder.model.reading import Reader
+from charladder.inference.packed import PackedRunner
+from charladder.inference.runner import ModelRunner
 from charladder.model.transformer import Transformer
 from charladder.run import Run
 from charladder.serving import openapi, problems, protocol
@@ -114,8 +114,8 @@ def open_service(
     readers = open_readers(network, limits.streams, weights)
     engine = Engine(readers, limits, lambda reader: Manners(run, reader, weights, lambda: engine.active))
     for reader in readers:
-        if isinstance(reader, PackedReader):
-            reader.shared = lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader)
+        if isinstance(reader, PackedRunner):
+            reader.uses_all_threads = lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader)
     symbols = Symbols(run.alphabet, run.recipe.text.unknown)
     looker = Looker(run, network, symbols, limits)
     name = run.path.resolve().name
@@ -124,11 +124,11 @@ def open_service(
     return Service(name, run, engine, looker, symbols, completions, limits, token, time.monotonic())
 
 
-def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[Reader]:
+def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[ModelRunner]:
     """One for all streams; of a small network one for each core, which then waits for no other: each reads all weights,
     from a cache that they share. Larger ones would come from memory as many times as there are cores."""
     first, cores = open_reader(network, 1, None, weights), max(1, min(streams // LEAST, torch.get_num_threads()))
-    small = isinstance(first, PackedReader) and first.near
+    small = isinstance(first, PackedRunner) and first.fits_cache
     shares = [streams * (n + 1) // cores - streams * n // cores for n in range(cores)] if small else [streams]
     return [open_reader(network, share, None, weights, first) for share in shares]
 

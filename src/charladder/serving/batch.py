@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from charladder.errors import BadInput
 from charladder.generation.stream import Stream, random_numbers
 from charladder.generation.writer import PAUSE, Writer
-from charladder.model.reading import Reader
+from charladder.inference.runner import ModelRunner
 from charladder.serving.manners import Manners
 from charladder.serving.problems import CLOSING
 from charladder.serving.tickets import Failed, Piece, Ticket
@@ -27,7 +27,7 @@ class Batch:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ModelRunner,
         manners: Manners,
         wait: Callable[["Batch"], list[Ticket] | None],
         tell: Callable[[Sequence[Message]], None],
@@ -35,7 +35,7 @@ class Batch:
     ) -> None:
         self.writer, self.manners, self.wait, self.tell, self.company = Writer(reader), manners, wait, tell, company
         self.active: list[Ticket] = []
-        self.free = list(range(reader.streams))
+        self.free = list(range(reader.slots))
         self.characters = 0  # written, of all texts
         self.thread = threading.Thread(target=self.work, name="batch", daemon=True)
 

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from charladder.model.reading import Reader
+from charladder.inference.runner import ModelRunner
 from charladder.serving.batch import Batch, Message
 from charladder.serving.limits import Limits
 from charladder.serving.manners import Manners
@@ -25,7 +25,9 @@ class Engine:
     """A batch for each of `readers`, which nobody else may use. manners: of a reader. `start` wants a running event
     loop."""
 
-    def __init__(self, readers: Sequence[Reader], limits: Limits, manners: Callable[[Reader], Manners]) -> None:
+    def __init__(
+        self, readers: Sequence[ModelRunner], limits: Limits, manners: Callable[[ModelRunner], Manners]
+    ) -> None:
         self.limits = limits
         self.waiting: deque[Ticket] = deque()
         self.changed = threading.Condition()
@@ -43,7 +45,7 @@ class Engine:
         """Written, of all texts."""
         return sum(batch.characters for batch in self.batches)
 
-    def alone(self, reader: Reader) -> bool:
+    def alone(self, reader: ModelRunner) -> bool:
         """Whether no other batch than that of `reader` decodes anything."""
         return not any(batch.active for batch in self.batches if batch.writer.reader is not reader)
 

@@ -111,8 +111,9 @@ class Looker:
         result: dict[str, Any] = {}
         if part[0] < end:
             evaluate(
-                lambda tokens_BT, keep: self.network(tokens_BT, keep=keep).logits_BTV, ids_N, part, self.context,
-                self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE, check, each=note,
+                lambda tokens_BT, keep: self.network(tokens_BT, logits_to_keep=keep).logits_BTV, ids_N, part,
+                self.context, self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE,
+                check, each=note,
             )  # fmt: skip
         if rungs:
             result["rungs"] = self.score_rungs(ids_N, part, begin, end, check)
@@ -134,7 +135,7 @@ class Looker:
         last: list[list[tuple[int, float]]] = []  # of the windows that are noted next
 
         def predict(tokens_BT: Tensor, keep: int) -> Tensor:
-            logits_BTV = self.network(tokens_BT, keep=keep).logits_BTV
+            logits_BTV = self.network(tokens_BT, logits_to_keep=keep).logits_BTV
             last[:] = likeliest(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
             return logits_BTV
 

@@ -15,7 +15,7 @@ from charladder.generation.drafters.none import nothing
 from charladder.generation.sampling import Sampling
 from charladder.generation.stream import Manner, Stream
 from charladder.generation.verification import Drafts
-from charladder.model.reading import Reader
+from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
 LOOKED_UP = 4096  # characters
@@ -63,7 +63,7 @@ class Manners:
     def __init__(
         self,
         run: Run,
-        reader: Reader,
+        reader: ModelRunner,
         weights: torch.dtype,
         company: Callable[[], int],
     ) -> None:

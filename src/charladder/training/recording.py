@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary import Report
-from charladder.model import graphs
+from charladder.kernels import cuda_graph
 
 Run = Callable[..., Report]  # of inputs: both passes
 
@@ -109,5 +109,5 @@ def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Ru
         losses = [term.loss for term in report.terms.values()]
         return report, gradients, torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
 
-    graph, (report, gradients, numbers) = graphs.record(passes, inputs[0].device, ready)
+    graph, (report, gradients, numbers) = cuda_graph.capture(passes, inputs[0].device, ready)
     return Recording(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)

@@ -238,8 +238,8 @@ class Trainer:
     def predict(self, tokens_BT: Tensor, keep: int) -> Tensor:
         """Logits of the last `keep` positions, for evaluation; under FSDP2 a call of all ranks."""
         if self.parallel != "fsdp":
-            return self.network(tokens_BT, keep=keep).logits_BTV
-        return self.whole(lambda network, _: network(tokens_BT, keep=keep).logits_BTV)
+            return self.network(tokens_BT, logits_to_keep=keep).logits_BTV
+        return self.whole(lambda network, _: network(tokens_BT, logits_to_keep=keep).logits_BTV)
 
     def check_weights(self) -> None:
         """Raises NotFinite where the last step left a weight that is NaN or infinite."""

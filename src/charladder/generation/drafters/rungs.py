@@ -15,7 +15,7 @@ from charladder.errors import BadInput
 from charladder.generation.drafters.none import nothing
 from charladder.generation.sampling import Sampling
 from charladder.generation.verification import Drafts, choose_chooser
-from charladder.model.reading import Reader, Rows
+from charladder.inference.runner import ModelRunner, TokenBatch
 
 if TYPE_CHECKING:
     from charladder.generation.stream import Stream
@@ -31,7 +31,7 @@ class RungDrafter:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ModelRunner,
         rung: int,
         weight_VD: Tensor,
         bias_V: Tensor | None,
@@ -56,10 +56,10 @@ class RungDrafter:
         x: list[list[np.ndarray]] = [[] for _ in streams]
         for step in range(max(counts) + 1):
             on = [n for n, count in enumerate(counts) if step <= count]
-            rows = Rows(
+            rows = TokenBatch(
                 [streams[n].number for n in on], [len(streams[n].held) + step for n in on], [said[n][step] for n in on]
             )
-            x_ND = self.reader.read(rows, 0, self.rung).x_ND.copy()
+            x_ND = self.reader.run(rows, 0, self.rung).x_ND.copy()
             for n, x_D in zip(on, x_ND, strict=True):
                 x[n].append(x_D)
             drafting = [place for place, n in enumerate(on) if step < counts[n]]

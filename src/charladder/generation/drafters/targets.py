@@ -16,9 +16,9 @@ from charladder.generation.drafters.none import nothing
 from charladder.generation.heads import Chain
 from charladder.generation.sampling import BROKEN, Sampling
 from charladder.generation.verification import SOURCES, Drafts, choose_chooser, compiled_sampling
-from charladder.model import native
+from charladder.inference.packed import address, interleave_gate, pack_panels, scratch_size
+from charladder.kernels import native
 from charladder.model.norm import EPSILON
-from charladder.model.packed import address, in_panels, scratch, side_by_side
 
 if TYPE_CHECKING:
     from charladder.generation.stream import Stream
@@ -86,12 +86,12 @@ class ChainedTargets:
         self.chooser = choose_chooser(sampling)
         self.sampling = compiled_sampling(sampling)
         self.library = native.library(weights, SOURCES)
-        gate_up = side_by_side(chain.gate.weight.detach(), chain.up.weight.detach())
+        gate_up = interleave_gate(chain.gate.weight.detach(), chain.up.weight.detach())
         self.tensors = [
             chain.embedding.weight.detach(),
             chain.norm.weight.detach(),
             chain.final_norm.weight.detach(),
-            *(in_panels(m, weights) for m in (gate_up, chain.down.weight.detach(), chain.output.weight.detach())),
+            *(pack_panels(m, weights) for m in (gate_up, chain.down.weight.detach(), chain.output.weight.detach())),
         ]
         self.alphabet, self.width = chain.embedding.weight.shape
         self.inside = len(chain.gate.weight)
@@ -124,12 +124,12 @@ class ChainedTargets:
         q_MV, drafted = np.empty((M, V)), (ctypes.c_int64 * M)()
         # A small layer is done before a second thread has come.
         threads = torch.get_num_threads() if self.width * self.inside * N >= 1 << 17 else 1
-        room = N * (self.width + self.inside + V) + threads * scratch(N, max(self.width, self.inside))
+        room = N * (self.width + self.inside + V) + threads * scratch_size(N, max(self.width, self.inside))
         if len(self.work) < room:
             self.work = np.empty(room, np.float32)
         longs, doubles = ctypes.c_int64 * N, ctypes.c_double * M
         assert self.library is not None
-        bad = self.library.chain(
+        bad = self.library.draft_chain(
             ctypes.byref(self.packed), ctypes.c_long(N), address(state_ND), longs(*ids), longs(*counts),
             ctypes.byref(self.sampling), doubles(*uniform), drafted, address(q_MV), address(self.work),
             ctypes.c_int(threads),

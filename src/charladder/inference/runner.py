@@ -1,0 +1,107 @@
+"""Reading by streams, as generation does it: characters at their places in streams, and what the network makes of them.
+
+Shapes: N rows, one character of one stream each, D width, V symbols.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from charladder.errors import BadInput
+from charladder.model.kv_cache import KVCache
+from charladder.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Row n is character ids[n] at places[n] of streams[n]. Those of a stream must lie together, places rising by one;
+    what a stream held at these places and after is forgotten, which is how it is rolled back."""
+
+    slots: Sequence[int]
+    positions: Sequence[int]
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class RunnerOutput:
+    """x_ND: the stream above the last rung read. Of the whole network also final_ND, what the output layer reads, and
+    logits_NV, of the character after each row; else None. All float32."""
+
+    x_ND: np.ndarray
+    final_ND: np.ndarray | None
+    logits_NV: np.ndarray | None
+
+
+class ModelRunner(Protocol):
+    """A network with a cache for so many streams of so many characters."""
+
+    slots: int
+    context: int
+    layers: int
+    width: int
+    alphabet_size: int
+    owner: object  # a mark of the writer that uses it
+
+    def run(
+        self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
+    ) -> RunnerOutput:
+        """Reads rows through the rungs after `first` up to `last` (all of them, unless given). A rung reads what the
+        one below it has made: x_ND, of rung `first`, where that is not 0. Raises BadInput for a place past the context.
+        """
+        ...
+
+
+class EagerRunner:
+    """Reads with the network's own modules, stream by stream: the reference for every faster way, and the one for all
+    networks and devices."""
+
+    def __init__(self, network: Transformer, streams: int, context: int) -> None:
+        weight = network.output.weight
+        self.network, self.slots, self.context = network, streams, context
+        self.layers, self.width = network.settings.layers, network.settings.width
+        self.alphabet_size = network.output.out_features
+        self.owner: object = None
+        self.caches = [KVCache(network.settings, 1, context, weight.dtype, weight.device) for _ in range(streams)]
+
+    @torch.inference_mode()
+    def run(
+        self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
+    ) -> RunnerOutput:
+        last = self.layers if last is None else last
+        found = []
+        begin = 0
+        while begin < len(rows.ids):
+            end = begin + 1
+            while end < len(rows.ids) and rows.slots[end] == rows.slots[begin]:
+                end += 1
+            below = None if x_ND is None or not first else x_ND[begin:end]
+            ids, place = list(rows.ids[begin:end]), rows.positions[begin]
+            found.append(self.run_slot(self.caches[rows.slots[begin]], place, ids, first, last, below))
+            begin = end
+        x_ND, final_ND, logits_NV = (np.concatenate([part[i] for part in found]) for i in range(3))
+        return RunnerOutput(x_ND, final_ND, logits_NV) if last == self.layers else RunnerOutput(x_ND, None, None)
+
+    def run_slot(
+        self, cache: KVCache, place: int, ids: list[int], first: int, last: int, below_TD: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        network, device = self.network, self.network.output.weight.device
+        if place + len(ids) > cache.capacity:
+            raise BadInput(f"{place + len(ids)} characters are more than the {cache.capacity} the cache holds")
+        cache.length = place
+        if below_TD is None:
+            x_BTD = network.embed(torch.tensor([ids], device=device), cache)
+        else:
+            x_BTD = torch.from_numpy(below_TD).to(network.output.weight)[None]
+        x_BTD = network.forward_layers(x_BTD, first, last, cache)
+        x_TD = to_numpy(x_BTD[0])
+        if last < self.layers:
+            return x_TD, x_TD, x_TD
+        final_BTD = network.norm(x_BTD)
+        return x_TD, to_numpy(final_BTD[0]), to_numpy(network.output(final_BTD)[0])
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()

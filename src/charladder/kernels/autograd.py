@@ -1,0 +1,183 @@
+"""Training on a CPU: parts of the network whose backward pass is written out, because torch composes it from many
+small steps there, and keeps more than it needs.
+
+Each is the same mathematics as torch's functions, and is tested against them. They are used only where a gradient is
+needed on a CPU; inference, GPUs and compiled networks use torch's own. The operations between matrix products are in
+reference.py and native.py, attention is in causal_attention.py. Under autocast, matrix products have its dtype and the
+residual stream keeps its own.
+
+Shapes: B windows, T characters, R = B T rows, D width, G 3 D, F feed-forward width, N heads of all windows, E head
+size.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from charladder.kernels import native, reference
+from charladder.kernels.causal_attention import attention, attention_backward
+from charladder.kernels.reference import HeadLayout
+
+
+def use_custom_backward(*tensors: Tensor) -> bool:
+    """Whether a step on these tensors is one for this file."""
+    return (
+        torch.is_grad_enabled() and not torch.compiler.is_compiling() and all(t.device.type == "cpu" for t in tensors)
+    )
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The type of products with x: that of autocast where it is on, else its own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def choose_operations(x: Tensor, products: torch.dtype) -> ModuleType:
+    """The module whose steps serve a stream like x, with products in this type."""
+    return native if native.supports(x, products) else reference
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """(..., D) as contiguous rows."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def concatenate(products: torch.dtype, *weights: Tensor) -> Tensor:
+    """Matrices one above the other, in the type of products."""
+    if products == weights[0].dtype:
+        return torch.cat(weights)
+    rows = [len(weight) for weight in weights]
+    matrix = weights[0].new_empty(sum(rows), weights[0].shape[1], dtype=products)
+    for part, weight in zip(matrix.split(rows), weights, strict=True):
+        part.copy_(weight)
+    return matrix
+
+
+def without_autocast(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A pass in the types that it chooses itself."""
+
+    def inside(*arguments: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return run(*arguments)
+
+    return inside
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """RMSNorm with a gain over the last dimension, of x in its own type."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor, epsilon: float) -> Tensor:
+        x_RD = as_rows(x)
+        y_RD, inverse_R1 = choose_operations(x_RD, x.dtype).rms_norm(x_RD, gain_D, epsilon, x.dtype)
+        ctx.save_for_backward(x_RD, gain_D, inverse_R1)
+        return y_RD.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        x_RD, gain_D, inverse_R1 = ctx.saved_tensors
+        ops = choose_operations(x_RD, x_RD.dtype)
+        of_x_RD, of_gain_D = ops.rms_norm_backward(as_rows(gradient), x_RD, gain_D, inverse_R1, None)
+        return of_x_RD.view(gradient.shape), of_gain_D, None
+
+
+class AttentionFunction(torch.autograd.Function):
+    """x + attention(norm(x)): RMSNorm, QK-norm, rotation, causal attention and its output, without biases."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BTD: Tensor,
+        norm_D: Tensor,
+        query_DD: Tensor,
+        key_DD: Tensor,
+        value_DD: Tensor,
+        query_norm_E: Tensor,
+        key_norm_E: Tensor,
+        output_DD: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        epsilon: float,
+    ) -> Tensor:
+        products = matmul_dtype(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            B, T, D = x_BTD.shape
+            E = len(query_norm_E)
+            layout = HeadLayout(B, T, D // E, E)
+            x_RD = as_rows(x_BTD)
+            ops = choose_operations(x_RD, products)
+            angles = angles or (norm_D.new_ones(T, E), norm_D.new_zeros(T, E))
+            gain_2E = torch.stack((query_norm_E, key_norm_E))
+            qkv_GD, output_DD = concatenate(products, query_DD, key_DD, value_DD), output_DD.to(products)
+            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, products)
+            mixed_RG = normed_RD @ qkv_GD.mT
+            qkv_3NTE, inverse_2BTH = ops.split_heads(mixed_RG, gain_2E, angles, epsilon, layout)
+            y_RD, kept = attention(ops, qkv_3NTE, layout)
+            ctx.layout, ctx.angles, ctx.ops = layout, angles, ops
+            ctx.save_for_backward(
+                x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+                *kept,
+            )  # fmt: skip
+            return (x_RD + y_RD @ output_DD.mT).view(x_BTD.shape)
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (
+            x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+            *kept,
+        ) = ctx.saved_tensors  # fmt: skip
+        ops, exact = ctx.ops, norm_D.dtype
+        along_RD = as_rows(gradient_BTD)
+        of_branch_RD = along_RD.to(y_RD.dtype)
+        of_output_DD = of_branch_RD.mT @ y_RD
+        of_qkv_3NTE = attention_backward(ops, of_branch_RD @ output_DD, qkv_3NTE, y_RD, kept, ctx.layout)
+        of_mixed_RG, of_gain_2E = ops.split_heads_backward(
+            of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, ctx.angles, ctx.layout
+        )
+        of_qkv = (of_mixed_RG.mT @ normed_RD).to(exact).chunk(3)
+        of_x_RD, of_norm_D = ops.rms_norm_backward(of_mixed_RG @ qkv_GD, x_RD, norm_D, inverse_R1, along_RD)
+        of_x_BTD = of_x_RD.view(gradient_BTD.shape)
+        return of_x_BTD, of_norm_D.to(exact), *of_qkv, *of_gain_2E.to(exact), of_output_DD.to(exact), None, None
+
+
+class SwiGLUFunction(torch.autograd.Function):
+    """x + feed_forward(norm(x)): RMSNorm and SwiGLU (Shazeer 2020) without biases; gate and up in one product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BTD: Tensor, norm_D: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, epsilon: float
+    ) -> Tensor:
+        products = matmul_dtype(x_BTD)
+        with torch.autocast("cpu", enabled=False):
+            x_RD = as_rows(x_BTD)
+            ops = choose_operations(x_RD, products)
+            both_GD, down_DF = concatenate(products, gate_FD, up_FD), down_DF.to(products)
+            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, products)
+            both_RG = normed_RD @ both_GD.mT
+            hidden_RF = ops.swiglu(both_RG)
+            ctx.ops = ops
+            ctx.save_for_backward(x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF)
+            return x_BTD + (hidden_RF @ down_DF.mT).view(x_BTD.shape)  # no view: FSDP2 hooks what a block returns
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF = ctx.saved_tensors
+        ops, exact = ctx.ops, norm_D.dtype
+        along_RD = as_rows(gradient_BTD)
+        of_branch_RD = along_RD.to(hidden_RF.dtype)
+        of_down_DF = (of_branch_RD.mT @ hidden_RF).to(exact)
+        of_both_RG = ops.swiglu_backward(of_branch_RD @ down_DF, both_RG)
+        of_gate_FD, of_up_FD = (of_both_RG.mT @ normed_RD).to(exact).chunk(2)
+        of_x_RD, of_norm_D = ops.rms_norm_backward(of_both_RG @ both_GD, x_RD, norm_D, inverse_R1, along_RD)
+        return of_x_RD.view(gradient_BTD.shape), of_norm_D.to(exact), of_gate_FD, of_up_FD, of_down_DF, None

@@ -1,0 +1,75 @@
+"""Causal attention of a training step on a CPU, and its gradient.
+
+Piece by piece with torch's batched products, so that most of what lies above the diagonal is not computed, and with
+the softmax of the steps given (steps.py, native.py); its weights are kept for the backward pass. torch's own kernel
+computes them anew there, and takes half as long again for heads of 64 and windows of 512. Where a processor multiplies
+bfloat16 in pairs and has no matrix units, whole heads at once in C (attend.c), which keeps no weights.
+
+Shapes: as in steps.py; R = B T rows, D = H E.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from charladder.kernels import native
+from charladder.kernels.reference import HeadLayout
+
+QUERY_BLOCK = 256  # queries at once: what lies above the diagonal is then mostly not computed
+MAX_SCORES = 1 << 21  # attention weights at once: within a processor's last cache
+
+
+def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, list[Tensor]]:
+    """What scaled queries see, (R, D), and what the backward pass wants kept."""
+    if ops is native and native.has_attention(qkv_3NTE):
+        y_RD, log_NT = native.attention(qkv_3NTE, layout)
+        return y_RD, [log_NT]
+    q_NTE, k_NTE, v_NTE = qkv_3NTE
+    y_NTE, weights = torch.empty_like(v_NTE), []
+    for part, begin, end in blocks(*q_NTE.shape[:2]):
+        w_NQS = torch.bmm(q_NTE[part, begin:end], k_NTE[part, :end].mT)
+        ops.causal_softmax(w_NQS, begin)
+        y_NTE[part, begin:end] = torch.bmm(w_NQS, v_NTE[part, :end])
+        weights.append(w_NQS)
+    return merge_heads(y_NTE, layout), weights
+
+
+def attention_backward(
+    ops: ModuleType, of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, kept: list[Tensor], layout: HeadLayout
+) -> Tensor:
+    """The gradient of scaled queries, keys and values, from that of what they gave."""
+    if kept[0].ndim == 2:  # logarithms, and no weights
+        return native.attention_backward(of_y_RD, qkv_3NTE, y_RD, kept[0], layout)
+    q_NTE, k_NTE, v_NTE = qkv_3NTE
+    of_y_NTE = split_rows(of_y_RD, layout)
+    of_q, of_k, of_v = of_qkv_3NTE = torch.zeros_like(qkv_3NTE)
+    for (part, begin, end), w_NQS in zip(blocks(*q_NTE.shape[:2]), kept, strict=True):
+        g_NQE = of_y_NTE[part, begin:end]
+        of_v[part, :end].baddbmm_(w_NQS.mT, g_NQE)
+        of_w_NQS = torch.bmm(g_NQE, v_NTE[part, :end].mT)
+        ops.causal_softmax_backward(of_w_NQS, w_NQS, begin)
+        of_q[part, begin:end] = torch.bmm(of_w_NQS, k_NTE[part, :end])
+        of_k[part, :end].baddbmm_(of_w_NQS.mT, q_NTE[part, begin:end])
+    return of_qkv_3NTE
+
+
+def merge_heads(y_NTE: Tensor, layout: HeadLayout) -> Tensor:
+    """Heads side by side, as rows."""
+    B, T, H, E = layout
+    return y_NTE.view(B, H, T, E).transpose(1, 2).reshape(B * T, H * E)
+
+
+def split_rows(y_RD: Tensor, layout: HeadLayout) -> Tensor:
+    """Rows as heads."""
+    B, T, H, E = layout
+    return y_RD.view(B, T, H, E).transpose(1, 2).reshape(B * H, T, E)
+
+
+def blocks(heads: int, length: int) -> Iterator[tuple[slice, int, int]]:
+    """Heads, first query and the one after the last, of each piece."""
+    group = max(1, MAX_SCORES // (min(QUERY_BLOCK, length) * length))
+    for first in range(0, heads, group):
+        for begin in range(0, length, QUERY_BLOCK):
+            yield slice(first, first + group), begin, min(begin + QUERY_BLOCK, length)

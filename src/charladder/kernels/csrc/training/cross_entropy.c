@@ -1,0 +1,91 @@
+/* What lies between the products of a rung's classifiers, forward and backward, each in one pass over memory.
+
+   Compiled like layers.c (reference.py says what each step computes), once with BFLOAT16 (products in bfloat16) and
+   once without (float32). Sums are in float32; a row is one thread's.
+
+   Shapes: R rows (predictions), D width, K classifiers, V symbols.
+*/
+
+#include "common/numbers.h"
+
+/* Rows brought to mean 0 and variance 1. */
+void layer_norm_forward(const float *x_RD, float epsilon, element *y_RD, float *mean_R, float *inverse_R, long R,
+                        long D, int threads)
+{
+    FOR_EACH_THREAD
+    {
+        THREAD_RANGE(R, first, last);
+        for (long r = first; r < last; r++) {
+            const float *x = x_RD + r * D;
+            element *y = y_RD + r * D;
+            float sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+            for (long d = 0; d < D; d++)
+                sum += x[d];
+            const float mean = sum / D;
+#pragma omp simd reduction(+ : square)
+            for (long d = 0; d < D; d++)
+                square += (x[d] - mean) * (x[d] - mean);
+            const float inverse = 1.0f / sqrtf(square / D + epsilon);
+            mean_R[r] = mean, inverse_R[r] = inverse;
+#pragma omp simd
+            for (long d = 0; d < D; d++)
+                y[d] = to_element_nan_safe((x[d] - mean) * inverse);
+        }
+    }
+}
+
+void layer_norm_backward(const element *of_y_RD, const float *x_RD, const float *mean_R, const float *inverse_R,
+                         element *of_x_RD, long R, long D, int threads)
+{
+    FOR_EACH_THREAD
+    {
+        THREAD_RANGE(R, first, last);
+        for (long r = first; r < last; r++) {
+            const element *of_y = of_y_RD + r * D;
+            const float *x = x_RD + r * D, mean = mean_R[r], inverse = inverse_R[r];
+            element *of_x = of_x_RD + r * D;
+            float sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+            for (long d = 0; d < D; d++) {
+                sum += to_float(of_y[d]);
+                dot += to_float(of_y[d]) * (x[d] - mean);
+            }
+            const float shift = sum / D, pull = dot * inverse * inverse / D;
+#pragma omp simd
+            for (long d = 0; d < D; d++)
+                of_x[d] = to_element_nan_safe(inverse * (to_float(of_y[d]) - shift - (x[d] - mean) * pull));
+        }
+    }
+}
+
+/* In place: logits become the gradient of the weighed losses. loss_RK: nats. A target below 0 is ignored: no loss, and
+   a gradient of zeros. */
+void cross_entropy_gradient(element *logits_RKV, const int64_t *target_RK, const float *weight_K, float *loss_RK,
+                            long R, long K, long V, int threads)
+{
+    FOR_EACH_THREAD
+    {
+        THREAD_RANGE(R * K, first, last);
+        float *raised = malloc(V * sizeof(float));
+        for (long row = first; row < last; row++) {
+            element *logits = logits_RKV + row * V;
+            const long target = target_RK[row];
+            if (target < 0) {
+                loss_RK[row] = 0;
+                memset(logits, 0, V * sizeof(element));
+                continue;
+            }
+            const float weight = weight_K[row % K], right = to_float(logits[target]);
+            float most;
+            const float sum = exp_and_sum(logits, V, raised, &most);
+            loss_RK[row] = logf(sum) + (most - right); /* in this order: a small loss of large logits */
+            const float by = weight / sum;
+#pragma omp simd
+            for (long v = 0; v < V; v++)
+                logits[v] = to_element(raised[v] * by);
+            logits[target] = to_element_nan_safe((raised[target] / sum - 1.0f) * weight);
+        }
+        free(raised);
+    }
+}

@@ -1,0 +1,117 @@
+"""The steps between matrix products in training on a CPU, forward and backward: with torch, in whatever types.
+
+native.py has the same functions in one pass over memory each, where a C compiler is at hand; kernels.py chooses.
+
+Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, G queries, keys and
+values side by side (3 D), F feed-forward width, N = B H, Q queries at once, S characters seen.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class HeadLayout(NamedTuple):
+    """How rows of queries, keys and values are windows and heads."""
+
+    windows: int
+    length: int
+    heads: int
+    size: int
+
+
+def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
+    """RMSNorm (Zhang and Sennrich 2019): x / rms(x) * gain in the type of products, and 1 / rms(x), (R, 1)."""
+    wide = torch.promote_types(x_RD.dtype, torch.float32)
+    square_R1 = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=wide).square_()
+    inverse_R1 = square_R1.div_(x_RD.shape[-1]).add_(epsilon).rsqrt_()
+    return (x_RD * inverse_R1).mul_(gain_D).to(products), inverse_R1
+
+
+def rms_norm_backward(
+    of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x (and `along`, which it has besides, added) and of the gain."""
+    product_RD = of_y_RD * x_RD
+    pull_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
+    of_x_RD = (of_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, pull_R1)
+    of_gain_D = torch.mv(product_RD.mT, inverse_R1[:, 0].to(product_RD.dtype))
+    return (of_x_RD if along_RD is None else of_x_RD.add_(along_RD)), of_gain_D
+
+
+def split_heads(
+    mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
+) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values, (3, N, T, E): the first two normed and turned, queries also divided by sqrt(E). And
+    1 / rms of the first two, (2, B, T, H)."""
+    mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
+    qkv_3BHTE = mixed_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
+    found = []
+    for x_BHTE, gain_E, scale in zip(qkv_3BHTE, gain_2E, (1 / math.sqrt(layout.size), 1.0), strict=False):
+        y, inverse = rms_norm(x_BHTE, gain_E * scale, epsilon, x_BHTE.dtype)
+        x_BHTE.copy_(rotate(y, angles, 1))
+        found.append(inverse[..., 0].transpose(1, 2))
+    return qkv_3BHTE.flatten(1, 2), torch.stack(found)
+
+
+def split_heads_backward(
+    of_qkv_3NTE: Tensor,
+    mixed_RG: Tensor,
+    gain_2E: Tensor,
+    inverse_2BTH: Tensor,
+    angles: tuple[Tensor, Tensor],
+    layout: HeadLayout,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the rows, (R, G), and of the two gains."""
+    of_3BHTE = of_qkv_3NTE.view(3, layout.windows, layout.heads, layout.length, layout.size)
+    mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
+    parts, of_gains = [], []
+    for which, scale in enumerate((1 / math.sqrt(layout.size), 1.0)):
+        of_y = rotate(of_3BHTE[which], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
+        x = mixed_BT3HE[:, :, which].reshape(-1, layout.size)
+        of_x, of_gain_E = rms_norm_backward(of_y, x, gain_2E[which], inverse_2BTH[which].reshape(-1, 1), None)
+        parts.append(of_x.view(len(mixed_RG), -1).to(mixed_RG.dtype))
+        of_gains.append(of_gain_E)
+    parts.append(of_3BHTE[2].transpose(1, 2).reshape(len(mixed_RG), -1))
+    return torch.cat(parts, -1), torch.stack(of_gains)
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor], sense: int) -> Tensor:
+    """Pairs half a head apart, turned by their angles; back again where `sense` is -1."""
+    half = x.shape[-1] // 2
+    cos, sin = (angle_TE[:, :half] for angle_TE in angles)
+    y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, cos.dtype))
+    (x_low, x_high), (y_low, y_high) = x.chunk(2, -1), y.chunk(2, -1)
+    torch.mul(x_low, cos, out=y_low).addcmul_(x_high, sin, value=-sense)
+    torch.mul(x_high, cos, out=y_high).addcmul_(x_low, sin, value=sense)
+    return y
+
+
+def causal_softmax(score_NQS: Tensor, begin: int) -> None:
+    """Scores become weights in place: softmax, where query i sees the first begin + i + 1 characters."""
+    Q = score_NQS.shape[1]
+    score_NQS[:, :, begin:].add_(torch.full((Q, Q), -math.inf, dtype=score_NQS.dtype).triu_(1))
+    score_NQS.copy_(score_NQS.softmax(-1))
+
+
+def causal_softmax_backward(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
+    """The gradient of weights becomes that of scores in place."""
+    of_NQS.copy_(torch.ops.aten._softmax_backward_data(of_NQS, weight_NQS, -1, weight_NQS.dtype))
+
+
+def swiglu(both_RG: Tensor) -> Tensor:
+    """SwiGLU (Shazeer 2020) between its products: silu(first half) * second half."""
+    gate_RF, up_RF = both_RG.chunk(2, -1)
+    return torch.nn.functional.silu(gate_RF).mul_(up_RF)
+
+
+def swiglu_backward(of_hidden_RF: Tensor, both_RG: Tensor) -> Tensor:
+    """The gradient of both halves, side by side."""
+    gate_RF, up_RF = both_RG.chunk(2, -1)
+    of_both_RG = torch.empty_like(both_RG)
+    of_gate_RF, of_up_RF = of_both_RG.chunk(2, -1)
+    torch.mul(of_hidden_RF, torch.nn.functional.silu(gate_RF), out=of_up_RF)
+    torch.ops.aten.silu_backward.grad_input(of_hidden_RF * up_RF, gate_RF, grad_input=of_gate_RF)
+    return of_both_RG

@@ -1,0 +1,82 @@
+"""What a network is made of. Every unknown of the paper is a switch here, with its default said."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from charladder.errors import BadInput
+
+MAX_SIZE = {
+    "layers": 1 << 12,
+    "width": 1 << 20,
+    "attention_heads": 1 << 16,
+    "feed_forward": 1 << 22,
+    "context": 1 << 24,
+    "ngram_rows": 1 << 26,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a network, checked when made (BadInput says which field is wrong).
+
+    block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
+    positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
+    "Positional embeddings"); `table`, one learned table at the first layer only; `sinusoidal`, the fixed signal of
+    Vaswani et al. 2017 at the first layer only. `table` and `sinusoidal` are two readings of the paper's ablation of
+    the tables (docs/paper.md).
+    norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
+    initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero, so that a fresh layer
+    adds nothing to its input) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
+    With sinusoidal positions the embedding has a standard deviation of 0.5 in both, near that of the signal, 0.7.
+    ngrams: the longest n-grams, from 3 on, that have hashed embeddings (0: none), `ngram_rows` of each length.
+    dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
+    """
+
+    layers: int
+    width: int
+    attention_heads: int
+    feed_forward: int
+    context: int
+    block: Literal["modern", "paper"] = "modern"
+    positions: Literal["rotary", "tables", "table", "sinusoidal"] = "rotary"
+    norm_placement: Literal["pre", "post"] = "pre"
+    initialisation: Literal["scaled", "normal"] = "scaled"
+    dropout: float = 0.0
+    rotary_base: float = 10000.0
+    ngrams: int = 0
+    ngram_rows: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        for name in MAX_SIZE:
+            if getattr(self, name) < 1:
+                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+            if getattr(self, name) > MAX_SIZE[name]:
+                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at most {MAX_SIZE[name]:,}")
+        if self.width % self.attention_heads:
+            raise BadInput(
+                f"model.width {self.width} is not divisible by model.attention_heads {self.attention_heads}; "
+                "choose a width that is a multiple of the number of heads"
+            )
+        if self.positions == "rotary" and self.head_size % 2:
+            raise BadInput(
+                f"rotary positions turn pairs, and model.width / model.attention_heads is {self.head_size}, an odd "
+                "number; make it even"
+            )
+        if self.ngrams and not 3 <= self.ngrams <= 16:
+            raise BadInput(f"model.ngrams is {self.ngrams}; it must be 0, for none, or from 3 to 16")
+        if self.context < 2:
+            raise BadInput("model.context is 1; it must be at least 2 characters")
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+        if not (math.isfinite(self.rotary_base) and self.rotary_base > 1):
+            raise BadInput(f"model.rotary_base is {self.rotary_base}; it must be a number above 1")
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.attention_heads
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are learned tables, which end at the context; the others go on past it."""
+        return self.positions in ("tables", "table")

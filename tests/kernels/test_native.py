@@ -1,0 +1,360 @@
+"""The steps in C: what the same steps give with torch, in float64 where that is the judge."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import charladder
+from charladder.kernels import build, causal_attention, native, reference
+from charladder.kernels.reference import HeadLayout
+from charladder.model import Transformer
+from helpers import make_trainer, small
+
+PRODUCTS = [torch.float32, torch.bfloat16]
+COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or COMPILER is None, reason="no C compiler here: nothing to test"
+)
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def near(ours, exact, dtype):
+    """Within the rounding of the type they are in, of what float64 gives."""
+    for mine, judge in zip(ours, exact, strict=True):
+        relative = float((mine.double() - judge).norm() / judge.norm())
+        assert relative < (2e-6 if mine.dtype == torch.float32 and dtype == torch.float32 else 4e-3)
+
+
+def wide(*tensors):
+    return tuple(tensor.double() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+def test_where_there_is_a_compiler_there_are_steps(dtype):
+    assert native.library(dtype) is not None
+    assert native.supports(torch.ones(1, 2), dtype)
+    assert native.describe(native.SOURCES).startswith("C ")
+
+
+SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("rows, width", SIZES)
+def test_norm(rows, width, dtype):
+    x, gain, along = draw(rows, width), 1 + draw(width, seed=1), draw(rows, width, seed=3)
+    of_y = draw(rows, width, seed=2, dtype=dtype)
+    y, inverse = native.rms_norm(x, gain, 1e-6, dtype)
+    assert y.dtype == dtype
+    exact = reference.rms_norm(*wide(x, gain), 1e-6, torch.float64)
+    near((y, inverse), exact, dtype)
+    for more in (None, along):
+        ours = native.rms_norm_backward(of_y, x, gain, inverse, more)
+        near(
+            ours,
+            reference.rms_norm_backward(*wide(of_y, x, gain), exact[1], None if more is None else more.double()),
+            dtype,
+        )
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("layout", [HeadLayout(1, 1, 1, 2), HeadLayout(2, 5, 3, 6), HeadLayout(3, 40, 2, 64)])
+def test_heads(layout, dtype):
+    B, T, H, E = layout
+    mixed, gain = draw(B * T, 3 * H * E, dtype=dtype), 1 + draw(2, E, seed=1)
+    angle = draw(T, E // 2, seed=2).repeat(1, 2)
+    angles, of = (angle.cos(), angle.sin()), draw(3, B * H, T, E, seed=3, dtype=dtype)
+    qkv, inverse = native.split_heads(mixed, gain, angles, 1e-6, layout)
+    exact = reference.split_heads(*wide(mixed, gain), wide(*angles), 1e-6, layout)
+    near((qkv, inverse), exact, dtype)
+    ours = native.split_heads_backward(of, mixed, gain, inverse, angles, layout)
+    near(ours, reference.split_heads_backward(*wide(of, mixed, gain), exact[1], wide(*angles), layout), dtype)
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("heads, queries, begin", [(1, 1, 0), (3, 5, 0), (2, 17, 128), (4, 128, 384)])
+def test_weigh(heads, queries, begin, dtype):
+    score = draw(heads, queries, begin + queries, dtype=dtype) * 5
+    exact = score.double()
+    native.causal_softmax(score, begin)
+    reference.causal_softmax(exact, begin)
+    near((score,), (exact,), dtype)
+    hidden = torch.ones(queries, begin + queries, dtype=torch.bool).triu(begin + 1)
+    assert not score[:, hidden].any()
+    of = draw(*score.shape, seed=1, dtype=dtype)
+    of_exact = of.double()
+    native.causal_softmax_backward(of, score, begin)
+    reference.causal_softmax_backward(of_exact, score.double(), begin)
+    assert float((of.double() - of_exact).norm()) <= 4e-3 * float(of_exact.norm()) + 1e-6
+    assert not of[:, hidden].any()
+
+
+@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("rows, width", SIZES)
+def test_gate(rows, width, dtype):
+    both, of = draw(rows, 2 * width, dtype=dtype) * 4, draw(rows, width, seed=1, dtype=dtype)
+    near((native.swiglu(both),), (reference.swiglu(both.double()),), dtype)
+    near((native.swiglu_backward(of, both),), (reference.swiglu_backward(*wide(of, both)),), dtype)
+
+
+def test_large_and_small_numbers_are_as_torch_has_them():
+    x = torch.tensor([[-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]])
+    both = torch.cat((x, torch.ones_like(x)), -1)
+    torch.testing.assert_close(native.swiglu(both), F.silu(x), rtol=1e-6, atol=1e-30)
+    score = torch.tensor([[[3e38, -3e38, 0.0]]])
+    native.causal_softmax(score, 2)
+    assert score.tolist() == [[[1.0, 0.0, 0.0]]]
+    score = torch.tensor([[[-702.0, -700.0, -701.0]]])
+    expected = score.double().softmax(-1)
+    native.causal_softmax(score, 2)
+    torch.testing.assert_close(score.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bad):
+    x = torch.ones(2, 40)
+    x[1, 7] = bad
+    for found in (native.rms_norm(x, torch.ones(40), 1e-6, torch.bfloat16)[0], native.swiglu(x.bfloat16())):
+        assert torch.isfinite(found[0]).all()
+        assert not torch.isfinite(found[1]).all()
+    score = torch.zeros(1, 2, 2, dtype=torch.bfloat16)
+    score[0, 1, 0] = float("nan")
+    native.causal_softmax(score, 0)
+    assert score[0, 0].tolist() == [1.0, 0.0]
+    assert score[0, 1].isnan().all()
+
+
+def test_rounding_to_bfloat16_is_torchs():
+    """A row of ones and an epsilon of 0 leave the gain as it is, which is then rounded."""
+    bits = torch.randint(-(1 << 31), (1 << 31) - 1, (4096,), generator=torch.Generator().manual_seed(0)).int()
+    ties = (bits & -65536) | 0x8000
+    for pattern in (bits, ties):
+        gain = pattern.view(torch.float32)
+        gain = gain[gain.isfinite()]
+        y, _ = native.rms_norm(torch.ones(1, len(gain)), gain, 0.0, torch.bfloat16)
+        assert torch.equal(y[0], gain.bfloat16())
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -0x400000])
+def test_nan_stays_nan_in_bfloat16_whatever_its_payload(bits):
+    gain = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    one = torch.ones(1, 1)
+    assert native.rms_norm(one, gain, 0.0, torch.bfloat16)[0].isnan().all()
+    assert native.rms_norm(gain[None], one[0], 0.0, torch.bfloat16)[0].isnan().all()
+    gains, angles, layout = (
+        gain.expand(2, 2).contiguous(),
+        (torch.ones(1, 2), torch.zeros(1, 2)),
+        HeadLayout(1, 1, 1, 2),
+    )
+    mixed = torch.ones(1, 6, dtype=torch.bfloat16)
+    qkv, inverse = native.split_heads(mixed, gains, angles, 1e-6, layout)
+    assert qkv[:2].isnan().all()
+    assert native.split_heads_backward(qkv, mixed, gains, inverse, angles, layout)[0][:, :4].isnan().all()
+
+
+def test_what_c_cannot_take_is_refused():
+    x, gain = draw(4, 8), draw(8)
+    for wrong in (gain.double(), draw(16)[::2], gain.half()):
+        with pytest.raises(TypeError, match="rms_norm_forward in C cannot take"):
+            native.rms_norm(x, wrong, 1e-6, torch.float32)
+    assert not native.supports(x.double(), torch.float64)
+    assert not native.supports(x, torch.float16)
+    assert not native.supports(torch.ones(2, 2, device="meta"), torch.float32)
+
+
+def test_rows_are_shared_out_among_any_number_of_threads_and_give_the_same_bits_twice(monkeypatch):
+    x, gain, of = draw(7, 33), draw(33, seed=1), draw(7, 33, seed=2)
+    found = []
+    for threads in (1, 2, 5, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        twice = []
+        for _ in range(2):
+            y, inverse = native.rms_norm(x, gain, 1e-6, torch.float32)
+            twice.append((y, *native.rms_norm_backward(of, x, gain, inverse, None)))
+        assert all(torch.equal(one, other) for one, other in zip(*twice, strict=True))
+        found.append(twice[0])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+def test_a_training_takes_them_and_gives_the_same_bits_twice(prose, monkeypatch):
+    called = []
+    real = native.call
+    monkeypatch.setattr(native, "call", lambda name, *rest, **more: called.append(name) or real(name, *rest, **more))
+    pieces = {
+        *("rms_norm_forward", "rms_norm_backward", "split_heads_forward", "split_heads_backward"),
+        *("causal_softmax_forward", "causal_softmax_backward", "swiglu_forward", "swiglu_backward"),
+    }
+    whole = pieces - {"causal_softmax_forward", "causal_softmax_backward"}
+    whole |= {"attention_forward", "attention_backward"}
+    for precision, sizes in (("float32", {}), ("bfloat16", {}), ("bfloat16", {"width": 64})):
+        called.clear()
+        ended = []
+        for _ in range(2):
+            trainer = make_trainer(prose, small(**sizes), precision=precision)
+            for _ in range(3):
+                trainer.step()
+            ended.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+        assert torch.equal(*ended)
+        assert set(called) == (whole if sizes and PAIRS else pieces)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, width, monkeypatch):
+    network = Transformer(small(context=150, width=width), 16)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    tokens = torch.randint(16, (2, 150), generator=torch.Generator().manual_seed(0))
+
+    def gradient():
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half and network.output.weight.dtype == torch.float32):
+            output = network(tokens).logits_BTV
+        F.cross_entropy(
+            output.to(torch.promote_types(output.dtype, torch.float32)).flatten(0, 1), tokens.flatten()
+        ).backward()
+        return torch.cat([p.grad.flatten().double() for p in network.parameters()])
+
+    ours = gradient()
+    monkeypatch.setattr(native, "supports", lambda *_: False)
+    with_steps = gradient()
+    for module in ("block", "norm"):
+        monkeypatch.setattr(f"charladder.model.{module}.use_custom_backward", lambda *_: False)
+    torchs = gradient()
+    network.double()
+    exact = gradient()
+    errors = [float((one - exact).norm() / exact.norm()) for one in (ours, with_steps, torchs)]
+    assert errors[0] < 1.5 * errors[2] + 1e-6
+    assert errors[1] < 1.5 * errors[2] + 1e-6
+
+
+def test_the_source_is_shipped():
+    for file in (file for sources in build.LIBRARIES for file in sources):
+        assert file.is_file()
+        assert file.is_relative_to(Path(charladder.__file__).parent)
+
+
+PROCESSORS = ("x86-64", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids")  # SSE2 alone ... matrix units
+OFTEN = "x86-64", "sapphirerapids"  # the fewest instructions and the most
+C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86 processors")
+@pytest.mark.parametrize("half", [(), ("-DBFLOAT16",)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "processor", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in PROCESSORS]
+)
+def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, half):
+    """What is not taken here would fail on other machines alone, and silently: everything runs without it."""
+    where = ("-I", str(build.CSRC), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
+    flags = (f"-march={processor}", "-O1", "-fopenmp", "-c", "-o", "/dev/null")
+    known = subprocess.run([str(COMPILER), *flags, "-x", "c", "/dev/null"], capture_output=True)
+    if known.returncode:
+        pytest.skip(f"this compiler does not know {processor}")
+    for file in C_FILES:
+        done = subprocess.run([str(COMPILER), *flags, *half, *where, str(file)], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+
+
+PAIRS = native.library(torch.bfloat16) is not None and native.has_attention(
+    torch.zeros(3, 1, 1, 32, dtype=torch.bfloat16)
+)
+by_pairs = pytest.mark.skipif(not PAIRS, reason="this processor multiplies no pairs of bfloat16, or has matrix units")
+
+
+def heads_of(layout, scale=1.0):
+    B, T, H, E = layout
+    return draw(3, B * H, T, E, dtype=torch.bfloat16) * scale, draw(B * T, H * E, seed=1, dtype=torch.bfloat16)
+
+
+@by_pairs
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        HeadLayout(1, 2, 1, 32),
+        HeadLayout(2, 33, 3, 32),
+        HeadLayout(2, 100, 3, 64),
+        HeadLayout(1, 129, 2, 128),
+        HeadLayout(1, 512, 1, 96),
+    ],
+)
+def test_attention_of_whole_heads(layout, scale):
+    qkv, of = heads_of(layout, scale)
+    y, log = native.attention(qkv, layout)
+    exact = qkv.double().requires_grad_()
+    score = exact[0] @ exact[1].mT
+    score = score.masked_fill(torch.ones(score.shape[1:], dtype=torch.bool).triu(1), float("-inf"))
+    exact_y = causal_attention.merge_heads(score.softmax(-1) @ exact[2], layout)
+    exact_y.backward(of.double())
+    near((y,), (exact_y.detach(),), torch.bfloat16)
+    torch.testing.assert_close(log.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
+    of_qkv = native.attention_backward(of, qkv, y, log, layout)
+    for mine, judge in zip(of_qkv, exact.grad, strict=True):
+        # As a whole: what a query and a key of two characters get is a difference of nearly equal numbers.
+        assert float((mine.double() - judge).norm()) < 8e-3 * float(exact.grad.norm())
+
+
+@by_pairs
+def test_attention_of_whole_heads_is_nearer_than_piece_by_piece():
+    layout = HeadLayout(2, 200, 2, 64)
+    qkv, of = heads_of(layout)
+    exact = qkv.double()
+    wide_y, wide_kept = causal_attention.attention(reference, exact, layout)
+    judge = causal_attention.attention_backward(reference, of.double(), exact, wide_y, wide_kept, layout)
+    y, log = native.attention(qkv, layout)
+    whole = native.attention_backward(of, qkv, y, log, layout)
+    y, kept = causal_attention.attention(reference, qkv, layout)
+    pieces = causal_attention.attention_backward(reference, of, qkv, y, kept, layout)
+    for which in range(3):
+        assert (whole[which] - judge[which]).norm() < (pieces[which] - judge[which]).norm()
+
+
+@by_pairs
+@pytest.mark.parametrize("layout", [HeadLayout(1, 70, 3, 32), HeadLayout(3, 130, 1, 64)])
+def test_attention_of_a_head_does_not_depend_on_threads_or_other_heads(layout):
+    qkv, of = heads_of(layout)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        y, log = native.attention(qkv, layout)
+        found.append((y, log, native.attention_backward(of, qkv, y, log, layout)))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    B, T, H, E = layout
+    one = HeadLayout(1, T, 1, E)
+    alone = native.attention(qkv[:, -1:].contiguous(), one)
+    assert torch.equal(alone[0], found[0][0].view(B, T, H, E)[-1, :, -1])
+    of_alone = native.attention_backward(
+        of.view(B, T, H, E)[-1, :, -1].contiguous(), qkv[:, -1:].contiguous(), *alone, one
+    )
+    assert torch.equal(of_alone, found[0][2][:, -1:])
+
+
+@by_pairs
+def test_attention_does_not_see_what_comes_later_and_nan_stays_nan():
+    layout = HeadLayout(1, 90, 1, 32)
+    qkv, of = heads_of(layout)
+    y, _ = native.attention(qkv, layout)
+    changed = qkv.clone()
+    changed[:, :, 61:] = 5.0
+    assert torch.equal(native.attention(changed, layout)[0][:61], y[:61])
+    changed[:, :, 61:] = float("nan")
+    y_nan, log_nan = native.attention(changed, layout)
+    assert y_nan[61:].isnan().all()
+    assert torch.equal(y_nan[:32], y[:32])  # those before share a block with it, where 0 times NaN is NaN
+    assert native.attention_backward(of, changed, y_nan, log_nan, layout)[0, :, 61:].isnan().all()
