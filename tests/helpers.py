@@ -1,7 +1,9 @@
 """Small settings and trainers that the tests share."""
 
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,16 @@ def make_trainer(
 
 def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return lambda tokens, keep: network(tokens, logits_to_keep=keep).logits_BTV
+
+
+def edit_config(run: Path, old: str, new: str) -> None:
+    """Edits config.toml of a run on purpose: without the line `sha256` the edit is accepted."""
+    config = run / "config.toml"
+    content = config.read_text()
+    assert content.count(old) == 1
+    edited, accepted = re.subn(r'(\[identity\]\nrun = .*\n)sha256 = "\w{64}"\n', r"\1", content.replace(old, new))
+    assert accepted == 1
+    config.write_text(edited)
 
 
 def compiled_with(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.training.checkpoint import list_checkpoints, load
+from charladder.training.files import digest_of, load_tensors
 from charladder.training.metrics import read_metrics
 
 TEXT = "the ladder leans on the wall, and every rung of it is asked what it sees. " * 60
@@ -125,7 +126,7 @@ def facts(path: Path) -> tuple[list[str], list[Any]]:
         sha256(b"".join(name.encode() + part[name].numpy().tobytes() for name in sorted(part))).hexdigest()
         for part in parts
     ]
-    marks += [sha256((path / f"{name}.safetensors").read_bytes()).hexdigest() for name in ("model", "heads")]
+    marks += [digest_of(load_tensors(path / f"{name}.safetensors"), {}) for name in ("model", "heads")]
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(path / "metrics.jsonl")]
     return marks, lines
 

@@ -134,10 +134,21 @@ def read_raw(name: str) -> Raw:
 
 def parse(data: bytes, where: str) -> Raw:
     """TOML bytes as dotted fields, checked against the fields there are."""
+    return parse_tables(read_tables(data, where), where)
+
+
+def read_tables(data: bytes, where: str) -> dict[str, Any]:
+    """TOML bytes as tables."""
     try:
-        tables = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not valid TOML: {error}") from None
+
+
+def parse_tables(tables: dict[str, Any], where: str) -> Raw:
+    """Tables as dotted fields, checked against the fields there are. The identity that the config.toml of a run has is
+    left out."""
+    tables = {name: value for name, value in tables.items() if name != "identity"}
     version = tables.pop("format_version", FORMAT)
     if version != FORMAT:
         raise BadInput(f"{where} has format_version {version}; this charladder reads {FORMAT}")

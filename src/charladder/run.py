@@ -23,14 +23,16 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from charladder.config import checked_identity, config_tables
 from charladder.errors import BadInput
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
-from charladder.recipe import Recipe, parse, resolve, tables
+from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
 from charladder.text import Alphabet, Corpus, Report, Split, open_corpus, silent, split
 from charladder.training import best, distributed
 from charladder.training.files import load_tensors, sync_folder, write_text
+from charladder.training.identity import RUN, check_identity, new_identity
 from charladder.training.metrics import is_validation, read_metrics
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml
@@ -47,11 +49,13 @@ class Run:
     """A run directory that has been read: where it is, and the recipe that it follows.
 
     weights: which are read from it: the `last` ones, or the `best` by the validations, where those are kept apart.
+    identity: the random id that its files carry; None for a run of version 0.1, whose files are not told from others'.
     """
 
     path: Path
     recipe: Recipe
     weights: Weights = "last"
+    identity: str | None = None
 
     @property
     def alphabet(self) -> Alphabet:
@@ -81,14 +85,14 @@ class Run:
     def network(self) -> Transformer:
         """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit."""
         model, size = self.recipe.model, self.alphabet.size
-        return filled(lambda: Transformer(model, size), self.network_path, model.layers).eval()
+        return filled(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 
     def objective(self) -> LadderObjective:
         """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
         recipe = self.recipe
         heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
-        objective = filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads)
+        objective = filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
         if self.weights == "best" and best.read_best(self.heads_path) != best.read_best(self.network_path):
             raise BadInput(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
@@ -97,15 +101,17 @@ class Run:
         return objective
 
 
-def filled(make: Callable[[], Module], path: Path, least: int) -> Module:
+def filled(make: Callable[[], Module], path: Path, least: int, identity: str | None = None) -> Module:
     """A module with the tensors of `path`, which has at least `least` of them. Raises BadInput that names the file
-    where it is missing, does not fit or is damaged, or has other dtypes or numbers that are not finite.
+    where it is missing, does not fit or is damaged, was written by another run than `identity`, or has other dtypes or
+    numbers that are not finite.
 
     Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.
     """
     try:
         path.open("rb").close()  # safe_open calls a file that may not be read missing
         with safe_open(path, framework="pt") as opened:
+            check_identity(path, (opened.metadata() or {}).get(RUN), path.parent, identity)
             found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         fits = len(found) >= least
         if fits:
@@ -143,7 +149,7 @@ def new_path(recipe: str) -> Path:
 
 
 def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
-    """The run that `recipe` would be on `corpus`; nothing is made yet."""
+    """The run that `recipe` would be on `corpus`, with a new identity; nothing is made yet. A call of all ranks."""
     text = dataclasses.replace(
         recipe.text,
         data=corpus.names,
@@ -152,7 +158,8 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
         files=len(corpus.ends_F),
         letters=corpus.alphabet.letters,
     )
-    return Run(path, dataclasses.replace(recipe, text=text))
+    identity = distributed.first(new_identity)
+    return Run(path, dataclasses.replace(recipe, text=text), identity=identity)
 
 
 class Taken(BadInput):
@@ -165,7 +172,7 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
     Of several processes that do this at the same time each gets a directory of its own.
     """
     while True:
-        numbered = Run(new_path(run.recipe.recipe), run.recipe)
+        numbered = dataclasses.replace(run, path=new_path(run.recipe.recipe))
         try:
             create_run(numbered, corpus)
         except Taken:
@@ -191,8 +198,8 @@ def create_run(run: Run, corpus: Corpus) -> None:
         raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
         (part / "checkpoints").mkdir()
-        write_config(Run(part, run.recipe))
-        write_text(part / "environment.json", json.dumps(environment(corpus), indent=2) + "\n")
+        write_config(dataclasses.replace(run, path=part))
+        write_text(part / "environment.json", json.dumps(environment(run, corpus), indent=2) + "\n")
         part.rename(run.path)  # whole or not there: a run that is killed here has not begun
         sync_folder(run.path.parent)
     except BaseException as error:
@@ -235,7 +242,7 @@ def own_part(path: Path) -> Path:
 
 
 def write_config(run: Run) -> None:
-    write_text(run.path / "config.toml", tomli_w.dumps(tables(run.recipe)))
+    write_text(run.path / "config.toml", tomli_w.dumps(config_tables(run.recipe, run.identity)))
 
 
 @contextmanager
@@ -273,10 +280,13 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
     try:
         if config.stat().st_size > MOST_CONFIG:
             raise BadInput(f"{config} is longer than any that a run writes, and is not read")
-        run = Run(path, resolve(parse(config.read_bytes(), str(config))))
+        found = read_tables(config.read_bytes(), str(config))
     except OSError as error:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
-    return choose_weights(run, weights)
+    recipe = resolve(parse_tables(found, str(config)))
+    identity = checked_identity(config, found, begun_with(path, "config"))
+    check_identity(path / "environment.json", said_at_begin(path, "run"), path, identity)
+    return choose_weights(Run(path, recipe, identity=identity), weights)
 
 
 def choose_weights(run: Run, weights: Weights) -> Run:
@@ -326,9 +336,13 @@ def split_of(recipe: Recipe, corpus: Corpus) -> Split:
     return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)
 
 
-def environment(corpus: Corpus) -> dict[str, Any]:
-    """Versions, machine, data checksum and git revision: what stands beside every number of a run."""
+def environment(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """What a run began with: versions, machine, data checksum, git revision, its identity, and its recipe without the
+    letters of its alphabet."""
+    config = tables(run.recipe)
+    del config["text"]["letters"]
     return {
+        "run": run.identity,
         "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
         "python": platform.python_version(),
         "machine": machine(),
@@ -341,18 +355,25 @@ def environment(corpus: Corpus) -> dict[str, Any]:
         },
         "git": git_revision(),
         "job": distributed.job(),
+        "config": config,
     }
 
 
 def said_at_begin(path: Path, *keys: str) -> str | None:
-    """An entry of a run's environment.json, which says what the run began with; None where there is none."""
+    """A text in a run's environment.json, which says what the run began with; None where there is none."""
+    found = begun_with(path, *keys)
+    return found if isinstance(found, str) else None
+
+
+def begun_with(path: Path, *keys: str) -> Any:
+    """An entry of a run's environment.json; None where there is none."""
     try:
         found = json.loads((path / "environment.json").read_bytes())
         for key in keys:
             found = found[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, str) else None
+    return found
 
 
 def machine() -> dict[str, Any]:

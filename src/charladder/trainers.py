@@ -28,7 +28,7 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
     `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, where one does not fit,
     and where a trained run has none: training from the first step would overwrite its weights.
     """
-    checkpoint = load_newest(run.path / "checkpoints", report)
+    checkpoint = load_newest(run.path / "checkpoints", report, run.identity)
     own = -1 if checkpoint is None else checkpoint.state["clock"]["step"]
     if distributed.agree(0.0, own != distributed.agree(own)[0])[1]:
         raise BadInput(
@@ -95,7 +95,7 @@ def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: Lad
         recipe.text.order,
         file_ends(recipe, corpus),
     )
-    return Trainer(network, objective, windows, recipe.training)
+    return Trainer(network, objective, windows, recipe.training, run.identity)
 
 
 def initial_weights(run: Run) -> str:
@@ -127,7 +127,7 @@ def load_initial_weights(recipe: Recipe, network: Transformer, objective: Ladder
     network.load_state_dict(run.network().state_dict())
     own, path = objective.state_dict(), run.heads_path
     try:
-        found = load_tensors(path) if path.is_file() else {}
+        found = load_tensors(path, run.identity) if path.is_file() else {}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
     fitting = {

@@ -12,6 +12,7 @@ from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.text import download, kept
+from helpers import edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
 TRAIN = ["train", "text", "--steps", "2"]
@@ -286,12 +287,10 @@ def place(tmp_path_factory):
         for run in ("run", "half", "torn", "unfit", "edited", "future", "headless", "other-optimizer"):
             assert main(["train", "text", *TINY, "--run", run]) == 0
         Path("headless/config.toml").unlink()
-        config = Path("other-optimizer/config.toml")
-        config.write_text(config.read_text().replace('optimizer = "muon"', 'optimizer = "adamw"'))
+        edit_config(Path("other-optimizer"), 'optimizer = "muon"', 'optimizer = "adamw"')
         config = Path("future/config.toml")
         config.write_text(config.read_text().replace("format_version = 1", "format_version = 99"))
-        config = Path("edited/config.toml")
-        config.write_text(config.read_text().replace("width = 16", "width = 32"))
+        edit_config(Path("edited"), "\nwidth = 16", "\nwidth = 32")
         Path("half/model.safetensors").unlink()
         Path("torn/model.safetensors").write_bytes(b"\xff" * 40)
         Path("unfit/model.safetensors").write_bytes(Path("unfit/heads.safetensors").read_bytes())

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from caches import new_cache
 from charladder.cli.main import main
@@ -71,7 +72,7 @@ def test_after_refit_the_new_heads_are_shown_too(capsys):
     assert main(["evaluate", "refitted", "--by-rung"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rung1.refit")]
     assert line.endswith(" refit step 3")
-    Path("refitted/model.safetensors").write_bytes(Path("plain/model.safetensors").read_bytes())
+    save_file(load_file("plain/model.safetensors"), "refitted/model.safetensors")
     assert main(["evaluate", "refitted", "--by-rung"]) == 0
     out, err = capsys.readouterr()
     assert "was fitted to another network" in err and "the heads of refit are not scored" in err

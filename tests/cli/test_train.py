@@ -20,7 +20,7 @@ from charladder.objective.steps import describe
 from charladder.run import claimed, open_run
 from charladder.training.best import Best, save_best
 from charladder.training.metrics import read_metrics
-from helpers import UNHURRIED
+from helpers import UNHURRIED, edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 
@@ -305,8 +305,7 @@ def test_a_damaged_line_of_metrics_takes_no_other_with_it(here, text_file, damag
 
 def test_an_unfinished_run_that_is_given_a_smaller_budget_hears_how_to_finish(here, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one"]) == 0
-    config = Path("one/config.toml")
-    config.write_text(config.read_text().replace("\nsteps = 4\n", "\nsteps = 6\n"))  # as if it had been killed at 4
+    edit_config(Path("one"), "\nsteps = 4\n", "\nsteps = 6\n")  # as if it had been killed at 4
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
     assert "leave out --extend: charladder train --resume one goes on" in capsys.readouterr().err
     assert main(["train", "--resume", "one"]) == 0

@@ -69,3 +69,14 @@ def test_the_sweep_of_a_run_removes_everything_temporary(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    """safetensors writes metadata in a random order, which would change the SHA-256 of the file."""
+    about = {"run": "1f", "step": "3", "bits_per_character": "2.5", "größe": 'a "b"'}
+    written = set()
+    for _ in range(8):
+        save_tensors(tmp_path / "weights", {"a": torch.arange(3.0), "b": torch.ones(2)}, about)
+        written.add((tmp_path / "weights").read_bytes())
+    assert len(written) == 1
+    assert load_tensors(tmp_path / "weights")["a"].tolist() == [0, 1, 2]

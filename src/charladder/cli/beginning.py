@@ -114,7 +114,7 @@ def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
     if not numbered:
         first(lambda: create_run(run, corpus))
         return run
-    return Run(Path(first(lambda: str(create_numbered_run(run, corpus).path))), run.recipe)
+    return dataclasses.replace(run, path=Path(first(lambda: str(create_numbered_run(run, corpus).path))))
 
 
 def wants_batch(options: Namespace) -> bool:
@@ -171,7 +171,8 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         training = dataclasses.replace(run.recipe.training, **fields)
         anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
-        before, run = run.recipe.training, Run(run.path, dataclasses.replace(run.recipe, training=training))
+        recipe, before = dataclasses.replace(run.recipe, training=training), run.recipe.training
+        run = dataclasses.replace(run, recipe=recipe)
         return continued(run, options.moved, given, before)
     return continued(run, options.moved, given)
 

@@ -146,4 +146,4 @@ def fitted(run: Run, device: torch.device) -> Run:
         )
     micro_batch = 0 if windows >= run.recipe.training.batch // size() else windows
     training = dataclasses.replace(run.recipe.training, micro_batch=micro_batch)
-    return Run(run.path, dataclasses.replace(run.recipe, training=training))
+    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, training=training))

@@ -12,6 +12,7 @@ from charladder.generation.heads import DraftingHeads
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run
 from charladder.training.files import file_digest, load_tensors, save_tensors
+from charladder.training.identity import entries
 
 NAME = "drafting.safetensors"
 MOST = 1 << 31  # bytes of it
@@ -29,7 +30,7 @@ class About:
 
 def keep_heads(run: Run, heads: DraftingHeads, about: About) -> None:
     """Writes a run's drafting heads, over older ones. Raises OSError."""
-    save_tensors(run.path / NAME, heads.state_dict(), {"about": json.dumps(about.__dict__)})
+    save_tensors(run.path / NAME, heads.state_dict(), {"about": json.dumps(about.__dict__), **entries(run.identity)})
 
 
 def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
@@ -64,7 +65,7 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
     heads = shaped(run, shapes)
     assert heads is not None
     try:
-        heads.load_state_dict(load_tensors(path))
+        heads.load_state_dict(load_tensors(path, run.identity))
     except BadInput as error:
         raise BadInput(f"{error}; {again}") from None
     return heads.eval(), about

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from charladder.training.distributed import gathered, leader
 from charladder.training.files import save_tensors
+from charladder.training.identity import entries
 
 NETWORK, HEADS = "best.safetensors", "best_heads.safetensors"
 
@@ -23,9 +24,11 @@ class Best:
     bits: float
 
 
-def save_best(folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: Best) -> None:
+def save_best(
+    folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: Best, identity: str | None = None
+) -> None:
     """Writes the weights in place of older ones; a call of all ranks, of which rank 0 writes. Raises OSError."""
-    about = {"step": str(best.step), "bits_per_character": repr(best.bits)}
+    about = {"step": str(best.step), "bits_per_character": repr(best.bits), **entries(identity)}
     for name, tensors in ((HEADS, heads), (NETWORK, network)):
         tensors = gathered(tensors)
         if leader():

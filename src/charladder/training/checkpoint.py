@@ -24,6 +24,7 @@ from charladder.errors import BadInput
 from charladder.training import shards
 from charladder.training.distributed import first, leader, wait
 from charladder.training.files import file_digest, save_tensors, sync_folder, write_text
+from charladder.training.identity import RUN, check_identity
 
 FORMAT = 2
 KEPT = 2
@@ -146,12 +147,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
 
 
-def load_newest(folder: Path, report: Callable[[str], None] = lambda sentence: None) -> Checkpoint | None:
+def load_newest(
+    folder: Path, report: Callable[[str], None] = lambda sentence: None, identity: str | None = None
+) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there are none at all. `report` hears why others are left out.
 
-    Raises BadInput where there are some and none is whole: to begin again would lose the run.
+    Raises BadInput where there are some and none is whole: to begin again would lose the run. Also where one was
+    written by another run than `identity`: to go on would remove it.
     """
     paths = list_checkpoints(folder)
+    for path in paths:
+        check_identity(path, writer(path), folder.parent, identity)
     for path in reversed(paths):
         try:
             return read(path)
@@ -160,6 +166,17 @@ def load_newest(folder: Path, report: Callable[[str], None] = lambda sentence: N
     if paths:
         raise BadInput(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
     return None
+
+
+def writer(path: Path) -> Any:
+    """The identity of the run that wrote the checkpoint at `path`; None where it is not known."""
+    file = path / "state.json"
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > MOST_STATE:
+            return None
+        return unsealed(file.read_text(encoding="utf-8")).get(RUN)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
 
 
 class Broken(Exception):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.training.identity import RUN, check_identity
 
 DTYPES = "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"
 DIGEST = "sha256"  # the entry of a file's metadata
@@ -75,21 +76,36 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] |
     with beside(path) as part:
         try:
             save_file(tensors, part, metadata)
+            sort_metadata(part)
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code), str(path)) from None
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, all of whose numbers are finite.
+def sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file into the order of its names: safetensors writes them in a random one,
+    and the same tensors must be the same bytes, by whose SHA-256 drafting heads know their network."""
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
+
+
+def load_tensors(path: Path, identity: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of the run `identity`, all of whose numbers are finite.
 
     Their SHA-256 is compared with that of the metadata. A file without one is accepted: older versions and other
-    programs write none. Raises BadInput where the file is damaged, and OSError and SafetensorError where it cannot be
-    read.
+    programs write none. Raises BadInput where the file is damaged or of another run, and OSError and SafetensorError
+    where it cannot be read.
     """
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata() or {}
+        check_identity(path, metadata.get(RUN), path.parent, identity)
         dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
     other = next((name for name, dtype in dtypes.items() if dtype not in DTYPES), None)
     if other is not None:

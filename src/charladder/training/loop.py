@@ -17,6 +17,7 @@ from charladder.training.best import NETWORK, Best, read_best, remove_best, save
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.distributed import agree, gathered, leader, wait
 from charladder.training.files import remove, save_tensors
+from charladder.training.identity import entries
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
 from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import StepFacts, Trainer
@@ -175,22 +176,22 @@ def save(trainer: Trainer, folder: Path) -> Path:
     """A checkpoint, and the weights it deploys. Raises NotFinite for weights that would make it a bad one."""
     trainer.check_weights()
     path = save_checkpoint(folder / "checkpoints", trainer.checkpoint())
-    save_whole(folder / "model.safetensors", trainer.network.state_dict())
-    save_whole(folder / "heads.safetensors", trainer.objective.state_dict())
+    save_whole(folder / "model.safetensors", trainer.network.state_dict(), trainer.identity)
+    save_whole(folder / "heads.safetensors", trainer.objective.state_dict(), trainer.identity)
     return path
 
 
-def save_whole(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_whole(path: Path, tensors: dict[str, Tensor], identity: str | None) -> None:
     """A file of tensors in one piece each, written by rank 0."""
     tensors = gathered(tensors)
     if leader():
-        save_tensors(path, tensors)
+        save_tensors(path, tensors, entries(identity))
 
 
 def keep_best(trainer: Trainer, folder: Path, bits: float) -> float:
     """Saves the weights as the best ones; returns their bits."""
     best = Best(trainer.clock.step, bits)
-    save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best)
+    save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best, trainer.identity)
     return bits
 
 

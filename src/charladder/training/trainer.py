@@ -29,6 +29,7 @@ from charladder.training.compilation import (
 )
 from charladder.training.distributed import Whole
 from charladder.training.health import Health, NotFinite, restored
+from charladder.training.identity import entries
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.recording import Recorder, Run
@@ -50,9 +51,15 @@ class StepFacts:
 
 class Trainer:
     def __init__(
-        self, network: Transformer, objective: LadderObjective, windows: Windows, settings: TrainingSettings
+        self,
+        network: Transformer,
+        objective: LadderObjective,
+        windows: Windows,
+        settings: TrainingSettings,
+        identity: str | None = None,
     ) -> None:
-        self.settings, self.windows = settings, windows
+        """identity: of the run, which its files carry."""
+        self.settings, self.windows, self.identity = settings, windows, identity
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.network, self.objective = network.to(self.device), objective.to(self.device)
@@ -257,6 +264,7 @@ class Trainer:
             "sampler": self.windows.state(),
             "seed": self.settings.seed,
             "health": self.health.state(),
+            **entries(self.identity),
         }
         return Checkpoint(
             self.network.state_dict(),

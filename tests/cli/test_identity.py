@@ -1,0 +1,204 @@
+"""Files of another run, and edits of config.toml, are refused; a run directory may be copied and moved as a whole."""
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from caches import new_cache
+from charladder.cli.main import main
+from charladder.run import open_run
+from charladder.training.best import HEADS, NETWORK, Best, save_best
+from charladder.training.files import file_digest
+from helpers import edit_config
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--score", "none"]
+EVALUATE = ["evaluate", "run", "--limit", "50"]
+GENERATE = ["generate", "run", "--prompt", "A", "--length", "2"]
+RESUME = ["train", "--resume", "run", "--score", "none"]
+EXTEND = [*RESUME, "--extend", "--steps", "5"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of seeds 0 and 1, with best weights, and drafting heads in the first."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text").write_text("The ladder leans on the wall, and every rung is asked what it sees. " * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
+        for seed, name in enumerate(("run", "other")):
+            assert main(["train", "text", "--run", name, *TINY, "--steps", "3", "--seed", f"{seed}"]) == 0
+            run = open_run(Path(name))
+            weights = run.network().state_dict(), run.objective().state_dict()
+            save_best(Path(name), *weights, Best(1, 7.5), run.identity)
+        assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("run", "other"):
+        shutil.copytree(trained / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").symlink_to(trained / "text")
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("model.safetensors", EVALUATE),
+        ("model.safetensors", GENERATE),
+        ("model.safetensors", ["refit", "run", "--steps", "1"]),
+        ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
+        ("heads.safetensors", [*EVALUATE, "--by-rung"]),
+        ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
+        (NETWORK, [*EVALUATE, "--weights", "best"]),
+        (HEADS, [*EVALUATE, "--weights", "best", "--by-rung"]),
+        ("checkpoints/3", RESUME),
+        ("checkpoints/3", EXTEND),
+        ("config.toml", RESUME),
+        ("config.toml", EVALUATE),
+        ("config.toml", GENERATE),
+        ("config.toml", ["inspect", "run"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_file_of_another_run_is_refused(here, capsys, name, command):
+    place, source = here / "run" / name, here / "other" / name
+    if source.is_dir():
+        shutil.rmtree(place)
+        shutil.copytree(source, place)
+    else:
+        shutil.copy(source, place)
+    before = files(here / "run")
+    assert main(command) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    shown = "environment.json" if name == "config.toml" else name
+    assert f"run/{shown} was written by the run " in sentence
+    ids = [tomllib.loads(Path(run, "config.toml").read_text())["identity"]["run"] for run in ("run", "other")]
+    assert name == "config.toml" or all(one[:8] in sentence for one in ids)
+    assert "remove the [identity] table from " in sentence and sentence.endswith("run/config.toml")
+    assert files(here / "run") == before and not Path("new").exists()
+
+
+def test_an_older_checkpoint_of_another_run_is_refused_too(here, capsys):
+    assert main(EXTEND) == 0
+    shutil.rmtree("run/checkpoints/3")
+    shutil.copytree("other/checkpoints/3", "run/checkpoints/3")
+    capsys.readouterr()
+    assert main([*EXTEND[:-1], "6"]) == 2
+    assert "run/checkpoints/3 was written by the run" in capsys.readouterr().err
+    assert Path("run/checkpoints/3").is_dir()
+
+
+def test_without_the_identity_table_files_of_another_run_are_accepted(here, capsys):
+    shutil.copy("other/heads.safetensors", "run/heads.safetensors")
+    config = Path("run/config.toml")
+    config.write_text(config.read_text().partition("[identity]")[0])
+    assert main([*EVALUATE, "--by-rung"]) == 0
+    assert main(EXTEND) == 0
+    assert "[identity]" not in config.read_text()
+
+
+def test_a_file_without_metadata_is_accepted(here):
+    save_file(load_file("other/model.safetensors"), "run/model.safetensors")
+    assert main(EVALUATE) == 0
+
+
+def test_a_run_directory_may_be_copied_and_moved_as_a_whole(here):
+    shutil.copytree("run", "copy")
+    Path("copy").rename("moved")
+    assert main(["train", "--resume", "moved", "--extend", "--steps", "5", "--score", "none"]) == 0
+    assert main(["generate", "moved", "--prompt", "A", "--length", "2"]) == 0
+    assert open_run(Path("moved")).identity == open_run(Path("run")).identity
+
+
+def test_an_edit_of_the_config_is_named_and_how_to_accept_it(here, capsys):
+    config = Path("run/config.toml")
+    original = config.read_text()
+    config.write_text(original.replace("\nseed = 0\n", "\nseed = 7\n"))
+    for command in (RESUME, EXTEND, EVALUATE, GENERATE):
+        assert main(command) == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert "run/config.toml was edited (training.seed is 7 and was 0 when the run began)" in sentence
+        assert "remove the line sha256 from the [identity] table" in sentence
+    config.write_text(original)
+    edit_config(Path("run"), "\nseed = 0\n", "\nseed = 7\n")
+    assert main(RESUME) == 0
+
+
+def test_how_a_run_is_computed_and_the_layout_of_its_config_may_be_edited(here):
+    config = Path("run/config.toml")
+    content = config.read_text()
+    assert content.count('device = "auto"') == content.count("log_every = 10\n") == 1
+    content = content.replace('device = "auto"', '# this machine\ndevice = "cpu"').replace("log_every = 10\n", "\n")
+    config.write_text(content.replace("\nseed = 0\n", "\nlog_every = 1\nseed =   0\n"))
+    assert main(EXTEND) == 0
+    assert open_run(Path("run")).recipe.training.device == "cpu"
+
+
+def test_extend_records_the_config_that_it_writes(here, capsys):
+    assert main(EXTEND) == 0
+    assert main(EVALUATE) == 0
+    config = Path("run/config.toml")
+    config.write_text(config.read_text().replace("\nsteps = 5\n", "\nsteps = 9\n"))
+    capsys.readouterr()
+    assert main(RESUME) == 2
+    assert "training.steps is 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table", ["identity = 3\n", "[identity]\nrun = 3\n", "[identity]\n", '[identity]\nrun = ""\n'])
+def test_an_identity_that_no_run_has_gets_a_sentence(here, capsys, table):
+    config = Path("run/config.toml")
+    content = config.read_text().partition("[identity]")[0]
+    config.write_text(content + table if table[0] == "[" else table + content)
+    assert main(EVALUATE) == 2
+    assert "the table [identity] of run/config.toml has no text `run`" in capsys.readouterr().err
+
+
+def test_runs_of_an_older_version_are_read_and_trained(here):
+    """Their files have no identity: config.toml, checkpoints and weights are accepted as they are."""
+    run = Path("run")
+    (run / "config.toml").write_text((run / "config.toml").read_text().partition("[identity]")[0])
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**environment, "run": None, "config": None}))
+    for file in run.glob("*.safetensors"):
+        save_file(load_file(file), file)
+    for command in ([*EVALUATE, "--by-rung"], EXTEND):
+        assert main(command) == 0
+    assert open_run(run).identity is None
+
+
+def test_the_identity_leaves_a_training_as_it_is(here):
+    assert main(["train", "text", "--run", "again", *TINY, "--steps", "3", "--seed", "0"]) == 0
+    for name in ("model", "heads"):
+        one, two = (load_file(f"{run}/{name}.safetensors") for run in ("run", "again"))
+        assert all(torch.equal(one[key], two[key]) for key in one | two)
+    ids = {open_run(Path(run)).identity for run in ("run", "other", "again")}
+    assert len(ids) == 3 and all(re.fullmatch("[0-9a-f]{32}", str(one)) for one in ids)
+
+
+def test_resuming_a_finished_run_leaves_the_digest_of_its_network(here):
+    """Drafting heads, and runs that began from this one, know the network by it."""
+    before = file_digest(Path("run/model.safetensors"))
+    for _ in range(3):
+        assert main(RESUME) == 0
+        assert file_digest(Path("run/model.safetensors")) == before
+    assert main([*GENERATE, "--draft", "targets"]) == 0
+
+
+def test_a_config_with_an_identity_may_be_the_recipe_of_a_new_run(here):
+    assert main(["train", "text", "--recipe", "run/config.toml", "--run", "new", "--score", "none"]) == 0
+    assert open_run(Path("new")).identity != open_run(Path("run")).identity
