@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from charladder.kernels import build
 from charladder.model import ModelConfig, Transformer
@@ -59,6 +60,15 @@ def make_trainer(
 
 def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return lambda tokens, keep: network(tokens, logits_to_keep=keep).logits_BTV
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    """Two safetensors files have the same tensors, to the last bit. Their metadata differ: each run has its own id."""
+    tensors, others = load_file(one), load_file(other)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert tensor.shape == others[name].shape and tensor.dtype == others[name].dtype, name
+        assert tensor.reshape(-1).view(torch.uint8).equal(others[name].reshape(-1).view(torch.uint8)), name
 
 
 def edit_config(run: Path, old: str, new: str) -> None:

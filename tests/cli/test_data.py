@@ -9,11 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from charladder.cli.main import main
 from charladder.run import open_run
 from charladder.training import Trainer
+from helpers import assert_same_tensors
 from web_server import serving
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
@@ -162,6 +162,4 @@ def test_a_cached_text_that_is_cut_while_it_is_trained_on_is_no_lost_work(monkey
     assert "; go on with charladder train --resume one, and the text is converted again" in said
     assert main(["train", "--resume", "one"]) == 0
     assert main(["train", *words, "--run", "two"]) == 0
-    one, two = (load_file(f"{run}/model.safetensors") for run in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert all(one[name].numpy().tobytes() == two[name].numpy().tobytes() for name in one)
+    assert_same_tensors(Path("one/model.safetensors"), Path("two/model.safetensors"))

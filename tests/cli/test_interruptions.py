@@ -22,7 +22,7 @@ from charladder.run import open_run
 from charladder.text import kept
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
-from helpers import PROSE, UNHURRIED
+from helpers import PROSE, UNHURRIED, assert_same_tensors
 
 LADDER = [sys.executable, "-m", "charladder"]
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
@@ -60,7 +60,7 @@ def trained(path: Path, steps: int = 20) -> bool:
 
 def same(one: str, other: str) -> None:
     for name in ("model.safetensors", "heads.safetensors"):
-        assert Path(one, name).read_bytes() == Path(other, name).read_bytes()
+        assert_same_tensors(Path(one, name), Path(other, name))
     lines = [[{**line, "seconds": 0} for line in read_metrics(Path(run, "metrics.jsonl"))] for run in (one, other)]
     assert lines[0] == lines[1]
 
