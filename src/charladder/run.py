@@ -29,7 +29,7 @@ from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
-from charladder.text import Alphabet, Corpus, Report, Split, open_corpus, silent, split
+from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
 from charladder.training import best, distributed
 from charladder.training.files import load_tensors, sync_folder, write_text
 from charladder.training.identity import RUN, check_identity, new_identity
@@ -302,13 +302,22 @@ def choose_weights(run: Run, weights: Weights) -> Run:
 
 def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:
     """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
-    the run began, or from the cache. Raises BadInput where it is not there."""
+    the run began, or from the cache. Raises BadInput where it is not there, and where the place that the run names is
+    one that is not opened unasked: see `charladder.text.unasked`."""
     text, advice = run.recipe.text, "say where it is with --data PATH"
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)
     else:
+        size = None if text.letters else text.characters
         try:
-            corpus = open_corpus(text.data, run.alphabet, text.encoding, text.unknown, report, text.sha256, text.files)
+            corpus = open_recorded(
+                text.data, run.alphabet, text.encoding, text.unknown, text.sha256, text.files, size,
+                str(run.path), report,
+            )  # fmt: skip
+        except NotOpened as error:
+            raise BadInput(
+                f"{error}; if you trust what {run.path} names, give it with --data DATA, else {advice}"
+            ) from None
         except BadInput as error:
             raise BadInput(f"{error}; if the text of {run.path} has moved, {advice}") from None
     if corpus.sha256 != text.sha256:

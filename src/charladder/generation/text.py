@@ -111,11 +111,13 @@ class _Planned:
     stops: list[list[int]]
 
 
-def training_text(run: Run) -> np.ndarray | None:
-    """The text that a run was trained on, ids; None where it is gone."""
+def training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
+    """The text that a run was trained on, ids; None where it is gone or not opened unasked, and `report` hears why."""
     try:
         corpus = open_data(run)
-    except BadInput:
+    except BadInput as error:
+        command = f"charladder evaluate {run.words} --data DATA"
+        report(f"{error} ({command} puts it into the cache); drafts come from the text written so far")
         return None
     begin, end = split_of(run.recipe, corpus).train
     return corpus.ids_N[begin:end]
@@ -144,7 +146,7 @@ class TextModel:
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
-        self.draft, self.training = self.settings.draft, training or partial(training_text, run)
+        self.draft, self.training = self.settings.draft, training or partial(training_text, run, report)
         by_clock = self.settings.draft in ("auto", "none")
         self.sampling = replace(self.settings.sampling, race=self.settings.sampling.race or by_clock)
 

@@ -2,7 +2,7 @@
 
 from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
 from charladder.text.cache import Report, cache_folder, silent
-from charladder.text.corpus import Corpus, exists, fetched, not_fetched, open_corpus
+from charladder.text.corpus import Corpus, NotOpened, exists, fetched, not_fetched, open_corpus, open_recorded
 from charladder.text.gather import kept
 from charladder.text.mapped import cut_short, release
 from charladder.text.named import corpora
@@ -17,6 +17,7 @@ __all__ = [
     "Alphabet",
     "Corpus",
     "Item",
+    "NotOpened",
     "Report",
     "Split",
     "Windows",
@@ -31,6 +32,7 @@ __all__ = [
     "learn_letters",
     "not_fetched",
     "open_corpus",
+    "open_recorded",
     "prune",
     "release",
     "silent",

@@ -21,6 +21,7 @@ from charladder.text.opening import size_of
 from charladder.text.prune import mark_used
 from charladder.text.recorded import recorded_text
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
+from charladder.text.unasked import Unopened, unopened
 from charladder.text.unpack import Damaged
 
 MOST = {"letters": SMALL, "unicode": LARGE}
@@ -47,6 +48,33 @@ class Corpus:
     @property
     def name(self) -> str:
         return ", ".join(self.names)
+
+
+class NotOpened(BadInput):
+    """The data that a run directory names is not opened unless the user names it."""
+
+
+def open_recorded(
+    data: tuple[str, ...],
+    alphabet: Alphabet,
+    encoding: str,
+    unknown: str,
+    sha256: str,
+    files: int,
+    size: int | None,
+    run: str,
+    report: Report = silent,
+) -> Corpus:
+    """Opens the `data` that a run directory names, whose text has this SHA-256 and so many files.
+
+    A run directory may come from another person: see `charladder.text.unasked` for what is opened. Where `data` is not
+    opened, is gone or has changed, the text comes from the cache. size: of the text, in bytes, where it is known.
+    run: the name of the run, for messages. Raises BadInput as `open_corpus`, and NotOpened where the data is not opened
+    and the cache does not have the text.
+    """
+    with opening_texts():
+        closed = unopened(data, encoding, sha256, size, run)
+        return opened_corpus(data, alphabet, encoding, unknown, report, sha256, files, closed)
 
 
 def open_corpus(
@@ -78,10 +106,14 @@ def opened_corpus(
     report: Report,
     again: str,
     files: int,
+    closed: Unopened | None = None,
 ) -> Corpus:
-    """As `open_corpus`, while no other process prunes the cache."""
+    """As `open_corpus`, while no other process prunes the cache. closed: why `asked` is not opened."""
     shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]} and {len(asked) - 1} more"
-    text = read_again(asked, shown, encoding, again, files, report) if again else read_text(asked, encoding, report)
+    if again:
+        text = read_again(asked, shown, encoding, again, files, report, closed)
+    else:
+        text = read_text(asked, encoding, report)
     if text.bytes == 0:
         raise BadInput(f"{shown} is empty; give a file with text in it")
     mark_used(text.path.with_suffix(""))
@@ -161,11 +193,20 @@ def not_fetched(asked: Sequence[str]) -> list[str]:
     ]
 
 
-def read_again(asked: tuple[str, ...], shown: str, encoding: str, sha256: str, files: int, report: Report) -> Text:
+def read_again(
+    asked: tuple[str, ...],
+    shown: str,
+    encoding: str,
+    sha256: str,
+    files: int,
+    report: Report,
+    closed: Unopened | None,
+) -> Text:
     """The text of this SHA-256: from its source, or from the cache where the source is gone or has changed. Where the
-    cache does not have it either, what the source gives now. Raises BadInput where that is nothing."""
+    cache does not have it either, what the source gives now. Raises BadInput where that is nothing, and where the
+    source is `closed`: not to be opened."""
     found: Text | BadInput | None = None
-    at_hand = asked != (STDIN,) and not not_fetched(asked)
+    at_hand = closed is None and asked != (STDIN,) and not not_fetched(asked)
     if at_hand:
         try:
             found = read_text(asked, encoding, report)
@@ -178,9 +219,12 @@ def read_again(asked: tuple[str, ...], shown: str, encoding: str, sha256: str, f
             return found
     old = recorded_text(sha256, shown, files, report)
     if old is not None:
-        change = "has changed" if isinstance(found, Text) else "cannot be read any more"
+        changed = isinstance(found, Text) or (closed is not None and closed.changed)
+        change = "has changed" if changed else "cannot be read any more"
         note = f"{shown} {change}; the text that it was is taken from the cache"
-        return replace(old, notes=(note,)) if at_hand else old
+        return replace(old, notes=(note,)) if at_hand or changed else old
+    if closed is not None:
+        raise NotOpened(f"{shown} {closed.why}, and the cache has no copy of the text")
     if isinstance(found, BadInput):
         raise BadInput(f"{found}; the cache has no copy of the text either")
     if asked == (STDIN,):
