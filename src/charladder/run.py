@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import glob
 import json
+import math
 import os
 import platform
 import re
@@ -90,15 +91,19 @@ class Run:
     def objective(self) -> LadderObjective:
         """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
-        recipe = self.recipe
-        heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
-        objective = filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
+        objective = self.stored_objective()
         if self.weights == "best" and best.read_best(self.heads_path) != best.read_best(self.network_path):
             raise BadInput(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
                 f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use --weights last"
             )
         return objective
+
+    def stored_objective(self) -> LadderObjective:
+        """As objective(); the best heads may be of another step than the best network."""
+        recipe = self.recipe
+        heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
+        return filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
 
 
 def filled(make: Callable[[], Module], path: Path, least: int, identity: str | None = None) -> Module:
@@ -291,11 +296,12 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
 
 def choose_weights(run: Run, weights: Weights) -> Run:
     """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
-    the last validation. Raises BadInput for the best weights of a run that was never validated."""
+    the last validation. Raises BadInput for the best weights of a run without a validation that gave a finite score."""
     if weights == "last" or (run.path / best.NETWORK).exists():
         return dataclasses.replace(run, weights=weights)
     metrics = run.path / "metrics.jsonl"
-    if not metrics.is_file() or not any(map(is_validation, read_metrics(metrics))):
+    lines = read_metrics(metrics) if metrics.is_file() else []
+    if not any(is_validation(line) and math.isfinite(line["bits_per_character"]) for line in lines):
         raise BadInput(f"{run.path} has no best weights, because it was never validated; leave out --weights best")
     return run
 

@@ -13,6 +13,19 @@ def dumps(value: Any) -> str:
         return json.dumps(_without_nan(value), allow_nan=False)
 
 
+def not_finite(value: Any, name: str = "") -> str | None:
+    """The name of the first number that is not finite, with points between the keys and places; None where all are.
+
+    >>> not_finite({"bits": 2.5, "by_rung": [{"bits": float("inf")}]})
+    'by_rung.0.bits'
+    """
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (not_finite(each, f"{name}.{key}" if name else str(key)) for key, each in items)
+    return next((one for one in found if one is not None), None)
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

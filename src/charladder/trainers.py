@@ -14,7 +14,7 @@ from charladder.recipe import Recipe
 from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
 from charladder.text import Corpus, Windows
 from charladder.training import Trainer, distributed, load_newest
-from charladder.training.best import NETWORK
+from charladder.training.best import HEADS, NETWORK
 from charladder.training.files import file_digest, load_tensors
 from charladder.training.memory import keep_memory
 
@@ -35,6 +35,7 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
             f"the processes do not see the same checkpoints in {run.path}; put it on storage that all machines share"
         )
     if checkpoint is not None:
+        distributed.first(lambda: check_best(run))
         trainer = build_trainer(run, corpus, *fresh_modules(run))
         trainer.restore(checkpoint)
         return trainer
@@ -47,6 +48,21 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
     if (run.path / "metrics.jsonl").exists():
         report(f"{run.path} ended before its first checkpoint, so its training begins again at step 1")
     return new_trainer(run, corpus, report)
+
+
+def check_best(run: Run) -> None:
+    """Raises BadInput where the best weights, which a run that goes on keeps until there are better ones, are damaged
+    or of another run."""
+    chosen = replace(run, weights="best")
+    try:
+        if chosen.network_path.exists():
+            chosen.network()
+        if chosen.heads_path.exists():
+            chosen.stored_objective()
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; or remove {NETWORK} and {HEADS}, and the best weights are chosen from those of this step on"
+        ) from None
 
 
 def trained_file(run: Run) -> str | None:

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from caches import new_cache
 from charladder.cli.main import main
+from charladder.evaluation import Score
 from charladder.run import open_run
-from charladder.strict_json import dumps
+from charladder.strict_json import dumps, not_finite
 from charladder.training.best import HEADS, NETWORK, Best, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
@@ -105,11 +106,67 @@ def test_json_has_no_nan():
     assert dumps([1.5, "é"]) == json.dumps([1.5, "é"])
 
 
-def test_evaluate_writes_json_that_every_parser_reads(here, capsys):
-    file = Path("run/model.safetensors")
+def test_numbers_that_are_not_finite_are_named():
+    assert not_finite({"a": [1.5, True, "NaN", None], "b": {"c": 3}}) is None
+    assert not_finite({"a": [1.5, {"b": float("nan")}], "c": float("inf")}) == "a.1.b"
+
+
+def make_infinite(file: Path, name: str) -> None:
+    """Large finite weights, one of which gives an infinite logit."""
     tensors = load_file(file)
-    tensors["output.weight"][3:5] = torch.tensor([[3e38], [-3e38]])  # one of them gives an infinite logit
+    tensors[name][3:5] = torch.tensor([[3e38], [-3e38]])
     save_file(tensors, file)
+
+
+@pytest.mark.parametrize("more", [[], ["--export", "each.jsonl"], ["--by-context"]])
+def test_a_score_that_is_not_finite_is_an_error(here, capsys, more):
+    make_infinite(Path("run/model.safetensors"), "output.weight")
+    assert main([*EVALUATE, *more]) == 2
+    captured = capsys.readouterr()
+    assert "the score of run is not finite (bits_per_character)" in captured.err
+    assert captured.out == "" and not Path("each.jsonl").exists()
+
+
+def test_a_score_of_a_head_that_is_not_finite_is_an_error(here, capsys):
+    file = Path("run/heads.safetensors")
+    make_infinite(file, next(name for name in load_file(file) if name.endswith("weight")))
     assert main(EVALUATE) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert found["bits_per_character"] is None
+    capsys.readouterr()
+    assert main([*EVALUATE, "--by-rung"]) == 2
+    captured = capsys.readouterr()
+    assert "the score of run is not finite (by_rung." in captured.err and captured.out == ""
+
+
+def test_a_final_score_that_is_not_finite_is_an_error_and_is_not_recorded(here, capsys, monkeypatch):
+    monkeypatch.setattr("charladder.cli.final_score.score", lambda console, held: Score(float("nan"), 20, 1.0))
+    assert main(["train", "--resume", "run", "--extend", "--steps", "3", "--score", "20", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert "the score of run is not finite (bits_per_character)" in captured.err and captured.out == ""
+    assert not any("final" in line or "part" not in line for line in lines_of("run") if "split" in line)
+    assert Path("run/checkpoints/3").is_dir()
+
+
+def lines_of(run: str) -> list[dict]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", [NETWORK, HEADS])
+@pytest.mark.parametrize("damage", ["flip", "nan", "int8"])
+def test_damaged_best_weights_are_noticed_when_a_run_goes_on(here, capsys, name, damage):
+    file = Path("run", name)
+    if damage == "flip":
+        flip(file, -1001)
+    else:
+        tensors = load_file(file)
+        first = next(iter(tensors))
+        changed = tensors[first] * float("nan") if damage == "nan" else tensors[first].to(torch.int8)
+        save_file({**tensors, first: changed}, file, {"step": "1", "bits_per_character": "7.5"})
+    before = file.read_bytes()
+    extend = ["train", "--resume", "run", "--extend", "--steps", "3", "--score", "none"]
+    assert main(extend) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"{file} " in sentence and f"or remove {NETWORK} and {HEADS}" in sentence
+    assert file.read_bytes() == before and not Path("run/checkpoints/3").exists()
+    for one in (NETWORK, HEADS):
+        Path("run", one).unlink()
+    assert main(extend) == 0

@@ -1,5 +1,7 @@
 """The best weights of a run, and training that ends when validations get no better."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,3 +97,20 @@ def test_a_resumed_run_has_as_much_patience_as_the_uninterrupted_one(tmp_path, p
     assert done.clock.step == 8, "a run that has ended early has ended"
     lines = [line for line in read_metrics(run / "metrics.jsonl") if is_validation(line)]
     assert {line["step"]: line["bits_per_character"] for line in lines} == scores
+
+
+@pytest.mark.parametrize("first", [3.0, math.nan])
+@pytest.mark.parametrize("stop", [3, 5])
+def test_validations_that_are_not_finite_count_as_no_better_also_after_a_resume(tmp_path, prose, first, stop):
+    settings = {"steps": 20, "validations": 9, "patience": 2 if math.isfinite(first) else 3}
+    scores = {2: first, 4: math.nan, 6: math.nan}
+    run = tmp_path / "run"
+    follow(make_trainer(prose, **settings), run, [bits for step, bits in scores.items() if step <= stop], stop)
+    again = resumed(prose, run, **settings)
+    rest = [bits for step, bits in scores.items() if step > stop]
+    once_more = [] if (run / NETWORK).exists() else [first]  # the last weights, scored again to be kept as the best
+    follow(again, run, [*once_more, *rest, math.nan])
+    assert again.clock.step == 6
+    best = read_best(run / NETWORK)
+    assert (best is None) == math.isnan(first)
+    assert (run / NETWORK).exists() == math.isfinite(first)

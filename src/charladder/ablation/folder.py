@@ -1,6 +1,7 @@
 """The folder of a plan: plan.toml, and a run directory and a log for each arm and seed."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,7 +131,8 @@ def final_bits(plan: Plan, run: PlannedRun) -> float | None:
     for line in reversed(read_metrics(path)):
         # A score of the whole part is written at the end of training; the budget must be this one.
         spent = line["step"] >= budget.steps and line.get("trained_characters", 0) >= budget.characters
-        if "split" in line and "part" not in line and (spent or line.get("ended_early")):
+        scored = "split" in line and "part" not in line and math.isfinite(line["bits_per_character"])
+        if scored and (spent or line.get("ended_early")):
             return line["bits_per_character"]
     return None
 

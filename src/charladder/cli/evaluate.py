@@ -8,7 +8,7 @@ from pathlib import Path
 from charladder.cli import closer
 from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.reading import reading, say_notes
-from charladder.cli.scoring import Held, as_result, hold, print_bits, score
+from charladder.cli.scoring import Held, as_result, check_finite, hold, print_bits, score
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
 from charladder.evaluation import Scored
@@ -94,6 +94,7 @@ def main(argv: list[str]) -> int:
             key, found, table = look()
             result[key] = found
             tables.append(table)
+    check_finite(held, result)
     if options.json:
         print(dumps(result))
         return 0

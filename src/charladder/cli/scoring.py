@@ -16,6 +16,7 @@ from charladder.evaluation import Score, Scored, evaluate
 from charladder.model import Transformer
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run, file_ends, split_of
+from charladder.strict_json import not_finite
 from charladder.text import Corpus
 
 
@@ -114,8 +115,19 @@ def score(
         )  # fmt: skip
 
 
+def check_finite(held: Held, result: dict[str, Any]) -> None:
+    """Raises BadInput where a score is not finite, as from weights that are finite and very large."""
+    wrong = not_finite(result)
+    if wrong is not None:
+        raise BadInput(
+            f"the score of {held.run.path} is not finite ({wrong}): its weights are so large that what they predict on "
+            f"this text is not finite; use other weights than {held.run.network_path.name}, or train with a lower "
+            "learning rate"
+        )
+
+
 def as_result(held: Held, found: Score) -> dict[str, Any]:
-    """The keys of `evaluate --json`."""
+    """The keys of `evaluate --json`. Raises BadInput where the score is not finite."""
     result = {
         "bits_per_character": found.bits_per_character,
         "characters": found.characters,
@@ -129,6 +141,7 @@ def as_result(held: Held, found: Score) -> dict[str, Any]:
     unicode_characters = held.corpus.alphabet.unicode_characters(held.corpus.ids_N[slice(*held.bounds)])
     if unicode_characters:
         result["bits_per_unicode_character"] = found.bits / unicode_characters
+    check_finite(held, result)
     return result
 
 

@@ -142,4 +142,5 @@ def valid_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
 def final_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
     """The same of every score at the end of training, of a stretch that may be another each time."""
     scored = [line for line in lines if "split" in line and not is_validation(line)]
-    return [(line["trained_characters"] / 1e6, drawable(line["bits_per_character"])) for line in scored]
+    points = [(line["trained_characters"] / 1e6, drawable(line["bits_per_character"])) for line in scored]
+    return [point for point in points if math.isfinite(point[1])]

@@ -104,7 +104,8 @@ def train(
     lowest, _ = agree(min(validated(folder), default=math.inf) if leader() else math.inf)
     kept, _ = agree(bits_of_best(folder, lowest) if leader() else math.inf)
     if validate is not None and last_are_best(trainer, folder):
-        kept = keep_best(trainer, folder, agree(validate())[0])
+        bits, _ = agree(validate())
+        kept = keep_best(trainer, folder, bits) if math.isfinite(bits) else math.inf
     worse = round(agree(validations_since_best(folder) if leader() else 0)[0])
     validations = int(trainer.progress * (settings.validations + 1))
     lengths: list[float] = []
@@ -211,15 +212,17 @@ def last_are_best(trainer: Trainer, folder: Path) -> bool:
 
 
 def validated(folder: Path) -> list[float]:
-    """Bits per character of all validations in metrics.jsonl, in their order."""
+    """Bits per character of all validations in metrics.jsonl, in their order; infinite where they were not finite."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return [line["bits_per_character"] for line in lines if is_validation(line)]
+    found = [line["bits_per_character"] for line in lines if is_validation(line)]
+    return [bits if math.isfinite(bits) else math.inf for bits in found]
 
 
 def validations_since_best(folder: Path) -> int:
-    """How many validations in metrics.jsonl came after the best one."""
+    """How many validations in metrics.jsonl came after the best one; all of them where none was finite."""
     bits = validated(folder)
-    return len(bits) - 1 - bits.index(min(bits)) if bits else 0
+    lowest = min(bits, default=math.inf)
+    return len(bits) - 1 - bits.index(lowest) if lowest < math.inf else len(bits)
 
 
 def ended_early(folder: Path, settings: TrainingSettings) -> bool:

@@ -5,6 +5,7 @@ then `final` where this is the score at the end of a run and no validation on th
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ class Silent:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; what a crash cut short, or anything else damaged, is left out."""
+    """All whole lines; what a crash cut short, or anything else damaged, is left out. The bits of an evaluation that
+    was not finite, which the file has as null, are NaN."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -57,6 +59,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if whole(read):
+            if "split" in read and read["bits_per_character"] is None:
+                read["bits_per_character"] = math.nan
             lines.append(read)
     return lines
 
@@ -66,7 +70,8 @@ def whole(line: Any) -> bool:
     if not isinstance(line, dict) or type(line.get("step")) is not int or not number(line["step"]):
         return False
     if "split" in line:
-        return number(line.get("trained_characters")) and number(line.get("bits_per_character"))
+        bits = line.get("bits_per_character", "")
+        return number(line.get("trained_characters")) and (bits is None or number(bits))
     if "terms" not in line:
         return True
     terms = line["terms"]
