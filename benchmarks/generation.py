@@ -18,10 +18,11 @@ import torch
 
 from benchmarks.measure import report
 from benchmarks.writers import Ours, Write, hugging_face, llama_cpp, xllamacpp
-from charladder.generation import Sampling, Writer, open_reader
-from charladder.generation.choosing import LENGTHS, choose_drafter
-from charladder.generation.drafters import AutoDrafter, NgramDrafter, PlainTargets
-from charladder.generation.text import Precision
+from charladder.generation import GenerationLoop, SamplingParams
+from charladder.generation.speculative import AutoDrafter, IndependentHeadsDrafter, NgramDrafter
+from charladder.generation.speculative.factory import LENGTHS_TO_TRY, make_drafter
+from charladder.generation.text_generator import Precision
+from charladder.inference.factory import open_runner
 from charladder.run import Run, open_data, open_run, split_of
 
 PROMPT = 64
@@ -134,8 +135,8 @@ def many_streams(
 
 def long_text(network: Any, characters: int, prompt: list[int]) -> dict[str, Any]:
     """Speed and memory over a long text, by tenths."""
-    writer = Writer(open_reader(network), [prompt], characters, Sampling())
-    (stream,) = writer.streams
+    writer = GenerationLoop(open_runner(network), [prompt], characters, SamplingParams())
+    (stream,) = writer.sequences
     speeds, memory = [], []
     for tenth in range(1, 11):
         began, before = time.perf_counter(), len(stream.ids)
@@ -152,19 +153,21 @@ def long_text(network: Any, characters: int, prompt: list[int]) -> dict[str, Any
 def automatic(run: Run, network: Any, prompt: list[int], characters: int, rounds: int) -> dict[str, float]:
     """Seconds of `auto`, from a fresh start, over those of no drafter, for a text of so many characters, alternated:
     with the run's own heads, and with ones that never are right. Medians of the rounds' ratios."""
-    race, width, alphabet = Sampling(race=True), run.recipe.model.width, run.alphabet.size
+    race, width, alphabet = SamplingParams(coupled=True), run.recipe.model.width, run.alphabet.size
     noise = torch.randn(8, alphabet, width, generator=torch.Generator().manual_seed(0))
     seconds: dict[str, list[float]] = {"none": [], "auto": [], "auto with useless heads": []}
     for _ in range(rounds):
         for name, found in seconds.items():
-            reader = open_reader(network)
-            drafter = choose_drafter("auto" if name == "auto" else "none", run, reader, race)
+            reader = open_runner(network)
+            drafter = make_drafter("auto" if name == "auto" else "none", run, reader, race)
             if name == "auto with useless heads":
-                useless = PlainTargets({k + 2: (noise[k], None) for k in range(8)}, race)
-                drafter = AutoDrafter([(useless, LENGTHS["targets"]), (NgramDrafter(None, 8), LENGTHS["ngram"])])
-            writer = Writer(reader, [prompt], characters, race, 0, drafter)
+                useless = IndependentHeadsDrafter({k + 2: (noise[k], None) for k in range(8)}, race)
+                drafter = AutoDrafter(
+                    [(useless, LENGTHS_TO_TRY["targets"]), (NgramDrafter(None, 8), LENGTHS_TO_TRY["ngram"])]
+                )
+            writer = GenerationLoop(reader, [prompt], characters, race, 0, drafter)
             began = time.perf_counter()
-            writer.finish()
+            writer.run()
             found.append(time.perf_counter() - began)
     none = seconds.pop("none")
     return {

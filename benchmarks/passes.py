@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import matrix_rate, report
-from charladder.generation import open_reader
+from charladder.inference.factory import open_runner
 from charladder.inference.runner import TokenBatch
 from charladder.model import ModelConfig, Transformer
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     torch.manual_seed(0)
     network = Transformer(settings, ALPHABET).eval()
     readers = {
-        (precision, streams): open_reader(network, streams, None, dtype)
+        (precision, streams): open_runner(network, streams, None, dtype)
         for precision, dtype in KINDS.items()
         for streams in options.streams
     }

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from charladder.generation import Writer
-from charladder.generation.choosing import Draft
-from charladder.generation.text import Precision, TextModel, TextSettings
+from charladder.generation import GenerationLoop
+from charladder.generation.speculative.factory import DrafterName
+from charladder.generation.text_generator import GenerationConfig, Precision, TextGenerator
 from charladder.model import Transformer
 from charladder.model.norm import EPSILON
 from charladder.run import Run
@@ -33,18 +33,24 @@ class Ours:
     """This project's writer. After a call, `writer` is the one that wrote."""
 
     def __init__(
-        self, run: Run, draft: Draft, length: int | None, precision: Precision, training: np.ndarray, race: bool = False
+        self,
+        run: Run,
+        draft: DrafterName,
+        length: int | None,
+        precision: Precision,
+        training: np.ndarray,
+        race: bool = False,
     ) -> None:
-        settings = TextSettings(draft=draft, draft_length=length, precision=precision)
-        self.model = TextModel(run, settings, training=lambda: training)
+        settings = GenerationConfig(draft=draft, draft_length=length, precision=precision)
+        self.model = TextGenerator(run, settings, training=lambda: training)
         self.model.sampling = replace(self.model.sampling, race=race)
-        self.writer: Writer | None = None
+        self.writer: GenerationLoop | None = None
 
     def __call__(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
         self.model.settings = replace(self.model.settings, length=length)
-        self.writer = self.model.writer(prompts)
-        self.writer.finish()
-        return [stream.ids for stream in self.writer.streams]
+        self.writer = self.model.start(prompts)
+        self.writer.run()
+        return [stream.ids for stream in self.writer.sequences]
 
 
 def hugging_face(network: Transformer, dtype: torch.dtype) -> Write:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.errors import BadInput
-from charladder.generation import Sampling
-from charladder.generation.kept import NAME, find_heads
-from charladder.generation.opening import opening_of
-from charladder.generation.text import TextModel, TextSettings
+from charladder.generation import SamplingParams
+from charladder.generation.empty_prompt import ids_before_empty_prompt
+from charladder.generation.speculative.heads_file import FILE_NAME, load_heads
+from charladder.generation.text_generator import GenerationConfig, TextGenerator
 from charladder.run import open_run
 from charladder.text import Alphabet
 from charladder.text.alphabet import TEXT8
@@ -79,7 +79,7 @@ def test_trained_heads_draft_without_a_refit(capsys):
 
 def test_refit_goes_on_and_leaves_the_network_alone(capsys):
     before = hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest()
-    heads, about = find_heads(open_run(Path("run"))) or pytest.fail("there are none")
+    heads, about = load_heads(open_run(Path("run"))) or pytest.fail("there are none")
     assert list(heads.rungs) == ["1"]
     assert main(["refit", "run", "--steps", "2", "--ahead", "3", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
@@ -110,8 +110,8 @@ def test_many_prompts_in_their_order_and_each_as_alone(capsys):
 def test_log_probabilities_are_the_models_own_whatever_the_sampling():
     run = open_run(Path("lettered"))
     for draft in ("none", "ngram"):
-        settings = TextSettings(12, Sampling(temperature=0.5, top_k=3), draft=draft)
-        (text,) = TextModel(run, settings).texts([b"A l"])
+        settings = GenerationConfig(12, SamplingParams(temperature=0.5, top_k=3), draft=draft)
+        (text,) = TextGenerator(run, settings).generate([b"A l"])
         ids = run.alphabet.encode(("A l" + text.text).encode()).tolist()
         with torch.no_grad():
             logs_TV = run.network()(torch.tensor([ids[:-1]])).logits_BTV[0].log_softmax(-1)
@@ -121,9 +121,9 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling():
 
 def test_a_stop_string_ends_the_text_and_is_no_part_of_it(capsys):
     run = open_run(Path("run"))
-    whole = TextModel(run, TextSettings(200, draft="none")).run.alphabet
+    whole = TextGenerator(run, GenerationConfig(200, draft="none")).run.alphabet
     assert whole.size == 256
-    (text,) = TextModel(run, TextSettings(400, seed=2, draft="none")).texts([b"A"])
+    (text,) = TextGenerator(run, GenerationConfig(400, seed=2, draft="none")).generate([b"A"])
     raw = text.text.encode("utf-8", "replace")
     stop = text.text[60:62]
     if "\ufffd" in stop:
@@ -140,27 +140,27 @@ def test_a_stop_string_ends_the_text_and_is_no_part_of_it(capsys):
 def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
     """A network that can do nothing but go round in a text of multi-byte characters."""
     run = open_run(Path("run"))
-    model = TextModel(run, TextSettings(60, draft="none"))
+    model = TextGenerator(run, GenerationConfig(60, draft="none"))
     cycle = list("grö→😀".encode())
     follow = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
     assert len(follow) == len(cycle)
 
     class Round:
-        streams, context, layers, width, alphabet = 1, 16, 1, 4, 256
+        slots, context, layers, width, alphabet_size = 1, 16, 1, 4, 256
 
-        def read(self, rows, first=0, last=None, x_ND=None):
-            logits = np.full((len(rows.ids), 256), -50, np.float32)
-            for n, one in enumerate(rows.ids):
+        def run(self, batch, first=0, last=None, x_ND=None):
+            logits = np.full((len(batch.ids), 256), -50, np.float32)
+            for n, one in enumerate(batch.ids):
                 logits[n, follow[one]] = 50
-            zeros = np.zeros((len(rows.ids), 4), np.float32)
-            return type("Read", (), {"x_ND": zeros, "final_ND": zeros, "logits_NV": logits})()
+            zeros = np.zeros((len(batch.ids), 4), np.float32)
+            return type("Output", (), {"x_ND": zeros, "final_ND": zeros, "logits_NV": logits})()
 
-    model.readers = {1: Round()}  # type: ignore[dict-item]
-    pieces = list(model.pieces(b"g"))
+    model.runners = {1: Round()}  # type: ignore[dict-item]
+    pieces = list(model.stream(b"g"))
     assert "\ufffd" not in "".join(pieces[:-1])
     assert "".join(pieces).startswith("rö")
     model.stops = [list("😀x".encode()), list("→→".encode()), list("→".encode())]
-    stopped = list(model.pieces(b"g"))
+    stopped = list(model.stream(b"g"))
     assert "".join(stopped) == "".join(pieces)[: "".join(pieces).index("→")]
 
 
@@ -169,11 +169,11 @@ def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
     """The first character costs what the network gives it after a newline. (It was one of 256 bytes, most of which are
     no beginning of a text in UTF-8.)"""
     run = open_run(Path("run"))
-    greedy = Sampling(temperature=0.0)
-    model = TextModel(run, TextSettings(12, greedy, draft=draft))
-    (empty,), (newline,) = model.texts([b""]), model.texts([b"\n"])
+    greedy = SamplingParams(temperature=0.0)
+    model = TextGenerator(run, GenerationConfig(12, greedy, draft=draft))
+    (empty,), (newline,) = model.generate([b""]), model.generate([b"\n"])
     assert (empty.ids, empty.nats) == (newline.ids, pytest.approx(newline.nats))
-    drawn = list(TextModel(run, TextSettings(1, draft=draft, together=64)).texts([b""] * 64))
+    drawn = list(TextGenerator(run, GenerationConfig(1, draft=draft, batch_size=64)).generate([b""] * 64))
     network = run.network()
     nats_V = network(torch.tensor([[10]])).logits_BTV[0, -1].detach().log_softmax(0)
     for text in drawn:
@@ -181,7 +181,7 @@ def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
 
 
 def test_the_opening_of_an_alphabet():
-    found = [opening_of(Alphabet(letters)) for letters in ("", "\n a", TEXT8, "acgt")]
+    found = [ids_before_empty_prompt(Alphabet(letters)) for letters in ("", "\n a", TEXT8, "acgt")]
     assert found == [[10], [0], [0], []]
 
 
@@ -234,9 +234,9 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
 
     shutil.copytree("run", tmp_path / "run")
     run = open_run(tmp_path / "run")
-    file = run.path / NAME
+    file = run.path / FILE_NAME
     whole, tensors = file.read_bytes(), load_file(file)
-    assert find_heads(run) is not None
+    assert load_heads(run) is not None
     for damage, sentence in (
         (whole[:100], "cannot be read as safetensors"),
         (b"", "cannot be read as safetensors"),
@@ -244,15 +244,15 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
     ):
         file.write_bytes(damage)
         with pytest.raises(BadInput, match=sentence):
-            find_heads(run)
+            load_heads(run)
     about = {"about": json.dumps({"network": "0" * 64, "steps": 1, "characters": 1})}
     save_file(tensors, file, about)
     with pytest.raises(BadInput, match="fitted to another network"):
-        find_heads(run)
+        load_heads(run)
     for text in ("", "[]", "{}", '{"network": 3, "steps": 1, "characters": 1}', "[" * 5000):
         save_file(tensors, file, {"about": text})
         with pytest.raises(BadInput, match="does not hold drafting heads"):
-            find_heads(run)
+            load_heads(run)
     for name, tensor in (
         ("chain.up.weight", torch.zeros(7, 16)),
         ("chain.gate.weight", torch.zeros(3)),
@@ -262,18 +262,18 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
     ):
         save_file(tensors | {name: tensor}, file, about)
         with pytest.raises(BadInput, match="does not hold drafting heads"):
-            find_heads(run)
+            load_heads(run)
     file.write_bytes(whole)
     model = run.path / "model.safetensors"
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     broken = tensors | {"chain.up.weight": torch.full_like(tensors["chain.up.weight"], float("nan"))}
     save_file(broken, file, {"about": json.dumps({"network": digest, "steps": 1, "characters": 1})})
     with pytest.raises(BadInput, match="not finite"):
-        find_heads(run)
+        load_heads(run)
     file.unlink()
     file.symlink_to("/etc/passwd")
     with pytest.raises(BadInput, match="is not followed"):
-        find_heads(run)
+        load_heads(run)
 
 
 def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
@@ -294,11 +294,11 @@ def test_a_model_that_is_no_longer_used_frees_its_memory_at_once(draft):
     gc.collect()
     gc.disable()
     try:
-        model = TextModel(open_run(Path("run")), TextSettings(length=4, draft=draft))
-        list(model.texts([b"A l"]))
-        list(model.texts([b"A l", b"r"]))
-        list(model.pieces(b"A l"))
-        parts = [weakref.ref(part) for part in (model, model.network, *model.readers.values())]
+        model = TextGenerator(open_run(Path("run")), GenerationConfig(length=4, draft=draft))
+        list(model.generate([b"A l"]))
+        list(model.generate([b"A l", b"r"]))
+        list(model.stream(b"A l"))
+        parts = [weakref.ref(part) for part in (model, model.network, *model.runners.values())]
         parts += [weakref.ref(drafter) for drafter in model.drafters.values()]
         del model
         assert [part() for part in parts] == [None] * len(parts)

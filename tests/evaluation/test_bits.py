@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate, windows_to_score
-from charladder.generation import Writer, open_reader
+from charladder.generation import GenerationLoop
+from charladder.inference.factory import open_runner
 from charladder.model import Transformer
 from helpers import predictor, small
 
@@ -69,9 +70,9 @@ def test_batching_changes_nothing(network, stride):
 def test_half_stride_is_what_generation_sees(network):
     """The rule past the context: keep the last C/2, so that compression and serving know their bits beforehand."""
     network = network.float()
-    writer, bits = Writer(open_reader(network), [[]], 0), math.log2(256)
+    writer, bits = GenerationLoop(open_runner(network), [[]], 0), math.log2(256)
     for place in range(1, 120):
-        logits_V = torch.from_numpy(writer.read_on(writer.streams, [[int(IDS[place - 1])]])[0])
+        logits_V = torch.from_numpy(writer.prefill(writer.sequences, [[int(IDS[place - 1])]])[0])
         bits -= float(logits_V.log_softmax(-1)[int(IDS[place])]) / math.log(2)
     score = evaluate(predictor(network), IDS, (0, 120), CONTEXT, CONTEXT // 2, 256)
     network.double()

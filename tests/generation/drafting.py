@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 
-from charladder.generation import Sampling
-from charladder.generation.drafters import (
+from charladder.generation import SamplingParams
+from charladder.generation.speculative import (
     AutoDrafter,
-    ChainedTargets,
+    ChainedHeadDrafter,
     Drafter,
+    EarlyExitDrafter,
+    IndependentHeadsDrafter,
     NgramDrafter,
     NoDrafter,
-    PlainTargets,
-    RungDrafter,
 )  # fmt: skip
-from charladder.generation.heads import Chain
+from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.inference.runner import ModelRunner
 from charladder.model import Transformer
 from helpers import small
@@ -30,22 +30,26 @@ def stirred(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
     return model
 
 
-def make_drafter(name: str, network: Transformer, reader: ModelRunner, sampling: Sampling, length: int = 3) -> Drafter:
+def make_drafter(
+    name: str, network: Transformer, reader: ModelRunner, sampling: SamplingParams, length: int = 3
+) -> Drafter:
     width, alphabet = network.settings.width, network.output.out_features
     random = torch.Generator().manual_seed(9)
     near = network.output.weight.detach() + 0.1 * torch.randn(alphabet, width, generator=random)
     if name == "none":
         return NoDrafter()
     if name == "plain targets":
-        return PlainTargets({k: (near.roll(k, 0), torch.zeros(alphabet)) for k in range(2, length + 2)}, sampling)
+        return IndependentHeadsDrafter(
+            {k: (near.roll(k, 0), torch.zeros(alphabet)) for k in range(2, length + 2)}, sampling
+        )
     if name == "chained targets":
         torch.manual_seed(3)
-        chain = Chain(width, alphabet, 24)
+        chain = ChainedHead(width, alphabet, 24)
         with torch.no_grad():
             chain.output.weight.copy_(near)
-        return ChainedTargets(chain, sampling, length)
+        return ChainedHeadDrafter(chain, sampling, length)
     if name == "rungs":
-        return RungDrafter(reader, 1, near, None, sampling, length)
+        return EarlyExitDrafter(reader, 1, near, None, sampling, length)
     if name == "ngram":
         return NgramDrafter(np.random.default_rng(1).integers(0, alphabet, 500), length)
     names = ("chained targets", "rungs", "ngram")

@@ -9,31 +9,31 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.generation import Sampling, Writer, distribution
-from charladder.generation import writer as writing
-from charladder.generation.verification import SOURCES as DRAW
-from charladder.generation.verification import CompiledChooser, Drafts, PlainChooser
+from charladder.generation import GenerationLoop, SamplingParams, distribution
+from charladder.generation import loop as loop_module
+from charladder.generation.sampler import SOURCES as DRAW
+from charladder.generation.sampler import Drafts, NativeSampler, ReferenceSampler
 from charladder.inference.packed import PackedRunner, PackedWeights
 from charladder.inference.runner import EagerRunner
 from charladder.kernels import native
 from generation.drafting import DRAFTERS, make_drafter, stirred
 
 SAMPLINGS = [
-    Sampling(),
-    Sampling(temperature=0.6),
-    Sampling(temperature=1.7),
-    Sampling(top_k=2),
-    Sampling(top_p=0.7),
-    Sampling(min_p=0.4),
-    Sampling(temperature=0.8, top_k=3, top_p=0.95, min_p=0.1),
-    Sampling(race=True),
-    Sampling(temperature=0.8, top_k=3, race=True),
+    SamplingParams(),
+    SamplingParams(temperature=0.6),
+    SamplingParams(temperature=1.7),
+    SamplingParams(top_k=2),
+    SamplingParams(top_p=0.7),
+    SamplingParams(min_p=0.4),
+    SamplingParams(temperature=0.8, top_k=3, top_p=0.95, min_p=0.1),
+    SamplingParams(coupled=True),
+    SamplingParams(temperature=0.8, top_k=3, coupled=True),
 ]
 PROMPT = [0, 2, 1]
 needs_c = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 
 
-def expected_of(network, sampling: Sampling, length: int) -> dict[tuple[int, ...], float]:
+def expected_of(network, sampling: SamplingParams, length: int) -> dict[tuple[int, ...], float]:
     """The probability of every text of `length` characters after the prompt, by enumeration."""
     alphabet = network.output.out_features
     texts = list(itertools.product(range(alphabet), repeat=length))
@@ -75,17 +75,19 @@ def clock(monkeypatch) -> None:
         now[0] += ticks.expovariate(1000)
         return now[0]
 
-    monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=passing))
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=passing))
 
 
-def drawn_texts(network, name: str, sampling: Sampling, samples: int, together: int = 1000) -> list[tuple[int, ...]]:
+def drawn_texts(
+    network, name: str, sampling: SamplingParams, samples: int, together: int = 1000
+) -> list[tuple[int, ...]]:
     reader, texts, passes, characters = PackedRunner(PackedWeights(network), together, 16), [], 0, 0
     for seed in range(samples // together):
         drafter = make_drafter(name, network, reader, sampling)
         # Longer than what is looked at, so that there is something to draft to the end.
-        writer = Writer(reader, [PROMPT] * together, 5, sampling, seed, drafter)
-        writer.finish()
-        texts += [tuple(stream.ids[1:4]) for stream in writer.streams]
+        writer = GenerationLoop(reader, [PROMPT] * together, 5, sampling, seed, drafter)
+        writer.run()
+        texts += [tuple(stream.ids[1:4]) for stream in writer.sequences]
         passes, characters = passes + writer.passes, characters + writer.pass_characters
     assert name in ("none", "auto") or characters > 1.02 * passes  # drafts do stand
     return texts
@@ -113,9 +115,9 @@ def test_three_drafted_characters_are_distributed_as_enumeration_says(name, samp
 @needs_c
 def test_the_check_of_distributions_can_fail():
     network = stirred(4, 0.5)
-    texts = drawn_texts(network, "chained targets", Sampling(temperature=1.1), 20_000)
+    texts = drawn_texts(network, "chained targets", SamplingParams(temperature=1.1), 20_000)
     with pytest.raises(AssertionError):
-        assert_distributed(texts, after_one(expected_of(network, Sampling(), 4)))
+        assert_distributed(texts, after_one(expected_of(network, SamplingParams(), 4)))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +127,12 @@ def test_the_check_of_distributions_can_fail():
 def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
     """Without any C."""
     monkeypatch.setattr(native, "library", lambda *_: None)
-    network, sampling, texts = stirred(3, 0.5), Sampling(temperature=0.9), []
+    network, sampling, texts = stirred(3, 0.5), SamplingParams(temperature=0.9), []
     reader = EagerRunner(network, 20, 16)
     for seed in range(40):
-        writer = Writer(reader, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, reader, sampling))
-        writer.finish()
-        texts += [tuple(stream.ids[1:3]) for stream in writer.streams]
+        writer = GenerationLoop(reader, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, reader, sampling))
+        writer.run()
+        texts += [tuple(stream.ids[1:3]) for stream in writer.sequences]
     assert_distributed(texts, after_one(expected_of(network, sampling, 3)))
 
 
@@ -139,15 +141,15 @@ def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
 def test_greedy_drafted_text_is_the_same_text(name):
     """20 prompts, 10,000 characters, most of them past the context. Not one may differ: rows of the packed reader do
     not depend on each other."""
-    network, greedy = stirred(256), Sampling(temperature=0)
+    network, greedy = stirred(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts = []
     for drafting in ("none", name):
         reader = PackedRunner(PackedWeights(network), len(prompts), 16)
         drafter = make_drafter(drafting, network, reader, greedy)
-        writer = Writer(reader, prompts, 500, greedy, 0, drafter)
-        writer.finish()
-        texts.append([stream.ids for stream in writer.streams])
+        writer = GenerationLoop(reader, prompts, 500, greedy, 0, drafter)
+        writer.run()
+        texts.append([stream.ids for stream in writer.sequences])
     assert texts[0] == texts[1]
     assert sum(map(len, texts[0])) == 10_000
 
@@ -155,27 +157,27 @@ def test_greedy_drafted_text_is_the_same_text(name):
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
-    network, race, texts = stirred(64), Sampling(temperature=0.7, race=True), []
+    network, race, texts = stirred(64), SamplingParams(temperature=0.7, coupled=True), []
     for drafting in ("none", name):
         reader = PackedRunner(PackedWeights(network), 4, 16)
-        writer = Writer(
+        writer = GenerationLoop(
             reader, [[5, 6, 7], [], [9], [8] * 40], 200, race, 7, make_drafter(drafting, network, reader, race)
         )
-        writer.finish()
-        texts.append([stream.ids for stream in writer.streams])
+        writer.run()
+        texts.append([stream.ids for stream in writer.sequences])
     assert texts[0] == texts[1]
 
 
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS[:-1])
 def test_a_stream_writes_the_same_beside_others_as_alone(name):
-    network, sampling = stirred(64), Sampling(temperature=0.7)
+    network, sampling = stirred(64), SamplingParams(temperature=0.7)
     prompts, texts = [[5, 6, 7], [], [9], [8] * 40], []
     for some in (prompts, *([prompt] for prompt in prompts)):
         reader = PackedRunner(PackedWeights(network), len(some), 16)
-        writer = Writer(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling))
-        writer.finish()
-        texts += [stream.ids for stream in writer.streams]
+        writer = GenerationLoop(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling))
+        writer.run()
+        texts += [stream.ids for stream in writer.sequences]
     assert texts[:4] == texts[4:]
 
 
@@ -183,13 +185,13 @@ def test_a_stream_writes_the_same_beside_others_as_alone(name):
 @needs_c
 def test_greedy_text_of_the_packed_reader_is_that_of_the_plain_one():
     """A first difference only where the two best logits are within 1e-4, and these are counted."""
-    network, greedy = stirred(256), Sampling(temperature=0)
+    network, greedy = stirred(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts, close = [], 0
     for reader in (EagerRunner(network, 20, 16), PackedRunner(PackedWeights(network), 20, 16)):
-        writer = Writer(reader, prompts, 500, greedy)
-        writer.finish()
-        texts.append([stream.ids for stream in writer.streams])
+        writer = GenerationLoop(reader, prompts, 500, greedy)
+        writer.run()
+        texts.append([stream.ids for stream in writer.sequences])
     for number, (one, other) in enumerate(zip(*texts, strict=True)):
         if one == other:
             continue
@@ -209,26 +211,26 @@ def plain_logits(network, read: list[int]) -> np.ndarray:
 
 
 @needs_c
-@pytest.mark.parametrize("sampling", [*SAMPLINGS, Sampling(temperature=0)], ids=str)
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, SamplingParams(temperature=0)], ids=str)
 @pytest.mark.parametrize("certain", [False, True])
 def test_both_ways_of_choosing_choose_the_same(sampling, certain):
     library = native.library(torch.float32, DRAW)
     assert library is not None
-    plain, compiled = PlainChooser(sampling), CompiledChooser(sampling, library)
+    plain, compiled = ReferenceSampler(sampling), NativeSampler(sampling, library)
     random = np.random.default_rng(5)
     for _ in range(40):
         counts = random.integers(0, 4, 6).tolist()
         M, V = sum(counts), 11
         logits_NV = random.normal(0, 2, (M + 6, V)).astype(np.float32)
         uniform = random.random(2 * M + 6).tolist()
-        ids, p_NV, nats = plain.pick(logits_NV, uniform[: M + 6])
-        same, close, near = compiled.pick(logits_NV, uniform[: M + 6])
+        ids, p_NV, nats = plain.sample(logits_NV, uniform[: M + 6])
+        same, close, near = compiled.sample(logits_NV, uniform[: M + 6])
         assert ids == same
         np.testing.assert_allclose(p_NV, close, atol=2e-7)
         np.testing.assert_allclose(nats, near, atol=2e-6)
         q_MV = None if certain else random.dirichlet(np.ones(V), M).reshape(M, V)
         drafts = Drafts(counts, random.integers(0, V, M).tolist(), q_MV)
         one, other = plain.verify(logits_NV, drafts, uniform), compiled.verify(logits_NV, drafts, uniform)
-        assert (one.taken_S, one.next_S) == (other.taken_S, other.next_S)
+        assert (one.accepted_S, one.next_S) == (other.accepted_S, other.next_S)
         for said, again in zip(one.nats_S, other.nats_S, strict=True):
             np.testing.assert_allclose(said, again, atol=2e-6)

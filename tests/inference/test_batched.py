@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charladder.errors import BadInput
-from charladder.generation import Sampling, Writer
-from charladder.generation.decode import open_reader
+from charladder.generation import GenerationLoop, SamplingParams
 from charladder.inference.batched import BatchedRunner
+from charladder.inference.factory import open_runner
 from charladder.inference.runner import EagerRunner, TokenBatch
 from generation.drafting import stirred
 
@@ -85,13 +85,13 @@ def test_those_side_by_side_are_read_in_one_pass_for_each_length(monkeypatch):
 @pytest.mark.parametrize("device", DEVICES)
 def test_greedy_text_of_many_is_that_of_each_alone(device):
     network, prompts = stirred(64, block="paper", positions="tables"), [[5, 6, 7], [], [9], [8] * 40, [5, 6, 7], [3]]
-    together = Writer(BatchedRunner(network.to(device), 6, C), prompts, 60, Sampling(temperature=0), 7)
-    together.finish()
+    together = GenerationLoop(BatchedRunner(network.to(device), 6, C), prompts, 60, SamplingParams(temperature=0), 7)
+    together.run()
     plain = stirred(64, block="paper", positions="tables")
     for number, prompt in enumerate(prompts):
-        alone = Writer(EagerRunner(plain, 1, C), [prompt], 60, Sampling(temperature=0), 7)
-        alone.finish()
-        assert together.streams[number].ids == alone.streams[0].ids
+        alone = GenerationLoop(EagerRunner(plain, 1, C), [prompt], 60, SamplingParams(temperature=0), 7)
+        alone.run()
+        assert together.sequences[number].ids == alone.sequences[0].ids
 
 
 class Replay:
@@ -144,9 +144,9 @@ def test_logits_of_a_rounded_network_are_not_rounded():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
     network = stirred(27, context=200).to("cuda")
-    reader = open_reader(network, 20, None, torch.bfloat16)
+    reader = open_runner(network, 20, None, torch.bfloat16)
     assert isinstance(reader, BatchedRunner) and network.output.weight.dtype == torch.float32
-    other = open_reader(network, 3, None, torch.bfloat16, reader)
+    other = open_runner(network, 3, None, torch.bfloat16, reader)
     assert isinstance(other, BatchedRunner) and other.network is reader.network
     exact = BatchedRunner(network, 20, 200)
     ids = np.random.default_rng(0).integers(0, 27, (20, 150))
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
     network = stirred(9, block="paper")
-    assert isinstance(open_reader(network, 1), EagerRunner)
-    assert isinstance(open_reader(network, 2), BatchedRunner)
+    assert isinstance(open_runner(network, 1), EagerRunner)
+    assert isinstance(open_runner(network, 2), BatchedRunner)
     with pytest.raises(BadInput, match="this network is not of the kind it reads"):
-        open_reader(network, 1, None, torch.bfloat16)
+        open_runner(network, 1, None, torch.bfloat16)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charladder.errors import BadInput
-from charladder.generation import open_reader
+from charladder.inference.factory import open_runner
 from charladder.inference.packed import LARGE_PAGE, PackedRunner, PackedWeights, aligned_zeros, can_pack
 from charladder.inference.runner import EagerRunner, TokenBatch
 from charladder.kernels import build, native
@@ -196,10 +196,10 @@ def test_what_is_large_begins_with_a_large_page(shape, dtype):
 def test_sinusoidal_positions_are_not_read_in_c_and_go_on_past_the_context():
     network = stirred(27, positions="sinusoidal")
     assert not can_pack(network)
-    assert isinstance(open_reader(network), EagerRunner)
-    assert open_reader(network, context=40).context == 40
+    assert isinstance(open_runner(network), EagerRunner)
+    assert open_runner(network, context=40).context == 40
     with pytest.raises(BadInput, match=r"--precision bfloat16 on a CPU .* not of the kind"):
-        open_reader(network, weights=torch.bfloat16)
+        open_runner(network, weights=torch.bfloat16)
     for learned in ("table", "tables"):
         with pytest.raises(BadInput, match="--context 40 is longer than the position tables, which end at 16"):
-            open_reader(stirred(27, positions=learned), context=40)
+            open_runner(stirred(27, positions=learned), context=40)

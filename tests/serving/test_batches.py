@@ -34,7 +34,7 @@ def test_texts_are_the_same_in_several_batches_as_alone(runs, cores):
     with serving(runs / "run", streams=7) as served:
         assert [len(batch.free) for batch in served.service.engine.batches] == [2, 2, 3]
         alone = [text(httpx2.post(f"{served.url}/v1/completions", json=body)) for body in bodies]
-        passes = [batch.writer.passes for batch in served.service.engine.batches]
+        passes = [batch.loop.passes for batch in served.service.engine.batches]
         assert passes[0] and not any(passes[1:])  # whoever comes alone is the first one's
 
         async def crowd() -> list[str]:
@@ -45,7 +45,7 @@ def test_texts_are_the_same_in_several_batches_as_alone(runs, cores):
             return [text(answer) for answer in answers]
 
         assert asyncio.run(crowd()) == alone
-        assert all(batch.writer.passes for batch in served.service.engine.batches)
+        assert all(batch.loop.passes for batch in served.service.engine.batches)
         assert served.service.engine.characters == 2 * sum(body["max_tokens"] for body in bodies)
         until(lambda: free(served) == 7)
 
@@ -61,12 +61,12 @@ def test_batches_have_equal_shares(runs, cores):
                 while sum(len(batch.active) for batch in engine.batches) < 6:
                     await asyncio.sleep(0.01)
                 assert [len(batch.active) for batch in engine.batches] == [2, 2, 2]
-                assert not any(engine.alone(batch.writer.reader) for batch in engine.batches)
+                assert not any(engine.alone(batch.loop.runner) for batch in engine.batches)
                 asking.cancel()
 
         asyncio.run(scene())
         until(lambda: quiet(served))
-        assert all(engine.alone(batch.writer.reader) for batch in engine.batches)
+        assert all(engine.alone(batch.loop.runner) for batch in engine.batches)
 
 
 def test_whoever_vanishes_from_one_of_several_batches_leaves_nothing(runs, cores):

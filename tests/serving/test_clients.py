@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import torch
 
-from charladder.generation.drafters import NgramDrafter
+from charladder.generation.speculative import NgramDrafter
 from charladder.serving.looking import Gone
 from serving.served import Served, post, serving, until
 
@@ -42,7 +42,7 @@ def counted(served: Served) -> list[str]:
 
 def quiet(served) -> bool:
     engine = served.service.engine
-    return not engine.active and not engine.waiting and not any(batch.writer.streams for batch in engine.batches)
+    return not engine.active and not engine.waiting and not any(batch.loop.sequences for batch in engine.batches)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -105,7 +105,7 @@ def test_texts_in_a_crowd_are_those_of_one_alone(runs):
             return [text(answer) for answer in answers]
 
         assert asyncio.run(crowd()) == alone
-        assert served.service.engine.batches[0].writer.passes < sum(len(one) for one in alone) * 4
+        assert served.service.engine.batches[0].loop.passes < sum(len(one) for one in alone) * 4
 
 
 def text(answer) -> str:
@@ -126,14 +126,14 @@ def test_texts_that_are_being_written_end_when_the_service_does(runs):
 
 def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
     with serving(runs / "run") as served:
-        read = served.service.engine.batches[0].writer.reader.run
+        read = served.service.engine.batches[0].loop.runner.run
 
         def broken(*arguments, **more):
             found = read(*arguments, **more)
             found.logits_NV[:] = float("nan")
             return found
 
-        monkeypatch.setattr(served.service.engine.batches[0].writer.reader, "read", broken)
+        monkeypatch.setattr(served.service.engine.batches[0].loop.runner, "run", broken)
         answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"})
         assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]
         monkeypatch.undo()
@@ -228,10 +228,10 @@ def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
         found = []
         for manner in served.service.engine.batches[0].manners.kept.values():
             drafter = getattr(manner.drafter, "drafter", manner.drafter)
-            found += [c.drafter for c in getattr(drafter, "choices", [])] or [drafter]
+            found += [c.drafter for c in getattr(drafter, "candidates", [])] or [drafter]
         ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()
         assert len(ngrams) == 2
-        assert all(one.held == 4096 and not (one.texts or one.latest or one.seen) for one in ngrams)
+        assert all(one.max_characters == 4096 and not (one.texts or one.latest or one.seen) for one in ngrams)
 
 
 @pytest.mark.parametrize(("length", "stop"), [(0, None), (1, None), (50, "A"), (50, None)])

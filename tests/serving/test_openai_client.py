@@ -6,8 +6,8 @@ import httpx2
 import openai
 import pytest
 
-from charladder.generation.sampling import Sampling
-from charladder.generation.text import TextModel, TextSettings
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.text_generator import GenerationConfig, TextGenerator
 from charladder.run import open_run
 from serving.served import serving, until
 
@@ -35,8 +35,8 @@ def test_models(client):
 
 def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
     for seed, temperature, top_p in ((5, 1.0, 1.0), (6, 0.7, 0.9), (7, 0.0, 1.0)):
-        settings = TextSettings(40, Sampling(temperature, top_p=top_p), seed, draft="none")
-        wanted = "".join(TextModel(open_run(runs / "run"), settings).pieces(PROMPT.encode()))
+        settings = GenerationConfig(40, SamplingParams(temperature, top_p=top_p), seed, draft="none")
+        wanted = "".join(TextGenerator(open_run(runs / "run"), settings).stream(PROMPT.encode()))
         found = write(client, seed=seed, temperature=temperature, top_p=top_p)
         assert found.choices[0].text == wanted
         assert found.choices[0].finish_reason == "length"
@@ -46,8 +46,8 @@ def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
 
 def test_several_texts_are_those_that_generate_writes_for_the_same_prompts(client, runs):
     prompts = [PROMPT, "Another", PROMPT]
-    model = TextModel(open_run(runs / "run"), TextSettings(40, seed=5, draft="none"))
-    wanted = [text.text for text in model.texts([prompt.encode() for prompt in prompts for _ in range(2)])]
+    model = TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none"))
+    wanted = [text.text for text in model.generate([prompt.encode() for prompt in prompts for _ in range(2)])]
     assert [choice.text for choice in write(client, prompts, n=2).choices] == wanted
     assert len(set(wanted)) == 6
 
@@ -166,7 +166,7 @@ def test_prompts_as_tokens_and_several_at_once(client):
 
 
 def test_an_empty_prompt_begins_as_generate_does_and_its_opening_is_not_shown(client, runs):
-    wanted = "".join(TextModel(open_run(runs / "run"), TextSettings(40, seed=5, draft="none")).pieces(b""))
+    wanted = "".join(TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none")).stream(b""))
     for prompt in ("", None):
         answer = write(client, prompt=prompt, echo=True, logprobs=1)
         (choice,) = answer.choices

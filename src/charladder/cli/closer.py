@@ -14,7 +14,7 @@ from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.copying import probe_copying
 from charladder.evaluation.learning import Learned, Moment, last_learned
 from charladder.evaluation.rungs import evaluate_rungs
-from charladder.generation.kept import About, find_heads
+from charladder.generation.speculative.heads_file import FittedTo, load_heads
 
 Look = tuple[str, list[dict[str, Any]], Rows]
 
@@ -74,11 +74,11 @@ def rungs(console: Console, held: Held) -> Look:
     return "by_rung", found, table
 
 
-def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], About | None]:
+def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], FittedTo | None]:
     """The heads that `refit` has fitted to intermediate rungs, and when they last learned; none where it has not run,
     or has for another network, which a note then says."""
     try:
-        found = find_heads(held.run)
+        found = load_heads(held.run)
     except BadInput as error:
         print(f"note: {error}; the heads of refit are not scored", file=sys.stderr)
         found = None

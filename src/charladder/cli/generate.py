@@ -13,9 +13,9 @@ from charladder.cli.prompts import argument_as_bytes, encoding_of, read_prompt_f
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
 from charladder.errors import BadInput
-from charladder.generation import Sampling
-from charladder.generation.choosing import Draft
-from charladder.generation.text import Prompt, Text, TextModel, TextSettings
+from charladder.generation import SamplingParams
+from charladder.generation.speculative.factory import DrafterName
+from charladder.generation.text_generator import GeneratedText, GenerationConfig, Prompt, TextGenerator
 from charladder.run import Run, open_run
 from charladder.strict_json import dumps
 from charladder.text import POLICIES
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
     parser.add_argument("--unknown", choices=POLICIES, help="letters of the prompt outside the alphabet")
     parser.add_argument(
-        "--draft", choices=get_args(Draft), default="auto",
+        "--draft", choices=get_args(DrafterName), default="auto",
         help="what proposes characters for the network to verify; the text is distributed as without. auto (default) "
         "measures what pays here and now, and writes what none writes from the same seed",
     )  # fmt: skip
@@ -74,15 +74,15 @@ def main(argv: list[str]) -> int:
     check(options)
     run = open_run(Path(options.run), options.weights)
     encoding = encoding_of(run, options.encoding, options.prompt_file is not None)
-    settings = TextSettings(
-        options.length, Sampling(options.temperature, options.top_k, options.top_p, options.min_p), options.seed,
+    settings = GenerationConfig(
+        options.length, SamplingParams(options.temperature, options.top_k, options.top_p, options.min_p), options.seed,
         tuple(argument_as_bytes(stop, encoding, "--stop") for stop in options.stop), options.context, options.draft,
         options.draft_length, options.precision, options.device, options.unknown, options.together, encoding,
     )  # fmt: skip
     lines = [] if options.prompts is None else read_prompts(options.prompts, encoding)
     prompt = read_prompt(options, run, encoding)
     check_context(run, run.recipe.model.context if options.context is None else options.context)
-    model = TextModel(run, settings, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
+    model = TextGenerator(run, settings, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     if options.prompts is not None:
         return write_lines(model, lines, options.samples, options.log_probabilities)
     if options.raw:
@@ -113,10 +113,10 @@ def read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:
     return Prompt(argument_as_bytes(options.prompt or "", encoding, "the prompt"))
 
 
-def write_one(model: TextModel, prompt: Prompt, as_json: bool, log_probabilities: bool) -> int:
+def write_one(model: TextGenerator, prompt: Prompt, as_json: bool, log_probabilities: bool) -> int:
     out = sys.stderr if as_json else sys.stdout
     last, text = None, ""
-    for stream, piece in model.progress(prompt):
+    for stream, piece in model.stream_with_state(prompt):
         if last is None:
             print(spelled(model, prompt), end="", file=out)
         last = stream
@@ -126,24 +126,24 @@ def write_one(model: TextModel, prompt: Prompt, as_json: bool, log_probabilities
     assert last is not None
     print(file=out)
     if as_json:
-        written = Text(text, last.ids, last.nats, last.finish or "")
+        written = GeneratedText(text, last.ids, last.nats, last.finish_reason or "")
         print(dumps(facts_of(written, log_probabilities) | speeds(model, written.characters)))
     return 0
 
 
-def write_raw(model: TextModel, prompt: Prompt) -> int:
+def write_raw(model: TextGenerator, prompt: Prompt) -> int:
     done, begun = 0, False
-    for stream, _ in model.progress(prompt):
+    for stream, _ in model.stream_with_state(prompt):
         if not begun:
             write_bytes(prompt.data)
-        write_bytes(model.run.alphabet.decode(np.array(stream.ids[done : stream.shown], np.int64)))
-        done, begun = stream.shown, True
+        write_bytes(model.run.alphabet.decode(np.array(stream.ids[done : stream.settled], np.int64)))
+        done, begun = stream.settled, True
     return 0
 
 
-def write_samples(model: TextModel, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
+def write_samples(model: TextGenerator, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
     out, found = sys.stderr if as_json else sys.stdout, []
-    for number, text in enumerate(model.texts([prompt], samples), 1):
+    for number, text in enumerate(model.generate([prompt], samples), 1):
         print(f"--- {number} of {samples} ---\n{spelled(model, prompt)}{text.text}", file=out, flush=True)
         found.append(text)
     if as_json:
@@ -153,16 +153,16 @@ def write_samples(model: TextModel, prompt: Prompt, samples: int, as_json: bool,
     return 0
 
 
-def spelled(model: TextModel, prompt: Prompt) -> str:
+def spelled(model: TextGenerator, prompt: Prompt) -> str:
     return model.decoder().decode(prompt.data, final=True)
 
 
-def facts_of(text: Text, log_probabilities: bool) -> dict[str, Any]:
-    facts = {"text": text.text, "ids": text.ids, "characters": text.characters, "finish": text.finish}
+def facts_of(text: GeneratedText, log_probabilities: bool) -> dict[str, Any]:
+    facts = {"text": text.text, "ids": text.ids, "characters": text.characters, "finish": text.finish_reason}
     return facts | ({"log_probabilities": text.nats} if log_probabilities else {})
 
 
-def speeds(model: TextModel, characters: int) -> dict[str, Any]:
+def speeds(model: TextGenerator, characters: int) -> dict[str, Any]:
     return {
         "seconds": model.seconds,
         "characters_per_second": characters / model.seconds if model.seconds else 0.0,
@@ -173,9 +173,9 @@ def speeds(model: TextModel, characters: int) -> dict[str, Any]:
 
 
 def write_lines(
-    model: TextModel, lines: Sequence[tuple[dict[str, Any], Prompt]], samples: int, log_probabilities: bool
+    model: TextGenerator, lines: Sequence[tuple[dict[str, Any], Prompt]], samples: int, log_probabilities: bool
 ) -> int:
-    characters, texts = 0, model.texts([prompt for _, prompt in lines], samples)
+    characters, texts = 0, model.generate([prompt for _, prompt in lines], samples)
     for fields, _ in lines:
         for sample in range(samples):
             text = next(texts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import BadInput, nearest
-from charladder.generation.text import Prompt
+from charladder.generation.text_generator import Prompt
 from charladder.run import Run
 from charladder.text.encoding import find_codec, recoded
 

@@ -11,9 +11,9 @@ from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput
-from charladder.generation.heads import DraftingHeads
-from charladder.generation.kept import About, find_heads, keep_heads
-from charladder.generation.refit import FitSettings, Fitted, fit
+from charladder.generation.speculative.drafting_heads import DraftingHeads
+from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
+from charladder.generation.speculative.heads_file import FittedTo, load_heads, save_heads
 from charladder.run import Run, claimed, file_ends, open_data, open_run, split_of
 from charladder.strict_json import dumps
 from charladder.text import Windows
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if not 0 <= options.seed < 1 << 63:
         raise BadInput(f"--seed is {options.seed}; it must be at least 0 and below 2^63")
     minutes = options.minutes or (0.0 if options.steps else 2.0)
-    settings = FitSettings(options.steps, 60 * minutes, options.batch, options.ahead, options.rate)
+    settings = FitConfig(options.steps, 60 * minutes, options.batch, options.ahead, options.rate)
     device = choose_device(options.device)
     run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
             "random", file_ends(run.recipe, corpus),
         )  # fmt: skip
         old = None if options.fresh else found(run)
-        heads, about = old or (None, About(digest, 0, 0))
+        heads, about = old or (None, FittedTo(digest, 0, 0))
         if heads is not None and options.rungs is None:
             rungs = tuple(sorted(map(int, heads.rungs)))
         if heads is None or tuple(sorted(map(int, heads.rungs))) != rungs:
@@ -80,8 +80,8 @@ def main(argv: list[str]) -> int:
         network, heads = network.to(device), heads.to(device)
         last, interrupted = fitted(fit(network, heads, windows, settings,
                                    choose_precision(options.precision, device)))  # fmt: skip
-        about = About(digest, about.steps + last.step, about.characters + last.characters)
-        keep_heads(run, heads, about)
+        about = FittedTo(digest, about.steps + last.step, about.characters + last.characters)
+        save_heads(run, heads, about)
     if interrupted:
         raise KeyboardInterrupt
     speed = last.characters / last.seconds
@@ -114,15 +114,15 @@ def chosen_rungs(given: str | None, layers: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def found(run: Run) -> tuple[DraftingHeads, About] | None:
+def found(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     """The heads to go on with; None where there are none, or they are of another network."""
     try:
-        return find_heads(run)
+        return load_heads(run)
     except BadInput:
         return None
 
 
-def fitted(steps: Iterator[Fitted]) -> tuple[Fitted, bool]:
+def fitted(steps: Iterator[FitProgress]) -> tuple[FitProgress, bool]:
     """Shows the steps as they come; returns the last, and whether somebody has stopped it there."""
     console, last, said = Terminal(stderr=True), None, time.monotonic()
     with Progress(

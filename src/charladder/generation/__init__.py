@@ -1,8 +1,7 @@
 """Generation: text from a network, exactly by its distribution."""
 
-from charladder.generation.decode import generate, open_reader
-from charladder.generation.sampling import Sampling, distribution
-from charladder.generation.stream import Stream
-from charladder.generation.writer import Writer
+from charladder.generation.loop import GenerationLoop, generate
+from charladder.generation.sampling import SamplingParams, distribution
+from charladder.generation.sequence import SequenceState
 
-__all__ = ["Sampling", "Stream", "Writer", "distribution", "generate", "open_reader"]
+__all__ = ["GenerationLoop", "SamplingParams", "SequenceState", "distribution", "generate"]

@@ -1,6 +1,6 @@
 """From logits to the distribution that is sampled, and from a distribution to a character.
 
-Shapes: B streams, V symbols.
+Shapes: B sequences, V symbols.
 """
 
 import math
@@ -11,35 +11,38 @@ from torch import Tensor
 
 from charladder.errors import BadInput
 
-COLDEST = 1e-6
-BROKEN = "the network gives NaN for the next character; its weights are broken, train it again"
+MIN_TEMPERATURE = 1e-6
+NOT_FINITE = "the network gives NaN for the next character; its weights are broken, train it again"
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How the model's distribution is changed before a character is drawn.
 
     temperature: logits are divided by it; 0 is greedy. top_k: only the k likeliest (0: all). top_p: only the fewest
     likeliest whose probabilities reach p (1: all). min_p: only those at least min_p times as likely as the likeliest.
     They apply in this order, each to what the one before left, renormalised.
 
-    race: how chance decides. Without, drafts stand by rejection sampling, which lets the most of them stand; the text
-    then depends on what was drafted, by chance, though its distribution does not. With it, every symbol at every place
-    has a random time of its own, and the one that is likely and early wins: drafter and network mostly agree on it, and
-    the text of a seed is the same whatever drafts (Daliri et al. 2024).
+    coupled: how random numbers are used. False: drafts are verified by rejection sampling, which accepts the most of
+    them; the text of a seed then depends on what was drafted, though its distribution does not. True: every symbol has
+    at every position its own exponential random number, and the symbol that is likely and whose number is small wins.
+    Drafter and network mostly agree on it, and the text of a seed is the same whatever is drafted (Daliri et al. 2024;
+    also known as Gumbel coupling).
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    race: bool = False
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise BadInput(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
-        if 0 < self.temperature < COLDEST:
-            raise BadInput(f"--temperature is {self.temperature:g}; give 0, which is greedy, or at least {COLDEST:g}")
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise BadInput(
+                f"--temperature is {self.temperature:g}; give 0, which is greedy, or at least {MIN_TEMPERATURE:g}"
+            )
         if self.top_k < 0:
             raise BadInput(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
         if not 0 < self.top_p <= 1:
@@ -48,11 +51,11 @@ class Sampling:
             raise BadInput(f"--min-p is {self.min_p:g}; it must be between 0 and 1")
 
 
-def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+def distribution(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
     """Probabilities (B, V) in float64, from which the next character is drawn.
     Raises BadInput for logits that are no finite numbers."""
     if not torch.isfinite(logits_BV).all():
-        raise BadInput(BROKEN)
+        raise BadInput(NOT_FINITE)
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
@@ -74,7 +77,7 @@ def renormalise(p_BV: Tensor) -> Tensor:
     return p_BV / p_BV.sum(-1, keepdim=True)
 
 
-def likeliest(logits_BV: Tensor, count: int) -> list[list[tuple[int, float]]]:
+def top_candidates(logits_BV: Tensor, count: int) -> list[list[tuple[int, float]]]:
     """For each row so many symbols, the likeliest first, with their log-probabilities by the model, in nats."""
     best = logits_BV.double().log_softmax(-1).topk(min(count, logits_BV.shape[-1]))
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)

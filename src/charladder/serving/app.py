@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from charladder import __version__
 from charladder.errors import BadInput
-from charladder.generation.decode import open_reader
+from charladder.inference.factory import open_runner
 from charladder.inference.packed import PackedRunner
 from charladder.inference.runner import ModelRunner
 from charladder.model.transformer import Transformer
@@ -127,10 +127,10 @@ def open_service(
 def open_readers(network: Transformer, streams: int, weights: torch.dtype) -> list[ModelRunner]:
     """One for all streams; of a small network one for each core, which then waits for no other: each reads all weights,
     from a cache that they share. Larger ones would come from memory as many times as there are cores."""
-    first, cores = open_reader(network, 1, None, weights), max(1, min(streams // LEAST, torch.get_num_threads()))
+    first, cores = open_runner(network, 1, None, weights), max(1, min(streams // LEAST, torch.get_num_threads()))
     small = isinstance(first, PackedRunner) and first.fits_cache
     shares = [streams * (n + 1) // cores - streams * n // cores for n in range(cores)] if small else [streams]
-    return [open_reader(network, share, None, weights, first) for share in shares]
+    return [open_runner(network, share, None, weights, first) for share in shares]
 
 
 def make_app(

@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from charladder.errors import BadInput
-from charladder.generation.stream import Stream, random_numbers
-from charladder.generation.writer import PAUSE, Writer
+from charladder.generation.loop import STEP_SECONDS, GenerationLoop
+from charladder.generation.sequence import SequenceState, make_random
 from charladder.inference.runner import ModelRunner
 from charladder.serving.manners import Manners
 from charladder.serving.problems import CLOSING
@@ -33,7 +33,13 @@ class Batch:
         tell: Callable[[Sequence[Message]], None],
         company: Callable[[], int],
     ) -> None:
-        self.writer, self.manners, self.wait, self.tell, self.company = Writer(reader), manners, wait, tell, company
+        self.loop, self.manners, self.wait, self.tell, self.company = (
+            GenerationLoop(reader),
+            manners,
+            wait,
+            tell,
+            company,
+        )
         self.active: list[Ticket] = []
         self.free = list(range(reader.slots))
         self.characters = 0  # written, of all texts
@@ -53,10 +59,10 @@ class Batch:
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """These join the batch."""
-        now, streams = time.monotonic(), []
+        now, sequences, configs = time.monotonic(), [], []
         for ticket in tickets:
             try:
-                manner = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
+                config = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
             except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
                 print(f"charladder: {error}", file=sys.stderr)  # for the operator alone: it may name files
                 self.tell([(ticket, Failed(UNEXPECTED))])
@@ -66,37 +72,35 @@ class Batch:
                 self.tell([(ticket, Failed(UNEXPECTED))])
                 continue
             ticket.began = now
-            chance = random_numbers(ticket.seed, ticket.sample, ticket.prompt)
-            ticket.stream = Stream(
-                self.free.pop(),
-                ticket.prompt or ticket.opening,
-                ticket.length,
-                chance,
-                manner,
-                ticket.stops,
-                ticket.top,
-            )
-            streams.append(ticket.stream)
+            chance = make_random(ticket.seed, ticket.sample, ticket.prompt)
+            ticket.sequence = SequenceState(
+                self.free.pop(), ticket.prompt or ticket.opening, ticket.length, chance, ticket.sampling.coupled,
+                ticket.stops, ticket.top,
+            )  # fmt: skip
+            sequences.append(ticket.sequence)
+            configs.append(config)
             self.active.append(ticket)
-        if streams:
-            self.writer.join(streams)
+        if sequences:
+            self.loop.add(sequences, configs)
 
     def step(self) -> None:
-        self.writer.step(PAUSE)
+        self.loop.step(STEP_SECONDS)
         now, messages, ended = time.monotonic(), [], []
         flush = max(FLUSH, self.company() / MESSAGES)
         for ticket in self.active:
-            stream = ticket.stream
-            assert stream is not None
+            sequence = ticket.sequence
+            assert sequence is not None
             ticket.steps += 1
-            finish = stream.finish or ("time" if now > ticket.deadline else None)
-            new = stream.shown - ticket.sent
+            finish = sequence.finish_reason or ("time" if now > ticket.deadline else None)
+            new = sequence.settled - ticket.sent
             if finish or (new and (ticket.steps <= HURRY or now - ticket.told >= flush)):
-                part = slice(ticket.sent, stream.shown)
-                piece = Piece(stream.ids[part], stream.nats[part], stream.drafted[part], stream.likeliest[part], finish)
+                part = slice(ticket.sent, sequence.settled)
+                piece = Piece(
+                    sequence.ids[part], sequence.nats[part], sequence.drafted[part], sequence.candidates[part], finish
+                )
                 messages.append((ticket, piece))
                 self.characters += new
-                ticket.sent, ticket.told = stream.shown, now
+                ticket.sent, ticket.told = sequence.settled, now
             if finish:
                 ticket.ended = now
                 ended.append(ticket)
@@ -107,9 +111,9 @@ class Batch:
         """Their places in the batch are free."""
         if not tickets:
             return
-        streams = [t.stream for t in tickets if t.stream is not None]
-        self.writer.leave(streams)
-        self.free += [stream.number for stream in streams]
+        sequences = [t.sequence for t in tickets if t.sequence is not None]
+        self.loop.remove(sequences)
+        self.free += [sequence.slot for sequence in sequences]
         gone = set(map(id, tickets))
         self.active = [t for t in self.active if id(t) not in gone]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from charladder.errors import BadInput
-from charladder.generation.opening import opening_of
-from charladder.generation.sampling import Sampling
-from charladder.generation.stream import sample_numbers
+from charladder.generation.empty_prompt import ids_before_empty_prompt
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.sequence import sample_indices
 from charladder.serving.engine import Engine
 from charladder.serving.limits import Limits
 from charladder.serving.looking import Looker
@@ -60,9 +60,9 @@ class Completions:
         if length > self.limits.completion:
             raise Refused(400, f"max_tokens is {length}; it must be at most {self.limits.completion:,}", "max_tokens")
         try:
-            sampling = Sampling(
+            sampling = SamplingParams(
                 *(1.0 if asked.temperature is None else asked.temperature, asked.top_k or 0),
-                *(1.0 if asked.top_p is None else asked.top_p, asked.min_p or 0.0), race=True,
+                *(1.0 if asked.top_p is None else asked.top_p, asked.min_p or 0.0), coupled=True,
             )  # fmt: skip
             stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
             spelled = [self.symbols.spell(stop, "stop") for stop in dict.fromkeys(stops)]
@@ -87,9 +87,9 @@ class Completions:
         draft = asked.draft or "auto"
         writings = []
         each = [ids for ids in prompts for _ in range(n)]
-        for number, (ids, sample) in enumerate(zip(each, sample_numbers([*map(tuple, each)]), strict=True)):
+        for number, (ids, sample) in enumerate(zip(each, sample_indices([*map(tuple, each)]), strict=True)):
             ticket = Ticket(
-                ids, length, sampling, draft, seed, sample, opening_of(self.symbols.alphabet), stop_ids,
+                ids, length, sampling, draft, seed, sample, ids_before_empty_prompt(self.symbols.alphabet), stop_ids,
                 asked.logprobs or 0, deadline,
             )  # fmt: skip
             # Offsets begin after the prompt, with and without `echo`.
@@ -273,12 +273,12 @@ class Completions:
 
 def speeds(writing: Writing) -> dict[str, Any]:
     """How fast a text that has ended was written, from when it joined the batch."""
-    ticket, stream = writing.ticket, writing.ticket.stream
+    ticket, sequence = writing.ticket, writing.ticket.sequence
     seconds = max(1e-9, ticket.ended - ticket.began)
     return {
         "seconds": seconds,
-        "characters_per_second": writing.characters / seconds if stream is not None else 0.0,
-        "accepted_per_pass": stream.given / stream.passes if stream is not None and stream.passes else 1.0,
+        "characters_per_second": writing.characters / seconds if sequence is not None else 0.0,
+        "accepted_per_pass": sequence.emitted / sequence.passes if sequence is not None and sequence.passes else 1.0,
         "draft": writing.draft,
     }
 

@@ -47,7 +47,7 @@ class Engine:
 
     def alone(self, reader: ModelRunner) -> bool:
         """Whether no other batch than that of `reader` decodes anything."""
-        return not any(batch.active for batch in self.batches if batch.writer.reader is not reader)
+        return not any(batch.active for batch in self.batches if batch.loop.runner is not reader)
 
     def start(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.ladder import Expected, grid, ladder_at
 from charladder.evaluation.learning import last_learned
 from charladder.evaluation.rungs import evaluate_rungs
-from charladder.generation.sampling import BROKEN, likeliest
+from charladder.generation.sampling import NOT_FINITE, top_candidates
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.run import Run
@@ -40,7 +40,7 @@ class Gone(Exception):
 def finite(numbers_N: np.ndarray) -> list[float]:
     """As a list. Raises Refused where a network's numbers are broken."""
     if not np.isfinite(numbers_N).all():
-        raise Refused(500, BROKEN)
+        raise Refused(500, NOT_FINITE)
     return numbers_N.tolist()
 
 
@@ -136,7 +136,7 @@ class Looker:
 
         def predict(tokens_BT: Tensor, keep: int) -> Tensor:
             logits_BTV = self.network(tokens_BT, logits_to_keep=keep).logits_BTV
-            last[:] = likeliest(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
+            last[:] = top_candidates(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
             return logits_BTV
 
         def note(scored: Scored) -> None:

@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.choosing import Draft, choose_drafter
-from charladder.generation.drafters import AutoDrafter, NgramDrafter
-from charladder.generation.drafters.none import nothing
-from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Manner, Stream
-from charladder.generation.verification import Drafts
+from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.sampler import Drafts
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.sequence import SequenceState
+from charladder.generation.speculative import AutoDrafter, NgramDrafter
+from charladder.generation.speculative.factory import DrafterName, make_drafter
+from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
@@ -30,31 +31,31 @@ class Alone:
         self.on = False
         self.begun: set[int] = set()
 
-    def begin(self, streams: Sequence[Stream]) -> None:
+    def begin(self, sequences: Sequence[SequenceState]) -> None:
         """Later, if it comes to that: to take in a prompt takes time from everybody."""
 
-    def draft(self, streams: Sequence[Stream], most: Sequence[int]) -> Drafts:
+    def draft(self, sequences: Sequence[SequenceState], limits: Sequence[int]) -> Drafts:
         self.on = self.company() == 1
         if not self.on:
-            return nothing(streams, resting=True)
-        new = [stream for stream in streams if id(stream) not in self.begun]
+            return no_drafts(sequences, idle=True)
+        new = [sequence for sequence in sequences if id(sequence) not in self.begun]
         self.drafter.begin(new)
-        self.begun |= {id(stream) for stream in new}
-        return self.drafter.draft(streams, most)
+        self.begun |= {id(sequence) for sequence in new}
+        return self.drafter.draft(sequences, limits)
 
-    def end(self, streams: Sequence[Stream]) -> None:
-        self.drafter.end([stream for stream in streams if id(stream) in self.begun])
-        self.begun -= {id(stream) for stream in streams}
+    def end(self, sequences: Sequence[SequenceState]) -> None:
+        self.drafter.end([sequence for sequence in sequences if id(sequence) in self.begun])
+        self.begun -= {id(sequence) for sequence in sequences}
 
-    def told(self, passes: int, characters: int, seconds: float) -> None:
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
         if self.on:
-            self.drafter.told(passes, characters, seconds)
+            self.drafter.observe(passes, characters, seconds)
 
 
 def bound(drafter: object) -> None:
     """An n-gram drafter looks up in the last part of a text alone: all of a long prompt would hold everybody up."""
     if isinstance(drafter, NgramDrafter):
-        drafter.held = LOOKED_UP
+        drafter.max_characters = LOOKED_UP
 
 
 class Manners:
@@ -63,36 +64,38 @@ class Manners:
     def __init__(
         self,
         run: Run,
-        reader: ModelRunner,
+        runner: ModelRunner,
         weights: torch.dtype,
         company: Callable[[], int],
     ) -> None:
-        self.run, self.reader, self.weights, self.company = run, reader, weights, company
-        self.kept: OrderedDict[tuple[Sampling, Draft], Manner] = OrderedDict()
+        self.run, self.runner, self.weights, self.company = run, runner, weights, company
+        self.kept: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
 
-    def of(self, sampling: Sampling, draft: Draft) -> Manner:
+    def of(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
         """Raises BadInput where the run has nothing to draft with in this way."""
         key = sampling, draft
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key]
-        drafter = choose_drafter(draft, self.run, self.reader, sampling, None, lambda: None, self.weights)
-        for one in drafter.choices if isinstance(drafter, AutoDrafter) else ():
+        drafter = make_drafter(draft, self.run, self.runner, sampling, None, lambda: None, self.weights)
+        for one in drafter.candidates if isinstance(drafter, AutoDrafter) else ():
             bound(one.drafter)
         bound(drafter)
         if draft == "auto":
             drafter = cast(Any, Alone(drafter, self.company))
-        self.kept[key] = manner = Manner(sampling, drafter)
+        self.kept[key] = config = DecodingConfig(sampling, drafter)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
-        return manner
+        return config
 
     def drafters(self) -> list[str]:
         """By name, those that this run has."""
         found = []
         for name in ("auto", "none", "targets", "rungs", "ngram"):
             try:
-                choose_drafter(name, self.run, self.reader, Sampling(race=True), None, lambda: None, self.weights)
+                make_drafter(
+                    name, self.run, self.runner, SamplingParams(coupled=True), None, lambda: None, self.weights
+                )
             except BadInput:
                 continue
             found.append(name)

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from charladder.generation.choosing import Draft
-from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Stream
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.sequence import SequenceState
+from charladder.generation.speculative.factory import DrafterName
 
 
 class Full(Exception):
@@ -40,15 +40,15 @@ class Ticket:
 
     prompt: list[int]
     length: int
-    sampling: Sampling
-    draft: Draft
+    sampling: SamplingParams
+    draft: DrafterName
     seed: int
     sample: int  # which of the texts after the same prompt
     opening: list[int]  # what the network reads where the prompt is empty
     stops: Sequence[Sequence[int]] = ()
     top: int = 0
     deadline: float = float("inf")  # of time.monotonic()
-    stream: Stream | None = None
+    sequence: SequenceState | None = None
     cancelled: bool = False
     sent: int = 0  # characters that the event loop knows of
     told: float = 0.0

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charladder.generation.verification import Drafts
+from charladder.generation.sampler import Drafts
 
 if TYPE_CHECKING:
-    from charladder.generation.stream import Stream
+    from charladder.generation.sequence import SequenceState
 
 ORDERS = (12, 8, 6, 5, 4, 3, 2)  # how many last characters are looked up, the longest first
 READ = 1 << 23  # characters of a training text; of a longer one the first
@@ -25,79 +25,79 @@ class NgramDrafter:
     itself."""
 
     name = "ngram"
-    held = HELD
+    max_characters = HELD
 
     def __init__(self, training_N: np.ndarray | None = None, length: int = 4) -> None:
         """training_N: ids; a few seconds go into counting them."""
-        self.most = length
-        self.common = {} if training_N is None else {n: Commonest(training_N[:READ], n) for n in ORDERS}
+        self.max_length = length
+        self.common = {} if training_N is None else {n: MostFrequentNext(training_N[:READ], n) for n in ORDERS}
         self.texts: dict[int, list[int]] = {}
         self.latest: dict[int, dict[tuple[int, ...], int]] = {}
         self.seen: dict[int, int] = {}  # characters written that have been taken in
 
-    def begin(self, streams: Sequence["Stream"]) -> None:
+    def begin(self, sequences: Sequence["SequenceState"]) -> None:
         """Takes in the prompts."""
-        for stream in streams:
-            self.texts[stream.number], self.latest[stream.number] = [], {}
-            self.take_in(stream.number, stream.prompt[-self.held :])
-            self.seen[stream.number] = 0
+        for sequence in sequences:
+            self.texts[sequence.slot], self.latest[sequence.slot] = [], {}
+            self.index(sequence.slot, sequence.prompt[-self.max_characters :])
+            self.seen[sequence.slot] = 0
 
-    def take_in(self, number: int, ids: Sequence[int]) -> None:
+    def index(self, number: int, ids: Sequence[int]) -> None:
         text, latest = self.texts[number], self.latest[number]
-        if len(text) > 2 * self.held:
-            kept = text[-self.held :]
+        if len(text) > 2 * self.max_characters:
+            kept = text[-self.max_characters :]
             text.clear()
             latest.clear()
-            self.take_in(number, kept)
+            self.index(number, kept)
         for one in ids:
             for n in ORDERS[:4]:
                 if len(text) >= n:
                     latest[tuple(text[-n:])] = one
             text.append(one)
 
-    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
+    def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts, ids = [], []
-        for stream, n in zip(streams, most, strict=True):
-            self.take_in(stream.number, stream.ids[self.seen[stream.number] :])
-            self.seen[stream.number] = len(stream.ids)
-            found = self.follow(stream.number, min(n, self.most))
+        for sequence, n in zip(sequences, limits, strict=True):
+            self.index(sequence.slot, sequence.ids[self.seen[sequence.slot] :])
+            self.seen[sequence.slot] = len(sequence.ids)
+            found = self.continuation(sequence.slot, min(n, self.max_length))
             counts.append(len(found))
             ids += found
         return Drafts(counts, ids, None)
 
-    def follow(self, number: int, most: int) -> list[int]:
+    def continuation(self, number: int, most: int) -> list[int]:
         last, latest, found = self.texts[number][-ORDERS[0] :], self.latest[number], []
         while len(found) < most:
-            following = -1
+            next_id = -1
             for n in ORDERS:
                 if len(last) < n:
                     continue
                 key = tuple(last[-n:])
-                following = latest.get(key, -1) if n >= ORDERS[3] else -1
-                if following < 0 and n in self.common:
-                    following = self.common[n].after(key)
-                if following >= 0:
+                next_id = latest.get(key, -1) if n >= ORDERS[3] else -1
+                if next_id < 0 and n in self.common:
+                    next_id = self.common[n].after(key)
+                if next_id >= 0:
                     break
-            if following < 0:
+            if next_id < 0:
                 break
-            found.append(following)
-            last = [*last[1 - ORDERS[0] :], following]
+            found.append(next_id)
+            last = [*last[1 - ORDERS[0] :], next_id]
         return found
 
-    def end(self, streams: Sequence["Stream"]) -> None:
-        for stream in streams:
+    def end(self, sequences: Sequence["SequenceState"]) -> None:
+        for sequence in sequences:
             for kept in (self.texts, self.latest, self.seen):
-                kept.pop(stream.number, None)
+                kept.pop(sequence.slot, None)
 
-    def told(self, passes: int, characters: int, seconds: float) -> None:
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""
 
 
-class Commonest:
+class MostFrequentNext:
     """The commonest character after every n characters of a text."""
 
     def __init__(self, text_N: np.ndarray, order: int) -> None:
-        self.keys, self.following = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self.keys, self.next_id = np.empty(0, np.uint64), np.empty(0, np.int64)
         if len(text_N) <= order:
             return
         symbols = int(text_N.max()) + 1
@@ -111,7 +111,7 @@ class Commonest:
         keys = (both >> low)[best]
         last = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
         self.low, self.keys = int(low), keys[last]
-        self.following = (both[best][last] & np.uint64((1 << int(low)) - 1)).astype(np.int64)
+        self.next_id = (both[best][last] & np.uint64((1 << int(low)) - 1)).astype(np.int64)
 
     def after(self, last: Sequence[int]) -> int:
         """What comes after these characters, or -1 where they never came."""
@@ -122,4 +122,4 @@ class Commonest:
             number = (number + one + 1) * int(SPREAD) & 0xFFFFFFFFFFFFFFFF
         key = number >> self.low
         place = int(self.keys.searchsorted(np.uint64(key)))
-        return int(self.following[place]) if place < len(self.keys) and self.keys[place] == key else -1
+        return int(self.next_id[place]) if place < len(self.keys) and self.keys[place] == key else -1

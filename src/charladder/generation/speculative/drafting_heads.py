@@ -11,7 +11,7 @@ from charladder.model import Transformer
 from charladder.model.norm import EPSILON
 
 
-class Chain(nn.Module):
+class ChainedHead(nn.Module):
     """Drafts one character after the other, each from those drafted before: a rung without attention, used again for
     every further character, as in the chained modules of DeepSeek-V3 (2024, section 2.2) and Hydra (Ankner et al.
     2024). It begins with what the network's output layer reads."""
@@ -39,7 +39,7 @@ class DraftingHeads(nn.Module):
         self, width: int, alphabet: int, feed_forward: int, targets: tuple[int, ...] = (), rungs: tuple[int, ...] = ()
     ) -> None:
         super().__init__()
-        self.chain = Chain(width, alphabet, feed_forward)
+        self.chain = ChainedHead(width, alphabet, feed_forward)
         self.targets = nn.ModuleDict({str(k): nn.Linear(width, alphabet, bias=False) for k in targets})
         self.rungs = nn.ModuleDict({str(r): nn.Linear(width, alphabet, bias=False) for r in rungs})
 

@@ -1,14 +1,10 @@
-"""Text from a network in one call: ids in, ids out."""
+"""Chooses the fastest model runner for a network on this machine."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.drafters import Drafter
-from charladder.generation.sampling import Sampling
-from charladder.generation.writer import PAUSE, Writer
 from charladder.inference.batched import BatchedRunner
 from charladder.inference.packed import PackedRunner, PackedWeights, can_pack, has_packed_architecture
 from charladder.inference.runner import EagerRunner, ModelRunner
@@ -16,9 +12,9 @@ from charladder.kernels import native
 from charladder.model import Transformer
 
 
-def open_reader(
+def open_runner(
     network: Transformer,
-    streams: int = 1,
+    slots: int = 1,
     context: int | None = None,
     weights: torch.dtype = torch.float32,
     like: ModelRunner | None = None,
@@ -35,9 +31,9 @@ def open_reader(
     if context > s.context and s.learned_positions:
         raise BadInput(f"--context {context} is longer than the position tables, which end at {s.context}")
     if isinstance(like, PackedRunner):
-        return PackedRunner(like.weights, streams, context)
+        return PackedRunner(like.weights, slots, context)
     if can_pack(network, weights):
-        return PackedRunner(PackedWeights(network, weights), streams, context)
+        return PackedRunner(PackedWeights(network, weights), slots, context)
     on_cpu = network.output.weight.device.type == "cpu"
     if weights != torch.float32 and on_cpu:
         why = (
@@ -51,31 +47,4 @@ def open_reader(
     elif weights != torch.float32:
         network = copy.deepcopy(network).to(weights)
         network.output.float()  # logits are not rounded
-    return EagerRunner(network, 1, context) if streams == 1 and on_cpu else BatchedRunner(network, streams, context)
-
-
-def generate(
-    network: Transformer,
-    prompt: list[int],
-    length: int,
-    sampling: Sampling | None = None,
-    seed: int = 0,
-    context: int | None = None,
-    drafter: Drafter | None = None,
-) -> Iterator[int]:
-    """Yields `length` characters that follow `prompt`, as ids, distributed as the network says.
-
-    With an empty prompt the first character is drawn uniformly, because no alphabet is known here: see opening.py for
-    what `charladder generate` and the service do.
-    The same seed gives the same text on one machine, as long as the drafter is the same and no clock decides for it.
-    Raises BadInput for a negative length.
-    """
-    writer = Writer(open_reader(network, 1, context), [prompt], length, sampling, seed, drafter)
-    (stream,) = writer.streams
-    done = 0
-    while True:
-        yield from stream.ids[done:]
-        done = len(stream.ids)
-        if stream.finish:
-            return
-        writer.step(PAUSE)
+    return EagerRunner(network, 1, context) if slots == 1 and on_cpu else BatchedRunner(network, slots, context)

@@ -1,6 +1,6 @@
 """Target heads draft: what the network's last state says of the characters after the next.
 
-Shapes: N streams, K targets, D width, F feed-forward width, V symbols, M drafts of all streams.
+Shapes: N sequences, K targets, D width, F feed-forward width, V symbols, M drafts of all sequences.
 """
 
 import ctypes
@@ -12,62 +12,66 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
-from charladder.generation.drafters.none import nothing
-from charladder.generation.heads import Chain
-from charladder.generation.sampling import BROKEN, Sampling
-from charladder.generation.verification import SOURCES, Drafts, choose_chooser, compiled_sampling
+from charladder.generation.sampler import SOURCES, Drafts, make_sampler, to_c
+from charladder.generation.sampling import NOT_FINITE, SamplingParams
+from charladder.generation.speculative.drafting_heads import ChainedHead
+from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.packed import address, interleave_gate, pack_panels, scratch_size
 from charladder.kernels import native
 from charladder.model.norm import EPSILON
 
 if TYPE_CHECKING:
-    from charladder.generation.stream import Stream
+    from charladder.generation.sequence import SequenceState
 
 
-class PlainTargets:
+class IndependentHeadsDrafter:
     """A classifier for each distance: they know the characters read, and not the ones drafted before their own.
     heads: by distance, 2, 3 ... K: (V, D), and (V,) or None."""
 
     name = "targets"
 
-    def __init__(self, heads: dict[int, tuple[Tensor, Tensor | None]], sampling: Sampling, length: int = 8) -> None:
-        self.most = 0
-        while self.most + 2 in heads and self.most < length:
-            self.most += 1
-        chosen = [heads[k] for k in range(2, self.most + 2)]
+    def __init__(
+        self, heads: dict[int, tuple[Tensor, Tensor | None]], sampling: SamplingParams, length: int = 8
+    ) -> None:
+        self.max_length = 0
+        while self.max_length + 2 in heads and self.max_length < length:
+            self.max_length += 1
+        chosen = [heads[k] for k in range(2, self.max_length + 2)]
         self.weight_KVD = torch.stack([weight.detach().float().cpu() for weight, _ in chosen]).numpy()
         self.bias_KV = np.stack(
             [np.zeros(len(w), np.float32) if b is None else b.detach().float().cpu().numpy() for w, b in chosen]
         )
-        self.chooser = choose_chooser(sampling)
+        self.sampler = make_sampler(sampling)
 
-    def begin(self, streams: Sequence["Stream"]) -> None:
+    def begin(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to prepare."""
 
-    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
-        counts = [min(self.most, n) if s.final_D is not None else 0 for s, n in zip(streams, most, strict=True)]
+    def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
+        counts = [
+            min(self.max_length, n) if s.final_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
+        ]
         rows, uniform = [], []
-        for stream, count in zip(streams, counts, strict=True):
-            if count and stream.final_D is not None:
-                rows.append(self.weight_KVD[:count] @ stream.final_D + self.bias_KV[:count])
-                uniform += [stream.uniform(place) for place in range(count)]
+        for sequence, count in zip(sequences, counts, strict=True):
+            if count and sequence.final_D is not None:
+                rows.append(self.weight_KVD[:count] @ sequence.final_D + self.bias_KV[:count])
+                uniform += [sequence.uniform(place) for place in range(count)]
         if not rows:
             return Drafts(counts, [], None)
         try:
-            ids, q_MV, _ = self.chooser.pick(np.concatenate(rows), uniform)
+            ids, q_MV, _ = self.sampler.sample(np.concatenate(rows), uniform)
         except BadInput:  # these heads are broken, which is no reason not to write
-            return nothing(streams)
+            return no_drafts(sequences)
         return Drafts(counts, ids, q_MV)
 
-    def end(self, streams: Sequence["Stream"]) -> None:
+    def end(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to forget."""
 
-    def told(self, passes: int, characters: int, seconds: float) -> None:
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""
 
 
-class CompiledChain(ctypes.Structure):
-    """As in chain.c."""
+class CDraftChain(ctypes.Structure):
+    """As in draft_chain.c."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in "DFV"),
@@ -76,15 +80,17 @@ class CompiledChain(ctypes.Structure):
     ]
 
 
-class ChainedTargets:
+class ChainedHeadDrafter:
     """Each draft knows those before it. In C where that can be had, else with the module itself."""
 
     name = "targets"
 
-    def __init__(self, chain: Chain, sampling: Sampling, length: int = 4, weights: torch.dtype = torch.float32) -> None:
-        self.chain, self.most = chain, length
-        self.chooser = choose_chooser(sampling)
-        self.sampling = compiled_sampling(sampling)
+    def __init__(
+        self, chain: ChainedHead, sampling: SamplingParams, length: int = 4, weights: torch.dtype = torch.float32
+    ) -> None:
+        self.chain, self.max_length = chain, length
+        self.sampler = make_sampler(sampling)
+        self.sampling = to_c(sampling)
         self.library = native.library(weights, SOURCES)
         gate_up = interleave_gate(chain.gate.weight.detach(), chain.up.weight.detach())
         self.tensors = [
@@ -96,28 +102,30 @@ class ChainedTargets:
         self.alphabet, self.width = chain.embedding.weight.shape
         self.inside = len(chain.gate.weight)
         self.work = np.empty(0, np.float32)
-        self.packed = CompiledChain(
+        self.packed = CDraftChain(
             self.width, self.inside, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
 
-    def begin(self, streams: Sequence["Stream"]) -> None:
+    def begin(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to prepare."""
 
-    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
-        counts = [min(self.most, n) if s.final_D is not None else 0 for s, n in zip(streams, most, strict=True)]
-        drafting = [(stream, count) for stream, count in zip(streams, counts, strict=True) if count]
+    def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
+        counts = [
+            min(self.max_length, n) if s.final_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
+        ]
+        drafting = [(sequence, count) for sequence, count in zip(sequences, counts, strict=True) if count]
         if not drafting:
             return Drafts(counts, [], None)
-        uniform = [stream.uniform(place) for stream, count in drafting for place in range(count)]
-        state_ND = np.array([stream.final_D for stream, _ in drafting])
-        ids, few = [stream.chosen for stream, _ in drafting], [count for _, count in drafting]
-        found = self.in_torch if self.library is None else self.in_c
+        uniform = [sequence.uniform(place) for sequence, count in drafting for place in range(count)]
+        state_ND = np.array([sequence.final_D for sequence, _ in drafting])
+        ids, few = [sequence.last_id for sequence, _ in drafting], [count for _, count in drafting]
+        found = self.draft_reference if self.library is None else self.draft_native
         try:
             return Drafts(counts, *found(state_ND, ids, few, uniform))
         except BadInput:  # these heads are broken, which is no reason not to write
-            return nothing(streams)
+            return no_drafts(sequences)
 
-    def in_c(
+    def draft_native(
         self, state_ND: np.ndarray, ids: list[int], counts: list[int], uniform: list[float]
     ) -> tuple[list[int], np.ndarray]:
         N, M, V = len(ids), sum(counts), self.alphabet
@@ -135,11 +143,11 @@ class ChainedTargets:
             ctypes.c_int(threads),
         )  # fmt: skip
         if bad:
-            raise BadInput(BROKEN)
+            raise BadInput(NOT_FINITE)
         return list(drafted), q_MV
 
     @torch.inference_mode()
-    def in_torch(
+    def draft_reference(
         self, state_ND: np.ndarray, ids: list[int], counts: list[int], uniform: list[float]
     ) -> tuple[list[int], np.ndarray]:
         drafted, q = [], []
@@ -148,14 +156,14 @@ class ChainedTargets:
             state_BTD = torch.from_numpy(state_D).to(self.chain.output.weight)[None, None]
             for step in range(count):
                 state_BTD, logits_BTV = self.chain(state_BTD, torch.tensor([[one]], device=state_BTD.device))
-                (one,), p_NV, _ = self.chooser.pick(logits_BTV[0].float().cpu().numpy(), [uniform[at + step]])
+                (one,), p_NV, _ = self.sampler.sample(logits_BTV[0].float().cpu().numpy(), [uniform[at + step]])
                 drafted.append(one)
                 q.append(p_NV)
             at += count
         return drafted, np.concatenate(q)
 
-    def end(self, streams: Sequence["Stream"]) -> None:
+    def end(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to forget."""
 
-    def told(self, passes: int, characters: int, seconds: float) -> None:
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""

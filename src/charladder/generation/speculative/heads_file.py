@@ -8,18 +8,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from charladder.errors import BadInput
-from charladder.generation.heads import DraftingHeads
+from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run
 from charladder.training.files import file_digest, load_tensors, save_tensors
 from charladder.training.identity import entries
 
-NAME = "drafting.safetensors"
-MOST = 1 << 31  # bytes of it
+FILE_NAME = "drafting.safetensors"
+MAX_BYTES = 1 << 31  # bytes of it
 
 
 @dataclass(frozen=True)
-class About:
+class FittedTo:
     """What stands beside the heads: the network they were fitted to (SHA-256 of its file), and after how many steps
     and characters they last learned."""
 
@@ -28,31 +28,33 @@ class About:
     characters: int
 
 
-def keep_heads(run: Run, heads: DraftingHeads, about: About) -> None:
+def save_heads(run: Run, heads: DraftingHeads, about: FittedTo) -> None:
     """Writes a run's drafting heads, over older ones. Raises OSError."""
-    save_tensors(run.path / NAME, heads.state_dict(), {"about": json.dumps(about.__dict__), **entries(run.identity)})
+    save_tensors(
+        run.path / FILE_NAME, heads.state_dict(), {"about": json.dumps(about.__dict__), **entries(run.identity)}
+    )
 
 
-def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
+def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     """A run's drafting heads; None where it has none. Raises BadInput where they are not whole, or another's."""
-    path = run.path / NAME
+    path = run.path / FILE_NAME
     if not path.exists() and not path.is_symlink():
         return None
     if path.is_symlink() or not path.is_file():
         raise BadInput(f"{path} is no plain file, and is not followed")
     try:
-        if path.stat().st_size > MOST:
+        if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path} is larger than any that refit writes, and is not read")
         with safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             plain = all(part.get_dtype() == "F32" for part in slices.values())
-            about = read_about((opened.metadata() or {}).get("about", ""))
+            about = parse_fitted_to((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
     again = f"`charladder refit {run.words}` makes new ones"
     with torch.device("meta"):
-        made = shaped(run, shapes)
+        made = heads_of_shapes(run, shapes)
     if (
         not plain
         or about is None
@@ -62,7 +64,7 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
         raise BadInput(f"{path} does not hold drafting heads of this network; {again}")
     if about.network != file_digest(run.network_path):
         raise BadInput(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
-    heads = shaped(run, shapes)
+    heads = heads_of_shapes(run, shapes)
     assert heads is not None
     try:
         heads.load_state_dict(load_tensors(path, run.identity))
@@ -71,7 +73,7 @@ def find_heads(run: Run) -> tuple[DraftingHeads, About] | None:
     return heads.eval(), about
 
 
-def shaped(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
+def heads_of_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
     """Heads for tensors of these names and shapes; None where there is nothing of the kind."""
     gate = shapes.get("chain.gate.weight", ())
     kinds: dict[str, list[int]] = {"targets": [], "rungs": []}
@@ -91,10 +93,10 @@ def shaped(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None
     return DraftingHeads(width, run.alphabet.size, gate[0], tuple(kinds["targets"]), tuple(kinds["rungs"]))
 
 
-def read_about(text: str) -> About | None:
+def parse_fitted_to(text: str) -> FittedTo | None:
     try:
         found: Any = json.loads(text)
-        about = About(**found)
+        about = FittedTo(**found)
     except (ValueError, TypeError, RecursionError):
         return None
     numbers = about.steps, about.characters

@@ -7,29 +7,29 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.drafters import (
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.speculative import (
     AutoDrafter,
-    ChainedTargets,
+    ChainedHeadDrafter,
     Drafter,
+    EarlyExitDrafter,
+    IndependentHeadsDrafter,
     NgramDrafter,
     NoDrafter,
-    PlainTargets,
-    RungDrafter,
 )  # fmt: skip
-from charladder.generation.kept import find_heads
-from charladder.generation.sampling import Sampling
+from charladder.generation.speculative.heads_file import load_heads
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
-Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
-LENGTHS = {"targets": (2, 4, 7), "rungs": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
+DrafterName = Literal["auto", "none", "targets", "rungs", "ngram"]
+LENGTHS_TO_TRY = {"targets": (2, 4, 7), "rungs": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
 
 
-def choose_drafter(
-    name: Draft,
+def make_drafter(
+    name: DrafterName,
     run: Run,
-    reader: ModelRunner,
-    sampling: Sampling,
+    runner: ModelRunner,
+    sampling: SamplingParams,
     length: int | None = None,
     training: Callable[[], np.ndarray | None] = lambda: None,
     weights: torch.dtype = torch.float32,
@@ -49,9 +49,9 @@ def choose_drafter(
     if name == "auto":
         found: list[Drafter] = []
         said = set()
-        for make in (targets, rungs):
+        for make in (make_target_heads, make_early_exit):
             try:
-                drafter = make(run, reader, sampling, length or 8, weights)
+                drafter = make(run, runner, sampling, length or 8, weights)
             except BadInput as error:
                 if str(error) not in said:
                     report(f"{error}; writing goes on without them")
@@ -60,10 +60,10 @@ def choose_drafter(
             if drafter is not None:
                 found.append(drafter)
         found.append(NgramDrafter(None, length or 8))
-        return AutoDrafter([(d, lengths(d, length)) for d in found])
+        return AutoDrafter([(d, lengths_to_try(d, length)) for d in found])
     if name == "rungs" and run.recipe.model.layers < 2:
         raise BadInput(f"{run.path} has a single rung, and none below it that could draft; use another --draft")
-    drafter = (targets if name == "targets" else rungs)(run, reader, sampling, length, weights)
+    drafter = (make_target_heads if name == "targets" else make_early_exit)(run, runner, sampling, length, weights)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "lower rungs"
         command = f"charladder refit {run.words}"
@@ -71,19 +71,19 @@ def choose_drafter(
     return drafter
 
 
-def lengths(drafter: Any, length: int | None) -> tuple[int, ...]:
+def lengths_to_try(drafter: Any, length: int | None) -> tuple[int, ...]:
     """How many characters of a drafter are worth a trial."""
-    wanted = (length,) if length else LENGTHS[drafter.name]
-    return tuple(sorted({min(n, drafter.most) for n in wanted}))
+    wanted = (length,) if length else LENGTHS_TO_TRY[drafter.name]
+    return tuple(sorted({min(n, drafter.max_length) for n in wanted}))
 
 
-def targets(
-    run: Run, reader: ModelRunner, sampling: Sampling, length: int | None, weights: torch.dtype
+def make_target_heads(
+    run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
     """The chain of refitted heads, or else the target heads that were trained with the network."""
-    kept = find_heads(run)
+    kept = load_heads(run)
     if kept is not None:
-        return ChainedTargets(kept[0].chain, sampling, length or 4, weights)
+        return ChainedHeadDrafter(kept[0].chain, sampling, length or 4, weights)
     last, heads = run.recipe.model.layers, {}
     if run.recipe.objective.targets > 1 and run.heads_path.is_file():
         modules = run.objective().heads
@@ -91,18 +91,18 @@ def targets(
             if f"rung{last}_target{k}" in modules:
                 head = modules.get_submodule(f"rung{last}_target{k}")
                 heads[k] = head.get_parameter("weight"), getattr(head, "bias", None)
-    return PlainTargets(heads, sampling, length or 8) if 2 in heads else None
+    return IndependentHeadsDrafter(heads, sampling, length or 8) if 2 in heads else None
 
 
-def rungs(
-    run: Run, reader: ModelRunner, sampling: Sampling, length: int | None, weights: torch.dtype
+def make_early_exit(
+    run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
     """The lowest refitted rung, or else one trained with the network that learned to its end."""
-    kept = find_heads(run)
+    kept = load_heads(run)
     if kept is not None and kept[0].rungs:
         rung = min(map(int, kept[0].rungs))
         weight = kept[0].rungs.get_submodule(str(rung)).get_parameter("weight")
-        return RungDrafter(reader, rung, weight, None, sampling, length or 3)
+        return EarlyExitDrafter(runner, rung, weight, None, sampling, length or 3)
     objective, layers = run.recipe.objective, run.recipe.model.layers
     lasting = objective.rung_schedule in ("never", "constant") and objective.rung_heads == "own" and objective.rungs
     if not lasting or layers < 2 or not run.heads_path.is_file():
@@ -113,6 +113,6 @@ def rungs(
         return None
     head = modules.get_submodule(f"rung{rung}_target1")
     normed = objective.rung_input == "normed"
-    return RungDrafter(
-        reader, rung, head.get_parameter("weight"), getattr(head, "bias", None), sampling, length or 3, normed
+    return EarlyExitDrafter(
+        runner, rung, head.get_parameter("weight"), getattr(head, "bias", None), sampling, length or 3, normed
     )

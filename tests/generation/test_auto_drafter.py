@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from charladder.generation.drafters import AutoDrafter
-from charladder.generation.drafters.auto import LEAST
+from charladder.generation.speculative import AutoDrafter
+from charladder.generation.speculative.auto import MIN_TRIALS
 
 
 class Costly:
@@ -16,7 +16,7 @@ class Costly:
 
     def begin(self, streams) -> None: ...
 
-    def told(self, passes, characters, seconds) -> None: ...
+    def observe(self, passes, characters, seconds) -> None: ...
 
 
 def simulate(
@@ -34,9 +34,9 @@ def simulate(
         given = 1
         while given <= auto.current.length and chance.random() < 1 - 1 / mean:
             given += 1
-        auto.told(1, given, seconds)
+        auto.observe(1, given, seconds)
         total, written = total + seconds, written + given
-    return total, auto.chosen
+    return total, auto.best_name
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -62,10 +62,10 @@ def test_where_one_pays_it_is_found(seed):
 
 def test_a_choice_is_tried_again_while_it_has_had_few_trials_or_is_close():
     auto = AutoDrafter([(Costly("targets"), [4])])
-    none, targets = auto.choices
+    none, targets = auto.candidates
     none.measure(100, 1.0)
     none.trials = 1
-    assert auto.rival(none) is targets  # never tried
-    for characters, trials, again in ((10, LEAST - 1, True), (10, LEAST, False), (90, LEAST, True)):
+    assert auto.next_trial(none) is targets  # never tried
+    for characters, trials, again in ((10, MIN_TRIALS - 1, True), (10, MIN_TRIALS, False), (90, MIN_TRIALS, True)):
         targets.characters, targets.seconds, targets.trials = characters, 1.0, trials
-        assert (auto.rival(none) is targets) == again
+        assert (auto.next_trial(none) is targets) == again

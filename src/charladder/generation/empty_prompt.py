@@ -5,7 +5,7 @@ from charladder.text import Alphabet
 OPENINGS = "\n", " "  # in training, a line begins after the first, and a word after the second
 
 
-def opening_of(alphabet: Alphabet) -> list[int]:
+def ids_before_empty_prompt(alphabet: Alphabet) -> list[int]:
     """The ids that are read in place of an empty prompt: a newline, or a space where the alphabet has no newline.
 
     They are no part of the text. Empty where the alphabet has neither (DNA, say): the first character is then drawn

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.heads import DraftingHeads
-from charladder.generation.refit import FitSettings, fit, head_losses
+from charladder.generation.speculative.drafting_heads import DraftingHeads
+from charladder.generation.speculative.fitting import FitConfig, fit, head_losses
 from charladder.text import Windows
 from generation.drafting import stirred
 
@@ -16,7 +16,7 @@ def test_heads_learn_and_the_network_does_not():
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     heads = DraftingHeads(32, 8, 32, (2,), (1, 2)).begin_like(network)
     windows = Windows(np.random.default_rng(0).integers(0, 8, 4000), (0, 4000), 16, 3, 0)
-    steps = list(fit(network, heads, windows, FitSettings(steps=150, ahead=3, rate=0.01), torch.float32))
+    steps = list(fit(network, heads, windows, FitConfig(steps=150, ahead=3, rate=0.01), torch.float32))
     assert [step.step for step in steps] == list(range(1, 151))
     first, last = steps[0].bits, steps[-1].bits
     assert set(first) == {"chain1", "chain2", "chain3", "target2", "rung1", "rung2"}
@@ -51,10 +51,10 @@ def test_targets_stand_where_they_belong():
 def test_budgets():
     for fields in ({}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "batch": 0}, {"steps": 1, "rate": float("nan")}):
         with pytest.raises(BadInput):
-            FitSettings(**fields)
+            FitConfig(**fields)
     network = stirred(8)
     heads = DraftingHeads(32, 8, 32).begin_like(network)
     windows = Windows(np.random.default_rng(0).integers(0, 8, 400), (0, 400), 16, 5, 0)
-    steps = list(fit(network, heads, windows, FitSettings(seconds=0.3), torch.float32))
+    steps = list(fit(network, heads, windows, FitConfig(seconds=0.3), torch.float32))
     assert steps[-1].progress == 1.0
     assert steps[-1].seconds >= 0.3

@@ -1,7 +1,7 @@
-"""Text from a run: prompts in, text out, whole or as it comes. What `charladder generate` does, as a library.
+"""Text from a run: prompts in, text out, whole or streamed. What `charladder generate` does, as a library.
 
-model = TextModel(open_run(Path("runs/ladder-1")), TextSettings(length=200))
-for piece in model.pieces(b"def "):
+model = TextGenerator(open_run(Path("runs/ladder-1")), GenerationConfig(length=200))
+for piece in model.stream(b"def "):
     print(piece, end="")
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.choosing import Draft, choose_drafter
-from charladder.generation.decode import open_reader
-from charladder.generation.drafters import AutoDrafter, Drafter
-from charladder.generation.opening import opening_of
-from charladder.generation.sampling import Sampling
-from charladder.generation.stream import Manner, Stream, random_numbers, sample_numbers
-from charladder.generation.writer import PAUSE, Writer
+from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.empty_prompt import ids_before_empty_prompt
+from charladder.generation.loop import STEP_SECONDS, GenerationLoop
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.sequence import SequenceState, make_random, sample_indices
+from charladder.generation.speculative import AutoDrafter, Drafter
+from charladder.generation.speculative.factory import DrafterName, make_drafter
+from charladder.inference.factory import open_runner
 from charladder.run import Run, open_data, split_of
 from charladder.text.encoding import find_codec
 from charladder.training.precision import choose_device
@@ -31,7 +32,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class GenerationConfig:
     """length: characters after each prompt, at most. stops: strings that end a text, and are no part of it. context: as
     trained, unless given. draft: what proposes characters; the text is the model's own whatever it is. With `none`, and
     with `auto`, which decides by the clock, chance is a race: both write the same text from a seed. precision: of the
@@ -41,26 +42,26 @@ class TextSettings:
     """
 
     length: int = 400
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     stops: tuple[bytes, ...] = ()
     context: int | None = None
-    draft: Draft = "auto"
+    draft: DrafterName = "auto"
     draft_length: int | None = None
     precision: Precision = "float32"
     device: str = "auto"
     unknown: str | None = None
-    together: int = 16
+    batch_size: int = 16
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        check_text("--", self.length, self.seed, self.stops)
+        check_limits("--", self.length, self.seed, self.stops)
         find_codec(self.encoding)
-        if not 1 <= self.together <= 4096:
-            raise BadInput(f"--together is {self.together}; it must be between 1 and 4,096 prompts")
+        if not 1 <= self.batch_size <= 4096:
+            raise BadInput(f"--together is {self.batch_size}; it must be between 1 and 4,096 prompts")
 
 
-def check_text(name: str, length: int, seed: int, stops: Sequence[bytes]) -> None:
+def check_limits(name: str, length: int, seed: int, stops: Sequence[bytes]) -> None:
     """Raises BadInput for a length, seed or stop string that no text can have; `name` is put before the field's."""
     if length < 0:
         raise BadInput(f"{name}length is {length}; it must be at least 0")
@@ -82,18 +83,18 @@ class Prompt:
     where: str = "the prompt"
 
     def __post_init__(self) -> None:
-        check_text(f"{self.where}: ", self.length or 0, self.seed or 0, self.stops or ())
+        check_limits(f"{self.where}: ", self.length or 0, self.seed or 0, self.stops or ())
 
 
 @dataclass(frozen=True)
-class Text:
+class GeneratedText:
     """What was written after a prompt. ids: its characters in the run's alphabet. nats: log-probability of each by the
     model itself, whatever the sampling. finish: `length` or `stop`."""
 
     text: str
     ids: list[int]
     nats: list[float]
-    finish: str
+    finish_reason: str
 
     @property
     def characters(self) -> int:
@@ -101,7 +102,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _Request:
     """A text to write, in ids. sample: how many texts of the same seed and prompt come before it."""
 
     prompt: tuple[int, ...]
@@ -123,9 +124,11 @@ def training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
     return corpus.ids_N[begin:end]
 
 
-class TextModel:
-    """A run, ready to write, one writer at a time: the caches are shared. `report` hears of what is done without.
-    training: fetches the text that the run was trained on, where it is at hand already.
+class TextGenerator:
+    """A run that generates text, with one loop at a time: the caches are shared.
+
+    report: called with a sentence where something optional is missing. training: returns the text that the run was
+    trained on, or None.
 
     Raises BadInput where the run cannot do what the settings ask for.
     """
@@ -133,22 +136,23 @@ class TextModel:
     def __init__(
         self,
         run: Run,
-        settings: TextSettings | None = None,
+        settings: GenerationConfig | None = None,
         report: Callable[[str], None] = lambda sentence: None,
         training: Callable[[], np.ndarray | None] | None = None,
     ) -> None:
-        self.run, self.settings, self.report = run, settings or TextSettings(), report
+        self.run, self.settings, self.report = run, settings or GenerationConfig(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
         self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
         self.stops = self.encode_stops(self.settings.stops, "--stop")
         self.network = run.network().to(choose_device(self.settings.device))
-        self.readers = {1: open_reader(self.network, 1, self.settings.context, self.weights)}
+        self.runners = {1: open_runner(self.network, 1, self.settings.context, self.weights)}
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
-        self.draft, self.training = self.settings.draft, training or partial(training_text, run, report)
+        self.draft = self.settings.draft
+        self.fetch_training_text = training or partial(training_text, run, report)
         by_clock = self.settings.draft in ("auto", "none")
-        self.sampling = replace(self.settings.sampling, race=self.settings.sampling.race or by_clock)
+        self.sampling = replace(self.settings.sampling, coupled=self.settings.sampling.coupled or by_clock)
 
     def encode(self, prompt: bytes, where: str = "the prompt") -> list[int]:
         """A prompt as ids. Raises BadInput for one that the alphabet cannot spell."""
@@ -162,98 +166,100 @@ class TextModel:
         encoding = "utf-8" if self.run.alphabet.letters else self.settings.encoding
         return codecs.getincrementaldecoder(encoding)("replace")
 
-    def writer(self, prompts: Sequence[Sequence[int]]) -> Writer:
-        """Writes texts after these prompts (ids), as the settings say."""
+    def start(self, prompts: Sequence[Sequence[int]]) -> GenerationLoop:
+        """A loop that generates after these prompts (ids), as the configuration says."""
         s, given = self.settings, [tuple(prompt) for prompt in prompts]
-        samples = sample_numbers(given)
+        samples = sample_indices(given)
         return self._open(
-            [_Planned(ids, s.length, s.seed, n, self.stops) for ids, n in zip(given, samples, strict=True)]
+            [_Request(ids, s.length, s.seed, n, self.stops) for ids, n in zip(given, samples, strict=True)]
         )
 
-    def _open(self, texts: Sequence[_Planned]) -> Writer:
-        """Begins texts, all of them at once."""
+    def _open(self, texts: Sequence[_Request]) -> GenerationLoop:
+        """Starts these texts, all in one loop."""
         count, s = len(texts), self.settings
-        if count not in self.readers:
-            self.readers = {1: self.readers[1]}  # caches are large
-            self.readers[count] = open_reader(self.network, count, s.context, self.weights, self.readers[1])
+        if count not in self.runners:
+            self.runners = {1: self.runners[1]}  # caches are large
+            self.runners[count] = open_runner(self.network, count, s.context, self.weights, self.runners[1])
             self.drafters = {n: drafter for n, drafter in self.drafters.items() if n == 1}
-        reader = self.readers[count]
-        if count not in self.drafters:  # kept: what has been counted or measured holds for further texts
-            self.drafters[count] = choose_drafter(
-                s.draft, self.run, reader, self.sampling, s.draft_length, self.training, self.weights, self.report
-            )
-        writer, manner = Writer(reader, drafter=self.drafters[count]), Manner(self.sampling, self.drafters[count])
-        streams = []
-        for number, text in enumerate(texts):
-            chance = random_numbers(text.seed, text.sample, text.prompt)
-            prompt = [*text.prompt] or opening_of(self.run.alphabet)
-            streams.append(Stream(number, prompt, text.length, chance, manner, text.stops))
-        writer.join(streams)
-        return writer
+        runner = self.runners[count]
+        if count not in self.drafters:  # kept, because what it has counted or measured is valid for further texts
+            self.drafters[count] = make_drafter(
+                s.draft, self.run, runner, self.sampling, s.draft_length, self.fetch_training_text, self.weights,
+                self.report,
+            )  # fmt: skip
+        drafter = self.drafters[count]
+        loop, config = GenerationLoop(runner, drafter=drafter), DecodingConfig(self.sampling, drafter)
+        sequences = []
+        for slot, text in enumerate(texts):
+            prompt = [*text.prompt] or ids_before_empty_prompt(self.run.alphabet)
+            random = make_random(text.seed, text.sample, text.prompt)
+            sequences.append(SequenceState(slot, prompt, text.length, random, self.sampling.coupled, text.stops))
+        loop.add(sequences, [config] * len(sequences))
+        return loop
 
-    def _plan(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Planned]:
+    def _plan(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Request]:
         """`samples` texts for each prompt. Raises BadInput for one that the alphabet cannot spell."""
-        planned: list[_Planned] = []
+        planned: list[_Request] = []
         for number, prompt in enumerate(prompts, 1):
             given = prompt if isinstance(prompt, Prompt) else Prompt(prompt, where=f"prompt {number}")
             ids = tuple(self.encode(given.data, given.where))
             length = self.settings.length if given.length is None else given.length
             seed = self.settings.seed if given.seed is None else given.seed
             stops = self.stops if given.stops is None else self.encode_stops(given.stops, f"{given.where}: stop")
-            planned += [_Planned(ids, length, seed, 0, stops)] * samples
-        numbers = sample_numbers([(text.seed, text.prompt) for text in planned])
+            planned += [_Request(ids, length, seed, 0, stops)] * samples
+        numbers = sample_indices([(text.seed, text.prompt) for text in planned])
         return [replace(text, sample=number) for text, number in zip(planned, numbers, strict=True)]
 
-    def texts(self, prompts: Sequence[bytes | Prompt], samples: int = 1) -> Iterator[Text]:
+    def generate(self, prompts: Sequence[bytes | Prompt], samples: int = 1) -> Iterator[GeneratedText]:
         """`samples` texts after each prompt, in their order, so many at once as the settings say.
 
         What is written after a prompt does not depend on the other prompts; texts of the same prompt and seed differ.
         """
         planned = self._plan(prompts, samples)
-        for first in range(0, len(planned), self.settings.together):
+        for first in range(0, len(planned), self.settings.batch_size):
             began = time.perf_counter()
-            writer = self._open(planned[first : first + self.settings.together])
-            writer.finish()
-            self.account(writer, time.perf_counter() - began)
-            for stream in writer.streams:
-                yield self.text(stream)
+            loop = self._open(planned[first : first + self.settings.batch_size])
+            loop.run()
+            self.add_to_totals(loop, time.perf_counter() - began)
+            for sequence in loop.sequences:
+                yield self.text(sequence)
 
-    def pieces(self, prompt: bytes | Prompt) -> Iterator[str]:
+    def stream(self, prompt: bytes | Prompt) -> Iterator[str]:
         """The text after one prompt, as soon as it is settled: whole Unicode characters, no part of a stop string."""
-        for _, piece in self.progress(prompt):
+        for _, piece in self.stream_with_state(prompt):
             yield piece
 
-    def progress(self, prompt: bytes | Prompt) -> Iterator[tuple[Stream, str]]:
-        """The same with the stream that is being written."""
+    def stream_with_state(self, prompt: bytes | Prompt) -> Iterator[tuple[SequenceState, str]]:
+        """The same, each piece with the state of the sequence."""
         began = time.perf_counter()
         given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        writer = self._open(self._plan([given], 1))
-        (stream,) = writer.streams
+        loop = self._open(self._plan([given], 1))
+        (sequence,) = loop.sequences
         decoder, done = self.decoder(), 0
         while True:
-            piece = decoder.decode(self.run.alphabet.decode(np.array(stream.ids[done : stream.shown], np.int64)))
-            done = stream.shown
-            if stream.finish:
-                self.account(writer, time.perf_counter() - began)
-                yield stream, piece + decoder.decode(b"", final=True)
+            piece = decoder.decode(self.run.alphabet.decode(np.array(sequence.ids[done : sequence.settled], np.int64)))
+            done = sequence.settled
+            if sequence.finish_reason:
+                self.add_to_totals(loop, time.perf_counter() - began)
+                yield sequence, piece + decoder.decode(b"", final=True)
                 return
             if piece:
-                yield stream, piece
-            writer.step(PAUSE)
+                yield sequence, piece
+            loop.step(STEP_SECONDS)
 
-    def text(self, stream: Stream) -> Text:
-        spelled = self.decoder().decode(self.run.alphabet.decode(np.array(stream.ids, np.int64)), final=True)
-        return Text(spelled, stream.ids, stream.nats, stream.finish or "")
+    def text(self, sequence: SequenceState) -> GeneratedText:
+        spelled = self.decoder().decode(self.run.alphabet.decode(np.array(sequence.ids, np.int64)), final=True)
+        return GeneratedText(spelled, sequence.ids, sequence.nats, sequence.finish_reason or "")
 
-    def account(self, writer: Writer, seconds: float) -> None:
-        self.passes += writer.passes
-        self.characters += writer.pass_characters
+    def add_to_totals(self, loop: GenerationLoop, seconds: float) -> None:
+        self.passes += loop.passes
+        self.characters += loop.pass_characters
         self.seconds += seconds
-        self.pass_seconds += writer.seconds
-        drafter = writer.drafter
-        self.draft = f"auto: {drafter.chosen}" if isinstance(drafter, AutoDrafter) else drafter.name
+        self.pass_seconds += loop.seconds
+        drafter = loop.drafter
+        self.draft = f"auto: {drafter.best_name}" if isinstance(drafter, AutoDrafter) else drafter.name
 
     @property
     def accepted_per_pass(self) -> float:
-        """Characters that a pass gave a stream, on average."""
+        """Characters per pass of a sequence, on average."""
         return self.characters / self.passes if self.passes else 1.0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def settled(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> tuple[int, bool]:
+def settled_length(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> tuple[int, bool]:
     """How many characters of a text that has just got its last one stay whatever comes, and whether a stop string ends
     it here: it is no part of the text. Of two that end here the longer counts."""
     end = len(ids)

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation import Sampling, Writer, distribution, generate, open_reader
-from charladder.generation.drafters import NoDrafter
-from charladder.generation.stream import random_numbers
-from charladder.generation.verification import Drafts
+from charladder.generation import GenerationLoop, SamplingParams, distribution, generate
+from charladder.generation.sampler import Drafts
+from charladder.generation.sequence import make_random
+from charladder.generation.speculative import NoDrafter
+from charladder.inference.factory import open_runner
 from charladder.model import Transformer
 from helpers import small
 
@@ -27,15 +28,15 @@ def network(request) -> Transformer:
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [
-        (Sampling(), [0.5, 0.25, 0.15, 0.1]),
-        (Sampling(temperature=0), [1, 0, 0, 0]),
-        (Sampling(temperature=0.5), [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
-        (Sampling(top_k=2), [2 / 3, 1 / 3, 0, 0]),
-        (Sampling(top_k=9), [0.5, 0.25, 0.15, 0.1]),
-        (Sampling(top_p=0.49), [1, 0, 0, 0]),
-        (Sampling(top_p=0.6), [2 / 3, 1 / 3, 0, 0]),
-        (Sampling(min_p=0.3), [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
-        (Sampling(top_k=3, min_p=0.4), [2 / 3, 1 / 3, 0, 0]),
+        (SamplingParams(), [0.5, 0.25, 0.15, 0.1]),
+        (SamplingParams(temperature=0), [1, 0, 0, 0]),
+        (SamplingParams(temperature=0.5), [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]),
+        (SamplingParams(top_k=2), [2 / 3, 1 / 3, 0, 0]),
+        (SamplingParams(top_k=9), [0.5, 0.25, 0.15, 0.1]),
+        (SamplingParams(top_p=0.49), [1, 0, 0, 0]),
+        (SamplingParams(top_p=0.6), [2 / 3, 1 / 3, 0, 0]),
+        (SamplingParams(min_p=0.3), [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
+        (SamplingParams(top_k=3, min_p=0.4), [2 / 3, 1 / 3, 0, 0]),
     ],
 )
 def test_distribution(sampling, expected):
@@ -44,13 +45,13 @@ def test_distribution(sampling, expected):
 
 
 def test_ties_at_top_k_keep_k():
-    assert int((distribution(torch.zeros(1, 8), Sampling(top_k=3)) > 0).sum()) == 3
+    assert int((distribution(torch.zeros(1, 8), SamplingParams(top_k=3)) > 0).sum()) == 3
 
 
 def test_text_is_what_full_recomputation_would_choose(network):
     """Greedy, within the context and past it: the cache is an optimisation and nothing else."""
     prompt = [1, 2, 3]
-    text = list(generate(network, prompt, 40, Sampling(temperature=0)))
+    text = list(generate(network, prompt, 40, SamplingParams(temperature=0)))
     context, read = 16, list(prompt)
     for character in text:
         over = max(0, len(read) - context)
@@ -64,12 +65,12 @@ def test_text_is_what_full_recomputation_would_choose(network):
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 24, 25, 100])
 def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, length):
     prompt = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-    at_once, by_one = (Writer(open_reader(network), [[]], 0) for _ in range(2))
-    (one,), (other,) = at_once.streams, by_one.streams
-    (logits,) = at_once.read_on([one], [prompt])
+    at_once, by_one = (GenerationLoop(open_runner(network), [[]], 0) for _ in range(2))
+    (one,), (other,) = at_once.sequences, by_one.sequences
+    (logits,) = at_once.prefill([one], [prompt])
     for character in prompt:
-        (expected,) = by_one.read_on([other], [[character]])
-    assert one.held == other.held
+        (expected,) = by_one.prefill([other], [[character]])
+    assert one.cached_ids == other.cached_ids
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -102,10 +103,10 @@ def test_mistakes(network):
     with pytest.raises(BadInput, match="--length is -1"):
         next(generate(network, [1], -1))
     with pytest.raises(BadInput, match="NaN"):
-        distribution(torch.full((1, 4), float("nan")), Sampling())
+        distribution(torch.full((1, 4), float("nan")), SamplingParams())
     for fields in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"temperature": float("nan")}):
         with pytest.raises(BadInput):
-            Sampling(**fields)
+            SamplingParams(**fields)
     assert list(generate(network, [1], 0)) == []
 
 
@@ -117,30 +118,32 @@ def test_chance_falls_in_the_order_that_texts_of_a_seed_hang_on():
             return Drafts([2] * len(streams), [65, 66] * len(streams), None)
 
     network = Transformer(small(), 256, seed=0)
-    writer = Writer(open_reader(network, 2), [[1, 2], [3]], 10, Sampling(), 5, Two())
-    manner, seen = writer.streams[0].manner, []
-    verify = manner.chooser.verify
-    manner.chooser.verify = lambda logits, drafts, uniform: (
+    writer = GenerationLoop(open_runner(network, 2), [[1, 2], [3]], 10, SamplingParams(), 5, Two())
+    config, seen = writer._configs[0], []
+    verify = config.sampler.verify
+    config.sampler.verify = lambda logits, drafts, uniform: (
         seen.append(list(uniform)) or verify(logits, drafts, uniform)
     )
     writer.step()
     expected = []
     for prompt in ([1, 2], [3]):
-        chance = random_numbers(5, 0, prompt)
+        chance = make_random(5, 0, prompt)
         chance.random()  # the first character
         expected += [chance.random() for _ in range(5)]
     assert seen == [expected]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(race=True), Sampling(temperature=0.9)], ids=["race", "drawn"])
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(coupled=True), SamplingParams(temperature=0.9)], ids=["race", "drawn"]
+)
 def test_different_prompts_share_no_random_numbers(sampling):
     """A network that predicts nearly the same after every prompt: only chance can make its texts differ."""
     network = Transformer(small(), 256, seed=0)
     texts = []
     for prompt in ([1], [2], [3, 1], [], [1] * 40):
-        writer = Writer(open_reader(network), [prompt], 200, sampling, 5)
-        writer.finish()
-        texts.append(writer.streams[0].ids)
+        writer = GenerationLoop(open_runner(network), [prompt], 200, sampling, 5)
+        writer.run()
+        texts.append(writer.sequences[0].ids)
     for one, other in itertools.combinations(texts, 2):
         assert np.mean(np.equal(one, other)) < 0.05
 
@@ -149,9 +152,9 @@ def test_a_text_depends_on_its_seed_and_prompt_alone_and_equal_prompts_get_diffe
     network = Transformer(small(), 256, seed=0)
 
     def texts(prompts: list[list[int]], seed: int = 5) -> list[tuple[int, ...]]:
-        writer = Writer(open_reader(network, len(prompts)), prompts, 30, Sampling(race=True), seed)
-        writer.finish()
-        return [tuple(stream.ids) for stream in writer.streams]
+        writer = GenerationLoop(open_runner(network, len(prompts)), prompts, 30, SamplingParams(coupled=True), seed)
+        writer.run()
+        return [tuple(stream.ids) for stream in writer.sequences]
 
     first, second, again, once_more = texts([[1], [2], [1], [1]])
     assert texts([[2], [1]]) == [second, first]

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.errors import BadInput
-from charladder.generation.heads import DraftingHeads
+from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model import Transformer
 from charladder.text import Windows
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitConfig:
     """steps or seconds: the budget, the other 0. batch: windows a step. ahead: characters that the chain drafts."""
 
     steps: int = 0
@@ -43,7 +43,7 @@ class FitSettings:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitProgress:
     """After a step: how far, and the bits per character of each head on this step's windows, by name."""
 
     step: int
@@ -54,8 +54,8 @@ class Fitted:
 
 
 def fit(
-    network: Transformer, heads: DraftingHeads, windows: Windows, settings: FitSettings, products: torch.dtype
-) -> Iterator[Fitted]:
+    network: Transformer, heads: DraftingHeads, windows: Windows, settings: FitConfig, products: torch.dtype
+) -> Iterator[FitProgress]:
     """Fits `heads` step by step, by AdamW with a rate that rises and falls to 0; yields after each. windows: T inputs
     and any further characters, which are not read. The
     network is left in evaluation mode."""
@@ -83,7 +83,7 @@ def fit(
         bits = {name: float(loss.detach()) / math.log(2) for name, loss in losses.items()}
         if not all(map(math.isfinite, bits.values())):
             raise BadInput(f"fitting went wrong at step {step}: a loss is no number; is the network broken?")
-        yield Fitted(step, min(1.0, progress), characters, seconds, bits)
+        yield FitProgress(step, min(1.0, progress), characters, seconds, bits)
     heads.eval()
 
 

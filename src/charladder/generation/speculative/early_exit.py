@@ -1,7 +1,7 @@
 """A lower rung drafts, through a classifier of its own, and the rungs above verify from the same cache (LayerSkip,
 Elhoushi et al. 2024): what it has read need not be read again.
 
-Shapes: N rows, D width, V symbols, M drafts of all streams.
+Shapes: N rows, D width, V symbols, M drafts of all sequences.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
-from charladder.generation.drafters.none import nothing
-from charladder.generation.sampling import Sampling
-from charladder.generation.verification import Drafts, choose_chooser
+from charladder.generation.sampler import Drafts, make_sampler
+from charladder.generation.sampling import SamplingParams
+from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner, TokenBatch
 
 if TYPE_CHECKING:
-    from charladder.generation.stream import Stream
+    from charladder.generation.sequence import SequenceState
 
 EPSILON = 1e-5  # of the norm without parameters
 
 
-class RungDrafter:
+class EarlyExitDrafter:
     """Rung `rung` of the reader's network proposes `length` characters. weight (V, D) and bias (V,) of its classifier;
     normed: whether that reads the state normed without parameters."""
 
@@ -31,46 +31,48 @@ class RungDrafter:
 
     def __init__(
         self,
-        reader: ModelRunner,
-        rung: int,
+        runner: ModelRunner,
+        layer: int,
         weight_VD: Tensor,
         bias_V: Tensor | None,
-        sampling: Sampling,
+        sampling: SamplingParams,
         length: int = 3,
         normed: bool = True,
     ) -> None:
-        self.reader, self.rung, self.most, self.normed = reader, rung, length, normed
+        self.runner, self.layer, self.max_length, self.normed = runner, layer, length, normed
         self.weight_DV = np.ascontiguousarray(weight_VD.detach().float().cpu().numpy().T)
         self.bias_V = np.float32(0) if bias_V is None else bias_V.detach().float().cpu().numpy()
-        self.chooser = choose_chooser(sampling)
+        self.sampler = make_sampler(sampling)
 
-    def begin(self, streams: Sequence["Stream"]) -> None:
+    def begin(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to prepare."""
 
-    def draft(self, streams: Sequence["Stream"], most: Sequence[int]) -> Drafts:
-        counts = [min(self.most, n) for n in most]
+    def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
+        counts = [min(self.max_length, n) for n in limits]
         if not any(counts):
             return Drafts(counts, [], None)
-        said: list[list[int]] = [[stream.chosen] for stream in streams]
-        q: list[list[np.ndarray]] = [[] for _ in streams]
-        x: list[list[np.ndarray]] = [[] for _ in streams]
+        said: list[list[int]] = [[sequence.last_id] for sequence in sequences]
+        q: list[list[np.ndarray]] = [[] for _ in sequences]
+        x: list[list[np.ndarray]] = [[] for _ in sequences]
         for step in range(max(counts) + 1):
             on = [n for n, count in enumerate(counts) if step <= count]
             rows = TokenBatch(
-                [streams[n].number for n in on], [len(streams[n].held) + step for n in on], [said[n][step] for n in on]
+                [sequences[n].slot for n in on],
+                [len(sequences[n].cached_ids) + step for n in on],
+                [said[n][step] for n in on],
             )
-            x_ND = self.reader.run(rows, 0, self.rung).x_ND.copy()
+            x_ND = self.runner.run(rows, 0, self.layer).x_ND.copy()
             for n, x_D in zip(on, x_ND, strict=True):
                 x[n].append(x_D)
             drafting = [place for place, n in enumerate(on) if step < counts[n]]
             if not drafting:
                 continue
             logits_NV = self.logits(x_ND[drafting])
-            uniform = [streams[on[place]].uniform(step) for place in drafting]
+            uniform = [sequences[on[place]].uniform(step) for place in drafting]
             try:
-                ids, q_NV, _ = self.chooser.pick(logits_NV, uniform)
+                ids, q_NV, _ = self.sampler.sample(logits_NV, uniform)
             except BadInput:  # this head is broken, which is no reason not to write
-                return nothing(streams)
+                return no_drafts(sequences)
             for place, one, q_V in zip(drafting, ids, q_NV, strict=True):
                 said[on[place]].append(one)
                 q[on[place]].append(q_V)
@@ -78,7 +80,7 @@ class RungDrafter:
             counts,
             [one for ids in said for one in ids[1:]],
             np.stack([q_V for rows in q for q_V in rows]),
-            self.rung,
+            self.layer,
             np.stack([x_D for rows in x for x_D in rows]),
         )
 
@@ -88,8 +90,8 @@ class RungDrafter:
         # Row by row, each a product of its own: one of several may differ in its last bits from that of one.
         return np.matmul(x_ND[:, None], self.weight_DV)[:, 0] + self.bias_V
 
-    def end(self, streams: Sequence["Stream"]) -> None:
+    def end(self, sequences: Sequence["SequenceState"]) -> None:
         """Nothing to forget."""
 
-    def told(self, passes: int, characters: int, seconds: float) -> None:
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
         """Nothing to learn."""

@@ -1,0 +1,80 @@
+"""Several characters of many sequences in one call of C, where nothing is drafted.
+
+What Python does between two characters is then done once for all of them, and the keys and values of a few sequences at
+a time stay in the processor's cache.
+
+Shapes: N sequences, T characters at once, D width.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+
+from charladder.errors import BadInput
+from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.sampler import Drafts, NativeSampler
+from charladder.generation.sampling import NOT_FINITE
+from charladder.generation.sequence import SequenceState
+from charladder.inference.packed import TILE, PackedRunner
+from charladder.inference.runner import ModelRunner, TokenBatch
+
+MAX_STEPS = 16  # characters of a sequence that one call generates at most
+
+
+def supports_multi_step(
+    runner: ModelRunner, parts: Sequence[tuple[DecodingConfig, list[SequenceState], Drafts]]
+) -> bool:
+    """Whether one call can generate several characters of all of these."""
+    return (
+        isinstance(runner, PackedRunner)
+        and (runner.fits_cache or len(parts) == 1)
+        and all(drafts.idle and isinstance(config.sampler, NativeSampler) for config, _, drafts in parts)
+    )
+
+
+def select_sequences(
+    runner: ModelRunner, sequences: Sequence[SequenceState], seconds_per_pass: float, seconds: float
+) -> tuple[list[SequenceState], int]:
+    """Which sequences come next and how many characters of each, so that the call takes about `seconds`.
+
+    Of a network that fits the processor's cache: those that have waited longest, as many as fit, because their keys and
+    values then stay in the cache for all their characters. Otherwise all of them, because sharing a pass is what makes
+    each of them cheap.
+    """
+    assert isinstance(runner, PackedRunner)
+    selected = list(sequences)
+    if runner.fits_cache:
+        fit = seconds / (MAX_STEPS * seconds_per_pass)
+        count = len(selected) if fit >= len(selected) else max(TILE, int(fit) // TILE * TILE)
+        selected = sorted(selected, key=lambda sequence: sequence.last_step)[:count]
+    return selected, int(min(MAX_STEPS, seconds / (seconds_per_pass * len(selected))))
+
+
+def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[SequenceState], limit: int) -> int:
+    """Generates up to `limit` characters for each sequence, which must have room for one. Returns how many it has
+    generated. Raises BadInput for logits that are not finite."""
+    sampler = config.sampler
+    assert isinstance(runner, PackedRunner) and isinstance(sampler, NativeSampler)
+    steps = [min(limit, runner.context - len(s.cached_ids), s.length - len(s.ids)) for s in sequences]
+    uniform_NT = np.zeros((len(sequences), max(steps)))
+    for row_T, sequence, count in zip(uniform_NT, sequences, steps, strict=True):
+        row_T[:count] = [sequence.uniform(offset) for offset in range(count)]
+    last_ids = [sequence.last_id for sequence in sequences]
+    batch = TokenBatch([s.slot for s in sequences], [len(s.cached_ids) for s in sequences], last_ids)
+    sample = ctypes.cast(sampler.library.sample, ctypes.c_void_p)
+    with_logits = any(sequence.top for sequence in sequences)
+    output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits)
+    if output is None:
+        raise BadInput(NOT_FINITE)
+    ids_NT, nats_NT, final_ND, logits_NTV = output[0].tolist(), output[1].tolist(), output[2].copy(), output[3]
+    for n, (sequence, count) in enumerate(zip(sequences, steps, strict=True)):
+        ids, nats = ids_NT[n][:count], nats_NT[n][:count]
+        sequence.cached_ids += [last_ids[n], *ids[:-1]]
+        sequence.final_D = final_ND[n]
+        if sequence.top:
+            sequence.record_candidates(logits_NTV[n, :count])
+        sequence.append(ids, nats)
+        sequence.passes += count
+        sequence.emitted += count
+    return sum(steps)

@@ -1,0 +1,115 @@
+"""The state of one sequence that is being generated. It knows neither the drafter nor the sampling parameters.
+
+Shapes: V symbols, D width.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from charladder.errors import BadInput
+from charladder.generation.sampling import top_candidates
+from charladder.generation.stop_strings import settled_length
+
+
+def make_random(seed: int, sample: int, prompt: Sequence[int]) -> random.Random:
+    """The random numbers of one sequence: a function of the seed, the prompt (ids) and `sample`, the number of earlier
+    sequences with the same prompt. The prompt takes part because two sequences with the same random numbers become
+    equal as soon as the network predicts nearly the same for both."""
+    digest = hashlib.sha256(np.asarray(prompt, "<i8").tobytes()).hexdigest()
+    return random.Random(f"{seed} {sample} {digest}")
+
+
+def sample_indices(prompts: Sequence[Hashable]) -> list[int]:
+    """For each prompt the number of equal prompts before it: the `sample` of its sequence."""
+    seen: Counter[Hashable] = Counter()
+    numbers = []
+    for prompt in prompts:
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
+
+
+@dataclass(eq=False, slots=True)
+class SequenceState:
+    """slot: its place in the runner's cache. length: characters to generate at most. coupled: the random numbers of a
+    position do not depend on what is drafted (see SamplingParams).
+
+    ids: the characters generated so far. nats: their log-probabilities by the model itself, whatever the sampling.
+    drafted: whether a drafter proposed each of them. settled: how many of them no stop string can remove any more.
+    candidates: at every position the `top` most likely symbols with their nats, the most likely first.
+    finish_reason: None, `length` or `stop`. Raises BadInput for a negative length.
+    """
+
+    slot: int
+    prompt: list[int]
+    length: int
+    random: random.Random
+    coupled: bool = False
+    stops: Sequence[Sequence[int]] = ()
+    top: int = 0
+    ids: list[int] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
+    drafted: list[bool] = field(default_factory=list)
+    candidates: list[list[tuple[int, float]]] = field(default_factory=list)
+    settled: int = 0
+    passes: int = 0  # forward passes of this sequence
+    emitted: int = 0  # characters of these passes; more than `ids` where a stop string removed some
+    last_step: int = 0  # the step of the loop in which it was last decoded
+    finish_reason: str | None = None
+    cached_ids: list[int] = field(default_factory=list)  # all but the last character: the network has read them
+    final_D: np.ndarray | None = None  # the input of the output layer at the last of them
+    uniforms: list[float] | None = field(init=False)  # coupled: one random number for each position
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise BadInput(f"--length is {self.length}; it must be at least 0")
+        self.uniforms = [] if self.coupled else None
+        if not self.length:
+            self.finish_reason = "length"
+
+    @property
+    def last_id(self) -> int:
+        """The last character generated, which the network has not read yet."""
+        return self.ids[-1]
+
+    def uniform(self, offset: int) -> float:
+        """A random number in [0, 1) to choose the character `offset` positions after the next one."""
+        if self.uniforms is None:
+            return self.random.random()
+        while len(self.uniforms) <= len(self.ids) + offset:
+            self.uniforms.append(self.random.random())
+        return self.uniforms[len(self.ids) + offset]
+
+    def append(self, ids: Sequence[int], nats: Sequence[float], drafts: int = 0) -> None:
+        """Appends characters, the first `drafts` of which a drafter proposed, until the length or a stop string ends
+        the sequence."""
+        room = self.length - len(self.ids)
+        ids, nats = ids[:room], nats[:room]
+        if self.stops:
+            for place, (symbol, log_probability) in enumerate(zip(ids, nats, strict=True)):
+                self.ids.append(symbol)
+                self.nats.append(log_probability)
+                self.drafted.append(place < drafts)
+                self.settled, stopped = settled_length(self.ids, self.stops)
+                if stopped:
+                    self.finish_reason = "stop"
+                    for values in (self.ids, self.nats, self.drafted, self.candidates):
+                        del values[self.settled :]
+                    return
+        else:
+            self.ids += ids
+            self.nats += nats
+            self.drafted += [place < drafts for place in range(len(ids))]
+            self.settled = len(self.ids)
+        if len(self.ids) == self.length:
+            self.finish_reason, self.settled = "length", self.length
+
+    def record_candidates(self, logits_NV: np.ndarray) -> None:
+        """Records the most likely symbols of the next positions, a row for each."""
+        self.candidates += top_candidates(torch.from_numpy(logits_NV), self.top)

@@ -1,0 +1,29 @@
+"""No drafts: one character a pass."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from charladder.generation.sampler import Drafts
+
+if TYPE_CHECKING:
+    from charladder.generation.sequence import SequenceState
+
+
+def no_drafts(sequences: Sequence["SequenceState"], idle: bool = False) -> Drafts:
+    return Drafts([0] * len(sequences), [], None, idle=idle)
+
+
+class NoDrafter:
+    name = "none"
+
+    def begin(self, sequences: Sequence["SequenceState"]) -> None:
+        """Nothing to prepare."""
+
+    def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
+        return no_drafts(sequences, idle=True)
+
+    def end(self, sequences: Sequence["SequenceState"]) -> None:
+        """Nothing to forget."""
+
+    def observe(self, passes: int, characters: int, seconds: float) -> None:
+        """Nothing to learn."""
