@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from charladder.atomic import sync_folder, write_text
 from charladder.config import checked_identity, config_tables
 from charladder.errors import BadInput
 from charladder.model import Transformer
@@ -32,7 +33,7 @@ from charladder.objective.steps import describe
 from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
 from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
 from charladder.training import best, distributed
-from charladder.training.files import load_tensors, sync_folder, write_text
+from charladder.training.files import load_tensors
 from charladder.training.identity import RUN, check_identity, new_identity
 from charladder.training.metrics import is_validation, read_metrics
 

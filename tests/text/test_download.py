@@ -1,5 +1,6 @@
 """Downloads against a server on this machine that misbehaves as real ones do."""
 
+import os
 import random
 import threading
 import time
@@ -40,6 +41,18 @@ def test_a_file_comes_whole_and_nothing_else_is_left(server, target):
     assert target.read_bytes() == BODY
     assert left(target) == ["file"]
     assert seen[-1] == (len(BODY), len(BODY))
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(server, target, monkeypatch):
+    flushed, flush = set(), os.fsync
+
+    def fsync(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    download(f"{server.address}/x", target)
+    assert {target.stat().st_ino, target.parent.stat().st_ino} <= flushed
 
 
 def test_a_cut_connection_is_gone_on_with(server, target):

@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -340,6 +341,18 @@ def test_a_text_that_is_gone_or_short_in_the_cache_is_read_again():
     for record in in_cache(".json"):
         record.write_text("{")
     assert open_corpus("text").ids_N.tobytes() == b"a ladder"
+
+
+def test_files_of_the_cache_have_the_mode_that_the_umask_allows(here):
+    Path("text").write_bytes(b"a ladder " * 100)
+    before = os.umask(0o027)
+    try:
+        open_corpus("text", "letters")
+    finally:
+        os.umask(before)
+    found = [path for path in cache_folder().rglob("*") if path.suffix in (".json", ".ids", ".bytes")]
+    assert len(found) >= 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o640}
 
 
 def test_what_was_begun_long_ago_is_swept_away(here):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from charladder.atomic import beside
 from charladder.cli.main import main
 from charladder.errors import BadInput
 from charladder.text import open_corpus, prune
@@ -137,6 +138,21 @@ def test_what_may_not_be_had_again_is_kept(monkeypatch):
     assert found == {"old": None, "new": None, "book.txt": None, cut.name: None}
     left = [path for path in cached() if "texts" in path or "downloads" in path]
     assert sorted(Path(path).suffix for path in left) == [".bytes", ".json", ".used", ".zip"]
+
+
+def test_what_killed_writers_left_is_removed():
+    """A note and a file of ids, each in the folder in which its process wrote it."""
+    writers = []
+    for target in (cache_folder() / "sources" / "note.json", next((cache_folder() / "texts").glob("*.ids"))):
+        writers.append(beside(target, shared=True))  # collected, one would remove its folder
+        part = writers[-1].__enter__()
+        part.write_bytes(b"half")
+        os.utime(part, (time.time() - 2 * DAY,) * 2)
+        os.utime(part.parent, (time.time() - 2 * DAY,) * 2)
+    left = sorted(cache_folder().rglob("*.part"))
+    found = {item.name: item.bytes for item in prune(1) if item.what == "unfinished file"}
+    assert found == {path.name: 4 for path in left} and len(found) == 2
+    assert not any(path.exists() for path in left)
 
 
 def test_what_cannot_be_removed_is_kept_and_said(monkeypatch):

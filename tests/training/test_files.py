@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from charladder.training.files import beside, load_tensors, save_tensors, write_text
-from charladder.training.loop import sweep
+from charladder.atomic import beside, write_text
+from charladder.training.files import load_tensors, save_tensors
+from charladder.training.loop import sweep_run
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_the_sweep_of_a_run_removes_everything_temporary(tmp_path):
     killed_while_writing(tmp_path / "weights")
     (tmp_path / ".tmpabc").touch()  # of safetensors, in a run of an older version
     (tmp_path / "metrics.jsonl").touch()
-    sweep(tmp_path)
+    sweep_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

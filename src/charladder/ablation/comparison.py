@@ -8,8 +8,8 @@ import numpy as np
 
 from charladder.ablation.pictures import drawing, label, look
 from charladder.ablation.results import Curve, Curves
+from charladder.atomic import beside
 from charladder.objective import ObjectiveSettings, moves_with_steps, term_weights
-from charladder.training.files import beside
 from charladder.training.palette import WEIGHTS
 
 BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}

@@ -13,10 +13,10 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from charladder.ablation.plan import Arm, Plan, recipe_of, run_name, tables_of
+from charladder.atomic import write_text
 from charladder.errors import BadInput
 from charladder.recipe import Recipe, read_raw
 from charladder.run import open_run
-from charladder.training.files import write_text
 from charladder.training.metrics import read_metrics
 
 BASE = "base.toml"  # a copy of a base recipe that is a file: what a folder says holds without it

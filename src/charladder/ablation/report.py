@@ -11,7 +11,7 @@ import numpy as np
 from charladder.ablation.plan import Arm, Contrast, Plan, read_plan
 from charladder.ablation.results import Gap, Result, Results, collect
 from charladder.ablation.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
-from charladder.training.files import write_text
+from charladder.atomic import write_text
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from charladder.atomic import beside
 from charladder.errors import BadInput
 from charladder.evaluation.bits import Scored
 from charladder.strict_json import dumps
 from charladder.text import Alphabet
-from charladder.training.files import beside
 
 COLUMNS = ("place", "character", "id", "bits", "rank", "seen")
 

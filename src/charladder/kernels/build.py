@@ -25,6 +25,8 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from charladder.atomic import sweep, sync_folder
+
 CSRC = Path(__file__).parent / "csrc"
 Sources = tuple[Path, ...]
 NETWORK: Sources = (CSRC / "training/layers.c", CSRC / "training/attention.c", CSRC / "inference/decode.c")
@@ -42,6 +44,7 @@ LIBRARIES: dict[Sources, tuple[str, ...]] = {
 """The sources of each library, and the functions that it must export."""
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 MATMUL_FLAGS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
+LEFT_BEHIND = "build-*", "tmp*"  # folders of compilations; version 0.1.0 called them tmp*
 COMPILE_SECONDS = 120.0  # for all of the compilation, including the wait for another process that compiles the same
 
 LibraryKey = tuple[torch.dtype, Sources]
@@ -196,8 +199,8 @@ def _load(file: Path, which: LibraryKey, digest: str) -> Loaded:
 
 
 def _left_behind(folder: Path) -> list[Path]:
-    """Folders of compilations that are running or were killed. Version 0.1.0 called them tmp*."""
-    return [*folder.glob("build-*"), *folder.glob("tmp*")]
+    """Folders of compilations that are running or were killed."""
+    return [left for pattern in LEFT_BEHIND for left in folder.glob(pattern)]
 
 
 @contextlib.contextmanager
@@ -211,8 +214,7 @@ def _locked(folder: Path, seconds: float) -> Iterator[None]:
     except Timeout:
         raise NativeUnavailable(f"another process has been compiling for more than {seconds:g} s") from None
     try:
-        for left in _left_behind(folder):
-            shutil.rmtree(left, ignore_errors=True)
+        sweep(folder, *LEFT_BEHIND)
         yield
     finally:
         lock.release()
@@ -234,7 +236,7 @@ def _compile(
             for damaged in folder.glob(f"{key}-*.so"):
                 damaged.unlink()
             files[which].replace(folder / f"{key}-{loaded[which].digest}.so")
-        _flush_folder(folder)
+        sync_folder(folder)
     return loaded
 
 
@@ -243,14 +245,6 @@ def _flushed(file: Path) -> str:
     with file.open("rb+") as content:
         os.fsync(content.fileno())
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _run_all(commands: list[list[str]], folder: Path, deadline: float) -> None:

@@ -12,15 +12,14 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from charladder.atomic import beside
 from charladder.errors import BadInput
 
 DAY = 86400.0
@@ -52,14 +51,6 @@ def room(name: str) -> Path:
     return path
 
 
-def sweep(folder: Path) -> None:
-    """Removes what was begun in a folder of the cache and not written to for a day: whoever wrote it is gone."""
-    for part in folder.glob("*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > DAY:
-                part.unlink()
-
-
 @contextmanager
 def writing() -> Iterator[None]:
     """What fails inside fails because of the cache folder, and is said so (BadInput)."""
@@ -74,19 +65,22 @@ def writing() -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Where to write a file of the cache, which several processes may write at the same time: readers see all of it or
+    nothing. Only what this does itself is an error of the cache folder (BadInput); use `writing` inside."""
+    with ExitStack() as stack:
+        with writing():
+            part = stack.enter_context(beside(target, shared=True))
+        yield part
+        with writing():
+            stack.close()
+
+
 def write_json(target: Path, value: dict[str, Any]) -> None:
-    """Writes `value` and its SHA-256 beside `target` and renames it: readers see all of it or nothing."""
-    with writing():
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump({"sha256": digest_of(value), "value": value}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    """Writes `value` and its SHA-256 to `target`."""
+    with new_file(target) as part, writing(), part.open("w") as file:
+        json.dump({"sha256": digest_of(value), "value": value}, file)
 
 
 def read_json(path: Path, **fields: type) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from charladder.atomic import move_into_place
 from charladder.errors import BadInput
 from charladder.text.cache import Report, read_json, silent, write_json, writing
 
@@ -54,7 +55,7 @@ def attempts(url: str, target: Path, size: int | None, report: Report, advice: s
         try:
             fetch(url, part, facts, size, report, advice)
             with writing():
-                part.replace(target)
+                move_into_place(part, target)
             facts.unlink(missing_ok=True)
             return
         except Cut as cut:

@@ -15,8 +15,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from charladder.atomic import move_into_place, sweep
 from charladder.text.binary import file_is_binary, is_binary, left_out_note, peeked
-from charladder.text.cache import Report, read_json, room, silent, sweep, write_json, writing
+from charladder.text.cache import DAY, Report, read_json, room, silent, write_json, writing
 from charladder.text.encoding import find_codec, recoded
 from charladder.text.opening import opened, position, size_of
 from charladder.text.part import Part
@@ -167,9 +168,9 @@ def read_all(
 ) -> Text:
     """Reads `sources` into a file beside, and renames that to its digest. Called with the lock held."""
     for folder in (record.parent, room("texts")):
-        sweep(folder)
-    for left in record.parent.glob(f"{record.stem}.*.part"):  # who wrote these held the lock, and was killed
-        left.unlink(missing_ok=True)
+        sweep(folder, seconds=DAY)  # what is younger may belong to a process that lives
+    # Who wrote those of this record held the lock, and was killed. Version 0.1.0 wrote them without a dot.
+    sweep(record.parent, f".{record.stem}.*.part", f"{record.stem}.*.part")
     journal, path = record.with_suffix(".part.json"), record.with_suffix(".part")
     progress = begun(journal, path, files, len(sources), everything)
     kinds = ("sha256", *(expected.digests if expected else ()))
@@ -192,7 +193,7 @@ def read_all(
             check(part, expected, sources[0].name)
         target = kept(sha256)
         with writing():
-            path.replace(target)
+            move_into_place(path, target)
             mark_verified(target, sha256)
         journal.unlink(missing_ok=True)
         if files is not None and fingerprint(sources) == files:

@@ -6,8 +6,6 @@ Shapes: N bytes of a stretch, C code points of it, F files.
 import bisect
 import codecs
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,7 +14,7 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.text.alphabet import UNKNOWN, Alphabet, code_points, not_utf8
-from charladder.text.cache import Report, read_json, silent, write_json, writing
+from charladder.text.cache import Report, new_file, read_json, silent, write_json, writing
 from charladder.text.gather import Text
 from charladder.text.verify import intact, mark_verified
 
@@ -74,18 +72,13 @@ def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent)
     facts = read_json(target.with_suffix(".json"), sha256=str, ends=list, unknown=int)
     if facts is not None and intact(target, facts["sha256"], report):
         return target, np.array(facts["ends"], np.int64), facts["unknown"]
-    with writing():
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            ends, strange, sha256 = spell_to(file, text, alphabet, unknown, report)
+    with new_file(target) as part:
         with writing():
-            part.replace(target)
-            mark_verified(target, sha256)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+            file = part.open("wb")
+        with file:
+            ends, strange, sha256 = spell_to(file, text, alphabet, unknown, report)
+    with writing():
+        mark_verified(target, sha256)
     write_json(target.with_suffix(".json"), {"sha256": sha256, "ends": ends, "unknown": strange})
     return target, np.array(ends, np.int64), strange
 
@@ -123,5 +116,4 @@ def spell_to(
         spelled, done = spelled + len(ids_C), done + len(bytes_N)
     with writing():
         file.flush()
-        os.fsync(file.fileno())
     return ends, strange, mark.hexdigest()

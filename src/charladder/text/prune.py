@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from charladder.atomic import remove
 from charladder.text.cache import DAY, cache_folder, read_json
 from charladder.text.locks import in_use, pruning
 
@@ -86,8 +87,8 @@ def downloads(days: float) -> list[Item]:
 def left_behind(days: float) -> list[Item]:
     """What was begun and not finished: no process is at it, for none opens texts now."""
     folders = (cache_folder() / name for name in ("texts", "sources", "downloads"))
-    parts = [path for folder in folders for path in sorted(folder.glob("*.part*")) if path.is_file()]
-    return [item("unfinished file", path.name, [path], days, None) for path in parts]
+    parts = [path for folder in folders for path in sorted(folder.glob("*.part*"))]
+    return [item("unfinished file", path.name, [*path.rglob("*"), path], days, None) for path in parts]
 
 
 def item(what: str, name: str, files: list[Path], days: float, why: str | None) -> Item:
@@ -95,14 +96,14 @@ def item(what: str, name: str, files: list[Path], days: float, why: str | None) 
     used = max(path.stat().st_mtime for path in files)
     if why is None and time.time() - used < days * DAY:
         why = f"it was used less than {days:g} days ago"
-    return Item(what, name, tuple(files), sum(path.stat().st_size for path in files), used, why)
+    return Item(what, name, tuple(files), sum(path.stat().st_size for path in files if path.is_file()), used, why)
 
 
 def removed(item: Item) -> Item:
     """Removes an item; where that fails, it is kept, and says why."""
     for path in item.files:
         try:
-            path.unlink(missing_ok=True)
+            remove(path)
         except OSError as error:
             return replace(item, why=f"it cannot be removed: {error.strerror}")
     return item

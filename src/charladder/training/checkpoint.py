@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from charladder.atomic import sync_folder, write_text
 from charladder.auxiliary.ranks import in_pieces
 from charladder.errors import BadInput
 from charladder.training import shards
 from charladder.training.distributed import first, leader, wait
-from charladder.training.files import file_digest, save_tensors, sync_folder, write_text
+from charladder.training.files import file_digest, save_tensors
 from charladder.training.identity import RUN, check_identity
 
 FORMAT = 2

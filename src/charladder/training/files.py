@@ -1,13 +1,10 @@
-"""Files of a run: written beside their place, flushed to the disk and renamed, so that they are whole or not there."""
+"""Files of tensors, with a SHA-256 of their content."""
 
 import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -15,55 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from charladder.atomic import beside
 from charladder.errors import BadInput
 from charladder.training.identity import RUN, check_identity
 
 DTYPES = "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"
 DIGEST = "sha256"  # the entry of a file's metadata
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Where to write the file that becomes `path` at the end: in a folder of its own, which is removed in any case.
-
-    Temporary files of the library that writes are in that folder too. If the process is killed, the folder is left
-    over until the same file is written again, or the next training of the run removes it.
-    """
-    folder = path.with_name(f".{path.name}.part")
-    remove(folder)
-    folder.mkdir()
-    part = folder / path.name
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        with suppress(PermissionError):  # of a file system that has no modes
-            part.chmod(folder.stat().st_mode & 0o666)  # what the umask allows; safetensors writes for the owner alone
-        part.replace(path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder with all it holds, if it is there. A link is removed, and not what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes what a folder holds, names and all, so that a rename outlives a loss of power. Where it can be done."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some file systems have no such thing
-        pass
-    finally:
-        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
@@ -130,12 +84,6 @@ def digest_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for _, tensor in sorted(tensors.items()):
         mark.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return mark.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small text file in UTF-8."""
-    with beside(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
 
 
 def file_digest(path: Path) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from charladder.atomic import sweep
 from charladder.training.best import NETWORK, Best, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.distributed import agree, gathered, leader, wait
-from charladder.training.files import remove, save_tensors
+from charladder.training.files import save_tensors
 from charladder.training.identity import entries
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
 from charladder.training.settings import TrainingSettings
@@ -95,7 +96,7 @@ def train(
     Under several ranks all of them go through the same events; rank 0 writes.
     """
     settings, clock = trainer.settings, trainer.clock
-    sweep(folder)
+    sweep_run(folder)
     if clock.step == 0 and leader():
         remove_best(folder)  # of a run that ended before its first checkpoint
     metrics = Metrics(folder / "metrics.jsonl", clock.step) if leader() else Silent()
@@ -164,12 +165,11 @@ def train(
         metrics.close()
 
 
-def sweep(folder: Path) -> None:
-    """Removes what a run that was killed had begun to write; whoever trains has the run to himself."""
+def sweep_run(folder: Path) -> None:
+    """Removes what a run that was killed had begun to write. No other process trains the run at the same time."""
     if leader():
-        own = [*folder.glob(".*.part"), *folder.glob(".tmp*")]  # .tmp*: of safetensors, in runs of version 0.1.0
-        for part in [*own, *(folder / "checkpoints").glob(".*.part")]:
-            remove(part)
+        sweep(folder, ".*.part", ".tmp*")  # .tmp*: of safetensors, in runs of version 0.1.0
+        sweep(folder / "checkpoints", ".*.part")
     wait()
 
 

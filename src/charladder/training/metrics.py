@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from charladder.atomic import write_text
 from charladder.strict_json import dumps
-from charladder.training.files import write_text
 
 
 class Metrics:
