@@ -11,6 +11,10 @@ class BadInput(Exception):
     """
 
 
+class DataLeftOut(UserWarning):
+    """A part of an input is damaged and is left out. The command line prints the message as a note."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known ones, or all of them if few."""
     known = sorted(known)

@@ -1,7 +1,6 @@
 """Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from charladder.errors import BadInput, nearest
+from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
 from charladder.model.config import MAX_SIZE
 from charladder.objective import ObjectiveSettings
@@ -122,7 +122,7 @@ def read_raw(name: str) -> Raw:
     if name.endswith(".toml"):
         path = Path(name)
         try:
-            data = path.read_bytes()
+            data = read_bytes(path)
         except OSError as error:
             raise BadInput(f"recipe {name} cannot be read: {error.strerror}") from None
     elif name in recipe_names():
@@ -139,10 +139,7 @@ def parse(data: bytes, where: str) -> Raw:
 
 def read_tables(data: bytes, where: str) -> dict[str, Any]:
     """TOML bytes as tables."""
-    try:
-        return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where} is not valid TOML: {error}") from None
+    return parse_toml(data, where)
 
 
 def parse_tables(tables: dict[str, Any], where: str) -> Raw:

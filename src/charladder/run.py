@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from charladder.atomic import sync_folder, write_text
 from charladder.config import checked_identity, config_tables
 from charladder.errors import BadInput
+from charladder.input_files import read_bytes
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
 from charladder.objective.steps import describe
@@ -37,7 +38,6 @@ from charladder.training.files import load_tensors
 from charladder.training.identity import RUN, check_identity, new_identity
 from charladder.training.metrics import is_validation, read_metrics
 
-MOST_CONFIG = 1 << 24  # bytes of config.toml
 OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
     "best.safetensors", "best_heads.safetensors", "drafting.safetensors", "curves.png", ".lock",
@@ -284,9 +284,7 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
         ):
             raise BadInput(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
     try:
-        if config.stat().st_size > MOST_CONFIG:
-            raise BadInput(f"{config} is longer than any that a run writes, and is not read")
-        found = read_tables(config.read_bytes(), str(config))
+        found = read_tables(read_bytes(config), str(config))
     except OSError as error:
         raise BadInput(f"{config} cannot be read: {error.strerror}") from None
     recipe = resolve(parse_tables(found, str(config)))
@@ -384,7 +382,7 @@ def said_at_begin(path: Path, *keys: str) -> str | None:
 def begun_with(path: Path, *keys: str) -> Any:
     """An entry of a run's environment.json; None where there is none."""
     try:
-        found = json.loads((path / "environment.json").read_bytes())
+        found = json.loads(read_bytes(path / "environment.json"))
         for key in keys:
             found = found[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

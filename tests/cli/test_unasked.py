@@ -123,3 +123,30 @@ def test_what_this_machine_has_read_needs_no_option(here, capsys, data):
         text.unlink()
     assert main(["evaluate", "run", "--json"]) == 0, "the notes of the cache know that it came from there"
     assert json.loads(capsys.readouterr().out)["bits_per_character"] > 0
+
+
+def test_files_of_a_run_have_size_limits(here, capsys):
+    """Sparse files count with the size that they appear to have."""
+    assert main(["train", "text", *TINY, "--run", "run"]) == 0
+    for name in ("environment.json", "config.toml", "metrics.jsonl"):
+        path = Path("run", name)
+        content = path.read_bytes()
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+        words = ["train", "--resume", "run", "--extend", "--steps", "4"] if name == "metrics.jsonl" else VERBS[0]
+        capsys.readouterr()
+        assert main(words) == 2
+        assert f"run/{name} has 1,099,511,627,776 bytes, and is not read" in capsys.readouterr().err
+        path.write_bytes(content)
+
+
+def test_damaged_lines_of_metrics_are_said_once(here, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["train", "text", *TINY, "--run", "run"]) == 0
+    path = Path("run/metrics.jsonl")
+    path.write_text("{}\n" + path.read_text())
+    note = "note: line 1 of run/metrics.jsonl is damaged, and is left out\n"
+    for words in (["plot", "run", "--out", "picture.png"], VERBS[2]):
+        capsys.readouterr()
+        assert main(words) == 0
+        assert capsys.readouterr().err.count(note) == 1

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from charladder.ablation.plan import Arm, Plan, recipe_of, run_name, tables_of
 from charladder.atomic import write_text
 from charladder.errors import BadInput
+from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import Recipe, read_raw
 from charladder.run import open_run
 from charladder.training.metrics import read_metrics
@@ -92,7 +93,7 @@ def check_folder(plan: Plan, folder: Path) -> None:
     if not path.exists():
         return
     try:
-        old = tomllib.loads(path.read_text(encoding="utf-8"))
+        old = parse_toml(read_bytes(path), str(path))
         same_base = not (folder / BASE).exists() or read_raw(str(folder / BASE)) == read_raw(plan.base)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}; choose another --out") from None

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import BadInput, nearest
+from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
 from charladder.text.sources import STDIN
 
@@ -79,15 +79,12 @@ def read_plan(name_or_path: str | Path) -> Plan:
         data, folder = (resources.files("charladder") / "ablation" / "plans" / f"{name}.toml").read_bytes(), None
     elif name.endswith(".toml"):
         try:
-            data, folder = Path(name).read_bytes(), Path(name).parent
+            data, folder = read_bytes(Path(name)), Path(name).parent
         except OSError as error:
             raise BadInput(f"plan {name} cannot be read: {error.strerror}") from None
     else:
         raise BadInput(f"there is no plan called {name!r}{nearest(name, plan_names())}; a file of yours ends in .toml")
-    try:
-        tables = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"plan {name} is not valid TOML: {error}") from None
+    tables = parse_toml(data, f"plan {name}")
     plan = assembled(tables, Path(name).stem, folder)
     check(plan)
     return plan

@@ -14,6 +14,7 @@ import numpy as np
 
 from charladder.ablation.plan import Plan, run_name
 from charladder.errors import BadInput
+from charladder.input_files import read_bytes
 from charladder.recipe import Recipe
 from charladder.run import open_run
 from charladder.training.metrics import is_validation, number, read_metrics
@@ -111,7 +112,7 @@ def read_result(folder: Path, arm: str, seed: int) -> Result | Gap:
         return Gap(arm, seed, "not begun")
     try:
         recipe = open_run(path).recipe
-        environment = json.loads((path / "environment.json").read_bytes())
+        environment = json.loads(read_bytes(path / "environment.json"))
         curves = read_curves(path) if (path / "metrics.jsonl").exists() else None
     except BadInput as error:
         return Gap(arm, seed, f"unreadable: {error}")

@@ -6,11 +6,13 @@ import importlib
 import io
 import os
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from charladder import __version__
 from charladder.cli.terminal import lose, say
-from charladder.errors import BadInput, lost_rank, nearest, out_of_memory
+from charladder.errors import BadInput, DataLeftOut, lost_rank, nearest, out_of_memory
 
 VERBS = {
     "train": "train a network on a text",
@@ -60,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
     try:
-        code = carry_out(argv)
+        with notes_of_warnings():
+            code = carry_out(argv)
         try:
             sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
         except BrokenPipeError:
@@ -89,6 +92,25 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{where}{error.strerror or error}")
         lose(sys.stdout)
         return 2
+
+
+@contextlib.contextmanager
+def notes_of_warnings() -> Iterator[None]:
+    """A DataLeftOut warning is printed as a note, each sentence once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if not issubclass(category, DataLeftOut):
+                other(message, category, *rest)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(f"note: {message}")
+
+        warnings.simplefilter("always", DataLeftOut)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def carry_out(argv: list[str]) -> int:

@@ -7,11 +7,19 @@ then `final` where this is the score at the end of a run and no validation on th
 import json
 import math
 import os
+import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from charladder.atomic import write_text
+from charladder.errors import DataLeftOut
+from charladder.input_files import open_regular
 from charladder.strict_json import dumps
+
+MOST_BYTES = 1 << 30  # of metrics.jsonl; a line has some hundreds
+MOST_LINE = 1 << 22  # bytes of a line
+SHOWN = 5  # damaged lines that a sentence names
 
 
 class Metrics:
@@ -50,19 +58,45 @@ class Silent:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; what a crash cut short, or anything else damaged, is left out. The bits of an evaluation that
-    was not finite, which the file has as null, are NaN."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            read = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if whole(read):
-            if "split" in read and read["bits_per_character"] is None:
-                read["bits_per_character"] = math.nan
-            lines.append(read)
+    """All whole lines. Damaged ones are left out, with a DataLeftOut warning that says how many and which.
+
+    The bits of an evaluation that was not finite, which the file has as null, are NaN. A last line without its end is
+    no damage: it is being written, or a crash cut it short. Raises BadInput where the file is not a regular one, or is
+    longer than any that a run writes.
+    """
+    lines, damaged = [], []
+    with open_regular(path, MOST_BYTES) as file:
+        for place, line in enumerate(iter(lambda: read_line(file), b""), 1):
+            read = None
+            with suppress(ValueError, RecursionError):
+                read = json.loads(line.decode(errors="replace"))
+            if whole(read):
+                if "split" in read and read["bits_per_character"] is None:
+                    read["bits_per_character"] = math.nan
+                lines.append(read)
+            elif line.endswith(b"\n"):
+                damaged.append(place)
+    if damaged:
+        warnings.warn(about(path, damaged), DataLeftOut, stacklevel=2)
     return lines
+
+
+def read_line(file: IO[bytes]) -> bytes:
+    """The next line; of one longer than MOST_LINE bytes no more than its end. Empty at the end of the file."""
+    line = part = file.readline(MOST_LINE)
+    while len(part) == MOST_LINE and not part.endswith(b"\n"):
+        part = file.readline(MOST_LINE)
+        line = b"\n"
+    return line
+
+
+def about(path: Path, damaged: list[int]) -> str:
+    """The sentence about damaged lines."""
+    places = [str(place) for place in damaged[:SHOWN]]
+    more = f" and {len(damaged) - SHOWN:,} more" if len(damaged) > SHOWN else ""
+    if len(damaged) == 1:
+        return f"line {places[0]} of {path} is damaged, and is left out"
+    return f"{len(damaged):,} lines of {path} are damaged, and are left out: {', '.join(places)}{more}"
 
 
 def whole(line: Any) -> bool:
