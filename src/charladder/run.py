@@ -36,6 +36,7 @@ from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_cor
 from charladder.training import best, distributed
 from charladder.training.files import load_tensors
 from charladder.training.identity import RUN, check_identity, new_identity
+from charladder.training.memory import check_context
 from charladder.training.metrics import is_validation, read_metrics
 
 OURS = (
@@ -85,7 +86,9 @@ class Run:
         return None if found is None else found.step
 
     def network(self) -> Transformer:
-        """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit."""
+        """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit,
+        and where a stream of its context does not fit into the free memory."""
+        check_context(self.recipe.model, str(self.path))
         model, size = self.recipe.model, self.alphabet.size
         return filled(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 

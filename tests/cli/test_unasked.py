@@ -10,9 +10,13 @@ import pytest
 import tomli_w
 
 from caches import new_cache
+from charladder import run as run_module
 from charladder.cli.main import main
+from charladder.run import open_run
 from charladder.text import cache_folder
 from charladder.text import corpus as corpus_module
+from charladder.training import memory
+from charladder.training.memory import context_bytes
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3", "--json"]
 TEXT = "a ladder has rungs, each above the one before. " * 300
@@ -150,3 +154,25 @@ def test_damaged_lines_of_metrics_are_said_once(here, capsys):
         capsys.readouterr()
         assert main(words) == 0
         assert capsys.readouterr().err.count(note) == 1
+
+
+def test_the_memory_of_the_context_is_compared_before_the_network_is_made(here, capsys, monkeypatch):
+    assert main(["train", "text", *TINY, "--run", "run"]) == 0
+    config = Path("run/config.toml")
+    fields = tomllib.loads(config.read_text())
+    fields["model"]["context"] = 1 << 24
+    del fields["identity"]["sha256"]
+    config.write_text(tomli_w.dumps(fields))
+    model = open_run(Path("run")).recipe.model
+    needed = 4 * (1 << 24) * (2 * 2 * 16 + model.head_size)
+    assert context_bytes(model) == needed
+    monkeypatch.setattr(memory, "main_memory", lambda: (needed - 1, needed))
+
+    def never(*_args, **_options):
+        raise AssertionError("nothing is made")
+
+    monkeypatch.setattr(run_module, "Transformer", never)
+    for words in (["evaluate", "run"], ["generate", "run", "--length", "3"], ["refit", "run", "--steps", "1"]):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert "run has a context of 16,777,216 characters, which needs 5.0 GiB of memory" in capsys.readouterr().err

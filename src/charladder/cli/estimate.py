@@ -1,8 +1,6 @@
 """What a recipe needs, before anything of it is made: parameters, operations, memory."""
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from charladder.recipe import Recipe
 from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
 from charladder.training.distributed import least, size
-from charladder.training.memory import peak_bytes
+from charladder.training.memory import main_memory, peak_bytes
 
 SHARE = 0.8  # of the free memory that an estimate may fill
 
@@ -93,14 +91,7 @@ def memory(device: torch.device) -> tuple[int, int] | None:
     """Bytes that are free, and bytes that there are; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
-    if not (hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names):
-        return None
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    info = Path("/proc/meminfo")
-    if not info.is_file():
-        return there, there
-    found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
-    return (1024 * int(found[0]) if found else there), there
+    return main_memory()
 
 
 def fitting(recipe: Recipe, device: torch.device) -> int:

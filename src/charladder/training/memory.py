@@ -1,9 +1,14 @@
 """Memory of this process: its peak, or that of the GPU that it used, and whether it is kept."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
+
+from charladder.errors import BadInput
+from charladder.model import ModelConfig
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of malloc.h
 
@@ -32,3 +37,32 @@ def keep_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def main_memory() -> tuple[int, int] | None:
+    """Bytes of main memory that are free, and bytes that there are; None where the system does not tell."""
+    if not (hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names):
+        return None
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return there, there
+    found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return (1024 * int(found[0]) if found else there), there
+
+
+def context_bytes(model: ModelConfig) -> int:
+    """Bytes in float32 of what one stream of the whole context needs beside the weights: keys and values of all layers,
+    and the angles or the signal of its positions."""
+    positions = {"rotary": model.head_size, "sinusoidal": model.width}.get(model.positions, 0)
+    return 4 * model.context * (2 * model.layers * model.width + positions)
+
+
+def check_context(model: ModelConfig, run: str) -> None:
+    """Raises BadInput where one stream of the context of the network of `run` does not fit into the free memory."""
+    memory, needed = main_memory(), context_bytes(model)
+    if memory is not None and needed > memory[0]:
+        raise BadInput(
+            f"{run} has a context of {model.context:,} characters, which needs {needed / 2**30:,.1f} GiB of memory, "
+            f"and {memory[0] / 2**30:,.1f} GiB are free; use a machine with more, or a run of a shorter context"
+        )
