@@ -74,7 +74,7 @@ def test_rows_of_parameters_in_bfloat16_are_float32():
     assert seen[0].sum(0).tolist() == [1 + 2.0**-9] * 2
     assert parameter.grad is not None and parameter.grad.dtype == torch.bfloat16
     doubles = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    assert gradients.flat(None, doubles).dtype == torch.float64
+    assert gradients._flat(None, doubles).dtype == torch.float64
 
 
 def test_backward_with_a_sum_is_backward():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charladder.auxiliary import presets
-from charladder.auxiliary.weights import Place, weigher
+from charladder.auxiliary.weights import TermPlace, make_weight_function
 
 
 @pytest.mark.parametrize("layer", range(1, 64))
@@ -151,14 +151,20 @@ EXACT_TARGETS = {
 @pytest.mark.parametrize("name", presets.RUNGS)
 def test_exact_weights_of_every_preset_for_rungs(name):
     for progress, expected in EXACT_RUNGS[name].items():
-        found = [weigher("a term", name, Place(layer, 6, main=layer == 6))(progress, 0) for layer in range(1, 7)]
+        found = [
+            make_weight_function("a term", name, TermPlace(layer, 6, main=layer == 6))(progress, 0)
+            for layer in range(1, 7)
+        ]
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", sorted(presets.TARGETS.keys() - {"blockwise"}))  # which is a draw
 def test_exact_weights_of_every_preset_for_targets(name):
     for progress, expected in EXACT_TARGETS[name].items():
-        found = [weigher("a term", presets.TARGETS[name], Place(None, None, k, 4))(progress, 0) for k in range(1, 5)]
+        found = [
+            make_weight_function("a term", presets.TARGETS[name], TermPlace(None, None, k, 4))(progress, 0)
+            for k in range(1, 5)
+        ]
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
@@ -188,8 +194,8 @@ def test_blockwise_gives_one_target_its_turn_and_all_the_same_share():
 
 
 def weight(name, layer, layers, progress, step, offset=1, offsets=3):
-    place = Place(layer, layers, offset, offsets, main=(layer, offset) == (layers, 1))
-    return weigher("a term", name, place)(progress, step)
+    place = TermPlace(layer, layers, offset, offsets, main=(layer, offset) == (layers, 1))
+    return make_weight_function("a term", name, place)(progress, step)
 
 
 @given(st.sampled_from(sorted(presets.RUNGS)), st.integers(1, 70), st.floats(0, 1), st.integers(0, 10**6))

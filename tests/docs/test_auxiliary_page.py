@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from charladder.auxiliary.presets import RUNGS, TARGETS
-from charladder.auxiliary.weights import Place, weigher
+from charladder.auxiliary.weights import TermPlace, make_weight_function
 
 PAGE = Path(__file__).parents[2] / "docs" / "auxiliary.md"
 PICTURES = PAGE.parent / "pictures"
@@ -50,16 +50,16 @@ def table(first: str) -> dict[str, list[str]]:
     return rows
 
 
-def numbers(preset: Any, places: list[Place], progress: float) -> str:
-    weights = [weigher("page", preset, place)(progress, 0) for place in places]
+def numbers(preset: Any, places: list[TermPlace], progress: float) -> str:
+    weights = [make_weight_function("page", preset, place)(progress, 0) for place in places]
     return ", ".join(f"{round(weight, 2):g}" for weight in weights)
 
 
 @pytest.mark.parametrize(
     ("first", "presets", "places", "moments"),
     [
-        ("Layers", RUNGS, [Place(n, LAYERS, main=n == LAYERS) for n in range(1, LAYERS + 1)], (0.0, 0.2)),
-        ("Targets", TARGETS, [Place(None, None, k, OFFSETS) for k in range(1, OFFSETS + 1)], (0.0, 0.7)),
+        ("Layers", RUNGS, [TermPlace(n, LAYERS, main=n == LAYERS) for n in range(1, LAYERS + 1)], (0.0, 0.2)),
+        ("Targets", TARGETS, [TermPlace(None, None, k, OFFSETS) for k in range(1, OFFSETS + 1)], (0.0, 0.7)),
     ],
 )
 def test_tables_of_presets(first, presets, places, moments):

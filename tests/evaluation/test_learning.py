@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.errors import DataLeftOut
 from charladder.evaluation.learning import Moment, last_learned
 from charladder.objective import term_weights

@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from charladder.auxiliary import Report, TermReport
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import Report, TermReport, term_name
 from charladder.objective import LadderObjective, ObjectiveSettings, key, term_weights
 from helpers import PROSE, make_trainer, small
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charladder.auxiliary.fused import PLAIN
+from charladder.auxiliary.cross_entropy import TORCH_OPERATIONS
 from charladder.objective.steps import Fused
 
 pytestmark = [
@@ -35,12 +35,12 @@ def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
     weights = torch.linspace(0.5, 2.0, classifiers, device=device)
     fused, rough = Fused(backend), 2e-6 if products == torch.float32 else 4e-3
     y, moments = fused.center(x, products)
-    exact, exact_moments = PLAIN.center(x.double(), torch.float64)
+    exact, exact_moments = TORCH_OPERATIONS.center(x.double(), torch.float64)
     back = fused.center_back(of, x, moments)
     slopes, losses = fused.slopes(logits.clone(), targets, weights)
     assert (y.dtype, back.dtype, slopes.dtype, losses.dtype) == (products, products, products, torch.float32)
-    judges = PLAIN.slopes(logits.double(), targets, weights.double())
+    judges = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
     torch.testing.assert_close(slopes.double(), judges[0], rtol=2 * rough, atol=1e-6)
-    for mine, judge in ((y, exact), (back, PLAIN.center_back(of.double(), x.double(), exact_moments))):
+    for mine, judge in ((y, exact), (back, TORCH_OPERATIONS.center_back(of.double(), x.double(), exact_moments))):
         assert float((mine.double() - judge).norm()) <= 2 * rough * float(judge.norm())
     torch.testing.assert_close(losses.double(), judges[1], rtol=1e-6, atol=1e-6)

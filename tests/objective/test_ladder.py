@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.auxiliary import AuxiliaryError, presets
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import AuxiliaryError, presets, term_name
 from charladder.errors import BadInput
 from charladder.model import Transformer
 from charladder.objective import LadderObjective, ObjectiveSettings, RungSchedule, TargetSchedule, ladder, term_weights

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from charladder.auxiliary import AuxiliaryError, fused, linear_cross_entropy
-from charladder.auxiliary.fused import PLAIN
+from charladder.auxiliary import AuxiliaryError, cross_entropy, linear_cross_entropy
+from charladder.auxiliary.cross_entropy import TORCH_OPERATIONS
 from charladder.kernels import native
 from charladder.objective import ObjectiveSettings, ladder
 from charladder.objective.steps import COMPILED, SOURCES, fastest
@@ -33,12 +33,12 @@ def near(mine, judge):
 def test_center(rows, width, products):
     x, of = 3 + 2 * draw(rows, width), draw(rows, width, seed=1, dtype=products)
     y, moments = COMPILED.center(x, products)
-    exact, exact_moments = PLAIN.center(x.double(), torch.float64)
+    exact, exact_moments = TORCH_OPERATIONS.center(x.double(), torch.float64)
     assert y.dtype == products
     near(y, exact)
     mine = COMPILED.center_back(of, x, moments)
     assert mine.dtype == products
-    judge = PLAIN.center_back(of.double(), x.double(), exact_moments)
+    judge = TORCH_OPERATIONS.center_back(of.double(), x.double(), exact_moments)
     assert float((mine.double() - judge).norm()) <= (4e-6 if products == torch.float32 else 4e-3) * float(judge.norm())
 
 
@@ -48,7 +48,7 @@ def test_slopes(rows, classifiers, symbols, products):
     logits = 3 * draw(rows, classifiers * symbols, dtype=products)
     targets = torch.randint(symbols, (rows, classifiers), generator=torch.Generator().manual_seed(1))
     weights = torch.linspace(0.5, 2.0, classifiers)
-    judge = PLAIN.slopes(logits.double(), targets, weights.double())
+    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
     slopes, losses = COMPILED.slopes(logits.clone(), targets, weights)
     near(slopes, judge[0])
     torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
@@ -70,7 +70,7 @@ def test_large_logits_and_those_that_are_no_numbers():
 def test_logits_that_are_all_far_below_zero():
     logits, targets = torch.tensor([[-702.0, -700.0, -701.0]]), torch.tensor([[2]])
     slopes, losses = COMPILED.slopes(logits.clone(), targets, torch.ones(1))
-    judge = PLAIN.slopes(logits.double(), targets, torch.ones(1).double())
+    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, torch.ones(1).double())
     near(slopes, judge[0])
     assert losses.item() == pytest.approx(judge[1].item(), rel=1e-6)
 
@@ -93,7 +93,7 @@ def test_ignored_targets_have_no_loss_and_no_slope(products):
     targets = torch.randint(27, (40, 3), generator=torch.Generator().manual_seed(1))
     targets[5] = targets[::7, 1] = -100
     weights = torch.linspace(0.5, 2.0, 3)
-    judge = PLAIN.slopes(logits.double(), targets, weights.double())
+    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
     slopes, losses = COMPILED.slopes(logits.clone(), targets, weights)
     near(slopes, judge[0])
     torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
@@ -114,19 +114,19 @@ def test_the_ladder_takes_them_where_they_fit():
     with torch.autocast("cpu", torch.bfloat16):
         assert fastest(torch.ones(2, 3)) is COMPILED
     with torch.autocast("cpu", torch.float16):
-        assert fastest(torch.ones(2, 3)) is PLAIN
-    assert fastest(torch.ones(2, 3).double()) is PLAIN
+        assert fastest(torch.ones(2, 3)) is TORCH_OPERATIONS
+    assert fastest(torch.ones(2, 3).double()) is TORCH_OPERATIONS
 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("rows", [50, 1024])
 @pytest.mark.parametrize("last", [False, True])
 def test_losses_and_gradients_are_those_of_torch(half, rows, last, monkeypatch):
-    monkeypatch.setattr(fused, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "ROWS", rows)
     classifiers = [nn.Linear(24, 50) for _ in range(2)]
     targets = [torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(k)) for k in range(2)]
     found = []
-    for steps in (PLAIN, COMPILED):
+    for steps in (TORCH_OPERATIONS, COMPILED):
         leaf = draw(3, 41, 24).requires_grad_()
         hidden = leaf[:, 1:]  # and not contiguous
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -144,7 +144,7 @@ def test_losses_and_gradients_are_those_of_torch(half, rows, last, monkeypatch):
 def test_a_run_with_them_learns_what_one_without_does(positions, monkeypatch):
     monkeypatch.setattr(ladder, "LOGITS", 0)
     totals = []
-    for steps in (PLAIN, COMPILED):
+    for steps in (TORCH_OPERATIONS, COMPILED):
         taken = []
         monkeypatch.setattr(ladder, "fastest", lambda hidden, steps=steps, taken=taken: taken.append(1) or steps)
         objective = ObjectiveSettings(positions=positions)

@@ -5,8 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from charladder.auxiliary import Report
-from charladder.auxiliary.report import TermReport
+from charladder.auxiliary import Report, TermReport
 from charladder.errors import BadInput
 from charladder.objective import ObjectiveSettings, ladder
 from charladder.training import Unrecorded, recording, train

@@ -10,18 +10,18 @@ report = objective(model, x, targets, progress=step / steps)
 report.total.backward()
 """
 
-from charladder.auxiliary import gradients, heads, presets, rules, schedules
-from charladder.auxiliary.diagnosis import Diagnosis, by_depth, diagnose, draw_depths
-from charladder.auxiliary.errors import AuxiliaryError, NotFiniteError
-from charladder.auxiliary.expansion import rungs
-from charladder.auxiliary.explanation import Row, explain
-from charladder.auxiliary.fused import linear_cross_entropy
-from charladder.auxiliary.objective import Objective
-from charladder.auxiliary.report import Report, TermReport, merge
-from charladder.auxiliary.term import Term
+from charladder.auxiliary import cross_entropy, distributed, gradients, heads, presets, rules, schedules, weights
+from charladder.auxiliary._diagnosis import Diagnosis, by_depth, diagnose, draw_depths
+from charladder.auxiliary._errors import AuxiliaryError, NotFiniteError
+from charladder.auxiliary._expansion import rungs
+from charladder.auxiliary._explanation import Row, explain, term_name
+from charladder.auxiliary._objective import Objective
+from charladder.auxiliary._report import Report, TermReport, merge
+from charladder.auxiliary._term import Term
+from charladder.auxiliary.cross_entropy import linear_cross_entropy
 
 __all__ = [
     "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
-    "by_depth", "diagnose", "draw_depths", "explain", "gradients", "heads", "linear_cross_entropy", "merge", "presets",
-    "rules", "rungs", "schedules",
+    "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "gradients", "heads",
+    "linear_cross_entropy", "merge", "presets", "rules", "rungs", "schedules", "term_name", "weights",
 ]  # fmt: skip

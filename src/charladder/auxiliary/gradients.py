@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charladder.auxiliary import ranks
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.report import Report
-from charladder.auxiliary.term import MAIN
+from charladder.auxiliary import distributed
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._report import Report
+from charladder.auxiliary._term import MAIN
 
 Aggregator = Callable[[Tensor], Tensor]
 
@@ -24,12 +24,12 @@ def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, 
     Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass,
     and under reentrant checkpointing.
     """
-    if any(map(ranks.in_pieces, parameters)):
+    if any(map(distributed.is_sharded, parameters)):
         raise AuxiliaryError(
             "gradients by term cannot be had under FSDP2, which makes gradients only in its own backward pass; use DDP "
             "or one process to look at them"
         )
-    if hides_parameters(report.total):
+    if _hides_parameters(report.total):
         raise AuxiliaryError(
             "gradients by term cannot be had under checkpointing with use_reentrant=True, which makes gradients only "
             "in its own backward pass; checkpoint with use_reentrant=False"
@@ -38,13 +38,13 @@ def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, 
     for group, names in groups.items():
         parts = [report.parts[name] for name in names if name in report.parts]
         parts = [part for part in parts if part.requires_grad]
-        found[group] = flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else zeros(parameters)
+        found[group] = _flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else _zeros(parameters)
     for gradient in found.values():
-        ranks.average(gradient)
+        distributed.all_reduce_mean(gradient)
     return found
 
 
-def hides_parameters(loss: Tensor) -> bool:
+def _hides_parameters(loss: Tensor) -> bool:
     """Whether a part of the graph is reentrant checkpointing, inside which `grad` finds nothing."""
     nodes: list[Any] = [loss.grad_fn]
     seen = set()
@@ -59,7 +59,7 @@ def hides_parameters(loss: Tensor) -> bool:
     return False
 
 
-def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     try:
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
@@ -73,17 +73,17 @@ def flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
                 "gradients by term come before backward, which frees the graph; turn them around"
             ) from error
         raise
-    return torch.cat([flat(g, p) for g, p in zip(gradients, parameters, strict=True)])
+    return torch.cat([_flat(g, p) for g, p in zip(gradients, parameters, strict=True)])
 
 
-def flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """In at least float32; zeros where a loss does not reach a parameter."""
     whole = torch.zeros_like(parameter) if gradient is None else gradient
     return whole.flatten().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def zeros(parameters: Sequence[Tensor]) -> Tensor:
-    return torch.cat([flat(None, parameter) for parameter in parameters])
+def _zeros(parameters: Sequence[Tensor]) -> Tensor:
+    return torch.cat([_flat(None, parameter) for parameter in parameters])
 
 
 def backward(
@@ -103,14 +103,14 @@ def backward(
     # Not total.backward(inputs=rest): DDP would see a part of its parameters, and wait for the others.
     some = rest and report.total.requires_grad
     left = torch.autograd.grad(report.total, rest, allow_unused=True) if some else [None] * len(rest)
-    reached = {p: flat(g, p) for p, g in zip(rest, left, strict=True) if g is not None}
-    add(combined, shared)
+    reached = {p: _flat(g, p) for p, g in zip(rest, left, strict=True) if g is not None}
+    _add(combined, shared)
     if reached:
-        add(ranks.average(torch.cat(list(reached.values()))), list(reached))
+        _add(distributed.all_reduce_mean(torch.cat(list(reached.values()))), list(reached))
     return rows
 
 
-def add(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
+def _add(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
     """The pieces of a flat gradient to the `.grad` of its parameters."""
     for parameter, piece in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
         piece = piece.view_as(parameter).to(parameter.dtype)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from charladder.auxiliary.assembly import Rule
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.term import MAIN
+from charladder.auxiliary._aggregate import Rule
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._term import MAIN
 
 
 class Uncertainty(nn.Module):

@@ -15,10 +15,12 @@ from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary._errors import AuxiliaryError
 
 
 class Schedule(Protocol):
+    """A function from progress in [0, 1] to a weight."""
+
     def __call__(self, progress: float, /) -> float: ...
 
 
@@ -29,19 +31,19 @@ def constant(value: float) -> Schedule:
 
 def until(end: float, value: float = 1.0) -> Schedule:
     """`value` while progress < end, then 0."""
-    inside("end", end)
+    _check_end("end", end)
     return partial(_until, end, value)
 
 
 def linear(start: float, end: float, until: float = 1.0) -> Schedule:
     """A straight line from `start` at 0 to `end` at progress `until`, and `end` from there. Continuous."""
-    inside("until", until)
+    _check_end("until", until)
     return partial(_linear, start, end, until)
 
 
 def cosine(start: float, end: float, until: float = 1.0) -> Schedule:
     """Half a cosine from `start` at 0 to `end` at progress `until`: flat at both ends. Continuous."""
-    inside("until", until)
+    _check_end("until", until)
     return partial(_cosine, start, end, until)
 
 
@@ -50,7 +52,7 @@ def exponential(start: float, end: float, until: float = 1.0) -> Schedule:
 
     Raises AuxiliaryError unless both are above 0: nothing falls to 0 by factors.
     """
-    inside("until", until)
+    _check_end("until", until)
     if not (start > 0 and end > 0):
         raise AuxiliaryError(f"exponential goes from {start} to {end}, and both must be above 0; use linear to reach 0")
     return partial(_exponential, start, end, until)
@@ -69,7 +71,7 @@ def step(values: Sequence[float], at: Sequence[float]) -> Schedule:
     """
     if len(values) != len(at) + 1:
         raise AuxiliaryError(f"step has {len(values)} values and {len(at)} times; it needs one time less than values")
-    rising("step", at)
+    _check_rising("step", at)
     return partial(_step, tuple(values), tuple(at))
 
 
@@ -83,7 +85,7 @@ def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
     if not pairs:
         raise AuxiliaryError("piecewise has no points; give at least one pair of progress and value")
     times, values = [float(t) for t, _ in pairs], [float(v) for _, v in pairs]
-    rising("piecewise", times)
+    _check_rising("piecewise", times)
     return partial(_piecewise, times, values)
 
 
@@ -92,13 +94,13 @@ def product(*schedules: Schedule) -> Schedule:
     return partial(_product, schedules)
 
 
-def inside(name: str, end: float) -> None:
+def _check_end(name: str, end: float) -> None:
     """Raises AuxiliaryError unless `end` is a progress above 0."""
     if not 0 < end <= 1:
         raise AuxiliaryError(f"{name} is {end}; it must be a progress above 0 and at most 1")
 
 
-def rising(what: str, times: Sequence[float]) -> None:
+def _check_rising(what: str, times: Sequence[float]) -> None:
     """Raises AuxiliaryError unless `times` rise and are progress."""
     if not all(0 <= t <= 1 for t in times) or any(b <= a for a, b in pairwise(times)):
         raise AuxiliaryError(f"the times of {what} are {list(times)}; they must rise, and lie in [0, 1]")

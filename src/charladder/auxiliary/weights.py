@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
+from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest
 from charladder.auxiliary.presets import RUNGS, TARGETS
 
 Weight = float | str | Tensor | Callable[..., float]
-Weigher = Callable[[float | None, int | None], float]
+WeightFunction = Callable[[float | None, int | None], float]
 # What a weight function may ask for, by the names of its parameters.
 ARGUMENTS = ("progress", "step", "layer", "layers", "offset", "offsets", "main")
 
 
 @dataclass(frozen=True)
-class Place:
+class TermPlace:
     """Where a term stands: layer l of `layers` (None where it has none), target `offset` of `offsets`, main or not."""
 
     layer: int | None = None
@@ -28,7 +28,7 @@ class Place:
     main: bool = False
 
 
-def weigher(name: str, weight: Weight, place: Place) -> Weigher:
+def make_weight_function(name: str, weight: Weight, place: TermPlace) -> WeightFunction:
     """The weight of term `name` as a function of (progress, step).
 
     A number is constant; a tensor of one number is read at each call. A function of one parameter, whatever its name,
@@ -43,15 +43,15 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
             )
         if len(found) > 1 and place.layer is None and place.offsets > 1:
             found = found[1:]  # a target preset alone, on a term that stands on no rung
-        parts = [weigher(name, preset, place) for preset in found]
+        parts = [make_weight_function(name, preset, place) for preset in found]
         return lambda progress, step: math.prod(part(progress, step) for part in parts)
     if isinstance(weight, Tensor):  # which may be changed in place
-        checked(name, weight)
-        return lambda progress, step: checked(name, weight)
+        _check_value(name, weight)
+        return lambda progress, step: _check_value(name, weight)
     if not callable(weight):
-        value = checked(name, weight)
+        value = _check_value(name, weight)
         return lambda progress, step: value
-    alone, wanted = asked_for(weight)
+    alone, wanted = required_arguments(weight)
     strange = [argument for argument in wanted if argument not in ARGUMENTS]
     if strange:
         raise AuxiliaryError(
@@ -74,12 +74,12 @@ def weigher(name: str, weight: Weight, place: Place) -> Weigher:
             elif wanted.get(argument):
                 raise AuxiliaryError(f"term {name!r}: its weight depends on the {argument}; give it in the call")
         arguments, keywords = ((given["progress"],), {}) if alone else ((), given)
-        return checked(name, call_named(f"term {name!r}: its weight function", weight, *arguments, **keywords))
+        return _check_value(name, call_named(f"term {name!r}: its weight function", weight, *arguments, **keywords))
 
     return at
 
 
-def asked_for(weight: Callable[..., float]) -> tuple[bool, dict[str, bool]]:
+def required_arguments(weight: Callable[..., float]) -> tuple[bool, dict[str, bool]]:
     """The parameters of a weight function, those of ARGUMENTS and those it needs, and for each whether it needs it; and
     whether the function takes one thing of a name of its own, which is then the progress."""
     parameters = takes_arguments(weight)
@@ -101,7 +101,7 @@ def takes_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
         raise AuxiliaryError(f"{function!r} does not say what it takes; wrap it in a lambda") from None
 
 
-def checked(name: str, value: Any) -> float:
+def _check_value(name: str, value: Any) -> float:
     if isinstance(value, Tensor) and value.requires_grad:
         raise AuxiliaryError(
             f"term {name!r}: its weight requires a gradient and would get none; give a number, or learn weights with "
@@ -117,5 +117,6 @@ def checked(name: str, value: Any) -> float:
 
 
 def check_progress(progress: float | None) -> None:
+    """Raises AuxiliaryError where progress is not a number in [0, 1]; None means that no schedule is used."""
     if progress is not None and (isinstance(progress, str) or not 0 <= progress <= 1):
         raise AuxiliaryError(f"progress is {progress}; it must lie in [0, 1], as steps done over steps planned do")

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from charladder.auxiliary import explain, presets
-from charladder.auxiliary.explanation import Row
+from charladder.auxiliary import Row, explain, presets
 from charladder.cli.options import BUDGETS, Parser
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest

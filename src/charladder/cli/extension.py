@@ -1,6 +1,6 @@
 """What a changed budget does to a run that goes on: its progress jumps, and what depends on progress jumps with it."""
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.objective import term_weights
 from charladder.training import Trainer, TrainingSettings
 from charladder.training.budget import progress, rate_factor, step_share

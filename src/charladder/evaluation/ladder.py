@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.evaluation.rungs import classifier, exists
 from charladder.model import Transformer
 from charladder.objective import LadderObjective

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.objective import moves_with_steps, term_weights
 from charladder.run import Run
 from charladder.training import TrainingSettings

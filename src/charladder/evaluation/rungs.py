@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.evaluation.bits import texts_of, windows_to_score
 from charladder.model import Transformer
 from charladder.objective import LadderObjective, has_head

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules
-from charladder.auxiliary.explanation import term_name
-from charladder.auxiliary.fused import Steps, linear_cross_entropy
-from charladder.auxiliary.ranks import over_ranks
-from charladder.auxiliary.weights import Place, Weigher, weigher
+from charladder.auxiliary import Objective, Report, Term, TermReport, presets, schedules, term_name
+from charladder.auxiliary.cross_entropy import CrossEntropyOperations, linear_cross_entropy
+from charladder.auxiliary.distributed import reduce_over_ranks
+from charladder.auxiliary.weights import TermPlace, WeightFunction, make_weight_function
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
 from charladder.objective.steps import fastest
@@ -96,7 +95,7 @@ class ObjectiveSettings:
 
 
 @lru_cache(maxsize=16)
-def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], tuple[Weigher, Weigher]]:
+def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], tuple[WeightFunction, WeightFunction]]:
     """The two weights of every term, of its rung and of its target, as functions of (progress, step)."""
     plain = {1: 1.0} | dict.fromkeys(range(2, settings.targets + 1), settings.target_weight)
     if settings.target_end < 1:
@@ -111,8 +110,8 @@ def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], 
             of_rung = RUNG_SCHEDULES[settings.rung_schedule] if settings.rungs else float(rung == layers)
             of_target = plain[k] if settings.target_schedule == "plain" else presets.TARGETS[settings.target_schedule]
             found[rung, k] = (
-                weigher(name, of_rung, Place(rung, layers, main=rung == layers)),
-                weigher(name, of_target, Place(rung, layers, k, settings.targets, main)),
+                make_weight_function(name, of_rung, TermPlace(rung, layers, main=rung == layers)),
+                make_weight_function(name, of_target, TermPlace(rung, layers, k, settings.targets, main)),
             )
     return found
 
@@ -152,7 +151,9 @@ class LadderObjective(nn.Module):
     def __init__(self, settings: ObjectiveSettings, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
-        self.steps: Callable[[Tensor], Steps] = fastest  # who computes what lies between the classifiers' products
+        self.steps: Callable[[Tensor], CrossEntropyOperations] = (
+            fastest  # who computes what lies between the classifiers' products
+        )
         self.heads = nn.ModuleDict(
             {
                 key(rung, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
@@ -241,7 +242,7 @@ class LadderObjective(nn.Module):
         )
         if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
             loss, count = cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
-            report.terms["main"] = over_ranks(TermReport(loss, count, 0.0))
+            report.terms["main"] = reduce_over_ranks(TermReport(loss, count, 0.0))
         return report
 
     def read(self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]) -> dict[int, Any]:

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.counting import IGNORED
-from charladder.auxiliary.fused import EPSILON, PLAIN, Steps, check_targets
+from charladder.auxiliary.cross_entropy import (
+    EPSILON,
+    IGNORE_INDEX,
+    TORCH_OPERATIONS,
+    CrossEntropyOperations,
+    check_targets,
+)
 from charladder.kernels import native
 from charladder.kernels.build import LOSSES as SOURCES
 
@@ -20,16 +25,16 @@ def describe() -> str:
     return native.describe(native.SOURCES, SOURCES)
 
 
-def fastest(hidden: Tensor) -> Steps:
+def fastest(hidden: Tensor) -> CrossEntropyOperations:
     """The steps for a hidden state like this one, with products in autocast's type where it is on."""
     half = torch.is_autocast_enabled(hidden.device.type)
     products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
     here = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
-    return COMPILED if here else PLAIN
+    return COMPILED if here else TORCH_OPERATIONS
 
 
 class Compiled:
-    """The same as fused.Plain."""
+    """The same as cross_entropy.TorchOperations."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
@@ -57,19 +62,19 @@ COMPILED = Compiled()
 
 
 class Fused:
-    """The same as fused.Plain, compiled by torch: on a GPU, each step in few passes over memory."""
+    """The same as cross_entropy.TorchOperations, compiled by torch: on a GPU, each step in few passes over memory."""
 
     def __init__(self, backend: str) -> None:
-        self.center = torch.compile(PLAIN.center, backend=backend)
-        self.center_back = torch.compile(PLAIN.center_back, backend=backend)
+        self.center = torch.compile(TORCH_OPERATIONS.center, backend=backend)
+        self.center_back = torch.compile(TORCH_OPERATIONS.center_back, backend=backend)
         self.slopes = torch.compile(slopes, backend=backend)
 
 
 def slopes(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
-    """As fused.Plain's, with comparisons where that one gathers and scatters: element by element, in one pass."""
+    """As in cross_entropy.TorchOperations, with comparisons instead of gather and scatter: one elementwise pass."""
     logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
     hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
     losses_RK = -torch.where(hit_RKV, logs_RKV, 0.0).sum(-1)  # 0 where the target is IGNORED, which hits no class
     slope_RKV = (logs_RKV.exp() - hit_RKV.to(logs_RKV.dtype)) * weights_K[:, None]
-    slope_RKV = torch.where(targets_RK[..., None] == IGNORED, 0.0, slope_RKV)
+    slope_RKV = torch.where(targets_RK[..., None] == IGNORE_INDEX, 0.0, slope_RKV)
     return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_RK.sum(0)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from charladder.auxiliary.explanation import term_name
+from charladder.auxiliary import term_name
 from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.ladder import Expected, grid, ladder_at

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from charladder.atomic import sync_folder, write_text
-from charladder.auxiliary.ranks import in_pieces
+from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.training import shards
 from charladder.training.distributed import first, leader, wait
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     step = checkpoint.state["clock"]["step"]
     target = folder / str(step)
-    if any(in_pieces(tensor) for tensor in checkpoint.network.values()):
+    if any(is_sharded(tensor) for tensor in checkpoint.network.values()):
         save_in_pieces(folder, checkpoint)
     elif leader():
         if not is_whole(target):

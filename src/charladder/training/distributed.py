@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from charladder.auxiliary import Report
-from charladder.auxiliary.ranks import in_pieces
+from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.model import Transformer
 from charladder.objective import LadderObjective
@@ -208,12 +208,12 @@ def whole_total(report: Report) -> Report:
 
 def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in one piece each; those that lie in pieces are fetched from all ranks, by all."""
-    return {name: cast(Any, t).full_tensor() if in_pieces(t) else t for name, t in tensors.items()}
+    return {name: cast(Any, t).full_tensor() if is_sharded(t) else t for name, t in tensors.items()}
 
 
 def placed_as(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every rank has, on the device of `like` and cut as that one is."""
-    if not in_pieces(like):
+    if not is_sharded(like):
         return value.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary import Diagnosis, Report, diagnose, merge
-from charladder.auxiliary.ranks import in_pieces
+from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
 from charladder.objective import LadderObjective, term_weights
@@ -252,7 +252,7 @@ class Trainer:
         """Raises NotFinite where the last step left a weight that is NaN or infinite."""
         bad = None
         for name, parameter in named(self.network, self.objective):
-            local = cast(Any, parameter).to_local() if in_pieces(parameter) else parameter
+            local = cast(Any, parameter).to_local() if is_sharded(parameter) else parameter
             if not torch.isfinite(local).all():
                 bad = name
         if distributed.agree(0.0, bad is not None)[1]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.weights import Place, Weight
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary.weights import TermPlace, Weight
 
 MAIN = "main"
 # What picks a part of something: a key or index, several in turn, or a function.
@@ -21,7 +21,7 @@ class Same(Enum):
     SAME = "same"
 
 
-SAME = Same.SAME
+DEFAULT_TARGET = Same.SAME
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Term:
     select: Selector = None
     head: nn.Module | str | Callable[..., nn.Module] | None = None
     weight: Weight = 1.0
-    target: Any = SAME
+    target: Any = DEFAULT_TARGET
     mask: Any = None
     count: float | Callable[[Any], Any] | None = None
     call: int | str | None = None
@@ -89,8 +89,8 @@ class Term:
         if not 1 <= self.offset <= max(1, self.offsets):
             raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
 
-    def place(self, main: bool = False) -> Place:
-        return Place(self.layer, self.layers, self.offset, self.offsets, main)
+    def place(self, main: bool = False) -> TermPlace:
+        return TermPlace(self.layer, self.layers, self.offset, self.offsets, main)
 
 
 class Terms(Mapping[str, Term]):

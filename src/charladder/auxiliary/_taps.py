@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from charladder.auxiliary.errors import AuxiliaryError, nearest
-from charladder.auxiliary.selection import tensors_in
+from charladder.auxiliary._errors import AuxiliaryError, nearest
+from charladder.auxiliary._select import tensors_in
 
 # What wrappers put into the names of the modules inside them.
 WRAPPERS = ("_checkpoint_wrapped_module", "_orig_mod")
@@ -65,7 +65,7 @@ def record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: 
         recorder.caught.setdefault(name, []).append(Call(output, torch.is_grad_enabled(), versions))
 
 
-class Apart(nn.Module):
+class SubmoduleBoundary(nn.Module):
     """Base of Objective. A model may hold its objective as a submodule; the modules below such a submodule are then not
     parts of the model: they are neither tapped, nor do their parameters count as the model's."""
 
@@ -99,7 +99,7 @@ class Taps:
             self.handles[name] = modules[name].register_forward_hook(partial(record, self.recorder, name))
             self.tapped[name] = modules[name]
         self.modules = {name: modules[name] for name in heads}
-        self.lent = {name: lent(modules, head) for name, head in given.items()}
+        self.lent = {name: shared_modules(modules, head) for name, head in given.items()}
         self.model = model
 
     def remove(self) -> None:
@@ -151,7 +151,7 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     waiting = [model]
     while waiting:
         module = waiting.pop()
-        if module not in found and not isinstance(module, Apart):
+        if module not in found and not isinstance(module, SubmoduleBoundary):
             found[module] = None
             waiting += [child for child in module._modules.values() if child is not None]
     return list(found)
@@ -171,7 +171,7 @@ def all_names(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(plain(name) for name, _ in names))
 
 
-def lent(modules: Mapping[str, nn.Module], head: nn.Module) -> dict[str, nn.Module]:
+def shared_modules(modules: Mapping[str, nn.Module], head: nn.Module) -> dict[str, nn.Module]:
     """Those of a model's modules, by name, that a head consists of or contains, without the modules below them."""
     within, found = set(head.modules()), {}
     for name, module in modules.items():
@@ -181,7 +181,7 @@ def lent(modules: Mapping[str, nn.Module], head: nn.Module) -> dict[str, nn.Modu
 
 
 def objectives_in(model: nn.Module) -> set[nn.Module]:
-    return {module for module in model.modules() if isinstance(module, Apart)}
+    return {module for module in model.modules() if isinstance(module, SubmoduleBoundary)}
 
 
 def plain(name: str) -> str:
@@ -209,19 +209,19 @@ def inside_wrappers(module: nn.Module | None) -> list[nn.Module]:
     return found
 
 
-def matching(model: nn.Module, pattern: str, who: str) -> list[str]:
+def match_modules(model: nn.Module, pattern: str, who: str) -> list[str]:
     """The names of modules that fit `pattern`, in the model's order; `*` and the like stay within one part of a name.
 
     Raises AuxiliaryError that says `who` asks, and the nearest names, where none fits.
     """
     names = list(named_modules(model))[1:]
-    found = fitting(names, pattern)
+    found = matching_names(names, pattern)
     if not found:
         raise AuxiliaryError(f"{who}: the model has no module {pattern!r}{nearest(pattern, names)}")
     return found
 
 
-def fitting(names: Iterable[str], pattern: str) -> list[str]:
+def matching_names(names: Iterable[str], pattern: str) -> list[str]:
     """Those of the names of modules that fit a pattern, which may be a name itself."""
     parts = pattern.split(".")
     return [

@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from charladder.auxiliary.taps import modules_of
+from charladder.auxiliary._taps import modules_of
 
 
 def model_tensors(models: Iterable[nn.Module]) -> set[int]:
     """The ids of the parameters and buffers of models, without those of objectives inside."""
     modules = [module for model in models for module in modules_of(model)]
-    return {id(tensor) for module in modules for _, tensor in own_tensors(module)}
+    return {id(tensor) for module in modules for _, tensor in unshared_tensors(module)}
 
 
-def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+def unshared_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     """What a module saves itself, without the modules inside it."""
     several = [*module._parameters.items(), *module._buffers.items()]
     return [(name, one) for name, one in several if one is not None and name not in module._non_persistent_buffers_set]
@@ -31,7 +31,7 @@ def shared(objective: Any) -> dict[str, Tensor]:
     return {
         f"{path}.{name}": tensor
         for path, module in objective.named_modules(remove_duplicate=False)
-        for name, tensor in own_tensors(module)
+        for name, tensor in unshared_tensors(module)
         if id(tensor) in theirs
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from charladder.auxiliary.errors import AuxiliaryError, call_named, nearest
+from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest
 
 
 def pick(name: str, whole: Any, selector: Any, what: str, role: str = "select") -> Any:
@@ -40,7 +40,7 @@ def one_step(name: str, whole: Any, step: Any, what: str, role: str = "select") 
     raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), parts(whole))}")
 
 
-def first(name: str, whole: Any, what: str) -> Any:
+def first_tensor(name: str, whole: Any, what: str) -> Any:
     """What is meant when nobody says which part: a tensor itself, or the first part of anything else."""
     if isinstance(whole, Tensor):
         return whole
@@ -64,7 +64,7 @@ def main_part(name: str, whole: Any, what: str) -> Any:
     """The main prediction when nobody says which part it is: the part of that name, or else the first."""
     if name in parts(whole):
         return one_step(name, whole, name, what)
-    return first(name, whole, what)
+    return first_tensor(name, whole, what)
 
 
 def tensors_in(whole: Any) -> list[Tensor]:
@@ -94,7 +94,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], whole: Any) -> Any:
     return type(whole)(map_tensors(function, part) for part in whole) if isinstance(whole, tuple | list) else whole
 
 
-def returned(name: str, output: Any, place: int, terms: int) -> Any:
+def check_output(name: str, output: Any, place: int, terms: int) -> Any:
     """The prediction of auxiliary term `name`, the one at `place` of `terms` without a tap, in a model's output.
 
     By name, where the output has a part of that name; else by order: from `(final, predictions)`, or from

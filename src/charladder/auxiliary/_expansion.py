@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.taps import all_names, fitting, is_pattern, matching, named_modules
-from charladder.auxiliary.term import Term
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._taps import all_names, is_pattern, match_modules, matching_names, named_modules
+from charladder.auxiliary._term import Term
+from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.weights import Weight
-from charladder.auxiliary.wrappers import unwrap
 
 
 def rungs(
@@ -26,8 +26,8 @@ def rungs(
     Raises AuxiliaryError where no module fits, or one alone, and where several names are one module.
     """
     base = unwrap(model, [pattern])
-    taps = matching(base, pattern, "rungs()")
-    names = fitting([name for name in all_names(base) if name], pattern)  # the model itself is no layer
+    taps = match_modules(base, pattern, "rungs()")
+    names = matching_names([name for name in all_names(base) if name], pattern)  # the model itself is no layer
     if len(names) > len(taps):
         modules = "one module" if len(taps) == 1 else f"{len(taps)} modules"
         raise AuxiliaryError(
@@ -50,19 +50,19 @@ def expand(model: nn.Module, terms: Mapping[str, Term]) -> dict[str, Term]:
     names, found = named_modules(model), {}
     for name, term in terms.items():
         if isinstance(term.head, str) and term.head not in names:
-            matching(model, term.head, f"term {name!r}")
-        for each, single in expanded(model, name, term):
+            match_modules(model, term.head, f"term {name!r}")
+        for each, single in expand_term(model, name, term):
             if each in found:
                 raise AuxiliaryError(f"there are two terms called {each!r}; give each a name of its own")
             found[each] = single
     return found
 
 
-def expanded(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
+def expand_term(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
     """A term as it is, or one for each module that its pattern fits: layers 1 to m, with the main loss as m + 1."""
     if term.tap is None:
         return [(name, term)]
-    taps = matching(model, term.tap, f"term {name!r}")
+    taps = match_modules(model, term.tap, f"term {name!r}")
     if not is_pattern(term.tap):
         return [(name, term)]
     wild = [place for place, part in enumerate(term.tap.split(".")) if is_pattern(part)]
@@ -74,6 +74,6 @@ def expanded(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term]]:
     return found
 
 
-def open_ended(terms: Mapping[str, Term]) -> bool:
+def has_patterns(terms: Mapping[str, Term]) -> bool:
     """Whether some terms are patterns still."""
     return any(term.tap is not None and is_pattern(term.tap) for term in terms.values())

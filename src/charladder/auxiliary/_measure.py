@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from charladder.auxiliary.counting import Count, count_of, counts_scalar, is_zero, kept, whole_numbers
-from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
-from charladder.auxiliary.selection import map_tensors, tensors_in
-from charladder.auxiliary.silence import Unless, silent
-from charladder.auxiliary.term import Term
-from charladder.auxiliary.torch_losses import option
+from charladder.auxiliary._counts import Count, count_of, counts_scalar, is_integer, is_zero, weight_mask
+from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
+from charladder.auxiliary._select import map_tensors, tensors_in
+from charladder.auxiliary._term import Term
+from charladder.auxiliary._torch_losses import option
+from charladder.auxiliary._zero_losses import ReplaceWhereEmpty, zero_loss
 
 # These stretch a prediction and a target of different shapes over each other, with a warning at most.
 STRETCHING = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
@@ -45,18 +45,18 @@ def measure(
 
     A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
     """
-    loss, prediction = guarded(term, prediction, count)
-    one = called(name, term, loss, prediction, target, mask, count)
-    empty = has_nothing(one)
+    loss, prediction = without_empty(term, prediction, count)
+    one = call_loss(name, term, loss, prediction, target, mask, count)
+    empty = is_empty(one)
     if isinstance(empty, Tensor):
         return dataclasses.replace(one, loss=torch.where(empty, 0, one.loss))
     if not empty:
         return one
     trained = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
-    return dataclasses.replace(one, loss=silent([*tensors_in(prediction), *trained]).to(one.loss))
+    return dataclasses.replace(one, loss=zero_loss([*tensors_in(prediction), *trained]).to(one.loss))
 
 
-def has_nothing(one: Measured) -> bool | Tensor:
+def is_empty(one: Measured) -> bool | Tensor:
     """Whether a term has nothing to predict; a tensor as from `is_zero`.
 
     Where the count is not known, all targets are -100 and the mean is not finite: a finite one has read them as labels.
@@ -68,7 +68,7 @@ def has_nothing(one: Measured) -> bool | Tensor:
     return bool(empty) if empty.device.type == "cpu" else empty
 
 
-def guarded(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:
+def without_empty(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:
     """The loss of a term and its prediction. They are protected from the gradient of a mean over nothing, which may be
     NaN, where only a device knows whether the count is 0; it is zeros for torch's losses, unless they have weights.
     """
@@ -81,7 +81,7 @@ def guarded(term: Term, prediction: Any, count: Callable[[], Count | None]) -> t
         return loss, prediction
 
     def guard(tensor: Tensor) -> Tensor:
-        return Unless.apply(tensor, empty) if tensor.requires_grad else tensor
+        return ReplaceWhereEmpty.apply(tensor, empty) if tensor.requires_grad else tensor
 
     if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
         parameters = {key: guard(parameter) for key, parameter in loss.named_parameters()}
@@ -89,7 +89,7 @@ def guarded(term: Term, prediction: Any, count: Callable[[], Count | None]) -> t
     return loss, map_tensors(guard, prediction)
 
 
-def called(
+def call_loss(
     name: str,
     term: Term,
     loss: Callable[..., Any],
@@ -99,9 +99,9 @@ def called(
     count: Callable[[], Count | None],
 ) -> Measured:
     """What the loss of a term returned."""
-    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and stretches(term.loss):
+    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and broadcasts(term.loss):
         raise AuxiliaryError(
-            f"term {name!r}: its loss would compare {compared(prediction, target)}; give both the same shape"
+            f"term {name!r}: its loss would compare {compare_shapes(prediction, target)}; give both the same shape"
         )
     try:
         result = loss(prediction) if target is None else loss(prediction, target)
@@ -110,7 +110,7 @@ def called(
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         hint = '; say which part of the output is meant with Term(select="logits")' if is_scalar(prediction) else ""
         raise AuxiliaryError(
-            f"term {name!r}: its loss cannot compare {compared(prediction, target)}: {first_line(error)}{hint}"
+            f"term {name!r}: its loss cannot compare {compare_shapes(prediction, target)}: {first_line(error)}{hint}"
         ) from error
     except Exception as error:
         if is_control_flow(error):
@@ -120,7 +120,7 @@ def called(
         return pair(name, result, mask)
     if not isinstance(result, Tensor):
         raise AuxiliaryError(
-            f"term {name!r}: its loss returned {described(result)}; it must return a scalar, a value per element, or "
+            f"term {name!r}: its loss returned {describe(result)}; it must return a scalar, a value per element, or "
             "a pair (sum, count)"
         )
     if result.ndim == 0:
@@ -143,7 +143,7 @@ def called(
 def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
     """A loss that has summed and counted by itself."""
     if len(result) != 2 or not isinstance(result[0], Tensor) or result[0].numel() != 1:
-        raise AuxiliaryError(f"term {name!r}: its loss returned {described(result)}; a pair must be (sum, count)")
+        raise AuxiliaryError(f"term {name!r}: its loss returned {describe(result)}; a pair must be (sum, count)")
     if mask is not None:
         raise AuxiliaryError(f"term {name!r} has a mask, and its loss counts by itself; apply the mask in the loss")
     return Measured(result[0].reshape(()), result[1], mean=False)
@@ -161,7 +161,7 @@ def per_element(
                 "must have the loss's shape, or its first dimensions"
             )
         values = values.flatten(mask.ndim).mean(-1) if values.ndim > mask.ndim else values
-        where = kept(term, target, mask)
+        where = weight_mask(term, target, mask)
         # Chosen, not multiplied: NaN in a place that does not count must not come through.
         if where is not None and where.is_floating_point():
             values = torch.where(where != 0, values * where.to(wide), 0)
@@ -173,7 +173,7 @@ def per_element(
     if not isinstance(target, Tensor):
         found = None if term.count is None else count()
         return Measured(total, values.numel() if found is None else found, mean=False)
-    labels = whole_numbers(target) or target.dtype == torch.bool
+    labels = is_integer(target) or target.dtype == torch.bool
     if not (values.numel() == target.numel() if labels else values.shape == target.shape[: values.ndim]):
         raise AuxiliaryError(
             f"term {name!r}: its loss has shape {tuple(values.shape)} for targets of shape {tuple(target.shape)}; "
@@ -183,7 +183,7 @@ def per_element(
     return Measured(total, values.numel() if found is None else found, mean=False)
 
 
-def stretches(loss: Callable[..., Any]) -> bool:
+def broadcasts(loss: Callable[..., Any]) -> bool:
     return getattr(loss, "func", loss) in STRETCHING or isinstance(loss, STRETCHING_MODULES)
 
 
@@ -192,15 +192,15 @@ def is_scalar(prediction: Any) -> bool:
     return isinstance(prediction, Tensor) and prediction.ndim == 0
 
 
-def compared(prediction: Any, target: Any) -> str:
-    what = f"a prediction {described(prediction)}"
-    return what if target is None else f"{what} with a target {described(target)}"
+def compare_shapes(prediction: Any, target: Any) -> str:
+    what = f"a prediction {describe(prediction)}"
+    return what if target is None else f"{what} with a target {describe(target)}"
 
 
-def described(thing: Any) -> str:
+def describe(thing: Any) -> str:
     """A thing in a message: shapes for tensors, types for the rest."""
     if isinstance(thing, Tensor):
         return f"of shape {tuple(thing.shape)}"
     if isinstance(thing, tuple | list):
-        return f"({', '.join(described(part) for part in thing)})"
+        return f"({', '.join(describe(part) for part in thing)})"
     return f"of type {type(thing).__name__}"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from charladder.auxiliary.counting import IGNORED
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary._counts import IGNORE_INDEX
+from charladder.auxiliary._errors import AuxiliaryError
 
 EPSILON = 1e-5  # F.layer_norm's
 TINY = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
@@ -23,7 +23,7 @@ ROWS = 1024  # at once: their logits stay in a processor's cache
 LOGITS = 64 << 20  # bytes of logits at once on other devices, where each launch costs more than memory does
 
 
-class Steps(Protocol):
+class CrossEntropyOperations(Protocol):
     """What lies between the products, so that others may compute it in fewer passes over memory. Rows are contiguous,
     and at least one."""
 
@@ -41,7 +41,7 @@ class Steps(Protocol):
         ...
 
 
-class Plain:
+class TorchOperations:
     """With torch, for any device and type."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
@@ -59,7 +59,7 @@ class Plain:
         ignores = True  # unless it is known without waiting for the device that no target is ignored
         if targets_RK.device.type == "cpu" and not torch.compiler.is_compiling():
             ignores = check_targets(targets_RK, logs_RKV.shape[-1])
-        ignored_RK1 = (targets_RK == IGNORED)[..., None]
+        ignored_RK1 = (targets_RK == IGNORE_INDEX)[..., None]
         index_RK1 = targets_RK[..., None].masked_fill(ignored_RK1, 0)
         # Filled, not multiplied by 0: logits of an ignored row may be NaN.
         losses_K = -logs_RKV.gather(-1, index_RK1).masked_fill_(ignored_RK1, 0).sum((0, 2))
@@ -78,16 +78,16 @@ def check_targets(targets: Tensor, classes: int) -> bool:
     low, high = map(int, targets.aminmax())
     if low >= 0 and high < classes:
         return False
-    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != IGNORED)]
+    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != IGNORE_INDEX)]
     if len(wrong):
         raise AuxiliaryError(
             f"linear_cross_entropy got the target {int(wrong[0])}; targets are classes from 0 to {classes - 1}, or "
-            f"{IGNORED} where there is nothing to predict"
+            f"{IGNORE_INDEX} where there is nothing to predict"
         )
     return True
 
 
-PLAIN = Plain()
+TORCH_OPERATIONS = TorchOperations()
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -101,19 +101,19 @@ class LinearCrossEntropy(torch.autograd.Function):
         targets_RK: Tensor,
         weights_K: Tensor,
         normed: bool,
-        steps: Steps,
+        steps: CrossEntropyOperations,
         products: torch.dtype,
         *parameters: Tensor,
     ) -> Tensor:
         (R, K), hidden_RD = targets_RK.shape, hidden_RD.contiguous()
         wide = weights_K.dtype  # of sums over rows
-        matrix_WD = side_by_side(parameters[:K], products)
-        bias_W = side_by_side(parameters[K:], products) if parameters[K:] else None
+        matrix_WD = _concatenate(parameters[:K], products)
+        bias_W = _concatenate(parameters[K:], products) if parameters[K:] else None
         of_hidden = torch.empty_like(hidden_RD, dtype=products)
         of_matrix = None
         of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
         losses_K = torch.zeros_like(weights_K)
-        together = rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
+        together = _rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
         for begin in range(0, R, together):
             rows = slice(begin, begin + together)
             read_RD, moments = steps.center(hidden_RD[rows], products) if normed else (hidden_RD[rows].to(products), ())
@@ -142,20 +142,20 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient_K: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         weights_K, of_hidden, of_matrix, *of_bias = ctx.saved_tensors
         factor = gradient_K[0] / weights_K[0]
-        if gradient_K.device.type == "cpu" and not proportional(gradient_K.tolist(), weights_K.tolist()):
+        if gradient_K.device.type == "cpu" and not _proportional(gradient_K.tolist(), weights_K.tolist()):
             raise AuxiliaryError(
                 "the losses of linear_cross_entropy were weighed otherwise than `weights` said when they were computed"
             )
         parts = [part for whole in (of_matrix, *of_bias) for part in whole.chunk(len(weights_K))]
-        of_parameters = [scaled(part, factor, exact) for part, exact in zip(parts, ctx.exact_too, strict=True)]
-        return scaled(of_hidden, factor, ctx.exact), None, None, None, None, None, *of_parameters
+        of_parameters = [_scale(part, factor, exact) for part, exact in zip(parts, ctx.exact_too, strict=True)]
+        return _scale(of_hidden, factor, ctx.exact), None, None, None, None, None, *of_parameters
 
 
-def rows_at_once(device: torch.device, row_bytes: int) -> int:
+def _rows_at_once(device: torch.device, row_bytes: int) -> int:
     return ROWS if device.type == "cpu" else max(ROWS, LOGITS // row_bytes)
 
 
-def side_by_side(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
+def _concatenate(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
     """One tensor of all of them, in the type of products."""
     rows = [len(parameter) for parameter in parameters]
     whole = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=products)
@@ -164,7 +164,7 @@ def side_by_side(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
     return whole
 
 
-def placed(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _place_weights(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On a GPU without a copy from here, which a CUDA graph could not hold."""
     if device.type != "cuda":
         return torch.tensor(weights, dtype=dtype, device=device)
@@ -174,14 +174,14 @@ def placed(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -
     return found_K
 
 
-def scaled(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
+def _scale(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
     """A new tensor, which whoever collects gradients may keep as it is."""
     if gradient.is_cuda and gradient.dtype != exact:  # converted and multiplied in one launch
         return gradient * factor.to(exact).view(1)
     return torch.mul(gradient, factor) if gradient.dtype == exact else gradient.to(exact).mul_(factor)
 
 
-def proportional(gradient: list[float], weights: list[float]) -> bool:
+def _proportional(gradient: list[float], weights: list[float]) -> bool:
     """Whether each is the same multiple of its weight, within rounding of float32. NaN is not."""
     factor = gradient[0] / weights[0] if weights[0] else math.nan
     pairs = [(g, factor * w) for g, w in zip(gradient, weights, strict=True)]
@@ -194,7 +194,7 @@ def linear_cross_entropy(
     targets: Sequence[Tensor],
     weights: Sequence[float],
     normed: bool = False,
-    steps: Steps = PLAIN,
+    steps: CrossEntropyOperations = TORCH_OPERATIONS,
 ) -> tuple[Tensor, ...]:
     """The summed cross-entropy, in nats, of each linear classifier of `hidden` (..., D), for its own targets (...).
 
@@ -226,7 +226,7 @@ def linear_cross_entropy(
         losses_K = LinearCrossEntropy.apply(
             hidden.flatten(0, -2),
             torch.stack([target.flatten() for target in targets], -1),
-            placed(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
+            _place_weights(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
             normed,
             steps,
             products,

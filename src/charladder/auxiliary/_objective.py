@@ -17,36 +17,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from charladder.auxiliary import ranks
-from charladder.auxiliary.assembly import (
+from charladder.auxiliary import distributed
+from charladder.auxiliary._aggregate import (
     Rule,
     check_counted,
     check_counts,
     check_scalars,
-    factors_of,
     measure_all,
     report_terms,
+    rule_factors,
     scale,
 )
-from charladder.auxiliary.building import make_head, trained_dtypes
-from charladder.auxiliary.counting import Count, Counted, count_targets, exact, never_zero
-from charladder.auxiliary.errors import AuxiliaryError, nearest
-from charladder.auxiliary.expansion import expand, open_ended
-from charladder.auxiliary.keys import module_keys
-from charladder.auxiliary.reading import Caught, mask_of, read, target_of
-from charladder.auxiliary.report import Report, check_finite
-from charladder.auxiliary.selection import tensors_in
-from charladder.auxiliary.sharing import keep_shared, leave_out_shared
-from charladder.auxiliary.silence import silent
-from charladder.auxiliary.taps import Apart, Taps, is_pattern, modules_of
-from charladder.auxiliary.term import MAIN, Term, Terms
-from charladder.auxiliary.weights import Weigher, check_progress, weigher
-from charladder.auxiliary.wrappers import levels, unwrap
+from charladder.auxiliary._build_heads import make_head, trainable_dtypes
+from charladder.auxiliary._counts import Count, TargetCounts, as_exact, count_targets, replace_zero
+from charladder.auxiliary._errors import AuxiliaryError, nearest
+from charladder.auxiliary._expansion import expand, has_patterns
+from charladder.auxiliary._predictions import TapOutputs, mask_of, read_predictions, target_of
+from charladder.auxiliary._report import Report, check_finite
+from charladder.auxiliary._select import tensors_in
+from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
+from charladder.auxiliary._state_keys import module_keys
+from charladder.auxiliary._taps import SubmoduleBoundary, Taps, is_pattern, modules_of
+from charladder.auxiliary._term import MAIN, Term, Terms
+from charladder.auxiliary._wrappers import unwrap, unwrapping_levels
+from charladder.auxiliary._zero_losses import zero_loss
+from charladder.auxiliary.weights import WeightFunction, check_progress, make_weight_function
 
 _ATTACHING = threading.Lock()  # threads may share an objective, and make its first call together
 
 
-class Objective(Apart):
+class Objective(SubmoduleBoundary):
     """The training loss of any model, and the heads that it needs.
 
     main: the term of the model's own prediction. auxiliary: the others, by name; a mapping, or pairs of name and term.
@@ -93,7 +93,7 @@ class Objective(Apart):
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.attached: list[nn.Module] = []  # none or one; in a list, or nn.Module would take it for a part of this
         self.removed = False
-        self.taps, self.head_gradients = Taps(), ranks.HeadGradients()
+        self.taps, self.head_gradients = Taps(), distributed.HeadGradients()
         self.register_state_dict_post_hook(leave_out_shared)
         self.register_load_state_dict_pre_hook(keep_shared)
         self.prepare()
@@ -136,14 +136,16 @@ class Objective(Apart):
 
     def weigh(self) -> None:
         """Makes the weights into functions, and puts the terms into their order."""
-        self.weighers: dict[str, Weigher] = {}
-        if open_ended(self.terms):
+        self.weighers: dict[str, WeightFunction] = {}
+        if has_patterns(self.terms):
             return  # terms are known when the model is
         depth = max((term.layers or 1 for term in self.terms.values()), default=1)
         places = {name: term.place(name == MAIN) for name, term in self.terms.items()}
         if places[MAIN].layer is None:
             places[MAIN] = dataclasses.replace(places[MAIN], layer=depth, layers=depth)
-        self.weighers = {name: weigher(name, term.weight, places[name]) for name, term in self.terms.items()}
+        self.weighers = {
+            name: make_weight_function(name, term.weight, places[name]) for name, term in self.terms.items()
+        }
         if self.order is not None:
             if sorted(self.order) != sorted(self.terms):
                 raise AuxiliaryError(f"order is {self.order}; it must have every term once: {', '.join(self.terms)}")
@@ -177,7 +179,7 @@ class Objective(Apart):
         Raises AuxiliaryError for a progress outside [0, 1], and before a model is known to the patterns among taps.
         """
         check_progress(progress)
-        if open_ended(self.terms):
+        if has_patterns(self.terms):
             raise AuxiliaryError("some taps are patterns; attach(model) says which terms there are")
         return {name: weigh(progress, step) for name, weigh in self.weighers.items()}
 
@@ -216,7 +218,7 @@ class Objective(Apart):
 
     def base_of(self, model: Any) -> Any:
         """The model inside its wrappers: the one that this is attached to, or the innermost that has all taps."""
-        for level in levels(model):
+        for level in unwrapping_levels(model):
             if any(level is known for known in self.attached):
                 return level
         places = [place for term in self.terms.values() for place in (term.tap, term.head)]
@@ -235,14 +237,14 @@ class Objective(Apart):
             for name, term in self.terms.items()
             if callable(term.head) and not isinstance(term.head, nn.Module)
         }
-        known = trained_dtypes(self.attached[0])
+        known = trainable_dtypes(self.attached[0])
         modes = {module: module.training for module in self.attached[0].modules()}
         devices = {p.device for p in self.attached[0].parameters() if p.is_cuda}
         try:
             self.attached[0].eval()
             with torch.no_grad(), torch.random.fork_rng(list(devices)):
                 output, caught = self.run(model, inputs, waiting)
-                seen = {name: read(name, self.terms, output, caught, model) for name in waiting}
+                seen = {name: read_predictions(name, self.terms, output, caught, model) for name in waiting}
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -263,7 +265,7 @@ class Objective(Apart):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.head_gradients = ranks.HeadGradients()
+        self.head_gradients = distributed.HeadGradients()
         if "attached" not in state:
             self.attached, self.removed, self.taps = [], False, Taps()
             self.own()
@@ -314,7 +316,7 @@ class Objective(Apart):
         """
         self.check_usable()
         self.meet(self.base_of(model))
-        weights, wrappers = self.weights(progress, step), ranks.Wrappers(model)
+        weights, wrappers = self.weights(progress, step), distributed.ParallelWrappers(model)
         output, caught = self.run(model, inputs, [name for name, weight in weights.items() if weight != 0])
         return self.assemble(output, targets, weights, caught, counts, model, wrappers)
 
@@ -337,7 +339,7 @@ class Objective(Apart):
                 f"weights has {strange[0]!r}, and there is no such term{nearest(strange[0], self.terms)}"
             )
         self.check_current([name for name, weight in given.items() if weight != 0])
-        return self.assemble(output, targets, given, {}, counts, None, ranks.Wrappers(None))
+        return self.assemble(output, targets, given, {}, counts, None, distributed.ParallelWrappers(None))
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
         """How many predictions each term has in the targets of several micro-batches together.
@@ -345,7 +347,7 @@ class Objective(Apart):
         Raises AuxiliaryError for a term whose target does not say it, and that has no count. A loss that turns out to
         count otherwise is refused when it does.
         """
-        found = Counted(dict.fromkeys(self.terms, 0))
+        found = TargetCounts(dict.fromkeys(self.terms, 0))
         for targets in batches:
             for name, term in self.terms.items():
                 target, mask = target_of(name, term, targets), mask_of(name, term, targets)
@@ -370,7 +372,7 @@ class Objective(Apart):
                 term = self.terms[name]
                 self.taps.check_current(name, base, term.tap, term.head)
 
-    def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, Caught]:
+    def run(self, model: Callable[..., Any], inputs: Any, active: Iterable[str]) -> tuple[Any, TapOutputs]:
         """One forward pass: what the model returned, and what the taps of active terms caught."""
         active = list(active)
         self.check_current(active)
@@ -387,16 +389,16 @@ class Objective(Apart):
         output: Any,
         targets: Any,
         weights: Mapping[str, float],
-        caught: Caught,
+        caught: TapOutputs,
         counts: Mapping[str, Count] | None,
         model: Any,
-        wrappers: ranks.Wrappers,
+        wrappers: distributed.ParallelWrappers,
     ) -> Report:
         """Predictions, losses, and their weighted sum."""
         if counts is not None:
             check_counts(self.terms, counts)
         active = [name for name in self.terms if weights[name] != 0]
-        world, learns = ranks.size(), torch.is_grad_enabled()
+        world, learns = distributed.world_size(), torch.is_grad_enabled()
         if learns and wrappers.of_model is not None:
             self.check_heads_outside(wrappers.of_model, active)
         if world > 1 and learns and not self.wrapped and not self.sharded():
@@ -409,10 +411,10 @@ class Objective(Apart):
         measured = measure_all(self.terms, active, self.taps.modules, output, targets, caught, model)
         if world > 1 or counts is not None:
             check_scalars(measured)
-        if isinstance(counts, Counted):
+        if isinstance(counts, TargetCounts):
             check_counted(self.terms, measured, targets)
         terms, divisors = report_terms(measured, weights, counts, world)
-        factors, penalty = factors_of(self.rule, self.terms, terms)
+        factors, penalty = rule_factors(self.rule, self.terms, terms)
         total, parts = None, {}
         for name, one in measured.items():
             part = one.loss * scale(weights[name], one, divisors[name], world)
@@ -424,7 +426,7 @@ class Objective(Apart):
         if penalty is not None:
             if counts is not None:  # this micro-batch's part of it
                 name = MAIN if MAIN in measured else next(iter(measured))
-                part = exact(terms[name].count) / never_zero(divisors[name])
+                part = as_exact(terms[name].count) / replace_zero(divisors[name])
                 penalty = penalty * torch.as_tensor(part).to(penalty)
             total = penalty if total is None else total + penalty
         if total is None:  # every term is silent: there is nothing to learn, and backward is no error
@@ -447,19 +449,23 @@ class Objective(Apart):
 
     def sharded(self) -> bool:
         """Whether FSDP2 shards this objective: by itself, or with the model that holds it."""
-        whole = [model for model in self.attached if ranks.shards(model)]
-        return ranks.shards(self) or any(module is self for model in whole for module in model.modules())
+        whole = [model for model in self.attached if distributed.shards(model)]
+        return distributed.shards(self) or any(module is self for model in whole for module in model.modules())
 
     def check_heads_outside(self, ddp: DistributedDataParallel, active: Iterable[str]) -> None:
         """Raises AuxiliaryError where DDP would take heads for unused that are called after its forward pass."""
-        if ddp.find_unused_parameters and {id(p) for p in self.taking_part(active)} & ranks.ids(ddp.module):
+        if ddp.find_unused_parameters and {id(p) for p in self.taking_part(active)} & distributed.parameter_ids(
+            ddp.module
+        ):
             raise AuxiliaryError(
                 "the model holds its objective, and DDP with find_unused_parameters=True takes heads that are called "
                 "after the model's forward pass for unused; leave find_unused_parameters out, since silent heads get "
                 "gradients of zero here"
             )
 
-    def answer_for_silent(self, output: Any, weights: Mapping[str, float], wrappers: ranks.Wrappers) -> Tensor:
+    def answer_for_silent(
+        self, output: Any, weights: Mapping[str, float], wrappers: distributed.ParallelWrappers
+    ) -> Tensor:
         """0, with gradients of zero for what DDP waits for and no active term uses: predictions that the model returns,
         heads, loss modules, and a rule."""
         unused: list[Tensor] = []
@@ -467,11 +473,11 @@ class Objective(Apart):
         for name, term in self.terms.items():
             if weights[name] == 0 and term.tap is None:
                 with contextlib.suppress(AuxiliaryError):  # a model may leave out what no term reads
-                    unused += tensors_in(read(name, self.terms, output, {}, None))
+                    unused += tensors_in(read_predictions(name, self.terms, output, {}, None))
             if weights[name] == 0 or term.detach_head:
                 head = self.taps.modules.get(term.head) if isinstance(term.head, str) else term.head
                 modules += [head, term.loss]
         waited_for = wrappers.held(strict=True)
         parameters = {id(p): p for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
         unused += [parameter for key, parameter in parameters.items() if key in waited_for]
-        return silent(unused)
+        return zero_loss(unused)

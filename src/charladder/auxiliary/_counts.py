@@ -1,6 +1,6 @@
 """How many predictions a loss stands for: what every term is divided by, once.
 
-Said by Term(count=...); else what the mask keeps, else what a loss of torch divides by (torch_losses.py), else the
+Said by Term(count=...); else what the mask keeps, else what a loss of torch divides by (_torch_losses.py), else the
 elements of the target that are not -100.
 """
 
@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.errors import AuxiliaryError, call_named
-from charladder.auxiliary.term import Term
-from charladder.auxiliary.torch_losses import averages, divisor, ignores_labels, option
+from charladder.auxiliary._errors import AuxiliaryError, call_named
+from charladder.auxiliary._term import Term
+from charladder.auxiliary._torch_losses import averages, divisor, ignores_labels, option
 
-IGNORED = -100
+IGNORE_INDEX = -100
 Count = float | Tensor
 
 
-class Counted(dict[str, Count]):
+class TargetCounts(dict[str, Count]):
     """Counts that were taken from targets alone, before any loss was seen."""
 
 
-def whole_numbers(target: Any) -> bool:
+def is_integer(target: Any) -> bool:
     return isinstance(target, Tensor) and not target.is_floating_point() and target.dtype != torch.bool
 
 
-def kept(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
+def weight_mask(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
     """Where a prediction counts, as booleans, or how much, as floating-point numbers; None where all do."""
-    if not whole_numbers(target) or not ignores_labels(term.loss):
+    if not is_integer(target) or not ignores_labels(term.loss):
         return mask
     own = option(term.loss, "ignore_index")
-    ignored = IGNORED if own is None else own
+    ignored = IGNORE_INDEX if own is None else own
     if ignored < 0 and not target.dtype.is_signed:
         return mask  # no such number can be there
     if mask is None:
@@ -47,7 +47,7 @@ def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> 
     """
     if mask is None and term.count is not None:
         return given_count(name, term.count, target)
-    where = kept(term, target, mask)
+    where = weight_mask(term, target, mask)
     if mask is not None:
         if where is None:
             return None
@@ -86,7 +86,7 @@ def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Co
     return found
 
 
-def exact(count: Count) -> Count:
+def as_exact(count: Count) -> Count:
     """A count to calculate with: torch divides whole numbers in float32, which a float64 loss would feel."""
     return count.to(wide_dtype(count)) if isinstance(count, Tensor) else count
 
@@ -115,7 +115,7 @@ def is_zero(count: Count) -> bool | Tensor:
     return float(count) == 0 if known else count == 0
 
 
-def never_zero(count: Count) -> Count:
+def replace_zero(count: Count) -> Count:
     """So that a term with nothing to predict adds 0, and not NaN."""
-    number = exact(count)
+    number = as_exact(count)
     return torch.where(number == 0, 1, number) if isinstance(number, Tensor) else number or 1

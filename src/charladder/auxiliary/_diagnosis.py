@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charladder.auxiliary.errors import AuxiliaryError
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._report import Report
+from charladder.auxiliary._taps import match_modules, named_modules
+from charladder.auxiliary._term import MAIN
+from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.gradients import by_group
-from charladder.auxiliary.report import Report
-from charladder.auxiliary.taps import matching, named_modules
-from charladder.auxiliary.term import MAIN
-from charladder.auxiliary.wrappers import unwrap
 
 Groups = Mapping[str, Iterable[str]] | Callable[[str], str]
 
@@ -117,7 +117,7 @@ def by_depth(model: nn.Module, pattern: str) -> dict[str, list[nn.Parameter]]:
     """The parameters of each module that fits a pattern (`encoder.layers.*`), by its name, in the model's order."""
     base = unwrap(model, [pattern])
     modules = named_modules(base)
-    return {name: list(modules[name].parameters()) for name in matching(base, pattern, "by_depth()")}
+    return {name: list(modules[name].parameters()) for name in match_modules(base, pattern, "by_depth()")}
 
 
 def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:

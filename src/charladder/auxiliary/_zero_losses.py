@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Silence(torch.autograd.Function):
+class ZeroLoss(torch.autograd.Function):
     """0, with a gradient of zeros for every tensor. Not `0 * tensor`, which is NaN where the tensor is infinite."""
 
     @staticmethod
@@ -20,7 +20,7 @@ class Silence(torch.autograd.Function):
         return tuple(like.new_zeros(shape) for like, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True))
 
 
-class Unless(torch.autograd.Function):
+class ReplaceWhereEmpty(torch.autograd.Function):
     """The tensor as it is, with a gradient of zeros where `empty` is true, even if the gradient is NaN."""
 
     @staticmethod
@@ -34,7 +34,7 @@ class Unless(torch.autograd.Function):
         return torch.where(empty, 0, gradients[0]), None
 
 
-def silent(tensors: list[Tensor]) -> Tensor:
+def zero_loss(tensors: list[Tensor]) -> Tensor:
     """0, from which the backward pass reaches all of these tensors that require gradients."""
     reached = [tensor for tensor in tensors if tensor.requires_grad]
-    return Silence.apply(*reached) if reached else torch.zeros((), device=tensors[0].device if tensors else None)
+    return ZeroLoss.apply(*reached) if reached else torch.zeros((), device=tensors[0].device if tensors else None)

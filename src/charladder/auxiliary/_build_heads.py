@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charladder.auxiliary.errors import AuxiliaryError, call_named
+from charladder.auxiliary._errors import AuxiliaryError, call_named
 from charladder.auxiliary.heads import Maker
 
 
-def trained_dtypes(model: nn.Module) -> set[torch.dtype]:
+def trainable_dtypes(model: nn.Module) -> set[torch.dtype]:
     """The dtypes in which a model may have trained parameters: without those of one byte, which are quantised."""
     return {p.dtype for p in model.parameters() if p.is_floating_point() and p.itemsize > 1}
 

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.taps import fitting, named_modules
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._taps import matching_names, named_modules
 
 
-def levels(model: Any) -> list[Any]:
+def unwrapping_levels(model: Any) -> list[Any]:
     """A model and the models inside it that its wrappers run, the outermost first.
 
     Raises AuxiliaryError for wrappers that cannot be read through: DataParallel, whose copies run in threads, and
@@ -19,7 +19,7 @@ def levels(model: Any) -> list[Any]:
     found = [model]
     while isinstance(found[-1], nn.Module):
         check_readable(found[-1])
-        inner = inside(found[-1])
+        inner = innermost_module(found[-1])
         if inner is None:
             break
         found.append(inner)
@@ -36,7 +36,7 @@ def check_readable(model: nn.Module) -> None:
         raise AuxiliaryError("FSDP1 flattens what is inside; shard the model with FSDP2 (fully_shard)")
 
 
-def inside(model: nn.Module) -> nn.Module | None:
+def innermost_module(model: nn.Module) -> nn.Module | None:
     """The model that a wrapper runs; None where this is no wrapper."""
     if isinstance(model, DistributedDataParallel):
         return model.module
@@ -57,10 +57,10 @@ def inside(model: nn.Module) -> nn.Module | None:
 def unwrap(model: Any, names: Iterable[str] = ()) -> Any:
     """The innermost model in which all these names of modules, or patterns, are found; the innermost of all where that
     is none."""
-    found, patterns = levels(model), list(names)
+    found, patterns = unwrapping_levels(model), list(names)
     if patterns and len(found) > 1:
         for level in reversed(found):
             known = list(named_modules(level))
-            if all(fitting(known, pattern) for pattern in patterns):
+            if all(matching_names(known, pattern) for pattern in patterns):
                 return level
     return found[-1]

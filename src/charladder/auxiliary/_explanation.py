@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from charladder.auxiliary.errors import AuxiliaryError
-from charladder.auxiliary.term import MAIN
-from charladder.auxiliary.weights import Place, Weight, check_progress, weigher
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._term import MAIN
+from charladder.auxiliary.weights import TermPlace, Weight, check_progress, make_weight_function
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def explain(
                 value = weight[rung, offset]
             else:
                 main = name == MAIN
-                value = weigher(name, weight, Place(rung, layers, offset, targets, main))(progress, step)
+                value = make_weight_function(name, weight, TermPlace(rung, layers, offset, targets, main))(
+                    progress, step
+                )
             rows += [
                 Row(name, rung, text[: end + 1], offset, text[end + offset], value, value != 0)
                 for end in range(len(text) - offset)

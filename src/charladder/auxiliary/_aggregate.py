@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from charladder.auxiliary import ranks
-from charladder.auxiliary.counting import Count, count_of, count_targets, exact, never_zero, no_scalar_count
-from charladder.auxiliary.errors import AuxiliaryError, is_control_flow, nearest, raised_by
-from charladder.auxiliary.losses import Measured, measure
-from charladder.auxiliary.reading import Caught, mask_of, predict, read, target_of
-from charladder.auxiliary.report import TermReport
-from charladder.auxiliary.term import Term
+from charladder.auxiliary import distributed
+from charladder.auxiliary._counts import Count, as_exact, count_of, count_targets, no_scalar_count, replace_zero
+from charladder.auxiliary._errors import AuxiliaryError, is_control_flow, nearest, raised_by
+from charladder.auxiliary._measure import Measured, measure
+from charladder.auxiliary._predictions import TapOutputs, mask_of, predict, read_predictions, target_of
+from charladder.auxiliary._report import TermReport
+from charladder.auxiliary._term import Term
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
 # it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
@@ -25,7 +25,7 @@ def measure_all(
     heads: Mapping[str, nn.Module],
     output: Any,
     targets: Any,
-    caught: Caught,
+    caught: TapOutputs,
     model: Any,
 ) -> dict[str, Measured]:
     """The loss of every active term, before weights. heads: those that are the model's, by name."""
@@ -35,7 +35,7 @@ def measure_all(
         head = heads.get(term.head) if isinstance(term.head, str) else term.head
         if head is None and term.head is not None:
             raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
-        prediction = predict(name, term, head, read(name, terms, output, caught, model))
+        prediction = predict(name, term, head, read_predictions(name, terms, output, caught, model))
 
         target, mask = target_of(name, term, targets), mask_of(name, term, targets)
 
@@ -81,14 +81,14 @@ def check_counted(terms: Mapping[str, Term], measured: Mapping[str, Measured], t
             )
 
 
-def factors_of(
+def rule_factors(
     rule: Rule | None, names: Iterable[str], terms: Mapping[str, TermReport]
 ) -> tuple[dict[str, Any], Tensor | None]:
     """What the rule says: factors by name, and a penalty. `names`: of all terms that there are."""
     if rule is None or not terms:
         return {}, None
     known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
-    values = {n: t.loss if t.mean else t.loss / exact(t.count) for n, t in known.items()}
+    values = {n: t.loss if t.mean else t.loss / as_exact(t.count) for n, t in known.items()}
     try:
         answer = rule(values)
     except AuxiliaryError:  # of the library's own rules, whose sentences are complete
@@ -120,7 +120,7 @@ def report_terms(
     divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
     if world > 1 and measured:
         names = list(measured)
-        sums, found, whole = ranks.totals(
+        sums, found, whole = distributed.all_reduce_sums(
             [terms[name].sum for name in names], [terms[name].count for name in names], list(divisors.values())
         )
         terms = {name: TermReport(sums[at], found[at], weights[name]) for at, name in enumerate(names)}
@@ -132,5 +132,5 @@ def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
     """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
     if one.mean and divisor is one.count:
         return weight
-    factor = weight * world * (exact(one.count) if one.mean else 1) / never_zero(divisor)
+    factor = weight * world * (as_exact(one.count) if one.mean else 1) / replace_zero(divisor)
     return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor

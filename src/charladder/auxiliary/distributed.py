@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 
-from charladder.auxiliary.report import TermReport
-from charladder.auxiliary.wrappers import inside
+from charladder.auxiliary._report import TermReport
+from charladder.auxiliary._wrappers import innermost_module
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def several() -> bool:
+def is_initialized() -> bool:
     """Whether parameters may be sharded: over one process too."""
     return dist.is_available() and dist.is_initialized()
 
 
-def in_pieces(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor lies in pieces on several ranks. Its type takes a second to import: where nobody has, there is
     none."""
     known = sys.modules.get("torch.distributed.tensor")
     return known is not None and isinstance(tensor, known.DTensor)
 
 
-def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
+def all_reduce_sums(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
     """Sums and counts over all ranks, in one exchange; lists as they were given."""
     device = sums[0].device
     rows = [torch.stack([torch.as_tensor(n, device=device).detach().double() for n in row]) for row in (sums, *counts)]
@@ -44,23 +44,23 @@ def totals(sums: list[Tensor], *counts: list[Any]) -> list[list[Tensor]]:
     return [list(row) for row in joint]
 
 
-def over_ranks(term: TermReport) -> TermReport:
+def reduce_over_ranks(term: TermReport) -> TermReport:
     """The report of one term with the sums and counts of all processes."""
-    if size() == 1:
+    if world_size() == 1:
         return term
-    (loss,), (count,) = totals([term.sum], [term.count])
+    (loss,), (count,) = all_reduce_sums([term.sum], [term.count])
     return TermReport(loss, count, term.weight)
 
 
-def average(gradient: Tensor) -> Tensor:
+def all_reduce_mean(gradient: Tensor) -> Tensor:
     """Over all ranks, in place."""
-    if size() > 1:
+    if world_size() > 1:
         dist.all_reduce(gradient)
-        gradient /= size()
+        gradient /= world_size()
     return gradient
 
 
-class Wrappers:
+class ParallelWrappers:
     """The DDP wrappers whose backward pass a call of the objective takes part in."""
 
     def __init__(self, model: Any) -> None:
@@ -73,17 +73,20 @@ class Wrappers:
 
     def held(self, strict: bool = False) -> set[int]:
         """The ids of the parameters whose gradients DDP averages; strict: of those that must have one."""
-        return {key for ddp in (self.strict if strict else self.all) for key in ids(ddp.module)}
+        return {key for ddp in (self.strict if strict else self.all) for key in parameter_ids(ddp.module)}
 
 
-def ids(module: nn.Module) -> set[int]:
+def parameter_ids(module: nn.Module) -> set[int]:
+    """The `id` of every parameter of a module."""
     return {id(parameter) for parameter in module.parameters()}
 
 
 def ddp_around(model: Any) -> DistributedDataParallel | None:
     """The DDP wrapper of a model, which may be compiled or inside another wrapper."""
     while isinstance(model, nn.Module) and not isinstance(model, DistributedDataParallel):
-        model = model._modules.get("_forward_module") or inside(model)  # Lightning Fabric's module has the model twice
+        model = model._modules.get("_forward_module") or innermost_module(
+            model
+        )  # Lightning Fabric's module has the model twice
     return model if isinstance(model, DistributedDataParallel) else None
 
 
@@ -104,7 +107,7 @@ class HeadGradients:
     def prepare(self, model: Any, every: Iterable[nn.Parameter], active: Iterable[nn.Parameter]) -> None:
         """For one call, whose heads' parameters are `active`. The first time, rank 0's values go to all."""
         for parameter in every:
-            if id(parameter) not in self.handles and not in_pieces(parameter):
+            if id(parameter) not in self.handles and not is_sharded(parameter):
                 with torch.no_grad():
                     dist.broadcast(parameter.detach(), 0)
                 self.handles[id(parameter)] = parameter.register_post_accumulate_grad_hook(self.arrived)
@@ -125,6 +128,6 @@ class HeadGradients:
         self.queued = False
         several = list(self.active.values())
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in several])
-        for parameter, piece in zip(several, average(flat).split([p.numel() for p in several]), strict=True):
+        for parameter, piece in zip(several, all_reduce_mean(flat).split([p.numel() for p in several]), strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(piece.view_as(parameter))

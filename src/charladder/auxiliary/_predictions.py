@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from charladder.auxiliary import ranks
-from charladder.auxiliary.building import trained_dtypes
-from charladder.auxiliary.errors import AuxiliaryError, first_line, is_control_flow, raised_by
-from charladder.auxiliary.losses import described
-from charladder.auxiliary.selection import first, main_part, map_tensors, pick, returned, tensors_in
-from charladder.auxiliary.taps import Call, compiled
-from charladder.auxiliary.term import MAIN, SAME, Term
+from charladder.auxiliary import distributed
+from charladder.auxiliary._build_heads import trainable_dtypes
+from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
+from charladder.auxiliary._measure import describe
+from charladder.auxiliary._select import check_output, first_tensor, main_part, map_tensors, pick, tensors_in
+from charladder.auxiliary._taps import Call, compiled
+from charladder.auxiliary._term import DEFAULT_TARGET, MAIN, Term
 
 # What taps caught in one forward pass, by the tap's name.
-Caught = Mapping[str, list[Call]]
+TapOutputs = Mapping[str, list[Call]]
 
 
-def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, model: Any) -> Any:
+def read_predictions(name: str, terms: Mapping[str, Term], output: Any, caught: TapOutputs, model: Any) -> Any:
     """What the head of a term reads: a part of the model's output, or of what its tap caught (a list: of all calls)."""
     term = terms[name]
     if term.tap is not None:
@@ -29,7 +29,7 @@ def read(name: str, terms: Mapping[str, Term], output: Any, caught: Caught, mode
     if name == MAIN:
         return main_part(name, output, "the model's output")
     beside = [n for n, t in terms.items() if t.tap is None and t.select is None and n != MAIN]
-    return returned(name, output, beside.index(name), len(beside))
+    return check_output(name, output, beside.index(name), len(beside))
 
 
 def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> Any:
@@ -43,7 +43,7 @@ def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> 
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    read = chosen(name, term, tap, calls)
+    read = select_call(name, term, tap, calls)
     if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in read):
         some = "choose a call that has gradients with Term(call=...)"
         cure = some if any(call.gradients for call in calls) else "checkpoint with use_reentrant=False"
@@ -62,11 +62,11 @@ def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> 
         raise AuxiliaryError(
             f"term {name!r}: {what} is a nested tensor; make the encoder with enable_nested_tensor=False"
         )
-    states = [first(name, o, what) if term.select is None else pick(name, o, term.select, what) for o in outputs]
+    states = [first_tensor(name, o, what) if term.select is None else pick(name, o, term.select, what) for o in outputs]
     return states if term.call == "all" else states[0]
 
 
-def chosen(name: str, term: Term, tap: str, calls: list[Call]) -> list[Call]:
+def select_call(name: str, term: Term, tap: str, calls: list[Call]) -> list[Call]:
     """The calls of a tapped module that a term reads: all of them, or one. Raises AuxiliaryError where it is unclear
     which one is meant."""
     if term.call == "all":
@@ -97,7 +97,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             f"term {name!r}: its head is still to be made; call objective.build(model, inputs) once, before the "
             "optimizer is made"
         )
-    if ranks.several() and any(map(ranks.in_pieces, head.parameters())):
+    if distributed.is_initialized() and any(map(distributed.is_sharded, head.parameters())):
         if not hasattr(head, "unshard"):
             raise AuxiliaryError(
                 f"term {name!r}: its head is a part of a sharded model, and under FSDP2 such a part cannot be called "
@@ -122,7 +122,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             f"Linear({head.in_features}, {head.out_features})" if isinstance(head, nn.Linear) else type(head).__name__
         )
         raise AuxiliaryError(
-            f"term {name!r}: its head {sort} cannot read {where} {described(state)}: {first_line(error)}"
+            f"term {name!r}: its head {sort} cannot read {where} {describe(state)}: {first_line(error)}"
         ) from error
     except Exception as error:
         if is_control_flow(error):
@@ -136,7 +136,7 @@ def in_dtype_of(head: nn.Module, state: Any) -> Any:
     A model that is in autocast inside (accelerate, Trainer) or in mixed precision (FSDP2) returns other dtypes than its
     parameters have, and the heads run outside of it. Under autocast nothing is converted.
     """
-    dtypes = trained_dtypes(head)
+    dtypes = trainable_dtypes(head)
     if len(dtypes) != 1:
         return state
     (dtype,) = dtypes
@@ -158,7 +158,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
     """What the prediction of a term is compared with; None where its loss takes no target."""
     if term.target is None:
         return None
-    if term.target is not SAME:
+    if term.target is not DEFAULT_TARGET:
         return pick(name, targets, term.target, "targets", "target")
     if isinstance(targets, Mapping):
         return pick(name, targets, term.written or name, "targets")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from charladder.auxiliary.counting import Count, exact, never_zero, no_scalar_count
-from charladder.auxiliary.errors import NotFiniteError
+from charladder.auxiliary._counts import Count, as_exact, no_scalar_count, replace_zero
+from charladder.auxiliary._errors import NotFiniteError
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TermReport:
     @property
     def value(self) -> float:
         """The mean loss, in the unit of the loss (nats, for cross-entropy)."""
-        return float(self.loss) / (1.0 if self.mean else float(never_zero(self.count)))
+        return float(self.loss) / (1.0 if self.mean else float(replace_zero(self.count)))
 
     @property
     def bits(self) -> float:
@@ -46,7 +46,7 @@ class TermReport:
         if not self.mean:
             return self.loss
         wide = self.loss if self.loss.device.type == "mps" else self.loss.double()
-        return wide * exact(self.count)
+        return wide * as_exact(self.count)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from charladder import auxiliary as aux
-from charladder.auxiliary import fused
+from charladder.auxiliary import cross_entropy
 
 
 def parts(bias=False, dtype=torch.float64):
@@ -29,7 +29,7 @@ def plain(hidden, classifiers, targets):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 4, 1024])
 def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, monkeypatch):
-    monkeypatch.setattr(fused, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "ROWS", rows)
     hidden, classifiers, targets = parts(bias)
     leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
     ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0], normed)
@@ -44,7 +44,7 @@ def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, mon
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("rows", [4, 1024])
 def test_targets_of_minus_100_add_nothing(normed, rows, monkeypatch):
-    monkeypatch.setattr(fused, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "ROWS", rows)
     hidden, classifiers, targets = parts(bias=True)
     targets[0][0, 1:4] = targets[1][2] = -100  # each classifier ignores its own
     leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
@@ -132,11 +132,11 @@ def test_the_check_of_the_weights_tolerates_rounding_and_no_more(dtype):
 
 
 def test_weights_that_float32_cannot_hold_and_infinite_gradients():
-    assert fused.proportional([6.1e-5, 0.0], [1.0, 1e-42])
-    assert fused.proportional([math.inf, math.inf], [1.0, 2.0])
-    assert not fused.proportional([1.0, 1.0], [1.0, 2.0])
-    assert not fused.proportional([0.0], [0.0])
-    assert not fused.proportional([math.nan], [1.0])
+    assert cross_entropy._proportional([6.1e-5, 0.0], [1.0, 1e-42])
+    assert cross_entropy._proportional([math.inf, math.inf], [1.0, 2.0])
+    assert not cross_entropy._proportional([1.0, 1.0], [1.0, 2.0])
+    assert not cross_entropy._proportional([0.0], [0.0])
+    assert not cross_entropy._proportional([math.nan], [1.0])
 
 
 def test_mistakes():

@@ -1,0 +1,37 @@
+"""What is public in the auxiliary library: a name that is added, renamed or removed changes this file."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+from charladder import auxiliary
+
+EXPORTED = {
+    "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
+    "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "gradients", "heads",
+    "linear_cross_entropy", "merge", "presets", "rules", "rungs", "schedules", "term_name", "weights",
+}  # fmt: skip
+PUBLIC_MODULES = {"cross_entropy", "distributed", "gradients", "heads", "presets", "rules", "schedules", "weights"}
+
+
+def test_the_exported_names():
+    assert set(auxiliary.__all__) == EXPORTED
+    assert all(hasattr(auxiliary, name) for name in EXPORTED)
+
+
+def test_every_other_module_is_private():
+    modules = {module.name for module in pkgutil.iter_modules(auxiliary.__path__)}
+    assert {name for name in modules if not name.startswith("_")} == PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTED))
+def test_every_exported_name_has_a_docstring(name):
+    assert (getattr(auxiliary, name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_MODULES))
+def test_every_public_function_of_a_public_module_has_a_docstring(name):
+    module = importlib.import_module(f"charladder.auxiliary.{name}")
+    own = [one for one in vars(module).values() if callable(one) and getattr(one, "__module__", "") == module.__name__]
+    assert not [one.__name__ for one in own if not one.__name__.startswith("_") and not (one.__doc__ or "").strip()]
