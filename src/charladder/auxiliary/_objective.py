@@ -454,9 +454,8 @@ class Objective(SubmoduleBoundary):
 
     def check_heads_outside(self, ddp: DistributedDataParallel, active: Iterable[str]) -> None:
         """Raises AuxiliaryError where DDP would take heads for unused that are called after its forward pass."""
-        if ddp.find_unused_parameters and {id(p) for p in self.taking_part(active)} & distributed.parameter_ids(
-            ddp.module
-        ):
+        heads = {id(parameter) for parameter in self.taking_part(active)}
+        if ddp.find_unused_parameters and heads & distributed.parameter_ids(ddp.module):
             raise AuxiliaryError(
                 "the model holds its objective, and DDP with find_unused_parameters=True takes heads that are called "
                 "after the model's forward pass for unused; leave find_unused_parameters out, since silent heads get "

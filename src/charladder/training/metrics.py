@@ -70,7 +70,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             read = None
             with suppress(ValueError, RecursionError):
                 read = json.loads(line.decode(errors="replace"))
-            if whole(read):
+            if isinstance(read, dict) and whole(read):
                 if "split" in read and read["bits_per_character"] is None:
                     read["bits_per_character"] = math.nan
                 lines.append(read)
