@@ -102,6 +102,8 @@ def test_large_bodies_are_read_in_a_thread_of_their_own(served, monkeypatch):
         ({"prompt": 5}, "'prompt' does not fit: input should be a text, a list of tokens, or a list of either"),
         ({"prompt": ["a"] * 65}, "'prompt' does not fit: list should have at most 64 items, not 65"),
         ({"stop": [1]}, "'stop' does not fit: input should be a valid string"),
+        ({"stop": ["a"] * 17}, "'stop' does not fit: list should have at most 16 items, not 17"),
+        ({"stop": 5}, "'stop' does not fit: input should be a text, or a list of texts"),
         ({"stream_options": {"include_usag": True}}, "no field 'include_usag'; did you mean include_usage?"),
         ({"prompt": "a" * 2000, "logit_bias": {str(n): 1 for n in range(256)}}, "has 258 keys; send 256 at most"),
         ([], "the body is JSON, but not an object; send an object"),

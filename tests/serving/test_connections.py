@@ -17,6 +17,7 @@ import pytest
 
 from browser.chromium import BEGINNING, ENVIRONMENT
 from charladder.serving.connections import RESERVED, affordable, opened
+from charladder.serving.limits import Limits
 from charladder.serving.logs import Sparing
 from serving.served import Served, post, serving, until
 from serving.test_clients import REQUEST, counted, vanish
@@ -127,8 +128,17 @@ def test_a_head_that_is_too_large_is_refused_before_the_token_is_asked_for(runs,
         until(lambda: not served.server.server_state.connections)
 
 
-def test_a_head_below_the_limit_is_read(served):
-    assert httpx2.get(f"{served.url}/health", headers={"X-Long": "x" * 60_000}).status_code == 200
+@pytest.mark.parametrize(("size", "status"), [(Limits.head, b"200"), (Limits.head + 1, b"431")])
+def test_the_limit_of_a_head_is_exact(served, size, status):
+    before, after = GET[:-2] + b"X-Long: ", b"\r\nConnection: close\r\n\r\n"
+    with connected(served, before + b"x" * (size - len(before) - len(after)) + after) as (client,):
+        assert answer(client).split()[1] == status
+
+
+def test_a_request_with_two_hosts_is_400(served):
+    with connected(served, GET[:-2] + b"Host: other.example\r\nConnection: close\r\n\r\n") as (client,):
+        said = answer(client)
+        assert said.split()[1] == b"400" and b"more than one `Host` header" in said
 
 
 def test_more_requests_than_are_answered_in_turn_end_the_connection(served):

@@ -23,6 +23,15 @@ def test_head_where_only_post_is_answered_is_405(served):
     assert httpx2.head(f"{served.url}/score").status_code == 405
 
 
+@pytest.mark.parametrize("path", ["/health/", "/v1/models/", "/v1/completions/"])
+def test_a_path_with_a_slash_too_many_is_not_redirected(served, path):
+    """The redirect would not know the scheme and the prefix of a proxy."""
+    body = {} if "completions" in path else None
+    answer = httpx2.request("POST" if body == {} else "GET", served.url + path, json=body)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"there is nothing at {path!r} here"
+
+
 def test_a_compressed_body_is_415(served):
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = httpx2.post(f"{served.url}/score", content=gzip.compress(b'{"text": "a"}'), headers=headers)

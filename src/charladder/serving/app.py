@@ -160,6 +160,7 @@ def make_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to http and to the path without a proxy's prefix
         responses=ANSWERS,
     )
     app.add_exception_handler(Refused, problems.on_refused)

@@ -55,13 +55,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        for begin in range(0, len(data), PIECE):
+        begin = 0
+        while begin < len(data):
             if self.refused or self.transport.is_closing():
                 return
-            piece = data[begin : begin + PIECE]
+            # A piece ends where the limit is, so that a head one byte larger is not complete in it.
+            piece = data[begin : begin + min(PIECE, self.limits.head - self.unparsed)]
+            begin += len(piece)
             self.unparsed += len(piece)
             self._parse(piece)
-            if self.unparsed > self.limits.head:
+            if self.unparsed >= self.limits.head:
                 self._refuse(431, f"the request head is larger than {self.limits.head:,} bytes; send shorter headers")
 
     def _parse(self, data: bytes) -> None:

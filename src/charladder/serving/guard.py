@@ -115,6 +115,8 @@ class Guard:
     def check(self, scope: MutableMapping[str, Any]) -> None:
         """Raises Refused for a request that may not be answered, and for a body that is not read."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise Refused(400, "the request has more than one `Host` header; send one")
         self.access.check(scope["method"], scope["path"], headers)
         if scope["method"] in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()

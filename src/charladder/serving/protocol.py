@@ -41,6 +41,17 @@ Prompt = Annotated[
 ]
 
 
+def form_of_stop(stop: Any) -> str | None:
+    """The same of a stop."""
+    return "text" if isinstance(stop, str) else "texts" if isinstance(stop, list) else None
+
+
+Stop = Annotated[
+    Annotated[StrictStr, Tag("text")] | Annotated[list[StrictStr], Field(fail_fast=True, max_length=16), Tag("texts")],
+    Discriminator(form_of_stop, "stop_type", "input should be a text, or a list of texts"),
+]
+
+
 class CompletionRequest(Asked):
     """OpenAI's fields; a token is a symbol of the alphabet, a byte for bytes. Ours are top_k, min_p and draft."""
 
@@ -54,7 +65,7 @@ class CompletionRequest(Asked):
     echo: StrictBool | None = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: StrictStr | Annotated[list[StrictStr], Field(fail_fast=True, max_length=16)] | None = None
+    stop: Stop | None = None
     stream: StrictBool | None = False
     stream_options: StreamOptions | None = None
     user: StrictStr | None = None
