@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ablation.fakes import make_run
+from charladder.ablation import comparison
 from charladder.ablation.comparison import schedule
 from charladder.cli.main import main
 from charladder.objective import ObjectiveSettings
@@ -25,6 +26,29 @@ def test_curves_of_several_runs(capsys):
     assert said["plot"] == "plot.png" and Path("plot.png").read_bytes().startswith(b"\x89PNG")
     assert [run["run"] for run in said["runs"]] == ["none-seed0", "$a_b$-seed0"]
     assert [run["valid_bits_per_character"] for run in said["runs"]] == [2.0, None]
+
+
+def drawn(words, monkeypatch):
+    """The panels of the picture that `plot` makes."""
+    figures = []
+    monkeypatch.setattr(comparison, "save", lambda figure, path: figures.append(figure))
+    assert main(["plot", *words]) == 0
+    return figures[0].axes
+
+
+def test_the_first_steps_do_not_flatten_the_curves(monkeypatch):
+    steps = [{"step": step, "characters": step, "terms": {"main": {"bits": 2 + 6 / step}}} for step in range(1, 101)]
+    Path("none-seed0", "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    _, training = drawn(["none-seed0"], monkeypatch)
+    bottom, top = training.get_ylim()
+    assert bottom < 2 + 6 / 100 and 2 + 6 / 5 < top < 2 + 6 / 4
+
+
+def test_small_weights_of_the_schedule_are_seen_beside_zero(monkeypatch):
+    image = drawn(["t64", "--schedule"], monkeypatch)[0].images[0]
+    shades = [sum(image.cmap(image.norm(weight))[:3]) for weight in (0.0, 1 / 64, 1.0)]
+    assert image.norm(0.0) == 0 and image.norm(1.0) == 1
+    assert shades[0] - shades[1] > 0.15 and shades[1] > shades[2]
 
 
 def test_bytes_and_letters_have_no_common_axis(capsys):

@@ -10,7 +10,8 @@ from charladder.ablation.pictures import drawing, label, look
 from charladder.ablation.results import Curve, Curves
 from charladder.atomic import beside
 from charladder.objective import ObjectiveSettings, moves_with_steps, term_weights
-from charladder.training.palette import WEIGHTS
+from charladder.training.curves import OPENING, set_limits
+from charladder.training.palette import WEIGHTS, scale_of_weights
 
 BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
 PANELS = 8  # targets that are drawn
@@ -27,11 +28,15 @@ def draw_runs(runs: Mapping[str, Curves], terms: Sequence[str], by: str, path: P
         handles: dict[str, Any] = {}
         titles = ["valid (the stretch scored on the way)", *(f"training: {term}" for term in terms)]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+            later: list[float] = []  # after the opening, whose losses would flatten all others
             for place, (name, curves) in enumerate(runs.items()):
                 curve = curves.valid if panel == 0 else curves.terms.get(terms[panel - 1])
                 if curve is not None and len(curve.bits_P):
                     marker = "." if panel == 0 else ""
                     handles[name] = axes.plot(across(curve, by), curve.bits_P, marker=marker, **look(place))[0]
+                    later += curve.bits_P[curve.steps_P >= OPENING * curves.steps].tolist()
+            if panel > 0:
+                set_limits(axes, later)
             axes.set(title=label(title), xlabel=BY[by], ylabel="bits per character")
             axes.grid(alpha=0.25)
         for axes in panels[len(titles) :]:
@@ -58,7 +63,7 @@ def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Pat
         for k, axes in enumerate(panels):
             edges = 0, 1, 0.5, layers + 0.5
             image = axes.imshow(
-                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, vmin=0, vmax=most,
+                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=scale_of_weights(most),
                 cmap=WEIGHTS, interpolation="nearest",
             )  # fmt: skip
             axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
