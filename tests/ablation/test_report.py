@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -209,3 +210,17 @@ def test_the_forest_plot_claims_no_more_than_the_verdict(folder):
     few = build(folder, seeds=4)
     assert few.arms[1].verdict == TOO_FEW and few.arms[1].corrected < 0.05
     assert blue not in pictures.forest(few)
+
+
+def test_the_first_steps_do_not_flatten_the_learning_curves(folder, monkeypatch):
+    for metrics in folder.glob("*/metrics.jsonl"):
+        first, *others = metrics.read_text().splitlines()
+        first = json.dumps(json.loads(first) | {"terms": {"main": {"bits": 40.0, "weight": 1.0, "share": 40.0}}})
+        metrics.write_text("\n".join([first, *others]) + "\n")
+    figures = []
+    monkeypatch.setattr(pictures, "svg", lambda figure, *about: figures.append(figure) or "")
+    pictures.learning_curves(build(folder), "train")
+    (axes,) = figures[0].axes
+    assert axes.lines[0].get_ydata().max() == 40
+    assert 8 < axes.get_ylim()[1] < 10
+    assert len(axes.get_xticks()) <= 7  # with one beyond each end: labels of five digits do not touch

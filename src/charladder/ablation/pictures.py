@@ -14,6 +14,7 @@ from charladder.ablation.report import Report
 from charladder.ablation.results import Curve
 from charladder.ablation.statistics import band, shows_difference
 from charladder.errors import BadInput
+from charladder.training.curves import OPENING, set_limits
 from charladder.training.palette import COLOURS
 
 LINES = "-", "--", "-.", ":"
@@ -78,6 +79,7 @@ def learning_curves(report: Report, which: str) -> str:
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
         handles, names = [], []
+        later: list[float] = []  # after the opening, whose losses would flatten all others
         for place, one in enumerate(report.arms):
             curves = [run.curves.valid if which == "valid" else smooth(run.curves.terms["main"]) for run in one.runs]
             found = band([(curve.characters_P / 1e6, curve.bits_P) for curve in curves])
@@ -86,6 +88,8 @@ def learning_curves(report: Report, which: str) -> str:
             marker = "." if len(found.x_P) < 30 else ""
             handles += axes.plot(found.x_P, found.mean_P, marker=marker, **look(place))
             names.append(label(f"{one.arm.name} ({found.n})"))
+            for line_P in (found.mean_P, found.low_P, found.high_P):
+                later += [] if line_P is None else line_P[found.x_P >= OPENING * found.x_P[-1]].tolist()
             if found.low_P is not None and found.high_P is not None:
                 edges = {"edgecolor": look(place)["color"], "linestyle": look(place)["linestyle"], "linewidth": 0.8}
                 axes.fill_between(found.x_P, found.low_P, found.high_P, color=look(place)["color"], alpha=0.12, lw=0)
@@ -94,6 +98,9 @@ def learning_curves(report: Report, which: str) -> str:
             return ""
         figure.legend(handles, names, fontsize=9, loc="outside lower center", ncols=2)  # beside the lines, not on them
         axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        if which == "train":
+            set_limits(axes, later)
         axes.set(xlabel="million characters", ylabel="bits per character")
         words = {"valid": "scores of a stretch of the valid part", "train": "training batches, smoothed"}[which]
         return svg(figure, which, f"Bits per character over characters trained on, by arm, with 95% bands: {words}")
