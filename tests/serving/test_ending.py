@@ -114,6 +114,6 @@ def test_whoever_waits_for_an_answer_is_told(runs):
                 return await asyncio.gather(*answers)
 
         text, *scores = asyncio.run(scene())
-        assert text.status_code == 500 and CLOSING in text.text
+        assert text.status_code == 503 and CLOSING in text.text
         assert all(one.status_code == 200 or CLOSING in one.text for one in scores)
-        assert any(one.status_code == 500 for one in scores)
+        assert any(one.status_code == 503 for one in scores)

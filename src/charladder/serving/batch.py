@@ -55,7 +55,7 @@ class Batch:
             except Exception:
                 traceback.print_exc()
                 self.fail(Failed(UNEXPECTED))
-        self.fail(Failed(CLOSING))
+        self.fail(Failed(CLOSING, 503))
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
         """These join the batch."""

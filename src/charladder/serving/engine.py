@@ -65,7 +65,7 @@ class Engine:
         with self.changed:
             failing = list(self.waiting)
             self.waiting.clear()
-        self.tell([(ticket, Failed(CLOSING)) for ticket in failing])
+        self.tell([(ticket, Failed(CLOSING, 503)) for ticket in failing])
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """All of them, or none. Raises Full."""

@@ -63,7 +63,7 @@ class Looker:
     async def run(self, deadline: float, look: Any, *arguments: Any) -> Any:
         """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
         if self.closing.is_set():
-            raise Refused(500, CLOSING)
+            raise Refused(503, CLOSING)
         if self.inside >= self.limits.looks:
             raise Refused(429, "too many texts are being looked at; try again later")
         gone = threading.Event()
@@ -72,7 +72,7 @@ class Looker:
             if gone.is_set():
                 raise Gone
             if self.closing.is_set():
-                raise Refused(500, CLOSING)
+                raise Refused(503, CLOSING)
             if time.monotonic() > deadline:
                 raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 

@@ -28,7 +28,7 @@ ANSWERS: dict[int | str, dict[str, object]] = {
         415: "a body that is no application/json",
         429: "too much is going on",
         431: "a request head that is too large",
-        503: "too many connections, or no place for a text within the time there is",
+        503: "too many connections, no place for a text within the time there is, or the service is closing",
     }.items()
 }
 
