@@ -1,6 +1,7 @@
 """When heads last learned is exact, however few of the steps were logged: against a look at every single step."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,31 @@ def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
     assert found["rung1.target2"].head == every["rung4.target2"]
     own = make_run(tmp_path, BUDGETS["steps"], {})
     assert last_learned(own)["rung1.target1"].head == every["rung1.target1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 0},
+        {"step": 95, "characters": math.nan},
+        {"step": 95, "characters": math.inf},
+        {"step": 95, "characters": 1e308},
+        {"step": 95, "progress": math.nan},
+        {"step": 95, "progress": math.inf},
+        {"step": 95, "progress": 5e-324},
+    ],
+    ids=str,
+)
+def test_a_line_with_numbers_that_no_run_writes_is_left_out(tmp_path, change):
+    run = make_run(tmp_path, BUDGETS["steps"], {})
+    (tmp_path / "checkpoints" / "97").mkdir(parents=True)
+    lines = all_lines(run, Clock(), 1)
+    write(run, [lines[0] | change])
+    assert last_learned(run)["main"].contributed is None
+    write(run, [lines[0], lines[0] | change])
+    damaged = contributed(run)
+    write(run, lines)
+    assert damaged == contributed(run)
 
 
 def test_without_metrics_nothing_is_known(tmp_path):

@@ -81,7 +81,16 @@ def last_learned(run: Run) -> dict[str, Learned]:
 
 
 def has_place(line: Line) -> bool:
-    return number(line.get("progress")) and number(line.get("characters"))
+    """Whether the step, the progress and the characters of a line are numbers that a run can write: finite, and a
+    progress that is a share of at most 2**63 steps or characters."""
+    progress, characters = line.get("progress"), line.get("characters")
+    return (
+        line["step"] >= 1
+        and number(progress)
+        and (progress == 0 or 2**-63 <= progress <= 1)
+        and number(characters)
+        and abs(characters) < 2**63
+    )
 
 
 def weight_of(line: Line, name: str) -> float:
