@@ -4,7 +4,7 @@ import importlib
 import sys
 
 NAMES = {
-    "auxiliary_cost": "what do all auxiliary losses of T64 cost, against the last rung alone?",
+    "auxiliary_cost": "what do all auxiliary losses of T64 cost, against the last layer alone?",
     "depth": "is deep slow? 64 layers of 128 against 12 of 320",
     "evaluation": "how do bits per character depend on the stride, and what does each cost?",
     "faults": "is anything lost, whatever goes wrong?",

@@ -1,8 +1,8 @@
-"""What do all auxiliary losses of the paper's T64 cost, against the last rung alone?
+"""What do all auxiliary losses of the paper's T64 cost, against the last layer alone?
 
 The shapes of T64 (64 layers of 512, context 512, 256 symbols), two windows a step, without dropout, with its optimizer.
-Three contenders alternate: the last rung's next character alone; all 64 rungs with two targets each (the first steps of
-a run); and the same at four places spread evenly over the paper's schedule, averaged. Time and peak memory. The
+Three contenders alternate: the last layer's next character alone; all 64 layers with two targets each (the first steps
+of a run); and the same at four places spread evenly over the paper's schedule, averaged. Time and peak memory. The
 operations themselves cost 1.083 times as much.
 
     python -m benchmarks auxiliary_cost --rounds 5
@@ -47,10 +47,10 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     shape = {"model.layers": 3} if options.quick else {}
     rounds = 1 if options.quick else options.rounds
-    last = {"objective.rungs": False, "objective.targets": 1}
+    last = {"objective.intermediate": False, "objective.targets": 1}
     contenders = [
-        Contender("the last rung alone", t64, {"places": [0.0], "fields": shape | last}),
-        Contender("all rungs, two targets", t64, {"places": [0.0], "fields": shape}),
+        Contender("the last layer alone", t64, {"places": [0.0], "fields": shape | last}),
+        Contender("all layers, two targets", t64, {"places": [0.0], "fields": shape}),
         Contender("averaged over the schedule", t64, {"places": PLACES, "fields": shape}),
     ]
     alternate(contenders, rounds, steps=len(PLACES))

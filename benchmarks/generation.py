@@ -97,7 +97,7 @@ def make_contenders(
         found[f"none {precision}"] = Ours(run, "none", None, precision, training)
         for n in lengths:
             found[f"targets {n} {precision}"] = Ours(run, "targets", n, precision, training)
-        found[f"rungs {precision}"] = Ours(run, "rungs", None, precision, training)
+        found[f"early-exit {precision}"] = Ours(run, "early-exit", None, precision, training)
         found[f"ngram {precision}"] = Ours(run, "ngram", None, precision, training)
         found[f"auto {precision}"] = Ours(run, "auto", None, precision, training, race=True)
         for name, peer in PEERS.items():
@@ -181,7 +181,7 @@ def ratios(medians: dict[str, float], many: dict[str, float]) -> dict[str, float
     for precision in KINDS:
         mine = {name: speed for name, speed in medians.items() if name.endswith(precision)}
         none = mine[f"none {precision}"]
-        drafted = [n for n in mine if n.split()[0] in ("targets", "rungs", "ngram", "auto")]
+        drafted = [n for n in mine if n.split()[0] in ("targets", "early-exit", "ngram", "auto")]
         best = max(mine[name] for name in drafted)
         found[f"best drafter over none, {precision}"] = best / none
         for name in drafted:

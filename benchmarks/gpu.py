@@ -1,8 +1,8 @@
 """How well do the paper's networks use a GPU, with all their losses?
 
-T64 and T12 at their own shapes (16 windows of 512, every rung, two targets, dropout), as they are, compiled by block,
+T64 and T12 at their own shapes (16 windows of 512, every layer, two targets, dropout), as they are, compiled by block,
 and with CUDA graphs of the blocks: characters per second, and model operations per second over the device's own rate of
-matrix products. How many graphs are compiled while all rungs fall silent one by one. Then, with --minutes, what each
+matrix products. How many graphs are compiled while all layers fall silent one by one. Then, with --minutes, what each
 learns in that time; so does `ladder` at a GPU's size. A text of a few million characters is soon learned by heart, so
 the best score on valid text is reported beside the last.
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import report
 
-WORDS = b"the ladder leans on the wall, and every rung of it is asked what it sees. " * 10_000
+WORDS = b"the ladder leans on the wall, and every layer of it is asked what it sees. " * 10_000
 
 
 def main(argv: Sequence[str]) -> int:

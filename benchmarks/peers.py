@@ -71,7 +71,7 @@ def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
         "training.optimizer": "adamw",
         "training.learning_rate": RATE,
         "training.diagnose_every": 0,
-        "objective.rungs": False,
+        "objective.intermediate": False,
         "objective.targets": 1,
     }
     raw |= {name.replace("__", "."): value for name, value in fields.items()}

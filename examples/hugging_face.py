@@ -55,8 +55,10 @@ def make_decoder() -> tuple[nn.Module, aux.Objective]:
         intermediate_size=96, max_position_embeddings=LENGTH,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
-    rungs = aux.rungs(model, "model.layers.*", next_byte, head=nn.Sequential(model.model.norm, model.lm_head))
-    return model, aux.Objective(aux.Term(next_byte, select="logits"), rungs, model=model)
+    layers = aux.intermediate_terms(
+        model, "model.layers.*", next_byte, head=nn.Sequential(model.model.norm, model.lm_head)
+    )
+    return model, aux.Objective(aux.Term(next_byte, select="logits"), layers, model=model)
 
 
 def next_byte(logits: Tensor, text: Tensor) -> tuple[Tensor, int]:

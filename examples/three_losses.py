@@ -6,7 +6,7 @@ a transformer of ten lines that predicts the next character of the source text o
    training, the lowest first; from half of training on the last layer is alone.
 3. Multiple targets: every layer that predicts also predicts the character after the next, at half the weight.
 
-Each prediction is a term with a name: `rung2.target1` is the next character as layer 2 sees it, and `main` the next
+Each prediction is a term with a name: `layer2.target1` is the next character as layer 2 sees it, and `main` the next
 character as the last layer does.
 
     pip install "charladder[examples]"
@@ -48,11 +48,11 @@ def make_objective(model: nn.Module, symbols: int) -> aux.Objective:
     for offset in range(1, TARGETS + 1):
         # What each of these has in common. The weight is the paper's rule for layers times that for targets.
         common = {"target": offset, "weight": "al_rfou", "offset": offset, "offsets": TARGETS, "head": heads}
-        rungs = aux.rungs(model, "encoder.layers.*", every_position, **common)
-        auxiliary |= {f"{name}.target{offset}": term for name, term in rungs.items()}
+        layers = aux.intermediate_terms(model, "encoder.layers.*", every_position, **common)
+        auxiliary |= {f"{name}.target{offset}": term for name, term in layers.items()}
         if offset > 1:  # the last layer has the main loss, and the other targets as all layers have
             last = aux.Term(every_position, tap=f"encoder.layers.{LAYERS - 1}", layer=LAYERS, layers=LAYERS, **common)
-            auxiliary[f"rung{LAYERS}.target{offset}"] = last
+            auxiliary[f"layer{LAYERS}.target{offset}"] = last
     return aux.Objective(aux.Term(every_position, target=1), auxiliary, model=model)
 
 

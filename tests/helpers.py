@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from charladder.kernels import build
 from charladder.model import ModelConfig, Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings
+from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.text import Windows
-from charladder.training import Trainer, TrainingSettings
+from charladder.training import Trainer, TrainingConfig
 
 # `charladder` whose steps take a moment: whoever waits for a few of them is there before the last.
 UNHURRIED = [
@@ -41,21 +41,21 @@ def small(**changes: Any) -> ModelConfig:
 def make_trainer(
     data: bytes,
     model: ModelConfig | None = None,
-    objective: ObjectiveSettings | None = None,
+    objective: ObjectiveConfig | None = None,
     dtype: torch.dtype = torch.float32,
     order: str = "random",
     **training: Any,
 ) -> Trainer:
     """A trainer over the bytes `data`, all of them for training; in float32 on a CPU, on every machine, unless told."""
-    model, objective = model or small(), objective or ObjectiveSettings()
-    settings = TrainingSettings(
+    model, objective = model or small(), objective or ObjectiveConfig()
+    settings = TrainingConfig(
         **({"batch": 4, "learning_rate": 0.01, "steps": 20, "precision": "float32", "device": "cpu"} | training)
     )
     windows = Windows(
         np.frombuffer(data, np.uint8), (0, len(data)), model.context, objective.targets, settings.seed, order
     )
     network = Transformer(model, 256, settings.seed).to(dtype)
-    return Trainer(network, LadderObjective(objective, model, 256, settings.seed).to(dtype), windows, settings)
+    return Trainer(network, LanguageModelObjective(objective, model, 256, settings.seed).to(dtype), windows, settings)
 
 
 def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tensor]:

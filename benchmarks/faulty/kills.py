@@ -23,7 +23,7 @@ from charladder.training.checkpoint import list_checkpoints, load
 from charladder.training.files import digest_of, load_tensors
 from charladder.training.metrics import read_metrics
 
-TEXT = "the ladder leans on the wall, and every rung of it is asked what it sees. " * 60
+TEXT = "the ladder leans on the wall, and every layer of it is asked what it sees. " * 60
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "40", "--device", "cpu"]
 TINY += ["--training.log-every", "1", "--training.checkpoint-seconds", "0.03", "--training.validation-characters", "64"]
 

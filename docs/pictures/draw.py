@@ -34,12 +34,12 @@ INK, PALE = "#22313f", "#c9ced3"
 RED, BLUE, ORANGE = "#c0392b", "#1f6f8b", "#d9822b"
 
 SCHEDULES = ("al_rfou", "deeply_supervised", "layerskip_gradual", "shallow_heavy")
-TEXT, RUNGS, TARGETS, PROGRESS = "ABCDEF", 3, 2, 0.2
+TEXT, LAYERS, TARGETS, PROGRESS = "ABCDEF", 3, 2, 0.2
 
 
 def three_losses() -> Figure:
-    """Every prediction that the three losses ask for on TEXT: rungs as rows, positions as columns."""
-    rows = aux.explain(TEXT, layers=RUNGS, targets=TARGETS, progress=PROGRESS)
+    """Every prediction that the three losses ask for on TEXT: layers as rows, positions as columns."""
+    rows = aux.explain(TEXT, layers=LAYERS, targets=TARGETS, progress=PROGRESS)
     figure = Figure(figsize=(10, 6))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 20), ylim=(0, 12))
@@ -48,37 +48,39 @@ def three_losses() -> Figure:
     def x(position: int) -> float:
         return 5.2 + 2.6 * position
 
-    def y(rung: int) -> float:
-        return 2.1 + 2.5 * (rung - 1)
+    def y(layer: int) -> float:
+        return 2.1 + 2.5 * (layer - 1)
 
     for position, letter in enumerate(TEXT):
         box(axes, x(position), 0.7, letter, "#e4e9ee", 14)
-        for rung in range(1, RUNGS + 1):
-            below = y(rung - 1) if rung > 1 else 0.7
-            arrow(axes, (x(position) - 0.6, below + 0.38), (x(position) - 0.6, y(rung) - 0.38), "#9aa5af")
-            box(axes, x(position), y(rung), TEXT[: position + 1], "white", 9)
+        for layer in range(1, LAYERS + 1):
+            below = y(layer - 1) if layer > 1 else 0.7
+            arrow(axes, (x(position) - 0.6, below + 0.38), (x(position) - 0.6, y(layer) - 0.38), "#9aa5af")
+            box(axes, x(position), y(layer), TEXT[: position + 1], "white", 9)
     for row in rows:
-        start = x(len(row.given) - 1) - 0.2 + 0.3 * (row.offset - 1), y(row.rung) + 0.38
-        end = x(len(row.given) - 1) - 0.05 + 0.8 * (row.offset - 1), y(row.rung) + 1.3
+        start = x(len(row.given) - 1) - 0.2 + 0.3 * (row.offset - 1), y(row.layer) + 0.38
+        end = x(len(row.given) - 1) - 0.05 + 0.8 * (row.offset - 1), y(row.layer) + 1.3
         colour = PALE if not row.active else RED if row.loss == "main" else BLUE if row.offset == 1 else ORANGE
         arrow(axes, start, (end[0], end[1] - 0.3), colour, row.active)
         axes.text(*end, row.target, ha="center", va="center", color=colour, fontsize=14, weight="bold")
 
     axes.text(3.7, 0.7, "text", ha="right", va="center", color=INK, fontsize=13, weight="bold")
-    for rung in range(1, RUNGS + 1):
-        weights = {row.offset: row.weight for row in rows if row.rung == rung}
+    for layer in range(1, LAYERS + 1):
+        weights = {row.offset: row.weight for row in rows if row.layer == layer}
         if any(weights.values()):
             weight = "weights " + " and ".join(f"{weight:g}" for weight in weights.values())
-            time = "to the end" if rung == RUNGS else f"until progress {rung}/{2 * RUNGS}"
+            time = "to the end" if layer == LAYERS else f"until progress {layer}/{2 * LAYERS}"
         else:
-            weight, time = "silent", f"since progress {rung}/{2 * RUNGS}"
-        axes.text(3.7, y(rung) + 0.45, f"rung {rung}", ha="right", va="center", color=INK, fontsize=13, weight="bold")
-        axes.text(3.7, y(rung) - 0.05, weight, ha="right", va="center", color=INK, fontsize=10)
-        axes.text(3.7, y(rung) - 0.45, time, ha="right", va="center", color=INK, fontsize=10)
+            weight, time = "silent", f"since progress {layer}/{2 * LAYERS}"
+        axes.text(
+            3.7, y(layer) + 0.45, f"layer {layer}", ha="right", va="center", color=INK, fontsize=13, weight="bold"
+        )
+        axes.text(3.7, y(layer) - 0.05, weight, ha="right", va="center", color=INK, fontsize=10)
+        axes.text(3.7, y(layer) - 0.45, time, ha="right", va="center", color=INK, fontsize=10)
 
     legend = (
-        (RED, "1. Every position of the last rung: the next letter (the main loss)"),
-        (BLUE, "2. Every rung below: the next letter too"),
+        (RED, "1. Every position of the last layer: the next letter (the main loss)"),
+        (BLUE, "2. Every layer below: the next letter too"),
         (ORANGE, "3. Several targets: the letter after the next, at half the weight"),
     )
     for place, (colour, words) in enumerate(legend):
@@ -103,7 +105,7 @@ def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colou
 
 
 def schedule(layers: int = 12) -> Figure:
-    """The weight of every rung over training, preset by preset."""
+    """The weight of every layer over training, preset by preset."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, len(SCHEDULES), sharey=True)
     colours = LinearSegmentedColormap.from_list("weight", ["#e3eef2", "#7fb2c4", "#1f6f8b", "#0b2f3d"])
@@ -121,7 +123,7 @@ def schedule(layers: int = 12) -> Figure:
         axes.set_yticks(range(1, layers + 1))
         axes.grid(axis="x", alpha=0.25)
         axes.set_axisbelow(True)
-    panels[0].set_ylabel(f"rung ({layers}: the main loss)")
+    panels[0].set_ylabel(f"layer ({layers}: the main loss)")
     scale = figure.colorbar(ScalarMappable(norm, colours), ax=panels, label="weight", fraction=0.03, pad=0.01)
     scale.set_ticks([0.01, 0.05, 0.1, 0.25, 0.5, 1])
     scale.set_ticklabels(["0.01", "0.05", "0.1", "0.25", "0.5", "1"])
@@ -138,7 +140,7 @@ def pieces(name: str, layer: int, layers: int, parts: int = 48) -> Iterator[tupl
         objective, key = aux.Objective(term), "main"
     else:
         last = dataclasses.replace(term, layer=layers)
-        objective, key = aux.Objective(last, {"rung": term}), "rung"
+        objective, key = aux.Objective(last, {"layer": term}), "layer"
     weights = [objective.weights((part + 0.5) / parts)[key] for part in range(parts)]
     begin = 0
     for weight, several in groupby(weights):
@@ -164,10 +166,10 @@ def measure(layers: int = 24, width: int = 32, classes: int = 10, weight: float 
     torch.manual_seed(0)
     model = Deep(layers, width, classes)
     x, y = torch.randn(256, width), torch.randint(classes, (256,))
-    terms = aux.rungs(model, "layers.*", F.cross_entropy, weight=weight, head=aux.heads.linear(classes))
+    terms = aux.intermediate_terms(model, "layers.*", F.cross_entropy, weight=weight, head=aux.heads.linear(classes))
     objective = aux.Objective(aux.Term(F.cross_entropy), terms).build(model, x)
     report = objective(model, x, y)
-    return aux.diagnose(report, aux.by_depth(model, "layers.*"), lambda name: "rungs")
+    return aux.diagnose(report, aux.by_depth(model, "layers.*"), lambda name: "layers")
 
 
 def gradients() -> Figure:

@@ -11,15 +11,15 @@ from charladder.errors import BadInput, nearest
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
 from charladder.model.config import MAX_SIZE
-from charladder.objective import ObjectiveSettings
+from charladder.objective import ObjectiveConfig
 from charladder.shapes import FIELDS, choose_shape
-from charladder.training import TrainingSettings
+from charladder.training import TrainingConfig
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class TextConfig:
     """data: corpus names, files, folders, patterns, URLs or `-`, in their order.
 
     encoding: of the files; recoded to UTF-8 where it is another, and bytes as they are in utf-8.
@@ -51,17 +51,17 @@ class Recipe:
     """Everything that says what a run is. `recipe` is its name."""
 
     recipe: str
-    text: TextSettings
+    text: TextConfig
     model: ModelConfig
-    objective: ObjectiveSettings
-    training: TrainingSettings
+    objective: ObjectiveConfig
+    training: TrainingConfig
 
 
 SECTIONS = {
-    "text": TextSettings,
+    "text": TextConfig,
     "model": ModelConfig,
-    "objective": ObjectiveSettings,
-    "training": TrainingSettings,
+    "objective": ObjectiveConfig,
+    "training": TrainingConfig,
 }
 Raw = dict[str, Any]
 
@@ -148,7 +148,8 @@ def parse_tables(tables: dict[str, Any], where: str) -> Raw:
     tables = {name: value for name, value in tables.items() if name != "identity"}
     version = tables.pop("format_version", FORMAT)
     if version != FORMAT:
-        raise BadInput(f"{where} has format_version {version}; this charladder reads {FORMAT}")
+        reader = "; charladder 0.1 reads it" if version == 1 else ""
+        raise BadInput(f"{where} has format_version {version}, and this version reads {FORMAT}{reader}")
     raw: Raw = {"recipe": str(tables.pop("recipe", Path(where).stem))}
     types = field_types()
     for section, fields in tables.items():

@@ -29,8 +29,8 @@ from charladder.config import checked_identity, config_tables
 from charladder.errors import BadInput
 from charladder.input_files import read_bytes
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
-from charladder.objective.steps import describe
+from charladder.objective import LanguageModelObjective
+from charladder.objective.cross_entropy import describe
 from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
 from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
 from charladder.training import best, distributed
@@ -92,7 +92,7 @@ class Run:
         model, size = self.recipe.model, self.alphabet.size
         return filled(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 
-    def objective(self) -> LadderObjective:
+    def objective(self) -> LanguageModelObjective:
         """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
         objective = self.stored_objective()
@@ -103,10 +103,10 @@ class Run:
             )
         return objective
 
-    def stored_objective(self) -> LadderObjective:
+    def stored_objective(self) -> LanguageModelObjective:
         """As objective(); the best heads may be of another step than the best network."""
         recipe = self.recipe
-        heads = LadderObjective.count_heads(recipe.objective, recipe.model.layers)
+        heads = LanguageModelObjective.count_heads(recipe.objective, recipe.model.layers)
         return filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
 
 
@@ -145,8 +145,8 @@ def filled(make: Callable[[], Module], path: Path, least: int, identity: str | N
     raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")
 
 
-def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LadderObjective:
-    return LadderObjective(recipe.objective, recipe.model, alphabet.size, recipe.training.seed)
+def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjective:
+    return LanguageModelObjective(recipe.objective, recipe.model, alphabet.size, recipe.training.seed)
 
 
 def new_path(recipe: str) -> Path:

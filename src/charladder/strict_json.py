@@ -16,8 +16,8 @@ def dumps(value: Any) -> str:
 def not_finite(value: Any, name: str = "") -> str | None:
     """The name of the first number that is not finite, with points between the keys and places; None where all are.
 
-    >>> not_finite({"bits": 2.5, "by_rung": [{"bits": float("inf")}]})
-    'by_rung.0.bits'
+    >>> not_finite({"bits": 2.5, "by_layer": [{"bits": float("inf")}]})
+    'by_layer.0.bits'
     """
     if isinstance(value, float):
         return None if math.isfinite(value) else name

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from charladder.errors import BadInput
 from charladder.kernels import build
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
+from charladder.objective import LanguageModelObjective
 from charladder.recipe import Recipe
 from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
 from charladder.text import Corpus, Windows
@@ -90,13 +90,13 @@ def new_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: None
     return build_trainer(run, corpus, network, objective)
 
 
-def fresh_modules(run: Run) -> tuple[Transformer, LadderObjective]:
+def fresh_modules(run: Run) -> tuple[Transformer, LanguageModelObjective]:
     recipe = run.recipe
     network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
     return network, fresh_objective(recipe, run.alphabet)
 
 
-def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: LadderObjective) -> Trainer:
+def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: LanguageModelObjective) -> Trainer:
     keep_memory()
     missing = build.decision().reason
     if distributed.agree(0.0, missing is not None)[1] and missing is None:
@@ -133,7 +133,7 @@ def initial_run(recipe: Recipe) -> Run:
     )
 
 
-def load_initial_weights(recipe: Recipe, network: Transformer, objective: LadderObjective) -> list[str]:
+def load_initial_weights(recipe: Recipe, network: Transformer, objective: LanguageModelObjective) -> list[str]:
     """Loads the network of the run that `recipe` begins from, and those of its heads that have the names, shapes and
     dtypes of heads of `objective`; returns the names of the other heads of `objective`, which stay fresh.
 

@@ -18,15 +18,15 @@ ENVIRONMENT: dict[str, Any] = {
 STEPS = 40
 
 
-def make_plan(seeds: int = 5, arms: tuple[str, ...] = ("none", "rungs"), **changes: Any) -> Plan:
+def make_plan(seeds: int = 5, arms: tuple[str, ...] = ("none", "layers"), **changes: Any) -> Plan:
     fields: dict[str, Any] = {
         "name": "ladders",
-        "question": "Do rungs help?",
+        "question": "Do layers help?",
         "rule": "Lower bits per character on the valid part after equal characters.",
         "base": "ladder",
         "data": ("book.txt",),
         "fields": {"training.steps": STEPS, "model.layers": 2},
-        "arms": tuple(Arm(name, {"objective.rungs": name != "none"}) for name in arms),
+        "arms": tuple(Arm(name, {"objective.intermediate": name != "none"}) for name in arms),
         "seeds": tuple(range(seeds)),
         "baseline": "none",
     }
@@ -66,10 +66,10 @@ def lines(bits: float, finished: bool, speed: float) -> list[dict[str, Any]]:
         line |= {"seconds": characters / speed, "learning_rate": 0.01}
         if step % 2 == 0:
             line["terms"] = {"main": {"bits": now, "weight": 1.0, "share": now}}
-            line["terms"]["rung1.target1"] = {"bits": now + 0.5, "weight": 0.3, "share": 0.3 * now}
+            line["terms"]["layer1.target1"] = {"bits": now + 0.5, "weight": 0.3, "share": 0.3 * now}
         if step % 4 == 0:
-            norms = {"rung1": 0.1, "rung2": 0.2}
-            alone = {rung: norm / 2 for rung, norm in norms.items()}
+            norms = {"layer1": 0.1, "layer2": 0.2}
+            alone = {layer: norm / 2 for layer, norm in norms.items()}
             line["diagnosis"] = {"gradient_norms": norms, "gradient_norms_without": alone}
         found.append(line)
         if step % 8 == 0 and step < STEPS:

@@ -11,7 +11,7 @@ from charladder.ablation.plan import Contrast, differences, plan_names, read_pla
 from charladder.errors import BadInput
 
 TINY = {"model.layers": 2, "model.width": 16, "model.context": 16, "training.batch": 2, "training.steps": 10}
-TWO = {"none": {"objective.rungs": False}, "rungs": {"objective.rungs": True}}
+TWO = {"none": {"objective.intermediate": False}, "layers": {"objective.intermediate": True}}
 
 
 def written(place: Path, **changes) -> str:
@@ -31,13 +31,13 @@ def refused(place: Path, **changes) -> str:
 
 
 def test_what_a_plan_says_and_what_it_leaves_to_defaults(tmp_path):
-    plan = read_plan(written(tmp_path, seeds=[4, 7], question="Do rungs help?"))
+    plan = read_plan(written(tmp_path, seeds=[4, 7], question="Do layers help?"))
     assert (plan.name, plan.base, plan.data, plan.baseline) == ("own", "ladder", ("python",), "none")
-    assert (plan.seeds, plan.question) == ((4, 7), "Do rungs help?")
-    assert [arm.name for arm in plan.arms] == ["none", "rungs"]
+    assert (plan.seeds, plan.question) == ((4, 7), "Do layers help?")
+    assert [arm.name for arm in plan.arms] == ["none", "layers"]
     recipe = recipe_of(plan, plan.arms[0], 7)
     assert (recipe.training.steps, recipe.training.minutes, recipe.training.seed) == (10, 0, 7)
-    assert not recipe.objective.rungs
+    assert not recipe.objective.intermediate
     assert run_name("none", 7) == "none-seed7"
     assert read_plan(written(tmp_path)).seeds == (0, 1)
 
@@ -48,12 +48,17 @@ def test_nested_tables_and_dotted_names_say_the_same(tmp_path):
 
 
 def test_factors_make_a_full_grid(tmp_path):
-    factors = {"objective.targets": [1, 2, 4], "objective.rungs": [True, False]}
+    factors = {"objective.targets": [1, 2, 4], "objective.intermediate": [True, False]}
     plan = read_plan(written(tmp_path, arms=None, factors=factors))
     assert len(plan.arms) == 6
-    assert plan.arms[0].name == plan.baseline == "targets=1 rungs=true"
+    assert plan.arms[0].name == plan.baseline == "targets=1 intermediate=true"
     plan = read_plan(written(tmp_path, factors={"objective.targets": [1, 2]}))
-    assert [arm.name for arm in plan.arms] == ["none targets=1", "none targets=2", "rungs targets=1", "rungs targets=2"]
+    assert [arm.name for arm in plan.arms] == [
+        "none targets=1",
+        "none targets=2",
+        "layers targets=1",
+        "layers targets=2",
+    ]
     same = {"objective.positions": ["all", "last"], "model.positions": ["rotary", "table"]}
     plan = read_plan(written(tmp_path, arms=None, factors=same))
     assert plan.arms[0].name == "objective.positions=all model.positions=rotary"
@@ -72,9 +77,9 @@ def test_a_plan_is_read_again_from_what_is_written_of_it(tmp_path):
 
 
 def test_contrasts_are_read_and_written_and_are_no_other_plan(tmp_path):
-    asked = written(tmp_path, contrasts={"more": {"plus": ["rungs"], "minus": ["none"]}})
+    asked = written(tmp_path, contrasts={"more": {"plus": ["layers"], "minus": ["none"]}})
     plan = read_plan(asked)
-    assert plan.contrasts == (Contrast("more", ("rungs",), ("none",)),)
+    assert plan.contrasts == (Contrast("more", ("layers",), ("none",)),)
     again = tmp_path / "again.toml"
     again.write_text(tomli_w.dumps(tables_of(plan)))
     assert read_plan(again) == plan
@@ -101,7 +106,7 @@ def test_differences_are_those_of_the_resolved_settings(tmp_path):
     told = differences(plan)
     assert told["a"]["model.width"] == 16
     assert told["b"]["model.feed_forward"] != told["a"]["model.feed_forward"]
-    assert "objective.rungs" not in told["a"]
+    assert "objective.intermediate" not in told["a"]
 
 
 @pytest.mark.parametrize("name", plan_names())
@@ -112,7 +117,7 @@ def test_our_own_plans_can_be_carried_out(name):
 def test_the_paper_has_the_rows_of_its_table():
     plan = read_plan("paper")
     assert [arm.name for arm in plan.arms] == [
-        "all", "no-positions", "no-rungs", "no-targets", "no-tables", "momentum", "sgd",
+        "all", "no-positions", "no-layers", "no-targets", "no-tables", "momentum", "sgd",
     ]  # fmt: skip
 
 
@@ -121,26 +126,26 @@ def test_the_paper_has_the_rows_of_its_table():
     [
         ({"sedes": 3}, "unknown key 'sedes'; did you mean seeds?"),
         ({"set": {**TINY, "model.widht": 3}}, "unknown field 'model.widht'; did you mean model.width?"),
-        ({"arms": {"a": {"objective.rung": True}, "b": {}}}, "arm 'a' of the plan sets the unknown field"),
+        ({"arms": {"a": {"objective.layer": True}, "b": {}}}, "arm 'a' of the plan sets the unknown field"),
         ({"factors": {"objective.target": [1]}}, "did you mean objective.targets?"),
         ({"factors": {"objective.targets": 2}}, "must be a list of values"),
         ({"factors": {"objective.targets": []}}, "must be a list of values"),
         ({"factors": {"objective.targets": [1, "two"]}}, "objective.targets is 'two'; it must be a whole number"),
         ({"factors": {"training.skips": list(range(600))}}, "more than 1,000 arms"),
         ({"set": {**TINY, "model.layers": 2.5}}, "model.layers is 2.5; it must be a whole number"),
-        ({"arms": {"a": {"objective.rungs": "perhaps"}}}, "must be true or false"),
+        ({"arms": {"a": {"objective.intermediate": "perhaps"}}}, "must be true or false"),
         ({"arms": {"a": 3}}, "it must be a table"),
         ({"arms": 3}, "it must be a table, [arms]"),
         ({"arms": {"a": {}, "b": {}}}, "arms 'a' and 'b' of the plan are duplicate runs"),
-        ({"arms": {"a": {}, "b": {"objective.rungs": True}}}, "duplicate runs"),
-        ({"factors": {"objective.rungs": [True, False]}}, "duplicate runs"),
+        ({"arms": {"a": {}, "b": {"objective.intermediate": True}}}, "duplicate runs"),
+        ({"factors": {"objective.intermediate": [True, False]}}, "duplicate runs"),
         ({"factors": {"objective.targets": [2, 2]}}, "two arms of the plan are called"),
-        ({"arms": {"a": {}, "A": {"objective.rungs": False}}}, "two arms of the plan are called 'a'"),
+        ({"arms": {"a": {}, "A": {"objective.intermediate": False}}}, "two arms of the plan are called 'a'"),
         ({"arms": None}, "the plan has no arms"),
         ({"arms": {}}, "the plan has no arms"),
         ({"arms": {"a/b": {}}}, "'a/b' cannot be that of a folder"),
         ({"arms": {"..": {}}}, "cannot be that of a folder"),
-        ({"arms": {"": {"objective.rungs": False}}}, "cannot be that of a folder"),
+        ({"arms": {"": {"objective.intermediate": False}}}, "cannot be that of a folder"),
         ({"name": "../up"}, "the plan's name '../up' cannot be that of a folder"),
         ({"name": 3}, "name of the plan is 3; it must be text"),
         ({"baseline": "non"}, "baseline 'non' is none of its arms; did you mean none?"),
@@ -170,8 +175,8 @@ def test_the_paper_has_the_rows_of_its_table():
         ({"factors": {"text.unknown": ["replace", "drop"]}}, "differ in text.unknown"),
         ({"arms": {"a": {}, "b": {"text.encoding": "latin-1"}}}, "'a' and 'b' of the plan differ in text.encoding"),
         ({"contrasts": {"a": {"plus": ["none"]}}}, "contrast 'a' of the plan must be a table with `plus` and `minus`"),
-        ({"contrasts": {"a": {"plus": ["rung"], "minus": ["none"]}}}, "unknown arm 'rung'; did you mean rungs?"),
-        ({"contrasts": {"a": {"plus": ["rungs", "none"], "minus": ["none"]}}}, "adds 2 arms and takes away 1"),
+        ({"contrasts": {"a": {"plus": ["layer"], "minus": ["none"]}}}, "unknown arm 'layer'; did you mean layers?"),
+        ({"contrasts": {"a": {"plus": ["layers", "none"], "minus": ["none"]}}}, "adds 2 arms and takes away 1"),
         ({"contrasts": {"a": {"plus": ["none"], "minus": 3}}}, "contrast 'a' of the plan: minus is 3"),
         ({"contrasts": 3}, "it must be a table, [contrasts]"),
     ],

@@ -13,7 +13,7 @@ from charladder.ablation import csv_tables, markdown, page, pictures, plan, repo
 from charladder.ablation.results import collect
 from charladder.ablation.statistics import TOO_FEW
 
-BITS = {"none": [2.0, 2.1, 2.2, 2.05, 2.15], "rungs": [1.9, 2.01, 2.09, 1.96, 2.04]}
+BITS = {"none": [2.0, 2.1, 2.2, 2.05, 2.15], "layers": [1.9, 2.01, 2.09, 1.96, 2.04]}
 
 
 @pytest.fixture
@@ -30,36 +30,36 @@ def build(folder, **changes):
 
 
 def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
-    none, rungs = build(folder).arms
+    none, layers = build(folder).arms
     assert none.verdict == "the baseline" and none.difference is None
     assert none.bits is not None and none.bits.mean == pytest.approx(2.1)
-    assert rungs.difference is not None and rungs.difference.mean == pytest.approx(-0.1)
-    assert rungs.verdict.startswith("better than none by 0.100 (0.0") and rungs.verdict.endswith("5 seeds")
-    assert rungs.corrected == rungs.difference.p
-    assert rungs.speed is not None and rungs.speed.mean == pytest.approx(500)
+    assert layers.difference is not None and layers.difference.mean == pytest.approx(-0.1)
+    assert layers.verdict.startswith("better than none by 0.100 (0.0") and layers.verdict.endswith("5 seeds")
+    assert layers.corrected == layers.difference.p
+    assert layers.speed is not None and layers.speed.mean == pytest.approx(500)
 
 
 def test_the_level_is_reached_between_points_or_not_at_all(folder):
     built = build(folder)
-    none, rungs = built.arms
+    none, layers = built.arms
     # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
     assert built.level == pytest.approx(9 + (2.1 - 8) * 0.8)
     assert (none.reached.count, none.reached.of, none.reached.characters) == (3, 5, None)
-    assert (rungs.reached.count, rungs.reached.of) == (5, 5)
-    assert rungs.reached.characters is not None and 2400 < rungs.reached.characters < 3200
-    assert rungs.reached.seconds == pytest.approx(rungs.reached.characters / 500)
+    assert (layers.reached.count, layers.reached.of) == (5, 5)
+    assert layers.reached.characters is not None and 2400 < layers.reached.characters < 3200
+    assert layers.reached.seconds == pytest.approx(layers.reached.characters / 500)
 
 
 def test_equal_seconds_are_those_of_the_slower_run_at_the_end_of_the_faster(folder):
-    none, rungs = build(folder).arms
-    # `none` is scored last at step 32, after 3.2 s; `rungs`, at half the speed, is then at step 16.
-    expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["rungs"], strict=True)]
-    assert none.timed is None and rungs.timed is not None
-    assert rungs.timed.mean == pytest.approx(sum(expected) / 5)
-    assert rungs.timed.p == rungs.timed_corrected and rungs.timed.p < 0.001
+    none, layers = build(folder).arms
+    # `none` is scored last at step 32, after 3.2 s; `layers`, at half the speed, is then at step 16.
+    expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["layers"], strict=True)]
+    assert none.timed is None and layers.timed is not None
+    assert layers.timed.mean == pytest.approx(sum(expected) / 5)
+    assert layers.timed.p == layers.timed_corrected and layers.timed.p < 0.001
     rows = list(csv.DictReader(io.StringIO(csv_tables.summary(build(folder)))))
-    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(rungs.timed.mean)
-    assert f"{rungs.timed.mean:+.4f}" in markdown.text(build(folder))
+    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(layers.timed.mean)
+    assert f"{layers.timed.mean:+.4f}" in markdown.text(build(folder))
 
 
 def test_one_seed_prints_no_interval_and_claims_nothing(folder):
@@ -73,12 +73,12 @@ def test_one_seed_prints_no_interval_and_claims_nothing(folder):
 
 
 def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
-    (folder / "rungs-seed3" / "metrics.jsonl").unlink()
+    (folder / "layers-seed3" / "metrics.jsonl").unlink()
     built = build(folder)
     assert built.arms[1].verdict == TOO_FEW
     assert built.arms[1].difference is not None and built.arms[1].difference.seeds == (0, 1, 2, 4)
-    assert "rungs, seed 3: unfinished at step 0" in markdown.text(built).split("## Results")[0]
-    assert "rungs, seed 3: unfinished at step 0" in page.html(built).split("<h2>Results")[0]
+    assert "layers, seed 3: unfinished at step 0" in markdown.text(built).split("## Results")[0]
+    assert "layers, seed 3: unfinished at step 0" in page.html(built).split("<h2>Results")[0]
     rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
     assert len(rows) == 10
     assert rows[8]["gap"] == "unfinished at step 0" and rows[8]["bits_per_character"] == ""
@@ -94,7 +94,7 @@ def test_a_plan_without_any_run_has_a_report_all_the_same(tmp_path):
 def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
     other = ENVIRONMENT | {"data": {"name": "book.txt", "sha256": "cd" * 32}, "machine": {"processor": "Abacus 13"}}
     make_run(tmp_path, "none", 0, 2.0)
-    make_run(tmp_path, "rungs", 0, 1.9, environment=other)
+    make_run(tmp_path, "layers", 0, 1.9, environment=other)
     built = build(tmp_path, seeds=1)
     assert [any(word in said for said in built.warnings) for word in ("data", "machine")] == [True, True]
     assert "the runs differ in the data" in page.html(built)
@@ -141,7 +141,7 @@ def test_all_files_say_the_same(folder):
             assert f"{float(row['low']):.4f} to {float(row['high']):.4f}" in text
             assert row["verdict"] in text
     rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
-    assert [float(row["bits_per_character"]) for row in rows] == BITS["none"] + BITS["rungs"]
+    assert [float(row["bits_per_character"]) for row in rows] == BITS["none"] + BITS["layers"]
 
 
 def test_the_files_are_written_and_written_again(folder, monkeypatch):
@@ -181,11 +181,11 @@ def test_a_plan_without_contrasts_has_no_such_table(folder):
 
 def test_norms_are_means_over_thirds_and_runs(folder):
     rows = list(csv.DictReader(io.StringIO(csv_tables.norms(build(folder)))))
-    assert [(r["arm"], r["third"], r["rung"]) for r in rows[:6]] == [
-        ("none", third, rung) for third in ("early", "mid", "late") for rung in ("1", "2")
+    assert [(r["arm"], r["third"], r["layer"]) for r in rows[:6]] == [
+        ("none", third, layer) for third in ("early", "mid", "late") for layer in ("1", "2")
     ]
     for row in rows:
-        norm = 0.1 * int(row["rung"])
+        norm = 0.1 * int(row["layer"])
         assert float(row["norm"]) == pytest.approx(norm)
         assert float(row["norm_of_the_main_term_alone"]) == pytest.approx(norm / 2)
 
@@ -194,7 +194,7 @@ def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
     text = page.html(build(folder))
     order = [
         "<h2>Verdict</h2>",
-        "rungs: better than none by 0.100",
+        "layers: better than none by 0.100",
         'aria-label="Difference of each arm',
         "<h2>Results",
     ]

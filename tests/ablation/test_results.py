@@ -20,7 +20,7 @@ def test_a_finished_run_is_read_as_it_is(tmp_path):
     assert result.curves.valid.characters_P.tolist() == [800, 1600, 2400, 3200]
     assert result.curves.valid.seconds_P.tolist() == [0.8, 1.6, 2.4, 3.2]
     assert np.allclose(result.curves.valid.bits_P, [7.8, 6.6, 5.4, 4.2])
-    assert result.curves.norms[0] == (3 / STEPS, {"rung1": 0.1, "rung2": 0.2})
+    assert result.curves.norms[0] == (3 / STEPS, {"layer1": 0.1, "layer2": 0.2})
     assert result.environment["data"]["name"] == "book.txt"
 
 

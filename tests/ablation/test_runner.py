@@ -21,13 +21,13 @@ SET = {
     "training.log_every": 1, "training.validations": 1, "training.precision": "float32", "training.device": "cpu",
     "text.valid": 200,
 }  # fmt: skip
-ARMS = {"none": {"objective.rungs": False}, "rungs": {}}
+ARMS = {"none": {"objective.intermediate": False}, "layers": {}}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan")
-    (path / "text").write_text("the ladder leans on the wall, and every rung is asked. " * 60)
+    (path / "text").write_text("the ladder leans on the wall, and every layer is asked. " * 60)
     return path
 
 
@@ -66,7 +66,7 @@ def bits(folder: Path, name: str) -> float:
 
 
 def test_every_arm_is_trained_with_every_seed_as_train_would(whole, place):
-    names = ("none-seed0", "rungs-seed0", "none-seed1", "rungs-seed1")
+    names = ("none-seed0", "layers-seed0", "none-seed1", "layers-seed1")
     scores = [bits(whole, name) for name in names]
     assert len(set(scores)) == 4
     for name, score in zip(names, scores, strict=True):
@@ -94,7 +94,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
     events = []
     for one in carry_out(plan(place, seeds=1), place / "cut", jobs=1, stop=lambda: bool(asked)):
         events.append(one)
-        if isinstance(one, Begun) and one.run.arm.name == "rungs":
+        if isinstance(one, Begun) and one.run.arm.name == "layers":
             metrics, until = one.run.path / "metrics.jsonl", time.monotonic() + 240
             while not (metrics.exists() and len(metrics.read_text().splitlines()) > 20):
                 assert time.monotonic() < until
@@ -106,7 +106,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
     events = list(carry_out(plan(place, seeds=1), place / "cut", jobs=1))
     assert [one.again for one in events if isinstance(one, Begun)] == [True]
     assert states(place / "cut" / "none-seed0") == kept
-    for name in ("none-seed0", "rungs-seed0"):
+    for name in ("none-seed0", "layers-seed0"):
         assert bits(place / "cut", name) == bits(whole, name)
         for file in ("model.safetensors", "heads.safetensors"):
             assert_same_tensors(place / "cut" / name / file, whole / name / file)
@@ -151,7 +151,7 @@ def test_another_plan_in_the_folder_is_refused(whole, place):
     before = states(whole)
     for changes, said in (
         (
-            {"arms": {"none": {"objective.rungs": False}, "other": {}}, "seeds": 3},
+            {"arms": {"none": {"objective.intermediate": False}, "other": {}}, "seeds": 3},
             "holds another plan (its arms differs)",
         ),
         ({"set": {**SET, "training.steps": 30}, "seeds": 3}, "holds another plan (its set differs)"),
@@ -168,7 +168,7 @@ def test_what_is_no_run_or_another_one_is_left_alone(whole, place, tmp_path):
     with pytest.raises(BadInput, match=r"none-seed0 is not a run directory"):
         next(carry_out(plan(place), tmp_path / "out", jobs=1))
     (tmp_path / "out" / "none-seed0").rmdir()
-    (tmp_path / "out" / "none-seed0").symlink_to(whole / "rungs-seed0")
+    (tmp_path / "out" / "none-seed0").symlink_to(whole / "layers-seed0")
     with pytest.raises(BadInput, match="other settings than the plan's"):
         next(carry_out(plan(place), tmp_path / "out", jobs=1))
     assert not (tmp_path / "out" / "plan.toml").exists()

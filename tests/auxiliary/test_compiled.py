@@ -20,7 +20,9 @@ def test_one_graph_while_layers_fall_silent_one_by_one(backend):
     torch.manual_seed(5)
     x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
     model = stack(depth=DEPTH)
-    objective = aux.Objective(term(), aux.rungs(model, "layers.*", F.cross_entropy, head=nn.Linear(8, 3)), model=model)
+    objective = aux.Objective(
+        term(), aux.intermediate_terms(model, "layers.*", F.cross_entropy, head=nn.Linear(8, 3)), model=model
+    )
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     parameters = [*model.parameters(), *objective.parameters()]

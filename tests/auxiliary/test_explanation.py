@@ -12,21 +12,21 @@ SECOND = [("A", "C"), ("AB", "D"), ("ABC", "E"), ("ABCD", "F")]
 def test_golden_rows():
     rows = aux.explain("ABCDEF", layers=3, targets=2, progress=0.2)
     golden = [
-        (loss, rung, given, offset, target, weight, weight > 0)
-        for loss, rung, offset, pairs, weight in (
-            ("rung1.target1", 1, 1, NEXT, 0.0),  # silent since 1/6
-            ("rung1.target2", 1, 2, SECOND, 0.0),
-            ("rung2.target1", 2, 1, NEXT, 1.0),  # until 1/3
-            ("rung2.target2", 2, 2, SECOND, 0.5),
+        (loss, layer, given, offset, target, weight, weight > 0)
+        for loss, layer, offset, pairs, weight in (
+            ("layer1.target1", 1, 1, NEXT, 0.0),  # silent since 1/6
+            ("layer1.target2", 1, 2, SECOND, 0.0),
+            ("layer2.target1", 2, 1, NEXT, 1.0),  # until 1/3
+            ("layer2.target2", 2, 2, SECOND, 0.5),
             ("main", 3, 1, NEXT, 1.0),
-            ("rung3.target2", 3, 2, SECOND, 0.5),
+            ("layer3.target2", 3, 2, SECOND, 0.5),
         )
         for given, target in pairs
     ]
     assert [tuple(vars(row).values()) for row in rows] == golden
 
 
-@pytest.mark.parametrize("preset", sorted(presets.RUNGS | presets.TARGETS))
+@pytest.mark.parametrize("preset", sorted(presets.INTERMEDIATE | presets.TARGETS))
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_every_preset_can_be_explained(preset, progress):
     rows = aux.explain("ABCD", layers=4, targets=3, progress=progress, weight=preset, step=2)

@@ -10,7 +10,7 @@ from charladder import auxiliary
 EXPORTED = {
     "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
     "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "gradients", "heads",
-    "linear_cross_entropy", "merge", "presets", "rules", "rungs", "schedules", "term_name", "weights",
+    "intermediate_terms", "linear_cross_entropy", "merge", "presets", "rules", "schedules", "term_name", "weights",
 }  # fmt: skip
 PUBLIC_MODULES = {"cross_entropy", "distributed", "gradients", "heads", "presets", "rules", "schedules", "weights"}
 

@@ -409,9 +409,9 @@ def test_heads_keep_their_weights_when_terms_are_reordered(names):
 
 def test_heads_of_other_names_keep_their_keys():
     """Those of saved objectives; a term whose key is not shared has its name, with `_` for `.`."""
-    names = ["side", "layer.0", "layer.1", "rung10", "half"]
+    names = ["side", "layer.0", "layer.1", "layer10", "half"]
     objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
-    assert list(objective.heads) == ["side", "layer_0", "layer_1", "rung10", "half_"]
+    assert list(objective.heads) == ["side", "layer_0", "layer_1", "layer10", "half_"]
 
 
 def test_a_head_saved_before_its_key_was_shared_is_not_taken_for_another():

@@ -293,17 +293,17 @@ MISTAKES = {
         lambda: replaced(lambda objective: setattr(objective, "terms", {"main": term()})),
         "the terms of an objective cannot be replaced; make a new Objective",
     ),
-    "rungs of one layer": (
-        lambda: aux.rungs(stack(depth=1), "layers.*", F.cross_entropy),
-        "rungs(): layers.0 alone fits 'layers.*', and the last of the layers has the main loss; give a pattern that",
+    "layers of one layer": (
+        lambda: aux.intermediate_terms(stack(depth=1), "layers.*", F.cross_entropy),
+        "layers(): layers.0 alone fits 'layers.*', and the last of the layers has the main loss; give a pattern that",
     ),
-    "rungs of one shared layer": (
-        lambda: aux.rungs(shared_layers(1), "layers.*", F.cross_entropy),
-        "rungs(): 6 names fit 'layers.*', and they are one module that the model calls several times; make a Term(tap",
+    "layers of one shared layer": (
+        lambda: aux.intermediate_terms(shared_layers(1), "layers.*", F.cross_entropy),
+        "layers(): 6 names fit 'layers.*', and they are one module that the model calls several times; make a Term(tap",
     ),
-    "rungs of some shared layers": (
-        lambda: aux.rungs(shared_layers(2), "layers.*", F.cross_entropy),
-        "rungs(): 6 names fit 'layers.*', and they are 2 modules that the model calls several times",
+    "layers of some shared layers": (
+        lambda: aux.intermediate_terms(shared_layers(2), "layers.*", F.cross_entropy),
+        "layers(): 6 names fit 'layers.*', and they are 2 modules that the model calls several times",
     ),
     "call without a tap": (
         lambda: term(call=-1),
@@ -520,6 +520,6 @@ def test_counts_that_are_no_numbers_by_names_of_terms(counts, said):
         objective(nn.Linear(8, 3), torch.randn(6, 8), torch.randint(0, 3, (6,)), counts=counts)
 
 
-def test_rungs_of_all_layers_of_a_model_without_other_modules():
+def test_layers_of_all_layers_of_a_model_without_other_modules():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
-    assert list(aux.rungs(model, "*", F.cross_entropy)) == ["rung1", "rung2"]
+    assert list(aux.intermediate_terms(model, "*", F.cross_entropy)) == ["layer1", "layer2"]

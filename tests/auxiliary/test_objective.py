@@ -209,28 +209,28 @@ def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
     assert head.weight.grad is None
 
 
-def test_rungs_leave_the_last_layer_to_the_main_loss(data):
+def test_layers_leave_the_last_layer_to_the_main_loss(data):
     x, y = data
     model = stack(depth=4)
-    objective = aux.Objective(term(), aux.rungs(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3))).build(
-        model, x
-    )
+    objective = aux.Objective(
+        term(), aux.intermediate_terms(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3))
+    ).build(model, x)
     seen = {t: set(objective(model, x, y, progress=t).terms) - {"main"} for t in (0.0, 0.2, 0.3, 0.4, 0.5)}
     assert seen == {
-        0.0: {"rung1", "rung2", "rung3"}, 0.2: {"rung2", "rung3"}, 0.3: {"rung3"}, 0.4: set(), 0.5: set(),
+        0.0: {"layer1", "layer2", "layer3"}, 0.2: {"layer2", "layer3"}, 0.3: {"layer3"}, 0.4: set(), 0.5: set(),
     }  # fmt: skip
 
 
 def test_the_main_weight_follows_a_preset_that_says_so(data):
     x, y = data
     model = stack(depth=4)
-    terms = aux.rungs(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3), weight="inter_ctc")
+    terms = aux.intermediate_terms(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3), weight="inter_ctc")
     report = aux.Objective(term(weight="inter_ctc"), terms).build(model, x)(model, x, y)
     assert {n: round(t.weight, 9) for n, t in report.terms.items()} == {
         "main": 0.7,
-        "rung1": 0.1,
-        "rung2": 0.1,
-        "rung3": 0.1,
+        "layer1": 0.1,
+        "layer2": 0.1,
+        "layer3": 0.1,
     }
 
 

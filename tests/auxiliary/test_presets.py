@@ -12,7 +12,7 @@ from charladder.auxiliary.weights import TermPlace, make_weight_function
 
 
 @pytest.mark.parametrize("layer", range(1, 64))
-def test_every_rung_of_t64_leaves_at_l_over_2n(layer):
+def test_every_layer_of_t64_leaves_at_l_over_2n(layer):
     end = layer / 128
     assert presets.al_rfou(layer, 64, 0.0) == 1
     assert presets.al_rfou(layer, 64, math.nextafter(end, 0)) == 1
@@ -28,7 +28,7 @@ def test_the_last_layer_never_leaves(progress):
 
 
 def test_no_integer_division():
-    """`i // (2 * n)` is zero for every layer: then all rungs would leave at once, at the start."""
+    """`i // (2 * n)` is zero for every layer: then all layers would leave at once, at the start."""
     halfway = [presets.al_rfou(layer, 64, 0.25) for layer in range(1, 64)]
     assert halfway == [0.0] * 32 + [1.0] * 31
 
@@ -75,7 +75,7 @@ def test_layerskip_takes_every_rth_layer_in_turn(step, turn):
     assert active == sorted({turn % 8 or 8, (turn % 8 or 8) + 8, (turn % 8 or 8) + 16, (turn % 8 or 8) + 24, 32})
 
 
-def test_the_other_presets_for_rungs_by_hand():
+def test_the_other_presets_for_layers_by_hand():
     assert over_layers(presets.ee_llm, 8) == [0, 0.25, 0, 0.5, 0, 0, 0, 1]
     assert over_layers(lambda layer, layers: presets.ee_llm(layer, layers, 0.1, 0.2), 4) == [0.1, 0.2, 0, 1]
     assert over_layers(presets.calm, 4) == [0.1, 0.2, 0.3, 0.4]
@@ -107,7 +107,7 @@ def test_deepseek_changes_exactly_after_10_of_14_8_parts():
 
 
 # The weights of all layers of 6, or of all targets of 4, by progress; from the formulas of the papers.
-EXACT_RUNGS = {
+EXACT_INTERMEDIATE = {
     "al_rfou": {
         0.0: [1] * 6, 1 / 12: [0, 1, 1, 1, 1, 1], 0.25: [0, 0, 0, 1, 1, 1], 0.5: [0] * 5 + [1], 1.0: [0] * 5 + [1],
     },
@@ -148,9 +148,9 @@ EXACT_TARGETS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", presets.RUNGS)
-def test_exact_weights_of_every_preset_for_rungs(name):
-    for progress, expected in EXACT_RUNGS[name].items():
+@pytest.mark.parametrize("name", presets.INTERMEDIATE)
+def test_exact_weights_of_every_preset_for_layers(name):
+    for progress, expected in EXACT_INTERMEDIATE[name].items():
         found = [
             make_weight_function("a term", name, TermPlace(layer, 6, main=layer == 6))(progress, 0)
             for layer in range(1, 7)
@@ -198,8 +198,8 @@ def weight(name, layer, layers, progress, step, offset=1, offsets=3):
     return make_weight_function("a term", name, place)(progress, step)
 
 
-@given(st.sampled_from(sorted(presets.RUNGS)), st.integers(1, 70), st.floats(0, 1), st.integers(0, 10**6))
-def test_every_preset_for_rungs_is_bounded_and_pure(name, layers, progress, step):
+@given(st.sampled_from(sorted(presets.INTERMEDIATE)), st.integers(1, 70), st.floats(0, 1), st.integers(0, 10**6))
+def test_every_preset_for_layers_is_bounded_and_pure(name, layers, progress, step):
     weights = [weight(name, layer, layers, progress, step) for layer in range(1, layers + 1)]
     assert all(0 <= one <= 2 for one in weights)
     assert weights[-1] > 0  # nobody takes the main loss away

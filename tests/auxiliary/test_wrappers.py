@@ -126,7 +126,7 @@ def test_the_names_of_taps_are_those_inside_a_wrapper(data, wrap):
     found = objective(wrap(model), x, y)
     assert torch.equal(found.total, expected.total) and set(found.terms) == set(expected.terms)
     assert torch.equal(objective(model, x, y).total, expected.total)  # the same model, with and without its wrapper
-    assert set(aux.rungs(wrap(model), "layers.*", F.cross_entropy)) == {"rung1", "rung2"}
+    assert set(aux.intermediate_terms(wrap(model), "layers.*", F.cross_entropy)) == {"layer1", "layer2"}
     assert list(aux.by_depth(wrap(model), "layers.*")) == ["layers.0", "layers.1", "layers.2"]
 
 

@@ -29,7 +29,7 @@ def test_the_file_for_llama_cpp_holds_every_weight(tmp_path):
 @pytest.mark.slow
 def test_the_benchmark_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").write_text("a ladder has rungs. " * 1000)
+    (tmp_path / "text").write_text("a ladder has layers. " * 1000)
     shape = ["--layers", "2", "--width", "16", "--context", "80", "--batch", "4", "--steps", "3"]
     assert main(["train", "text", *shape, "--run", "run"]) == 0
     assert main(["refit", "run", "--steps", "2"]) == 0

@@ -64,11 +64,11 @@ def finished(page: Page) -> None:
     settled(page)
 
 
-def shown_rungs(page: Page) -> list[dict[str, Any]]:
+def shown_layers(page: Page) -> list[dict[str, Any]]:
     """The layers as the page shows them, the top one first."""
-    return page.locator("#ladder [data-rung]").evaluate_all(
+    return page.locator("#layers [data-layer]").evaluate_all(
         """(rows) => rows.map((row) => ({
-            rung: Number(row.dataset.rung),
+            layer: Number(row.dataset.layer),
             text: row.textContent,
             heads: [...row.querySelectorAll(".head")].map((head) => ({
                 target: Number(head.dataset.target),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.browser.chromium import browsing, missing, serving
 
-TEXT = "The ladder leans on the wall, and every rung of it is asked what it sees.\nThe lowest "
+TEXT = "The ladder leans on the wall, and every layer of it is asked what it sees.\nThe lowest "
 PICTURES = {
     "light": {"viewport": {"width": 1200, "height": 940}},
     "dark": {"viewport": {"width": 1200, "height": 940}, "color_scheme": "dark"},

@@ -6,7 +6,7 @@ from browser.explorer import expect, finished, put_cursor, settled, write
 
 pytestmark = pytest.mark.slow
 
-SENTENCE = "The ladder leans on the wall → and every rung of it is asked what it sees."
+SENTENCE = "The ladder leans on the wall → and every layer of it is asked what it sees."
 CONTRASTS = """() => {
     const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
     const light = (colour) => {
@@ -117,6 +117,6 @@ def test_axe_finds_nothing_serious(look, scheme):
 def test_nothing_moves_for_those_who_do_not_want_it(look, wish, seconds):
     page = look(reduced_motion=wish)
     write(page, SENTENCE)
-    bar = page.locator("#ladder .bar").first
+    bar = page.locator("#layers .bar").first
     expect(bar).to_be_attached()
     assert bar.evaluate("(bar) => getComputedStyle(bar).transitionDuration") == seconds

@@ -5,7 +5,7 @@ import pytest
 from browser.chromium import asked
 from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, settled, write
 
-SENTENCE = "The ladder leans on the wall, and every rung of it is asked what it sees."
+SENTENCE = "The ladder leans on the wall, and every layer of it is asked what it sees."
 
 
 def test_the_page_says_what_is_served(page, served):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from browser.chromium import LONGEST, asked
-from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_rungs, write
+from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_layers, write
 
 pytestmark = pytest.mark.slow
 
@@ -150,4 +150,4 @@ def test_an_empty_text_can_be_continued(page):
     continued(page, length=20)
     assert page.locator("#text").input_value()
     expect(page.locator("#place")).to_contain_text("End of the text")
-    assert shown_rungs(page)
+    assert shown_layers(page)

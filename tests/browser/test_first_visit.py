@@ -5,7 +5,7 @@ from bisect import bisect
 import pytest
 
 from browser.chromium import asked
-from browser.explorer import classes, expect, levels, put_cursor, settled, shown_rungs, write
+from browser.explorer import classes, expect, levels, put_cursor, settled, shown_layers, write
 
 pytestmark = pytest.mark.slow
 
@@ -108,20 +108,20 @@ def head(**changes) -> dict:
 
 def test_a_head_that_stopped_learning_early_is_dimmed_with_the_reason(page):
     rows = [
-        {"rung": 1, "heads": [head(last_learned={"step": 60, "progress": 0.08})]},
-        {"rung": 2, "heads": [head(last_learned={"step": 600, "progress": 0.8})]},
-        {"rung": 3, "heads": [head(last_learned={"step": 750, "progress": 1.0})]},
+        {"layer": 1, "heads": [head(last_learned={"step": 60, "progress": 0.08})]},
+        {"layer": 2, "heads": [head(last_learned={"step": 600, "progress": 0.8})]},
+        {"layer": 3, "heads": [head(last_learned={"step": 750, "progress": 1.0})]},
     ]
-    page.route("**/ladder", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
+    page.route("**/layers", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
     page.locator("#text").fill("a")
-    expect(page.locator("[data-rung='1'] .learned")).to_contain_text("dimmed: it learned only until 8% of training")
-    assert [row["rung"] for row in shown_rungs(page)] == [3, 2, 1]
+    expect(page.locator("[data-layer='1'] .learned")).to_contain_text("dimmed: it learned only until 8% of training")
+    assert [row["layer"] for row in shown_layers(page)] == [3, 2, 1]
     assert page.locator(".head.stale").count() == 1
     settled(page)
     expect(page.locator("#place")).to_contain_text("End of the text")
     colours = page.evaluate(
-        """() => [1, 2, 3].map((rung) =>
-            getComputedStyle(document.querySelector(`[data-rung='${rung}'] .symbol`)).color)"""
+        """() => [1, 2, 3].map((layer) =>
+            getComputedStyle(document.querySelector(`[data-layer='${layer}'] .symbol`)).color)"""
     )
     assert colours[0] != colours[1] == colours[2]
 
@@ -136,8 +136,8 @@ def test_a_head_that_stopped_learning_early_is_dimmed_with_the_reason(page):
     ],
 )
 def test_guesses_inside_a_character_say_which_characters_they_leave(page, place, meanings):
-    answer = {"symbol": {"id": 0, "text": "x"}, "bits": 1.0, "place": place, "rows": [{"rung": 1, "heads": [head()]}]}
-    page.route("**/ladder", lambda route: route.fulfill(json=answer))
+    answer = {"symbol": {"id": 0, "text": "x"}, "bits": 1.0, "place": place, "rows": [{"layer": 1, "heads": [head()]}]}
+    page.route("**/layers", lambda route: route.fulfill(json=answer))
     write(page, "→ b")
     put_cursor(page, 1)
     put_cursor(page, 0)
@@ -145,11 +145,11 @@ def test_guesses_inside_a_character_say_which_characters_they_leave(page, place,
     for step in range(place):
         page.locator("#byte-after").click()
         expect(page.locator("#byte-place")).to_have_text(f"byte {step + 2} of 3")
-    cells = page.locator("#ladder .likeliest li")
+    cells = page.locator("#layers .likeliest li")
     found = cells.evaluate_all("(cells) => cells.map((cell) => cell.querySelector('.meaning')?.textContent ?? null)")
     assert found == meanings
     told = {0: "the next", 1: "byte 2 of a character, after E2", 2: "byte 3 of a character, after E2 86"}
-    expect(page.locator("#ladder .head > p").first).to_contain_text(told[place])
+    expect(page.locator("#layers .head > p").first).to_contain_text(told[place])
 
 
 def test_forced_colours_keep_the_bits_as_bars(look):
@@ -184,10 +184,10 @@ def test_on_a_phone_the_layers_are_a_sheet_below_the_text(look):
     write(page, "The ladder leans on the wall.")
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6")
-    sheet, editor = page.locator("#rungs").bounding_box(), page.locator("#editor").bounding_box()
+    sheet, editor = page.locator("#layers").bounding_box(), page.locator("#editor").bounding_box()
     assert sheet["y"] + sheet["height"] == 740 and sheet["x"] == 0 and sheet["width"] == 360
     assert editor["y"] + editor["height"] <= sheet["y"]
-    visible = page.locator("#ladder > li:visible")
+    visible = page.locator("#layer-list > li:visible")
     expect(visible).to_have_count(1)
     toggle = page.get_by_role("button", name="All layers")
     toggle.click()

@@ -34,7 +34,7 @@ def test_an_error_is_shown_until_the_next_success(page, watch, status):
 
 def test_an_error_that_is_no_json_is_shown_too(page, watch):
     watch.expected = REFUSED
-    page.route("**/ladder", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
+    page.route("**/layers", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("502")
 
@@ -87,13 +87,13 @@ def test_text_never_runs(page):
     page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     one = {"id": 1, "text": EVIL, "probability": 0.5}
     head = {"term": EVIL, "target": 1, "last_learned": None, "actual": one | {"rank": 1}, "likeliest": [one] * 5}
-    answer = {"symbol": {"id": 1, "text": EVIL}, "bits": 1.0, "place": 0, "rows": [{"rung": 1, "heads": [head]}]}
-    page.route("**/ladder", lambda route: route.fulfill(json=answer))
+    answer = {"symbol": {"id": 1, "text": EVIL}, "bits": 1.0, "place": 0, "rows": [{"layer": 1, "heads": [head]}]}
+    page.route("**/layers", lambda route: route.fulfill(json=answer))
     write(page, EVIL)
     page.locator("#text").press("Control+End")
     continued(page, length=5)
     put_cursor(page, 0)
-    expect(page.locator("#ladder .symbol").first).to_have_text(EVIL)
+    expect(page.locator("#layers .symbol").first).to_have_text(EVIL)
     assert page.locator("#text").input_value() == EVIL + EVIL
     assert page.locator("main script, img, main b").count() == 0
     assert page.evaluate("window.hacked") is None

@@ -26,8 +26,8 @@ seeds = 1
 "training.device" = "cpu"
 "text.valid" = 200
 [arms.none]
-"objective.rungs" = false
-[arms.rungs]
+"objective.intermediate" = false
+[arms.layers]
 """
 
 
@@ -47,7 +47,7 @@ def test_a_plan_is_trained_and_reported_once(here, capsys):
     files = [f"ablations/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv", "norms.csv")]
     assert (done["folder"], done["report"]) == ("ablations/own", files)
     assert all(Path(file).stat().st_size for file in files)
-    assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["none", "rungs"]
+    assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["layers", "none"]
     assert all(run["valid_bits_per_character"] > 0 for run in done["runs"])
     assert main(["ablate", "own.toml"]) == 0
     out = capsys.readouterr().out
@@ -64,10 +64,10 @@ def test_a_rehearsal_starts_nothing(here, capsys):
     assert main(["ablate", "own.toml", "--dry-run", "--seeds", "2", "--set", "objective.targets=3"]) == 0
     out = capsys.readouterr().out
     assert "own: 2 arms, 2 seeds, 4 runs" in out
-    assert "none (baseline): objective.rungs = false" in out
-    assert "ablations/own/rungs-seed1" in out
+    assert "none (baseline): objective.intermediate = false" in out
+    assert "ablations/own/layers-seed1" in out
     assert main(["ablate", "own.toml", "--dry-run", "--json", "--out", "there"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs"] == ["there/none-seed0", "there/rungs-seed0"]
+    assert json.loads(capsys.readouterr().out)["runs"] == ["there/none-seed0", "there/layers-seed0"]
     Path("long").write_bytes(Path("text").read_bytes() * 30)
     assert main(["ablate", "paper", "long", "--dry-run"]) == 0
     assert not Path("ablations").exists()
@@ -85,7 +85,7 @@ def test_a_rehearsal_starts_nothing(here, capsys):
         (["own.toml", "--set", "model.widht=3"], "did you mean model.width?"),
         (["own.toml", "--set", "training.lr=1"], "did you mean training.learning_rate?"),
         (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
-        (["own.toml", "--set", "objective.rungs=false"], "duplicate runs"),
+        (["own.toml", "--set", "objective.intermediate=false"], "duplicate runs"),
         (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
         (["own.toml", "--report-only"], "holds no plan that was begun"),
         (["own.toml", "-"], "standard input"),
@@ -94,8 +94,8 @@ def test_a_rehearsal_starts_nothing(here, capsys):
     ],
 )
 def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
-    if "objective.rungs=false" in words:
-        Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.rungs" = false', ""))
+    if "objective.intermediate=false" in words:
+        Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.intermediate" = false', ""))
     for more in ([], ["--dry-run"]):
         if more and "--report-only" in words:
             continue
@@ -133,7 +133,7 @@ def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, numb
     if number == signal.SIGTERM:  # as in the background of a shell, where SIGINT is ignored
         words = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = [Path("ablations/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "rungs")]
+    metrics = [Path("ablations/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "layers")]
     until = time.monotonic() + 240
     while not all(path.exists() and path.stat().st_size for path in metrics):
         assert time.monotonic() < until and process.poll() is None

@@ -54,7 +54,7 @@ MISTAKES = [
     ([*TRAIN, "--recipe", "bad.toml"], "bad.toml is not valid TOML"),
     ([*TRAIN, "--recipe", "field.toml"], "unknown field 'model.layer'; did you mean model.layers?"),
     ([*TRAIN, "--recipe", "type.toml"], "model.layers is 'six'; it must be a whole number"),
-    ([*TRAIN, "--recipe", "future.toml"], "format_version 99; this charladder reads 1"),
+    ([*TRAIN, "--recipe", "future.toml"], "format_version 99, and this version reads 2"),
     (["train", "text", "--steps", "0"], "exactly one budget"),
     (["train", "text", "--minutes", "-1"], "a budget must be above 0"),
     (["train", "text", "--minutes", "nan"], "a budget must be above 0"),
@@ -129,7 +129,7 @@ MISTAKES = [
     ([*TRAIN, "--alphabet", "runes"], "text.alphabet is 'runes'; it must be one of bytes, letters, unicode, text8"),
     ([*TRAIN, "--unknown", "ignore"], "text.unknown is 'ignore'; it must be one of error, replace, drop"),
     ([*TRAIN, "--boundaries", "maybe"], "text.boundaries is 'maybe'; it must be one of cross, keep"),
-    (["train", "pieces", "--boundaries", "keep", "--steps", "2"], "the longest file of the training part has 60"),
+    (["train", "pieces", "--boundaries", "keep", "--steps", "2"], "the longest file of the training part has 63"),
     ([*TRAIN, "--valid", "nan"], "neither a whole number of characters nor a fraction"),
     ([*TRAIN, "--valid", "-3"], "neither a whole number"),
     ([*TRAIN, "--layers", "4096", "--width", "4096"], "this network cannot be trained here"),
@@ -138,10 +138,10 @@ MISTAKES = [
     ([*TRAIN, "--recipe", "latin.toml"], "latin.toml is not valid TOML"),
     ([*TRAIN, "--recipe", "section.toml"], "unknown section 'modell'; did you mean model?"),
     # runs
-    (["train", "--resume", "future"], "format_version 99; this charladder reads 1"),
-    (["evaluate", "future"], "format_version 99; this charladder reads 1"),
-    (["generate", "future"], "format_version 99; this charladder reads 1"),
-    (["inspect", "future"], "format_version 99; this charladder reads 1"),
+    (["train", "--resume", "future"], "format_version 99, and this version reads 2"),
+    (["evaluate", "future"], "format_version 99, and this version reads 2"),
+    (["generate", "future"], "format_version 99, and this version reads 2"),
+    (["inspect", "future"], "format_version 99, and this version reads 2"),
     (["evaluate", "headless"], "headless is not a run directory, for it has no config.toml"),
     (["generate", "headless"], "not a run directory"),
     (["train", "--resume", "headless"], "not a run directory"),
@@ -251,7 +251,7 @@ def make_texts() -> None:
     Path("empties/one").touch()
     Path("pieces").mkdir()
     for number in range(50):
-        Path(f"pieces/{number}").write_text("a ladder has rungs. " * 3)
+        Path(f"pieces/{number}").write_text("a ladder has layers. " * 3)
     Path("latin").write_bytes(b"g\xf6del" * 300)
     Path("chinese").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 300))))
 
@@ -262,7 +262,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
-        Path("text").write_text("a ladder has rungs. " * 300)
+        Path("text").write_text("a ladder has layers. " * 300)
         Path("empty").touch()
         Path("short").write_text("too short")
         Path("broken.gz").write_bytes(b"not gzip at all")
@@ -279,7 +279,7 @@ def place(tmp_path_factory):
         Path("long.toml").write_text("[text]\nvalid = " + "1" * 5000)
         Path("large.toml").write_text("[text]\nvalid = 1" + "0" * 400)
         make_texts()
-        Path("away").write_text("a ladder has rungs, and more. " * 300)
+        Path("away").write_text("a ladder has layers, and more. " * 300)
         assert main(["train", "away", *TINY, "--run", "moved"]) == 0
         Path("away").unlink()
         kept(open_run(Path("moved")).recipe.text.sha256).unlink()
@@ -289,7 +289,7 @@ def place(tmp_path_factory):
         Path("headless/config.toml").unlink()
         edit_config(Path("other-optimizer"), 'optimizer = "muon"', 'optimizer = "adamw"')
         config = Path("future/config.toml")
-        config.write_text(config.read_text().replace("format_version = 1", "format_version = 99"))
+        config.write_text(config.read_text().replace("format_version = 2", "format_version = 99"))
         edit_config(Path("edited"), "\nwidth = 16", "\nwidth = 32")
         Path("half/model.safetensors").unlink()
         Path("torn/model.safetensors").write_bytes(b"\xff" * 40)

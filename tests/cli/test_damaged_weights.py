@@ -23,10 +23,10 @@ READERS = [
     ("model.safetensors", ["generate", "run", "--prompt", "A", "--length", "2"]),
     ("model.safetensors", ["refit", "run", "--steps", "1"]),
     ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
-    ("heads.safetensors", [*EVALUATE, "--by-rung"]),
+    ("heads.safetensors", [*EVALUATE, "--by-layer"]),
     ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
     (NETWORK, [*EVALUATE, "--weights", "best"]),
-    (HEADS, [*EVALUATE, "--weights", "best", "--by-rung"]),
+    (HEADS, [*EVALUATE, "--weights", "best", "--by-layer"]),
     ("drafting.safetensors", ["generate", "run", "--prompt", "A", "--length", "2", "--draft", "targets"]),
 ]
 
@@ -34,7 +34,7 @@ READERS = [
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "text").write_text("The ladder leans on the wall, and every rung is asked what it sees. " * 40)
+    (folder / "text").write_text("The ladder leans on the wall, and every layer is asked what it sees. " * 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
@@ -132,9 +132,9 @@ def test_a_score_of_a_head_that_is_not_finite_is_an_error(here, capsys):
     make_infinite(file, next(name for name in load_file(file) if name.endswith("weight")))
     assert main(EVALUATE) == 0
     capsys.readouterr()
-    assert main([*EVALUATE, "--by-rung"]) == 2
+    assert main([*EVALUATE, "--by-layer"]) == 2
     captured = capsys.readouterr()
-    assert "the score of run is not finite (by_rung." in captured.err and captured.out == ""
+    assert "the score of run is not finite (by_layer." in captured.err and captured.out == ""
 
 
 def test_a_final_score_that_is_not_finite_is_an_error_and_is_not_recorded(here, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from helpers import assert_same_tensors
 from web_server import serving
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
-TEXT = "a ladder has rungs, größer und kleiner. " * 200
+TEXT = "a ladder has layers, größer und kleiner. " * 200
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from caches import new_cache
 from charladder.cli.main import main
 
 SHAPE = ["--layers", "3", "--width", "16", "--context", "64", "--batch", "2", "--steps", "12"]
-LOOKS = ["--by-context", "--by-rung", "--by-position", "--copying", "--probes", "4"]
+LOOKS = ["--by-context", "--by-layer", "--by-position", "--copying", "--probes", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
-        Path("text").write_text("A ladder has rungs, and each of them says what it sees. " * 300)
-        assert main(["train", "text", *SHAPE, "--run", "run", "--objective.rung-schedule", "half"]) == 0
-        assert main(["train", "text", *SHAPE, "--run", "plain", "--objective.rungs", "false"]) == 0
+        Path("text").write_text("A ladder has layers, and each of them says what it sees. " * 300)
+        assert main(["train", "text", *SHAPE, "--run", "run", "--objective.intermediate-schedule", "half"]) == 0
+        assert main(["train", "text", *SHAPE, "--run", "plain", "--objective.intermediate", "false"]) == 0
     return folder
 
 
@@ -43,13 +43,14 @@ def test_the_looks_agree_with_the_whole(capsys):
     last = found["by_context"][-1]
     assert (last["stride"], last["bits_per_character"]) == (32, found["bits_per_character"])
     assert 0 <= last["accuracy"] <= 1
-    terms = {row["term"]: row for row in found["by_rung"]}
+    terms = {row["term"]: row for row in found["by_layer"]}
     assert terms["main"]["bits_per_character"] == pytest.approx(found["bits_per_character"], rel=1e-6)
-    assert set(terms) == {f"rung{r}.target{k}" for r in (1, 2, 3) for k in (1, 2)} - {"rung3.target1"} | {"main"}
-    # half: rung 1 of 3 falls silent at a sixth of the 12 steps, rung 2 at a third; the last never
+    assert set(terms) == {f"layer{r}.target{k}" for r in (1, 2, 3) for k in (1, 2)} - {"layer3.target1"} | {"main"}
+    # half: layer 1 of 3 falls silent at a sixth of the 12 steps, layer 2 at a third; the last never
     learned = {term: row["last_learned"]["step"] for term, row in terms.items()}
     assert learned == {
-        "rung1.target1": 2, "rung1.target2": 2, "rung2.target1": 4, "rung2.target2": 4, "main": 12, "rung3.target2": 12,
+        "layer1.target1": 2, "layer1.target2": 2, "layer2.target1": 4, "layer2.target2": 4, "main": 12,
+        "layer3.target2": 12,
     }  # fmt: skip
     assert sum(row["characters"] for row in found["by_position"]) == found["characters"]
     assert {row["distance"] for row in found["copying"]} == {8, 16, 32}
@@ -59,33 +60,33 @@ def test_the_looks_agree_with_the_whole(capsys):
     }  # fmt: skip
 
 
-def test_a_run_without_rungs_has_the_heads_it_has(capsys):
-    assert [row["term"] for row in said(capsys, "plain", "--by-rung")["by_rung"]] == ["main", "rung3.target2"]
+def test_a_run_without_layers_has_the_heads_it_has(capsys):
+    assert [row["term"] for row in said(capsys, "plain", "--by-layer")["by_layer"]] == ["main", "layer3.target2"]
 
 
 def test_after_refit_the_new_heads_are_shown_too(capsys):
     shutil.copytree("run", "refitted")
-    assert main(["refit", "refitted", "--steps", "3", "--rungs", "1,2"]) == 0
-    rows = {row["term"]: row for row in said(capsys, "refitted", "--by-rung")["by_rung"]}
-    assert rows["rung2.refit"]["last_learned"] == {"step": 3, "progress": None, "characters": 3 * 8 * 64}
-    assert rows["rung2.refit"]["bits_per_character"] != rows["rung2.target1"]["bits_per_character"]
-    assert main(["evaluate", "refitted", "--by-rung"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rung1.refit")]
+    assert main(["refit", "refitted", "--steps", "3", "--layers", "1,2"]) == 0
+    rows = {row["term"]: row for row in said(capsys, "refitted", "--by-layer")["by_layer"]}
+    assert rows["layer2.refit"]["last_learned"] == {"step": 3, "progress": None, "characters": 3 * 8 * 64}
+    assert rows["layer2.refit"]["bits_per_character"] != rows["layer2.target1"]["bits_per_character"]
+    assert main(["evaluate", "refitted", "--by-layer"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer1.refit")]
     assert line.endswith(" refit step 3")
     save_file(load_file("plain/model.safetensors"), "refitted/model.safetensors")
-    assert main(["evaluate", "refitted", "--by-rung"]) == 0
+    assert main(["evaluate", "refitted", "--by-layer"]) == 0
     out, err = capsys.readouterr()
     assert "was fitted to another network" in err and "the heads of refit are not scored" in err
-    assert "rung1.target1" in out and "refit" not in out
+    assert "layer1.target1" in out and "refit" not in out
 
 
 def test_shared_heads_learn_to_the_end(capsys):
-    assert main(["train", "text", *SHAPE, "--run", "shared", "--objective.rung-heads", "shared"]) == 0
-    rows = {row["term"]: row for row in said(capsys, "shared", "--by-rung")["by_rung"]}
-    assert rows["rung1.target1"]["last_contributed"]["step"] == 2
-    assert rows["rung1.target1"]["last_learned"] == rows["main"]["last_learned"]
-    assert main(["evaluate", "shared", "--by-rung"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rung1.target1")]
+    assert main(["train", "text", *SHAPE, "--run", "shared", "--objective.intermediate-heads", "shared"]) == 0
+    rows = {row["term"]: row for row in said(capsys, "shared", "--by-layer")["by_layer"]}
+    assert rows["layer1.target1"]["last_contributed"]["step"] == 2
+    assert rows["layer1.target1"]["last_learned"] == rows["main"]["last_learned"]
+    assert main(["evaluate", "shared", "--by-layer"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer1.target1")]
     assert line.split()[3:] == ["step", "12", "(92%)", "step", "2", "(8%)"]
 
 
@@ -93,7 +94,7 @@ def test_tables_for_people_and_a_file_for_programs(capsys):
     capsys.readouterr()
     assert main(["evaluate", "run", *LOOKS, "--limit", "300", "--export", "each.jsonl"]) == 0
     out = capsys.readouterr().out
-    for words in ("by context", "by rung", "rung1.target2", "invented names", "each.jsonl"):
+    for words in ("by context", "by layer", "layer1.target2", "invented names", "each.jsonl"):
         assert words in out
     assert out.splitlines()[-1].startswith("valid: ")
     rows = [json.loads(line) for line in Path("each.jsonl").read_text().splitlines()]
@@ -144,7 +145,7 @@ def test_the_encoding_that_is_assumed_of_other_text_is_told(capsys):
         (["run", "--by-context", "--stride", "40"], "--stride 40 is above the smallest context, 32"),
         (["run", "--copying", "--probes", "1"], "--probes must be at least 2"),
         (["run", "--copying", "--context", "16"], "too short for the copying probe"),
-        (["headless", "--by-rung"], "heads.safetensors is not there yet"),
+        (["headless", "--by-layer"], "heads.safetensors is not there yet"),
     ],
 )
 def test_mistakes(capsys, words, sentence):

@@ -17,25 +17,25 @@ def test_rows_as_json(capsys):
     rows = answer["rows"]
     assert len(rows) == 3 * (5 + 4)
     assert rows[0] == {
-        "loss": "rung1.target1", "rung": 1, "given": "A", "offset": 1, "target": "B", "weight": 0.0, "active": False,
+        "loss": "layer1.target1", "layer": 1, "given": "A", "offset": 1, "target": "B", "weight": 0.0, "active": False,
     }  # fmt: skip
-    assert {"loss": "rung2.target1", "rung": 2, "given": "AB", "offset": 1, "target": "C", "weight": 1.0,
+    assert {"loss": "layer2.target1", "layer": 2, "given": "AB", "offset": 1, "target": "C", "weight": 1.0,
             "active": True} in rows  # fmt: skip
 
 
 def test_the_table_and_the_sum(capsys):
     out = said(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2")
-    assert "total = 1 rung2.target1 + 0.5 rung2.target2 + 1 main + 0.5 rung3.target2" in out
+    assert "total = 1 layer2.target1 + 0.5 layer2.target2 + 1 main + 0.5 layer3.target2" in out
     assert "18 of them, and 9 of terms that are silent now." in out
     row = next(line.split() for line in out.splitlines() if '"ABC"' in line and "main" in line)
     assert row == ["main", "3", '"ABC"', '"D"', "1", "1"]
 
 
 def test_presets_and_recipes(capsys):
-    out = said(capsys, "AB", "--layers", "4", "--targets", "1", "--rungs", "deed")
-    assert "total = 0.25 rung1.target1 + 0.25 rung2.target1 + 0.25 rung3.target1 + 1.25 main" in out
+    out = said(capsys, "AB", "--layers", "4", "--targets", "1", "--intermediate", "deed")
+    assert "total = 0.25 layer1.target1 + 0.25 layer2.target1 + 0.25 layer3.target1 + 1.25 main" in out
     rows = json.loads(said(capsys, "AB", "--recipe", "ladder", "--progress", "0.1", "--json"))["rows"]
-    assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 rungs, weight 0.3, the first silent
+    assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 layers, weight 0.3, the first silent
     rows = json.loads(said(capsys, "ABC", "--layers", "1", "--ahead", "blockwise", "--step", "3", "--json"))["rows"]
     assert sorted({row["active"] for row in rows}) == [False, True]
 
@@ -49,7 +49,7 @@ def test_what_no_terminal_should_be_given_is_written_out(capsys):
 def test_a_narrow_terminal_gets_lines(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     out = said(capsys, "ABC", "--layers", "2", "--targets", "1", "--progress", "0.3")
-    assert 'rung1.target1: "A" -> "B", silent' in out and 'main: "AB" -> "C", weight 1' in out
+    assert 'layer1.target1: "A" -> "B", silent' in out and 'main: "AB" -> "C", weight 1' in out
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_a_narrow_terminal_gets_lines(capsys, monkeypatch):
         (["AB", "--targets", "0"], "targets is 0; it must be at least 1"),
         (["AB", "--step", "-1"], "--step is -1; it must be at least 0"),
         (["A" * 200, "--layers", "100", "--targets", "2"], "make more than 20,000 predictions; give a shorter TEXT"),
-        (["AB", "--rungs", "clam"], "--rungs: there is no preset called 'clam'; did you mean calm?"),
+        (["AB", "--intermediate", "clam"], "--intermediate: there is no preset called 'clam'; did you mean calm?"),
         (["AB", "--ahead", "calm"], "--ahead: there is no preset called 'calm'"),
-        (["AB", "--recipe", "t64", "--rungs", "calm"], "--recipe has weights of its own"),
+        (["AB", "--recipe", "t64", "--intermediate", "calm"], "--recipe has weights of its own"),
         (["AB", "--recipe", "nosuch"], "there is no recipe called 'nosuch'"),
-        (["AB", "--rung", "calm"], "no option --rung; did you mean --rungs?"),
+        (["AB", "--intermediat", "calm"], "no option --intermediat; did you mean --intermediate?"),
     ],
 )
 def test_mistakes(argv, sentence, capsys):

@@ -15,7 +15,7 @@ from charladder.ablation.runner import words
 from charladder.cli import final_score
 from charladder.cli.main import main
 from charladder.evaluation import Score
-from charladder.training import TrainingSettings
+from charladder.training import TrainingConfig
 from charladder.training.budget import Clock
 from charladder.training.loop import validated
 from charladder.training.metrics import read_metrics
@@ -112,7 +112,7 @@ def test_a_request_to_end_during_the_score_says_that_training_is_saved(
 
 
 def trainer(trained: int, **budget) -> SimpleNamespace:
-    settings = TrainingSettings(batch=1, learning_rate=1.0, **budget)
+    settings = TrainingConfig(batch=1, learning_rate=1.0, **budget)
     return SimpleNamespace(settings=settings, clock=Clock(100, trained, 77.0))
 
 

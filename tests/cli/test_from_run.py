@@ -16,7 +16,7 @@ from charladder.training.files import file_digest
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--valid", "0.2"]
 STILL = ["--training.learning-rate", "1e-30", "--training.adam-rate", "1e-30"]  # weights stay what they were
-LETTERS = "a ladder has rungs, and each says what it sees. "
+LETTERS = "a ladder has layers, and each says what it sees. "
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text(LETTERS * 200)
-        Path("other").write_text("what a ladder says, each rung has. " * 250)
+        Path("other").write_text("what a ladder says, each layer has. " * 250)
         Path("greek").write_text(LETTERS + "Ω" + LETTERS * 100)
         Path("latin").write_bytes((LETTERS * 100).encode("utf-16"))
         words = ["--alphabet", "letters", "--steps", "20", "--seed", "3", "--training.clip", "0.5", "--run", "old"]
@@ -63,7 +63,7 @@ def test_network_heads_recipe_and_alphabet_are_those_of_the_run(capsys):
 def test_heads_that_the_run_does_not_have_begin_fresh_and_are_named(capsys):
     words = ["--objective.targets", "3", "--run", "more", "--steps", "1", *STILL]
     assert main(["train", "other", "--from", "old", *words]) == 0
-    assert f"{Path('old').absolute()} has no such heads, and these begin fresh: rung1.target3, rung2.target3" in (
+    assert f"{Path('old').absolute()} has no such heads, and these begin fresh: layer1.target3, layer2.target3" in (
         capsys.readouterr().err
     )
     before, after = load_file("old/heads.safetensors"), load_file("more/heads.safetensors")
@@ -75,7 +75,7 @@ def test_a_run_without_heads_gives_its_network_alone(capsys):
     shutil.copytree("old", "bare")
     Path("bare/heads.safetensors").unlink()
     assert main(["train", "other", "--from", "bare", "--run", "from-bare", "--steps", "1", *STILL]) == 0
-    assert "begin fresh: rung1.target1, rung1.target2, rung2.target2" in capsys.readouterr().err
+    assert "begin fresh: layer1.target1, layer1.target2, layer2.target2" in capsys.readouterr().err
     before, after = load_file("old/model.safetensors"), load_file("from-bare/model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -135,7 +135,7 @@ def test_training_goes_on_from_there(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["greek", "--from", "old"], "greek has the character 'Ω' at byte 48, which is not among the"),
+        (["greek", "--from", "old"], "greek has the character 'Ω' at byte 49, which is not among the"),
         (["other", "--from", "old", "--alphabet", "bytes"], "text.alphabet is bytes, and --from keeps the network and"),
         (
             ["other", "--from", "old", "--layers", "3"],

@@ -37,7 +37,7 @@ def place(tmp_path_factory):
             ("run", []),
             ("bare", ["--objective.targets", "1"]),
             ("lettered", ["--alphabet", "letters"]),
-            ("deep", ["--objective.rung-schedule", "never", "--objective.targets", "3"]),
+            ("deep", ["--objective.intermediate-schedule", "never", "--objective.targets", "3"]),
         ):
             assert main(["train", "text", *TINY, *more, "--run", run]) == 0
         assert main(["refit", "run", "--steps", "4", "--ahead", "3"]) == 0
@@ -55,7 +55,7 @@ def said(capsys, *words: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("draft", ["auto", "none", "targets", "rungs", "ngram"])
+@pytest.mark.parametrize("draft", ["auto", "none", "targets", "early-exit", "ngram"])
 def test_every_drafter_writes_and_repeats_by_seed(capsys, draft):
     one, again, other = (
         said(capsys, "run", "--prompt", "A l", "--length", "60", "--draft", draft, "--seed", seed) for seed in "334"
@@ -73,20 +73,20 @@ def test_auto_writes_what_none_writes(capsys):
 
 
 def test_trained_heads_draft_without_a_refit(capsys):
-    for draft in ("targets", "rungs"):
+    for draft in ("targets", "early-exit"):
         assert said(capsys, "deep", "--length", "40", "--draft", draft)["draft"] == draft
 
 
 def test_refit_goes_on_and_leaves_the_network_alone(capsys):
     before = hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest()
     heads, about = load_heads(open_run(Path("run"))) or pytest.fail("there are none")
-    assert list(heads.rungs) == ["1"]
+    assert list(heads.early_exit) == ["1"]
     assert main(["refit", "run", "--steps", "2", "--ahead", "3", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["steps_in_all"] == about.steps + 2
-    assert set(done["bits"]) == {"chain1", "chain2", "chain3", "rung1"}
+    assert set(done["bits"]) == {"chain1", "chain2", "chain3", "layer1"}
     assert hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest() == before
-    assert main(["refit", "run", "--steps", "1", "--fresh", "--rungs", "1,2", "--json"]) == 0
+    assert main(["refit", "run", "--steps", "1", "--fresh", "--layers", "1,2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps_in_all"] == 1
 
 
@@ -188,8 +188,8 @@ def test_the_opening_of_an_alphabet():
 MISTAKES = [
     (["generate", "bare", "--draft", "targets"], "bare has no heads of targets ahead to draft with; `charladder refit"),
     (
-        ["generate", "bare", "--draft", "rungs"],
-        "bare has no heads of lower rungs to draft with",
+        ["generate", "bare", "--draft", "early-exit"],
+        "bare has no heads of intermediate layers to draft with",
     ),
     (["generate", "run", "--draft-length", "0"], "--draft-length is 0"),
     (["generate", "run", "--stop", ""], "--stop is empty"),
@@ -207,8 +207,8 @@ MISTAKES = [
     (["refit", "run", "--steps", "-1"], "a budget is below 0"),
     (["refit", "run", "--ahead", "0"], "--ahead is 0"),
     (["refit", "run", "--batch", "0"], "--batch is 0"),
-    (["refit", "run", "--rungs", "3"], "the network has the lower rungs 1 to 2"),
-    (["refit", "run", "--rungs", "one"], "give numbers of rungs"),
+    (["refit", "run", "--layers", "3"], "the network has the intermediate layers 1 to 2"),
+    (["refit", "run", "--layers", "one"], "give numbers of layers"),
     (["refit", "run", "--rate", "nan"], "--rate is nan"),
     (["refit", "run", "--seed", "-1"], "--seed is -1"),
 ]
@@ -256,8 +256,8 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
     for name, tensor in (
         ("chain.up.weight", torch.zeros(7, 16)),
         ("chain.gate.weight", torch.zeros(3)),
-        ("rungs.9.weight", torch.zeros(256, 16)),
-        ("rungs.\u0661.weight", torch.zeros(256, 16)),
+        ("layers.9.weight", torch.zeros(256, 16)),
+        ("layers.\u0661.weight", torch.zeros(256, 16)),
         ("more", torch.zeros(1)),
     ):
         save_file(tensors | {name: tensor}, file, about)
@@ -289,7 +289,7 @@ def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
     assert "gives NaN for the next character" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("draft", ["auto", "none", "targets", "rungs", "ngram"])
+@pytest.mark.parametrize("draft", ["auto", "none", "targets", "early-exit", "ngram"])
 def test_a_model_that_is_no_longer_used_frees_its_memory_at_once(draft):
     gc.collect()
     gc.disable()

@@ -28,7 +28,7 @@ EXTEND = [*RESUME, "--extend", "--steps", "5"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of seeds 0 and 1, with best weights, and drafting heads in the first."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "text").write_text("The ladder leans on the wall, and every rung is asked what it sees. " * 40)
+    (folder / "text").write_text("The ladder leans on the wall, and every layer is asked what it sees. " * 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
@@ -62,10 +62,10 @@ def files(folder: Path) -> dict[str, bytes]:
         ("model.safetensors", GENERATE),
         ("model.safetensors", ["refit", "run", "--steps", "1"]),
         ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
-        ("heads.safetensors", [*EVALUATE, "--by-rung"]),
+        ("heads.safetensors", [*EVALUATE, "--by-layer"]),
         ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
         (NETWORK, [*EVALUATE, "--weights", "best"]),
-        (HEADS, [*EVALUATE, "--weights", "best", "--by-rung"]),
+        (HEADS, [*EVALUATE, "--weights", "best", "--by-layer"]),
         ("checkpoints/3", RESUME),
         ("checkpoints/3", EXTEND),
         ("config.toml", RESUME),
@@ -107,7 +107,7 @@ def test_without_the_identity_table_files_of_another_run_are_accepted(here, caps
     shutil.copy("other/heads.safetensors", "run/heads.safetensors")
     config = Path("run/config.toml")
     config.write_text(config.read_text().partition("[identity]")[0])
-    assert main([*EVALUATE, "--by-rung"]) == 0
+    assert main([*EVALUATE, "--by-layer"]) == 0
     assert main(EXTEND) == 0
     assert "[identity]" not in config.read_text()
 
@@ -176,7 +176,7 @@ def test_runs_of_an_older_version_are_read_and_trained(here):
     (run / "environment.json").write_text(json.dumps({**environment, "run": None, "config": None}))
     for file in run.glob("*.safetensors"):
         save_file(load_file(file), file)
-    for command in ([*EVALUATE, "--by-rung"], EXTEND):
+    for command in ([*EVALUATE, "--by-layer"], EXTEND):
         assert main(command) == 0
     assert open_run(run).identity is None
 

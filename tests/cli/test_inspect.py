@@ -59,8 +59,9 @@ def test_recipes_are_to_the_letter(capsys):
     assert (config["training"]["optimizer"], config["training"]["momentum"]) == ("momentum", 0.99)
     assert (config["training"]["learning_rate"], config["training"]["batch"]) == (0.003, 16)
     assert config["objective"] == {
-        "positions": "all", "rungs": True, "rung_schedule": "half", "rung_weight": 1.0, "rung_reduction": "mean",
-        "rung_input": "normed", "rung_heads": "own", "targets": 2, "target_schedule": "plain",
+        "positions": "all", "intermediate": True, "intermediate_schedule": "half", "intermediate_weight": 1.0,
+        "intermediate_reduction": "mean",
+        "intermediate_input": "normed", "intermediate_heads": "own", "targets": 2, "target_schedule": "plain",
         "target_weight": 0.5, "target_end": 1.0,
     }  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_without_json_it_is_a_table(capsys):
     assert main(["inspect", "t12"]) == 0
     out = capsys.readouterr().out
     assert "44,258,304" in out
-    assert "rung_schedule" in out
+    assert "intermediate_schedule" in out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], [], ["train", "--help"], ["inspect", "--help"]])

@@ -12,7 +12,7 @@ from charladder.run import open_data, open_run
 from charladder.text import cache_folder, kept
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3", "--json"]
-TEXT = "a ladder has rungs, größer und kleiner. " * 300
+TEXT = "a ladder has layers, größer und kleiner. " * 300
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_damaged_copy_is_not_used(here, capsys):
 def test_the_files_of_a_text_are_known_where_windows_keep_to_them(here, capsys):
     Path("folder").mkdir()
     for number in range(3):
-        Path(f"folder/{number}").write_text(f"file {number} of a ladder with rungs. " * (50 + number))
+        Path(f"folder/{number}").write_text(f"file {number} of a ladder with layers. " * (50 + number))
     assert main(["train", "folder", *TINY, "--boundaries", "keep", "--run", "run"]) == 0
     ends = open_data(open_run(Path("run"))).ends_F.tolist()
     Path("folder").rename("moved")

@@ -10,10 +10,10 @@ from charladder.text import open_corpus
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--run", "my run"]
 TEXTS = {
-    "english": (b"A ladder has rungs, and each of them says what it sees. ", []),
+    "english": (b"A ladder has layers, and each of them says what it sees. ", []),
     "quotes": (b"\n\n  -- 'quoted' \"$HOME\" `x` \\ *\n", ["--alphabet", "letters"]),
     "cyrillic": ("Лестница стоит и говорит.\n".encode(), ["--alphabet", "letters", "--test", "0"]),
-    "text8": (b" a ladder has rungs and sees", ["--alphabet", "text8", "--valid", "0", "--test", "0"]),
+    "text8": (b" a ladder has layers and sees", ["--alphabet", "text8", "--valid", "0", "--test", "0"]),
     "latin-1": ("Größe und Maß der Leiter. ".encode("latin-1"), []),
     "not text": (bytes(range(128, 256)), ["--valid", "0"]),
 }

@@ -64,6 +64,6 @@ def test_mistakes_are_named_whatever_the_order(words, sentence):
 )
 def test_every_command_takes_its_arguments_after_options(tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").write_text("a ladder has rungs. " * 300)
+    (tmp_path / "text").write_text("a ladder has layers. " * 300)
     assert main(words.split()) == 2
     assert sentence in capsys.readouterr().err

@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CHARLADDER_NATIVE", "0")  # every test has an empty cache, and would compile the libraries again
-    Path("text").write_text("a ladder has rungs, größer und kleiner. " * 400)
+    Path("text").write_text("a ladder has layers, größer und kleiner. " * 400)
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_under_a_run(size):
 
 @pytest.mark.parametrize("words", ["", "--alphabet letters"])
 def test_a_disk_without_room_for_the_text(words):
-    Path("text").write_text("a ladder has rungs. " * 40_000)
+    Path("text").write_text("a ladder has layers. " * 40_000)
     room = "500k" if not words else "1200k"
     done = with_small_disk(room, f"CHARLADDER_CACHE=small {TRAIN} {words} --run run")
     assert done.returncode == 2

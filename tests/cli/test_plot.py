@@ -8,7 +8,7 @@ from ablation.fakes import make_run
 from charladder.ablation import comparison
 from charladder.ablation.comparison import schedule
 from charladder.cli.main import main
-from charladder.objective import ObjectiveSettings
+from charladder.objective import ObjectiveConfig
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
 
 def test_curves_of_several_runs(capsys):
     assert (
-        main(["plot", "none-seed0", "$a_b$-seed0", "--terms", "main,rung1.target1", "--by", "seconds", "--json"]) == 0
+        main(["plot", "none-seed0", "$a_b$-seed0", "--terms", "main,layer1.target1", "--by", "seconds", "--json"]) == 0
     )
     said = json.loads(capsys.readouterr().out)
     assert said["plot"] == "plot.png" and Path("plot.png").read_bytes().startswith(b"\x89PNG")
@@ -89,20 +89,20 @@ def test_the_schedule_of_a_run_or_a_recipe(capsys, what):
 
 
 def test_the_schedule_is_the_papers():
-    progress, weights = schedule(ObjectiveSettings(), 4)
-    for rung in (1, 2, 3):
-        assert np.array_equal(weights[:, rung - 1, 0], (progress < rung / 8).astype(float))
+    progress, weights = schedule(ObjectiveConfig(), 4)
+    for layer in (1, 2, 3):
+        assert np.array_equal(weights[:, layer - 1, 0], (progress < layer / 8).astype(float))
     assert (weights[:, 3, 0] == 1).all() and (weights[:, 3, 1] == 0.5).all()
 
 
 def test_the_schedule_is_sampled_in_the_middle_of_each_part_of_training():
-    progress, weights = schedule(ObjectiveSettings(), 4)
+    progress, weights = schedule(ObjectiveConfig(), 4)
     assert len(progress) == len(weights) == 200
     assert np.allclose(progress, np.linspace(1 / 400, 399 / 400, 200))
 
 
 def test_weights_that_move_every_step_are_drawn_in_the_mean():
-    _, weights = schedule(ObjectiveSettings(target_schedule="blockwise", rungs=False), 2)
+    _, weights = schedule(ObjectiveConfig(target_schedule="blockwise", intermediate=False), 2)
     assert 0 < weights[0, 1, 0] < 1
     assert np.allclose(weights[:, 1].sum(-1), 1)
 
@@ -113,7 +113,7 @@ def test_weights_that_move_every_step_are_drawn_in_the_mean():
         (["nowhere"], "there is no run directory nowhere"),
         (["."], ". is not a run directory"),
         (["new"], "new has no metrics yet"),
-        (["none-seed0", "--terms", "rung1.target2"], "called 'rung1.target2'; did you mean rung1.target1?"),
+        (["none-seed0", "--terms", "layer1.target2"], "called 'layer1.target2'; did you mean layer1.target1?"),
         (["none-seed0", "--terms", ","], "give names of terms"),
         (["none-seed0", "--out", "plot.pdf"], "must end in .png or .svg"),
         (["none-seed0", "--out", "nowhere/plot.png"], "there is no folder nowhere"),

@@ -98,7 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, corpus in named.DOWNLOADED.items():
         nowhere = named.Named(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
         monkeypatch.setitem(named.DOWNLOADED, name, nowhere)
-    Path("text").write_text("a ladder has rungs. " * 300)
+    Path("text").write_text("a ladder has layers. " * 300)
     Path("empty").touch()
     Path("folder").mkdir()
     Path("packed.gz").write_bytes(b"not packed")

@@ -85,14 +85,14 @@ def test_the_live_panel_of_training():
     )  # fmt: skip
     display, facts = Display(Console(width=40, file=io.StringIO()), trainer), Any
     term = {"bits": 7.1234, "weight": 0.12345, "share": 0.5678}
-    terms = {f"rung{rung}.target{k}": term for rung in range(60, 65) for k in (1, 12)} | {"main": term}
+    terms = {f"layer{layer}.target{k}": term for layer in range(60, 65) for k in (1, 12)} | {"main": term}
     for step in (12345, 12346):
         line = {"step": step, "characters": 1_234_567 * (step - 12344), "seconds": 10.0 * step - 123440}
         display.show(Stepped(line | {"terms": terms}, facts))
     found = printed(display.panel(), 40)
     assert {"45%", "7.123", "123,457", "12,346", "1.25", "2:40", "0.568"} <= set(numbers(found))
     assert numbers(found).count("7.123") == 1 + len(terms)
-    assert "rung64.target12" in "\n".join(found)
+    assert "layer64.target12" in "\n".join(found)
     assert sum(line.count("■") + line.count("·") for line in found) == 64
 
 
@@ -119,14 +119,14 @@ def test_corpora_and_inspect(capsys, monkeypatch):
 
 def test_the_looks_of_evaluate(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("text").write_text("A ladder has rungs, and each of them says what it sees. " * 100)
+    Path("text").write_text("A ladder has layers, and each of them says what it sees. " * 100)
     shape = "--layers", "2", "--width", "16", "--context", "64", "--batch", "2", "--steps", "3"
     assert main(["train", "text", *shape, "--run", "run"]) == 0
-    looks = "--by-context", "--by-rung", "--by-position", "--copying", "--probes", "4"
+    looks = "--by-context", "--by-layer", "--by-position", "--copying", "--probes", "4"
     capsys.readouterr()
     assert main(["evaluate", "run", *looks, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    exact = [row["bits_per_character"] for look in ("by_context", "by_rung", "by_position") for row in found[look]]
+    exact = [row["bits_per_character"] for look in ("by_context", "by_layer", "by_position") for row in found[look]]
     copied = [bits for row in found["copying"] for bits in row["bits_L"][:3]]
     for width in ("40", "200"):
         monkeypatch.setenv("COLUMNS", width)

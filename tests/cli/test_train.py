@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from charladder.cli import beginning
 from charladder.cli.main import main
-from charladder.objective.steps import describe
+from charladder.objective.cross_entropy import describe
 from charladder.run import claimed, open_run
 from charladder.training.best import Best, save_best
 from charladder.training.metrics import read_metrics
@@ -102,7 +102,7 @@ def test_the_run_directory_says_all(here, text_file, capsys):
     assert "charladder generate one" in out
     assert out.rstrip().splitlines()[-1].startswith("valid: ")
     config = tomllib.loads(Path("one/config.toml").read_text())
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
     assert config["training"]["seed"] == 3
     assert config["text"]["data"] == [str(text_file)]
     environment = json.loads(Path("one/environment.json").read_text())
@@ -110,14 +110,14 @@ def test_the_run_directory_says_all(here, text_file, capsys):
     assert set(environment["versions"]) >= {"torch", "numpy", "charladder"}
     lines = read_metrics(Path("one/metrics.jsonl"))
     first = next(line for line in lines if "terms" in line)
-    assert set(first["terms"]) == {"rung1.target1", "rung1.target2", "main", "rung2.target2"}
+    assert set(first["terms"]) == {"layer1.target1", "layer1.target2", "main", "layer2.target2"}
     assert set(first) >= {"step", "progress", "characters", "seconds", "learning_rate", "gradient_norm", "total"}
     assert first["total"] == pytest.approx(sum(term["share"] for term in first["terms"].values()))
     assert lines[-1]["split"] == "valid"
     network = load_file("one/model.safetensors")
-    assert not any("rung" in name for name in network)
+    assert not any("layer" in name for name in network)
     assert set(load_file("one/heads.safetensors")) == {
-        f"heads.{name}.weight" for name in ("rung1_target1", "rung1_target2", "rung2_target2")
+        f"heads.{name}.weight" for name in ("layer1_target1", "layer1_target2", "layer2_target2")
     }
 
 
@@ -191,7 +191,7 @@ def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, 
     said = capsys.readouterr().err
     assert (
         "20.0% is spent" in said
-        and f"from 0 to {rates()[9]:.3g}, and rung1.target1 and rung1.target2 contribute" in said
+        and f"from 0 to {rates()[9]:.3g}, and layer1.target1 and layer1.target2 contribute" in said
     )
     assert "to the loss again" in said
 

@@ -19,7 +19,7 @@ from charladder.training import memory
 from charladder.training.memory import context_bytes
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3", "--json"]
-TEXT = "a ladder has rungs, each above the one before. " * 300
+TEXT = "a ladder has layers, each above the one before. " * 300
 VERBS = (
     ["evaluate", "run"],
     ["refit", "run", "--steps", "1"],

@@ -44,15 +44,15 @@ def two(here, text_file) -> None:
 
 def test_every_reader_reads_the_best_weights(two, capsys):
     last, best, other = (
-        said(capsys, "evaluate", *words, "--by-rung")
+        said(capsys, "evaluate", *words, "--by-layer")
         for words in (["run"], ["run", "--weights", "best"], ["other"])
     )  # fmt: skip
     assert best["bits_per_character"] == other["bits_per_character"] != last["bits_per_character"]
     assert (last["weights"], best["weights"]) == ("last", "best")
-    same = [(row["term"], row["bits_per_character"]) for row in other["by_rung"]]
-    assert [(row["term"], row["bits_per_character"]) for row in best["by_rung"]] == same
-    assert max(row["last_learned"]["step"] for row in best["by_rung"]) == 3
-    assert max(row["last_learned"]["step"] for row in last["by_rung"]) == 6
+    same = [(row["term"], row["bits_per_character"]) for row in other["by_layer"]]
+    assert [(row["term"], row["bits_per_character"]) for row in best["by_layer"]] == same
+    assert max(row["last_learned"]["step"] for row in best["by_layer"]) == 3
+    assert max(row["last_learned"]["step"] for row in last["by_layer"]) == 6
     words = ["--prompt", "The ", "--length", "60", "--draft", "none", "--log-probabilities"]
     last, best, other = (
         said(capsys, "generate", *run, *words) for run in (["run"], ["run", "--weights=best"], ["other"])
@@ -100,7 +100,7 @@ def test_best_heads_of_another_step_are_not_used(two, capsys):
     other = open_run(Path("other"))
     save_best(Path("other"), other.network().state_dict(), other.objective().state_dict(), Best(2, 7.0))
     Path("other", HEADS).replace(Path("run", HEADS))
-    assert main(["evaluate", "run", "--weights", "best", "--by-rung"]) == 2
+    assert main(["evaluate", "run", "--weights", "best", "--by-layer"]) == 2
     assert "run/best_heads.safetensors is of another step than run/best.safetensors" in capsys.readouterr().err
     assert main(["evaluate", "run", "--weights", "best"]) == 0
 

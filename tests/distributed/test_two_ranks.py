@@ -82,7 +82,7 @@ def test_both_validate_alike(ranks, name):
 
 
 @pytest.mark.slow
-def test_rungs_fall_silent_on_the_way(ranks):
+def test_layers_fall_silent_on_the_way(ranks):
     lines = [line for line in read_metrics(ranks[0] / "ddp sgd" / "metrics.jsonl") if "terms" in line]
     assert [len(lines[at]["terms"]) for at in (0, 12, -1)] == [6, 4, 2]
 
@@ -126,7 +126,7 @@ def test_a_hostile_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
     """torch.distributed.checkpoint's own format keeps its metadata in such a file, and would run this one."""
     shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    trap = tmp_path / "sprung"
+    trap = tmp_path / "splayer"
     code = f"cposix\nsystem\n(S'touch {trap}'\ntR.".encode()
     pickle.loads(code)
     assert trap.exists()  # it would indeed

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from charladder.objective import ObjectiveSettings
+from charladder.objective import ObjectiveConfig
 from charladder.training import Trainer, distributed, load_newest, train
 from charladder.training.distributed import gathered, leader
 from helpers import PROSE, make_trainer, small
@@ -35,11 +35,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ddp muon": ("ddp", {}, {}),
     "ddp parts": ("ddp", SGD | {"micro_batch": 1, "cut_windows": 2}, {"dropout": 0.1}),
     "ddp diagnosed": ("ddp", SGD | {"diagnose_every": 5}, {}),
-    "ddp turns": ("ddp", SGD, {"objective": {"rung_schedule": "layerskip", "rung_reduction": "mean"}}),
+    "ddp turns": ("ddp", SGD, {"objective": {"intermediate_schedule": "layerskip", "intermediate_reduction": "mean"}}),
     "fsdp sgd": ("fsdp", SGD, {}),
     "fsdp adamw": ("fsdp", ADAMW, {}),
     "fsdp parts": ("fsdp", SGD | {"micro_batch": 1, "cut_windows": 2}, {"dropout": 0.1}),
-    "fsdp shared": ("fsdp", ADAMW, {"objective": {"rung_heads": "shared"}}),
+    "fsdp shared": ("fsdp", ADAMW, {"objective": {"intermediate_heads": "shared"}}),
     "ddp bfloat16": ("ddp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
     "ddp bad": ("ddp", SGD | {"diagnose_every": 5}, {}),
     "fsdp bad": ("fsdp", SGD, {}),
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def trainer_of(name: str, seed: int = 0) -> Trainer:
     parallel, training, rest = CASES[name]
     rest = dict(rest)
-    dtype, objective = rest.pop("dtype", torch.float64), ObjectiveSettings(**rest.pop("objective", {}))
+    dtype, objective = rest.pop("dtype", torch.float64), ObjectiveConfig(**rest.pop("objective", {}))
     model = small(**rest)
     parallel = parallel if dist.is_initialized() else "auto"
     fields = {"steps": STEPS, "log_every": 1, "diagnose_every": 0, "parallel": parallel, "seed": seed} | training

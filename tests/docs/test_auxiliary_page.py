@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from charladder.auxiliary.presets import RUNGS, TARGETS
+from charladder.auxiliary.presets import INTERMEDIATE, TARGETS
 from charladder.auxiliary.weights import TermPlace, make_weight_function
 
 PAGE = Path(__file__).parents[2] / "docs" / "auxiliary.md"
@@ -58,7 +58,7 @@ def numbers(preset: Any, places: list[TermPlace], progress: float) -> str:
 @pytest.mark.parametrize(
     ("first", "presets", "places", "moments"),
     [
-        ("Layers", RUNGS, [TermPlace(n, LAYERS, main=n == LAYERS) for n in range(1, LAYERS + 1)], (0.0, 0.2)),
+        ("Layers", INTERMEDIATE, [TermPlace(n, LAYERS, main=n == LAYERS) for n in range(1, LAYERS + 1)], (0.0, 0.2)),
         ("Targets", TARGETS, [TermPlace(None, None, k, OFFSETS) for k in range(1, OFFSETS + 1)], (0.0, 0.7)),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from charladder.recipe import field_types
-from charladder.training import TrainingSettings
+from charladder.training import TrainingConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nothing-is-lost.md").read_text()
 
@@ -34,7 +34,7 @@ def test_the_command_that_starts_two_processes(tmp_path, text_file):
 
 
 def test_the_numbers_it_gives_are_the_defaults():
-    settings = TrainingSettings(batch=1, learning_rate=1.0, steps=1)
+    settings = TrainingConfig(batch=1, learning_rate=1.0, steps=1)
     assert f"`training.skips` ({settings.skips})" in PAGE
     assert f"`training.spike` ({settings.spike:g})" in PAGE
     assert f"every {settings.checkpoint_seconds:g} seconds" in PAGE

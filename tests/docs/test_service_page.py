@@ -8,7 +8,7 @@ import pytest
 
 from charladder.cli.main import main
 from charladder.serving.limits import Limits
-from charladder.serving.protocol import CompletionRequest, LadderRequest, ScoreRequest
+from charladder.serving.protocol import CompletionRequest, LayersRequest, ScoreRequest
 from serving.served import serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
@@ -34,7 +34,7 @@ def test_limits_are_the_defaults():
 
 
 def test_fields_are_those_of_the_protocol():
-    fields = {*CompletionRequest.model_fields, *ScoreRequest.model_fields, *LadderRequest.model_fields}
+    fields = {*CompletionRequest.model_fields, *ScoreRequest.model_fields, *LayersRequest.model_fields}
     unnamed = {"model", "user", "presence_penalty", "frequency_penalty", "text", "ids"}  # not in backquotes alone
     assert all(f"`{field}" in PAGE for field in fields - unnamed)
 

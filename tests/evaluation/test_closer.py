@@ -1,4 +1,4 @@
-"""By context, by position, by rung, character by character: each against the whole score or a plain loop."""
+"""By context, by position, by layer, character by character: each against the whole score or a plain loop."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
 from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.export import exporting
-from charladder.evaluation.rungs import evaluate_rungs
+from charladder.evaluation.layers import evaluate_layers
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings
+from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.text import Alphabet
 from helpers import predictor, small
 
@@ -97,19 +97,19 @@ def test_positions_weighed_by_their_counts_are_the_whole(network):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("ends", [None, [100, 175, 300]])
 def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
-    settings = ObjectiveSettings(targets=3, rung_heads="shared" if shared else "own")
-    objective = LadderObjective(settings, network.settings, 256).double()
+    settings = ObjectiveConfig(targets=3, intermediate_heads="shared" if shared else "own")
+    objective = LanguageModelObjective(settings, network.settings, 256).double()
     stirred(objective)
     ends_F = None if ends is None else np.array(ends)
-    found = evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8, ends_F)
-    assert [(one.rung, one.target) for one in found] == [(rung, k) for rung in (1, 2, 3) for k in (1, 2, 3)]
+    found = evaluate_layers(network, objective, IDS, PART, CONTEXT, 8, ends_F)
+    assert [(one.layer, one.target) for one in found] == [(layer, k) for layer in (1, 2, 3) for k in (1, 2, 3)]
     whole = scored_by(network, ends_F=ends_F)(CONTEXT, 8, None)
     main = next(one for one in found if one.term == "main")
     firsts = 0 if ends is None else 2  # the first character of a file is nobody's prediction
     assert main.characters == whole.characters - firsts
     assert main.bits == pytest.approx(whole.bits - 8.0 * firsts, rel=1e-6)
-    one = next(one for one in found if (one.rung, one.target) == (2, 3))
-    head = objective.heads["rung3_target3" if shared else "rung2_target3"]
+    one = next(one for one in found if (one.layer, one.target) == (2, 3))
+    head = objective.heads["layer3_target3" if shared else "layer2_target3"]
     bits, count = 0.0, 0
     starts = [0, *(ends or [])]
     for first, last in zip(starts, [*(ends or [300])], strict=False):
@@ -130,18 +130,18 @@ def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
 
 
 def test_heads_that_were_fitted_later_are_scored_beside_the_old_ones(network):
-    """By rung, in its place: the same as a rung's own head with these weights."""
-    objective = LadderObjective(ObjectiveSettings(), network.settings, 256).double()
+    """By layer, in its place: the same as a layer's own head with these weights."""
+    objective = LanguageModelObjective(ObjectiveConfig(), network.settings, 256).double()
     stirred(objective)
     fitted = {2: stirred(torch.nn.Linear(network.settings.width, 256, bias=False).double())}
-    found = evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8, fitted=fitted)
+    found = evaluate_layers(network, objective, IDS, PART, CONTEXT, 8, fitted=fitted)
     terms = [one.term for one in found]
-    assert terms[2:5] == ["rung2.target1", "rung2.target2", "rung2.refit"] and len(terms) == 7
+    assert terms[2:5] == ["layer2.target1", "layer2.target2", "layer2.refit"] and len(terms) == 7
     with torch.no_grad():
-        objective.heads["rung2_target1"].weight.copy_(fitted[2].weight)
-    again = {one.term: one for one in evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8)}
-    assert found[4].bits == again["rung2.target1"].bits != found[2].bits
-    assert (found[4].rung, found[4].target, found[4].characters) == (2, 1, again["rung2.target1"].characters)
+        objective.heads["layer2_target1"].weight.copy_(fitted[2].weight)
+    again = {one.term: one for one in evaluate_layers(network, objective, IDS, PART, CONTEXT, 8)}
+    assert found[4].bits == again["layer2.target1"].bits != found[2].bits
+    assert (found[4].layer, found[4].target, found[4].characters) == (2, 1, again["layer2.target1"].characters)
 
 
 def windows(begin, last, first):
@@ -150,9 +150,12 @@ def windows(begin, last, first):
     return list(windows_to_score((begin, last), CONTEXT, 8, first))
 
 
-def test_a_rung_that_never_predicts_has_no_line(network):
-    objective = LadderObjective(ObjectiveSettings(rungs=False), network.settings, 256).double()
-    assert [one.term for one in evaluate_rungs(network, objective, IDS, PART, CONTEXT, 8)] == ["main", "rung3.target2"]
+def test_a_layer_that_never_predicts_has_no_line(network):
+    objective = LanguageModelObjective(ObjectiveConfig(intermediate=False), network.settings, 256).double()
+    assert [one.term for one in evaluate_layers(network, objective, IDS, PART, CONTEXT, 8)] == [
+        "main",
+        "layer3.target2",
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -8,7 +8,7 @@ from charladder.errors import BadInput
 from charladder.evaluation.copying import LETTERS, gap, letters_of, probe_copying
 from charladder.text import Alphabet
 
-PROSE = np.frombuffer(b"the ladder leans on the wall and every rung of it is asked what it sees below " * 40, np.uint8)
+PROSE = np.frombuffer(b"the ladder leans on the wall and every layer of it is asked what it sees below " * 40, np.uint8)
 
 
 def uniform(tokens_PT: torch.Tensor) -> torch.Tensor:

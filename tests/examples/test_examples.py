@@ -130,7 +130,7 @@ def test_hugging_face_runs_without_network_or_warnings(no_network, capsys, caplo
     assert found["decoder"]["last_bits"] < found["decoder"]["first_bits"] - 1
     assert 0 <= found["encoder"]["accuracy"] <= 1
     printed = capsys.readouterr()
-    assert "layer.2" in printed.out and "rung3" in printed.out
+    assert "layer.2" in printed.out and "layer3" in printed.out
     assert printed.err == ""
 
 
@@ -161,15 +161,15 @@ def test_the_decoder_reads_every_layer_through_the_models_own_head():
     model, objective = hugging_face.make_decoder()
     text = torch.randint(256, (2, 16))
     report = objective(model, {"input_ids": text}, text, progress=0.0)
-    assert list(report.terms) == ["main", "rung1", "rung2", "rung3"]
+    assert list(report.terms) == ["main", "layer1", "layer2", "layer3"]
     output = model(input_ids=text, labels=text, output_hidden_states=True)  # its own loss of the next byte
     assert report.terms["main"].value == pytest.approx(output.loss.item(), rel=1e-6)
     for layer in (1, 2, 3):
         logits = model.lm_head(model.model.norm(output.hidden_states[layer]))
         by_hand = F.cross_entropy(logits[:, :-1].reshape(-1, 256), text[:, 1:].reshape(-1))
-        assert report.terms[f"rung{layer}"].value == pytest.approx(by_hand.item(), rel=1e-6)
+        assert report.terms[f"layer{layer}"].value == pytest.approx(by_hand.item(), rel=1e-6)
     assert not list(objective.parameters())
-    assert list(objective(model, {"input_ids": text}, text, progress=0.3).terms) == ["main", "rung3"]
+    assert list(objective(model, {"input_ids": text}, text, progress=0.3).terms) == ["main", "layer3"]
 
 
 # The three losses.
@@ -180,10 +180,10 @@ def test_three_losses_runs(no_network, capsys):
 
     steps = 60
     found = three_losses.main(steps)
-    rungs = {f"rung{rung}.target{target}": rung for rung in (1, 2, 3) for target in (1, 2)}
-    assert set(found["first"]) == {"main", "rung4.target2"} | set(rungs)
-    assert set(found["last"]) == {"main", "rung4.target2"}
-    assert found["silent"] == {name: math.ceil(steps * rung / (2 * 4)) for name, rung in rungs.items()}
+    layers = {f"layer{layer}.target{target}": layer for layer in (1, 2, 3) for target in (1, 2)}
+    assert set(found["first"]) == {"main", "layer4.target2"} | set(layers)
+    assert set(found["last"]) == {"main", "layer4.target2"}
+    assert found["silent"] == {name: math.ceil(steps * layer / (2 * 4)) for name, layer in layers.items()}
     assert all(found["last"][name] < found["first"][name] - 1 for name in found["last"])  # bits
     assert "silent since step" in capsys.readouterr().out
 
@@ -201,20 +201,20 @@ def test_three_losses_has_every_prediction_that_the_paper_asks_for():
 
     start = objective(model, inputs, targets, progress=0.0)
     assert {name: term.weight for name, term in start.terms.items()} == {"main": 1.0} | {
-        f"rung{rung}.target{target}": 1.0 if target == 1 else 0.5
-        for rung in (1, 2, 3, 4)
+        f"layer{layer}.target{target}": 1.0 if target == 1 else 0.5
+        for layer in (1, 2, 3, 4)
         for target in (1, 2)
-        if (rung, target) != (4, 1)
+        if (layer, target) != (4, 1)
     }
     assert {int(term.count) for term in start.terms.values()} == {batch * three_losses.LENGTH}
     assert start.total.item() == pytest.approx(sum(term.weight * term.value for term in start.terms.values()))
     main = F.cross_entropy(model(inputs).flatten(0, 1), targets[1].flatten())
     assert start.terms["main"].value == pytest.approx(main.item(), rel=1e-6)
 
-    for progress, rungs in ((0.1249, {1, 2, 3}), (0.125, {2, 3}), (0.25, {3}), (0.375, set()), (1.0, set())):
+    for progress, layers in ((0.1249, {1, 2, 3}), (0.125, {2, 3}), (0.25, {3}), (0.375, set()), (1.0, set())):
         terms = objective(model, inputs, targets, progress=progress).terms
-        wanted = {f"rung{rung}.target{target}" for rung in rungs for target in (1, 2)}
-        assert set(terms) == {"main", "rung4.target2"} | wanted
+        wanted = {f"layer{layer}.target{target}" for layer in layers for target in (1, 2)}
+        assert set(terms) == {"main", "layer4.target2"} | wanted
 
 
 def test_the_transformer_of_three_losses_does_not_see_what_it_predicts():

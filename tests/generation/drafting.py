@@ -18,7 +18,7 @@ from charladder.inference.runner import ModelRunner
 from charladder.model import Transformer
 from helpers import small
 
-DRAFTERS = ("none", "plain targets", "chained targets", "rungs", "ngram", "auto")
+DRAFTERS = ("none", "plain targets", "chained targets", "early-exit", "ngram", "auto")
 
 
 def stirred(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
@@ -48,9 +48,9 @@ def make_drafter(
         with torch.no_grad():
             chain.output.weight.copy_(near)
         return ChainedHeadDrafter(chain, sampling, length)
-    if name == "rungs":
+    if name == "early-exit":
         return EarlyExitDrafter(reader, 1, near, None, sampling, length)
     if name == "ngram":
         return NgramDrafter(np.random.default_rng(1).integers(0, alphabet, 500), length)
-    names = ("chained targets", "rungs", "ngram")
+    names = ("chained targets", "early-exit", "ngram")
     return AutoDrafter([(make_drafter(one, network, reader, sampling, length), (1, length)) for one in names])

@@ -42,7 +42,7 @@ def simulate(
 @pytest.mark.parametrize("seed", range(8))
 def test_where_nothing_pays_it_costs_little(seed):
     useless = {("none", 0): (1.0, 1.0), ("targets", 2): (1.4, 1.1), ("targets", 4): (1.7, 1.1)}
-    useless |= {("targets", 7): (2.2, 1.1), ("rungs", 2): (2.1, 1.2), ("rungs", 4): (2.9, 1.2)}
+    useless |= {("targets", 7): (2.2, 1.1), ("early-exit", 2): (2.1, 1.2), ("early-exit", 4): (2.9, 1.2)}
     useless |= {("ngram", 2): (1.3, 1.1), ("ngram", 4): (1.5, 1.1), ("ngram", 8): (2.0, 1.1)}
     total, chosen = simulate(useless, 5000, seed)
     alone, _ = simulate({("none", 0): (1.0, 1.0)}, 5000, seed + 100)

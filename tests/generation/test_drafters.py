@@ -20,7 +20,7 @@ def test_the_commonest_next_character_is_proposed_not_a_rare_one():
         assert counted.after([often, seldom]) == -1
 
 
-def test_a_rungs_classifier_reads_the_state_normed_only_where_it_was_trained_so():
+def test_a_layers_classifier_reads_the_state_normed_only_where_it_was_trained_so():
     reader = open_runner(stirred(5))
     random = torch.Generator().manual_seed(1)
     x_ND, weight_VD, bias_V = (torch.randn(*shape, generator=random) for shape in ((3, 32), (5, 32), (5,)))

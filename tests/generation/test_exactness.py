@@ -122,7 +122,10 @@ def test_the_check_of_distributions_can_fail():
 
 @pytest.mark.parametrize(
     "name",
-    ["chained targets", *(pytest.param(one, marks=pytest.mark.slow) for one in ("plain targets", "rungs", "ngram"))],
+    [
+        "chained targets",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("plain targets", "early-exit", "ngram")),
+    ],
 )
 def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
     """Without any C."""

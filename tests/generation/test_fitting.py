@@ -19,7 +19,7 @@ def test_heads_learn_and_the_network_does_not():
     steps = list(fit(network, heads, windows, FitConfig(steps=150, ahead=3, rate=0.01), torch.float32))
     assert [step.step for step in steps] == list(range(1, 151))
     first, last = steps[0].bits, steps[-1].bits
-    assert set(first) == {"chain1", "chain2", "chain3", "target2", "rung1", "rung2"}
+    assert set(first) == {"chain1", "chain2", "chain3", "target2", "layer1", "layer2"}
     for name in first:
         assert last[name] < first[name] - 0.05, name
     # What it says of itself is the least that a head can come to.

@@ -7,35 +7,37 @@ import torch
 import torch.nn.functional as F
 
 from charladder.auxiliary import Report, TermReport, term_name
-from charladder.objective import LadderObjective, ObjectiveSettings, key, term_weights
+from charladder.objective import LanguageModelObjective, ObjectiveConfig, head_key, term_weights
 from helpers import PROSE, make_trainer, small
 
 
-class ByHand(LadderObjective):
+class ByHand(LanguageModelObjective):
     """The same heads; one loop, one sum."""
 
     def forward(self, model, windows_BTK, progress, examples=None, dropout=None, step=0, apart=False):
         settings, K = self.settings, self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
         weights = {p: w for p, w in term_weights(settings, self.layers, progress, step).items() if w > 0}
-        output = model(windows_BTK[:, :T], output_hidden={rung for rung, _ in weights}, dropout=dropout)
-        inputs = {rung: self.head_input(model, rung, hidden) for rung, hidden in output.hidden.items()}
+        output = model(windows_BTK[:, :T], output_hidden={layer for layer, _ in weights}, dropout=dropout)
+        inputs = {layer: self.head_input(model, layer, hidden) for layer, hidden in output.hidden.items()}
         total, terms = torch.zeros(()), {}
-        for (rung, k), weight in weights.items():
-            source = self.layers if settings.rung_heads == "shared" else rung
-            main = (rung, k) == (self.layers, 1)
-            head = model.output if (source, k) == (self.layers, 1) else self.heads[key(source, k)]
-            logits = output.logits_BTV if main else head(inputs[rung])
+        for (layer, k), weight in weights.items():
+            source = self.layers if settings.intermediate_heads == "shared" else layer
+            main = (layer, k) == (self.layers, 1)
+            head = model.output if (source, k) == (self.layers, 1) else self.heads[head_key(source, k)]
+            logits = output.logits_BTV if main else head(inputs[layer])
             loss = F.cross_entropy(logits.flatten(0, 1), windows_BTK[:, k : T + k].flatten(), reduction="sum")
             total = total + loss * (weight / ((examples or B) * T))
-            terms[term_name(rung, k, self.layers)] = TermReport(loss.detach(), B * T, weight)
+            terms[term_name(layer, k, self.layers)] = TermReport(loss.detach(), B * T, weight)
         return Report(total, terms)
 
 
 CASES = {
     "ladder": {},
-    "fade, mean": {"objective": ObjectiveSettings(rung_schedule="fade", rung_reduction="mean", target_end=0.6)},
-    "tied": {"objective": ObjectiveSettings(rung_heads="shared", targets=3), "optimizer": "adamw"},
+    "fade, mean": {
+        "objective": ObjectiveConfig(intermediate_schedule="fade", intermediate_reduction="mean", target_end=0.6)
+    },
+    "tied": {"objective": ObjectiveConfig(intermediate_heads="shared", targets=3), "optimizer": "adamw"},
     "paper": {"model": small(block="paper", dropout=0.2), "optimizer": "momentum", "momentum": 0.9, "micro_batch": 2},
 }
 

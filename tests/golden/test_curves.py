@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.objective import ObjectiveSettings
+from charladder.objective import ObjectiveConfig
 from helpers import PROSE, make_trainer, small
 
 STORED = Path(__file__).with_name("curves.json")
@@ -19,14 +19,18 @@ CASES = {
     "ladder": {"model": small(), "optimizer": "muon"},
     "epochs": {"model": small(), "optimizer": "adamw", "order": "epochs"},
     "paper": {"model": small(block="paper"), "optimizer": "momentum", "momentum": 0.9},
-    "tied": {"model": small(), "objective": ObjectiveSettings(rung_heads="shared", targets=3), "optimizer": "adamw"},
+    "tied": {
+        "model": small(),
+        "objective": ObjectiveConfig(intermediate_heads="shared", targets=3),
+        "optimizer": "adamw",
+    },
     "dropout": {
         "model": small(block="paper", norm_placement="post", dropout=0.3),
         "optimizer": "momentum",
         "momentum": 0.9,
         "micro_batch": 2,
     },
-    "last": {"model": small(), "objective": ObjectiveSettings(positions="last"), "optimizer": "adamw"},
+    "last": {"model": small(), "objective": ObjectiveConfig(positions="last"), "optimizer": "adamw"},
     "muon, weight decay": {"model": small(), "optimizer": "muon", "weight_decay": 0.3, "learning_rate": 0.1},
     "cosine, warm-up": {"model": small(), "optimizer": "adamw", "decay": "cosine", "warmup": 0.45},
 }

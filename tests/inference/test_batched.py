@@ -38,7 +38,7 @@ def whole(ids: list[int]) -> TokenBatch:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_streams_together_are_as_each_alone(kind, device, data):
-    """Any streams read, rolled back and read again, a few characters or one of each, through all rungs or in two."""
+    """Any streams read, rolled back and read again, a few characters or one of each, through all layers or in two."""
     network = stirred(9, **KINDS[kind])
     plain = stirred(9, **KINDS[kind])
     reader = BatchedRunner(network.to(device), 5, C)

@@ -135,7 +135,7 @@ def test_a_row_is_the_same_alone_and_in_company_whatever_the_threads(units, dtyp
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_cache_rolled_back_is_as_a_fresh_one(data):
-    """Any streams read, forgotten and read again, some rows at a time, through all rungs at once or in two parts."""
+    """Any streams read, forgotten and read again, some rows at a time, through all layers at once or in two parts."""
     network = stirred(9)
     for reader, tolerance in ((PackedRunner(PackedWeights(network), 3, 16), 0), (EagerRunner(network, 3, 16), 2e-5)):
         held: list[list[int]] = [[], [], []]

@@ -74,7 +74,7 @@ def test_no_position_sees_what_comes_after_it(settings_):
 
 
 @torch.no_grad()
-def test_keep_and_rungs():
+def test_keep_and_layers():
     model, x = network(small()), tokens(4, 2, 12)
     whole, last = model(x, output_hidden=(1, 2, 3)), model(x, output_hidden=(1, 3), logits_to_keep=2)
     torch.testing.assert_close(last.logits_BTV, whole.logits_BTV[:, -2:])
@@ -86,10 +86,12 @@ def test_keep_and_rungs():
 
 def test_who_watches_gets_each_state_as_soon_as_there_is_one_and_nothing_is_kept():
     model, x, seen = network(small()), tokens(4, 2, 12), []
-    output = model(x, output_hidden=(1, 3), logits_to_keep=2, on_hidden=lambda rung, state: seen.append((rung, state)))
+    output = model(
+        x, output_hidden=(1, 3), logits_to_keep=2, on_hidden=lambda layer, state: seen.append((layer, state))
+    )
     expected = model(x, output_hidden=(1, 3), logits_to_keep=2).hidden
-    assert output.hidden == {} and [rung for rung, _ in seen] == [1, 3]
-    assert all(torch.equal(state, expected[rung]) for rung, state in seen)
+    assert output.hidden == {} and [layer for layer, _ in seen] == [1, 3]
+    assert all(torch.equal(state, expected[layer]) for layer, state in seen)
 
 
 def test_tables_are_added_at_every_layer_and_not_shared():

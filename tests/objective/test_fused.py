@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charladder.auxiliary.cross_entropy import TORCH_OPERATIONS
-from charladder.objective.steps import Fused
+from charladder.objective.cross_entropy import CompiledOperations
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
@@ -33,7 +33,7 @@ def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
     targets = torch.randint(symbols, (rows, classifiers), generator=generator).to(device)
     targets[1::3, -1] = -100
     weights = torch.linspace(0.5, 2.0, classifiers, device=device)
-    fused, rough = Fused(backend), 2e-6 if products == torch.float32 else 4e-3
+    fused, rough = CompiledOperations(backend), 2e-6 if products == torch.float32 else 4e-3
     y, moments = fused.center(x, products)
     exact, exact_moments = TORCH_OPERATIONS.center(x.double(), torch.float64)
     back = fused.center_back(of, x, moments)

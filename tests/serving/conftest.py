@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
         Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
         for run, more in (
             ("run", ["--objective.targets", "3"]),
-            ("bare", ["--objective.targets", "1", "--objective.rungs", "false"]),
+            ("bare", ["--objective.targets", "1", "--objective.intermediate", "false"]),
             ("lettered", ["--alphabet", "letters"]),
             ("dropping", ["--alphabet", "letters", "--unknown", "drop"]),
         ):

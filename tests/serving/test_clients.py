@@ -156,7 +156,7 @@ def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
 
         async def scene() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(post({"text": "x" * 100_000, "rungs": True}, b"/score"))
+            writer.write(post({"text": "x" * 100_000, "layers": True}, b"/score"))
             while not looker.inside:
                 await asyncio.sleep(0.01)
             writer.transport.abort()
@@ -182,7 +182,7 @@ def test_an_answer_that_nobody_takes_is_cut_off(runs):
     with serving(runs / "run", patience=5) as served, socket.socket() as dawdler:
         dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dawdler.connect(("127.0.0.1", served.port))
-        dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
+        dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
         until(lambda: served.service.looker.inside)
         guard = served.server.config.app.app
         guard.limits = replace(guard.limits, patience=0.5)  # now that the body is there

@@ -198,7 +198,7 @@ def test_clients_that_vanish_are_not_logged(runs, caplog):
 
         async def large() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(post({"ids": [97] * 20_000, "rungs": True}, b"/score"))
+            writer.write(post({"ids": [97] * 20_000, "layers": True}, b"/score"))
             await reader.read(1000)
             writer.transport.abort()
 

@@ -92,7 +92,7 @@ def test_while_a_client_takes_nothing(runs):
     with service(runs / "run") as (process, url), socket.socket() as dawdler:
         dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dawdler.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
-        dawdler.sendall(post({"ids": [97] * 100_000, "rungs": True}, b"/score"))
+        dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
         dawdler.recv(1)
         assert said_at_the_end(process, 2) == "charladder: interrupted\n"
 
@@ -103,7 +103,7 @@ def test_whoever_waits_for_an_answer_is_told(runs):
 
         async def scene() -> list[httpx2.Response]:
             async with httpx2.AsyncClient(timeout=60) as client:
-                look = {"text": "x" * 100_000, "rungs": True}
+                look = {"text": "x" * 100_000, "layers": True}
                 asked = [("v1/completions", LONG), *[("score", look)] * 8]
                 answers = [
                     asyncio.ensure_future(client.post(f"{served.url}/{path}", json=body)) for path, body in asked

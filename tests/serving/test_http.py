@@ -72,7 +72,7 @@ def test_the_description_says_which_requests_need_the_token(runs, served):
 @pytest.mark.parametrize("size", [0, 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
 def test_encoding_in_pieces_is_the_same_json(size):
     row = [None if n % 7 == 0 else n / 3 for n in range(size)]
-    value = {"bits": row, "rungs": [{"term": 'a"ü', "bits": row}, {}], "none": [], "empty": {}, "n": 1.5}
+    value = {"bits": row, "layers": [{"term": 'a"ü', "bits": row}, {}], "none": [], "empty": {}, "n": 1.5}
     assert json.loads(encode(value)) == value
 
 

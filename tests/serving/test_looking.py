@@ -1,4 +1,4 @@
-"""/score and /ladder against evaluation, and against the network itself."""
+"""/score and /layers against evaluation, and against the network itself."""
 
 import json
 import math
@@ -60,29 +60,29 @@ def test_offsets_are_code_points(served, lettered):
     assert ask(lettered, "score", text="Aä😀 ")["offsets"] == [0, 1, 2, 3]
 
 
-def test_every_rung_scores_every_symbol(served, loaded):
+def test_every_layer_scores_every_symbol(served, loaded):
     network, objective = loaded
-    found = ask(served, "score", text=TEXT, rungs=True)
-    terms = {row["term"]: row for row in found["rungs"]}
-    assert set(terms) == {f"rung{r}.target{k}" for r in (1, 2, 3) for k in (1, 2, 3)} - {"rung3.target1"} | {"main"}
+    found = ask(served, "score", text=TEXT, layers=True)
+    terms = {row["term"]: row for row in found["layers"]}
+    assert set(terms) == {f"layer{r}.target{k}" for r in (1, 2, 3) for k in (1, 2, 3)} - {"layer3.target1"} | {"main"}
     assert terms["main"]["bits"][1:] == pytest.approx(found["bits"][1:], abs=1e-5)
-    for row in found["rungs"]:
+    for row in found["layers"]:
         assert row["bits"][: row["target"]] == [None] * row["target"]
         assert all(bits is not None for bits in row["bits"][row["target"] :])
     place = 9  # in the first window: everything before is seen
     with torch.no_grad():
         hidden = network(torch.tensor([list(DATA[: place - 1])]), output_hidden={2}).hidden[2]
-        logits = objective.heads["rung2_target2"](objective.head_input(network, 2, hidden))[0, -1]
+        logits = objective.heads["layer2_target2"](objective.head_input(network, 2, hidden))[0, -1]
     bits = -float(logits.double().log_softmax(-1)[DATA[place]]) / math.log(2)
-    assert terms["rung2.target2"]["bits"][place] == pytest.approx(bits, abs=1e-5)
+    assert terms["layer2.target2"]["bits"][place] == pytest.approx(bits, abs=1e-5)
 
 
 @pytest.mark.parametrize("place", [1, 2, 15, 16, 17, 24, 25, 40, len(DATA) - 1])
-def test_the_ladder_has_a_row_for_each_rung_and_agrees_with_the_score(served, place):
-    found = ask(served, "ladder", text=TEXT, place=place)
-    assert [row["rung"] for row in found["rows"]] == [1, 2, 3]
+def test_there_is_a_row_for_each_layer_and_it_agrees_with_the_score(served, place):
+    found = ask(served, "layers", text=TEXT, place=place)
+    assert [row["layer"] for row in found["rows"]] == [1, 2, 3]
     assert found["symbol"]["id"] == DATA[place]
-    scored = ask(served, "score", text=TEXT, rungs=True)
+    scored = ask(served, "score", text=TEXT, layers=True)
     assert found["bits"] == pytest.approx(scored["bits"][place], abs=1e-4)
     for row in found["rows"]:
         assert [head["target"] for head in row["heads"]] == [1, 2, 3]
@@ -97,26 +97,26 @@ def test_the_ladder_has_a_row_for_each_rung_and_agrees_with_the_score(served, pl
             assert head["actual"]["id"] == DATA[there]
             if head["actual"]["rank"] < 5:
                 assert head["likeliest"][head["actual"]["rank"]]["probability"] == head["actual"]["probability"]
-            bits = next(r for r in scored["rungs"] if r["term"] == head["term"])["bits"][there]
+            bits = next(r for r in scored["layers"] if r["term"] == head["term"])["bits"][there]
             if place < 17 and there < 17:  # the same window holds both
                 assert -math.log2(head["actual"]["probability"]) == pytest.approx(bits, abs=1e-4)
 
 
 def test_before_the_first_character_and_after_the_last(served):
-    first = ask(served, "ladder", text="abc", place=0)
+    first = ask(served, "layers", text="abc", place=0)
     assert first["bits"] == 8.0 and "nothing stands before" in first["note"]
     assert [row["heads"] for row in first["rows"]] == [[], [], []]
-    last = ask(served, "ladder", text="abc", place=3)
+    last = ask(served, "layers", text="abc", place=3)
     assert last["symbol"] is None and last["bits"] is None
     assert last["rows"][2]["heads"][0]["actual"] is None and len(last["rows"][2]["heads"][0]["likeliest"]) == 5
 
 
-def test_a_run_without_heads_has_a_ladder_with_one_rung_that_speaks(runs):
+def test_a_run_without_heads_has_predictions_of_the_last_layer_alone(runs):
     with serving(runs / "bare") as bare:
-        found = ask(bare, "ladder", text="A lad", place=3)
+        found = ask(bare, "layers", text="A lad", place=3)
         assert [len(row["heads"]) for row in found["rows"]] == [0, 0, 1]
-        scored = ask(bare, "score", text="A lad", rungs=True)
-        assert [row["term"] for row in scored["rungs"]] == ["main"]
+        scored = ask(bare, "score", text="A lad", layers=True)
+        assert [row["term"] for row in scored["layers"]] == ["main"]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_run_without_heads_has_a_ladder_with_one_rung_that_speaks(runs):
         ("score", {"text": "a", "begin": 2}, 400, "begin is 2; the text has 1 symbols"),
         ("score", {"text": "abc", "begin": 2, "end": 1}, 400, "end is 1; it must be at least 2 and at most 3"),
         ("score", {"text": "x" * 100_001}, 400, "send 100,000 at most"),
-        ("ladder", {"text": "abc", "place": 4}, 400, "the text has 3 symbols"),
-        ("ladder", {"text": "abc"}, 400, "the field 'place' is missing"),
-        ("ladder", {"ids": [256], "place": 0}, 400, "the tokens are 0 to 255"),
+        ("layers", {"text": "abc", "place": 4}, 400, "the text has 3 symbols"),
+        ("layers", {"text": "abc"}, 400, "the field 'place' is missing"),
+        ("layers", {"ids": [256], "place": 0}, 400, "the tokens are 0 to 255"),
     ],
 )
 def test_mistakes_are_sentences(served, path, body, status, sentence):

@@ -206,7 +206,7 @@ def test_drafts_are_marked_character_by_character(client):
         ({"prompt": [300]}, openai.BadRequestError, "the tokens are 0 to 255"),
         ({"prompt": []}, openai.BadRequestError, "prompt is an empty list"),
         ({"prompt": "x" * 100_001}, openai.BadRequestError, "send 100,000 at most"),
-        ({"extra_body": {"draft": "rungs"}}, openai.BadRequestError, "nothing to draft 'rungs' with"),
+        ({"extra_body": {"draft": "early-exit"}}, openai.BadRequestError, "nothing to draft 'early-exit' with"),
         ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "did you mean temperature?"),
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "send `stream: true` too"),
     ],

@@ -74,7 +74,7 @@ def test_methods_of_zip(method):
 @given(data=st.data())
 def test_damage_is_one_sentence_or_the_text(name, data):
     """Whatever is cut off or flipped: the text, or a sentence; never another exception."""
-    packed = bytearray(PACK[name](b"a ladder has rungs. " * 20))
+    packed = bytearray(PACK[name](b"a ladder has layers. " * 20))
     if data.draw(st.booleans()):
         del packed[data.draw(st.integers(0, len(packed) - 1)) :]
     else:

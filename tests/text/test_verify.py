@@ -12,7 +12,7 @@ from charladder.text import open_corpus, verify
 from charladder.text.cache import cache_folder
 from charladder.text.mapped import MappedIds
 
-TEXT = "a ladder has rungs, größer und kleiner. " * 50
+TEXT = "a ladder has layers, größer und kleiner. " * 50
 
 
 @pytest.fixture(autouse=True)

@@ -46,8 +46,8 @@ def test_graphs_want_the_whole_batch_at_once(prose):
 
 
 @pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
-def test_one_compilation_serves_every_rung_and_the_whole_schedule(prose, changes):
-    """Rungs fall silent one by one, masks change from step to step, and the gradients of terms are compared on the
+def test_one_compilation_serves_every_layer_and_the_whole_schedule(prose, changes):
+    """Layers fall silent one by one, masks change from step to step, and the gradients of terms are compared on the
     way: one graph, and the curve that there is without it."""
     fields = {"model": small(layers=6, **changes), "dtype": torch.float64, "steps": 12, "diagnose_every": 5}
     plain, compiled = make_trainer(prose, **fields), make_trainer(prose, **fields)

@@ -7,7 +7,7 @@ import torch
 
 from charladder.auxiliary import Report, TermReport
 from charladder.errors import BadInput
-from charladder.objective import ObjectiveSettings, ladder
+from charladder.objective import ObjectiveConfig, language_model
 from charladder.training import Unrecorded, recording, train
 from charladder.training.recording import Recorder, Recording
 from helpers import make_trainer, small
@@ -122,7 +122,7 @@ def test_passes_are_those_of_the_objective(prose):
     for mine, theirs in zip(trainer.parameters, other.parameters, strict=True):
         assert torch.equal(mine.grad, theirs.grad)
     assert trainer.passes(piece, None, 0.0)[0] == key
-    assert trainer.passes(piece, None, 0.3)[0] != key  # a rung is silent
+    assert trainer.passes(piece, None, 0.3)[0] != key  # a layer is silent
     assert trainer.passes(piece[:2], None, 0.0)[0] != key
     trainer.network.angles(0, 99, trainer.device)  # somebody has asked for a longer table
     assert trainer.passes(piece, None, 0.0)[0] != key
@@ -183,15 +183,15 @@ def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report
         {"model": small(layers=3), "optimizer": "momentum", "diagnose_every": 4},
         {
             "model": small(layers=3),
-            "objective": ObjectiveSettings(rung_schedule="fade"),
+            "objective": ObjectiveConfig(intermediate_schedule="fade"),
         },  # other weights at each step at first
     ],
     ids=["modern", "paper", "sinusoidal", "diagnosed", "fading"],
 )
-@pytest.mark.parametrize("logits", [1 << 26, 0], ids=["at once", "rung by rung"])
+@pytest.mark.parametrize("logits", [1 << 26, 0], ids=["at once", "layer by layer"])
 def test_replayed_steps_are_the_steps(prose, changes, logits, monkeypatch):
-    """Rungs fall silent on the way; losses and norms of every step, and the weights after them."""
-    monkeypatch.setattr(ladder, "LOGITS", logits)
+    """Layers fall silent on the way; losses and norms of every step, and the weights after them."""
+    monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", logits)
     fields = {"steps": 24, "device": "cuda", "diagnose_every": 0} | changes
     plain, replayed = (make_trainer(prose, compile=compile, **fields) for compile in ("blocks", "graphs"))
     counted = [0]

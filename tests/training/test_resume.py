@@ -175,11 +175,11 @@ def test_what_was_diagnosed_is_drawn_and_what_is_damaged_is_left_out(tmp_path, p
     steps = [line for line in read_metrics(path) if "terms" in line]
     assert [line["step"] for line in steps if "diagnosis" in line] == [1, 3, 5]
     found = diagnosed(steps)
-    assert len(found) == 3 and set(found[0][1].groups) == {"rungs", "targets"}
+    assert len(found) == 3 and set(found[0][1].groups) == {"layers", "targets"}
     assert found[1][0] == 3 * 64 / 1e6
     whole = steps[0]["diagnosis"]
-    changes = [{"groups": 3}, {"groups": {"rungs": {"cosine": 1}}}, {"main_share": "x"}, {"groups": {"rungs": 7}},
-               {"gradient_norms": {"rung1": 1.0}}]  # fmt: skip
+    changes = [{"groups": 3}, {"groups": {"layers": {"cosine": 1}}}, {"main_share": "x"}, {"groups": {"layers": 7}},
+               {"gradient_norms": {"layer1": 1.0}}]  # fmt: skip
     damaged = [None, *({**whole, **change} for change in changes)]
     assert diagnosed([{**steps[1], "diagnosis": damage} for damage in damaged]) == []
     for line, damage in zip(steps, damaged[1:], strict=False):

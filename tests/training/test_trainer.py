@@ -7,10 +7,10 @@ import torch
 from charladder.errors import BadInput
 from charladder.evaluation import evaluate
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings
+from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.recipe import read_raw, resolve
 from charladder.text import Windows
-from charladder.training import NotFinite, Trainer, TrainingSettings
+from charladder.training import NotFinite, Trainer, TrainingConfig
 from charladder.training.budget import Clock, progress, rate_factor, step_share
 from charladder.training.optimizers import make_optimizers, named
 from charladder.training.precision import choose_device, choose_precision
@@ -56,9 +56,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(
     trainer = make_trainer(prose, skips=0)
     trainer.step()
     with torch.no_grad():
-        trainer.objective.heads["rung2_target1"].weight[0, 0] = float("nan")
+        trainer.objective.heads["layer2_target1"].weight[0, 0] = float("nan")
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    with pytest.raises(NotFinite, match=r"step 2: .* rung2\.target1$"):
+    with pytest.raises(NotFinite, match=r"step 2: .* layer2\.target1$"):
         trainer.step()
     assert trainer.clock.step == 1
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
@@ -95,12 +95,12 @@ def test_a_network_that_was_scored_first_can_still_be_trained(prose):
 
 @pytest.mark.slow
 def test_a_real_t64_takes_a_step():
-    """All 64 rungs, both targets, dropout: one window of 512, so that it fits the time of a test."""
+    """All 64 layers, both targets, dropout: one window of 512, so that it fits the time of a test."""
     recipe = resolve({**read_raw("t64"), "training.batch": 1, "training.micro_batch": 1})
     text = np.random.default_rng(0).integers(0, 256, 2000).astype(np.uint8)
     network = Transformer(recipe.model, 256)
     windows = Windows(text, (0, 2000), recipe.model.context, recipe.objective.targets, 0)
-    trainer = Trainer(network, LadderObjective(recipe.objective, recipe.model, 256), windows, recipe.training)
+    trainer = Trainer(network, LanguageModelObjective(recipe.objective, recipe.model, 256), windows, recipe.training)
     before = network.blocks[0].attention.query.weight.detach().clone()
     report = trainer.step().report
     assert len(report.terms) == 128
@@ -109,10 +109,10 @@ def test_a_real_t64_takes_a_step():
 
 
 def test_progress():
-    by_steps = TrainingSettings(batch=1, learning_rate=1.0, steps=100)
+    by_steps = TrainingConfig(batch=1, learning_rate=1.0, steps=100)
     assert progress(by_steps, Clock(step=25)) == 0.25
-    assert progress(TrainingSettings(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
-    assert progress(TrainingSettings(batch=1, learning_rate=1.0, minutes=2), Clock(seconds=30)) == 0.25
+    assert progress(TrainingConfig(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
+    assert progress(TrainingConfig(batch=1, learning_rate=1.0, minutes=2), Clock(seconds=30)) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_progress():
     ],
 )  # fmt: skip
 def test_rates_of_a_hundred_steps(decay, warmup, at, factor):
-    settings = TrainingSettings(batch=1, learning_rate=1.0, steps=100, decay=decay, warmup=warmup)
+    settings = TrainingConfig(batch=1, learning_rate=1.0, steps=100, decay=decay, warmup=warmup)
     assert rate_factor(settings, at, 0.01) == pytest.approx(factor, abs=1e-12)
 
 
 def test_the_share_of_a_step():
     clock = Clock(step=4, characters=100, seconds=6.0)
-    assert step_share(TrainingSettings(batch=1, learning_rate=1.0, steps=100), clock, 30, 9.0) == 0.01
-    assert step_share(TrainingSettings(batch=1, learning_rate=1.0, characters=600), clock, 30, 9.0) == 0.05
-    by_minutes = TrainingSettings(batch=1, learning_rate=1.0, minutes=0.5)
+    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, steps=100), clock, 30, 9.0) == 0.01
+    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, characters=600), clock, 30, 9.0) == 0.05
+    by_minutes = TrainingConfig(batch=1, learning_rate=1.0, minutes=0.5)
     assert step_share(by_minutes, clock, 30, 9.0) == 0.05
     assert step_share(by_minutes, Clock(), 30, 9.0) == 0.3
 
@@ -177,9 +177,9 @@ def test_a_gradient_just_above_the_limit_is_clipped_and_one_just_below_is_not(pr
             torch.testing.assert_close(mine.grad, scale * other.grad, rtol=1e-5, atol=0)
 
 
-def test_a_rung_that_falls_silent_leaves_its_head_as_it_is(prose):
-    trainer = make_trainer(prose, steps=20, objective=ObjectiveSettings())
-    head = trainer.objective.heads["rung1_target1"].weight
+def test_a_layer_that_falls_silent_leaves_its_head_as_it_is(prose):
+    trainer = make_trainer(prose, steps=20, objective=ObjectiveConfig())
+    head = trainer.objective.heads["layer1_target1"].weight
     moved = []
     for _ in range(20):
         before = head.detach().clone()
@@ -203,7 +203,7 @@ def test_a_rung_that_falls_silent_leaves_its_head_as_it_is(prose):
 )
 def test_settings_that_cannot_be(fields, sentence):
     with pytest.raises(BadInput, match=sentence):
-        TrainingSettings(**({"batch": 4, "learning_rate": 0.1, "steps": 3} | fields))
+        TrainingConfig(**({"batch": 4, "learning_rate": 0.1, "steps": 3} | fields))
 
 
 def test_devices():
@@ -229,16 +229,16 @@ def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):
         assert before.diagnosis is None and (facts.diagnosis is not None) == (step % 4 == 0)
         assert float(before.report.total).hex() == float(facts.report.total).hex()
         if step == 0:
-            assert set(facts.diagnosis.groups) == {"rungs", "targets"}
-            assert list(facts.diagnosis.whole) == ["rung1", "rung2", "rung3"]
-        if step == 8:  # all rungs are silent since half of training
+            assert set(facts.diagnosis.groups) == {"layers", "targets"}
+            assert list(facts.diagnosis.whole) == ["layer1", "layer2", "layer3"]
+        if step == 8:  # all layers are silent since half of training
             assert set(facts.diagnosis.groups) == {"targets"}
     pairs = zip(plain.network.parameters(), diagnosed.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_without_auxiliary_terms_there_is_nothing_to_diagnose(prose):
-    alone = make_trainer(prose, objective=ObjectiveSettings(rungs=False, targets=1), steps=2, diagnose_every=1)
+    alone = make_trainer(prose, objective=ObjectiveConfig(intermediate=False, targets=1), steps=2, diagnose_every=1)
     assert alone.step().diagnosis is None
 
 

@@ -1,4 +1,4 @@
-"""Curves of several runs side by side, and the schedule of a ladder's rungs, as pictures in files."""
+"""Curves of several runs side by side, and the schedule of a ladder's layers, as pictures in files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from charladder.ablation.pictures import drawing, label, look
 from charladder.ablation.results import Curve, Curves
 from charladder.atomic import beside
-from charladder.objective import ObjectiveSettings, moves_with_steps, term_weights
+from charladder.objective import ObjectiveConfig, depends_on_step, term_weights
 from charladder.training.curves import OPENING, set_limits
 from charladder.training.palette import WEIGHTS, scale_of_weights
 
@@ -50,8 +50,8 @@ def across(curve: Curve, by: str) -> np.ndarray:
     return {"characters": curve.characters_P / 1e6, "seconds": curve.seconds_P, "steps": curve.steps_P}[by]
 
 
-def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Path) -> None:
-    """Rung against progress, with the weight of the rung's loss as colour; a panel a target."""
+def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path) -> None:
+    """Layer against progress, with the weight of the layer's loss as colour; a panel a target."""
     _, weights_SRK = schedule(settings, layers)
     shown = min(settings.targets, PANELS)
     with drawing("plot") as Figure:
@@ -68,24 +68,24 @@ def draw_schedule(settings: ObjectiveSettings, layers: int, name: str, path: Pat
             )  # fmt: skip
             axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
             axes.yaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel("rung")
+        panels[0].set_ylabel("layer")
         figure.colorbar(image, ax=list(panels), label="weight of the loss")
         more = f", the first {shown} of {settings.targets} targets" if shown < settings.targets else ""
         figure.suptitle(label(f"{name}: the losses that contribute{more}"))
         save(figure, path)
 
 
-def schedule(settings: ObjectiveSettings, layers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, rungs,
+def schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, layers,
     targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
-    steps = TAKEN_IN_TURN if moves_with_steps(settings) else 1
+    steps = TAKEN_IN_TURN if depends_on_step(settings) else 1
     samples = int(np.clip(WORK // (layers * settings.targets * steps), 20, 200))
     progress_S = (np.arange(samples) + 0.5) / samples
     weights_SRK = np.zeros((samples, layers, settings.targets))
     for sample, progress in enumerate(progress_S):
         for step in range(steps):
-            for (rung, k), weight in term_weights(settings, layers, float(progress), step).items():
-                weights_SRK[sample, rung - 1, k - 1] += weight / steps
+            for (layer, k), weight in term_weights(settings, layers, float(progress), step).items():
+                weights_SRK[sample, layer - 1, k - 1] += weight / steps
     return progress_S, weights_SRK
 
 

@@ -57,15 +57,17 @@ def summary(report: Report) -> str:
 
 
 def norms(report: Report) -> str:
-    """norms.csv: a row an arm, third of training and rung: the mean norm of the gradient of all terms, and of the main
+    """norms.csv: a row an arm, third of training and layer: the mean norm of the gradient of all terms, and of the main
     one alone, over all measurements of its runs."""
     rows = []
     for one in report.arms:
         whole = thirds([norm for run in one.runs for norm in run.curves.norms])
         alone = thirds([norm for run in one.runs for norm in run.curves.alone])
-        for when, by_rung in whole.items():
-            rows += [(one.arm.name, when, rung, norm, alone.get(when, {}).get(rung)) for rung, norm in by_rung.items()]
-    return written(("arm", "third", "rung", "norm", "norm_of_the_main_term_alone"), rows)
+        for when, by_layer in whole.items():
+            rows += [
+                (one.arm.name, when, layer, norm, alone.get(when, {}).get(layer)) for layer, norm in by_layer.items()
+            ]
+    return written(("arm", "third", "layer", "norm", "norm_of_the_main_term_alone"), rows)
 
 
 def written(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

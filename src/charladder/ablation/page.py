@@ -82,7 +82,7 @@ def html(report: Report) -> str:
         ),
         picture(
             norms_by_depth(report),
-            "Norm of the gradient of all terms by rung, in the first, second and last third of training. It is "
+            "Norm of the gradient of all terms by layer, in the first, second and last third of training. It is "
             "measured while auxiliary terms contribute; an arm or a third without such measurements is absent.",
             "No gradient norms were measured: that is done while auxiliary terms contribute.",
         ),

@@ -113,7 +113,7 @@ def smooth(curve: Curve) -> Curve:
 
 
 def norms_by_depth(report: Report) -> str:
-    """The mean norm of the gradient by rung, in the first, second and last third of training; a panel an arm."""
+    """The mean norm of the gradient by layer, in the first, second and last third of training; a panel an arm."""
     shown = [(one.arm.name, thirds([norm for run in one.runs for norm in run.curves.norms])) for one in report.arms]
     shown = [(name, found) for name, found in shown if found]
     if not shown:
@@ -123,25 +123,25 @@ def norms_by_depth(report: Report) -> str:
         panels = figure.subplots(len(shown), 1, squeeze=False, sharey=True)[:, 0]
         for axes, (name, found) in zip(panels, shown, strict=True):
             for place, (when, norms) in enumerate(found.items()):
-                axes.plot([int(rung) for rung in norms], list(norms.values()), marker="o", label=when, **look(place))
+                axes.plot([int(layer) for layer in norms], list(norms.values()), marker="o", label=when, **look(place))
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set(yscale="log", ylabel="norm", title=label(name))
             axes.legend(fontsize=9)
             axes.grid(alpha=0.25)
-        panels[-1].set_xlabel("rung")
-        return svg(figure, "norms", "Norm of the gradient by rung, early, mid and late in training, by arm")
+        panels[-1].set_xlabel("layer")
+        return svg(figure, "norms", "Norm of the gradient by layer, early, mid and late in training, by arm")
 
 
 def thirds(measured: list[tuple[float, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Means by rung of the norms measured in each third of training; a third without any is left out."""
+    """Means by layer of the norms measured in each third of training; a third without any is left out."""
     found: dict[str, dict[str, float]] = {}
     for place, when in enumerate(("early", "mid", "late")):
         norms = [norm for progress, norm in measured if min(2, int(3 * progress)) == place]
-        rungs = dict.fromkeys(rung for norm in norms for rung in norm)
-        if rungs:
+        layers = dict.fromkeys(layer for norm in norms for layer in norm)
+        if layers:
             found[when] = {
-                rung.removeprefix("rung"): sum(n[rung] for n in norms if rung in n) / sum(rung in n for n in norms)
-                for rung in rungs
+                layer.removeprefix("layer"): sum(n[layer] for n in norms if layer in n) / sum(layer in n for n in norms)
+                for layer in layers
             }
     return found
 

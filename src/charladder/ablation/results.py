@@ -38,7 +38,7 @@ class Curves:
     """metrics.jsonl of a run. steps, characters, seconds: of training, up to its last line. terms: bits of training
     batches by name of the term. valid: the stretch that is scored on the way. whole: the last line that scores the
     whole valid part, None before there is one. final: the last score at the end of training, of the whole part or of a
-    stretch. norms: progress, and the norm of the gradient by rung, where it was
+    stretch. norms: progress, and the norm of the gradient by layer, where it was
     measured; alone: the same of the main loss without the others."""
 
     steps: int
@@ -186,15 +186,15 @@ def curve(points: Any) -> Curve:
 
 
 def measured(steps: list[dict[str, Any]], name: str) -> tuple[tuple[float, dict[str, float]], ...]:
-    """Progress and norms of a gradient by rung, of the lines that have them."""
+    """Progress and norms of a gradient by layer, of the lines that have them."""
     return tuple((float(line["progress"]), norms) for line in steps if (norms := norms_of(line, name)))
 
 
 def norms_of(line: dict[str, Any], name: str) -> dict[str, float]:
-    """The norms of a gradient by rung that a line has; none where they were not measured, or are damaged."""
+    """The norms of a gradient by layer that a line has; none where they were not measured, or are damaged."""
     diagnosis = line.get("diagnosis")
     norms = diagnosis.get(name) if isinstance(diagnosis, dict) else None
     if not isinstance(norms, dict) or not number(line.get("progress")):
         return {}
-    norms = {rung: norm for rung, norm in norms.items() if re.fullmatch(r"rung\d{1,5}", rung)}
+    norms = {layer: norm for layer, norm in norms.items() if re.fullmatch(r"layer\d{1,5}", layer)}
     return norms if all(number(norm) and math.isfinite(norm) for norm in norms.values()) else {}

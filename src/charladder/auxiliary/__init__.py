@@ -13,7 +13,7 @@ report.total.backward()
 from charladder.auxiliary import cross_entropy, distributed, gradients, heads, presets, rules, schedules, weights
 from charladder.auxiliary._diagnosis import Diagnosis, by_depth, diagnose, draw_depths
 from charladder.auxiliary._errors import AuxiliaryError, NotFiniteError
-from charladder.auxiliary._expansion import rungs
+from charladder.auxiliary._expansion import intermediate_terms
 from charladder.auxiliary._explanation import Row, explain, term_name
 from charladder.auxiliary._objective import Objective
 from charladder.auxiliary._report import Report, TermReport, merge
@@ -21,7 +21,28 @@ from charladder.auxiliary._term import Term
 from charladder.auxiliary.cross_entropy import linear_cross_entropy
 
 __all__ = [
-    "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
-    "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "gradients", "heads",
-    "linear_cross_entropy", "merge", "presets", "rules", "rungs", "schedules", "term_name", "weights",
+    "AuxiliaryError",
+    "Diagnosis",
+    "NotFiniteError",
+    "Objective",
+    "Report",
+    "Row",
+    "Term",
+    "TermReport",
+    "by_depth",
+    "cross_entropy",
+    "diagnose",
+    "distributed",
+    "draw_depths",
+    "explain",
+    "gradients",
+    "heads",
+    "intermediate_terms",
+    "linear_cross_entropy",
+    "merge",
+    "presets",
+    "rules",
+    "schedules",
+    "term_name",
+    "weights",
 ]  # fmt: skip

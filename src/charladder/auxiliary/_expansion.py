@@ -1,4 +1,4 @@
-"""From terms as they are written down to terms of one model: patterns among taps, and the rungs of a ladder."""
+"""From terms as they are written down to terms of one model: patterns among taps, and the layers of a ladder."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,10 +13,10 @@ from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.weights import Weight
 
 
-def rungs(
+def intermediate_terms(
     model: nn.Module, pattern: str, loss: Callable[..., Any], *, weight: Weight = "al_rfou", **fields: Any
 ) -> dict[str, Term]:
-    """A term for each intermediate layer of a model: `rung1`, `rung2` ... below the last, which has the main loss.
+    """A term for each intermediate layer of a model: `layer1`, `layer2` ... below the last, which has the main loss.
 
     Some presets (layerskip, calm, deed, inter_ctc) have a weight for the last layer too: give its Term the same name,
     `main=Term(loss, weight="calm")`.
@@ -26,21 +26,21 @@ def rungs(
     Raises AuxiliaryError where no module fits, or one alone, and where several names are one module.
     """
     base = unwrap(model, [pattern])
-    taps = match_modules(base, pattern, "rungs()")
+    taps = match_modules(base, pattern, "layers()")
     names = matching_names([name for name in all_names(base) if name], pattern)  # the model itself is no layer
     if len(names) > len(taps):
         modules = "one module" if len(taps) == 1 else f"{len(taps)} modules"
         raise AuxiliaryError(
-            f"rungs(): {len(names)} names fit {pattern!r}, and they are {modules} that the model calls several times; "
+            f"layers(): {len(names)} names fit {pattern!r}, and they are {modules} that the model calls several times; "
             "make a Term(tap=..., call=..., layer=..., layers=...) for each call"
         )
     if len(taps) == 1:
         raise AuxiliaryError(
-            f"rungs(): {taps[0]} alone fits {pattern!r}, and the last of the layers has the main loss; give a pattern "
+            f"layers(): {taps[0]} alone fits {pattern!r}, and the last of the layers has the main loss; give a pattern "
             "that fits several layers"
         )
     return {
-        f"rung{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
+        f"layer{layer}": Term(loss, tap=tap, weight=weight, layer=layer, layers=len(taps), **fields)
         for layer, tap in enumerate(taps[:-1], 1)
     }
 

@@ -10,11 +10,11 @@ from charladder.auxiliary.weights import TermPlace, Weight, check_progress, make
 
 @dataclass(frozen=True)
 class Row:
-    """One prediction: `loss` (the term's name) at `rung` is `given` a text and asked for the `target` that lies
+    """One prediction: `loss` (the term's name) at `layer` is `given` a text and asked for the `target` that lies
     `offset` ahead, with a `weight`; `active` while that is not 0."""
 
     loss: str
-    rung: int
+    layer: int
     given: str
     offset: int
     target: str
@@ -22,9 +22,9 @@ class Row:
     active: bool
 
 
-def term_name(rung: int, offset: int, rungs: int) -> str:
-    """`main` for the next character from the last rung; `rung3.target2` and the like for all others."""
-    return MAIN if (rung, offset) == (rungs, 1) else f"rung{rung}.target{offset}"
+def term_name(layer: int, offset: int, layers: int) -> str:
+    """`main` for the next character from the last layer; `layer3.target2` and the like for all others."""
+    return MAIN if (layer, offset) == (layers, 1) else f"layer{layer}.target{offset}"
 
 
 def explain(
@@ -35,9 +35,9 @@ def explain(
     weight: Weight | Mapping[tuple[int, int], float] = "al_rfou",
     step: int = 0,
 ) -> list[Row]:
-    """Every prediction that a ladder of `layers` rungs is asked for, `targets` ahead; rung by rung, then by offset.
+    """Every prediction that a ladder of `layers` layers is asked for, `targets` ahead; layer by layer, then by offset.
 
-    What would lie past the end of the text is absent. weight: as of a Term, or numbers by (rung, offset).
+    What would lie past the end of the text is absent. weight: as of a Term, or numbers by (layer, offset).
 
     >>> [f"{row.given} -> {row.target}" for row in explain("ABCD", layers=1, targets=2, progress=0.0)]
     ['A -> B', 'AB -> C', 'ABC -> D', 'A -> C', 'AB -> D']
@@ -46,18 +46,18 @@ def explain(
     if layers < 1 or targets < 1:
         raise AuxiliaryError(f"there are {layers} layers and {targets} targets; both must be at least 1")
     rows = []
-    for rung in range(1, layers + 1):
+    for layer in range(1, layers + 1):
         for offset in range(1, targets + 1):
-            name = term_name(rung, offset, layers)
+            name = term_name(layer, offset, layers)
             if isinstance(weight, Mapping):
-                value = weight[rung, offset]
+                value = weight[layer, offset]
             else:
                 main = name == MAIN
-                value = make_weight_function(name, weight, TermPlace(rung, layers, offset, targets, main))(
+                value = make_weight_function(name, weight, TermPlace(layer, layers, offset, targets, main))(
                     progress, step
                 )
             rows += [
-                Row(name, rung, text[: end + 1], offset, text[end + offset], value, value != 0)
+                Row(name, layer, text[: end + 1], offset, text[end + offset], value, value != 0)
                 for end in range(len(text) - offset)
             ]
     return rows

@@ -1,8 +1,8 @@
-"""Weights by name, from the literature: for rungs (intermediate layers) and for targets several steps ahead.
+"""Weights by name, from the literature: for layers (intermediate layers) and for targets several steps ahead.
 
 Each is a pure function: of the layer l of `layers` (1-based; the last one carries the main loss), or of the `offset` k
 of `offsets` targets ahead (1 is the next), and of progress t in [0, 1]; where a curriculum moves every step, of the
-step too. RUNGS and TARGETS list them by name. What a paper does besides weighting (shared heads, layer dropout,
+step too. INTERMEDIATE and TARGETS list them by name. What a paper does besides weighting (shared heads, layer dropout,
 chained modules) is not here: it is said where it matters.
 
 >>> [al_rfou(layer, 4, progress=0.2) for layer in (1, 2, 3, 4)]
@@ -212,7 +212,7 @@ def whole(stages: float) -> int:
     return math.floor(stages + 1e-9)
 
 
-RUNGS: dict[str, Callable[..., float]] = {
+INTERMEDIATE: dict[str, Callable[..., float]] = {
     "al_rfou": al_rfou,
     "layerskip": layerskip,
     "layerskip_gradual": layerskip_gradual,

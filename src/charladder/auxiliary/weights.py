@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest
-from charladder.auxiliary.presets import RUNGS, TARGETS
+from charladder.auxiliary.presets import INTERMEDIATE, TARGETS
 
 Weight = float | str | Tensor | Callable[..., float]
 WeightFunction = Callable[[float | None, int | None], float]
@@ -32,17 +32,17 @@ def make_weight_function(name: str, weight: Weight, place: TermPlace) -> WeightF
     """The weight of term `name` as a function of (progress, step).
 
     A number is constant; a tensor of one number is read at each call. A function of one parameter, whatever its name,
-    is one of progress; a function whose parameters are among ARGUMENTS is given those. A string is a preset: of rungs,
+    is one of progress; a function whose parameters are among ARGUMENTS is given those. A string is a preset: of layers,
     of targets, or where both have the name, their product. Raises AuxiliaryError that names the term.
     """
     if isinstance(weight, str):
-        found = [presets[weight] for presets in (RUNGS, TARGETS) if weight in presets]
+        found = [presets[weight] for presets in (INTERMEDIATE, TARGETS) if weight in presets]
         if not found:
             raise AuxiliaryError(
-                f"term {name!r}: there is no preset {weight!r}{nearest(weight, sorted(RUNGS | TARGETS))}"
+                f"term {name!r}: there is no preset {weight!r}{nearest(weight, sorted(INTERMEDIATE | TARGETS))}"
             )
         if len(found) > 1 and place.layer is None and place.offsets > 1:
-            found = found[1:]  # a target preset alone, on a term that stands on no rung
+            found = found[1:]  # a target preset alone, on a term that stands on no layer
         parts = [make_weight_function(name, preset, place) for preset in found]
         return lambda progress, step: math.prod(part(progress, step) for part in parts)
     if isinstance(weight, Tensor):  # which may be changed in place
@@ -63,7 +63,7 @@ def make_weight_function(name: str, weight: Weight, place: TermPlace) -> WeightF
         if argument in wanted and argument not in known:
             raise AuxiliaryError(
                 f"term {name!r}: its weight depends on the {argument}, and the term has none; give Term(layer=, "
-                f"layers=), or make the terms of all layers with rungs(...)"
+                f"layers=), or make the terms of all layers with layers(...)"
             )
 
     def at(progress: float | None, step: int | None) -> float:

@@ -31,7 +31,7 @@ from charladder.shapes import PASSES, SMALL
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
 from charladder.trainers import make_trainer, new_trainer
-from charladder.training import Trainer, TrainingSettings, ended_early
+from charladder.training import Trainer, TrainingConfig, ended_early
 from charladder.training.budget import progress
 from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
 from charladder.training.precision import choose_device
@@ -178,7 +178,7 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
 
 
 def continued(
-    run: Run, moved: Sequence[str], given: dict[str, Any], before: TrainingSettings | None = None
+    run: Run, moved: Sequence[str], given: dict[str, Any], before: TrainingConfig | None = None
 ) -> tuple[Run, Corpus, Trainer]:
     """A run at its newest checkpoint. moved: where its text is now. `given`: a budget or patience that config.toml has
     not; `before` has the old."""

@@ -12,8 +12,8 @@ from charladder.cli.tables import Rows
 from charladder.errors import BadInput
 from charladder.evaluation.breakdown import by_context, by_position, contexts_of
 from charladder.evaluation.copying import probe_copying
-from charladder.evaluation.learning import Learned, Moment, last_learned
-from charladder.evaluation.rungs import evaluate_rungs
+from charladder.evaluation.last_learned import LastLearned, Moment, last_learned
+from charladder.evaluation.layers import evaluate_layers
 from charladder.generation.speculative.heads_file import FittedTo, load_heads
 
 Look = tuple[str, list[dict[str, Any]], Rows]
@@ -42,40 +42,40 @@ def positions(console: Console, held: Held) -> Look:
     return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
 
 
-def rungs(console: Console, held: Held) -> Look:
+def layers(console: Console, held: Held) -> Look:
     objective = held.run.objective().to(held.device).eval()
     fitted, about = fitted_heads(held)
-    with scoring_bar(console, "by rung", held.bounds[1] - held.bounds[0]) as report:
-        scores = evaluate_rungs(
+    with scoring_bar(console, "by layer", held.bounds[1] - held.bounds[0]) as report:
+        scores = evaluate_layers(
             held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report,
             fitted=fitted,
         )  # fmt: skip
     learned = last_learned(held.run)
-    shared = held.run.recipe.objective.rung_heads == "shared"
+    shared = held.run.recipe.objective.intermediate_heads == "shared"
     names = "term", "characters ahead", "bits/char", "last learned at", "last in the loss at"
-    table = Rows(*names[: 5 if shared else 4], title=f"by rung{', through shared heads' if shared else ''}")
+    table = Rows(*names[: 5 if shared else 4], title=f"by layer{', through shared heads' if shared else ''}")
     found = []
     for one in scores:
         if about is not None and one.term.endswith(".refit"):
             last = {"step": about.steps, "progress": None, "characters": about.characters}
             contributed, at = None, f"refit step {about.steps:,}"
         else:
-            when = learned.get(one.term, Learned(None, None))
+            when = learned.get(one.term, LastLearned(None, None))
             last, contributed, at = as_dict(when.head), when.contributed, in_words(when.head)
         more = [in_words(contributed)] if shared else []
         table.add(one.term, str(one.target), f"{one.bits_per_character:.4f}", at, *more)
         found.append(
             {
-                "term": one.term, "rung": one.rung, "target": one.target, "characters": one.characters,
+                "term": one.term, "layer": one.layer, "target": one.target, "characters": one.characters,
                 "bits_per_character": one.bits_per_character, "last_learned": last,
                 "last_contributed": as_dict(contributed),
             }
         )  # fmt: skip
-    return "by_rung", found, table
+    return "by_layer", found, table
 
 
 def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], FittedTo | None]:
-    """The heads that `refit` has fitted to intermediate rungs, and when they last learned; none where it has not run,
+    """The heads that `refit` has fitted to intermediate layers, and when they last learned; none where it has not run,
     or has for another network, which a note then says."""
     try:
         found = load_heads(held.run)
@@ -84,7 +84,7 @@ def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], FittedTo | None]:
         found = None
     if found is None:
         return {}, None
-    return {int(rung): head.to(held.device) for rung, head in found[0].rungs.items()}, found[1]
+    return {int(layer): head.to(held.device) for layer, head in found[0].early_exit.items()}, found[1]
 
 
 def in_words(moment: Moment | None) -> str:

@@ -92,19 +92,19 @@ class Display:
         minutes, rest = divmod(max(0, round(left)), 60)
         return f"{minutes}:{rest:02d}"
 
-    def rungs(self) -> str:
-        """One mark a rung: whether it still contributes to the loss."""
+    def layer_marks(self) -> str:
+        """One mark a layer: whether it still contributes to the loss."""
         layers = self.trainer.network.settings.layers
         on, off = ("#", ".") if self.ascii else ("■", "·")
         names = self.line["terms"]
-        return "".join(on if r == layers or f"rung{r}.target1" in names else off for r in range(1, layers + 1))
+        return "".join(on if r == layers or f"layer{r}.target1" in names else off for r in range(1, layers + 1))
 
     def plain(self) -> str:
         terms = self.line["terms"]
         shown = " ".join(f"{name}={term['bits']:.3f}" for name, term in list(terms.items())[-ROWS:])
         return (
             f"step {self.line['step']} {self.trainer.progress:6.1%} | {self.bits:.3f} bits/char | "
-            f"{self.speed()} chars/s | passes {self.trainer.windows.passes:.2f} | rungs {self.rungs()} | "
+            f"{self.speed()} chars/s | passes {self.trainer.windows.passes:.2f} | layers {self.layer_marks()} | "
             f"left {self.left()} | {shown}"
         )
 
@@ -121,19 +121,19 @@ class Display:
                 ("left", self.left()),
             )
         ]
-        width, marks = self.console.width, self.rungs()
+        width, marks = self.console.width, self.layer_marks()
         length = max(10, min(BAR, width - 10))
         part = round(length * progress)
         bar = Text("#" * part + "-" * (length - part)) if self.ascii else ProgressBar(1, progress, width=length)
         above = Table.grid(padding=(0, 1))
-        rungs = Text.assemble(("rungs ", "dim"), marks)
-        beside = width >= 2 + length + 8 + rungs.cell_len
-        above.add_row("  ", bar, f"{progress:.0%}", *[rungs] * beside)
+        layers = Text.assemble(("layers ", "dim"), marks)
+        beside = width >= 2 + length + 8 + layers.cell_len
+        above.add_row("  ", bar, f"{progress:.0%}", *[layers] * beside)
         names = list(self.line["terms"].items())
         terms = Rows("term", "bits", "weight", "share")
         for name, term in reversed(names[-ROWS:]):
             terms.add(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
-        below = [] if beside else [Padding(rungs, (0, 0, 0, 2))]
+        below = [] if beside else [Padding(layers, (0, 0, 0, 2))]
         more = [Text(f"  and {len(names) - ROWS} more")] if len(names) > ROWS else []
         told = [flow(facts, "   ", width - 2), terms]
         return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in told), *more)

@@ -66,7 +66,7 @@ def activations(recipe: Recipe, model: ModelConfig, alphabet: int) -> int:
     feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward
     weights = 4 * model.attention_heads * model.context if model.dropout else 0
     layer = 12 * model.width + feed_forward + weights
-    terms = recipe.objective.targets * (model.layers if recipe.objective.rungs else 1)
+    terms = recipe.objective.targets * (model.layers if recipe.objective.intermediate else 1)
     return 4 * windows * model.context * (model.layers * layer + 2 * terms * alphabet)
 
 

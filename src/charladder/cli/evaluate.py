@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         "evaluate",
         "Bits per character of RUN on its held-out text, or on all of DATA. Every character is scored once, from at\n"
         "least C - S + 1 characters before it (C the context, S the stride); stride 1 is the paper's protocol.\n"
-        "--by-context, --by-rung, --by-position and --copying look closer; several may be given.",
+        "--by-context, --by-layer, --by-position and --copying look closer; several may be given.",
         "charladder evaluate runs/ladder-1 --split test --stride 64",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stride", type=int, metavar="S", help="characters scored a window (default C/2)")
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N characters")
     parser.add_argument("--by-context", action="store_true", help="contexts 32, 64 ... C, each at half its stride")
-    parser.add_argument("--by-rung", action="store_true", help="every rung's and target's own bits per character")
+    parser.add_argument("--by-layer", action="store_true", help="every layer's and target's own bits per character")
     parser.add_argument("--by-position", action="store_true", help="bits by how much of the window stands before")
     parser.add_argument("--copying", action="store_true", help="are invented names known when they come again?")
     parser.add_argument("--probes", type=int, default=200, metavar="N", help="names for --copying (default 200)")
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     tables = []
     for wanted, look in (
         (options.by_context, lambda: closer.contexts(console, held, options.stride)),
-        (options.by_rung, lambda: closer.rungs(console, held)),
+        (options.by_layer, lambda: closer.layers(console, held)),
         (options.by_position, lambda: closer.positions(console, held)),
         (options.copying, lambda: closer.copies(held, options.probes, options.seed)),
     ):

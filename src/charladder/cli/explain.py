@@ -12,7 +12,7 @@ from charladder.auxiliary import Row, explain, presets
 from charladder.cli.options import BUDGETS, Parser
 from charladder.cli.terminal import Terminal
 from charladder.errors import BadInput, nearest
-from charladder.objective import ObjectiveSettings, term_weights
+from charladder.objective import ObjectiveConfig, term_weights
 from charladder.recipe import convert, field_types, read_raw, resolve
 from charladder.strict_json import dumps
 
@@ -26,16 +26,18 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "explain",
         "Every prediction that the three auxiliary losses ask for on a short TEXT, without training anything: at all\n"
-        "positions, from all rungs, of several targets ahead; what each weighs now, and what has fallen silent.",
+        "positions, from all layers, of several targets ahead; what each weighs now, and what has fallen silent.",
         "charladder explain ABCDEF --layers 3 --targets 2 --progress 0.2",
     )
     parser.add_argument("text", metavar="TEXT", help=f"2 to {LONGEST} characters")
-    parser.add_argument("--layers", metavar="N", help="rungs (default 3, or the recipe's)")
+    parser.add_argument("--layers", metavar="N", help="layers (default 3, or the recipe's)")
     parser.add_argument("--targets", metavar="K", help="characters ahead (default 2, or the recipe's)")
     parser.add_argument("--progress", metavar="P", default="0", help="0 at the start of training, 1 at its end")
     parser.add_argument("--step", metavar="N", default="0", help="the training step, for presets that move every step")
     parser.add_argument(
-        "--rungs", metavar="PRESET", help=f"weights of rungs (default al_rfou): {', '.join(presets.RUNGS)}"
+        "--intermediate",
+        metavar="PRESET",
+        help=f"weights of layers (default al_rfou): {', '.join(presets.INTERMEDIATE)}",
     )
     parser.add_argument(
         "--ahead", metavar="PRESET", help=f"weights of targets (default al_rfou): {', '.join(presets.TARGETS)}"
@@ -70,23 +72,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def what_is_asked(options: Namespace) -> tuple[ObjectiveSettings, int]:
-    """The objective and the number of rungs: a recipe's, or the paper's with other presets."""
+def what_is_asked(options: Namespace) -> tuple[ObjectiveConfig, int]:
+    """The objective and the number of layers: a recipe's, or the paper's with other presets."""
     given = {
         name: convert(f"--{name}", getattr(options, name), int)
         for name in ("layers", "targets")
         if getattr(options, name) is not None
     }
     if options.recipe is not None:
-        if options.rungs is not None or options.ahead is not None:
-            raise BadInput("--recipe has weights of its own; leave out --rungs and --ahead")
+        if options.intermediate is not None or options.ahead is not None:
+            raise BadInput("--recipe has weights of its own; leave out --intermediate and --ahead")
         raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGETS}
         recipe = resolve({**raw, "training.steps": 1})
         settings, layers = recipe.objective, recipe.model.layers
     else:
         types, layers = field_types(), 3
-        settings = ObjectiveSettings(
-            rung_schedule=preset("--rungs", options.rungs, presets.RUNGS, types["objective.rung_schedule"]),
+        settings = ObjectiveConfig(
+            intermediate_schedule=preset(
+                "--intermediate", options.intermediate, presets.INTERMEDIATE, types["objective.intermediate_schedule"]
+            ),
             target_schedule=preset("--ahead", options.ahead, presets.TARGETS, types["objective.target_schedule"]),
         )
     if "targets" in given:
@@ -122,7 +126,7 @@ def quoted(text: str) -> str:
 def table_of(rows: list[Row]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column("loss")
-    table.add_column("rung", justify="right")
+    table.add_column("layer", justify="right")
     table.add_column("given")
     table.add_column("predict")
     table.add_column("ahead", justify="right")
@@ -134,7 +138,7 @@ def table_of(rows: list[Row]) -> Table:
         weight = f"{row.weight:.3g}" if row.active else "silent"
         style = None if row.active else "dim"
         table.add_row(
-            row.loss, str(row.rung), quoted(row.given), quoted(row.target), str(row.offset), weight, style=style
+            row.loss, str(row.layer), quoted(row.given), quoted(row.target), str(row.offset), weight, style=style
         )
         before = row.loss
     return table

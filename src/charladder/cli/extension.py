@@ -2,13 +2,13 @@
 
 from charladder.auxiliary import term_name
 from charladder.objective import term_weights
-from charladder.training import Trainer, TrainingSettings
+from charladder.training import Trainer, TrainingConfig
 from charladder.training.budget import progress, rate_factor, step_share
 
 SAME = 0.01  # learning rates that differ by less than this share are not worth a word
 
 
-def jump(trainer: Trainer, before: TrainingSettings) -> str | None:
+def jump(trainer: Trainer, before: TrainingConfig) -> str | None:
     """One sentence about the next step: what its learning rate and losses would have been with the budget `before`,
     and what they are now. None where nothing changes, or nothing has been trained yet."""
     clock = trainer.clock
@@ -38,7 +38,7 @@ def active(trainer: Trainer, at: float) -> set[str]:
     """Names of the losses that contribute at a progress."""
     layers = trainer.network.settings.layers
     weights = term_weights(trainer.objective.settings, layers, at, trainer.clock.step)
-    return {term_name(rung, k, layers) for (rung, k), weight in weights.items() if weight > 0}
+    return {term_name(layer, k, layers) for (layer, k), weight in weights.items() if weight > 0}
 
 
 def several(names: set[str]) -> str:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         return 0
     console = Terminal()
     table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_row("rungs, width, context", f"{facts['layers']}, {facts['width']}, {facts['context']}")
+    table.add_row("layers, width, context", f"{facts['layers']}, {facts['width']}, {facts['context']}")
     table.add_row("parameters in training", f"{facts['parameters']['training']:,}")
     table.add_row("parameters at inference", f"{facts['parameters']['inference']:,}")
     table.add_row("operations a character, training", f"{facts['operations_per_character']['training']:,}")

@@ -23,7 +23,7 @@ VERBS = {
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
     "serve": "answer OpenAI's clients over HTTP, with a page that shows the ladder at every character",
-    "plot": "curves of several runs side by side; the schedule of the rungs as a picture",
+    "plot": "curves of several runs side by side; the schedule of the layers as a picture",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
 HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses

@@ -23,15 +23,15 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "plot",
         "Curves of several runs side by side: bits per character of valid text and of training batches. With\n"
-        "--schedule a picture of when the rungs of a RUN or RECIPE contribute to the loss, and how much.",
-        "charladder plot runs/ladder-1 runs/ladder-2 --terms main,rung1.target1",
+        "--schedule a picture of when the layers of a RUN or RECIPE contribute to the loss, and how much.",
+        "charladder plot runs/ladder-1 runs/ladder-2 --terms main,layer1.target1",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; a recipe, with --schedule")
     parser.add_argument("--out", default="plot.png", metavar="FILE", help="a .png or .svg (default plot.png)")
     parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
     parser.add_argument("--by", choices=tuple(BY), help="what the curves run over (default characters)")
     parser.add_argument("--terms", metavar="NAME,NAME", help="terms of the training loss (default main)")
-    parser.add_argument("--schedule", action="store_true", help="draw the schedule of the rungs in place of curves")
+    parser.add_argument("--schedule", action="store_true", help="draw the schedule of the layers in place of curves")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     path = Path(options.out)
@@ -122,7 +122,7 @@ def chosen_terms(given: str, runs: dict[str, Curves]) -> list[str]:
     known = dict.fromkeys(term for curves in runs.values() for term in curves.terms)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
-        raise BadInput(f"--terms is {given!r}; give names of terms with commas between them, as main,rung1.target1")
+        raise BadInput(f"--terms is {given!r}; give names of terms with commas between them, as main,layer1.target1")
     for name in names:
         if name not in known:
             raise BadInput(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")

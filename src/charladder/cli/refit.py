@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="budget in steps")
     parser.add_argument("--ahead", type=int, default=5, metavar="K", help="characters drafted at once (default 5)")
     parser.add_argument(
-        "--rungs", metavar="R,R", help="lower rungs that are to draft (default: one in four from below)"
+        "--layers", metavar="R,R", help="intermediate layers that are to draft (default: one in four from below)"
     )
     parser.add_argument("--batch", type=int, default=8, metavar="B", help="windows a step (default 8)")
     parser.add_argument("--rate", type=float, default=3e-3, metavar="X", help="highest learning rate (default 0.003)")
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     device = choose_device(options.device)
     run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
-    rungs = chosen_rungs(options.rungs, layers)
+    wanted = early_exit_layers(options.layers, layers)
     network = run.network()
     digest = file_digest(run.network_path)
     with claimed(run.path), reading() as report:
@@ -68,12 +68,12 @@ def main(argv: list[str]) -> int:
         )  # fmt: skip
         old = None if options.fresh else found(run)
         heads, about = old or (None, FittedTo(digest, 0, 0))
-        if heads is not None and options.rungs is None:
-            rungs = tuple(sorted(map(int, heads.rungs)))
-        if heads is None or tuple(sorted(map(int, heads.rungs))) != rungs:
+        if heads is not None and options.layers is None:
+            wanted = tuple(sorted(map(int, heads.early_exit)))
+        if heads is None or tuple(sorted(map(int, heads.early_exit))) != wanted:
             kept = {} if heads is None else heads.state_dict()
             inside = width if heads is None else len(heads.chain.gate.weight)
-            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), rungs).begin_like(network, options.seed)
+            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), wanted).begin_like(network, options.seed)
             own = heads.state_dict()
             heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
         windows.given = about.steps * options.batch  # on with text not yet seen
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     speed = last.characters / last.seconds
     facts = {
         "run": str(run.path), "steps": last.step, "seconds": last.seconds, "characters_per_second": speed,
-        "bits": last.bits, "steps_in_all": about.steps, "rungs": list(rungs),
+        "bits": last.bits, "steps_in_all": about.steps, "layers": list(wanted),
     }  # fmt: skip
     if options.json:
         print(dumps(facts))
@@ -99,18 +99,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def chosen_rungs(given: str | None, layers: int) -> tuple[int, ...]:
-    """The rungs that are to draft, rising. Raises BadInput for what is no lower rung."""
+def early_exit_layers(given: str | None, layers: int) -> tuple[int, ...]:
+    """The layers that are to draft, rising. Raises BadInput for what is no intermediate layer."""
     if given is None:
         return (max(1, layers // 4),) if layers > 1 else ()
     try:
         numbers = sorted({int(number) for number in given.split(",") if number.strip()})
     except ValueError:
-        raise BadInput(f"--rungs is {given!r}; give numbers of rungs with commas between them, as 2,4") from None
+        raise BadInput(f"--layers is {given!r}; give numbers of layers with commas between them, as 2,4") from None
     if numbers and layers == 1:
-        raise BadInput(f"--rungs is {given!r}; the network has a single rung, and none below it")
+        raise BadInput(f"--layers is {given!r}; the network has a single layer, and none below it")
     if any(not 1 <= number < layers for number in numbers):
-        raise BadInput(f"--rungs is {given!r}; the network has the lower rungs 1 to {layers - 1}")
+        raise BadInput(f"--layers is {given!r}; the network has the intermediate layers 1 to {layers - 1}")
     return tuple(numbers)
 
 

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     limits = Limits()
     parser = Parser(
         "serve",
-        "RUN as an HTTP service: OpenAI's /v1/completions and /v1/models, /score, /ladder, and a page that shows the\n"
+        "RUN as an HTTP service: OpenAI's /v1/completions and /v1/models, /score, /layers, and a page that shows the\n"
         "ladder at every character. Texts are decoded together. CHARLADDER_TOKEN in the environment, or\n"
         "--token-file, is a token that clients must send; without one whoever reaches the port may ask.",
         "charladder serve runs/ladder-1 --port 8000",

@@ -17,7 +17,7 @@ from charladder.cli.options import Parser, add_data_option, add_recipe_options, 
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import Score, evaluate
-from charladder.objective.steps import describe
+from charladder.objective.cross_entropy import describe
 from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
 from charladder.text import Corpus, cut_short
 from charladder.training import NotFinite, Saved, Trainer, train
@@ -29,7 +29,7 @@ from charladder.training.distributed import leader, size, together, wait
 def main(argv: list[str]) -> int:
     parser = Parser(
         "train",
-        "Trains a network on DATA with auxiliary losses: at all positions, from all rungs, of several targets.\n"
+        "Trains a network on DATA with auxiliary losses: at all positions, from all layers, of several targets.\n"
         "DATA is `python` (the standard library's sources; the default), text8 or enwik8, a file (plain, .gz, .xz,\n"
         ".bz2, .zst, .zip, .tar), a folder, a pattern in quotes, a URL, or - for standard input.",
         "charladder train TEXT --minutes 3",
@@ -136,7 +136,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     precision = str(trainer.precision).removeprefix("torch.")
     slower = "" if trainer.device.type != "cpu" or describe().startswith("C ") else f", steps with {describe()}"
     console.print(
-        f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} rungs of {run.recipe.model.width}, "
+        f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} layers of {run.recipe.model.width}, "
         f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{slower}\n"
         f"{corpus.name}: {len(corpus.ids_N):,} characters ({described(corpus)}), {train_part[1]:,} to train on",
         highlight=False,

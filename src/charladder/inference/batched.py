@@ -117,7 +117,7 @@ class BatchedRunner:
     def forward_layers(
         self, given_3ST: Tensor, held: slice | Tensor, longest: int, first: int, last: int, x_STD: Tensor | None
     ) -> Tensor:
-        """given: ids, places and streams. (S, T, D) above rung `last`, or with what the output layer reads and gives,
+        """given: ids, places and streams. (S, T, D) above layer `last`, or with what the output layer reads and gives,
         (S, T, 2 D + V), in float32."""
         network, (ids_ST, places_ST, streams_ST) = self.network, given_3ST
         streams_S1 = streams_ST[:, :1]

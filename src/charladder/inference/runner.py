@@ -27,7 +27,7 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """x_ND: the stream above the last rung read. Of the whole network also final_ND, what the output layer reads, and
+    """x_ND: the stream above the last layer read. Of the whole network also final_ND, what the output layer reads, and
     logits_NV, of the character after each row; else None. All float32."""
 
     x_ND: np.ndarray
@@ -48,9 +48,8 @@ class ModelRunner(Protocol):
     def run(
         self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        """Reads rows through the rungs after `first` up to `last` (all of them, unless given). A rung reads what the
-        one below it has made: x_ND, of rung `first`, where that is not 0. Raises BadInput for a place past the context.
-        """
+        """Runs the layers after `first` up to `last` (by default all of them) on a batch. x_ND: the output of layer
+        `first`, where that is not 0. Raises BadInput for a position past the context."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""One rung: attention, then a feed-forward layer, each added to the stream that runs up the ladder.
+"""One layer: attention, then a feed-forward layer, each added to the stream that runs up the ladder.
 
 Shapes: B streams, T characters, D width, F feed-forward width.
 """

@@ -1,4 +1,4 @@
-"""The network: characters in, logits and the hidden states of the rungs asked for out. It knows no loss.
+"""The network: characters in, logits and the hidden states of the layers asked for out. It knows no loss.
 
 Shapes: B streams, T characters, D width, V symbols of the alphabet.
 """
@@ -25,7 +25,8 @@ from charladder.model.sinusoidal import sinusoidal_signal
 @dataclass(frozen=True)
 class ModelOutput:
     """logits_BTV: unnormalised log-probabilities of the next character.
-    rungs: hidden states (B, T, D) by rung, 1 to `layers`; rung `layers` is after the final norm, the others before any.
+    hidden: hidden states (B, T, D) by layer, 1 to `layers`; that of the last layer is after the final norm, the others
+    are before any norm.
     """
 
     logits_BTV: Tensor
@@ -62,8 +63,8 @@ class Transformer(nn.Module):
         """Predicts the character after each of the last `keep` positions (all, when None).
 
         With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
-        The rungs' hidden states are cut to the last `keep` positions too. They are in the output, or, with `watch`, it
-        is called with each rung and its state as soon as there is one, and they are not kept.
+        The layers' hidden states are cut to the last `keep` positions too. They are in the output, or, with `watch`, it
+        is called with each layer and its state as soon as there is one, and they are not kept.
         Raises BadInput where characters lie past the context of a position table, or past the cache.
         """
         begin = cache.length if cache is not None else 0
@@ -87,7 +88,7 @@ class Transformer(nn.Module):
         return ModelOutput(self.output(final_BTD), hidden)
 
     def embed(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the first rung reads, (B, T, D)."""
+        """What the first layer reads, (B, T, D)."""
         x_BTD = self.embedding(tokens_BT)
         if self.ngrams is None:
             return x_BTD
@@ -97,7 +98,7 @@ class Transformer(nn.Module):
     def forward_layers(
         self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None
     ) -> Tensor:
-        """The stream above rung `last`, from that above rung `first` (0: what `enter` gives)."""
+        """The stream above layer `last`, from that above layer `first` (0: what `enter` gives)."""
         begin = cache.length if cache is not None else 0
         end = begin + x_BTD.shape[1]
         angles = self.angles(begin, end, x_BTD.device)

@@ -1,23 +1,23 @@
 """The three losses of Al-Rfou et al. 2018 as one objective of a Transformer."""
 
-from charladder.objective.ladder import (
-    LadderObjective,
-    ObjectiveSettings,
-    RungSchedule,
+from charladder.objective.language_model import (
+    IntermediateSchedule,
+    LanguageModelObjective,
+    ObjectiveConfig,
     TargetSchedule,
+    depends_on_step,
     has_head,
-    key,
-    moves_with_steps,
+    head_key,
     term_weights,
 )
 
 __all__ = [
-    "LadderObjective",
-    "ObjectiveSettings",
-    "RungSchedule",
+    "IntermediateSchedule",
+    "LanguageModelObjective",
+    "ObjectiveConfig",
     "TargetSchedule",
+    "depends_on_step",
     "has_head",
-    "key",
-    "moves_with_steps",
+    "head_key",
     "term_weights",
 ]

@@ -46,7 +46,7 @@ SMALL = 1 << 14  # bytes of a body that is read in the event loop, which takes a
 BODIES = {
     "/v1/completions": protocol.CompletionRequest,
     "/score": protocol.ScoreRequest,
-    "/ladder": protocol.LadderRequest,
+    "/layers": protocol.LayersRequest,
     "/tokenize": protocol.TokenizeRequest,
     "/detokenize": protocol.DetokenizeRequest,
 }
@@ -229,25 +229,25 @@ def add_completions(app: FastAPI, service: Service) -> None:
 def add_looking(app: FastAPI, service: Service) -> None:
     @app.post("/score", responses={200: {"model": protocol.ScoreAnswer}}, response_model=None)
     async def score(request: Request) -> Response:
-        """The surprise, in bits, of every symbol of a text, and of every rung's own prediction of it."""
+        """The surprise, in bits, of every symbol of a text, and of every layer's own prediction of it."""
         asked, ids = await service.read(request, protocol.ScoreRequest, service.text)
         end = len(ids) if asked.end is None else asked.end
         if asked.begin > len(ids):
             raise Refused(400, f"begin is {asked.begin}; the text has {len(ids)} symbols", "begin")
         if not asked.begin <= end <= len(ids):
             raise Refused(400, f"end is {end}; it must be at least {asked.begin} and at most {len(ids)}", "end")
-        found = await service.look(request, service.looker.score, ids, asked.begin, end, asked.rungs)
+        found = await service.look(request, service.looker.score, ids, asked.begin, end, asked.layers)
         if asked.text is not None:
             found["offsets"] = service.symbols.offsets(asked.text)[asked.begin : end]
         return Response(await asyncio.to_thread(encode, found), media_type="application/json")
 
-    @app.post("/ladder", responses={200: {"model": protocol.LadderAnswer}}, response_model=None)
+    @app.post("/layers", responses={200: {"model": protocol.LayersAnswer}}, response_model=None)
     async def ladder(request: Request) -> Response:
-        """What every rung and target expected at a place of a text."""
-        asked, ids = await service.read(request, protocol.LadderRequest, service.text)
+        """What every layer and target expected at a place of a text."""
+        asked, ids = await service.read(request, protocol.LayersRequest, service.text)
         if asked.place > len(ids):
             raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
-        return JSONResponse(await service.look(request, service.looker.ladder, ids, asked.place))
+        return JSONResponse(await service.look(request, service.looker.predictions_at, ids, asked.place))
 
     @app.get("/health", responses={200: {"model": protocol.Health}}, response_model=None)
     async def health() -> Response:

@@ -18,12 +18,12 @@ from torch import Tensor
 from charladder.auxiliary import term_name
 from charladder.errors import BadInput
 from charladder.evaluation import Scored, evaluate
-from charladder.evaluation.ladder import Expected, grid, ladder_at
-from charladder.evaluation.learning import last_learned
-from charladder.evaluation.rungs import evaluate_rungs
+from charladder.evaluation.head_predictions import HeadPrediction, predictions_at, window_start
+from charladder.evaluation.last_learned import last_learned
+from charladder.evaluation.layers import evaluate_layers
 from charladder.generation.sampling import NOT_FINITE, top_candidates
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
+from charladder.objective import LanguageModelObjective
 from charladder.run import Run
 from charladder.serving.limits import Limits
 from charladder.serving.problems import CLOSING, Refused, refuse
@@ -52,7 +52,7 @@ class Looker:
         self.context = run.recipe.model.context
         self.stride = max(1, self.context // 2)
         self.layers = run.recipe.model.layers
-        self.objective: LadderObjective | None = None
+        self.objective: LanguageModelObjective | None = None
         if run.heads_path.is_file():
             self.objective = run.objective().to(network.output.weight.device).eval()
         self.learned = last_learned(run)
@@ -96,14 +96,14 @@ class Looker:
         self.closing.set()
         self.executor.shutdown(wait=False)
 
-    def score(self, ids: list[int], begin: int, end: int, rungs: bool, check: Any) -> dict[str, Any]:
+    def score(self, ids: list[int], begin: int, end: int, layers: bool, check: Any) -> dict[str, Any]:
         """Bits of the symbols from `begin` to `end`, each from what evaluation at stride C/2 of the whole text sees, so
-        they do not depend on where the part begins; with `rungs`, those of every head."""
+        they do not depend on where the part begins; with `layers`, those of every head."""
         began = time.perf_counter()
         ids_N = np.array(ids, np.int64)
         bits_N = np.zeros(len(ids))
         bits_N[:1] = math.log2(self.symbols.alphabet.size)
-        part = (0 if begin == 0 else grid(begin, self.context, self.stride), end)
+        part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
 
         def note(scored: Scored) -> None:
             bits_N[scored.places_M] = scored.nats_M / math.log(2)
@@ -115,8 +115,8 @@ class Looker:
                 self.context, self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE,
                 check, each=note,
             )  # fmt: skip
-        if rungs:
-            result["rungs"] = self.score_rungs(ids_N, part, begin, end, check)
+        if layers:
+            result["layers"] = self.score_layers(ids_N, part, begin, end, check)
         bits = finite(bits_N[begin:end])
         return {
             "characters": len(bits),
@@ -150,39 +150,39 @@ class Looker:
         finite(np.array(nats))
         return nats[1:], found[1:]
 
-    def score_rungs(
+    def score_layers(
         self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
     ) -> list[dict[str, Any]]:
         """A list for each head, of the bits of every symbol; None where it predicts none, as in the first places."""
         found: dict[tuple[int, int], list[float | None]] = {}
 
-        def note(rung: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
-            bits = found.setdefault((rung, target), [None] * (end - begin))
+        def note(layer: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
+            bits = found.setdefault((layer, target), [None] * (end - begin))
             for place, nats in zip(places_M.tolist(), nats_M.tolist(), strict=True):
                 if begin <= place < end:
                     bits[place - begin] = nats / math.log(2)
 
         if self.objective is None:
-            sentence = "this run has no heads.safetensors, so its rungs predict nothing; ask without `rungs`"
-            raise Refused(400, sentence, "rungs")
+            sentence = "this run has no heads.safetensors, so its layers predict nothing; ask without `layers`"
+            raise Refused(400, sentence, "layers")
         if part[0] < end:
-            evaluate_rungs(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
+            evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
         return [
-            {"term": term_name(rung, k, self.layers), "rung": rung, "target": k, "bits": found[rung, k]}
-            for rung, k in sorted(found)
+            {"term": term_name(layer, k, self.layers), "layer": layer, "target": k, "bits": found[layer, k]}
+            for layer, k in sorted(found)
         ]
 
-    def ladder(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
+    def predictions_at(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
         """What every head expected at `place` and after it, from what stands before."""
         ids_N = np.array(ids, np.int64)
-        heads: dict[int, list[dict[str, Any]]] = {rung: [] for rung in range(1, self.layers + 1)}
+        heads: dict[int, list[dict[str, Any]]] = {layer: [] for layer in range(1, self.layers + 1)}
         bits: float | None = None
         if place:
-            for one in ladder_at(self.network, self.objective, ids_N, place, self.context, self.stride):
+            for one in predictions_at(self.network, self.objective, ids_N, place, self.context, self.stride):
                 finite(one.p_V)
-                if (one.rung, one.target) == (self.layers, 1) and place < len(ids):
+                if (one.layer, one.target) == (self.layers, 1) and place < len(ids):
                     bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
-                heads[one.rung].append(self.describe(one, ids, place))
+                heads[one.layer].append(self.describe(one, ids, place))
         elif ids:
             bits = math.log2(self.symbols.alphabet.size)
         return {
@@ -192,10 +192,10 @@ class Looker:
             "note": None
             if place
             else "nothing stands before the first character, so it is charged as one of the alphabet drawn uniformly",
-            "rows": [{"rung": rung, "heads": found} for rung, found in heads.items()],
+            "rows": [{"layer": layer, "heads": found} for layer, found in heads.items()],
         }
 
-    def describe(self, one: Expected, ids: list[int], place: int) -> dict[str, Any]:
+    def describe(self, one: HeadPrediction, ids: list[int], place: int) -> dict[str, Any]:
         there = place + one.target - 1
         actual = None
         if there < len(ids):

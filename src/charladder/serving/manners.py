@@ -91,7 +91,7 @@ class Manners:
     def drafters(self) -> list[str]:
         """By name, those that this run has."""
         found = []
-        for name in ("auto", "none", "targets", "rungs", "ngram"):
+        for name in ("auto", "none", "targets", "early-exit", "ngram"):
             try:
                 make_drafter(
                     name, self.run, self.runner, SamplingParams(coupled=True), None, lambda: None, self.weights

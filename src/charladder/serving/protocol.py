@@ -10,7 +10,7 @@ MOST = 1 << 31
 Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
 Tokens = Annotated[list[Token], Field(fail_fast=True)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Draft = Literal["auto", "none", "targets", "rungs", "ngram"]
+Draft = Literal["auto", "none", "targets", "early-exit", "ngram"]
 
 
 class Asked(BaseModel):
@@ -90,10 +90,10 @@ class ScoreRequest(Text):
 
     begin: Annotated[StrictInt, Field(ge=0, le=MOST)] = 0
     end: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = None
-    rungs: StrictBool = False
+    layers: StrictBool = False
 
 
-class LadderRequest(Text):
+class LayersRequest(Text):
     """place: a symbol's, from 0; the number of symbols asks for what comes after the text."""
 
     place: Annotated[StrictInt, Field(ge=0, le=MOST)]
@@ -192,7 +192,7 @@ class Models(BaseModel):
 
 class HeadScores(BaseModel):
     term: str
-    rung: int
+    layer: int
     target: int
     bits: list[float | None]
 
@@ -209,7 +209,7 @@ class ScoreAnswer(BaseModel):
     stride: int
     seconds: float
     offsets: list[int] | None = None
-    rungs: list[HeadScores] | None = None
+    layers: list[HeadScores] | None = None
 
 
 class Symbol(BaseModel):
@@ -236,11 +236,11 @@ class Head(BaseModel):
 
 
 class Row(BaseModel):
-    rung: int
+    layer: int
     heads: list[Head]
 
 
-class LadderAnswer(BaseModel):
+class LayersAnswer(BaseModel):
     place: int
     symbol: Symbol | None
     bits: float | None

@@ -1,6 +1,7 @@
 """Training: one run from its first step to its last, resumable at any."""
 
 from charladder.training.checkpoint import load_newest
+from charladder.training.config import TrainingConfig
 from charladder.training.health import NotFinite
 from charladder.training.loop import (
     Event,
@@ -13,7 +14,6 @@ from charladder.training.loop import (
     ended_early,
     train,
 )
-from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import Trainer
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "Slow",
     "Stepped",
     "Trainer",
-    "TrainingSettings",
+    "TrainingConfig",
     "Unrecorded",
     "Validated",
     "ended_early",

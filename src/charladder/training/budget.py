@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from charladder.training.settings import TrainingSettings
+from charladder.training.config import TrainingConfig
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Clock:
     seconds: float = 0.0
 
 
-def progress(settings: TrainingSettings, clock: Clock) -> float:
+def progress(settings: TrainingConfig, clock: Clock) -> float:
     """The share of the budget that is spent, at most 1."""
     if settings.steps:
         share = clock.step / settings.steps
@@ -26,7 +26,7 @@ def progress(settings: TrainingSettings, clock: Clock) -> float:
     return min(1.0, share)
 
 
-def step_share(settings: TrainingSettings, clock: Clock, characters: int, seconds: float) -> float:
+def step_share(settings: TrainingConfig, clock: Clock, characters: int, seconds: float) -> float:
     """The share of the budget that one step takes: a step that reads `characters`. Under a budget in minutes it is the
     mean of the steps so far, and `seconds` for the first one."""
     if settings.steps:
@@ -36,7 +36,7 @@ def step_share(settings: TrainingSettings, clock: Clock, characters: int, second
     return (clock.seconds / clock.step if clock.step else seconds) / (60 * settings.minutes)
 
 
-def rate_factor(settings: TrainingSettings, at: float, share: float) -> float:
+def rate_factor(settings: TrainingConfig, at: float, share: float) -> float:
     """The factor on the learning rate of a step that begins at progress `at` and takes `share` of the budget.
 
     Warm-up counts the step itself, as (step + 1) / warm-up steps does, so the first step has a rate above 0.

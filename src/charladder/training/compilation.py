@@ -1,6 +1,6 @@
-"""Compilation of a network by block: all rungs are the same code on other weights, so one compilation serves them.
+"""Compilation of a network by block: all layers are the same code on other weights, so one compilation serves them.
 
-The losses stay outside, and so a rung that falls silent compiles nothing anew; what lies between their products is
+The losses stay outside, and so a layer that falls silent compiles nothing anew; what lies between their products is
 compiled by itself.
 """
 
@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 import torch
 
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
-from charladder.objective.steps import Fused
+from charladder.objective import LanguageModelObjective
+from charladder.objective.cross_entropy import CompiledOperations
 
 
 def choose_compiled(name: str, device: torch.device) -> bool:
@@ -35,9 +35,9 @@ def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
         block.compile(backend=backend, dynamic=False)
 
 
-def compile_losses(objective: LadderObjective, backend: str = "inductor") -> None:
+def compile_losses(objective: LanguageModelObjective, backend: str = "inductor") -> None:
     """The same for what lies between the products of its classifiers."""
-    fused = Fused(backend)
+    fused = CompiledOperations(backend)
     objective.steps = lambda hidden: fused
 
 

@@ -37,7 +37,7 @@ def draw_curves(folder: Path) -> Path | None:
         if diagnoses:
             draw_cosines(rows[1][0], diagnoses)
             draw_depths(rows[1][1], [diagnosis for _, diagnosis in diagnoses])
-            rows[1][1].set(title="gradient norm by rung, mean over the run", xlabel="rung", ylabel="norm")
+            rows[1][1].set(title="gradient norm by layer, mean over the run", xlabel="layer", ylabel="norm")
         for axes in rows.flat:
             axes.grid(alpha=0.25)
             axes.xaxis.get_major_locator().set_params(nbins=6)

@@ -20,8 +20,8 @@ from charladder.auxiliary import Report
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
-from charladder.training.settings import TrainingSettings
+from charladder.objective import LanguageModelObjective
+from charladder.training.config import TrainingConfig
 
 Parallel = Literal["one", "ddp", "fsdp"]
 OUTLIVING: list[Any] = []  # groups that are not to end before the process does
@@ -136,16 +136,16 @@ def first(action: Callable[[], Any]) -> Any:
 class Whole(nn.Module):
     """Network and objective as one module, which is what DDP and FSDP2 take: with all parameters that learn."""
 
-    def __init__(self, network: Transformer, objective: LadderObjective) -> None:
+    def __init__(self, network: Transformer, objective: LanguageModelObjective) -> None:
         super().__init__()
         self.network, self.objective = network, objective
 
-    def forward(self, act: Callable[[Transformer, LadderObjective], Any]) -> Any:
+    def forward(self, act: Callable[[Transformer, LanguageModelObjective], Any]) -> Any:
         """Whatever is to be done with the two, while all their parameters are at hand."""
         return act(self.network, self.objective)
 
 
-def choose_parallel(settings: TrainingSettings, network: Transformer) -> Parallel:
+def choose_parallel(settings: TrainingConfig, network: Transformer) -> Parallel:
     """`auto` is DDP where torchrun has started several; one process has nothing to share out, whatever it says.
 
     Raises BadInput for what cannot be shared out.
@@ -178,7 +178,7 @@ def share_out(whole: Whole, parallel: Parallel, device: torch.device) -> nn.Modu
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
-        # Rungs fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
+        # Layers fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
         return DistributedDataParallel(whole, device_ids=ids, find_unused_parameters=True)
     if parallel == "fsdp":

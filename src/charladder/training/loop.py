@@ -16,11 +16,11 @@ from torch import Tensor
 from charladder.atomic import sweep
 from charladder.training.best import NETWORK, Best, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
+from charladder.training.config import TrainingConfig
 from charladder.training.distributed import agree, gathered, leader, wait
 from charladder.training.files import save_tensors
 from charladder.training.identity import entries
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
-from charladder.training.settings import TrainingSettings
 from charladder.training.trainer import StepFacts, Trainer
 
 BITS = 1 / math.log(2)
@@ -225,12 +225,12 @@ def validations_since_best(folder: Path) -> int:
     return len(bits) - 1 - bits.index(lowest) if lowest < math.inf else len(bits)
 
 
-def ended_early(folder: Path, settings: TrainingSettings) -> bool:
+def ended_early(folder: Path, settings: TrainingConfig) -> bool:
     """Whether the run in `folder` has used up training.patience."""
     return (folder / "metrics.jsonl").is_file() and used_up(settings, validations_since_best(folder))
 
 
-def used_up(settings: TrainingSettings, worse: int) -> bool:
+def used_up(settings: TrainingConfig, worse: int) -> bool:
     """Whether so many validations without a better one are too many."""
     return 0 < settings.patience <= worse
 

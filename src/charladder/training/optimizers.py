@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from charladder.training.config import TrainingConfig
 from charladder.training.distributed import placed_as
 from charladder.training.muon import Muon
-from charladder.training.settings import TrainingSettings
 
 
 def make_optimizers(
-    settings: TrainingSettings, network: nn.Module, heads: nn.Module, precision: torch.dtype
+    settings: TrainingConfig, network: nn.Module, heads: nn.Module, precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     """The optimizers over the network and the heads.
 
@@ -24,7 +24,7 @@ def make_optimizers(
 
 
 def make_dense(
-    settings: TrainingSettings, parameters: dict[str, nn.Parameter], precision: torch.dtype
+    settings: TrainingConfig, parameters: dict[str, nn.Parameter], precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     on_gpu = all(parameter.is_cuda for parameter in parameters.values())
     if settings.optimizer == "momentum":

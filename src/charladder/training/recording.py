@@ -1,7 +1,7 @@
 """A step's passes as one CUDA graph: what they launch on a GPU is recorded once, and then replayed in one go.
 
 A deep and narrow network asks for ten thousand small pieces of work a step, and to launch them one by one takes longer
-than to do them. A recording is of certain weights of terms and shapes of inputs. When these change, as when a rung
+than to do them. A recording is of certain weights of terms and shapes of inputs. When these change, as when a layer
 falls silent, the next step is taken as it is, and the one after it is recorded anew; where they change at every step,
 nothing is recorded.
 """

@@ -14,7 +14,7 @@ from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.model import Dropout, Transformer
-from charladder.objective import LadderObjective, term_weights
+from charladder.objective import LanguageModelObjective, term_weights
 from charladder.text import Windows
 from charladder.text.windows import hash64
 from charladder.training import distributed
@@ -27,13 +27,13 @@ from charladder.training.compilation import (
     compile_losses,
     uncompiled,
 )
+from charladder.training.config import TrainingConfig
 from charladder.training.distributed import Whole
 from charladder.training.health import Health, NotFinite, restored
 from charladder.training.identity import entries
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.precision import choose_device, choose_precision
 from charladder.training.recording import Recorder, Run
-from charladder.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Trainer:
     def __init__(
         self,
         network: Transformer,
-        objective: LadderObjective,
+        objective: LanguageModelObjective,
         windows: Windows,
-        settings: TrainingSettings,
+        settings: TrainingConfig,
         identity: str | None = None,
     ) -> None:
         """identity: of the run, which its files carry."""
@@ -177,7 +177,7 @@ class Trainer:
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
-                network: Transformer, objective: LadderObjective, piece: Tensor = piece,
+                network: Transformer, objective: LanguageModelObjective, piece: Tensor = piece,
                 dropout: Dropout | None = dropout, apart: bool = diagnosing,
             ) -> tuple[Tensor, Report]:  # fmt: skip
                 report = objective(network, piece, at, len(windows_BT), dropout, self.clock.step, apart=apart)
@@ -218,15 +218,15 @@ class Trainer:
         return tensor.to(self.device)
 
     def diagnose(self, report: Report) -> Diagnosis | None:
-        """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate rungs, and
-        of the last one's targets further ahead; by rung. None without such terms, or for a loss that is not finite.
+        """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate layers, and
+        of the last one's targets further ahead; by layer. None without such terms, or for a loss that is not finite.
         """
         active = [name for name, term in report.terms.items() if term.weight and name != "main"]
         if not active or not math.isfinite(report.value):  # over all ranks, which must agree
             return None
-        last = f"rung{self.network.settings.layers}."
-        depths = {f"rung{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
-        return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "rungs")
+        last = f"layer{self.network.settings.layers}."
+        depths = {f"layer{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
+        return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "layers")
 
     def dropout(self, examples: np.ndarray) -> Dropout | None:
         rate = self.network.settings.dropout

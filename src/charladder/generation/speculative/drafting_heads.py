@@ -12,7 +12,7 @@ from charladder.model.norm import EPSILON
 
 
 class ChainedHead(nn.Module):
-    """Drafts one character after the other, each from those drafted before: a rung without attention, used again for
+    """Drafts one character after the other, each from those drafted before: a layer without attention, used again for
     every further character, as in the chained modules of DeepSeek-V3 (2024, section 2.2) and Hydra (Ankner et al.
     2024). It begins with what the network's output layer reads."""
 
@@ -32,16 +32,16 @@ class ChainedHead(nn.Module):
 
 
 class DraftingHeads(nn.Module):
-    """chain; and plain classifiers: `targets` k of the character k ahead, from what the output layer reads, and `rungs`
-    r of the next character, from rung r's state, normed without parameters."""
+    """chain, and plain classifiers. targets: for each k, of the character k ahead, from the input of the output layer.
+    early_exit: for each layer, of the next character, from that layer's state, normalized without parameters."""
 
     def __init__(
-        self, width: int, alphabet: int, feed_forward: int, targets: tuple[int, ...] = (), rungs: tuple[int, ...] = ()
+        self, width: int, alphabet: int, feed_forward: int, targets: tuple[int, ...] = (), layers: tuple[int, ...] = ()
     ) -> None:
         super().__init__()
         self.chain = ChainedHead(width, alphabet, feed_forward)
         self.targets = nn.ModuleDict({str(k): nn.Linear(width, alphabet, bias=False) for k in targets})
-        self.rungs = nn.ModuleDict({str(r): nn.Linear(width, alphabet, bias=False) for r in rungs})
+        self.early_exit = nn.ModuleDict({str(r): nn.Linear(width, alphabet, bias=False) for r in layers})
 
     @torch.no_grad()
     def begin_like(self, network: Transformer, seed: int = 0) -> "DraftingHeads":

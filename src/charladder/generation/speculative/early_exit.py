@@ -1,5 +1,5 @@
-"""A lower rung drafts, through a classifier of its own, and the rungs above verify from the same cache (LayerSkip,
-Elhoushi et al. 2024): what it has read need not be read again.
+"""Early exit: an intermediate layer drafts through a classifier of its own, and the layers above verify from the same
+cache (LayerSkip, Elhoushi et al. 2024). What the drafter has computed is not computed again.
 
 Shapes: N rows, D width, V symbols, M drafts of all sequences.
 """
@@ -24,10 +24,13 @@ EPSILON = 1e-5  # of the norm without parameters
 
 
 class EarlyExitDrafter:
-    """Rung `rung` of the reader's network proposes `length` characters. weight (V, D) and bias (V,) of its classifier;
-    normed: whether that reads the state normed without parameters."""
+    """Layer `layer` of the runner's network proposes `length` characters.
 
-    name = "rungs"
+    weight (V, D), bias (V,): of its classifier. normed: whether the classifier reads the state normalized without
+    parameters.
+    """
+
+    name = "early-exit"
 
     def __init__(
         self,

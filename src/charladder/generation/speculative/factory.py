@@ -21,8 +21,8 @@ from charladder.generation.speculative.heads_file import load_heads
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
-DrafterName = Literal["auto", "none", "targets", "rungs", "ngram"]
-LENGTHS_TO_TRY = {"targets": (2, 4, 7), "rungs": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
+DrafterName = Literal["auto", "none", "targets", "early-exit", "ngram"]
+LENGTHS_TO_TRY = {"targets": (2, 4, 7), "early-exit": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
 
 
 def make_drafter(
@@ -61,11 +61,11 @@ def make_drafter(
                 found.append(drafter)
         found.append(NgramDrafter(None, length or 8))
         return AutoDrafter([(d, lengths_to_try(d, length)) for d in found])
-    if name == "rungs" and run.recipe.model.layers < 2:
-        raise BadInput(f"{run.path} has a single rung, and none below it that could draft; use another --draft")
+    if name == "early-exit" and run.recipe.model.layers < 2:
+        raise BadInput(f"{run.path} has a single layer, and none below it that could draft; use another --draft")
     drafter = (make_target_heads if name == "targets" else make_early_exit)(run, runner, sampling, length, weights)
     if drafter is None:
-        what = "targets ahead" if name == "targets" else "lower rungs"
+        what = "targets ahead" if name == "targets" else "intermediate layers"
         command = f"charladder refit {run.words}"
         raise BadInput(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
     return drafter
@@ -88,8 +88,8 @@ def make_target_heads(
     if run.recipe.objective.targets > 1 and run.heads_path.is_file():
         modules = run.objective().heads
         for k in range(2, run.recipe.objective.targets + 1):
-            if f"rung{last}_target{k}" in modules:
-                head = modules.get_submodule(f"rung{last}_target{k}")
+            if f"layer{last}_target{k}" in modules:
+                head = modules.get_submodule(f"layer{last}_target{k}")
                 heads[k] = head.get_parameter("weight"), getattr(head, "bias", None)
     return IndependentHeadsDrafter(heads, sampling, length or 8) if 2 in heads else None
 
@@ -97,22 +97,26 @@ def make_target_heads(
 def make_early_exit(
     run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
-    """The lowest refitted rung, or else one trained with the network that learned to its end."""
+    """The lowest refitted layer, or else one trained with the network that learned to its end."""
     kept = load_heads(run)
-    if kept is not None and kept[0].rungs:
-        rung = min(map(int, kept[0].rungs))
-        weight = kept[0].rungs.get_submodule(str(rung)).get_parameter("weight")
-        return EarlyExitDrafter(runner, rung, weight, None, sampling, length or 3)
+    if kept is not None and kept[0].early_exit:
+        layer = min(map(int, kept[0].early_exit))
+        weight = kept[0].early_exit.get_submodule(str(layer)).get_parameter("weight")
+        return EarlyExitDrafter(runner, layer, weight, None, sampling, length or 3)
     objective, layers = run.recipe.objective, run.recipe.model.layers
-    lasting = objective.rung_schedule in ("never", "constant") and objective.rung_heads == "own" and objective.rungs
+    lasting = (
+        objective.intermediate_schedule in ("never", "constant")
+        and objective.intermediate_heads == "own"
+        and objective.intermediate
+    )
     if not lasting or layers < 2 or not run.heads_path.is_file():
         return None
-    rung = max(1, layers // 4)
+    layer = max(1, layers // 4)
     modules = run.objective().heads
-    if f"rung{rung}_target1" not in modules:
+    if f"layer{layer}_target1" not in modules:
         return None
-    head = modules.get_submodule(f"rung{rung}_target1")
-    normed = objective.rung_input == "normed"
+    head = modules.get_submodule(f"layer{layer}_target1")
+    normed = objective.intermediate_input == "normed"
     return EarlyExitDrafter(
-        runner, rung, head.get_parameter("weight"), getattr(head, "bias", None), sampling, length or 3, normed
+        runner, layer, head.get_parameter("weight"), getattr(head, "bias", None), sampling, length or 3, normed
     )

@@ -90,7 +90,7 @@ def fit(
 def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahead: int) -> dict[str, Tensor]:
     """The cross-entropy of each head with what the network says at the same place, in nats, by name."""
     last = network.settings.layers
-    wanted = {last, *map(int, heads.rungs)}
+    wanted = {last, *map(int, heads.early_exit)}
     with torch.no_grad():
         said = network(ids_BT[:, : network.settings.context], output_hidden=wanted)
         p_BTV, final_BTD = said.logits_BTV.float().softmax(-1), said.hidden[last].float()
@@ -105,9 +105,9 @@ def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahea
         back = int(key) - 1
         if back < T:
             losses[f"target{key}"] = soft_cross_entropy(head(final_BTD[:, : T - back]), p_BTV[:, back:])
-    for key, head in heads.rungs.items():
+    for key, head in heads.early_exit.items():
         x_BTD = said.hidden[int(key)].float()
-        losses[f"rung{key}"] = soft_cross_entropy(head(F.layer_norm(x_BTD, x_BTD.shape[-1:])), p_BTV)
+        losses[f"layer{key}"] = soft_cross_entropy(head(F.layer_norm(x_BTD, x_BTD.shape[-1:])), p_BTV)
     return losses
 
 

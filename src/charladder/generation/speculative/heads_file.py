@@ -76,7 +76,7 @@ def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
 def heads_of_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
     """Heads for tensors of these names and shapes; None where there is nothing of the kind."""
     gate = shapes.get("chain.gate.weight", ())
-    kinds: dict[str, list[int]] = {"targets": [], "rungs": []}
+    kinds: dict[str, list[int]] = {"targets": [], "early_exit": []}
     for name in shapes:
         kind, _, rest = name.partition(".")
         number = rest.removesuffix(".weight")
@@ -87,10 +87,10 @@ def heads_of_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHea
         len(gate) != 2
         or gate[1] != width
         or not 1 <= gate[0] <= most
-        or any(not 1 <= r < run.recipe.model.layers for r in kinds["rungs"])
+        or any(not 1 <= r < run.recipe.model.layers for r in kinds["early_exit"])
     ):
         return None
-    return DraftingHeads(width, run.alphabet.size, gate[0], tuple(kinds["targets"]), tuple(kinds["rungs"]))
+    return DraftingHeads(width, run.alphabet.size, gate[0], tuple(kinds["targets"]), tuple(kinds["early_exit"]))
 
 
 def parse_fitted_to(text: str) -> FittedTo | None:

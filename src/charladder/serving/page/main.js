@@ -4,7 +4,7 @@ import { failed, succeeded } from "./alerts.js";
 import { drawLegend } from "./colours.js";
 import { Continuing } from "./continuing.js";
 import { examplesFor, spelled } from "./examples.js";
-import { bytesBefore, drawLadder, summary } from "./ladder.js";
+import { bytesBefore, drawLayers, summary } from "./layers.js";
 import { Later } from "./later.js";
 import { saved, save } from "./saved.js";
 import { Scores } from "./scores.js";
@@ -13,7 +13,7 @@ import { Sheet } from "./sheet.js";
 import { beginnings, endOfCharacter, pointsBefore } from "./text.js";
 
 const TYPING = 250; // ms without a key after which the text is scored
-const READING = 600; // ... and after which the ladder is read aloud
+const READING = 600; // ... and after which the layers are read aloud
 const MOVING = 120; // ms for which the cursor rests before its ladder is asked for
 const RETRY = 3000;
 const COLD = 8; // characters at the beginning of an example, which every network finds surprising
@@ -158,16 +158,16 @@ function climb() {
     if (first === null) return;
     const count = (symbolsBefore(end) ?? 0) - first;
     try {
-      const answer = await ask("ladder", { text: piece.text, place: first + part }, signal);
+      const answer = await ask("layers", { text: piece.text, place: first + part }, signal);
       if (signal.aborted) return;
-      succeeded("ladder");
+      succeeded("layers");
       const bytes = about.alphabet.kind === "bytes" ? encoder.encode(sheet.wellFormed().slice(cursor, cursor + 16)) : null;
-      drawLadder(field("ladder"), answer, (target) => bytes && bytesBefore(bytes, part + target - 1));
+      drawLayers(field("layer-list"), answer, (target) => bytes && bytesBefore(bytes, part + target - 1));
       const character = { number: pointsBefore(text, cursor) + 1, text: text.slice(cursor, end), part, count };
       field("place").textContent = summary(answer, character);
       showParts(count);
     } catch (error) {
-      troubled("ladder", error);
+      troubled("layers", error);
     }
   });
 }
@@ -206,7 +206,7 @@ sheet.addEventListener("move", () => {
 field("byte-before").addEventListener("click", (event) => step(event, -1));
 field("byte-after").addEventListener("click", (event) => step(event, 1));
 field("all-layers").addEventListener("click", ({ currentTarget: button }) => {
-  const open = field("rungs").classList.toggle("open");
+  const open = field("layer-list").classList.toggle("open");
   button.setAttribute("aria-expanded", open);
   button.textContent = open ? "Top layer only" : "All layers";
 });

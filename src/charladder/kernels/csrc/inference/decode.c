@@ -122,7 +122,7 @@ static int is_balanced(const int64_t *streams_N, long N, long threads)
     return 4 * most * threads <= 5 * N;
 }
 
-/* Bytes of the weights that rungs first to last read. */
+/* Bytes of the weights that layers first to last read. */
 static long weight_bytes(const Network *net, long first, long last)
 {
     return (last - first) * net->D * (4 * net->D + 3 * net->F) * (long)sizeof(element);
@@ -134,7 +134,7 @@ static long room(const Network *net, long N)
     return N * net->D + ceil_div(net->C, LANES) * LANES + scratch_size(N, net->D > net->F ? net->D : net->F);
 }
 
-/* Rungs first to last. ids_N: the characters, where the first is rung 0; else x_ND holds the stream below. x_ND is left
+/* Layers first to last. ids_N: the characters, where the first is layer 0; else x_ND holds the stream below. x_ND is left
    with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Rows are
    shared by the threads, matrix by matrix; of many in a small network each thread has its own, and waits for nobody.
    work: room for N (3 D + F) numbers and, for each thread, N D, C filled up to 16, and scratch(N, max(D, F)). */

@@ -1,4 +1,4 @@
-/* What lies between the products of a rung's classifiers, forward and backward, each in one pass over memory.
+/* What lies between the products of a layer's classifiers, forward and backward, each in one pass over memory.
 
    Compiled like layers.c (reference.py says what each step computes), once with BFLOAT16 (products in bfloat16) and
    once without (float32). Sums are in float32; a row is one thread's.

@@ -1,4 +1,4 @@
-"""What lies between the products of a rung's classifiers, in C (losses.c) where kernels/native.py can have it, or
+"""What lies between the products of a layer's classifiers, in C (losses.c) where kernels/native.py can have it, or
 compiled for a GPU: the steps that auxiliary.linear_cross_entropy takes with torch otherwise.
 
 Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
@@ -25,15 +25,15 @@ def describe() -> str:
     return native.describe(native.SOURCES, SOURCES)
 
 
-def fastest(hidden: Tensor) -> CrossEntropyOperations:
+def choose_operations(hidden: Tensor) -> CrossEntropyOperations:
     """The steps for a hidden state like this one, with products in autocast's type where it is on."""
     half = torch.is_autocast_enabled(hidden.device.type)
     products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
     here = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
-    return COMPILED if here else TORCH_OPERATIONS
+    return NATIVE_OPERATIONS if here else TORCH_OPERATIONS
 
 
-class Compiled:
+class NativeOperations:
     """The same as cross_entropy.TorchOperations."""
 
     def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
@@ -58,10 +58,10 @@ class Compiled:
         return logits_RW, losses_RK.sum(0)
 
 
-COMPILED = Compiled()
+NATIVE_OPERATIONS = NativeOperations()
 
 
-class Fused:
+class CompiledOperations:
     """The same as cross_entropy.TorchOperations, compiled by torch: on a GPU, each step in few passes over memory."""
 
     def __init__(self, backend: str) -> None:

@@ -1,4 +1,4 @@
-"""What every rung predicts: bits per character of each rung and target by its own head.
+"""What every layer predicts: bits per character of each layer and target by its own head.
 
 Shapes: B windows, T inputs, D width, V symbols, F files.
 """
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from charladder.auxiliary import term_name
 from charladder.evaluation.bits import texts_of, windows_to_score
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, has_head
+from charladder.objective import LanguageModelObjective, has_head
 
 BATCH_CHARACTERS = 16384
 
 
 @dataclass(frozen=True)
 class HeadScore:
-    """bits: of all `characters` that the head of a rung predicted `target` characters ahead."""
+    """bits: of all `characters` that the head of a layer predicted `target` characters ahead."""
 
     term: str
-    rung: int
+    layer: int
     target: int
     bits: float
     characters: int
@@ -36,9 +36,9 @@ class HeadScore:
 
 
 @torch.inference_mode()
-def evaluate_rungs(
+def evaluate_layers(
     network: Transformer,
-    objective: LadderObjective,
+    objective: LanguageModelObjective,
     ids_N: np.ndarray,
     part: tuple[int, int],
     context: int,
@@ -48,23 +48,25 @@ def evaluate_rungs(
     each: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
     fitted: Mapping[int, nn.Module] | None = None,
 ) -> list[HeadScore]:
-    """Scores ids_N[part] by every head there is, from the lowest rung to the last, in windows as `evaluate` has them.
+    """Scores ids_N[part] by every head there is, from the lowest layer to the last, in windows as `evaluate` has them.
 
     A head of target k predicts the character k after what it has read, so the characters it scores begin k - 1 later,
-    and end with the part. `report` hears of the characters read; `each` of every prediction: rung, target, the places
-    of the characters predicted and their surprise in nats. fitted: by rung, a classifier of the next character that was
-    fitted later and reads the rung's state normed without parameters; it is scored as `rung{r}.refit`.
+    and end with the part. `report` hears of the characters read; `each` of every prediction: layer, target, the places
+    of the characters predicted and their surprise in nats. fitted: by layer, a classifier of the next character that
+    was fitted later and reads the layer's state, normalized without parameters; it is scored as `layer{r}.refit`.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
-        (rung, k): classifier(network, objective, rung, k)
-        for rung in range(1, layers + 1)
+        (layer, k): classifier(network, objective, layer, k)
+        for layer in range(1, layers + 1)
         for k in range(1, objective.settings.targets + 1)
-        if exists(objective, layers, rung, k)
+        if exists(objective, layers, layer, k)
     }
     refit = dict(fitted or {})
-    # (rung, 0): the classifier that was fitted later
-    names = {place: term_name(*place, layers) for place in heads} | {(rung, 0): f"rung{rung}.refit" for rung in refit}
+    # (layer, 0): the classifier that was fitted later
+    names = {place: term_name(*place, layers) for place in heads} | {
+        (layer, 0): f"layer{layer}.refit" for layer in refit
+    }
     bits, counts, done = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), 0
 
     def score(group: list[tuple[int, int, int]], last: int) -> None:
@@ -75,7 +77,7 @@ def evaluate_rungs(
         ahead_BT = rows[:, -kept:]  # what was read last where each prediction is made
 
         def add(place: tuple[int, int], logits_BTV: Tensor) -> None:
-            rung, k = place[0], max(1, place[1])
+            layer, k = place[0], max(1, place[1])
             there_BT = ahead_BT + k < last
             if not there_BT.any():
                 return
@@ -85,18 +87,18 @@ def evaluate_rungs(
             bits[place] += float(nats[mask].sum()) / math.log(2)
             counts[place] += int(there_BT.sum())
             if each is not None and place in heads:
-                each(rung, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
+                each(layer, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
 
-        def measure(rung: int, hidden_BTD: Tensor) -> None:
-            x_BTD = objective.head_input(network, rung, hidden_BTD)
+        def measure(layer: int, hidden_BTD: Tensor) -> None:
+            x_BTD = objective.head_input(network, layer, hidden_BTD)
             for (own, k), head in heads.items():
-                if own == rung:
+                if own == layer:
                     add((own, k), head(x_BTD))
-            if rung in refit:
-                add((rung, 0), refit[rung](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
+            if layer in refit:
+                add((layer, 0), refit[layer](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
 
         tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
-        network(tokens_BT, output_hidden={rung for rung, _ in names}, logits_to_keep=kept, on_hidden=measure)
+        network(tokens_BT, output_hidden={layer for layer, _ in names}, logits_to_keep=kept, on_hidden=measure)
         done += kept * len(group)
         report(done)
 
@@ -111,22 +113,22 @@ def evaluate_rungs(
         if group:
             score(group, end)
     return [
-        HeadScore(names[rung, k], rung, max(1, k), bits[rung, k], counts[rung, k])
-        for rung, k in sorted(names, key=lambda place: (place[0], place[1] or math.inf))
-        if counts[rung, k]
+        HeadScore(names[layer, k], layer, max(1, k), bits[layer, k], counts[layer, k])
+        for layer, k in sorted(names, key=lambda place: (place[0], place[1] or math.inf))
+        if counts[layer, k]
     ]
 
 
-def exists(objective: LadderObjective, layers: int, rung: int, target: int) -> bool:
-    """Whether something predicts this: a head of its own, the network's output, or what rungs share."""
+def exists(objective: LanguageModelObjective, layers: int, layer: int, target: int) -> bool:
+    """Whether something predicts this: a head of its own, the network's output, or what layers share."""
     settings = objective.settings
-    if (rung, target) == (layers, 1):
+    if (layer, target) == (layers, 1):
         return True
-    if settings.rung_heads == "shared" and settings.rungs and settings.rung_weight > 0:
+    if settings.intermediate_heads == "shared" and settings.intermediate and settings.intermediate_weight > 0:
         return target == 1 or has_head(settings, layers, layers, target)
-    return has_head(settings, layers, rung, target)
+    return has_head(settings, layers, layer, target)
 
 
-def classifier(network: Transformer, objective: LadderObjective, rung: int, target: int) -> nn.Linear:
+def classifier(network: Transformer, objective: LanguageModelObjective, layer: int, target: int) -> nn.Linear:
     layers = network.settings.layers
-    return objective.classifier(network, layers if objective.settings.rung_heads == "shared" else rung, target)
+    return objective.classifier(network, layers if objective.settings.intermediate_heads == "shared" else layer, target)

@@ -13,14 +13,21 @@ from hypothesis import strategies as st
 from charladder.auxiliary import AuxiliaryError, presets, term_name
 from charladder.errors import BadInput
 from charladder.model import Transformer
-from charladder.objective import LadderObjective, ObjectiveSettings, RungSchedule, TargetSchedule, ladder, term_weights
+from charladder.objective import (
+    IntermediateSchedule,
+    LanguageModelObjective,
+    ObjectiveConfig,
+    TargetSchedule,
+    language_model,
+    term_weights,
+)
 from helpers import small
 
 
-def pair(objective: ObjectiveSettings, seed: int = 0, **model):
+def pair(objective: ObjectiveConfig, seed: int = 0, **model):
     settings = small(**model)
     network = Transformer(settings, 256, seed).double()
-    heads = LadderObjective(objective, settings, 256, seed).double()
+    heads = LanguageModelObjective(objective, settings, 256, seed).double()
     with torch.no_grad():
         for place, parameter in enumerate([*network.parameters(), *heads.parameters()]):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
@@ -35,7 +42,7 @@ def windows(targets: int, batch: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("block", ["modern", "paper"])
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions):
-    settings = ObjectiveSettings(positions=positions, rung_schedule="never", rung_weight=0.3, targets=3)
+    settings = ObjectiveConfig(positions=positions, intermediate_schedule="never", intermediate_weight=0.3, targets=3)
     network, objective = pair(settings, block=block)
     x, parameters = windows(3), [*network.parameters(), *objective.parameters()]
     report = objective(network, x, progress=0.1)
@@ -44,14 +51,14 @@ def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions)
     output = network(x[:, :16], output_hidden=(1, 2, 3))
     keep = slice(None) if positions == "all" else slice(-1, None)
     total, seen = torch.zeros((), dtype=torch.float64), set()
-    for rung in (1, 2, 3):
-        hidden = output.hidden[rung] if rung == 3 else F.layer_norm(output.hidden[rung], (32,))
+    for layer in (1, 2, 3):
+        hidden = output.hidden[layer] if layer == 3 else F.layer_norm(output.hidden[layer], (32,))
         for k in (1, 2, 3):
-            main = (rung, k) == (3, 1)
-            logits = output.logits_BTV if main else objective.heads[f"rung{rung}_target{k}"](hidden)
+            main = (layer, k) == (3, 1)
+            logits = output.logits_BTV if main else objective.heads[f"layer{layer}_target{k}"](hidden)
             loss = F.cross_entropy(logits[:, keep].flatten(0, 1), x[:, k : 16 + k][:, keep].flatten())
-            weight = (1 if rung == 3 else 0.3) * (1 if k == 1 else 0.5)
-            name = term_name(rung, k, 3)
+            weight = (1 if layer == 3 else 0.3) * (1 if k == 1 else 0.5)
+            name = term_name(layer, k, 3)
             assert report.terms[name].weight == pytest.approx(weight)
             assert report.terms[name].value == pytest.approx(loss.item(), rel=1e-12)
             total, seen = total + weight * loss, seen | {name}
@@ -64,47 +71,47 @@ def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions)
 
 def test_multiple_targets_are_there_and_look_further_ahead():
     """A TODO in the public reproduction. A head that predicts k ahead is told the k-th next character."""
-    network, objective = pair(ObjectiveSettings(rungs=False, targets=2))
+    network, objective = pair(ObjectiveConfig(intermediate=False, targets=2))
     x = windows(2)
-    head = objective.heads["rung3_target2"]
+    head = objective.heads["layer3_target2"]
     with torch.no_grad():
         head.weight.zero_()
     report = objective(network, x, 0.0)
-    assert report.terms["rung3.target2"].value == pytest.approx(math.log(256))
+    assert report.terms["layer3.target2"].value == pytest.approx(math.log(256))
     hidden = network(x[:, :16], output_hidden=(3,)).hidden[3]
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(3)))
     expected = F.cross_entropy(head(hidden).flatten(0, 1), x[:, 2:18].flatten())
-    assert objective(network, x, 0.0).terms["rung3.target2"].value == pytest.approx(expected.item())
+    assert objective(network, x, 0.0).terms["layer3.target2"].value == pytest.approx(expected.item())
 
 
-def test_a_silent_rung_runs_no_head_and_changes_nothing():
-    network, objective = pair(ObjectiveSettings(targets=2))
+def test_a_silent_layer_runs_no_head_and_changes_nothing():
+    network, objective = pair(ObjectiveConfig(targets=2))
     called = []
     for name, head in objective.heads.items():
         head.register_forward_hook(lambda *_, name=name: called.append(name))
     report = objective(network, windows(2), progress=0.2)
-    assert set(report.terms) == {"rung2.target1", "rung2.target2", "main", "rung3.target2"}
-    assert sorted(called) == ["rung2_target1", "rung2_target2", "rung3_target2"]
+    assert set(report.terms) == {"layer2.target1", "layer2.target2", "main", "layer3.target2"}
+    assert sorted(called) == ["layer2_target1", "layer2_target2", "layer3_target2"]
     report.total.backward()
-    assert objective.heads["rung1_target1"].weight.grad is None
+    assert objective.heads["layer1_target1"].weight.grad is None
     called.clear()
-    assert set(objective(network, windows(2), progress=0.5).terms) == {"main", "rung3.target2"}
-    assert called == ["rung3_target2"]
+    assert set(objective(network, windows(2), progress=0.5).terms) == {"main", "layer3.target2"}
+    assert called == ["layer3_target2"]
 
 
 def test_weights_at_zero_make_no_heads():
-    settings = ObjectiveSettings(rungs=False, targets=2, target_weight=0.0)
+    settings = ObjectiveConfig(intermediate=False, targets=2, target_weight=0.0)
     _, objective = pair(settings)
     assert len(objective.heads) == 0
-    assert len(pair(ObjectiveSettings(rung_weight=0.0, targets=1))[1].heads) == 0
+    assert len(pair(ObjectiveConfig(intermediate_weight=0.0, targets=1))[1].heads) == 0
 
 
 def test_extra_targets_may_end():
-    settings = ObjectiveSettings(rungs=False, targets=2, target_end=0.75)
+    settings = ObjectiveConfig(intermediate=False, targets=2, target_end=0.75)
     assert term_weights(settings, 3, 0.7)[3, 2] == 0.5
     assert term_weights(settings, 3, 0.75)[3, 2] == 0
-    assert term_weights(ObjectiveSettings(), 3, 1.0)[3, 2] == 0.5
+    assert term_weights(ObjectiveConfig(), 3, 1.0)[3, 2] == 0.5
 
 
 @given(
@@ -114,18 +121,18 @@ def test_extra_targets_may_end():
     st.integers(1, 64),
 )
 def test_the_main_term_always_has_weight_one(schedule, reduction, progress, layers):
-    settings = ObjectiveSettings(rung_schedule=schedule, rung_reduction=reduction)
+    settings = ObjectiveConfig(intermediate_schedule=schedule, intermediate_reduction=reduction)
     weights = term_weights(settings, layers, progress)
     assert weights[layers, 1] == 1
     assert len(weights) == 2 * layers
     assert all(0 <= weight <= 1 for weight in weights.values())
 
 
-@pytest.mark.parametrize("schedule", sorted(presets.RUNGS))
+@pytest.mark.parametrize("schedule", sorted(presets.INTERMEDIATE))
 @pytest.mark.parametrize("targets", ["plain", *sorted(presets.TARGETS)])
 def test_every_preset_trains(schedule, targets):
     """Whatever the weights are, the report has the main term, and the total is the sum that it says."""
-    settings = ObjectiveSettings(rung_schedule=schedule, target_schedule=targets, targets=3)
+    settings = ObjectiveConfig(intermediate_schedule=schedule, target_schedule=targets, targets=3)
     network, objective = pair(settings)
     for step, progress in ((0, 0.0), (3, 0.4)):
         report = objective(network, windows(3), progress, step=step)
@@ -138,48 +145,53 @@ def test_every_preset_trains(schedule, targets):
 
 
 def test_names_in_settings_are_all_that_the_library_has():
-    assert set(presets.RUNGS) | {"half", "whole", "fade", "never", "constant"} == set(get_args(RungSchedule))
+    assert set(presets.INTERMEDIATE) | {"half", "whole", "fade", "never", "constant"} == set(
+        get_args(IntermediateSchedule)
+    )
     assert set(presets.TARGETS) | {"plain"} == set(get_args(TargetSchedule))
 
 
-def test_mean_divides_the_intermediate_rungs_by_how_many_are_active():
-    settings = ObjectiveSettings(rung_reduction="mean", targets=1)
-    weights = term_weights(settings, 5, 0.15)  # rung 1 left at 0.1
-    assert [weights[rung, 1] for rung in range(1, 6)] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1])
+def test_mean_divides_the_intermediate_layers_by_how_many_are_active():
+    settings = ObjectiveConfig(intermediate_reduction="mean", targets=1)
+    weights = term_weights(settings, 5, 0.15)  # layer 1 left at 0.1
+    assert [weights[layer, 1] for layer in range(1, 6)] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1])
 
 
-def test_the_mean_is_over_the_rungs_that_predict_whatever_they_predict():
+def test_the_mean_is_over_the_layers_that_predict_whatever_they_predict():
     """With a target drawn anew each step, the next character is often nobody's."""
-    settings = ObjectiveSettings(rung_schedule="constant", rung_reduction="mean", target_schedule="blockwise")
+    settings = ObjectiveConfig(
+        intermediate_schedule="constant", intermediate_reduction="mean", target_schedule="blockwise"
+    )
     for step in range(8):
-        weights = [w for (rung, _), w in term_weights(settings, 4, 0.1, step).items() if w and rung < 4]
+        weights = [w for (layer, _), w in term_weights(settings, 4, 0.1, step).items() if w and layer < 4]
         assert weights == pytest.approx([1 / 3] * 3)
 
 
 def test_last_position_alone():
-    network, objective = pair(ObjectiveSettings(positions="last", targets=2))
+    network, objective = pair(ObjectiveConfig(positions="last", targets=2))
     report = objective(network, windows(2, batch=5), 0.0)
     assert all(term.count == 5 for term in report.terms.values())
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("targets", 0), ("rung_weight", -1.0), ("target_weight", float("nan")), ("target_end", -0.5)]
+    ("field", "value"),
+    [("targets", 0), ("intermediate_weight", -1.0), ("target_weight", float("nan")), ("target_end", -0.5)],
 )
 def test_settings_that_cannot_be(field, value):
     with pytest.raises(BadInput, match=f"objective.{field}"):
-        ObjectiveSettings(**{field: value})
+        ObjectiveConfig(**{field: value})
 
 
-def test_tied_classifiers_are_those_of_the_last_rung():
+def test_tied_classifiers_are_those_of_the_last_layer():
     """The tied mode of the public reproduction reads attributes that do not exist. Here it trains, and is exact."""
-    network, objective = pair(ObjectiveSettings(rung_heads="shared", rung_schedule="never", targets=2))
-    assert set(objective.heads) == {"rung3_target2"}
+    network, objective = pair(ObjectiveConfig(intermediate_heads="shared", intermediate_schedule="never", targets=2))
+    assert set(objective.heads) == {"layer3_target2"}
     x = windows(2)
     report = objective(network, x, 0.0)
     hidden = network(x[:, :16], output_hidden=(1,)).hidden[1]
-    for k, head in ((1, network.output), (2, objective.heads["rung3_target2"])):
+    for k, head in ((1, network.output), (2, objective.heads["layer3_target2"])):
         expected = F.cross_entropy(head(network.norm(hidden)).flatten(0, 1), x[:, k : 16 + k].flatten())
-        assert report.terms[f"rung1.target{k}"].value == pytest.approx(expected.item(), rel=1e-12)
+        assert report.terms[f"layer1.target{k}"].value == pytest.approx(expected.item(), rel=1e-12)
     report.total.backward()
     assert network.output.weight.grad is not None
 
@@ -190,16 +202,16 @@ def test_tied_classifiers_are_those_of_the_last_rung():
     [
         ({}, {}),
         ({"positions": "last", "targets": 3}, {}),
-        ({"rung_heads": "shared"}, {}),
-        ({"rung_reduction": "mean", "rung_input": "plain"}, {"block": "paper"}),
+        ({"intermediate_heads": "shared"}, {}),
+        ({"intermediate_reduction": "mean", "intermediate_input": "plain"}, {"block": "paper"}),
         ({"targets": 1}, {}),
     ],
 )
 def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apart, monkeypatch):
     found = []
-    for most in (ladder.LOGITS, 0):
-        monkeypatch.setattr(ladder, "LOGITS", most)
-        network, objective = pair(ObjectiveSettings(**settings), **model)
+    for most in (language_model.MAX_LOGIT_BYTES, 0):
+        monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", most)
+        network, objective = pair(ObjectiveConfig(**settings), **model)
         network, objective = network.double(), objective.double()
         report = objective(network, windows(objective.settings.targets), progress=0.1, examples=5, apart=apart)
         report.total.backward()
@@ -218,10 +230,10 @@ def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apar
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
 
 
-def test_the_logits_of_all_rungs_never_exist_at_once(monkeypatch):
-    monkeypatch.setattr(ladder, "LOGITS", 0)
+def test_the_logits_of_all_layers_never_exist_at_once(monkeypatch):
+    monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", 0)
     found = []
-    for settings in (ObjectiveSettings(), ObjectiveSettings(rungs=False, targets=1)):
+    for settings in (ObjectiveConfig(), ObjectiveConfig(intermediate=False, targets=1)):
         network, objective = pair(settings, layers=6)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.shape) or x, lambda x: x):
@@ -236,13 +248,13 @@ def test_the_logits_of_all_rungs_never_exist_at_once(monkeypatch):
 @pytest.mark.parametrize("half", [False, True])
 def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(half, monkeypatch):
     """Six terms of 2 x 16 positions and 256 symbols."""
-    settings = ObjectiveSettings()
-    network, heads = Transformer(small(), 256), LadderObjective(settings, small(), 256)
+    settings = ObjectiveConfig()
+    network, heads = Transformer(small(), 256), LanguageModelObjective(settings, small(), 256)
     taken = []
     monkeypatch.setattr(heads, "measure", lambda *given: taken.append(given[1]) or {})
     windows = torch.zeros(2, 16 + settings.targets, dtype=torch.long)
     for most, expected in ((6 * 32 * 256 * 4, []), (6 * 32 * 256 * 4 - 1, [1, 2, 3])):
-        monkeypatch.setattr(ladder, "LOGITS", most)
+        monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", most)
         taken.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=half), contextlib.suppress(AuxiliaryError):
             heads(network, windows, 0.0)
@@ -250,24 +262,24 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
 
 
 def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
-    monkeypatch.setattr(ladder, "LOGITS", 0)
-    network, objective = pair(ObjectiveSettings())
+    monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", 0)
+    network, objective = pair(ObjectiveConfig())
     report = objective(network, windows(2), progress=0.0, apart=True)
     for part in report.parts.values():
         assert torch.autograd.grad(part, network.embedding.weight, retain_graph=True)[0].abs().sum() > 0
 
 
-def test_an_intermediate_rung_falls_silent_exactly_where_its_schedule_says():
+def test_an_intermediate_layer_falls_silent_exactly_where_its_schedule_says():
     """`half` at l / (2n), `whole` at l / n; `fade` is a straight line from 1 to nothing at l / (2n)."""
 
-    def weight(schedule: RungSchedule, rung: int, progress: float) -> float:
-        return term_weights(ObjectiveSettings(rung_schedule=schedule, targets=1), 5, progress)[rung, 1]
+    def weight(schedule: IntermediateSchedule, layer: int, progress: float) -> float:
+        return term_weights(ObjectiveConfig(intermediate_schedule=schedule, targets=1), 5, progress)[layer, 1]
 
-    for rung in range(1, 5):
-        for schedule, end in (("half", rung / 10), ("whole", rung / 5)):
-            assert [weight(schedule, rung, at) for at in (0.0, end - 1e-9, end, 1.0)] == [1, 1, 0, 0]
+    for layer in range(1, 5):
+        for schedule, end in (("half", layer / 10), ("whole", layer / 5)):
+            assert [weight(schedule, layer, at) for at in (0.0, end - 1e-9, end, 1.0)] == [1, 1, 0, 0]
         shares = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
-        assert [weight("fade", rung, share * rung / 10) for share in shares] == pytest.approx(
+        assert [weight("fade", layer, share * layer / 10) for share in shares] == pytest.approx(
             [1, 0.75, 0.5, 0.25, 0, 0]
         )
 
@@ -275,7 +287,7 @@ def test_an_intermediate_rung_falls_silent_exactly_where_its_schedule_says():
 @pytest.mark.parametrize("block", ["modern", "paper"])
 def test_heads_begin_small(block):
     settings = small(width=256, attention_heads=4, block=block)
-    objective = LadderObjective(ObjectiveSettings(), settings, 256, seed=4)
+    objective = LanguageModelObjective(ObjectiveConfig(), settings, 256, seed=4)
     assert len(objective.heads) == 5
     for head in objective.heads.values():
         weight = head.weight.detach()
@@ -290,7 +302,7 @@ def test_heads_begin_small(block):
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_a_main_loss_that_weighs_nothing_is_reported_all_the_same(positions):
     """`blockwise` gives each target its turn; the main loss is that of the next character whoever has it."""
-    settings = ObjectiveSettings(rungs=False, target_schedule="blockwise", positions=positions)
+    settings = ObjectiveConfig(intermediate=False, target_schedule="blockwise", positions=positions)
     network, objective = pair(settings)
     x, keep = windows(2), slice(None) if positions == "all" else slice(-1, None)
     logits = network(x[:, :16]).logits_BTV[:, keep]

@@ -10,7 +10,7 @@ import pytest
 
 from charladder.auxiliary import term_name
 from charladder.errors import DataLeftOut
-from charladder.evaluation.learning import Moment, last_learned
+from charladder.evaluation.last_learned import Moment, last_learned
 from charladder.objective import term_weights
 from charladder.recipe import read_raw, resolve
 from charladder.run import Run
@@ -20,10 +20,10 @@ LAYERS, EACH = 4, 320  # characters of a step
 BUDGETS = {"steps": {"steps": 97}, "characters": {"characters": 97 * EACH - 100}, "minutes": {"minutes": 0.5}}
 SCHEDULES = {
     "half": {},
-    "fade": {"rung_schedule": "fade", "rung_reduction": "mean"},
-    "early": {"rung_schedule": "early_anneal"},
-    "gradual": {"rung_schedule": "layerskip_gradual"},
-    "in turn": {"rung_schedule": "layerskip", "target_schedule": "blockwise", "targets": 3},
+    "fade": {"intermediate_schedule": "fade", "intermediate_reduction": "mean"},
+    "early": {"intermediate_schedule": "early_anneal"},
+    "gradual": {"intermediate_schedule": "layerskip_gradual"},
+    "in turn": {"intermediate_schedule": "layerskip", "target_schedule": "blockwise", "targets": 3},
     "targets": {"target_schedule": "reverse_curriculum", "targets": 3},
     "no extra targets": {"target_weight": 0.0},
 }
@@ -93,12 +93,12 @@ def test_against_every_step(tmp_path, budget, schedule, taken):
 
 def test_of_an_interrupted_run_the_steps_after_the_last_line_count(tmp_path):
     for budget in ("steps", "characters"):
-        run = make_run(tmp_path, BUDGETS[budget], {"rung_schedule": "whole"})
+        run = make_run(tmp_path, BUDGETS[budget], {"intermediate_schedule": "whole"})
         lines = all_lines(run, Clock(), 48)
         write(run, lines[:40])
         (tmp_path / "checkpoints" / "48").mkdir(parents=True, exist_ok=True)
         assert contributed(run) == by_every_step(lines)
-        assert contributed(run)["rung1.target1"].step < contributed(run)["main"].step == 48
+        assert contributed(run)["layer1.target1"].step < contributed(run)["main"].step == 48
 
 
 def test_lines_beyond_the_checkpoint_are_not_of_its_weights(tmp_path):
@@ -118,30 +118,30 @@ def test_a_longer_budget_counts_from_where_it_was_given(tmp_path, budget):
     lines += all_lines(run, clock, 1000)
     write(run, lines)
     assert contributed(run) == by_every_step(lines)
-    assert contributed(run)["rung2.target1"].step > 97  # it had been silent, and was not any more
+    assert contributed(run)["layer2.target1"].step > 97  # it had been silent, and was not any more
 
 
 def test_a_step_that_was_left_out_taught_nothing(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {})
     whole = by_every_step(all_lines(run, Clock(), 97))
-    last = whole["rung1.target1"].step
+    last = whole["layer1.target1"].step
     lines = all_lines(run, Clock(), 97, skipped=(last, last - 1))
     write(run, lines)
-    assert contributed(run)["rung1.target1"].step == last - 2
+    assert contributed(run)["layer1.target1"].step == last - 2
     assert contributed(run) == by_every_step(lines)
 
 
 def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
-    run = make_run(tmp_path, BUDGETS["steps"], {"rung_heads": "shared"})
+    run = make_run(tmp_path, BUDGETS["steps"], {"intermediate_heads": "shared"})
     lines = all_lines(run, Clock(), 97)
     write(run, lines)
     every = by_every_step(lines)
     found = last_learned(run)
-    assert found["rung1.target1"].contributed == every["rung1.target1"]
-    assert found["rung1.target1"].head == found["main"].head == every["main"]
-    assert found["rung1.target2"].head == every["rung4.target2"]
+    assert found["layer1.target1"].contributed == every["layer1.target1"]
+    assert found["layer1.target1"].head == found["main"].head == every["main"]
+    assert found["layer1.target2"].head == every["layer4.target2"]
     own = make_run(tmp_path, BUDGETS["steps"], {})
-    assert last_learned(own)["rung1.target1"].head == every["rung1.target1"]
+    assert last_learned(own)["layer1.target1"].head == every["layer1.target1"]
 
 
 @pytest.mark.parametrize(

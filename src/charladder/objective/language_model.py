@@ -1,7 +1,7 @@
-"""The three losses of Al-Rfou et al. 2018: at every position, from every rung, of several characters ahead.
+"""The three losses of Al-Rfou et al. 2018: at every position, from every layer, of several characters ahead.
 
-Rung l of n predicts the character k ahead through a classifier of its own; the term is called `rung{l}.target{k}`,
-and the last rung's next character, through the network's own output layer, is `main`. All other classifiers are
+Layer l of n predicts the character k ahead through a classifier of its own; the term is called `layer{l}.target{k}`,
+and the last layer's next character, through the network's own output layer, is `main`. All other classifiers are
 heads: they live here, train with the network, and are left behind when it is deployed.
 
 Shapes: B windows, T inputs, K targets ahead, D width, V symbols of the alphabet.
@@ -23,10 +23,10 @@ from charladder.auxiliary.distributed import reduce_over_ranks
 from charladder.auxiliary.weights import TermPlace, WeightFunction, make_weight_function
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
-from charladder.objective.steps import fastest
+from charladder.objective.cross_entropy import choose_operations
 
-# Names of our own for the weight of a rung; every preset of the library is one more.
-RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
+# Names of our own for the weight of a layer; every preset of the library is one more.
+INTERMEDIATE_SCHEDULES: dict[str, Callable[..., float]] = presets.INTERMEDIATE | {
     "half": presets.al_rfou,
     "whole": lambda layer, layers, progress: presets.al_rfou(layer, layers, progress, span=1.0),
     "fade": lambda layer, layers, progress: (
@@ -35,7 +35,7 @@ RUNG_SCHEDULES: dict[str, Callable[..., float]] = presets.RUNGS | {
     "never": presets.detr,
     "constant": presets.detr,
 }
-RungSchedule = Literal[
+IntermediateSchedule = Literal[
     "half", "whole", "fade", "never", "constant", "al_rfou", "layerskip", "layerskip_gradual",
     "layerskip_from_zero", "layerskip_gradual_from_zero", "ee_llm", "calm", "deed",
     "deeply_supervised", "inception", "pspnet", "inter_ctc", "detr", "early_anneal", "shallow_heavy",
@@ -46,38 +46,39 @@ TargetSchedule = Literal[
 ]  # fmt: skip
 
 
-MOST_TARGETS = 256
-LOGITS = 64 << 20  # bytes of logits beyond which the losses of a rung are computed a few rows at a time
+MAX_TARGETS = 256
+MAX_LOGIT_BYTES = 64 << 20  # bytes of logits beyond which the losses of a layer are computed a few rows at a time
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
+class ObjectiveConfig:
     """Which losses contribute, and how much. The defaults are the paper's where it says.
 
     positions: `all`, or `last` (the ablation): then every term uses the last position of a window only.
-    rungs: whether intermediate rungs predict.
-    rung_schedule: when an intermediate rung l of n falls silent: `half`, at l/(2n) of training (the paper's rule);
-    `whole`, at l/n (its other figure); `fade`, linearly down to nothing at l/(2n); `never`, or `constant`, which is
-    what other papers call it: the weight stays; or a preset of other papers (charladder.auxiliary.presets).
-    rung_weight: multiplies the weight of every intermediate rung.
-    rung_reduction: `sum` of the intermediate rungs, or their `mean` (divided by how many are active). The paper does
-    not say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
-    rung_input: what an intermediate classifier reads: the hidden state `normed` (without parameters), or `plain`.
-    rung_heads: every rung has its `own` classifiers (the paper: untied), or reads through the last rung's final norm
-    and classifiers, `shared` (tied).
-    targets: how many characters ahead are predicted, each by an own classifier, at every predicting rung.
+    intermediate: whether intermediate layers predict.
+    intermediate_schedule: when an intermediate layer l of n stops contributing: `half`, at l/(2n) of training (the
+    paper's rule); `whole`, at l/n (its other figure); `fade`, with a weight that falls linearly to 0 at l/(2n);
+    `never`, or `constant`, its name in other papers; or a preset of other papers (charladder.auxiliary.presets).
+    intermediate_weight: multiplies the weight of every intermediate layer.
+    intermediate_reduction: `sum` of the intermediate layers, or their `mean` (divided by the number of active ones).
+    The paper does not say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
+    intermediate_input: what an intermediate classifier reads: the hidden state `normed` (without parameters), or
+    `plain`.
+    intermediate_heads: every layer has its `own` classifiers (the paper: untied), or uses the final norm and the
+    classifiers of the last layer, `shared` (tied).
+    targets: how many characters ahead are predicted, each by an own classifier, at every predicting layer.
     target_schedule: `plain`, or a preset of other papers, which gives every target its weight.
     target_weight: with `plain`, the weight of the targets after the first. target_end: the progress at which they fall
     silent.
     """
 
     positions: Literal["all", "last"] = "all"
-    rungs: bool = True
-    rung_schedule: RungSchedule = "half"
-    rung_weight: float = 1.0
-    rung_reduction: Literal["sum", "mean"] = "sum"
-    rung_input: Literal["normed", "plain"] = "normed"
-    rung_heads: Literal["own", "shared"] = "own"
+    intermediate: bool = True
+    intermediate_schedule: IntermediateSchedule = "half"
+    intermediate_weight: float = 1.0
+    intermediate_reduction: Literal["sum", "mean"] = "sum"
+    intermediate_input: Literal["normed", "plain"] = "normed"
+    intermediate_heads: Literal["own", "shared"] = "own"
     targets: int = 2
     target_schedule: TargetSchedule = "plain"
     target_weight: float = 0.5
@@ -86,17 +87,19 @@ class ObjectiveSettings:
     def __post_init__(self) -> None:
         if self.targets < 1:
             raise BadInput(f"objective.targets is {self.targets}; it must be at least 1, the next character")
-        if self.targets > MOST_TARGETS:
-            raise BadInput(f"objective.targets is {self.targets}; it must be at most {MOST_TARGETS}")
-        for name in ("rung_weight", "target_weight", "target_end"):
+        if self.targets > MAX_TARGETS:
+            raise BadInput(f"objective.targets is {self.targets}; it must be at most {MAX_TARGETS}")
+        for name in ("intermediate_weight", "target_weight", "target_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise BadInput(f"objective.{name} is {value}; it must be a number of at least 0")
 
 
 @lru_cache(maxsize=16)
-def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], tuple[WeightFunction, WeightFunction]]:
-    """The two weights of every term, of its rung and of its target, as functions of (progress, step)."""
+def weight_functions(
+    settings: ObjectiveConfig, layers: int
+) -> dict[tuple[int, int], tuple[WeightFunction, WeightFunction]]:
+    """The two weights of every term, of its layer and of its target, as functions of (progress, step)."""
     plain = {1: 1.0} | dict.fromkeys(range(2, settings.targets + 1), settings.target_weight)
     if settings.target_end < 1:
         ends = {
@@ -104,62 +107,66 @@ def weighers(settings: ObjectiveSettings, layers: int) -> dict[tuple[int, int], 
         }
         plain = ends | {1: 1.0}
     found = {}
-    for rung in range(1, layers + 1):
+    for layer in range(1, layers + 1):
         for k in range(1, settings.targets + 1):
-            name, main = term_name(rung, k, layers), (rung, k) == (layers, 1)
-            of_rung = RUNG_SCHEDULES[settings.rung_schedule] if settings.rungs else float(rung == layers)
+            name, main = term_name(layer, k, layers), (layer, k) == (layers, 1)
+            of_layer = (
+                INTERMEDIATE_SCHEDULES[settings.intermediate_schedule]
+                if settings.intermediate
+                else float(layer == layers)
+            )
             of_target = plain[k] if settings.target_schedule == "plain" else presets.TARGETS[settings.target_schedule]
-            found[rung, k] = (
-                make_weight_function(name, of_rung, TermPlace(rung, layers, main=rung == layers)),
-                make_weight_function(name, of_target, TermPlace(rung, layers, k, settings.targets, main)),
+            found[layer, k] = (
+                make_weight_function(name, of_layer, TermPlace(layer, layers, main=layer == layers)),
+                make_weight_function(name, of_target, TermPlace(layer, layers, k, settings.targets, main)),
             )
     return found
 
 
 def term_weights(
-    settings: ObjectiveSettings, layers: int, progress: float, step: int = 0
+    settings: ObjectiveConfig, layers: int, progress: float, step: int = 0
 ) -> dict[tuple[int, int], float]:
-    """The weight of every term at `progress` (and `step`, which some presets go by), by (rung, target), silent ones 0.
+    """The weight of every term at `progress` (and `step`, which some presets go by), by (layer, target), silent ones 0.
 
-    The main term, (layers, 1), has 1, unless a preset says otherwise. A rung's extra targets follow the rung.
+    The main term, (layers, 1), has 1, unless a preset says otherwise. A layer's extra targets follow the layer.
     """
     weights = {}
-    for (rung, k), (of_rung, of_target) in weighers(settings, layers).items():
-        base = of_rung(progress, step) * (settings.rung_weight if rung < layers else 1.0)
-        weights[rung, k] = base * of_target(progress, step)
-    if settings.rung_reduction == "mean":
-        predicting = {rung for (rung, _), weight in weights.items() if weight > 0 and rung < layers}
+    for (layer, k), (of_layer, of_target) in weight_functions(settings, layers).items():
+        base = of_layer(progress, step) * (settings.intermediate_weight if layer < layers else 1.0)
+        weights[layer, k] = base * of_target(progress, step)
+    if settings.intermediate_reduction == "mean":
+        predicting = {layer for (layer, _), weight in weights.items() if weight > 0 and layer < layers}
         active = max(1, len(predicting))
-        weights = {(rung, k): w / active if rung < layers else w for (rung, k), w in weights.items()}
+        weights = {(layer, k): w / active if layer < layers else w for (layer, k), w in weights.items()}
     return weights
 
 
-def moves_with_steps(settings: ObjectiveSettings) -> bool:
+def depends_on_step(settings: ObjectiveConfig) -> bool:
     """Whether weights depend on the training step, and not on progress alone."""
     by_step = "layerskip", "layerskip_from_zero"
-    return settings.rung_schedule in by_step or settings.target_schedule == "blockwise"
+    return settings.intermediate_schedule in by_step or settings.target_schedule == "blockwise"
 
 
-class LadderObjective(nn.Module):
+class LanguageModelObjective(nn.Module):
     """The training loss of a Transformer, and the heads that it needs: one auxiliary.Objective with a term for each
-    rung and target.
+    layer and target.
 
     Calling it with a model, windows (B, T + K) and the progress returns a Report: the total in nats, divided once by
     the number of predictions, and every active term's sum and count. A term of weight 0 runs nothing.
     """
 
-    def __init__(self, settings: ObjectiveSettings, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
+    def __init__(self, settings: ObjectiveConfig, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
         self.steps: Callable[[Tensor], CrossEntropyOperations] = (
-            fastest  # who computes what lies between the classifiers' products
+            choose_operations  # who computes what lies between the classifiers' products
         )
         self.heads = nn.ModuleDict(
             {
-                key(rung, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
-                for rung in range(1, model.layers + 1)
+                head_key(layer, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
+                for layer in range(1, model.layers + 1)
                 for k in range(1, settings.targets + 1)
-                if has_head(settings, model.layers, rung, k)
+                if has_head(settings, model.layers, layer, k)
             }
         )
         generator = torch.Generator().manual_seed(seed + 1)
@@ -174,31 +181,33 @@ class LadderObjective(nn.Module):
         self.inner, self.measured = (self.objective(),), (self.objective(measured=True),)
 
     @staticmethod
-    def count_heads(settings: ObjectiveSettings, layers: int) -> int:
+    def count_heads(settings: ObjectiveConfig, layers: int) -> int:
         """How many classifiers there are, without making them."""
         return sum(
-            has_head(settings, layers, rung, k) for rung in range(1, layers + 1) for k in range(1, settings.targets + 1)
+            has_head(settings, layers, layer, k)
+            for layer in range(1, layers + 1)
+            for k in range(1, settings.targets + 1)
         )
 
     def objective(self, measured: bool = False) -> Objective:
-        """One term for each rung and target; they are added up from the lowest rung to the last, target by target.
+        """One term for each layer and target; they are added up from the lowest layer to the last, target by target.
 
         measured: the terms read losses that `measure` has computed, and not hidden states.
         """
         terms = {}
-        for rung in range(1, self.layers + 1):
+        for layer in range(1, self.layers + 1):
             for k in range(1, self.settings.targets + 1):
-                source = self.layers if self.settings.rung_heads == "shared" else rung
+                source = self.layers if self.settings.intermediate_heads == "shared" else layer
                 # The network's own output layer has been at work already where it is the classifier.
                 done = (source, k) == (self.layers, 1)
-                head = self.heads[key(source, k)] if not done and key(source, k) in self.heads else None
-                name = term_name(rung, k, self.layers)
-                # Weights are given at each call: the mean over rungs depends on which of them are active.
-                if measured and (rung, k) != (self.layers, 1):
-                    terms[name] = Term(lambda loss: loss, select=(rung, k), target=None)
+                head = self.heads[head_key(source, k)] if not done and head_key(source, k) in self.heads else None
+                name = term_name(layer, k, self.layers)
+                # Weights are given at each call: the mean over layers depends on which of them are active.
+                if measured and (layer, k) != (self.layers, 1):
+                    terms[name] = Term(lambda loss: loss, select=(layer, k), target=None)
                 else:
                     terms[name] = Term(
-                        cross_entropy, select=(rung, "logits") if done else (rung, "hidden"), head=head, target=(k,)
+                        cross_entropy, select=(layer, "logits") if done else (layer, "hidden"), head=head, target=(k,)
                     )
         order = list(terms)
         return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
@@ -223,20 +232,20 @@ class LadderObjective(nn.Module):
         weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         targets = {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)}
-        at_once = len(active) * B * keep * logit_bytes(model) > LOGITS
+        at_once = len(active) * B * keep * logit_bytes(model) > MAX_LOGIT_BYTES
         found: dict[int, Any] = {}
 
-        def measure(rung: int, hidden_BTD: Tensor) -> None:
-            # As soon as the rung has its state: then its backward pass also stands next to that of its block.
-            found[rung] = self.measure(model, rung, hidden_BTD, targets, active, apart)
+        def measure(layer: int, hidden_BTD: Tensor) -> None:
+            # As soon as the layer has its state: then its backward pass also stands next to that of its block.
+            found[layer] = self.measure(model, layer, hidden_BTD, targets, active, apart)
 
-        rungs = {rung for rung, _ in active}
+        layers = {layer for layer, _ in active}
         watch = measure if at_once else None
-        output = model(windows_BTK[:, :T], output_hidden=rungs, logits_to_keep=keep, dropout=dropout, on_hidden=watch)
+        output = model(windows_BTK[:, :T], output_hidden=layers, logits_to_keep=keep, dropout=dropout, on_hidden=watch)
         if self.layers in found:
             found[self.layers]["logits"] = output.logits_BTV
         read = found if at_once else self.read(model, output, active)
-        names = {term_name(rung, k, self.layers): weight for (rung, k), weight in active.items()}
+        names = {term_name(layer, k, self.layers): weight for (layer, k), weight in active.items()}
         report = (self.measured if at_once else self.inner)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
         )
@@ -246,62 +255,66 @@ class LadderObjective(nn.Module):
         return report
 
     def read(self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]) -> dict[int, Any]:
-        """What the terms of each rung read: its hidden state, and logits where the network makes them."""
-        read = {rung: {"hidden": self.head_input(model, rung, hidden)} for rung, hidden in output.hidden.items()}
-        for rung, parts in read.items():
-            if rung == self.layers:
+        """What the terms of each layer read: its hidden state, and logits where the network makes them."""
+        read = {layer: {"hidden": self.head_input(model, layer, hidden)} for layer, hidden in output.hidden.items()}
+        for layer, parts in read.items():
+            if layer == self.layers:
                 parts["logits"] = output.logits_BTV
-            elif self.settings.rung_heads == "shared" and (rung, 1) in active:
+            elif self.settings.intermediate_heads == "shared" and (layer, 1) in active:
                 parts["logits"] = model.output(parts["hidden"])
         return read
 
     def measure(
         self,
         model: Transformer,
-        rung: int,
+        layer: int,
         hidden_BTD: Tensor,
         targets: dict[int, Tensor],
         active: dict[tuple[int, int], float],
         apart: bool,
     ) -> dict[Any, Any]:
-        """The losses of a rung by target, (sum, count) each, but for the main one. Rung by rung, so that what the heads
-        read, and all logits, never exist at once."""
-        source = self.layers if self.settings.rung_heads == "shared" else rung
-        ks = [k for k in targets if (rung, k) in active and (rung, k) != (self.layers, 1)]
-        normed = self.normed(rung)
+        """The losses of a layer by target, (sum, count) each, without the main one. It is called layer by layer, so
+        that the inputs of the heads and the logits of all layers are never in memory at once."""
+        source = self.layers if self.settings.intermediate_heads == "shared" else layer
+        ks = [k for k in targets if (layer, k) in active and (layer, k) != (self.layers, 1)]
+        normed = self.normalized_layer(layer)
         found: dict[Any, Any] = {}
         for group in [[k] for k in ks] if apart else [ks] if ks else []:
             losses = linear_cross_entropy(
-                hidden_BTD if normed else self.head_input(model, rung, hidden_BTD),
+                hidden_BTD if normed else self.head_input(model, layer, hidden_BTD),
                 [self.classifier(model, source, k) for k in group],
                 [targets[k] for k in group],
-                [active[rung, k] for k in group],
+                [active[layer, k] for k in group],
                 normed,
                 self.steps(hidden_BTD),
             )
             found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found
 
-    def classifier(self, model: Transformer, rung: int, target: int) -> nn.Linear:
-        return model.output if (rung, target) == (self.layers, 1) else cast(nn.Linear, self.heads[key(rung, target)])
+    def classifier(self, model: Transformer, layer: int, target: int) -> nn.Linear:
+        return (
+            model.output
+            if (layer, target) == (self.layers, 1)
+            else cast(nn.Linear, self.heads[head_key(layer, target)])
+        )
 
-    def head_input(self, model: Transformer, rung: int, hidden_BTD: Tensor) -> Tensor:
-        """What the heads of a rung read: the last rung's state is normed by the network itself."""
-        if rung < self.layers and self.settings.rung_heads == "shared":
+    def head_input(self, model: Transformer, layer: int, hidden_BTD: Tensor) -> Tensor:
+        """What the heads of a layer read: the last layer's state is normed by the network itself."""
+        if layer < self.layers and self.settings.intermediate_heads == "shared":
             return model.norm(hidden_BTD)
-        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normed(rung) else hidden_BTD
+        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normalized_layer(layer) else hidden_BTD
 
-    def normed(self, rung: int) -> bool:
-        """Whether the heads of a rung read its state normed without parameters."""
-        own = self.settings.rung_heads == "own" and self.settings.rung_input == "normed"
-        return rung < self.layers and own
+    def normalized_layer(self, layer: int) -> bool:
+        """Whether the heads of a layer read its state normed without parameters."""
+        own = self.settings.intermediate_heads == "own" and self.settings.intermediate_input == "normed"
+        return layer < self.layers and own
 
 
-def has_head(settings: ObjectiveSettings, layers: int, rung: int, target: int) -> bool:
-    """Whether a term has a classifier here: the main one has the network's, tied ones have the last rung's."""
-    own = settings.rungs and settings.rung_weight > 0 and settings.rung_heads == "own"
+def has_head(settings: ObjectiveConfig, layers: int, layer: int, target: int) -> bool:
+    """Whether a term has a classifier here: the main one has the network's, tied ones have the last layer's."""
+    own = settings.intermediate and settings.intermediate_weight > 0 and settings.intermediate_heads == "own"
     wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
-    return (rung == layers or own) and (rung, target) != (layers, 1) and wanted
+    return (layer == layers or own) and (layer, target) != (layers, 1) and wanted
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
@@ -316,6 +329,6 @@ def logit_bytes(model: Transformer) -> int:
     return len(weight) * torch.promote_types(weight.dtype, torch.float32).itemsize
 
 
-def key(rung: int, target: int) -> str:
+def head_key(layer: int, target: int) -> str:
     """The name of a head among modules, where a dot is not allowed."""
-    return f"rung{rung}_target{target}"
+    return f"layer{layer}_target{target}"

@@ -1,4 +1,4 @@
-"""The ladder at one place of a text: what every rung, and every target of it, expected there.
+"""The ladder at one place of a text: what every layer, and every target of it, expected there.
 
 Shapes: T inputs, D width, V symbols.
 """
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary import term_name
-from charladder.evaluation.rungs import classifier, exists
+from charladder.evaluation.layers import classifier, exists
 from charladder.model import Transformer
-from charladder.objective import LadderObjective
+from charladder.objective import LanguageModelObjective
 
 
 @dataclass(frozen=True)
-class Expected:
+class HeadPrediction:
     """What one head expected `target` characters after the last one read: p_V, probabilities in float64."""
 
     term: str
-    rung: int
+    layer: int
     target: int
     p_V: np.ndarray
 
@@ -33,42 +33,47 @@ class Expected:
         return int((self.p_V > self.p_V[symbol]).sum())
 
 
-def grid(place: int, context: int, stride: int) -> int:
+def window_start(place: int, context: int, stride: int) -> int:
     """The first place of the window in which evaluation from the start of a text scores `place`."""
     beyond = place - (context + 1)
     return 1 if beyond < 0 else context + 1 + beyond // stride * stride
 
 
 @torch.inference_mode()
-def ladder_at(
-    network: Transformer, objective: LadderObjective | None, ids_N: np.ndarray, place: int, context: int, stride: int
-) -> list[Expected]:
-    """What each head expected, from the lowest rung to the last and the nearest target to the furthest, having read
+def predictions_at(
+    network: Transformer,
+    objective: LanguageModelObjective | None,
+    ids_N: np.ndarray,
+    place: int,
+    context: int,
+    stride: int,
+) -> list[HeadPrediction]:
+    """What each head expected, from the lowest layer to the last and the nearest target to the furthest, having read
     what stands before `place` (1 to N), as far back as evaluation at this stride lets it see. Without an objective
     there is the network's own output alone. Raises ValueError for a place before which nothing stands.
     """
     if not 1 <= place <= len(ids_N):
         raise ValueError(f"place {place} has nothing before it, or lies past the end")
-    begin = grid(place, context, stride)
+    begin = window_start(place, context, stride)
     start = 0 if begin == 1 else begin + stride - 1 - context
     device, layers = network.output.weight.device, network.settings.layers
     tokens_BT = torch.from_numpy(ids_N[start:place].astype(np.int64))[None].to(device)
     targets = 1 if objective is None else objective.settings.targets
     wanted = [
-        (rung, k)
-        for rung in range(1, layers + 1)
+        (layer, k)
+        for layer in range(1, layers + 1)
         for k in range(1, targets + 1)
-        if (rung, k) == (layers, 1) or (objective is not None and exists(objective, layers, rung, k))
+        if (layer, k) == (layers, 1) or (objective is not None and exists(objective, layers, layer, k))
     ]
-    found: list[Expected] = []
+    found: list[HeadPrediction] = []
 
-    def look(rung: int, hidden_BTD: Tensor) -> None:
-        x_BTD = hidden_BTD if objective is None else objective.head_input(network, rung, hidden_BTD)
+    def look(layer: int, hidden_BTD: Tensor) -> None:
+        x_BTD = hidden_BTD if objective is None else objective.head_input(network, layer, hidden_BTD)
         for own, k in wanted:
-            if own == rung:
-                head = network.output if objective is None else classifier(network, objective, rung, k)
+            if own == layer:
+                head = network.output if objective is None else classifier(network, objective, layer, k)
                 p_V = head(x_BTD)[0, -1].double().softmax(-1).cpu().numpy()
-                found.append(Expected(term_name(rung, k, layers), rung, k, p_V))
+                found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
 
-    network(tokens_BT, output_hidden={rung for rung, _ in wanted}, logits_to_keep=1, on_hidden=look)
+    network(tokens_BT, output_hidden={layer for layer, _ in wanted}, logits_to_keep=1, on_hidden=look)
     return found

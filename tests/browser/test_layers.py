@@ -3,20 +3,20 @@
 import pytest
 
 from browser.chromium import asked
-from browser.explorer import classes, expect, put_cursor, shown_rungs, write
+from browser.explorer import classes, expect, put_cursor, shown_layers, write
 
 pytestmark = pytest.mark.slow
 
 SENTENCE = "The ladder leans on the wall."
 
 
-def test_a_row_for_every_rung_and_five_characters_in_every_head(page, served):
+def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
     write(page, SENTENCE)
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
     answer = asked(f"{served}ladder", {"text": SENTENCE, "place": 5})
-    shown = shown_rungs(page)
-    assert [row["rung"] for row in shown] == list(range(asked(f"{served}about")["layers"], 0, -1))
+    shown = shown_layers(page)
+    assert [row["layer"] for row in shown] == list(range(asked(f"{served}about")["layers"], 0, -1))
     for row, told in zip(shown, reversed(answer["rows"]), strict=True):
         assert [head["target"] for head in row["heads"]] == [head["target"] for head in told["heads"]]
         for head, truth in zip(row["heads"], told["heads"], strict=True):
@@ -46,7 +46,7 @@ def test_nothing_stands_before_the_first_character(page):
     write(page, SENTENCE)
     put_cursor(page, 0)
     expect(page.locator("#place")).to_contain_text("Character 1, “T”: 8.00 bits. Nothing stands before")
-    assert all("never asked" not in row["text"] for row in shown_rungs(page))
+    assert all("never asked" not in row["text"] for row in shown_layers(page))
 
 
 def test_a_click_and_the_arrow_keys_choose_the_character(page):
@@ -65,7 +65,7 @@ def test_after_the_last_character_it_says_what_is_expected(page):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
     expect(page.locator("#place")).to_contain_text("End of the text: the top layer expects")
-    assert shown_rungs(page)[0]["heads"][0]["true"] == []
+    assert shown_layers(page)[0]["heads"][0]["true"] == []
     page.locator("#text").press("ArrowLeft")
     expect(page.locator("#place")).to_contain_text("Character 29, “.”")
 
@@ -90,15 +90,15 @@ def test_buttons_step_through_the_bytes_of_a_character(page):
     expect(page.locator("#bytes")).to_be_hidden()
 
 
-def test_a_rung_without_a_head_says_so(page):
+def test_a_layer_without_a_head_says_so(page):
     head = {"term": "main", "target": 1, "last_learned": None, "actual": None}
     head |= {"likeliest": [{"id": id, "text": chr(id), "probability": 0.1} for id in (9, 10, 32, 0, 127)]}
-    rows = [{"rung": 1, "heads": []}, {"rung": 2, "heads": [head]}]
-    page.route("**/ladder", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
+    rows = [{"layer": 1, "heads": []}, {"layer": 2, "heads": [head]}]
+    page.route("**/layers", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
     page.locator("#text").fill("a")
-    expect(page.locator("#ladder [data-rung='1']")).to_contain_text("never asked to predict")
+    expect(page.locator("#layers [data-layer='1']")).to_contain_text("never asked to predict")
     # Blanks and what has no picture of its own are shown.
-    assert shown_rungs(page)[0]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
+    assert shown_layers(page)[0]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
 
 
 def test_the_ladder_is_not_read_aloud_at_every_key(page):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from charladder.auxiliary import term_name
-from charladder.objective import moves_with_steps, term_weights
+from charladder.objective import depends_on_step, term_weights
 from charladder.run import Run
-from charladder.training import TrainingSettings
+from charladder.training import TrainingConfig
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import number, read_metrics
 
@@ -26,7 +26,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LastLearned:
     """contributed: the last step at which the term had a weight above 0. head: the last one at which the classifier
     that predicts for it learned, which with shared heads is the last one of any layer. None: never."""
 
@@ -34,7 +34,7 @@ class Learned:
     head: Moment | None
 
 
-def last_learned(run: Run) -> dict[str, Learned]:
+def last_learned(run: Run) -> dict[str, LastLearned]:
     """For every term of the objective, when it last contributed to the weights that are in the run directory.
 
     Exact wherever the budget stayed the same between two logged steps: where it was changed by --extend in between,
@@ -50,10 +50,12 @@ def last_learned(run: Run) -> dict[str, Learned]:
     end = end if run.best_step is None else run.best_step
     lines = sorted((line for line in lines if line["step"] <= end), key=lambda line: line["step"])
     places = {
-        (rung, k): term_name(rung, k, layers) for rung in range(1, layers + 1) for k in range(1, settings.targets + 1)
+        (layer, k): term_name(layer, k, layers)
+        for layer in range(1, layers + 1)
+        for k in range(1, settings.targets + 1)
     }
     found: dict[str, Moment] = {}
-    moving, looked = moves_with_steps(settings), 0
+    moving, looked = depends_on_step(settings), 0
     for line, steps in stretches(lines, run.recipe.training, end):
         there = {name for name in places.values() if weight_of(line, name) > 0}
         for moment in steps:
@@ -75,7 +77,7 @@ def last_learned(run: Run) -> dict[str, Learned]:
         for k in range(1, settings.targets + 1)
     }
     return {
-        name: Learned(found.get(name), shared[k] if settings.rung_heads == "shared" else found.get(name))
+        name: LastLearned(found.get(name), shared[k] if settings.intermediate_heads == "shared" else found.get(name))
         for (_, k), name in places.items()
     }
 
@@ -98,7 +100,7 @@ def weight_of(line: Line, name: str) -> float:
     return weight if number(weight) else 0.0
 
 
-def stretches(lines: list[Line], training: TrainingSettings, end: int) -> Iterator[tuple[Line, Iterator[Moment]]]:
+def stretches(lines: list[Line], training: TrainingConfig, end: int) -> Iterator[tuple[Line, Iterator[Moment]]]:
     """From the end to the start: each line that has terms, and the steps between it and the next one with terms, from
     the last to the first, that changed the weights."""
     after: list[Line] = []  # the lines since, in their order, and the next one with terms
@@ -109,7 +111,7 @@ def stretches(lines: list[Line], training: TrainingSettings, end: int) -> Iterat
         after.insert(0, line)
 
 
-def between(line: Line, after: list[Line], training: TrainingSettings, end: int) -> Iterator[Moment]:
+def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[Moment]:
     """The steps after a line and before the next one with terms. after: the lines since, in their order."""
     known = {one["step"]: one for one in after}
     nexts = sorted(known)
@@ -124,7 +126,7 @@ def between(line: Line, after: list[Line], training: TrainingSettings, end: int)
         yield unlogged(step, line, follower, training)
 
 
-def unlogged(step: int, before: Line, after: Line | None, training: TrainingSettings) -> Moment:
+def unlogged(step: int, before: Line, after: Line | None, training: TrainingConfig) -> Moment:
     """A step between two logged ones, or after the last of them."""
     first = before["step"]
     each = (

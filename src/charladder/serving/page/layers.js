@@ -30,7 +30,7 @@ function rank(likelier) {
   return number + (tens ? "th" : (["th", "st", "nd", "rd"][number % 10] ?? "th"));
 }
 
-/** `end`: the last step of training. The top rung learns at every step, so the latest step of any head is that. */
+/** `end`: the last step of training. The top layer learns at every step, so the latest step of any head is that. */
 function learned(last, end) {
   if (!last) return "when it last learned is not known";
   if (last.step >= end) return "learned to the end";
@@ -84,11 +84,11 @@ function hexadecimal(bytes) {
   return bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
 }
 
-function row({ rung, heads }, { top, end, note, bytes }) {
-  const item = make("li", "rung");
-  item.dataset.rung = rung;
-  const name = make("h3", "", `Layer ${rung}`);
-  if (rung === top) name.append(" ", make("small", "", "the top"));
+function row({ layer, heads }, { top, end, note, bytes }) {
+  const item = make("li", "layer");
+  item.dataset.layer = layer;
+  const name = make("h3", "", `Layer ${layer}`);
+  if (layer === top) name.append(" ", make("small", "", "the top"));
   const content = make("div", "heads", ...heads.map((one) => head(one, end, bytes)));
   if (!heads.length) content.append(make("p", "note", note ? "Nothing to go by." : "It was never asked to predict."));
   item.append(name, content);
@@ -97,8 +97,8 @@ function row({ rung, heads }, { top, end, note, bytes }) {
 
 /** `note`: why there is nothing to show. `bytes(target)`: the bytes of one character that stand before what is
  * predicted; null where symbols are letters. */
-export function drawLadder(list, { rows, note }, bytes) {
-  const top = Math.max(...rows.map((row) => row.rung));
+export function drawLayers(list, { rows, note }, bytes) {
+  const top = Math.max(...rows.map((row) => row.layer));
   const end = Math.max(...rows.flatMap((row) => row.heads.map((head) => head.last_learned?.step ?? 0)));
   list.replaceChildren(...rows.toReversed().map((entry) => row(entry, { top, end, note, bytes })));
 }

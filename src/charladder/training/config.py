@@ -8,7 +8,7 @@ from charladder.errors import BadInput
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingConfig:
     """Checked when made (BadInput says which field is wrong).
 
     minutes, steps, characters: the budget; exactly one is above 0. A run budgeted in steps or characters repeats bit
