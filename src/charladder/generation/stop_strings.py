@@ -1,11 +1,11 @@
-"""Stop strings: where a text ends, and how much of it is settled meanwhile."""
+"""Stop strings: where a text ends, and how many of its characters are final until then."""
 
 from collections.abc import Sequence
 
 
 def settled_length(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> tuple[int, bool]:
-    """How many characters of a text that has just got its last one stay whatever comes, and whether a stop string ends
-    it here: it is no part of the text. Of two that end here the longer counts."""
+    """How many characters no stop string can remove any more, and whether a stop string ends the text at its last
+    character. A stop string is no part of the text; of two that end here, the longer one is used."""
     end = len(ids)
     for stop in sorted(stops, key=len, reverse=True):
         if len(stop) <= end and list(ids[end - len(stop) :]) == list(stop):

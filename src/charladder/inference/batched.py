@@ -1,11 +1,11 @@
-"""Streams read together by a network's own modules, on any device: the characters of all streams that have equally many
-new ones in one pass, whatever is held of each.
+"""The batched runner: runs a network's own modules on several sequences at once, on any device. Sequences with the same
+number of new characters share a pass, whatever their lengths.
 
-What a row gives may depend on the rows beside it in its last bits, as products of other sizes do. On a GPU few new
-characters of each, which are what text asks for, drafted or not, are read by a CUDA graph: what a pass launches is
-recorded once for a number of streams, of characters, and a length, and then replayed in one go.
+The result of a row may depend in its last bits on the other rows, as with matrix products of different sizes. On a GPU,
+passes with few new characters per sequence, as in generation, are CUDA graphs: one is captured for each number of
+sequences, of characters and each padded length, and then replayed.
 
-Shapes: N rows, S streams, T characters of each, L characters seen at most, D width, H heads, E head size, V symbols.
+Shapes: N rows, S sequences, T characters of each, L characters seen at most, D width, H heads, E head size, V symbols.
 """
 
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ MIN_GRAPH_LENGTH = 64  # characters that a GPU looks back to, at least: lengths 
 
 @dataclass(frozen=True)
 class CacheIndex:
-    """Where new characters go, and what each may see."""
+    """Where the keys and values of new characters are written, and the attention mask."""
 
     streams_S1: Tensor
     places_ST: Tensor
-    held: slice | Tensor  # the streams, for reading whole ones
+    held: slice | Tensor  # the slots, to index whole sequences
     longest: int
     seen_S1TL: Tensor
 
 
 class BatchedRunner:
-    """Keys and values of `streams` streams of `context` characters, in the type of the network's weights."""
+    """A cache of `slots` sequences of `context` characters, in the dtype of the network's weights."""
 
     def __init__(self, network: Transformer, streams: int, context: int) -> None:
         weight, s = network.output.weight, network.settings
@@ -102,13 +102,13 @@ class BatchedRunner:
         return RunnerOutput(*map(np.ascontiguousarray, np.split(found, [self.width, 2 * self.width], axis=1)))
 
     def padded_length(self, longest: int) -> int:
-        """How far back a pass looks that has to look back so far: on a GPU, which need not do many kinds of passes."""
+        """The length up to which a pass attends. On a GPU it is rounded up, so that there are few different graphs."""
         if self.device.type != "cuda":
             return longest
         return min(self.context, max(MIN_GRAPH_LENGTH, 1 << (longest - 1).bit_length()))
 
     def slot_index(self, numbers_S: np.ndarray) -> slice | Tensor:
-        """How whole streams are read: those side by side without a copy."""
+        """The index of these slots: a slice where they are adjacent, which needs no copy."""
         begin, end = int(numbers_S[0]), int(numbers_S[-1]) + 1
         if end - begin == len(numbers_S) and (np.diff(numbers_S) == 1).all():
             return slice(begin, end)
@@ -117,8 +117,8 @@ class BatchedRunner:
     def forward_layers(
         self, given_3ST: Tensor, held: slice | Tensor, longest: int, first: int, last: int, x_STD: Tensor | None
     ) -> Tensor:
-        """given: ids, places and streams. (S, T, D) above layer `last`, or with what the output layer reads and gives,
-        (S, T, 2 D + V), in float32."""
+        """given: ids, positions and slots. Returns the hidden states above layer `last`, (S, T, D), or after the whole
+        network hidden states, input and output of the output layer, (S, T, 2 D + V), in float32."""
         network, (ids_ST, places_ST, streams_ST) = self.network, given_3ST
         streams_S1 = streams_ST[:, :1]
         if x_STD is None:
@@ -162,7 +162,7 @@ class BatchedRunner:
         count = min(1 << (S - 1).bit_length(), self.slots)
         longest = self.padded_length(int(asked_3ST[1].max()) + 1)
         padded_3ST = np.zeros((3, count, T), np.int64)
-        padded_3ST[2] = self.slots  # the one that nobody has
+        padded_3ST[2] = self.slots  # the slot that no sequence has
         padded_3ST[:, :S] = asked_3ST
         key = count, T, longest
         if key not in self.graphs:
@@ -179,7 +179,7 @@ class BatchedRunner:
         return found_STW[:S].cpu().numpy()
 
     def capture(self, given_3ST: Tensor, longest: int) -> tuple[Any, Tensor, Tensor]:
-        """A graph, what it reads and what it writes."""
+        """A graph, its input tensor and its output tensor."""
 
         def climb() -> Tensor:
             return self.forward_layers(given_3ST, given_3ST[2, :, 0], longest, 0, self.layers, None)

@@ -1,6 +1,6 @@
-"""Reading by streams, as generation does it: characters at their places in streams, and what the network makes of them.
+"""The interface of model runners, and the reference runner: a network with a KV cache for several sequences.
 
-Shapes: N rows, one character of one stream each, D width, V symbols.
+Shapes: N rows, each one character of one sequence, D width, V symbols.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from charladder.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Row n is character ids[n] at places[n] of streams[n]. Those of a stream must lie together, places rising by one;
-    what a stream held at these places and after is forgotten, which is how it is rolled back."""
+    """Row n is character ids[n] at positions[n] of the sequence in slots[n]. The rows of a sequence must be adjacent,
+    with positions that rise by one. What the cache held at these positions and after them is overwritten, which is how
+    a sequence is rolled back."""
 
     slots: Sequence[int]
     positions: Sequence[int]
@@ -27,8 +28,8 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """x_ND: the stream above the last layer read. Of the whole network also final_ND, what the output layer reads, and
-    logits_NV, of the character after each row; else None. All float32."""
+    """x_ND: the hidden states above the last layer that was run. After the whole network also final_ND, the input of
+    the output layer, and logits_NV, of the character after each row; otherwise None. All float32."""
 
     x_ND: np.ndarray
     final_ND: np.ndarray | None
@@ -36,14 +37,14 @@ class RunnerOutput:
 
 
 class ModelRunner(Protocol):
-    """A network with a cache for so many streams of so many characters."""
+    """A network with a cache of `slots` sequences of `context` characters."""
 
     slots: int
     context: int
     layers: int
     width: int
     alphabet_size: int
-    owner: object  # a mark of the writer that uses it
+    owner: object  # a mark of the generation loop that uses it
 
     def run(
         self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
@@ -54,8 +55,8 @@ class ModelRunner(Protocol):
 
 
 class EagerRunner:
-    """Reads with the network's own modules, stream by stream: the reference for every faster way, and the one for all
-    networks and devices."""
+    """Runs the network's own modules, one sequence after the other: the reference for all other runners. It works for
+    every network and device."""
 
     def __init__(self, network: Transformer, streams: int, context: int) -> None:
         weight = network.output.weight

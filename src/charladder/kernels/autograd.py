@@ -1,5 +1,5 @@
-"""Training on a CPU: parts of the network whose backward pass is written out, because torch composes it from many
-small steps there, and keeps more than it needs.
+"""Autograd functions for training on a CPU: parts of a block whose backward pass is written by hand, because torch
+composes it from many small operations there and saves more tensors than necessary.
 
 Each is the same mathematics as torch's functions, and is tested against them. They are used only where a gradient is
 needed on a CPU; inference, GPUs and compiled networks use torch's own. The operations between matrix products are in
@@ -24,19 +24,19 @@ from charladder.kernels.reference import HeadLayout
 
 
 def use_custom_backward(*tensors: Tensor) -> bool:
-    """Whether a step on these tensors is one for this file."""
+    """Whether the autograd functions of this file apply to these tensors."""
     return (
         torch.is_grad_enabled() and not torch.compiler.is_compiling() and all(t.device.type == "cpu" for t in tensors)
     )
 
 
 def matmul_dtype(x: Tensor) -> torch.dtype:
-    """The type of products with x: that of autocast where it is on, else its own."""
+    """The dtype of matrix products with x: that of autocast where it is enabled, otherwise that of x."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def choose_operations(x: Tensor, products: torch.dtype) -> ModuleType:
-    """The module whose steps serve a stream like x, with products in this type."""
+    """The module (native or reference) that has the operations for a residual stream like x and this matmul dtype."""
     return native if native.supports(x, products) else reference
 
 
@@ -46,7 +46,7 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def concatenate(products: torch.dtype, *weights: Tensor) -> Tensor:
-    """Matrices one above the other, in the type of products."""
+    """Matrices concatenated along their first dimension, in the matmul dtype."""
     if products == weights[0].dtype:
         return torch.cat(weights)
     rows = [len(weight) for weight in weights]
@@ -57,7 +57,7 @@ def concatenate(products: torch.dtype, *weights: Tensor) -> Tensor:
 
 
 def without_autocast(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A pass in the types that it chooses itself."""
+    """Runs a forward or backward pass with autocast disabled: the pass chooses its dtypes itself."""
 
     def inside(*arguments: Any) -> Any:
         with torch.autocast("cpu", enabled=False):
@@ -67,7 +67,7 @@ def without_autocast(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RMSNormFunction(torch.autograd.Function):
-    """RMSNorm with a gain over the last dimension, of x in its own type."""
+    """RMSNorm with a gain over the last dimension, in the dtype of x."""
 
     @staticmethod
     @without_autocast

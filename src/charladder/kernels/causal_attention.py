@@ -1,11 +1,12 @@
 """Causal attention of a training step on a CPU, and its gradient.
 
-Piece by piece with torch's batched products, so that most of what lies above the diagonal is not computed, and with
-the softmax of the steps given (steps.py, native.py); its weights are kept for the backward pass. torch's own kernel
-computes them anew there, and takes half as long again for heads of 64 and windows of 512. Where a processor multiplies
-bfloat16 in pairs and has no matrix units, whole heads at once in C (attend.c), which keeps no weights.
+It computes blocks of queries with torch's batched matrix products, so that most of what lies above the diagonal is not
+computed, and uses the causal softmax of the given operations (reference.py or native.py). The attention weights are
+saved for the backward pass; torch's own kernel recomputes them, which takes 1.5 times as long for heads of 64 and
+windows of 512. Where a processor has AVX512-BF16 and no AMX, whole heads are computed in C (csrc/training/attention.c),
+which saves no weights.
 
-Shapes: as in steps.py; R = B T rows, D = H E.
+Shapes: as in reference.py; R = B T rows, D = H E.
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from torch import Tensor
 from charladder.kernels import native
 from charladder.kernels.reference import HeadLayout
 
-QUERY_BLOCK = 256  # queries at once: what lies above the diagonal is then mostly not computed
-MAX_SCORES = 1 << 21  # attention weights at once: within a processor's last cache
+QUERY_BLOCK = 256  # queries of a block: most of what lies above the diagonal is then not computed
+MAX_SCORES = 1 << 21  # attention scores of a block: they fit the last-level cache of a processor
 
 
 def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, list[Tensor]]:
-    """What scaled queries see, (R, D), and what the backward pass wants kept."""
+    """Attention with scaled queries, (R, D), and the tensors to save for the backward pass."""
     if ops is native and native.has_attention(qkv_3NTE):
         y_RD, log_NT = native.attention(qkv_3NTE, layout)
         return y_RD, [log_NT]
@@ -39,7 +40,7 @@ def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Te
 def attention_backward(
     ops: ModuleType, of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, kept: list[Tensor], layout: HeadLayout
 ) -> Tensor:
-    """The gradient of scaled queries, keys and values, from that of what they gave."""
+    """The gradient of scaled queries, keys and values."""
     if kept[0].ndim == 2:  # logarithms, and no weights
         return native.attention_backward(of_y_RD, qkv_3NTE, y_RD, kept[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
@@ -56,19 +57,19 @@ def attention_backward(
 
 
 def merge_heads(y_NTE: Tensor, layout: HeadLayout) -> Tensor:
-    """Heads side by side, as rows."""
+    """(N, T, E) as rows, (B T, H E)."""
     B, T, H, E = layout
     return y_NTE.view(B, H, T, E).transpose(1, 2).reshape(B * T, H * E)
 
 
 def split_rows(y_RD: Tensor, layout: HeadLayout) -> Tensor:
-    """Rows as heads."""
+    """(B T, H E) as heads, (N, T, E)."""
     B, T, H, E = layout
     return y_RD.view(B, T, H, E).transpose(1, 2).reshape(B * H, T, E)
 
 
 def blocks(heads: int, length: int) -> Iterator[tuple[slice, int, int]]:
-    """Heads, first query and the one after the last, of each piece."""
+    """The blocks: a slice of heads, the first query and the one after the last."""
     group = max(1, MAX_SCORES // (min(QUERY_BLOCK, length) * length))
     for first in range(0, heads, group):
         for begin in range(0, length, QUERY_BLOCK):

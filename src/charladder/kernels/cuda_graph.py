@@ -1,4 +1,4 @@
-"""CUDA graphs: what a function launches on a GPU, recorded once, to be replayed in one go."""
+"""CUDA graphs: the kernels that a function launches are captured once, and replayed with one launch."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 def capture(
     run: Callable[[], Result], device: torch.device, ready: Callable[[], object] = lambda: None, pool: Any = None
 ) -> tuple[Any, Result]:
-    """A graph of what `run` launches, and what it returned, whose tensors each replay fills anew.
+    """Captures `run` as a graph. Returns the graph and the result of `run`, whose tensors each replay overwrites.
 
-    It runs once before, for what is made at a first call is not recorded. ready: called before each of the two. pool:
-    memory to share with other graphs, which must not run at the same time. Raises RuntimeError where it cannot be: too
-    little memory, or work that no graph can hold.
+    `run` is called once before the capture, because a first call may allocate what must not be captured. ready: called
+    before each of the two calls. pool: memory shared with other graphs, which must not run at the same time. Raises
+    RuntimeError where the capture fails: too little memory, or an operation that graphs do not support.
     """
     before, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     ready()

@@ -1,9 +1,9 @@
-"""Functions written in C, for training (native.c, attend.c) and generation (decode.c) on a CPU. See build.py for how
-they are compiled, and when they are used.
+"""The operations of reference.py in C (csrc/training). See build.py for how the C libraries are compiled and when they
+are used.
 
-The residual stream is float32 and products are float32 or bfloat16; sums are float32 in any case.
+The residual stream is float32, matrix products are float32 or bfloat16, sums are float32.
 
-Shapes: as in steps.py.
+Shapes: as in reference.py.
 """
 
 import ctypes
@@ -20,7 +20,8 @@ PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 
 def supports(x: Tensor, products: torch.dtype, sources: Sources = SOURCES) -> bool:
-    """Whether these steps, or other C of ours, are there for a stream like x, with products in this type."""
+    """Whether a C library (by default the operations of this file) is available for a residual stream like x and this
+    matmul dtype."""
     plain = type(x) in PLAIN_TENSORS and x.dtype == torch.float32 and x.device.type == "cpu"
     return plain and products in MATMUL_FLAGS and library(products, sources) is not None
 
@@ -40,7 +41,7 @@ def describe(*libraries: Sources) -> str:
 
 
 def library(products: torch.dtype, sources: Sources = SOURCES) -> ctypes.CDLL | None:
-    """The compiled steps, or other C of ours; None where this process does not use C."""
+    """The compiled library for a matmul dtype; None where this process does not use C."""
     return decision().libraries.get((products, sources))
 
 
@@ -51,8 +52,9 @@ def call(
     threads: int = 0,
     sources: Sources = SOURCES,
 ) -> None:
-    """Calls a function of the library: tensors by address, floats as float, whole numbers as long; then the threads.
-    Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of products."""
+    """Calls a function of the library: tensors as pointers, floats as float, integers as long; then the number of
+    threads. Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of the
+    matmul dtype."""
     found = library(products, sources)
     assert found is not None
     given = []
@@ -118,13 +120,13 @@ def causal_softmax_backward(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> N
 
 
 def has_attention(qkv_3NTE: Tensor) -> bool:
-    """Whether `attend` is there for heads of this size and type, and there are enough for all threads."""
+    """Whether `attention` is available for heads of this size and dtype, and there are enough heads for all threads."""
     found, (_, N, _, E) = library(qkv_3NTE.dtype), qkv_3NTE.shape
     return found is not None and E % 32 == 0 and torch.get_num_threads() <= N and bool(found.has_attention())
 
 
 def attention(qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, Tensor]:
-    """Causal attention of scaled queries, (R, D), and the logarithm of the sum of each query's weights, (N, T)."""
+    """Causal attention of scaled queries, (R, D), and the log-sum-exp of each query's scores, (N, T)."""
     B, T, H, E = layout
     y_RD, log_NT = qkv_3NTE.new_empty(B * T, H * E), qkv_3NTE.new_empty(B * H, T, dtype=torch.float32)
     call("attention_forward", qkv_3NTE.dtype, qkv_3NTE, y_RD, log_NT, *layout)

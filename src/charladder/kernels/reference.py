@@ -1,6 +1,7 @@
-"""The steps between matrix products in training on a CPU, forward and backward: with torch, in whatever types.
+"""Reference operations: what lies between the matrix products of a training step on a CPU, forward and backward, in
+torch and for any dtype.
 
-native.py has the same functions in one pass over memory each, where a C compiler is at hand; kernels.py chooses.
+native.py has the same functions in C, each in one pass over memory; autograd.py chooses between the two.
 
 Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, G queries, keys and
 values side by side (3 D), F feed-forward width, N = B H, Q queries at once, S characters seen.
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 class HeadLayout(NamedTuple):
-    """How rows of queries, keys and values are windows and heads."""
+    """The shape of queries, keys and values that lie in rows."""
 
     windows: int
     length: int
@@ -23,7 +24,7 @@ class HeadLayout(NamedTuple):
 
 
 def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
-    """RMSNorm (Zhang and Sennrich 2019): x / rms(x) * gain in the type of products, and 1 / rms(x), (R, 1)."""
+    """RMSNorm (Zhang and Sennrich 2019): x / rms(x) * gain in the matmul dtype, and 1 / rms(x), (R, 1)."""
     wide = torch.promote_types(x_RD.dtype, torch.float32)
     square_R1 = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=wide).square_()
     inverse_R1 = square_R1.div_(x_RD.shape[-1]).add_(epsilon).rsqrt_()
@@ -33,7 +34,7 @@ def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype
 def rms_norm_backward(
     of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x (and `along`, which it has besides, added) and of the gain."""
+    """The gradients of x and of the gain. `along`, the gradient of the residual connection, is added to that of x."""
     product_RD = of_y_RD * x_RD
     pull_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
     of_x_RD = (of_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, pull_R1)
@@ -44,8 +45,8 @@ def rms_norm_backward(
 def split_heads(
     mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
 ) -> tuple[Tensor, Tensor]:
-    """Queries, keys and values, (3, N, T, E): the first two normed and turned, queries also divided by sqrt(E). And
-    1 / rms of the first two, (2, B, T, H)."""
+    """Splits rows into heads: queries, keys and values, (3, N, T, E). Queries and keys are normalized and rotated,
+    queries also divided by sqrt(E). And 1 / rms of these two, (2, B, T, H)."""
     mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
     qkv_3BHTE = mixed_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
     found = []
@@ -79,7 +80,7 @@ def split_heads_backward(
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor], sense: int) -> Tensor:
-    """Pairs half a head apart, turned by their angles; back again where `sense` is -1."""
+    """Rotary embedding: rotates pairs that lie half a head apart by their angles; inversely where `sense` is -1."""
     half = x.shape[-1] // 2
     cos, sin = (angle_TE[:, :half] for angle_TE in angles)
     y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, cos.dtype))
@@ -90,25 +91,25 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor], sense: int) -> Tensor:
 
 
 def causal_softmax(score_NQS: Tensor, begin: int) -> None:
-    """Scores become weights in place: softmax, where query i sees the first begin + i + 1 characters."""
+    """Causal softmax in place: query i attends to the first begin + i + 1 characters."""
     Q = score_NQS.shape[1]
     score_NQS[:, :, begin:].add_(torch.full((Q, Q), -math.inf, dtype=score_NQS.dtype).triu_(1))
     score_NQS.copy_(score_NQS.softmax(-1))
 
 
 def causal_softmax_backward(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
-    """The gradient of weights becomes that of scores in place."""
+    """In place: the gradient of attention weights becomes that of attention scores."""
     of_NQS.copy_(torch.ops.aten._softmax_backward_data(of_NQS, weight_NQS, -1, weight_NQS.dtype))
 
 
 def swiglu(both_RG: Tensor) -> Tensor:
-    """SwiGLU (Shazeer 2020) between its products: silu(first half) * second half."""
+    """SwiGLU (Shazeer 2020) without its matrix products: silu(first half) * second half."""
     gate_RF, up_RF = both_RG.chunk(2, -1)
     return torch.nn.functional.silu(gate_RF).mul_(up_RF)
 
 
 def swiglu_backward(of_hidden_RF: Tensor, both_RG: Tensor) -> Tensor:
-    """The gradient of both halves, side by side."""
+    """The gradients of both halves, concatenated."""
     gate_RF, up_RF = both_RG.chunk(2, -1)
     of_both_RG = torch.empty_like(both_RG)
     of_gate_RF, of_up_RF = of_both_RG.chunk(2, -1)

@@ -57,7 +57,7 @@ class Block(nn.Module):
         return self.feed_forward_norm(x_BTD + self.feed_forward(x_BTD, dropout))
 
     def has_no_hooks(self) -> bool:
-        """Whether all parts are as they were made: nobody listens to one, and none is another's layer."""
+        """Whether no part has a hook and none was replaced by a module of another class."""
         return all(
             type(part) in KNOWN_MODULES
             and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)

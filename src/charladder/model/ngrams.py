@@ -1,8 +1,8 @@
-"""What the last 3 to n characters are worth together: hashed embeddings, added to that of the character.
+"""Embeddings of the last 3 to n characters, hashed, added to the embedding of the character.
 
-A table of rows for each order, and the hash of an n-gram says which row is its; n-grams that share a row share what is
-learned. A window's first characters have fewer before them, and are hashed with what stands for nothing.
-The network then has not the layout of Qwen3, and exports nowhere.
+There is a table for each order; the hash of an n-gram selects its row, and n-grams with the same row share an embedding.
+The first characters of a window have fewer characters before them, and are hashed with a padding value. A network with
+these embeddings does not have the layout of Qwen3 and cannot be exported.
 
 Shapes: B streams, T characters, S characters seen (those before, as far as they are known, and the T), D width.
 """

@@ -88,7 +88,7 @@ class Transformer(nn.Module):
         return ModelOutput(self.output(final_BTD), hidden)
 
     def embed(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the first layer reads, (B, T, D)."""
+        """The input of the first layer, (B, T, D)."""
         x_BTD = self.embedding(tokens_BT)
         if self.ngrams is None:
             return x_BTD
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     def forward_layers(
         self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None
     ) -> Tensor:
-        """The stream above layer `last`, from that above layer `first` (0: what `enter` gives)."""
+        """Runs the layers after `first` up to `last`. x: hidden states above layer `first`; 0 means those of `embed`."""
         begin = cache.length if cache is not None else 0
         end = begin + x_BTD.shape[1]
         angles = self.angles(begin, end, x_BTD.device)
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         if self.settings.positions != "rotary":
             return None
         if self.rotary is None or len(self.rotary[0]) < end or self.rotary[0].device != device:
-            with torch.inference_mode(False):  # whoever asks first, training must be able to use them too
+            with torch.inference_mode(False):  # the first caller may be in inference mode, and training uses them too
                 cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
                 self.rotary = cos.to(device), sin.to(device)
         return self.rotary[0][begin:end], self.rotary[1][begin:end]
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
 def initialise(model: Transformer, seed: int) -> None:
     """Fills all parameters, as a function of `seed` alone, by the rule `settings.initialisation`.
 
-    The output layer starts small whatever the rule, so that an untrained model spreads its bets evenly.
+    The output layer starts small under every rule, so that an untrained model predicts nearly uniformly.
     """
     generator = torch.Generator().manual_seed(seed)
     settings = model.settings

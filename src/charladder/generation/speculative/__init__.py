@@ -1,4 +1,4 @@
-"""Whatever proposes characters for the network to verify, one a file."""
+"""Speculative decoding: drafters, which propose characters that the network verifies, one in each file."""
 
 from charladder.generation.speculative.auto import AutoDrafter
 from charladder.generation.speculative.drafter import Drafter
