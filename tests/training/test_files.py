@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from charladder.atomic import beside, write_text
-from charladder.training.files import load_tensors, save_tensors
+from charladder.training.files import check_length, load_tensors, save_tensors
 from charladder.training.loop import sweep_run
 
 
@@ -81,3 +81,15 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
         written.add((tmp_path / "weights").read_bytes())
     assert len(written) == 1
     assert load_tensors(tmp_path / "weights")["a"].tolist() == [0, 1, 2]
+
+
+def test_a_file_that_is_longer_than_its_header_says_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"a": torch.ones(2)})
+    check_length(path)
+    os.truncate(path, 1 << 40)  # sparse: it takes no room on the disk, and hours to read
+    with pytest.raises(ValueError, match="longer than its header says"):
+        check_length(path)
+    path.write_bytes((1 << 40).to_bytes(8, "little"))
+    with pytest.raises(ValueError, match="header is longer"):
+        check_length(path)

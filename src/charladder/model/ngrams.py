@@ -1,6 +1,6 @@
 """Embeddings of the last 3 to n characters, hashed, added to the embedding of the character.
 
-There is a table for each order; the hash of an n-gram selects its row, and n-grams with the same row share an embedding.
+There is a table for each order. The hash of an n-gram selects its row; n-grams with the same row share an embedding.
 The first characters of a window have fewer characters before them, and are hashed with a padding value. A network with
 these embeddings does not have the layout of Qwen3 and cannot be exported.
 

@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     def forward_layers(
         self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None
     ) -> Tensor:
-        """Runs the layers after `first` up to `last`. x: hidden states above layer `first`; 0 means those of `embed`."""
+        """Runs the layers after `first` up to `last`. x: hidden states above layer `first` (0: from `embed`)."""
         begin = cache.length if cache is not None else 0
         end = begin + x_BTD.shape[1]
         angles = self.angles(begin, end, x_BTD.device)

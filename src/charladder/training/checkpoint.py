@@ -24,7 +24,7 @@ from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
 from charladder.training import shards
 from charladder.training.distributed import first, leader, wait
-from charladder.training.files import file_digest, save_tensors
+from charladder.training.files import check_length, file_digest, save_tensors
 from charladder.training.identity import RUN, check_identity
 
 FORMAT = 2
@@ -215,6 +215,7 @@ def check(path: Path) -> dict[str, Any]:
             raise ValueError("it names files that no run writes")
         for name, mark in marks.items():
             file = path / name
+            check_length(file)
             if file_digest(file) != mark:
                 raise ValueError("its checksum is not that of state.json")
         strange = {*there} - {*marks, "state.json"}

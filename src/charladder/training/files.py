@@ -17,6 +17,7 @@ from charladder.errors import BadInput
 from charladder.training.identity import RUN, check_identity
 
 DTYPES = "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"
+MAX_HEADER = 100 << 20  # bytes, the limit of safetensors itself
 DIGEST = "sha256"  # the entry of a file's metadata
 
 
@@ -84,6 +85,23 @@ def digest_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for _, tensor in sorted(tensors.items()):
         mark.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return mark.hexdigest()
+
+
+def check_length(path: Path) -> None:
+    """Raises ValueError where a safetensors file is longer than its header says, before all of it is read: a sparse
+    file may have any length. What else is wrong with a header is left to the digest."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError("its header is longer than any that a run writes")
+        try:
+            found = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in found.items() if name != "__metadata__"]
+            whole = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            return
+    if path.stat().st_size > whole:
+        raise ValueError("it is longer than its header says")
 
 
 def file_digest(path: Path) -> str:

@@ -21,6 +21,7 @@ from charladder.training.distributed import agree, gathered, leader, wait
 from charladder.training.files import save_tensors
 from charladder.training.identity import entries
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
+from charladder.training.stopwatch import Stopwatch
 from charladder.training.trainer import StepFacts, Trainer
 
 BITS = 1 / math.log(2)
@@ -91,8 +92,9 @@ def train(
     """Trains until the budget or training.patience is used up, or `stop()`; writes checkpoints, metrics, the newest
     weights and, while they are better, the best ones to `folder`.
 
-    `validate` returns bits per character of a stretch of held-out text. Time is counted from here on, all of it,
-    on top of what the run had spent before. Raises NotFinite, with the last checkpoint left as it is.
+    `validate` returns bits per character of a stretch of held-out text. Time is counted from here on, all of it except
+    while the process is stopped (SIGSTOP), on top of what the run had spent before. Raises NotFinite, with the last
+    checkpoint left as it is.
     Under several ranks all of them go through the same events; rank 0 writes.
     """
     settings, clock = trainer.settings, trainer.clock
@@ -100,7 +102,7 @@ def train(
     if clock.step == 0 and leader():
         remove_best(folder)  # of a run that ended before its first checkpoint
     metrics = Metrics(folder / "metrics.jsonl", clock.step) if leader() else Silent()
-    began = time.perf_counter() - clock.seconds
+    watch = Stopwatch(clock.seconds)
     saved, _ = agree(clock.seconds)
     lowest, _ = agree(min(validated(folder), default=math.inf) if leader() else math.inf)
     kept, _ = agree(bits_of_best(folder, lowest) if leader() else math.inf)
@@ -111,12 +113,13 @@ def train(
     validations = int(trainer.progress * (settings.validations + 1))
     lengths: list[float] = []
     asked, told = agree(0.0, stop())[1], False
+    watch.start()
     try:
         while trainer.progress < 1 and not asked and not used_up(settings, worse):
             before = time.perf_counter()
             facts = trainer.step()
             length = time.perf_counter() - before
-            clock.seconds, _ = agree(time.perf_counter() - began)
+            clock.seconds, _ = agree(watch.seconds())
             usual = statistics.median(lengths) if len(lengths) >= OFTEN else math.inf
             like_most = trainer.recorder is None or bool(trainer.recorder.failed) or trainer.recorder.replayed
             lengths = [*lengths, length][-USUAL:] if like_most else lengths
@@ -153,7 +156,7 @@ def train(
                 saved = clock.seconds
                 metrics.sync()
                 yield Saved(save(trainer, folder), False)
-            clock.seconds, asked = agree(time.perf_counter() - began, stop())
+            clock.seconds, asked = agree(watch.seconds(), stop())
         metrics.sync()
         path = save(trainer, folder)
         early = trainer.progress < 1 and used_up(settings, worse)
@@ -162,6 +165,7 @@ def train(
             remove_best(folder)
         yield Saved(path, not ended, early)
     finally:
+        watch.close()
         metrics.close()
 
 
