@@ -1,4 +1,4 @@
-/* Numbers in 32 and 16 bits, and work in equal parts: what all our C shares. */
+/* Numbers in float32 and bfloat16, and the division of work among threads. */
 
 #pragma once
 
@@ -18,8 +18,8 @@ static inline float to_float(element h)
     return f;
 }
 
-/* To the nearest, ties to even. A NaN whose lower bits are all set would become 0: those in 16 bits have none, nor has
-   what comes of them; where float32 comes in, to_element_nan_safe and canonical_nans prevent it. */
+/* Rounds to the nearest, ties to even. A NaN whose lower bits are all set would become 0. A NaN that was bfloat16
+   before has no such bits; for float32 inputs use to_element_nan_safe or canonical_nans. */
 static inline element to_element(float f)
 {
     uint32_t bits;
@@ -40,7 +40,7 @@ static inline element to_element(float f) { return f; }
 static inline element to_element_nan_safe(float f) { return f; }
 #endif
 
-/* A copy whose NaNs are all alike; to be freed. */
+/* A copy in which all NaNs have the same bits; the caller frees it. */
 static inline float *canonical_nans(const float *from, long count)
 {
     float *to = malloc(count * sizeof(float));
@@ -67,7 +67,7 @@ static inline float fast_exp(float x)
     return scale * (p * r * r + r + 1.0f);
 }
 
-/* e^x of each number, less the highest of them, which is told. Returns the sum. */
+/* e^(x - highest) of each number; sets `highest` to the largest number and returns the sum. */
 static inline float exp_and_sum(const element *x, long count, float *raised, float *highest)
 {
     float most = -INFINITY, sum = 0;
@@ -83,7 +83,7 @@ static inline float exp_and_sum(const element *x, long count, float *raised, flo
     return sum;
 }
 
-/* Rows in as many parts as threads are asked for, whether or not so many come: sums do not depend on that. */
+/* Divides rows into as many parts as threads are requested, even if fewer threads run: sums do not depend on that. */
 #define FOR_EACH_THREAD                                                                                                \
     _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (long me = 0; me < threads; me++)
 #define THREAD_RANGE(count, first, last) const long first = (count) * me / threads, last = (count) * (me + 1) / threads

@@ -1,16 +1,16 @@
-/* Products of 16-bit panels by the processor's matrix units (AMX), where it has them: 16 rows cost little more than
-   one. What is multiplied is rounded to bfloat16 there; sums are in float32, over inputs in the same order for every
-   row, alone or in company.
+/* Products of bfloat16 panels with AMX tiles, on processors that have them: 16 rows cost little more than one. Inputs
+   are rounded to bfloat16. Sums are in float32, over inputs in the same order for every row, so that a row's result
+   does not depend on the other rows.
 
-   Tiles hold 16 rows of 64 bytes: 0 to 3 sums of 16 rows and 16 outputs, the others 32 inputs of 16 rows, or 16 pairs
-   of inputs of 16 outputs.
+   Tiles have 16 rows of 64 bytes. Tiles 0 to 3 hold sums of 16 rows and 16 outputs; the others hold 32 inputs of 16
+   rows, or 16 pairs of inputs of 16 outputs.
 */
 
 #pragma once
 
 #include "gemm/panels.h"
 
-#define ROWS 128 /* at once: their inputs stay in a processor's second cache */
+#define ROWS 128 /* rows of a block: their inputs stay in the second-level cache */
 
 #if defined(BFLOAT16) && defined(__AMX_BF16__) && defined(__AMX_TILE__)
 
@@ -18,7 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Whether the system lets this process use them: asked once. */
+/* Whether the system lets this process use AMX; it is asked once. */
 static inline int has_amx(void)
 {
     static int asked, allowed;
@@ -30,7 +30,7 @@ static inline int has_amx(void)
     return __atomic_load_n(&allowed, __ATOMIC_RELAXED);
 }
 
-/* Before and after a thread's products of N rows. */
+/* Call these before and after the products of N rows, in each thread. */
 static inline void amx_begin(long N)
 {
     struct {
@@ -53,7 +53,7 @@ static inline void amx_end(void)
         _tile_release();
 }
 
-/* Sums of 16 outputs: into tile C, of the rows in tile A, weights by tile B. */
+/* Adds to tile C, 16 outputs: the product of the rows in tile A and the weights, which are loaded into tile B. */
 #define SUM(C, A, B, weights)                                                                                          \
     _tile_loadd(B, weights, 4 * PANEL);                                                                                \
     _tile_dpbf16ps(C, A, B)
@@ -64,7 +64,7 @@ static inline void amx_end(void)
     _tile_zero(3)
 #define STORE(C, to) _tile_stored(C, to, 4 * PANEL)
 
-/* 16 rows, or fewer, times two panels, or one: sums are (2, 16, 32). x_NK is rounded, and K filled up. */
+/* Up to 16 rows times two panels, or one: sums are (2, 16, 32). x_NK is rounded and padded. */
 static inline void two_panels(const element *one, const element *two, const element *x_NK, long K, float *sums)
 {
     NO_SUMS;
@@ -83,7 +83,8 @@ static inline void two_panels(const element *one, const element *two, const elem
     STORE(3, sums + 16 * PANEL + LANES);
 }
 
-/* 32 rows times one panel: sums are (32, 32). `lines` of what comes next are asked for with every 32 inputs. */
+/* 32 rows times one panel: sums are (32, 32). With every 32 inputs, `lines` cache lines from `next` on are prefetched.
+ */
 static inline void two_tiles(const element *panel, const element *x_NK, long K, const char *next, int lines,
                              float *sums)
 {
@@ -104,7 +105,7 @@ static inline void two_tiles(const element *panel, const element *x_NK, long K, 
     STORE(3, sums + 16 * PANEL + LANES);
 }
 
-/* As multiply. rounded: room for N rows of K filled up; above 16, N filled up to a multiple of 32; at most ROWS. */
+/* As multiply in gemm.h. rounded: room for N padded rows; above 16, N is padded to a multiple of 32; at most ROWS. */
 static inline void multiply_amx(const element *matrix, const float *x_NK, long apart, long N, long K, long O,
                                 long first, long last, int how, float *y_NO, long stride, element *rounded)
 {

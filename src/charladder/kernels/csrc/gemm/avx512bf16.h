@@ -1,20 +1,20 @@
-/* Products of 16-bit panels by instructions that multiply inputs in pairs (AVX512-BF16), where a processor has these
-   and no matrix units: twice the operations of float32. What is multiplied is rounded to bfloat16; sums are in float32,
-   over inputs in the same order for every row, alone or in company.
+/* Products of bfloat16 panels with AVX512-BF16, which multiplies inputs in pairs, on processors that have it and no
+   AMX: twice the rate of float32. Inputs are rounded to bfloat16. Sums are in float32, over inputs in the same order
+   for every row, so that a row's result does not depend on the other rows.
 */
 
 #pragma once
 
 #include "gemm/panels.h"
 
-#define DEEP 384 /* inputs at once, a multiple of 32: a panel of them stays in a processor's first-level cache */
+#define DEEP 384 /* inputs of a block, a multiple of 32: a panel of them stays in the first-level cache */
 
 #if defined(BFLOAT16) && defined(__AVX512BF16__)
 
 static inline int has_avx512bf16(void) { return 1; }
 
-/* One panel times `rows` rows, a constant where this is inlined, over K inputs, a multiple of 4; x_RK is rounded. As
-   tile_of in generic.h otherwise. */
+/* One panel times `rows` rows (a constant where this is inlined) over K inputs, a multiple of 4; x_RK is rounded.
+   Otherwise as tile_of in generic.h. */
 static inline __attribute__((always_inline)) void pair_tile(const element *panel, const element *x_RK, long K,
                                                             long stride, const int rows, const char *next,
                                                             const int lines, float *to_RP)
@@ -54,7 +54,7 @@ static inline void pair_tiles(const element *panel, const element *x_RK, long K,
 #undef CALL
 }
 
-/* As multiply. rounded: scratch(N, K). */
+/* As multiply in gemm.h. rounded: scratch_size(N, K) floats. */
 static inline void multiply_avx512bf16(const element *matrix, const float *x_NK, long apart, long N, long K, long O,
                                        long first, long last, int how, float *y_NO, long stride, element *rounded)
 {

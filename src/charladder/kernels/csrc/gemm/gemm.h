@@ -1,4 +1,4 @@
-/* The product of a matrix in panels with rows: the dispatcher over what this processor has. */
+/* The product of a matrix in panels with rows: the dispatcher over AMX, AVX512-BF16 and generic vectors. */
 
 #pragma once
 
@@ -6,14 +6,15 @@
 #include "gemm/avx512bf16.h"
 #include "gemm/generic.h"
 
-/* Numbers' worth of room for what amx.h rounds of N rows of K. */
+/* Room, in floats, for N rows of K rounded to bfloat16. */
 static inline long scratch_size(long N, long K)
 {
     const long rows = N > 16 ? ceil_div(N, 32) * 32 : N;
     return (rows < ROWS ? rows : ROWS) * ceil_div(K, 32) * 32 * sizeof(uint16_t) / sizeof(float);
 }
 
-/* Panels first to last of a matrix times all rows, which lie `apart` from each other. rounded: scratch(N, K). */
+/* Panels first to last of a matrix times all rows, which have the stride `apart`. rounded: scratch_size(N, K) floats.
+ */
 static inline void multiply(const element *matrix, const float *x_NK, long apart, long N, long K, long O, long first,
                             long last, int how, float *y_NO, long stride, element *rounded)
 {

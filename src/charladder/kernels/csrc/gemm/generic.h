@@ -6,9 +6,8 @@
 
 #define DEPTH 256 /* inputs at once: a panel of them stays in a processor's first-level cache */
 
-/* `span` vectors of a panel's outputs times `rows` rows, constants where this is inlined; to_RP: (rows, 32). With every
-   two inputs so many lines of what comes next are asked for, from `next` on: the processor alone does not ask early
-   enough. */
+/* `span` vectors of a panel's outputs times `rows` rows, both constants where this is inlined; to_RP: (rows, 32). With
+   every two inputs, `lines` cache lines from `next` on are prefetched, because the hardware prefetcher is too late. */
 static inline __attribute__((always_inline)) void tile_of(const element *panel, const float *x_RK, long K, long stride,
                                                           const int rows, const int span, const char *next,
                                                           const int lines, float *to_RP)
@@ -63,7 +62,8 @@ static inline void multiply_generic(const element *matrix, const float *x_NK, lo
             for (long k = 0; k < K; k += DEPTH) {
                 const long depth = K - k < DEPTH ? K - k : DEPTH;
                 const element *panel = matrix + (p * padded(K) + k) * PANEL;
-                /* The next part of the matrix is asked for in equal shares, by all tiles of rows or by the first. */
+                /* The next part of the matrix is prefetched in equal shares, by all tiles of rows or by the first one.
+                 */
                 const char *next = (const char *)(panel + depth * PANEL);
                 const float *x = x_NK + begin * apart + k;
                 if (block == 1) {
@@ -73,8 +73,8 @@ static inline void multiply_generic(const element *matrix, const float *x_NK, lo
                     continue;
                 }
                 const int lines = block <= 3 * TILE ? LINES / 2 : 1;
-                /* Else two rows may be left, which take as long as four. Of few rows in 32 bits the weights take
-                 * longer. */
+                /* Otherwise a tile of two rows may remain, which takes as long as four. Of few rows in float32, weights
+                 * take longer. */
                 const int is_balanced = block > (sizeof(element) < sizeof(float) ? TILE : 3 * TILE);
                 const long tiles = ceil_div(block, TILE), all = depth / 2 * LINES,
                            count = PANEL / (SPAN * WIDTH) * tiles;

@@ -1,6 +1,6 @@
-/* Matrices in panels of 32 outputs, and their products with a few rows: a sum over K needs no sum across a vector, and
-   is the same however many rows there are. In 32 bits a panel is (K, 32); in 16 bits inputs lie in pairs, (K / 2, 32,
-   2), and K is filled up with zeros to a multiple of 32, as amx.h wants them.
+/* The layout of matrices in panels of 32 outputs, for products with few rows. A sum over K needs no horizontal sum, and
+   is the same whatever the number of rows. In float32 a panel is (K, 32). In bfloat16 inputs lie in pairs, (K / 2, 32,
+   2), and K is padded with zeros to a multiple of 32, as amx.h requires.
 
    Shapes: N rows, O outputs and K inputs of a matrix, P 32, D width.
 */
@@ -16,9 +16,9 @@
 #define PANEL 32
 #define LANES 16
 #define LINE 64
-#define LINES (2 * PANEL * (int)sizeof(element) / LINE) /* of the cache, for the weights of two inputs */
+#define LINES (2 * PANEL * (int)sizeof(element) / LINE) /* cache lines of the weights of two inputs */
 
-/* As wide as the machine's own: a compiler takes wider vectors apart into single numbers. */
+/* The width of the machine's own vectors: compilers split wider ones into scalars. */
 #if defined(__AVX512F__)
 #define WIDTH 16
 #elif defined(__AVX__)
@@ -26,9 +26,9 @@
 #else
 #define WIDTH 4
 #endif
-#define TILE 6 /* rows at once */
-#define SPAN 2 /* vectors of outputs at once */
-/* Sums of each: one for even inputs and one for odd ones where there are 32 registers, else one for all. */
+#define TILE 6 /* rows of a tile */
+#define SPAN 2 /* vectors of outputs of a tile */
+/* Accumulators of each output: one for even and one for odd inputs where there are 32 registers, otherwise one. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define SPLIT 2
 #else
@@ -42,7 +42,7 @@ typedef uint16_t u16_vec __attribute__((vector_size(2 * WIDTH)));
 static inline long ceil_div(long number, long to) { return (number + to - 1) / to; }
 
 #ifdef BFLOAT16
-#define INTERLEAVE 2 /* inputs that lie side by side */
+#define INTERLEAVE 2 /* adjacent inputs of one output */
 static inline long padded(long K) { return ceil_div(K, 32) * 32; }
 #else
 #define INTERLEAVE 1
@@ -61,7 +61,7 @@ static inline void store_f(float *to, vec v) { memcpy(to, &v, sizeof v); }
 static inline vec load(const element *from)
 {
 #if defined(BFLOAT16) && defined(__AVX512F__)
-    /* In one instruction, which __builtin_convertvector is not. */
+    /* One instruction; __builtin_convertvector takes several. */
     return (vec)((u32_vec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)) << 16);
 #elif defined(BFLOAT16) && defined(__AVX2__)
     return (vec)((u32_vec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)) << 16);
@@ -74,7 +74,7 @@ static inline vec load(const element *from)
 #endif
 }
 
-/* What lies in a register from here on: else a compiler loads it again for every row. */
+/* Keeps a value in a register; otherwise the compiler loads it again for every row. */
 static inline vec keep_in_register(vec v)
 {
 #if defined(__AVX512F__)
@@ -85,7 +85,7 @@ static inline vec keep_in_register(vec v)
     return v;
 }
 
-/* The weights of input k, which is even, or the one after it: vector v of the outputs. */
+/* Vector v of the weights of input k, which is even, or of the input after it. */
 static inline __attribute__((always_inline)) vec weight(const element *panel, long k, const int odd, const int v)
 {
 #ifdef BFLOAT16
@@ -97,7 +97,7 @@ static inline __attribute__((always_inline)) vec weight(const element *panel, lo
 #endif
 }
 
-/* CALL(rows), where the number of rows is a constant in each. */
+/* CALL(rows), with the number of rows as a constant in each case. */
 #define OF_ROWS(count)                                                                                                 \
     case count:                                                                                                        \
         CALL(count);                                                                                                   \
@@ -113,12 +113,12 @@ static inline __attribute__((always_inline)) vec weight(const element *panel, lo
         CALL(TILE);                                                                                                    \
     }
 
-#define BLOCK 120 /* rows at once */
+#define BLOCK 120 /* rows of a block */
 
 enum { SET, ADD, GATE };
 
-/* What one panel p gave, (rows, 32), goes into y_NO, is added to it, or, where gates and what they let through lie side
-   by side, 16 and 16, becomes half as many outputs: silu(gate) * up. */
+/* Stores the sums of panel p, (rows, 32), into y_NO: SET writes them, ADD adds them. GATE: 16 gates and the 16 values
+   that they gate lie side by side, and half as many outputs are written: silu(gate) * up. */
 static inline void store_panel(const float *sums, long rows, long p, long O, int how, float *y_NO, long stride)
 {
     for (long n = 0; n < rows; n++) {
@@ -144,7 +144,7 @@ static inline void store_panel(const float *sums, long rows, long p, long O, int
     }
 }
 
-/* Rows of K in bfloat16, K filled up with zeros. */
+/* Rounds rows of K to bfloat16, padded with zeros. */
 static inline void round_rows(const float *x_NK, long apart, long N, long K, element *rounded)
 {
     const long wide = padded(K);

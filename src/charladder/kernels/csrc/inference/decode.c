@@ -1,14 +1,13 @@
-/* The whole network for a few characters, in one call: generation on a CPU.
+/* The whole network for a few characters in one call: inference on a CPU.
 
-   packed.py compiles this file with layers.c, once with BFLOAT16 (weights, keys and values in bfloat16; so is what
-   matrices multiply, where gemm/amx.h or gemm/avx512bf16.h has what it takes) and once without (float32). All else is
-   in float32. A row is one character of one stream, at its place; rows of a stream must come one after the other,
-   places rising: a head of a stream is one thread's. What comes of a row depends on nothing but its stream's
-   characters: not on the other rows, nor on how many threads there are. So characters read several at once, or beside
-   other streams, give bit for bit what they give alone.
+   It is compiled with layers.c, once with BFLOAT16 (weights, keys and values in bfloat16; matrix inputs too, with AMX
+   or AVX512-BF16) and once without (float32). Everything else is in float32. A row is one character of one sequence at
+   its position. The rows of a sequence must be adjacent, with rising positions, because one thread computes a head of a
+   sequence. A row's result depends only on the characters of its sequence, not on other rows or the number of threads:
+   characters that are read together, or beside other sequences, give the same bits as alone.
 
-   Shapes: N rows, D width, H heads, E head size, Z the next multiple of 16, F feed-forward width, V symbols, S streams,
-   C characters of context, T characters at once.
+   Shapes: N rows, D width, H heads, E head size, Z the next multiple of 16, F feed-forward width, V symbols, S
+   sequences, C characters of context, T characters of one call.
 */
 
 #include <omp.h>
@@ -16,22 +15,22 @@
 
 #include "inference/kv_cache.h"
 
-#define ROWS_PER_THREAD 16 /* rows of a thread from which on it does them by itself */
+#define ROWS_PER_THREAD 16 /* from so many rows for each thread on, a thread computes its rows alone */
 #ifndef SHARED_CACHE_BYTES
 #define SHARED_CACHE_BYTES                                                                                             \
-    (8 << 20) /* bytes of weights up to which that pays, as in packed.py: each thread reads all of them */
+    (8 << 20) /* bytes of weights up to which that is faster, as in packed.py, because each thread reads all weights   \
+               */
 #endif
 #ifndef OWN_CACHE_BYTES
-#define OWN_CACHE_BYTES                                                                                                \
-    (3 << 20) /* bytes of keys and values that stay in a cache beside those weights, for each thread */
+#define OWN_CACHE_BYTES (3 << 20) /* bytes of keys and values that stay in each thread's cache beside those weights */
 #endif
 
 enum { GAIN, QKV, HEAD_GAINS, OUT, SECOND_GAIN, GATE_UP, DOWN, PARTS };
 
-/* Whether what matrices multiply is rounded to bfloat16 here. */
+/* Whether the inputs of matrices are rounded to bfloat16 on this processor. */
 int rounds_inputs(void) { return has_amx() || has_avx512bf16(); }
 
-/* What one thread does of a pass over N rows: `me` of `all` threads that share it, or the whole of it by itself. */
+/* The part of thread `me` of `all` in a pass over N rows; with all = 1, the whole pass. */
 static void forward_rows(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N,
                          const int64_t *ids_N, float *x_ND, long first, long last, float *final_ND, float *logits_NV,
                          float *qkv, float *hidden, float *normed, long me, long all)
@@ -40,11 +39,11 @@ static void forward_rows(const Network *net, long N, const int64_t *streams_N, c
     const long groups = ceil_div(C, LANES), key_size = groups * E * LANES, value_size = C * ceil_div(E, LANES) * LANES;
     float *score = normed + N * D;
     element *rounded = (element *)(score + groups * LANES);
-    long starts = 0; /* streams among the rows */
+    long starts = 0; /* number of sequences among the rows */
     for (long n = 0; n < N; n++)
         starts += n == 0 || streams_N[n] != streams_N[n - 1];
     amx_begin(N);
-    /* A part is a whole number of panels, whose sums do not depend on it. */
+    /* A part is a whole number of panels, so sums do not depend on the division. */
 #define FROM(count) ((count) * me / all)
 #define TO(count) ((count) * (me + 1) / all)
 #define BARRIER                                                                                                        \
@@ -102,7 +101,7 @@ static void forward_rows(const Network *net, long N, const int64_t *streams_N, c
     amx_end();
 }
 
-/* The first row at or after `row` with which a stream begins. */
+/* The first row at or after `row` that begins a sequence. */
 static long sequence_start(const int64_t *streams_N, long N, long row)
 {
     while (row > 0 && row < N && streams_N[row] == streams_N[row - 1])
@@ -110,7 +109,7 @@ static long sequence_start(const int64_t *streams_N, long N, long row)
     return row;
 }
 
-/* Whether no thread has a quarter more than its share, where none takes part of a stream. */
+/* Whether no thread has 25% more than its share if no sequence is divided. */
 static int is_balanced(const int64_t *streams_N, long N, long threads)
 {
     long most = 0;
@@ -122,22 +121,23 @@ static int is_balanced(const int64_t *streams_N, long N, long threads)
     return 4 * most * threads <= 5 * N;
 }
 
-/* Bytes of the weights that layers first to last read. */
+/* Bytes of the weights of layers first to last. */
 static long weight_bytes(const Network *net, long first, long last)
 {
     return (last - first) * net->D * (4 * net->D + 3 * net->F) * (long)sizeof(element);
 }
 
-/* Numbers' worth of room that a thread wants for itself. */
+/* Room, in floats, that each thread needs for itself. */
 static long room(const Network *net, long N)
 {
     return N * net->D + ceil_div(net->C, LANES) * LANES + scratch_size(N, net->D > net->F ? net->D : net->F);
 }
 
-/* Layers first to last. ids_N: the characters, where the first is layer 0; else x_ND holds the stream below. x_ND is left
-   with the stream above; with logits_NV, it is normed into final_ND too, and read by the output layer. Rows are
-   shared by the threads, matrix by matrix; of many in a small network each thread has its own, and waits for nobody.
-   work: room for N (3 D + F) numbers and, for each thread, N D, C filled up to 16, and scratch(N, max(D, F)). */
+/* Runs layers first to last. ids_N: the characters, where first is 0; otherwise x_ND holds the hidden states below.
+   x_ND receives the hidden states above. With logits_NV, they are also normalized into final_ND, and the output layer
+   runs. Threads share each matrix; with many rows in a small network, each thread computes its own rows without waiting
+   for others. work: room for N (3 D + F) floats and, for each thread, N D, C padded to 16, and scratch_size(N, max(D,
+   F)). */
 void decode(const Network *net, long N, const int64_t *streams_N, const int64_t *places_N, const int64_t *ids_N,
             float *x_ND, long first, long last, float *final_ND, float *logits_NV, float *work, int threads)
 {
@@ -148,7 +148,7 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
     const int apart = small && N >= ROWS_PER_THREAD * threads && is_balanced(streams_N, N, threads);
 #pragma omp parallel num_threads(threads)
     {
-        const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many as have come */
+        const long me = omp_get_thread_num(), all = omp_get_num_threads(); /* as many threads as the system gives */
         const long n = apart ? sequence_start(streams_N, N, N * me / all) : 0;
         const long end = apart ? sequence_start(streams_N, N, N * (me + 1) / all) : N;
         if (n < end)
@@ -158,13 +158,13 @@ void decode(const Network *net, long N, const int64_t *streams_N, const int64_t 
     }
 }
 
-/* What decides which characters come next, of N rows, by uniform numbers: ids_N, their distributions p_NV and their
-   log-probabilities. Returns how many rows have logits that are no numbers. */
+/* Samples the next character of N rows with uniform numbers: their ids, distributions and log-probabilities. Returns
+   the number of rows whose logits are not finite. */
 typedef long SampleFunction(const float *logits_NV, long N, long V, const void *how, const double *uniform_N,
                             int64_t *ids_N, double *p_NV, double *nats_N);
 
-/* What is written of each row's stream: steps_N characters, at most T, after one at places_N. seen_NTV: where the
-   logits of all of them go, if anybody looks at these. */
+/* What to generate for each row's sequence: steps_N characters, at most T, after the one at places_N. seen_NTV:
+   receives the logits of all of them, or null. */
 typedef struct {
     long T;
     const int64_t *streams_N, *places_N, *first_N, *steps_N;
@@ -176,8 +176,8 @@ typedef struct {
     float *x_ND, *final_ND, *logits_NV, *work, *seen_NTV;
 } DecodeSteps;
 
-/* Rows `begin` to `end` to the last of their steps. threads: that share each pass; 0: it is this one's alone, number
-   `me`, of work for N rows. */
+/* Generates rows `begin` to `end` to the last of their steps. threads: the number that share each pass; 0: this thread,
+   number `me`, alone, with work for N rows. */
 static long decode_rows(const Network *net, const DecodeSteps *w, long N, long begin, long end, int threads, long me)
 {
     const long D = net->D, F = net->F, V = net->V, count = end - begin;
@@ -197,7 +197,7 @@ static long decode_rows(const Network *net, const DecodeSteps *w, long N, long b
                 ids[rows] = t ? w->ids_NT[n * w->T + t - 1] : w->first_N[n];
                 uniform[rows++] = w->uniform_NT[n * w->T + t];
             }
-        if (!rows) /* T may be that of others */
+        if (!rows) /* T may be the maximum of other sequences */
             break;
         if (threads)
             decode(net, rows, numbers, places, ids, x, 0, net->L, final, logits, w->work, threads);
@@ -221,9 +221,9 @@ static long decode_rows(const Network *net, const DecodeSteps *w, long N, long b
     return bad;
 }
 
-/* Further characters of N streams, a row each, without coming back in between. In a small network each thread has its
-   own rows, and of these writes as many to the end as its cache holds keys and values of: else every character would
-   read them from memory. final_ND: of the last character read. Returns how many rows had logits that are no numbers.
+/* Generates further characters of N sequences, one row each, in one call. In a small network each thread has its own
+   rows, and completes as many of them at a time as its cache holds keys and values for; otherwise every character would
+   read them from memory. final_ND: of the last character read. Returns the number of rows whose logits are not finite.
    work: as for decode. */
 long decode_steps(const Network *net, long N, const DecodeSteps *writing, int threads)
 {

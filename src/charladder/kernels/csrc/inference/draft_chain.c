@@ -1,6 +1,7 @@
-/* Characters drafted one after the other, each from those before it: the recurrent layer of heads.Chain, packed.
+/* Characters drafted one after the other, each from those before it: the recurrent layer of drafting_heads.ChainedHead,
+   packed.
 
-   Shapes: N streams, D width, F feed-forward width, V symbols, M drafts of all streams.
+   Shapes: N sequences, D width, F feed-forward width, V symbols, M drafts of all sequences.
 */
 
 #include <omp.h>
@@ -16,10 +17,10 @@ typedef struct {
     const element *gate_up, *down, *output;
 } DraftChain;
 
-/* state_ND: what the network's output layer read last. ids_N: the character chosen since. counts_N: how many to draft;
-   they are written to ids_M, one stream after the other, with the distributions q_MV that they were drawn from.
-   uniform_M likewise. work: room for N (D + F + V) and, for each thread, scratch(N, max(D, F)). Returns 1 where logits
-   are no numbers. */
+/* state_ND: the input of the network's output layer at the last position. ids_N: the character chosen since then.
+   counts_N: how many characters to draft. ids_M receives them, one sequence after the other, and q_MV the distributions
+   from which they were drawn; uniform_M has the same order. work: room for N (D + F + V) floats and, for each thread,
+   scratch_size(N, max(D, F)). Returns 1 where logits are not finite. */
 long draft_chain(const DraftChain *net, long N, float *state_ND, const int64_t *ids_N, const int64_t *counts_N,
                  const Sampling *sampling, const double *uniform_M, int64_t *ids_M, double *q_MV, float *work,
                  int threads)

@@ -1,6 +1,6 @@
-/* One head of one character against the keys and values of its stream, for decode.c.
+/* Attention of one head of one character to the KV cache of its sequence, for decode.c.
 
-   Keys lie in groups of 16 places, (ceil(C / 16), E, 16), so that no sum goes across a vector; values as (C, Z).
+   Keys lie in groups of 16 positions, (ceil(C / 16), E, 16), so that there is no horizontal sum; values as (C, Z).
 
    Shapes: D width, E head size, Z the next multiple of 16, C characters of context.
 */
@@ -15,20 +15,21 @@ typedef struct {
     float epsilon;
     const float *embedding_VD, *final_gain_D, *cos_CE, *sin_CE;
     const element *output;
-    const void *const *layers; /* seven a layer: gain, qkv, query and key gains, output, gain, gate and up, down */
-    element *const *cache;     /* two a layer: keys (S, H, groups, E, 16), values (S, H, C, Z) */
+    const void *const
+        *layers;           /* seven for each layer: gain, qkv, query and key gains, output, gain, gate and up, down */
+    element *const *cache; /* two for each layer: keys (S, H, groups, E, 16), values (S, H, C, Z) */
 } Network;
 
-#define PREFETCH_BYTES 8192 /* bytes */
-/* Whether, of many streams, a processor of this kind loses by being asked for what it is about to find itself: the rest
-   of a stretch of 32 bits. Then it is asked for what comes after alone. */
+#define PREFETCH_BYTES 8192 /* how many bytes ahead memory is prefetched */
+/* With many sequences, prefetching the rest of the current stretch slows down AVX2 processors in float32, because their
+   hardware prefetcher already does it. Then only the memory that is read afterwards is prefetched. */
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(BFLOAT16)
 #define SKIP_PREFETCH 1
 #else
 #define SKIP_PREFETCH 0
 #endif
 
-/* Queries or keys of one head: normed, and turned by the angles of a place. */
+/* Normalizes the query or key of one head and applies the rotary embedding of a position. */
 static void norm_and_rotate(const float *x_E, const float *gain_E, float epsilon, float times, const float *cos,
                             const float *sin, long E, float *y_E)
 {
@@ -41,9 +42,9 @@ static void norm_and_rotate(const float *x_E, const float *gain_E, float epsilon
     }
 }
 
-/* Asks for `count` numbers some way ahead of place `at` in a stretch of which `used` are read, and then in what is read
-   after it: the processor alone does not ask early enough. Into its second cache: the first has few places for what is
-   on its way. */
+/* Prefetches `count` numbers some way ahead of place `at` in a stretch of `used` numbers, and past its end in the
+   memory that is read after it, because the hardware prefetcher is too late. It prefetches into the second-level cache,
+   because the first-level cache has few entries for outstanding loads. */
 static inline void prefetch(const element *stretch, long at, long used, const element *after, long count,
                             const int many)
 {
@@ -56,9 +57,9 @@ static inline void prefetch(const element *stretch, long at, long used, const el
 }
 
 #define VECS (LANES / WIDTH)             /* vectors of 16 numbers */
-#define VALUE_SUMS (WIDTH == 16 ? 4 : 1) /* sums of values that take turns: as many as there are registers for */
+#define VALUE_SUMS (WIDTH == 16 ? 4 : 1) /* independent accumulators of values: as many as there are registers for */
 
-/* Vectors of values, a constant where this is inlined, of all that is seen, times their weights. */
+/* The weighted sum of `count` vectors (a constant where this is inlined) of all values up to `seen`. */
 static inline __attribute__((always_inline)) void weighted_values(const element *values, const float *score, long seen,
                                                                   long Z, const int count, const element *next,
                                                                   const int many, float by, float *to)
@@ -87,8 +88,8 @@ static inline __attribute__((always_inline)) void weighted_values(const element 
     }
 }
 
-/* One head of one row: its key and value go into the cache, and it looks at all up to its own place. y_E is where the
-   query was; score has room for all groups. */
+/* One head of one row: writes its key and value into the cache, and attends to all positions up to its own. y_E
+   overwrites the query; score has room for all groups. */
 static void attend_head(const Network *net, float *qkv_3D, const float *gain_2E, element *keys, element *values,
                         const element *next, const int many, long place, long h, float *score, float *y_E)
 {
@@ -130,7 +131,7 @@ static void attend_head(const Network *net, float *qkv_3D, const float *gain_2E,
         most = score[s] > most ? score[s] : most;
 #pragma omp simd reduction(+ : sum)
     for (long s = 0; s < groups * LANES; s++) {
-        score[s] = fast_exp(score[s] - most); /* what is not seen is 0 */
+        score[s] = fast_exp(score[s] - most); /* masked positions become 0 */
         sum += score[s];
     }
     const float by = 1.0f / sum;

@@ -1,7 +1,7 @@
-/* From logits to characters: what sampling.py and verification.py say, for many rows in one call. In double, but for
-   the exponentials. Uniform numbers come from the caller, so that whoever gives the same ones gets the same text.
+/* From logits to characters: generation/sampling.py and sampler.py in C, for many rows in one call. Arithmetic is in
+   double, except for the exponentials. The caller gives the uniform random numbers, so equal numbers give equal text.
 
-   Shapes: N rows, V symbols, S streams, M drafted characters of all streams.
+   Shapes: N rows, V symbols, S sequences, M drafted characters of all sequences.
 */
 
 #include "inference/sampling.h"
@@ -28,7 +28,7 @@ static void renormalise(double *p_V, long V)
         p_V[v] /= sum;
 }
 
-/* e^(x - the largest x), times `by` before; returns their sum, or NaN where any is. */
+/* e^((x - the largest x) * by); returns their sum, or NaN where an x is NaN. */
 static double exp_into(const float *logits_V, long V, float most, float by, double *p_V)
 {
     double sum = 0;
@@ -58,7 +58,7 @@ static long argmax(const float *logits_V, long V)
     return at;
 }
 
-/* The distribution that is drawn from. */
+/* The distribution that is sampled from. */
 void distribution(const float *logits_V, long V, const Sampling *sampling, double *p_V)
 {
     const long at = argmax(logits_V, V);
@@ -95,7 +95,7 @@ void distribution(const float *logits_V, long V, const Sampling *sampling, doubl
     }
 }
 
-/* The first symbol at which the sum of p passes `uniform` of the whole. */
+/* Inverse CDF: the first symbol at which the cumulative sum of p exceeds `uniform` of the total. */
 long inverse_cdf_sample(const double *p_V, long V, double uniform)
 {
     double sum = 0, passed = 0;
@@ -114,8 +114,9 @@ long inverse_cdf_sample(const double *p_V, long V, double uniform)
     return last;
 }
 
-/* A race: every symbol is given an exponential time of rate p, and the first one wins, which is a draw from p. The
-   times are made from `key` and the symbol alone; so two draws with one key, from two distributions, mostly agree. */
+/* Coupled sampling: every symbol has an exponential random time of rate p, and the symbol with the smallest one is
+   chosen, which samples from p. The times depend on `key` and the symbol alone, so two draws with the same key from two
+   similar distributions mostly agree. */
 static long coupled_sample(const double *p_V, long V, double key)
 {
     uint64_t bits;
@@ -136,7 +137,8 @@ static long coupled_sample(const double *p_V, long V, double key)
         x = (x ^ x >> 27) * 0x94D049BB133111EBu;
         x ^= x >> 31;
         const double uniform = ((double)(x >> 11) + 0.5) * 0x1p-53;
-        if (1 - uniform >= soonest * p_V[v]) /* -log(u) >= 1 - u: it cannot be sooner, and needs no logarithm */
+        if (1 - uniform >=
+            soonest * p_V[v]) /* -log(u) >= 1 - u: this symbol cannot be earlier, so no logarithm is needed */
             continue;
         const double time = -log(uniform) / p_V[v];
         if (time < soonest) {
@@ -147,7 +149,7 @@ static long coupled_sample(const double *p_V, long V, double key)
     return first;
 }
 
-/* One symbol by a uniform number, in the way that the sampling says. */
+/* Samples one symbol with a uniform number, coupled or not. */
 long sample_one(const double *p_V, long V, const Sampling *sampling, double uniform)
 {
     return sampling->coupled ? coupled_sample(p_V, V, uniform) : inverse_cdf_sample(p_V, V, uniform);
@@ -168,8 +170,8 @@ static int has_nan(const float *logits_V, long V)
     return any;
 }
 
-/* One character a row. p_NV: the distributions drawn from. nats_N: or null. Returns how many rows have logits that are
-   no numbers. */
+/* Samples one character for each row. p_NV: receives the distributions. nats_N: receives log-probabilities, or null.
+   Returns the number of rows whose logits are not finite. */
 long sample(const float *logits_NV, long N, long V, const Sampling *sampling, const double *uniform_N, int64_t *ids_N,
             double *p_NV, double *nats_N)
 {
@@ -190,8 +192,7 @@ long sample(const float *logits_NV, long N, long V, const Sampling *sampling, co
     return bad;
 }
 
-/* One stream of those below: its logits, drafts, distributions, uniform numbers, and what comes of them. Returns
-   whether logits are no numbers. */
+/* Verifies the drafts of one sequence. Returns whether its logits are not finite. */
 static long verify_sequence(const float *logits_RV, long V, const Sampling *sampling, long count, const int64_t *ids_M,
                             const double *q_MV, const double *uniform, int64_t *taken_S, int64_t *next_S,
                             double *nats_R, double *work)
@@ -226,7 +227,7 @@ static long verify_sequence(const float *logits_RV, long V, const Sampling *samp
                 p_V[v] = p_V[v] > other ? p_V[v] - other : 0;
                 left += p_V[v];
             }
-            if (left == 0) /* the two are the same but for rounding */
+            if (left == 0) /* the two distributions are equal except for rounding */
                 distribution(logits, V, sampling, p_V);
             next = inverse_cdf_sample(p_V, V, uniform[2 * taken + 1]);
         }
@@ -236,11 +237,11 @@ static long verify_sequence(const float *logits_RV, long V, const Sampling *samp
     }
 }
 
-/* Verification. A stream has counts_S[s] drafts, which lie one stream after the other in ids_M, with the distributions
-   q_MV they were drawn from (null: each was certain); and one more row of logits than drafts: of each draft, and of
-   what comes after the last. uniform: two for each draft, one for each stream. taken_S: how many drafts stand; next_S:
-   the character after them; nats_N: of the characters that stand and the next. Returns how many streams have logits
-   that are no numbers. */
+/* Verifies drafts. Sequence s has counts_S[s] drafts; the drafts of all sequences are concatenated in ids_M, with the
+   distributions q_MV from which they were drawn (null: each was certain). There is one more row of logits than drafts
+   for each sequence: for each draft, and for the character after the last. uniform: two for each draft and one for each
+   sequence. accepted: the number of accepted drafts; next: the character after them; nats: log-probabilities of the
+   accepted characters and the next. Returns the number of sequences whose logits are not finite. */
 long verify_drafts(const float *logits_NV, long S, long V, const Sampling *sampling, const int64_t *counts_S,
                    const int64_t *ids_M, const double *q_MV, const double *uniform, int64_t *taken_S, int64_t *next_S,
                    double *nats_N)

@@ -1,4 +1,4 @@
-/* What sampling.c does for draft_chain.c. */
+/* Sampling, for sampling.c and draft_chain.c. */
 
 #pragma once
 

@@ -1,14 +1,15 @@
-/* Causal attention of a training step, forward and backward, where a processor multiplies bfloat16 in pairs
-   (AVX512-BF16) and has no matrix units: a head at a time, so that what a thread works on stays in its caches, and
-   weights are never kept: the backward pass makes them anew from the logarithm of each query's sum, as Dao et al.
-   (2022) do on GPUs.
+/* Causal attention of a training step, forward and backward, for processors with AVX512-BF16 and without AMX.
 
-   A row of scores is a key and its lanes are queries. So maxima and sums are vectors of queries, no sum goes across
-   one, and a row of weights is already what the gradients of values and keys multiply. Sums are in float32; weights and
-   their gradients are rounded to bfloat16. A head is one thread's: results do not depend on how many there are.
+   One head is computed at a time, so that the working set of a thread stays in its caches. Attention weights are not
+   saved: the backward pass recomputes them from the log-sum-exp of each query, as Dao et al. (2022) do on GPUs.
+
+   A row of scores belongs to a key and its lanes to queries. So maxima and sums are vectors over queries, there is no
+   horizontal sum, and a row of weights already has the layout that the gradients of values and keys need. Sums are in
+   float32; weights and their gradients are rounded to bfloat16. Each head is computed by one thread, so results do not
+   depend on the number of threads.
 
    Shapes: B windows, T characters, H heads, E head size (a multiple of 32), D = H E, R = B T rows, N = B H heads of all
-   windows; P the next multiple of 64 after T: what lies past T is 0. Two numbers side by side are a pair, 32 bits.
+   windows; P the next multiple of 64 after T, with zeros past T. Two adjacent bfloat16 numbers are a pair of 32 bits.
 */
 
 #include "common/numbers.h"
@@ -17,8 +18,8 @@
 
 #include <immintrin.h>
 
-#define SIDE 64 /* queries, or keys, at once */
-#define ROWS 8  /* of a product at once */
+#define SIDE 64 /* queries or keys in a block */
+#define ROWS 8  /* queries or keys in a matrix product */
 #define LANES 32
 
 typedef struct {
@@ -29,8 +30,8 @@ int has_attention(void) { return 1; }
 
 static void *room(long bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
 
-/* 8 rows of 32 lanes of a product: pair p of row r of the first factor is at a[r * row + p * pair], the pairs of all
-   lanes of the second at b + p * wide. `add`: to what is there. */
+/* A product of 8 rows and 32 lanes: pair p of row r of the first factor is at a[r * row + p * pair], the pairs of all
+   lanes of the second factor are at b + p * wide. add: adds to the destination. */
 static inline __attribute__((always_inline)) void product(const uint32_t *a, long row, long pair, const uint32_t *b,
                                                           long wide, long pairs, int add, float *to, long apart)
 {
@@ -55,7 +56,7 @@ static inline __attribute__((always_inline)) void product(const uint32_t *a, lon
             _mm512_storeu_ps(to + r * apart + 16 * v, sum[r][v]);
 }
 
-/* The same for as many rows and lanes as there are. */
+/* The same for any number of rows and lanes. */
 static void multiply_add(const uint32_t *a, long row, long pair, const uint32_t *b, long wide, long pairs, int add,
                          float *to, long apart, long rows, long lanes)
 {
@@ -66,7 +67,7 @@ static void multiply_add(const uint32_t *a, long row, long pair, const uint32_t 
 
 static inline __m512 raised(__m512 x)
 {
-    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x); /* in this order NaN stays NaN; -infinity becomes 0 */
+    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x); /* in this order NaN stays NaN, and -infinity becomes 0 */
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -81,7 +82,7 @@ static inline __m512 raised(__m512 x)
 
 static inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
-/* 16 pairs: of each lane, the first's number and the second's. */
+/* 16 pairs: for each lane, the number of the first vector and that of the second. */
 static inline __m512i paired(__m256i first, __m256i second)
 {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
@@ -92,7 +93,7 @@ static inline __m512 wide(const element *from)
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
 }
 
-/* Rows that lie `apart`, one after the other. */
+/* Copies rows with the stride `apart` to contiguous rows. */
 static void gather(const element *x, long apart, const Shape *s, element *to_PE)
 {
     for (long t = 0; t < s->T; t++)
@@ -144,7 +145,7 @@ static void along(const element *x_PE, const Shape *s, uint32_t *to)
         }
 }
 
-/* Which of 16 queries from `first` on see a key. */
+/* A mask of those of 16 queries, from `first` on, that attend to a key. */
 static inline __mmask16 seeing(long first, long key)
 {
     const long hidden = key - first;
@@ -157,8 +158,7 @@ typedef struct {
     float *score, *some, *of_k_PE, *of_v_PE, *dot_P;
 } Room;
 
-/* 32 queries from `begin` on; y and the logarithm of what each query's weights are divided by, for the backward pass.
- */
+/* 32 queries from `begin` on. Writes y and the log-sum-exp of each query, for the backward pass. */
 static void attend_some(const Room *m, const Shape *s, long begin, element *y, long apart, float *log_T)
 {
     const long E = s->E, keys = begin + LANES, rest = s->T - begin < LANES ? s->T - begin : LANES;
@@ -196,7 +196,7 @@ static void attend_some(const Room *m, const Shape *s, long begin, element *y, l
                                 rounded(_mm512_mul_ps(_mm512_loadu_ps(m->some + i * E + e), _mm512_set1_ps(by[i]))));
 }
 
-/* y_RD: heads side by side; log: (N, T). */
+/* y_RD: heads concatenated. log: (N, T). */
 void attention_forward(const element *qkv_3NTE, element *y_RD, float *log_NT, long B, long T, long H, long E,
                        int threads)
 {
@@ -225,8 +225,8 @@ void attention_forward(const element *qkv_3NTE, element *y_RD, float *log_NT, lo
     }
 }
 
-/* Weights of 64 keys from `key` on by 64 queries from `query` on, and their gradients: rows of keys, and the latter as
-   pairs of keys too. log_P: of queries past T, infinite. */
+/* Weights of 64 keys from `key` on by 64 queries from `query` on, and their gradients: rows of keys, the gradients also
+   as pairs of keys. log_P: infinite for queries past T. */
 static void weights(const Room *m, const Shape *s, const float *log_P, long query, long key, element *weight,
                     element *of_score, uint32_t *pairs)
 {
@@ -234,7 +234,7 @@ static void weights(const Room *m, const Shape *s, const float *log_P, long quer
     float score[ROWS * LANES], of[ROWS * LANES];
     for (long j = 0; j < SIDE; j += ROWS)
         for (long i = 0; i < SIDE; i += LANES) {
-            if (key + j >= query + i + LANES) { /* none of these queries sees any of these keys */
+            if (key + j >= query + i + LANES) { /* none of these queries attends to any of these keys */
                 for (int r = 0; r < ROWS; r++) {
                     memset(weight + (j + r) * SIDE + i, 0, LANES * sizeof(element));
                     memset(of_score + (j + r) * SIDE + i, 0, LANES * sizeof(element));
@@ -273,7 +273,7 @@ static void round_rows(const float *x_PE, long count, element *to)
         _mm256_storeu_si256((__m256i *)(to + i), rounded(_mm512_loadu_ps(x_PE + i)));
 }
 
-/* of_y_RD and y_RD: heads side by side; of_qkv: all of it is written. */
+/* of_y_RD and y_RD: heads concatenated. of_qkv: every element is written. */
 void attention_backward(const element *of_y_RD, const element *qkv_3NTE, const element *y_RD, const float *log_NT,
                         element *of_qkv_3NTE, long B, long T, long H, long E, int threads)
 {
@@ -315,7 +315,7 @@ void attention_backward(const element *of_y_RD, const element *qkv_3NTE, const e
             }
             for (long query = 0; query < P; query += SIDE) {
                 for (long key = 0; key <= query; key += SIDE) {
-                    const int more = key < query; /* the first queries that see a key are its own */
+                    const int more = key < query; /* the first block of queries that attends to a key is its own */
                     weights(&m, s, log_P, query, key, weight, of_score, m.pairs);
                     multiply_add((uint32_t *)weight, SIDE / 2, 1, m.along_of + query / 2 * E, E, SIDE / 2, more,
                                  m.of_v_PE + key * E, E, SIDE, E);

@@ -1,14 +1,15 @@
-/* What lies between the products of a layer's classifiers, forward and backward, each in one pass over memory.
+/* The operations between the matrix products of a layer's classifiers, forward and backward, each in one pass over
+   memory.
 
-   Compiled like layers.c (reference.py says what each step computes), once with BFLOAT16 (products in bfloat16) and
-   once without (float32). Sums are in float32; a row is one thread's.
+   auxiliary/cross_entropy.py defines what each of them computes. Compiled like layers.c, once with BFLOAT16 (matrix
+   products in bfloat16) and once without (float32). Sums are in float32; each row is computed by one thread.
 
    Shapes: R rows (predictions), D width, K classifiers, V symbols.
 */
 
 #include "common/numbers.h"
 
-/* Rows brought to mean 0 and variance 1. */
+/* LayerNorm without parameters: rows with mean 0 and variance 1. */
 void layer_norm_forward(const float *x_RD, float epsilon, element *y_RD, float *mean_R, float *inverse_R, long R,
                         long D, int threads)
 {
@@ -59,8 +60,8 @@ void layer_norm_backward(const element *of_y_RD, const float *x_RD, const float 
     }
 }
 
-/* In place: logits become the gradient of the weighed losses. loss_RK: nats. A target below 0 is ignored: no loss, and
-   a gradient of zeros. */
+/* In place: logits become the gradient of the weighted losses. loss_RK: nats. A target below 0 is ignored: its loss and
+   gradient are 0. */
 void cross_entropy_gradient(element *logits_RKV, const int64_t *target_RK, const float *weight_K, float *loss_RK,
                             long R, long K, long V, int threads)
 {
@@ -79,7 +80,9 @@ void cross_entropy_gradient(element *logits_RKV, const int64_t *target_RK, const
             const float weight = weight_K[row % K], right = to_float(logits[target]);
             float most;
             const float sum = exp_and_sum(logits, V, raised, &most);
-            loss_RK[row] = logf(sum) + (most - right); /* in this order: a small loss of large logits */
+            loss_RK[row] =
+                logf(sum) +
+                (most - right); /* in this order, because a small loss of large logits would lose its digits */
             const float by = weight / sum;
 #pragma omp simd
             for (long v = 0; v < V; v++)

@@ -1,12 +1,12 @@
-/* Steps of a training pass on a CPU, several in one: what torch would do in many passes over memory, in one.
+/* The operations between the matrix products of a training step on a CPU, each in one pass over memory.
 
-   native.py compiles this file, once with BFLOAT16 (products in bfloat16) and once without (float32), and reference.py
-   says what each of them computes. Sums are in float32. Rows are shared out among threads in equal parts, so that
-   results do not depend on which thread is faster; sums over rows are one a part, for the caller to add up. Head sizes
-   are even.
+   native.py calls them, and reference.py defines what each of them computes. The file is compiled once with BFLOAT16
+   (matrix products in bfloat16) and once without (float32). Sums are in float32. Rows are divided among threads in
+   equal parts, so that results do not depend on which thread is faster; sums over rows are one for each part, and the
+   caller adds them up. Head sizes are even.
 
    Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, F feed-forward
-   width, N = B * H, Q queries at once, S characters seen.
+   width, N = B * H, Q queries of a block, S keys.
 */
 
 #include "common/numbers.h"
@@ -33,7 +33,7 @@ void rms_norm_forward(const float *x_RD, const float *gain_D, float epsilon, ele
     }
 }
 
-/* of_gain: zeros, one row of D for each part. along_RD: a gradient that x has besides, or null. */
+/* of_gain: zeros, one row of D for each part. along_RD: the gradient of the residual connection, or null. */
 void rms_norm_backward(const element *of_y_RD, const float *x_RD, const float *gain_D, const float *inverse_R,
                        const float *along_RD, float *of_x_RD, float *of_gain, long R, long D, int threads)
 {
@@ -66,7 +66,7 @@ void rms_norm_backward(const element *of_y_RD, const float *x_RD, const float *g
     }
 }
 
-/* qkv: queries, keys and values one after the other, (3, N, T, E); inverse: of queries and keys, (2, R, H). */
+/* qkv: queries, keys and values, (3, N, T, E). inverse: 1 / rms of queries and keys, (2, R, H). */
 void split_heads_forward(const element *mixed_RG, const float *any_gain_2E, const float *cos_TE, const float *sin_TE,
                          float epsilon, element *qkv, float *inverse, long B, long T, long H, long E, int threads)
 {
@@ -155,7 +155,7 @@ void split_heads_backward(const element *of_qkv, const element *mixed_RG, const 
     free(gain_2E);
 }
 
-/* In place; query i of a piece sees the first begin + i + 1 characters. */
+/* In place. Query i of a block attends to the first begin + i + 1 characters. */
 void causal_softmax_forward(element *score_NQS, long N, long Q, long S, long begin, int threads)
 {
     FOR_EACH_THREAD
@@ -176,7 +176,7 @@ void causal_softmax_forward(element *score_NQS, long N, long Q, long S, long beg
     }
 }
 
-/* In place, of the gradient. */
+/* In place. */
 void causal_softmax_backward(element *of_NQS, const element *weight_NQS, long N, long Q, long S, long begin,
                              int threads)
 {
@@ -199,7 +199,7 @@ void causal_softmax_backward(element *of_NQS, const element *weight_NQS, long N,
     }
 }
 
-/* 1 / (1 + e^-x); in a loop of its own, which compilers turn into vectors more surely. */
+/* 1 / (1 + e^-x), in a loop of its own, because compilers vectorize it more reliably. */
 static inline void logistic(const element *x_F, float *share_F, long F)
 {
 #pragma omp simd
