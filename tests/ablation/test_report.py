@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from ablation.fakes import ENVIRONMENT, make_plan, make_run
-from charladder.ablation import csv_tables, markdown, page, pictures, plan, report
+from charladder.ablation import csv_tables, markdown, page, pictures, plan, report, report_files
 from charladder.ablation.results import collect
 from charladder.ablation.statistics import TOO_FEW
 
@@ -145,9 +145,9 @@ def test_all_files_say_the_same(folder):
 
 
 def test_the_files_are_written_and_written_again(folder, monkeypatch):
-    monkeypatch.setattr(report, "read_plan", lambda path: make_plan())
+    monkeypatch.setattr(report_files, "read_plan", lambda path: make_plan())
     for _ in range(2):
-        written = report.write_report(folder)
+        written = report_files.write_report(folder)
         assert [path.name for path in written] == ["report.html", "report.md", "report.csv", "summary.csv", "norms.csv"]
         assert all(path.stat().st_size > 100 for path in written)
     assert not list(folder.glob(".*.part"))

@@ -1,17 +1,15 @@
-"""The report of a plan: every number that its pages, tables and pictures show, and the files that hold them."""
+"""The report of a plan: every number that its pages, tables and pictures show."""
 
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charladder.ablation.plan import Arm, Contrast, Plan, read_plan
-from charladder.ablation.results import Gap, Result, Results, collect
+from charladder.ablation.plan import Arm, Contrast, Plan
+from charladder.ablation.results import Gap, Result, Results
 from charladder.ablation.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
-from charladder.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -67,25 +65,6 @@ class Report:
     warnings: tuple[str, ...]
     level: float | None
     command: str
-
-
-def write_report(folder: Path) -> list[Path]:
-    """Reads plan.toml and all runs in `folder`, and writes report.html and report.md there, and the tables report.csv,
-    summary.csv and norms.csv."""
-    from charladder.ablation import csv_tables, markdown, page
-
-    plan = read_plan(folder / "plan.toml")
-    report = build_report(plan, collect(folder, plan))
-    texts = {
-        "report.html": page.html(report),
-        "report.md": markdown.text(report),
-        "report.csv": csv_tables.runs(report),
-        "summary.csv": csv_tables.summary(report),
-        "norms.csv": csv_tables.norms(report),
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts]
 
 
 def build_report(plan: Plan, results: Results) -> Report:

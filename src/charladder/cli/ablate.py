@@ -166,7 +166,7 @@ def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bo
 def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interrupted], as_json: bool) -> None:
     """Writes the report, and says where it is."""
     # Here, for it loads the libraries of statistics and plots.
-    from charladder.ablation.report import write_report
+    from charladder.ablation.report_files import write_report
 
     paths = write_report(folder)
     for path in paths:
