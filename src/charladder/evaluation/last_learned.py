@@ -85,7 +85,8 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
 def has_place(line: Line) -> bool:
     """Whether the step, the progress and the characters of a line are numbers that a run can write: finite, and a
     progress that is a share of at most 2**63 steps or characters."""
-    progress, characters = line.get("progress"), line.get("characters")
+    progress: Any = line.get("progress")
+    characters: Any = line.get("characters")
     return (
         line["step"] >= 1
         and number(progress)
