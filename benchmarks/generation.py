@@ -99,7 +99,7 @@ def make_contenders(
             found[f"targets {n} {precision}"] = Ours(run, "targets", n, precision, training)
         found[f"early-exit {precision}"] = Ours(run, "early-exit", None, precision, training)
         found[f"ngram {precision}"] = Ours(run, "ngram", None, precision, training)
-        found[f"auto {precision}"] = Ours(run, "auto", None, precision, training, race=True)
+        found[f"auto {precision}"] = Ours(run, "auto", None, precision, training, coupled=True)
         for name, peer in PEERS.items():
             try:
                 found[f"{name} {precision}"] = peer(network, dtype)

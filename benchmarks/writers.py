@@ -39,11 +39,11 @@ class Ours:
         length: int | None,
         precision: Precision,
         training: np.ndarray,
-        race: bool = False,
+        coupled: bool = False,
     ) -> None:
         settings = GenerationConfig(draft=draft, draft_length=length, precision=precision)
         self.model = TextGenerator(run, settings, training=lambda: training)
-        self.model.sampling = replace(self.model.sampling, race=race)
+        self.model.sampling = replace(self.model.sampling, coupled=coupled)
         self.writer: GenerationLoop | None = None
 
     def __call__(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
     write(page, SENTENCE)
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
-    answer = asked(f"{served}ladder", {"text": SENTENCE, "place": 5})
+    answer = asked(f"{served}layers", {"text": SENTENCE, "place": 5})
     shown = shown_layers(page)
     assert [row["layer"] for row in shown] == list(range(asked(f"{served}about")["layers"], 0, -1))
     for row, told in zip(shown, reversed(answer["rows"]), strict=True):
@@ -32,7 +32,7 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
 def test_the_first_guess_has_rank_1(page, served):
     write(page, SENTENCE)
     for place in range(1, len(SENTENCE)):
-        answer = asked(f"{served}ladder", {"text": SENTENCE, "place": place})
+        answer = asked(f"{served}layers", {"text": SENTENCE, "place": place})
         top = answer["rows"][-1]["heads"][0]
         if top["likeliest"][0]["id"] == top["actual"]["id"]:
             break

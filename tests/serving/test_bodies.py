@@ -40,7 +40,7 @@ WRONG = {
     "numbers as stops": ("v1/completions", lambda n: {"stop": [1] * n}),
     "a text of brackets, and a float": ("v1/completions", lambda n: {"prompt": ["[{:\\\""] * 60 + [1.5] * n}),
     "texts as symbols": ("score", lambda n: {"ids": ["a"] * n}),
-    "too many symbols": ("ladder", lambda n: {"ids": [1] * n, "place": 0}),
+    "too many symbols": ("layers", lambda n: {"ids": [1] * n, "place": 0}),
 }  # fmt: skip
 
 

@@ -248,6 +248,6 @@ def test_a_network_without_numbers_is_said_to_be_broken_when_looked_at(runs):
     with serving(runs / "run") as served:
         with torch.no_grad():
             served.service.looker.network.embedding.weight.fill_(float("nan"))
-        for path, body in (("score", {"text": "abc"}), ("ladder", {"text": "abc", "place": 1})):
+        for path, body in (("score", {"text": "abc"}), ("layers", {"text": "abc", "place": 1})):
             answer = httpx2.post(f"{served.url}/{path}", json=body)
             assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]

@@ -17,7 +17,7 @@ J = {"Content-Type": "application/json"}
 
 
 OPERATIONS = [
-    "POST /v1/completions", "GET /v1/models", "GET /v1/models/{name}", "POST /score", "POST /ladder", "GET /health",
+    "POST /v1/completions", "GET /v1/models", "GET /v1/models/{name}", "POST /score", "POST /layers", "GET /health",
     "GET /about", "POST /tokenize", "POST /detokenize", "GET /tokenizer_info", "GET /metrics",
 ]  # fmt: skip
 
@@ -88,7 +88,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-@pytest.mark.parametrize("path", ["v1/completions", "score", "ladder", "tokenize", "detokenize"])
+@pytest.mark.parametrize("path", ["v1/completions", "score", "layers", "tokenize", "detokenize"])
 def test_bodies_that_are_wrong(served, path, body):
     answer = httpx2.post(f"{served.url}/{path}", content=body, headers=J, timeout=30)
     assert answer.status_code == 400, answer.text

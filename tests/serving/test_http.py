@@ -47,7 +47,7 @@ def test_a_compressed_body_is_415(served):
         ("score", {"text": "abc", "begin": 4}, "begin"),
         ("score", {"text": "abc", "begin": 2, "end": 1}, "end"),
         ("score", {"text": "abc", "end": 4}, "end"),
-        ("ladder", {"text": "abc", "place": 4}, "place"),
+        ("layers", {"text": "abc", "place": 4}, "place"),
     ],
 )
 def test_the_field_that_is_wrong_is_named(served, path, body, param):

@@ -206,7 +206,7 @@ sheet.addEventListener("move", () => {
 field("byte-before").addEventListener("click", (event) => step(event, -1));
 field("byte-after").addEventListener("click", (event) => step(event, 1));
 field("all-layers").addEventListener("click", ({ currentTarget: button }) => {
-  const open = field("layer-list").classList.toggle("open");
+  const open = field("layers").classList.toggle("open");
   button.setAttribute("aria-expanded", open);
   button.textContent = open ? "Top layer only" : "All layers";
 });
