@@ -41,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Pa
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_plan_is_trained_and_reported_once(here, capsys):
     assert main(["ablate", "own.toml", "--jobs", "2", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)

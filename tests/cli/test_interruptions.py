@@ -198,6 +198,7 @@ def test_a_clock_that_is_set_back_changes_nothing(here, monkeypatch):
     assert progress == sorted(progress)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_leaves_nothing_half_written_when_it_is_resumed(here, whole):
     process = begin("text", "--run", "cut", *LONG)
     assert trained(Path("cut"))

@@ -131,6 +131,7 @@ def test_no_permission(locked, command, said):
     assert list(Path("home").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_that_may_not_be_read():
     assert bash(f"{TRAIN} --run run").returncode == 0
     Path("run/model.safetensors").chmod(0)

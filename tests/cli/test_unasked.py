@@ -54,12 +54,14 @@ def cached() -> list[str]:
     [
         (["http://localhost:9/text"], "http://localhost:9/text is a URL, which is not fetched unasked"),
         (["folder"], "folder is a folder, which is not copied unasked"),
-        (["folder/*"], "folder/* is a pattern of files, which are not copied unasked"),
+        pytest.param(
+            ["folder/*"], "folder/* is a pattern of files, which are not copied unasked", marks=pytest.mark.slow
+        ),
         (["pipe"], "pipe is not a regular file"),
-        (["/dev/zero"], "/dev/zero is not a regular file"),
-        (["text.gz"], "text.gz is an archive, which is not unpacked unasked"),
-        (["text8"], "text8 is not in the cache, and is not downloaded unasked"),
-        (["text", "-"], "- cannot be read again"),
+        pytest.param(["/dev/zero"], "/dev/zero is not a regular file", marks=pytest.mark.slow),
+        pytest.param(["text.gz"], "text.gz is an archive, which is not unpacked unasked", marks=pytest.mark.slow),
+        pytest.param(["text8"], "text8 is not in the cache, and is not downloaded unasked", marks=pytest.mark.slow),
+        pytest.param(["text", "-"], "- cannot be read again", marks=pytest.mark.slow),
     ],
 )
 def test_data_that_only_the_run_names_is_not_opened(here, capsys, monkeypatch, data, why):
@@ -113,7 +115,7 @@ def test_a_plain_file_is_compared_before_anything_of_it_is_kept(here, capsys):
     assert main(["evaluate", "run"]) == 0
 
 
-@pytest.mark.parametrize("data", ["folder", "folder/*"])
+@pytest.mark.parametrize("data", ["folder", pytest.param("folder/*", marks=pytest.mark.slow)])
 def test_what_this_machine_has_read_needs_no_option(here, capsys, data):
     Path("folder").mkdir()
     Path("folder/one").write_text(TEXT)
@@ -144,6 +146,7 @@ def test_files_of_a_run_have_size_limits(here, capsys):
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_lines_of_metrics_are_said_once(here, capsys):
     pytest.importorskip("matplotlib")
     assert main(["train", "text", *TINY, "--run", "run"]) == 0

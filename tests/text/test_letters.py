@@ -20,6 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @given(texts=st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=5), stretch=st.integers(1, 9))
 def test_every_text_comes_back_in_unicode_letters(tmp_path_factory, texts, stretch):
     folder = tmp_path_factory.mktemp("files")
