@@ -15,7 +15,7 @@ from benchmarks import peers
 from benchmarks.contenders import Contender, alternate
 from benchmarks.measure import matrix_rate, report
 from benchmarks.peers import Shape
-from charladder.training.precision import choose_precision
+from charladder.training.devices import choose_precision
 
 
 def main(argv: Sequence[str]) -> int:

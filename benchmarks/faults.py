@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     measured: dict[str, Any] = {}
     # In this order whatever was named: kills forks, and a process that has started threads before does not come back.
     for name in [script for script in SCRIPTS if script in (options.scripts or SCRIPTS)]:
-        measured[name] = importlib.import_module(f"benchmarks.faulty.{name}").run(options)
+        measured[name] = importlib.import_module(f"benchmarks.fault_injection.{name}").run(options)
     rows = [["", "found"]]
     rows += [
         [f"{name}: {what}", str(value)]

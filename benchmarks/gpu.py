@@ -24,8 +24,8 @@ from benchmarks.measure import matrix_rate, report
 from benchmarks.peers import fresh_trainer
 from charladder.recipe import Raw, read_raw
 from charladder.training import Trainer
+from charladder.training.devices import choose_device, choose_precision
 from charladder.training.metrics import is_validation, read_metrics
-from charladder.training.precision import choose_device, choose_precision
 
 STEPS = 1_000_000
 LADDER = ["--layers", "12", "--width", "768", "--context", "512", "--batch", "64"]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from charladder.recipe import Raw, read_raw, resolve
 from charladder.run import plan_run
 from charladder.text import open_corpus
-from charladder.trainers import new_trainer
+from charladder.trainer_factory import new_trainer
 from charladder.training import Trainer
-from charladder.training.precision import choose_precision
+from charladder.training.devices import choose_precision
 
 ALPHABET = 256
 RATE = 1e-3

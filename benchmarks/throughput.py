@@ -19,7 +19,7 @@ from benchmarks import peers
 from benchmarks.contenders import Contender, alternate
 from benchmarks.measure import matrix_rate, product_rate, report
 from benchmarks.peers import Shape
-from charladder.training.precision import choose_precision
+from charladder.training.devices import choose_precision
 
 SHAPE = Shape(layers=12, width=256, head=64, feed_forward=672, context=512, batch=16)
 QUICK = Shape(layers=2, width=128, head=64, feed_forward=352, context=128, batch=8)

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from charladder.default_shape import FIELDS, choose_shape
 from charladder.errors import BadInput, nearest
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
 from charladder.model.config import MAX_SIZE
 from charladder.objective import ObjectiveConfig
-from charladder.shapes import FIELDS, choose_shape
 from charladder.training import TrainingConfig
 
 FORMAT = 2

@@ -24,20 +24,20 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from charladder.atomic import sync_folder, write_text
-from charladder.config import checked_identity, config_tables
+from charladder.atomic_io import sync_folder, write_text
 from charladder.errors import BadInput
 from charladder.input_files import read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
-from charladder.objective.cross_entropy import describe
+from charladder.objective.cross_entropy_kernels import describe
 from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
+from charladder.run_config import checked_identity, config_tables
 from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
-from charladder.training import best, distributed
-from charladder.training.files import load_tensors
+from charladder.training import best_weights, distributed
 from charladder.training.identity import RUN, check_identity, new_identity
 from charladder.training.memory import check_context
 from charladder.training.metrics import is_validation, read_metrics
+from charladder.training.tensor_files import load_tensors
 
 OURS = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
@@ -67,12 +67,12 @@ class Run:
     @property
     def network_path(self) -> Path:
         """The file of the network's weights."""
-        return self.path / ("model.safetensors" if self.weights == "last" else best.NETWORK)
+        return self.path / ("model.safetensors" if self.weights == "last" else best_weights.NETWORK)
 
     @property
     def heads_path(self) -> Path:
         """The file of the auxiliary heads' weights."""
-        return self.path / ("heads.safetensors" if self.weights == "last" else best.HEADS)
+        return self.path / ("heads.safetensors" if self.weights == "last" else best_weights.HEADS)
 
     @property
     def words(self) -> str:
@@ -82,7 +82,7 @@ class Run:
     @property
     def best_step(self) -> int | None:
         """The step after which the weights were saved, where they are the best ones and their file says it."""
-        found = best.read_best(self.network_path) if self.weights == "best" else None
+        found = best_weights.read_best(self.network_path) if self.weights == "best" else None
         return None if found is None else found.step
 
     def network(self) -> Transformer:
@@ -96,7 +96,9 @@ class Run:
         """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
         objective = self.stored_objective()
-        if self.weights == "best" and best.read_best(self.heads_path) != best.read_best(self.network_path):
+        if self.weights == "best" and best_weights.read_best(self.heads_path) != best_weights.read_best(
+            self.network_path
+        ):
             raise BadInput(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
                 f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use --weights last"
@@ -135,7 +137,7 @@ def filled(make: Callable[[], Module], path: Path, least: int, identity: str | N
             module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
-        best_there = path.name == "model.safetensors" and path.with_name(best.NETWORK).exists()
+        best_there = path.name == "model.safetensors" and path.with_name(best_weights.NETWORK).exists()
         instead = ", or use --weights best" if best_there else ""
         raise BadInput(f"{path} is not there yet; train the run until its first checkpoint{instead}") from None
     except PermissionError as error:
@@ -299,7 +301,7 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
 def choose_weights(run: Run, weights: Weights) -> Run:
     """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
     the last validation. Raises BadInput for the best weights of a run without a validation that gave a finite score."""
-    if weights == "last" or (run.path / best.NETWORK).exists():
+    if weights == "last" or (run.path / best_weights.NETWORK).exists():
         return dataclasses.replace(run, weights=weights)
     metrics = run.path / "metrics.jsonl"
     lines = read_metrics(metrics) if metrics.is_file() else []
@@ -311,7 +313,7 @@ def choose_weights(run: Run, weights: Weights) -> Run:
 def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:
     """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
     the run began, or from the cache. Raises BadInput where it is not there, and where the place that the run names is
-    one that is not opened unasked: see `charladder.text.unasked`."""
+    one that is not opened unasked: see `charladder.text.trusted_data`."""
     text, advice = run.recipe.text, "say where it is with --data PATH"
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)

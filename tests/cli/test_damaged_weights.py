@@ -13,7 +13,7 @@ from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.run import open_run
 from charladder.strict_json import dumps, not_finite
-from charladder.training.best import HEADS, NETWORK, Best, save_best
+from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
 FILES = "model.safetensors", "heads.safetensors", NETWORK, HEADS, "drafting.safetensors"

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from charladder.ablation.folder import PlannedRun
-from charladder.ablation.plan import read_plan
-from charladder.ablation.runner import words
 from charladder.cli import final_score
 from charladder.cli.main import main
 from charladder.evaluation import Score
+from charladder.studies.directory import PlannedRun
+from charladder.studies.plan import read_plan
+from charladder.studies.runner import words
 from charladder.training import TrainingConfig
-from charladder.training.budget import Clock
 from charladder.training.loop import validated
 from charladder.training.metrics import read_metrics
+from charladder.training.schedule import Clock
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.validation-characters", "10"]
 VALID = 200  # characters of the valid part of the text

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.training.best import HEADS, NETWORK, Best, save_best
-from charladder.training.files import file_digest
+from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
+from charladder.training.tensor_files import file_digest
 from helpers import edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--score", "none"]

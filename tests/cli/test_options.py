@@ -57,7 +57,7 @@ def test_mistakes_are_named_whatever_the_order(words, sentence):
         ("train text --steps 2 gone", "there is no file or corpus called 'gone'"),
         ("evaluate run --limit 5 gone", "there is no run directory run"),
         ("plot run --by seconds gone", "there is no run directory run"),
-        ("ablate paper --seeds 1 gone", "there is no file or corpus called 'gone'"),
+        ("study paper --seeds 1 gone", "there is no file or corpus called 'gone'"),
         ("generate --length 5 run gone", "does not know what to do with 'gone'"),
         ("corpora text8 --json gone", "does not know what to do with 'gone'"),
     ],

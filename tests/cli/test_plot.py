@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablation.fakes import make_run
-from charladder.ablation import comparison
-from charladder.ablation.comparison import schedule
 from charladder.cli.main import main
 from charladder.objective import ObjectiveConfig
+from charladder.studies import plots
+from charladder.studies.plots import schedule
+from studies.fakes import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_curves_of_several_runs(capsys):
 def drawn(words, monkeypatch):
     """The panels of the picture that `plot` makes."""
     figures = []
-    monkeypatch.setattr(comparison, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     assert main(["plot", *words]) == 0
     return figures[0].axes
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from charladder.cli.main import VERBS, main
-from charladder.text import download, named
+from charladder.text import datasets, download
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2"]
 EXAMPLES = int(os.environ.get("RANDOM_COMMANDS", "100"))
@@ -95,9 +95,9 @@ def impatient() -> Iterator[None]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    for name, corpus in named.DOWNLOADED.items():
-        nowhere = named.Named(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
-        monkeypatch.setitem(named.DOWNLOADED, name, nowhere)
+    for name, corpus in datasets.DOWNLOADED.items():
+        nowhere = datasets.Named(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
+        monkeypatch.setitem(datasets.DOWNLOADED, name, nowhere)
     Path("text").write_text("a ladder has layers. " * 300)
     Path("empty").touch()
     Path("folder").mkdir()

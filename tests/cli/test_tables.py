@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ablation.fakes import make_plan
-from charladder.ablation.folder import planned_runs
-from charladder.ablation.runner import Finished
-from charladder.cli.ablation_table import AblationTable
-from charladder.cli.display import Display
 from charladder.cli.main import main
+from charladder.cli.study_progress import AblationTable
 from charladder.cli.tables import Rows, flow
+from charladder.cli.training_progress import Display
+from charladder.studies.directory import planned_runs
+from charladder.studies.runner import Finished
 from charladder.training import Stepped
+from studies.fakes import make_plan
 
 WORD = st.text("abc0123456789.,%", min_size=1, max_size=12)
 

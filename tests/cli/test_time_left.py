@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from ablation.fakes import make_plan
-from charladder.ablation.folder import PlannedRun, planned_runs
-from charladder.ablation.plan import Plan
-from charladder.ablation.runner import Begun, Finished, Progressed
-from charladder.cli import ablation_table
-from charladder.cli.ablation_table import AblationTable
-from charladder.cli.display import Display
+from charladder.cli import study_progress
+from charladder.cli.study_progress import AblationTable
 from charladder.cli.terminal import Terminal
+from charladder.cli.training_progress import Display
+from charladder.studies.directory import PlannedRun, planned_runs
+from charladder.studies.plan import Plan
+from charladder.studies.runner import Begun, Finished, Progressed
 from charladder.training import Stepped
+from studies.fakes import make_plan
 
 FIRST, EACH, STEPS = 60.0, 1.0, 100  # seconds of the first step and of every other, and how many there are
 
@@ -57,7 +57,7 @@ def test_neither_does_it_count_for_the_speed():
 
 def table_at(monkeypatch: pytest.MonkeyPatch, plan: Plan, events: list[tuple[float, Any]]) -> str:
     now = 0.0
-    monkeypatch.setattr(ablation_table.time, "monotonic", lambda: now)
+    monkeypatch.setattr(study_progress.time, "monotonic", lambda: now)
     table = AblationTable(Terminal(quiet=True), plan, 1)
     for at, event in events:
         now = at

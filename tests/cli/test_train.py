@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from charladder.cli import beginning
+from charladder.cli import run_setup
 from charladder.cli.main import main
-from charladder.objective.cross_entropy import describe
+from charladder.objective.cross_entropy_kernels import describe
 from charladder.run import claimed, open_run
-from charladder.training.best import Best, save_best
+from charladder.training.best_weights import Best, save_best
 from charladder.training.metrics import read_metrics
 from helpers import UNHURRIED, assert_same_tensors, edit_config
 
@@ -261,14 +261,14 @@ def test_one_process_at_a_time_trains_a_run(here, text_file, capsys):
 
 def test_a_name_that_another_process_takes_meanwhile_is_not_used(here, text_file, capsys, monkeypatch):
     """Between the choice of a number and the making of its directory, another process makes one there."""
-    check, other = beginning.check_memory, Path("runs/ladder-1")
+    check, other = run_setup.check_memory, Path("runs/ladder-1")
 
     def check_slowly(*given):
         (other / "checkpoints").mkdir(parents=True)
         (other / "config.toml").write_text("another")
         check(*given)
 
-    monkeypatch.setattr(beginning, "check_memory", check_slowly)
+    monkeypatch.setattr(run_setup, "check_memory", check_slowly)
     assert main(["train", str(text_file), "--steps", "2", *TINY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == "runs/ladder-2"
     assert (other / "config.toml").read_text() == "another"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from charladder.ablation.folder import PlannedRun, final_bits
-from charladder.ablation.plan import Arm, Plan
 from charladder.cli import train as cli_train
 from charladder.cli.main import main
 from charladder.errors import BadInput
 from charladder.evaluation import Score
 from charladder.run import open_run
-from charladder.training.best import HEADS, NETWORK, Best, save_best
+from charladder.studies.directory import PlannedRun, final_bits
+from charladder.studies.plan import Arm, Plan
+from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 

@@ -13,7 +13,7 @@ def test_the_plan_on_the_page_is_one(tmp_path, monkeypatch, capsys, text_file):
     monkeypatch.chdir(tmp_path)
     (found,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     Path("mine.toml").write_text(found)
-    assert main(["ablate", "mine.toml", str(text_file), "--dry-run", "--json"]) == 0
+    assert main(["study", "mine.toml", str(text_file), "--dry-run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["plan"] == "mine" and len(said["runs"]) == 2 * 3 * 5
     assert {arm["objective.targets"] for arm in said["arms"].values()} == {1, 2, 4}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from charladder.cli.main import main
-from charladder.text.named import DOWNLOADED, PYTHON
+from charladder.text.datasets import DOWNLOADED, PYTHON
 
 PAGE = Path(__file__).parents[2] / "README.md"
 TEXT = PAGE.read_text()

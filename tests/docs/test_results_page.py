@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from charladder.ablation.statistics import LEVEL, holm
+from charladder.studies.statistics import LEVEL, holm
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 TEXT = PAGE.read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from charladder.cli.main import main
 from charladder.serving.limits import Limits
-from charladder.serving.protocol import CompletionRequest, LayersRequest, ScoreRequest
+from charladder.serving.schemas import CompletionRequest, LayersRequest, ScoreRequest
 from serving.served import serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
@@ -52,6 +52,6 @@ def test_the_example_works(tmp_path, text_file, monkeypatch, capsys):
 
 @pytest.mark.parametrize("status", re.findall(r"(\d{3}) ", PAGE[PAGE.index("own exceptions: ") :].split("\n\n")[0]))
 def test_statuses_are_documented(status):
-    from charladder.serving.problems import ANSWERS
+    from charladder.serving.api_errors import ANSWERS
 
     assert int(status) in ANSWERS and issubclass(openai.APIStatusError, Exception)

@@ -14,7 +14,7 @@ from charladder.evaluation.last_learned import Moment, last_learned
 from charladder.objective import term_weights
 from charladder.recipe import read_raw, resolve
 from charladder.run import Run
-from charladder.training.budget import Clock, progress
+from charladder.training.schedule import Clock, progress
 
 LAYERS, EACH = 4, 320  # characters of a step
 BUDGETS = {"steps": {"steps": 97}, "characters": {"characters": 97 * EACH - 100}, "minutes": {"minutes": 0.5}}

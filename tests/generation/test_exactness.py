@@ -13,7 +13,7 @@ from charladder.generation import GenerationLoop, SamplingParams, distribution
 from charladder.generation import loop as loop_module
 from charladder.generation.sampler import SOURCES as DRAW
 from charladder.generation.sampler import Drafts, NativeSampler, ReferenceSampler
-from charladder.inference.packed import PackedRunner, PackedWeights
+from charladder.inference.packed_cpu import PackedRunner, PackedWeights
 from charladder.inference.runner import EagerRunner
 from charladder.kernels import native
 from generation.drafting import DRAFTERS, make_drafter, stirred

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from charladder.generation.sampling import top_candidates
+from charladder.generation.distribution import top_candidates
 
 
 def test_of_fewer_symbols_than_are_asked_for_all_are_the_likeliest():

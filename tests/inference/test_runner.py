@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from charladder.errors import BadInput
 from charladder.inference.factory import open_runner
-from charladder.inference.packed import LARGE_PAGE, PackedRunner, PackedWeights, aligned_zeros, can_pack
+from charladder.inference.packed_cpu import LARGE_PAGE, PackedRunner, PackedWeights, aligned_zeros, can_pack
 from charladder.inference.runner import EagerRunner, TokenBatch
 from charladder.kernels import build, native
 from charladder.model.transformer import Transformer

@@ -17,7 +17,7 @@ from charladder.kernels import build, native
 from charladder.recipe import resolve
 from charladder.run import plan_run
 from charladder.text import open_corpus
-from charladder.trainers import build_trainer, fresh_modules, make_trainer
+from charladder.trainer_factory import build_trainer, fresh_modules, make_trainer
 from charladder.training import distributed
 
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])

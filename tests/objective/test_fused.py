@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charladder.auxiliary.cross_entropy import TORCH_OPERATIONS
-from charladder.objective.cross_entropy import CompiledOperations
+from charladder.objective.cross_entropy_kernels import CompiledOperations
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),

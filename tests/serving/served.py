@@ -14,8 +14,8 @@ import uvicorn
 from charladder.cli.serve import listen
 from charladder.run import open_run
 from charladder.serving.app import Service, make_app, open_service
-from charladder.serving.ending import Server
 from charladder.serving.limits import Limits
+from charladder.serving.server import Server
 
 
 @dataclass

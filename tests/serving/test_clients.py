@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from charladder.generation.speculative import NgramDrafter
-from charladder.serving.looking import Gone
+from charladder.serving.scoring import Gone
 from serving.served import Served, post, serving, until
 
 REQUEST = {"prompt": "A lädder ", "max_tokens": 20_000, "stream": True, "seed": 1}

@@ -18,7 +18,7 @@ import pytest
 from browser.chromium import BEGINNING, ENVIRONMENT
 from charladder.serving.connections import RESERVED, affordable, opened
 from charladder.serving.limits import Limits
-from charladder.serving.logs import Sparing
+from charladder.serving.log_filter import Sparing
 from serving.served import Served, post, serving, until
 from serving.test_clients import REQUEST, counted, vanish
 

@@ -6,7 +6,7 @@ import json
 import httpx2
 import pytest
 
-from charladder.serving.encoding import AT_ONCE, encode
+from charladder.serving.json_encoding import AT_ONCE, encode
 from serving.served import serving
 
 

@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 
-from charladder.generation.sampling import SamplingParams
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.text_generator import GenerationConfig, TextGenerator
 from charladder.run import open_run
 from serving.served import serving, until

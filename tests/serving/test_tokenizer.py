@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from serving.served import serving
-from serving.test_looking import TEXT
+from serving.test_scoring import TEXT
 
 
 def post(served, path, **body):

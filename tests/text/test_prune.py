@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from charladder.atomic import beside
+from charladder.atomic_io import beside
 from charladder.cli.main import main
 from charladder.errors import BadInput
 from charladder.text import open_corpus, prune
 from charladder.text.cache import DAY, cache_folder
+from charladder.text.cache_locks import opening_texts, pruning
 from charladder.text.download import place_of
-from charladder.text.locks import opening_texts, pruning
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of a Unix")
 TEXT = "The ladder leans on the wall. "

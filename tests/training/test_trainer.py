@@ -11,9 +11,9 @@ from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.recipe import read_raw, resolve
 from charladder.text import Windows
 from charladder.training import NotFinite, Trainer, TrainingConfig
-from charladder.training.budget import Clock, progress, rate_factor, step_share
+from charladder.training.devices import choose_device, choose_precision
 from charladder.training.optimizers import make_optimizers, named
-from charladder.training.precision import choose_device, choose_precision
+from charladder.training.schedule import Clock, progress, rate_factor, step_share
 from helpers import make_trainer, predictor, small
 
 

@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from charladder.cli.options import Parser
-from charladder.cli.reading import reading
 from charladder.cli.tables import Rows
 from charladder.cli.terminal import Terminal
+from charladder.cli.text_progress import reading
 from charladder.errors import BadInput, nearest
 from charladder.strict_json import dumps
 from charladder.text import Item, cache_folder, corpora, fetched, is_url, open_corpus, prune

@@ -5,19 +5,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from charladder.cli import closer
+from charladder.cli import evaluation_tables
 from charladder.cli.options import Parser, add_data_option, add_weights_option
-from charladder.cli.reading import reading, say_notes
 from charladder.cli.scoring import Held, as_result, check_finite, hold, print_bits, score
 from charladder.cli.terminal import Terminal
+from charladder.cli.text_progress import reading, say_notes
 from charladder.errors import BadInput
 from charladder.evaluation import Scored
-from charladder.evaluation.export import exporting
+from charladder.evaluation.character_export import exporting
 from charladder.run import open_data, open_run
 from charladder.strict_json import dumps
 from charladder.text import POLICIES, open_corpus
-from charladder.text.encoding import find_codec
-from charladder.training.precision import choose_device
+from charladder.text.encodings import find_codec
+from charladder.training.devices import choose_device
 
 
 def main(argv: list[str]) -> int:
@@ -85,10 +85,10 @@ def main(argv: list[str]) -> int:
         result = as_result(held, score(console, held, each=each))
     tables = []
     for wanted, look in (
-        (options.by_context, lambda: closer.contexts(console, held, options.stride)),
-        (options.by_layer, lambda: closer.layers(console, held)),
-        (options.by_position, lambda: closer.positions(console, held)),
-        (options.copying, lambda: closer.copies(held, options.probes, options.seed)),
+        (options.by_context, lambda: evaluation_tables.contexts(console, held, options.stride)),
+        (options.by_layer, lambda: evaluation_tables.layers(console, held)),
+        (options.by_position, lambda: evaluation_tables.positions(console, held)),
+        (options.copying, lambda: evaluation_tables.copies(held, options.probes, options.seed)),
     ):
         if wanted:
             key, found, table = look()

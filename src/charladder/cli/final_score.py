@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from charladder.cli.followed import Followed
 from charladder.cli.scoring import as_result, hold, score
+from charladder.cli.training_outcome import Followed
 from charladder.errors import BadInput
 from charladder.evaluation import Score
 from charladder.run import Run, split_of

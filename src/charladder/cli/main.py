@@ -19,13 +19,14 @@ VERBS = {
     "evaluate": "bits per character of a run on held-out or other text",
     "generate": "write text with a run",
     "refit": "fit heads that draft to a trained network",
-    "ablate": "train a plan of runs that differ in a few fields, and compare them",
+    "study": "train a plan of runs that differ in a few fields, and compare them",
     "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
     "corpora": "texts by name: what there is, what is cached; downloads",
     "serve": "answer OpenAI's clients over HTTP, with a page that shows the ladder at every character",
     "plot": "curves of several runs side by side; the schedule of the layers as a picture",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
+ALIASES = {"ablate": "study"}  # until 1.0
 HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
 usage: charladder VERB ...
@@ -121,9 +122,10 @@ def carry_out(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
-    if argv[0] not in VERBS:
+    verb = ALIASES.get(argv[0], argv[0])
+    if verb not in VERBS:
         raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
     try:
-        return importlib.import_module(f"charladder.cli.{argv[0]}").main(argv[1:])
+        return importlib.import_module(f"charladder.cli.{verb}").main(argv[1:])
     except SystemExit as end:  # argparse, after --help
         return int(end.code or 0)

@@ -5,14 +5,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from charladder.ablation.comparison import BY, draw_runs, draw_schedule
-from charladder.ablation.results import Curves, read_curves
 from charladder.cli.options import Parser
 from charladder.cli.terminal import Terminal, say
 from charladder.errors import BadInput, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
+from charladder.studies.plots import BY, draw_runs, draw_schedule
+from charladder.studies.results import Curves, read_curves
 from charladder.text import Alphabet
 
 MOST_TERMS = 24

@@ -9,7 +9,7 @@ from typing import Any
 from charladder.errors import BadInput, nearest
 from charladder.generation.text_generator import Prompt
 from charladder.run import Run
-from charladder.text.encoding import find_codec, recoded
+from charladder.text.encodings import find_codec, recoded
 
 LARGEST = 1 << 26  # bytes of a line of prompts
 FIELDS = "prompt", "seed", "length", "stop", "id"

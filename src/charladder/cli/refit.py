@@ -8,8 +8,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from charladder.cli.next_steps import command_after_refit
 from charladder.cli.options import Parser, add_data_option, add_weights_option
-from charladder.cli.reading import reading, say_notes
 from charladder.cli.terminal import Terminal
+from charladder.cli.text_progress import reading, say_notes
 from charladder.errors import BadInput
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
@@ -17,8 +17,8 @@ from charladder.generation.speculative.heads_file import FittedTo, load_heads, s
 from charladder.run import Run, claimed, file_ends, open_data, open_run, split_of
 from charladder.strict_json import dumps
 from charladder.text import Windows
-from charladder.training.files import file_digest
-from charladder.training.precision import choose_device, choose_precision
+from charladder.training.devices import choose_device, choose_precision
+from charladder.training.tensor_files import file_digest
 
 
 def main(argv: list[str]) -> int:

@@ -70,11 +70,11 @@ def main(argv: list[str]) -> int:
     token = read_token(options.token_file)
     run = open_run(Path(options.run), options.weights)
     try:
-        from charladder.serving.access import LOCAL, read_hosts, read_origins
+        from charladder.serving.access_control import LOCAL, read_hosts, read_origins
         from charladder.serving.app import make_app, open_service
         from charladder.serving.connections import affordable
-        from charladder.serving.ending import Server
         from charladder.serving.openapi import prefix_of
+        from charladder.serving.server import Server
     except ModuleNotFoundError as error:
         raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
     hosts, origins = read_hosts(options.allow_host), read_origins(options.allow_origin)

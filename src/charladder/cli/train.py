@@ -6,18 +6,18 @@ import time
 
 from rich.console import Console
 
-from charladder.cli.asking import asking
-from charladder.cli.beginning import begun, restarted, resumed
-from charladder.cli.display import Display
-from charladder.cli.end_of_training import Ending, finish
 from charladder.cli.estimate import fitting
 from charladder.cli.final_score import parse_score
-from charladder.cli.followed import Followed
 from charladder.cli.options import Parser, add_data_option, add_recipe_options, add_weights_option
+from charladder.cli.run_setup import begun, restarted, resumed
+from charladder.cli.signals import asking
 from charladder.cli.terminal import Terminal, say
+from charladder.cli.training_outcome import Followed
+from charladder.cli.training_progress import Display
+from charladder.cli.training_summary import Ending, finish
 from charladder.errors import BadInput, out_of_memory
 from charladder.evaluation import Score, evaluate
-from charladder.objective.cross_entropy import describe
+from charladder.objective.cross_entropy_kernels import describe
 from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
 from charladder.text import Corpus, cut_short
 from charladder.training import NotFinite, Saved, Trainer, train

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.auxiliary import term_name
-from charladder.evaluation.bits import texts_of, windows_to_score
+from charladder.evaluation.sliding_window import texts_of, windows_to_score
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, has_head
 

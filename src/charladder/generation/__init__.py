@@ -1,7 +1,7 @@
 """Generation: text from a network, exactly by its distribution."""
 
+from charladder.generation.distribution import SamplingParams, distribution
 from charladder.generation.loop import GenerationLoop, generate
-from charladder.generation.sampling import SamplingParams, distribution
 from charladder.generation.sequence import SequenceState
 
 __all__ = ["GenerationLoop", "SamplingParams", "SequenceState", "distribution", "generate"]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Sampler, make_sampler
-from charladder.generation.sampling import SamplingParams
 from charladder.generation.speculative import Drafter
 
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.multi_step import multi_step, select_sequences, supports_multi_step
 from charladder.generation.sampler import Drafts
-from charladder.generation.sampling import SamplingParams
 from charladder.generation.sequence import SequenceState, make_random, sample_indices
 from charladder.generation.speculative import Drafter, NoDrafter
 from charladder.inference.factory import open_runner

@@ -13,10 +13,10 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.distribution import NOT_FINITE
 from charladder.generation.sampler import Drafts, NativeSampler
-from charladder.generation.sampling import NOT_FINITE
 from charladder.generation.sequence import SequenceState
-from charladder.inference.packed import TILE, PackedRunner
+from charladder.inference.packed_cpu import TILE, PackedRunner
 from charladder.inference.runner import ModelRunner, TokenBatch
 
 MAX_STEPS = 16  # characters of a sequence that one call generates at most

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.sampling import NOT_FINITE, SamplingParams, distribution
-from charladder.inference.packed import address
+from charladder.generation.distribution import NOT_FINITE, SamplingParams, distribution
+from charladder.inference.packed_cpu import address
 from charladder.kernels import native
 from charladder.kernels.build import SAMPLING as SOURCES
 

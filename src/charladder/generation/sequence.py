@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.sampling import top_candidates
+from charladder.generation.distribution import top_candidates
 from charladder.generation.stop_strings import settled_length
 
 

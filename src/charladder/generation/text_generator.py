@@ -17,16 +17,16 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.generation.loop import STEP_SECONDS, GenerationLoop
-from charladder.generation.sampling import SamplingParams
 from charladder.generation.sequence import SequenceState, make_random, sample_indices
 from charladder.generation.speculative import AutoDrafter, Drafter
 from charladder.generation.speculative.factory import DrafterName, make_drafter
 from charladder.inference.factory import open_runner
 from charladder.run import Run, open_data, split_of
-from charladder.text.encoding import find_codec
-from charladder.training.precision import choose_device
+from charladder.text.encodings import find_codec
+from charladder.training.devices import choose_device
 
 Precision = Literal["float32", "bfloat16"]
 

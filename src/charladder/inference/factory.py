@@ -6,7 +6,7 @@ import torch
 
 from charladder.errors import BadInput
 from charladder.inference.batched import BatchedRunner
-from charladder.inference.packed import PackedRunner, PackedWeights, can_pack, has_packed_architecture
+from charladder.inference.packed_cpu import PackedRunner, PackedWeights, can_pack, has_packed_architecture
 from charladder.inference.runner import EagerRunner, ModelRunner
 from charladder.kernels import native
 from charladder.model import Transformer

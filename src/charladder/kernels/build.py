@@ -25,7 +25,7 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from charladder.atomic import sweep, sync_folder
+from charladder.atomic_io import sweep, sync_folder
 
 CSRC = Path(__file__).parent / "csrc"
 Sources = tuple[Path, ...]

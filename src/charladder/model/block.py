@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.kernels.autograd import AttentionFunction, SwiGLUFunction, use_custom_backward
+from charladder.kernels.autograd_functions import AttentionFunction, SwiGLUFunction, use_custom_backward
 from charladder.model.attention import Attention
 from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.kernels.autograd import RMSNormFunction, use_custom_backward
+from charladder.kernels.autograd_functions import RMSNormFunction, use_custom_backward
 from charladder.model.config import ModelConfig
 
 EPSILON = 1e-6

@@ -23,7 +23,7 @@ from charladder.auxiliary.distributed import reduce_over_ranks
 from charladder.auxiliary.weights import TermPlace, WeightFunction, make_weight_function
 from charladder.errors import BadInput
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
-from charladder.objective.cross_entropy import choose_operations
+from charladder.objective.cross_entropy_kernels import choose_operations
 
 # Names of our own for the weight of a layer; every preset of the library is one more.
 INTERMEDIATE_SCHEDULES: dict[str, Callable[..., float]] = presets.INTERMEDIATE | {

@@ -18,25 +18,25 @@ from starlette.middleware.cors import CORSMiddleware
 from charladder import __version__
 from charladder.errors import BadInput
 from charladder.inference.factory import open_runner
-from charladder.inference.packed import PackedRunner
+from charladder.inference.packed_cpu import PackedRunner
 from charladder.inference.runner import ModelRunner
 from charladder.model.transformer import Transformer
 from charladder.run import Run
-from charladder.serving import openapi, problems, protocol
-from charladder.serving.access import LOCAL, Access
-from charladder.serving.bodies import parse
+from charladder.serving import api_errors, openapi, schemas
+from charladder.serving.access_control import LOCAL, Access
+from charladder.serving.api_errors import ANSWERS, Refused, refuse
 from charladder.serving.completions import Completions
-from charladder.serving.encoding import encode
-from charladder.serving.engine import Engine
-from charladder.serving.guard import Guard
+from charladder.serving.decoding_configs import Manners
+from charladder.serving.event_stream import EventStream, attended
+from charladder.serving.json_encoding import encode
 from charladder.serving.limits import Limits
-from charladder.serving.looking import Looker
-from charladder.serving.manners import Manners
-from charladder.serving.observing import Observed, Requests, gauge
-from charladder.serving.problems import ANSWERS, Refused, refuse
-from charladder.serving.streaming import EventStream, attended
-from charladder.serving.symbols import Symbols
-from charladder.training.precision import choose_device
+from charladder.serving.metrics import Observed, Requests, gauge
+from charladder.serving.middleware import Guard
+from charladder.serving.request_bodies import parse
+from charladder.serving.scheduler import Engine
+from charladder.serving.scoring import Looker
+from charladder.serving.tokens import Symbols
+from charladder.training.devices import choose_device
 
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
 # thread that has lost its core takes longer than a small pass does (docs/diary.md).
@@ -44,13 +44,13 @@ SHARED_FROM = 20_000_000
 LEAST = 8  # streams of such a batch: what Python does for a step, it does for all of them
 SMALL = 1 << 14  # bytes of a body that is read in the event loop, which takes a millisecond
 BODIES = {
-    "/v1/completions": protocol.CompletionRequest,
-    "/score": protocol.ScoreRequest,
-    "/layers": protocol.LayersRequest,
-    "/tokenize": protocol.TokenizeRequest,
-    "/detokenize": protocol.DetokenizeRequest,
+    "/v1/completions": schemas.CompletionRequest,
+    "/score": schemas.ScoreRequest,
+    "/layers": schemas.LayersRequest,
+    "/tokenize": schemas.TokenizeRequest,
+    "/detokenize": schemas.DetokenizeRequest,
 }
-Asked = TypeVar("Asked", bound=protocol.Asked)
+Asked = TypeVar("Asked", bound=schemas.Asked)
 Read = TypeVar("Read")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png"}
 
@@ -83,7 +83,7 @@ class Service:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self.reading, work)
 
-    def text(self, asked: protocol.Text) -> list[int]:
+    def text(self, asked: schemas.Text) -> list[int]:
         """What is to be looked at, as ids. Raises Refused."""
         if (asked.text is None) == (asked.ids is None):
             raise Refused(400, "send either `text` or `ids`", "text")
@@ -163,9 +163,9 @@ def make_app(
         redirect_slashes=False,  # a redirect would lead to http and to the path without a proxy's prefix
         responses=ANSWERS,
     )
-    app.add_exception_handler(Refused, problems.on_refused)
-    app.add_exception_handler(BadInput, problems.on_bad_input)
-    app.add_exception_handler(HTTPException, problems.on_http)
+    app.add_exception_handler(Refused, api_errors.on_refused)
+    app.add_exception_handler(BadInput, api_errors.on_bad_input)
+    app.add_exception_handler(HTTPException, api_errors.on_http)
     add_looking(app, service)
     add_completions(app, service)
     add_tokenizer(app, service)
@@ -194,12 +194,12 @@ def add_completions(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/completions",
         response_model=None,
-        responses={200: {"model": protocol.Completion, "content": {"text/event-stream": {}}}},
+        responses={200: {"model": schemas.Completion, "content": {"text/event-stream": {}}}},
     )
     async def complete(request: Request) -> Response:
         """Texts that go on from the prompts: in one, or, with `stream`, as server-sent events."""
         completions = service.completions
-        asked, writings = await service.read(request, protocol.CompletionRequest, completions.read)
+        asked, writings = await service.read(request, schemas.CompletionRequest, completions.read)
         if not asked.stream:
             answer = await attended(request, completions.whole(writings, asked.n or 1))
             # A large one takes a while to write: not in the event loop.
@@ -211,12 +211,12 @@ def add_completions(app: FastAPI, service: Service) -> None:
         tickets = [w.ticket for w in writings]
         return EventStream(completions.events(asked, writings, echoes), lambda: service.engine.cancel(tickets))
 
-    @app.get("/v1/models", responses={200: {"model": protocol.Models}}, response_model=None)
+    @app.get("/v1/models", responses={200: {"model": schemas.Models}}, response_model=None)
     async def models() -> Response:
         """The one model there is."""
         return JSONResponse({"object": "list", "data": [described]})
 
-    @app.get("/v1/models/{name}", responses={200: {"model": protocol.Model}}, response_model=None)
+    @app.get("/v1/models/{name}", responses={200: {"model": schemas.Model}}, response_model=None)
     async def model(name: str) -> Response:
         """The model, if it is called so."""
         if name != service.name:
@@ -227,10 +227,10 @@ def add_completions(app: FastAPI, service: Service) -> None:
 
 
 def add_looking(app: FastAPI, service: Service) -> None:
-    @app.post("/score", responses={200: {"model": protocol.ScoreAnswer}}, response_model=None)
+    @app.post("/score", responses={200: {"model": schemas.ScoreAnswer}}, response_model=None)
     async def score(request: Request) -> Response:
         """The surprise, in bits, of every symbol of a text, and of every layer's own prediction of it."""
-        asked, ids = await service.read(request, protocol.ScoreRequest, service.text)
+        asked, ids = await service.read(request, schemas.ScoreRequest, service.text)
         end = len(ids) if asked.end is None else asked.end
         if asked.begin > len(ids):
             raise Refused(400, f"begin is {asked.begin}; the text has {len(ids)} symbols", "begin")
@@ -241,15 +241,15 @@ def add_looking(app: FastAPI, service: Service) -> None:
             found["offsets"] = service.symbols.offsets(asked.text)[asked.begin : end]
         return Response(await asyncio.to_thread(encode, found), media_type="application/json")
 
-    @app.post("/layers", responses={200: {"model": protocol.LayersAnswer}}, response_model=None)
+    @app.post("/layers", responses={200: {"model": schemas.LayersAnswer}}, response_model=None)
     async def ladder(request: Request) -> Response:
         """What every layer and target expected at a place of a text."""
-        asked, ids = await service.read(request, protocol.LayersRequest, service.text)
+        asked, ids = await service.read(request, schemas.LayersRequest, service.text)
         if asked.place > len(ids):
             raise Refused(400, f"place is {asked.place}; the text has {len(ids)} symbols", "place")
         return JSONResponse(await service.look(request, service.looker.predictions_at, ids, asked.place))
 
-    @app.get("/health", responses={200: {"model": protocol.Health}}, response_model=None)
+    @app.get("/health", responses={200: {"model": schemas.Health}}, response_model=None)
     async def health() -> Response:
         """Whether it is up, and what it is doing."""
         engine = service.engine
@@ -258,7 +258,7 @@ def add_looking(app: FastAPI, service: Service) -> None:
         facts = {"status": "ok", "model": service.name, "streams": streams, "characters": engine.characters}
         return JSONResponse(facts | {"uptime_seconds": up})
 
-    @app.get("/about", responses={200: {"model": protocol.About}}, response_model=None)
+    @app.get("/about", responses={200: {"model": schemas.About}}, response_model=None)
     async def about() -> Response:
         """What is served, and within which limits."""
         model, limits = service.run.recipe.model, service.limits
@@ -280,36 +280,36 @@ def add_looking(app: FastAPI, service: Service) -> None:
 def add_tokenizer(app: FastAPI, service: Service) -> None:
     """The alphabet as a remote tokenizer, as vLLM has it: a token is a symbol of the alphabet."""
 
-    @app.post("/tokenize", responses={200: {"model": protocol.TokenizeAnswer}}, response_model=None)
+    @app.post("/tokenize", responses={200: {"model": schemas.TokenizeAnswer}}, response_model=None)
     async def tokenize(request: Request) -> Response:
         """A text as tokens. A text that the alphabet cannot spell is an error, or loses letters, by the run's rule."""
 
-        def read(asked: protocol.TokenizeRequest) -> list[int]:
+        def read(asked: schemas.TokenizeRequest) -> list[int]:
             try:
                 return service.symbols.encode(asked.prompt, "prompt")
             except BadInput as error:
                 raise refuse(error, "prompt") from None
 
-        asked, ids = await service.read(request, protocol.TokenizeRequest, read)
+        asked, ids = await service.read(request, schemas.TokenizeRequest, read)
         answer = {"count": len(ids), "max_model_len": service.run.recipe.model.context, "tokens": ids}
         if asked.return_token_strs:
             answer["token_strs"] = [service.symbols.token(one) for one in ids]
         return Response(await asyncio.to_thread(encode, answer), media_type="application/json")
 
-    @app.post("/detokenize", responses={200: {"model": protocol.DetokenizeAnswer}}, response_model=None)
+    @app.post("/detokenize", responses={200: {"model": schemas.DetokenizeAnswer}}, response_model=None)
     async def detokenize(request: Request) -> Response:
         """Tokens as a text; bytes that are not UTF-8 become U+FFFD."""
 
-        def read(asked: protocol.DetokenizeRequest) -> str:
+        def read(asked: schemas.DetokenizeRequest) -> str:
             try:
                 return service.symbols.decode(service.symbols.check(asked.tokens, "tokens"))
             except BadInput as error:
                 raise refuse(error, "tokens") from None
 
-        _, text = await service.read(request, protocol.DetokenizeRequest, read)
+        _, text = await service.read(request, schemas.DetokenizeRequest, read)
         return JSONResponse({"prompt": text})
 
-    @app.get("/tokenizer_info", responses={200: {"model": protocol.TokenizerInfo}}, response_model=None)
+    @app.get("/tokenizer_info", responses={200: {"model": schemas.TokenizerInfo}}, response_model=None)
     async def tokenizer_info() -> Response:
         """What a client needs to know of the tokenizer."""
         special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token", "chat_template"))

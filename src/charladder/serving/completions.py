@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from charladder.errors import BadInput
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
-from charladder.generation.sampling import SamplingParams
 from charladder.generation.sequence import sample_indices
-from charladder.serving.engine import Engine
+from charladder.serving.api_errors import Refused, refuse
+from charladder.serving.event_stream import given_up
 from charladder.serving.limits import Limits
-from charladder.serving.looking import Looker
-from charladder.serving.problems import Refused, refuse
-from charladder.serving.protocol import CompletionRequest
-from charladder.serving.streaming import given_up
-from charladder.serving.symbols import Decoder, Symbols
-from charladder.serving.tickets import Failed, Full, Piece, Ticket
+from charladder.serving.requests import Failed, Full, Piece, Ticket
+from charladder.serving.scheduler import Engine
+from charladder.serving.schemas import CompletionRequest
+from charladder.serving.scoring import Looker
+from charladder.serving.tokens import Decoder, Symbols
 
 
 @dataclass

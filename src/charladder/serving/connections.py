@@ -15,8 +15,8 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from charladder.serving.api_errors import Refused
 from charladder.serving.limits import Limits
-from charladder.serving.problems import Refused
 
 PIECE = 1 << 14  # bytes given to the parser at once, between two checks of what has been sent
 PIPELINED = 64  # requests of one connection that wait for the answer to the one before

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from charladder.serving.access import OPEN
-from charladder.serving.protocol import Asked
+from charladder.serving.access_control import OPEN
+from charladder.serving.schemas import Asked
 
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 COMPONENT = "#/components/schemas/{model}"

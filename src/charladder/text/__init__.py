@@ -3,13 +3,13 @@
 from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
 from charladder.text.cache import Report, cache_folder, silent
 from charladder.text.corpus import Corpus, NotOpened, exists, fetched, not_fetched, open_corpus, open_recorded
-from charladder.text.gather import kept
-from charladder.text.mapped import cut_short, release
-from charladder.text.named import corpora
+from charladder.text.datasets import corpora
+from charladder.text.ingest import kept
+from charladder.text.integrity import intact
+from charladder.text.memory_map import cut_short, release
 from charladder.text.prune import Item, prune
 from charladder.text.sources import is_url
 from charladder.text.split import Split, split
-from charladder.text.verify import intact
 from charladder.text.windows import Windows
 
 __all__ = [

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from charladder.errors import BadInput
-from charladder.text.mapped import release
+from charladder.text.memory_map import release
 
 SMALL, LARGE = 256, 65536  # letters whose ids fit one byte, two bytes
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import platformdirs
 
-from charladder.atomic import beside
+from charladder.atomic_io import beside
 from charladder.errors import BadInput
 
 DAY = 86400.0

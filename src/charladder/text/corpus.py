@@ -10,19 +10,19 @@ import numpy as np
 
 from charladder.errors import BadInput
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
+from charladder.text.archives import Damaged
+from charladder.text.by_digest import recorded_text
 from charladder.text.cache import Report, cache_folder, room, silent
+from charladder.text.cache_locks import opening_texts
+from charladder.text.character_counts import count_letters, spell
+from charladder.text.datasets import PYTHON, by_hand, find_named, names, open_named
 from charladder.text.download import download, place_of
-from charladder.text.gather import Text, gather, kept
-from charladder.text.letters import count_letters, spell
-from charladder.text.locks import opening_texts
-from charladder.text.mapped import map_ids
-from charladder.text.named import PYTHON, by_hand, find_named, names, open_named
-from charladder.text.opening import size_of
+from charladder.text.file_reader import size_of
+from charladder.text.ingest import Text, gather, kept
+from charladder.text.memory_map import map_ids
 from charladder.text.prune import mark_used
-from charladder.text.recorded import recorded_text
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
-from charladder.text.unasked import Unopened, unopened
-from charladder.text.unpack import Damaged
+from charladder.text.trusted_data import Unopened, unopened
 
 MOST = {"letters": SMALL, "unicode": LARGE}
 
@@ -67,8 +67,8 @@ def open_recorded(
 ) -> Corpus:
     """Opens the `data` that a run directory names, whose text has this SHA-256 and so many files.
 
-    A run directory may come from another person: see `charladder.text.unasked` for what is opened. Where `data` is not
-    opened, is gone or has changed, the text comes from the cache. size: of the text, in bytes, where it is known.
+    A run directory may come from another person: see `charladder.text.trusted_data` for what is opened. Where `data` is
+    not opened, is gone or has changed, the text comes from the cache. size: of the text, in bytes, where it is known.
     run: the name of the run, for messages. Raises BadInput as `open_corpus`, and NotOpened where the data is not opened
     and the cache does not have the text.
     """

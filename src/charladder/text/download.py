@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from charladder.atomic import move_into_place
+from charladder.atomic_io import move_into_place
 from charladder.errors import BadInput
 from charladder.text.cache import Report, read_json, silent, write_json, writing
 

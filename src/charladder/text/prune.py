@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charladder.atomic import remove
+from charladder.atomic_io import remove
 from charladder.text.cache import DAY, cache_folder, read_json
-from charladder.text.locks import in_use, pruning
+from charladder.text.cache_locks import in_use, pruning
 
 USED = ".used"  # of an empty file beside another, whose time is that of the last use
 

@@ -10,7 +10,7 @@ has equally many targets), S stretches of text that windows do not leave (one, o
 import numpy as np
 
 from charladder.errors import BadInput
-from charladder.text.mapped import release
+from charladder.text.memory_map import release
 
 MASK = (1 << 64) - 1
 RELEASE = 64  # windows after which a memory-mapped text's pages are let go

@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from charladder.atomic import sync_folder, write_text
+from charladder.atomic_io import sync_folder, write_text
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import BadInput
-from charladder.training import shards
+from charladder.training import sharded_io
 from charladder.training.distributed import first, leader, wait
-from charladder.training.files import check_length, file_digest, save_tensors
 from charladder.training.identity import RUN, check_identity
+from charladder.training.tensor_files import check_length, file_digest, save_tensors
 
 FORMAT = 2
 KEPT = 2
@@ -97,7 +97,7 @@ def save_in_pieces(folder: Path, checkpoint: Checkpoint) -> None:
 
     if first(begin):
         try:
-            shards.save(part, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
+            sharded_io.save(part, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
             first(end)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -237,7 +237,7 @@ def read(path: Path) -> Checkpoint:
                 file = path / f"{name}.safetensors"
                 parts[name] = load_file(file)
             return Checkpoint(**parts, state=state)
-        return sorted_out(shards.load(path), state)
+        return sorted_out(sharded_io.load(path), state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
 

@@ -12,7 +12,7 @@ import torch
 
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
-from charladder.objective.cross_entropy import CompiledOperations
+from charladder.objective.cross_entropy_kernels import CompiledOperations
 
 
 def choose_compiled(name: str, device: torch.device) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charladder.atomic import beside
+from charladder.atomic_io import beside
 from charladder.auxiliary import Diagnosis, draw_depths
 from charladder.training.metrics import is_validation, read_metrics
 from charladder.training.palette import BATCHES, COLOURS, MAIN, VALID, ordered

@@ -13,15 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from charladder.atomic import sweep
-from charladder.training.best import NETWORK, Best, read_best, remove_best, save_best
+from charladder.atomic_io import sweep
+from charladder.training.best_weights import NETWORK, Best, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.config import TrainingConfig
 from charladder.training.distributed import agree, gathered, leader, wait
-from charladder.training.files import save_tensors
 from charladder.training.identity import entries
 from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
 from charladder.training.stopwatch import Stopwatch
+from charladder.training.tensor_files import save_tensors
 from charladder.training.trainer import StepFacts, Trainer
 
 BITS = 1 / math.log(2)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from charladder.atomic import write_text
+from charladder.atomic_io import write_text
 from charladder.errors import DataLeftOut
 from charladder.input_files import open_regular
 from charladder.strict_json import dumps

@@ -18,7 +18,6 @@ from charladder.objective import LanguageModelObjective, term_weights
 from charladder.text import Windows
 from charladder.text.windows import hash64
 from charladder.training import distributed
-from charladder.training.budget import Clock, progress, rate_factor, step_share
 from charladder.training.checkpoint import Checkpoint
 from charladder.training.compilation import (
     choose_compiled,
@@ -28,12 +27,13 @@ from charladder.training.compilation import (
     uncompiled,
 )
 from charladder.training.config import TrainingConfig
+from charladder.training.cuda_graph import Recorder, Run
+from charladder.training.devices import choose_device, choose_precision
 from charladder.training.distributed import Whole
 from charladder.training.health import Health, NotFinite, restored
 from charladder.training.identity import entries
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
-from charladder.training.precision import choose_device, choose_precision
-from charladder.training.recording import Recorder, Run
+from charladder.training.schedule import Clock, progress, rate_factor, step_share
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Drafts, make_sampler
-from charladder.generation.sampling import SamplingParams
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner, TokenBatch
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from charladder.errors import BadInput
-from charladder.generation.sampling import SamplingParams
+from charladder.generation.distribution import SamplingParams
 from charladder.generation.speculative import (
     AutoDrafter,
     ChainedHeadDrafter,

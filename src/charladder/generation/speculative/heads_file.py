@@ -11,8 +11,8 @@ from charladder.errors import BadInput
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run
-from charladder.training.files import file_digest, load_tensors, save_tensors
 from charladder.training.identity import entries
+from charladder.training.tensor_files import file_digest, load_tensors, save_tensors
 
 FILE_NAME = "drafting.safetensors"
 MAX_BYTES = 1 << 31  # bytes of it

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from charladder.errors import BadInput
+from charladder.generation.distribution import NOT_FINITE, SamplingParams
 from charladder.generation.sampler import SOURCES, Drafts, make_sampler, to_c
-from charladder.generation.sampling import NOT_FINITE, SamplingParams
 from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.generation.speculative.no_drafter import no_drafts
-from charladder.inference.packed import address, interleave_gate, pack_panels, scratch_size
+from charladder.inference.packed_cpu import address, interleave_gate, pack_panels, scratch_size
 from charladder.kernels import native
 from charladder.model.norm import EPSILON
 

@@ -1,4 +1,4 @@
-/* From logits to characters: generation/sampling.py and sampler.py in C, for many rows in one call. Arithmetic is in
+/* From logits to characters: generation/distribution.py and sampler.py in C, for many rows in one call. Arithmetic is in
    double, except for the exponentials. The caller gives the uniform random numbers, so equal numbers give equal text.
 
    Shapes: N rows, V symbols, S sequences, M drafted characters of all sequences.

@@ -1,0 +1,47 @@
+"""What a changed budget does to a run that goes on: its progress jumps, and what depends on progress jumps with it."""
+
+from charladder.auxiliary import term_name
+from charladder.objective import term_weights
+from charladder.training import Trainer, TrainingConfig
+from charladder.training.schedule import progress, rate_factor, step_share
+
+SAME = 0.01  # learning rates that differ by less than this share are not worth a word
+
+
+def jump(trainer: Trainer, before: TrainingConfig) -> str | None:
+    """One sentence about the next step: what its learning rate and losses would have been with the budget `before`,
+    and what they are now. None where nothing changes, or nothing has been trained yet."""
+    clock = trainer.clock
+    if not clock.step:
+        return None
+    was, now = progress(before, clock), trainer.progress
+    characters, seconds = round(clock.characters / clock.step), clock.seconds / clock.step
+    old, new = (
+        settings.learning_rate * rate_factor(settings, at, step_share(settings, clock, characters, seconds))
+        for settings, at in ((before, was), (trainer.settings, now))
+    )
+    changes = []
+    if abs(new - old) > SAME * max(new, old):
+        changes.append(f"the learning rate goes from {old:.3g} to {new:.3g}")
+    changes += [
+        f"{several(names)} {'contribute' if len(names) > 1 else 'contributes'} to the loss {how}"
+        for how, names in (("again", active(trainer, now) - active(trainer, was)),
+                           ("no more", active(trainer, was) - active(trainer, now)))
+        if names
+    ]  # fmt: skip
+    if not changes:
+        return None
+    return f"of the new budget {now:.1%} is spent, and of the old one {was:.1%} was: {', and '.join(changes)}"
+
+
+def active(trainer: Trainer, at: float) -> set[str]:
+    """Names of the losses that contribute at a progress."""
+    layers = trainer.network.settings.layers
+    weights = term_weights(trainer.objective.settings, layers, at, trainer.clock.step)
+    return {term_name(layer, k, layers) for (layer, k), weight in weights.items() if weight > 0}
+
+
+def several(names: set[str]) -> str:
+    """Their names where they are few."""
+    shown = sorted(names)
+    return " and ".join(shown) if len(shown) < 3 else f"{shown[0]} and {len(shown) - 1} more"

@@ -1,0 +1,185 @@
+"""charladder study"""
+
+import contextlib
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from charladder.cli.options import Parser
+from charladder.cli.signals import asking
+from charladder.cli.study_progress import AblationTable
+from charladder.cli.terminal import Terminal, say
+from charladder.cli.text_progress import reading, say_notes
+from charladder.errors import BadInput
+from charladder.run import split_of
+from charladder.strict_json import dumps
+from charladder.studies.directory import check_place, planned_runs
+from charladder.studies.plan import (
+    BUDGETS,
+    Plan,
+    check,
+    checked_fields,
+    differences,
+    read_plan,
+    recipe_of,
+    seeds_of,
+    shown,
+)
+from charladder.studies.runner import Failed, Finished, Interrupted, carry_out, default_jobs
+from charladder.text import Corpus, exists, not_fetched, open_corpus
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "study",
+        "Trains every arm of PLAN with every seed, and reports which differences are real. PLAN is the name of one of\n"
+        "ours (paper: Table 4 of the paper, in small) or a TOML file. Finished runs are never repeated: after an\n"
+        "interruption the same command goes on.",
+        "charladder study paper --seeds 3",
+    )
+    parser.add_argument("plan", metavar="PLAN", help="a plan by name, or a file FILE.toml")
+    parser.add_argument("data", nargs="*", metavar="DATA", help="the text, in place of the plan's")
+    parser.add_argument("--out", metavar="DIR", help="where to keep the runs (default studies/<plan>)")
+    parser.add_argument("--jobs", metavar="N", help="runs at once (default: as many as cores or GPUs allow)")
+    parser.add_argument("--seeds", metavar="N", help="the seeds 0 to N-1, in place of the plan's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field of all arms; may be repeated"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check all, say what would be trained, and stop")
+    parser.add_argument("--report-only", action="store_true", help="only write the report of what is there")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.read(argv)
+    plan = changed(read_plan(options.plan), options.data, options.seeds, options.set)
+    folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
+    jobs = default_jobs(plan) if options.jobs is None else whole_number("--jobs", options.jobs)
+    console = Terminal(stderr=options.json, lasting=True)
+    if options.dry_run:
+        check_place(plan, folder)
+        check_text(plan, fetch=False)
+        return rehearse(console, plan, folder, jobs, options.json)
+    if options.report_only:
+        if not (folder / "plan.toml").is_file():
+            raise BadInput(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
+        finish(console, folder, [], options.json)
+        return 0
+    check_text(plan)
+    return train_all(console, plan, folder, jobs, options.json, argv)
+
+
+def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
+    """The plan with what the command line says in place of its own."""
+    if data:
+        plan = dataclasses.replace(plan, data=tuple(data))
+    if seeds is not None:
+        plan = dataclasses.replace(plan, seeds=seeds_of(whole_number("--seeds", seeds)))
+    given: dict[str, Any] = {}
+    for one in fields:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise BadInput(f"--set {one} has no value; write --set FIELD=VALUE")
+        given |= checked_fields({name.replace("-", "_"): value}, "--set")
+    kept = {name: v for name, v in plan.fields.items() if name not in BUDGETS or not set(BUDGETS) & set(given)}
+    plan = dataclasses.replace(plan, fields={**kept, **given})
+    check(plan)
+    return plan
+
+
+def check_text(plan: Plan, fetch: bool = True) -> None:
+    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises BadInput.
+
+    fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
+    """
+    absent = [] if fetch else not_fetched(plan.data)
+    if absent:
+        say(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
+        for data in plan.data:
+            if data not in absent:
+                exists(data)
+        return
+    corpora: dict[Any, Corpus] = {}
+    for arm in plan.arms:
+        recipe = recipe_of(plan, arm, plan.seeds[0])
+        text, window = recipe.text, recipe.model.context + recipe.objective.targets
+        kind = text.alphabet, text.encoding, text.unknown
+        if kind not in corpora:
+            with reading() as report:
+                corpora[kind] = open_corpus(plan.data, *kind, report)
+            say_notes(corpora[kind])
+        parts = split_of(recipe, corpora[kind])
+        if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
+            raise BadInput(
+                f"arm {arm.name!r} of the plan wants a window of {window} characters to train on and a valid part, and "
+                f"{corpora[kind].name} has {len(corpora[kind].ids_N):,} characters; set text.valid and text.test lower"
+            )
+
+
+def whole_number(option: str, text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 1000):
+        raise BadInput(f"{option} is {text!r}; it must be a whole number from 1 to 1000")
+    return int(text)
+
+
+def tell(console: Console, sentence: str) -> None:
+    """A line as it is, however long."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def rehearse(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
+    """All runs, and in which settings the arms differ."""
+    differ, runs = differences(plan), planned_runs(plan, folder)
+    if as_json:
+        print(dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
+        return 0
+    tell(console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once")
+    for arm, fields in differ.items():
+        told = ", ".join(f"{name} = {shown(value)}" for name, value in fields.items())
+        tell(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {told or 'the base as it is'}")
+    for run in runs:
+        tell(console, f"{run.path}{' (begun)' if run.path.exists() else ''}")
+    return 0
+
+
+def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
+    """Carries the plan out, shows it, and reports; returns the exit code."""
+    asked: list[int] = []
+    ends: list[Finished | Failed | Interrupted] = []
+    events = carry_out(plan, folder, jobs, lambda: bool(asked))
+    # Closed here and not whenever it is collected: whatever goes wrong, no process is left behind.
+    with asking(asked), AblationTable(console, plan, jobs) as table, contextlib.closing(events):
+        for event in events:
+            table.show(event)
+            if isinstance(event, Finished | Failed | Interrupted):
+                ends.append(event)
+    failed = [end for end in ends if isinstance(end, Failed)]
+    for end in failed:
+        say(f"{end.run.path} failed with exit code {end.code}; its log is {end.run.log}")
+    if asked or any(isinstance(end, Interrupted) for end in ends):
+        tell(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
+        return 130
+    finish(console, folder, ends, as_json)
+    return 1 if failed else 0
+
+
+def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interrupted], as_json: bool) -> None:
+    """Writes the report, and says where it is."""
+    # Here, for it loads the libraries of statistics and plots.
+    from charladder.studies.report_files import write_report
+
+    paths = write_report(folder)
+    for path in paths:
+        tell(console, f"report: {path}")
+    if as_json:
+        runs = [
+            {
+                "run": str(end.run.path),
+                "arm": end.run.arm.name,
+                "seed": end.run.seed,
+                "valid_bits_per_character": end.bits if isinstance(end, Finished) else None,
+                "exit_code": end.code if isinstance(end, Failed) else 0,
+            }
+            for end in ends
+        ]
+        print(dumps({"folder": str(folder), "runs": runs, "report": [str(path) for path in paths]}))

@@ -1,0 +1,43 @@
+"""What `train` says at its end about a run that went worse than it might have."""
+
+from typing import Any
+
+from charladder.cli.training_outcome import Followed
+from charladder.evaluation.unigram_baseline import better_unigram
+from charladder.run import Run, split_of
+from charladder.text import Corpus
+from charladder.training.best_weights import NETWORK, Best, read_best
+
+
+def best_weights(run: Run) -> Best | None:
+    """Step and bits of the best weights, where they are better than the last ones."""
+    return read_best(run.path / NETWORK)
+
+
+def closing_notes(run: Run, corpus: Corpus, followed: Followed, score: dict[str, Any] | None) -> list[str]:
+    """Sentences, without the word `note`. `score`: the final score, as final_score returns it."""
+    validated = followed.validated
+    if validated is None:
+        return []
+    found, best = [], best_weights(run)
+    if followed.early:
+        found.append(
+            f"training ended before its budget was spent, because {run.recipe.training.patience} validations in a row "
+            "were no better than the best one (--patience)"
+        )
+    if best is not None:
+        found.append(
+            f"the last weights have {validated.bits_per_character:.3f} bits per character on the text of the "
+            f"validations, the best ones (step {best.step:,}) {best.bits:.3f}; --weights best uses those"
+        )
+    parts = split_of(run.recipe, corpus)
+    bits = validated.bits_per_character if score is None else score["bits_per_character"]
+    characters = validated.characters if score is None else score["characters"]
+    part = parts.valid[0], parts.valid[0] + characters
+    unigram = better_unigram(bits, corpus.ids_N, parts.train, part, corpus.alphabet.size)
+    if unigram is not None:
+        found.append(
+            f"{bits:.3f} bits per character are more than {unigram:.3f}, which the frequencies of single characters in "
+            "the training text give (an add-one unigram model)"
+        )
+    return found

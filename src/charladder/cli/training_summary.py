@@ -1,0 +1,101 @@
+"""What `charladder train` does and says when training has ended."""
+
+import shlex
+import time
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from charladder.cli.final_score import final_score
+from charladder.cli.next_steps import commands_after_training
+from charladder.cli.scoring import print_bits
+from charladder.cli.signals import interrupting
+from charladder.cli.training_notes import best_weights, closing_notes
+from charladder.cli.training_outcome import Followed
+from charladder.run import Run
+from charladder.strict_json import dumps
+from charladder.text import Corpus
+from charladder.training import Trainer
+from charladder.training.curves import draw_curves
+from charladder.training.memory import peak_bytes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is done after training. score: --score. as_json: --json. reading_seconds: how long it took to read the text
+    and to make the network, which is outside the budget."""
+
+    score: str | int | None
+    as_json: bool
+    reading_seconds: float
+
+
+def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending, followed: Followed) -> int:
+    """The final score, the plot, and what to do next; returns the exit code."""
+    clock, name = trainer.clock, shlex.quote(str(run.path))
+    began = time.perf_counter()
+    validated = followed.validated
+    try:
+        with interrupting():
+            if followed.asked:
+                raise KeyboardInterrupt
+            score = final_score(console, run, corpus, trainer, ending.score, followed)
+    except KeyboardInterrupt:
+        sentence = f"training is done and saved, its score was interrupted; score it with: charladder evaluate {name}"
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        return 130
+    scoring_seconds = time.perf_counter() - began + (validated.seconds if validated else 0.0)
+    bits = None if score is None else score["bits_per_character"]
+    plot = draw_curves(run.path)
+    memory = peak_bytes(trainer.device)
+    speed = clock.characters / clock.seconds if clock.seconds else 0.0
+    best = best_weights(run)
+    notes = closing_notes(run, corpus, followed, score)
+    more = f"--patience {2 * trainer.settings.patience}" if followed.early else longer(trainer)
+    read = run if best is None else replace(run, weights="best")
+    following = "\n        ".join(commands_after_training(read, corpus, more, console.encoding))
+    where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
+    console.print(
+        f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
+        f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
+        f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
+        f"outside the budget: {ending.reading_seconds:.0f} s to read the text and make the network, "
+        f"{scoring_seconds:.0f} s to score\n"
+        f"curves: {where}\n"
+        f"next:   {following}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    if score is not None:
+        print_bits(console, score)
+    if ending.as_json:
+        print(
+            dumps(
+                {
+                    "run": str(run.path),
+                    "steps": clock.step,
+                    "seconds": clock.seconds,
+                    "characters_per_second": speed,
+                    "valid_bits_per_character": bits,
+                    "scored": score,
+                    "best": None if best is None else {"step": best.step, "bits_per_character": best.bits},
+                    "ended_early": followed.early,
+                    "notes": notes,
+                    "reading_seconds": ending.reading_seconds,
+                    "scoring_seconds": scoring_seconds,
+                    "peak_memory_bytes": memory,
+                }
+            )
+        )
+    return 0
+
+
+def longer(trainer: Trainer) -> str:
+    """The budget twice as long, as an option."""
+    settings = trainer.settings
+    if settings.minutes:
+        return f"--minutes {2 * settings.minutes:g}"
+    return f"--steps {2 * settings.steps}" if settings.steps else f"--chars {2 * settings.characters}"

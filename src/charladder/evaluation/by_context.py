@@ -1,0 +1,85 @@
+"""Where the bits go: by how much context there is (Al-Rfou et al. 2018, Table 2), and by place inside the window.
+
+Shapes: C characters of context, M characters scored together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from charladder.errors import BadInput
+from charladder.evaluation.sliding_window import Score, Scored
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the characters: `at` is the context, or how many characters they were predicted from. accuracy: the share
+    whose first guess was right."""
+
+    at: int
+    stride: int
+    bits_per_character: float
+    accuracy: float
+    characters: int
+    seconds: float = 0.0
+
+
+Evaluate = Callable[[int, int, Callable[[Scored], None]], Score]
+"""Scores a part of a text, from context and stride, telling of each character."""
+
+
+def contexts_of(context: int, least: int = 32) -> list[int]:
+    """32, 64 ... and the context itself."""
+    found = []
+    while least < context:
+        found.append(least)
+        least *= 2
+    return [*found, context]
+
+
+def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None = None) -> list[Part]:
+    """The whole part scored with each context; stride: half of each unless given. Raises BadInput for a stride above
+    the smallest context."""
+    if stride is not None and stride > min(contexts):
+        raise BadInput(
+            f"--stride {stride} is above the smallest context, {min(contexts)}, of --by-context; give a lower one"
+        )
+    found = []
+    for context in contexts:
+        right = 0
+
+        def count(scored: Scored) -> None:
+            nonlocal right
+            right += int((scored.ranks_M == 0).sum())
+
+        own = max(1, context // 2) if stride is None else stride
+        score = evaluate(context, own, count)
+        # The first character of a text is nobody's guess.
+        found.append(
+            Part(context, own, score.bits_per_character, right / score.characters, score.characters, score.seconds)
+        )
+    return found
+
+
+def by_position(evaluate: Evaluate, context: int, bands: int = 32) -> list[Part]:
+    """Windows that do not overlap: what a character costs by how many stand before it in its window, in bands that grow
+    by half or so, up to `context`."""
+    nats_C, right_C, count_C = np.zeros(context + 1), np.zeros(context + 1), np.zeros(context + 1, np.int64)
+
+    def add(scored: Scored) -> None:
+        np.add.at(nats_C, scored.seen_M, scored.nats_M)
+        np.add.at(right_C, scored.seen_M, scored.ranks_M == 0)
+        np.add.at(count_C, scored.seen_M, 1)
+
+    evaluate(context, context, add)
+    edges = sorted({max(1, round(context ** (n / bands))) for n in range(bands + 1)})
+    found = []
+    for begin, end in zip([0, *edges[:-1]], edges, strict=True):
+        among = slice(begin + 1, end + 1)
+        count = int(count_C[among].sum())
+        if count:
+            bits = float(nats_C[among].sum()) / math.log(2) / count
+            found.append(Part(end, context, bits, float(right_C[among].sum()) / count, count))
+    return found

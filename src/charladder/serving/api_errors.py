@@ -1,0 +1,83 @@
+"""What goes wrong, as an answer that OpenAI's clients turn into an exception of their own."""
+
+import re
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from charladder.errors import BadInput
+from charladder.serving.schemas import ErrorAnswer
+
+TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
+    500: "server_error", 503: "server_error",
+}  # fmt: skip
+CLOSING = "the service is closing"
+OPTION = r"--([a-z][a-z-]*)"
+ANSWERS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorAnswer, "description": what}
+    for status, what in {
+        400: "a field is wrong, or the body is no JSON",
+        401: "no token, or a wrong one",
+        403: "a request from another site, or for another host",
+        404: "no such model or path",
+        405: "no such method here",
+        408: "not done within the time there is",
+        413: "a body that is too large",
+        415: "a body that is no application/json",
+        429: "too much is going on",
+        431: "a request head that is too large",
+        503: "too many connections, no place for a text within the time there is, or the service is closing",
+    }.items()
+}
+
+
+class Refused(Exception):
+    """An answer other than success. `sentence` says what is wrong, where, and what to do."""
+
+    def __init__(self, status: int, sentence: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.param, self.code = status, sentence, param, code
+
+    def body(self) -> dict[str, object]:
+        kind = TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.sentence, "type": kind, "param": self.param, "code": self.code}}
+
+    def answer(self) -> JSONResponse:
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}.get(
+            self.status
+        )
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def refuse(error: BadInput, field: str | None = None) -> Refused:
+    """A sentence made for the command line, as one about fields. field: where the mistake is, unless the sentence
+    begins with the option of another field."""
+    sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
+    sentence = re.sub(OPTION, lambda option: option[1].replace("-", "_"), sentence)
+    named = re.match(OPTION, str(error))
+    return Refused(400, sentence, named[1].replace("-", "_") if named else field)
+
+
+async def on_refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return error.answer()
+
+
+async def on_bad_input(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BadInput)
+    return refuse(error).answer()
+
+
+async def on_http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses."""
+    assert isinstance(error, HTTPException)
+    sentences = {
+        404: f"there is nothing at {request.url.path!r} here",
+        405: f"{request.url.path!r} does not take {request.method}",
+        400: "the body cannot be read as JSON; send an object, UTF-8",
+    }
+    answer = Refused(error.status_code, sentences.get(error.status_code, str(error.detail))).answer()
+    answer.headers.update(error.headers or {})
+    return answer

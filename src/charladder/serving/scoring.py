@@ -1,0 +1,214 @@
+"""Scores of texts, and the ladder at a place of one. One at a time, in a thread of its own, beside the decoding.
+
+Shapes: N symbols.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from charladder.auxiliary import term_name
+from charladder.errors import BadInput
+from charladder.evaluation import Scored, evaluate
+from charladder.evaluation.head_predictions import HeadPrediction, predictions_at, window_start
+from charladder.evaluation.last_learned import last_learned
+from charladder.evaluation.layers import evaluate_layers
+from charladder.generation.distribution import NOT_FINITE, top_candidates
+from charladder.model import Transformer
+from charladder.objective import LanguageModelObjective
+from charladder.run import Run
+from charladder.serving.api_errors import CLOSING, Refused, refuse
+from charladder.serving.limits import Limits
+from charladder.serving.tokens import Symbols
+
+SHOWN = 5  # likeliest symbols of a head
+AT_ONCE = 4096  # characters read together: between two of these a look at whether anybody still waits
+
+
+class Gone(Exception):
+    """Nobody waits for it any more."""
+
+
+def finite(numbers_N: np.ndarray) -> list[float]:
+    """As a list. Raises Refused where a network's numbers are broken."""
+    if not np.isfinite(numbers_N).all():
+        raise Refused(500, NOT_FINITE)
+    return numbers_N.tolist()
+
+
+class Looker:
+    """Looks at texts with a run's network and, where they are there, its trained heads."""
+
+    def __init__(self, run: Run, network: Transformer, symbols: Symbols, limits: Limits) -> None:
+        self.network, self.symbols, self.limits = network, symbols, limits
+        self.context = run.recipe.model.context
+        self.stride = max(1, self.context // 2)
+        self.layers = run.recipe.model.layers
+        self.objective: LanguageModelObjective | None = None
+        if run.heads_path.is_file():
+            self.objective = run.objective().to(network.output.weight.device).eval()
+        self.learned = last_learned(run)
+        self.executor = ThreadPoolExecutor(1, "looking")
+        self.inside = 0
+        self.closing = threading.Event()
+
+    async def run(self, deadline: float, look: Any, *arguments: Any) -> Any:
+        """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
+        if self.closing.is_set():
+            raise Refused(503, CLOSING)
+        if self.inside >= self.limits.looks:
+            raise Refused(429, "too many texts are being looked at; try again later")
+        gone = threading.Event()
+
+        def check(*_: Any) -> None:
+            if gone.is_set():
+                raise Gone
+            if self.closing.is_set():
+                raise Refused(503, CLOSING)
+            if time.monotonic() > deadline:
+                raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
+
+        def work() -> Any:
+            if time.monotonic() > deadline and not gone.is_set():
+                raise Refused(503, f"its turn did not come within {self.limits.seconds:g} seconds; try again later")
+            check()
+            return partial(look, *arguments)(check)
+
+        self.inside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+        except BadInput as error:
+            raise refuse(error) from None
+        finally:
+            gone.set()
+            self.inside -= 1
+
+    def close(self) -> None:
+        """Ends all looks at the next check."""
+        self.closing.set()
+        self.executor.shutdown(wait=False)
+
+    def score(self, ids: list[int], begin: int, end: int, layers: bool, check: Any) -> dict[str, Any]:
+        """Bits of the symbols from `begin` to `end`, each from what evaluation at stride C/2 of the whole text sees, so
+        they do not depend on where the part begins; with `layers`, those of every head."""
+        began = time.perf_counter()
+        ids_N = np.array(ids, np.int64)
+        bits_N = np.zeros(len(ids))
+        bits_N[:1] = math.log2(self.symbols.alphabet.size)
+        part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
+
+        def note(scored: Scored) -> None:
+            bits_N[scored.places_M] = scored.nats_M / math.log(2)
+
+        result: dict[str, Any] = {}
+        if part[0] < end:
+            evaluate(
+                lambda tokens_BT, keep: self.network(tokens_BT, logits_to_keep=keep).logits_BTV, ids_N, part,
+                self.context, self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE,
+                check, each=note,
+            )  # fmt: skip
+        if layers:
+            result["layers"] = self.score_layers(ids_N, part, begin, end, check)
+        bits = finite(bits_N[begin:end])
+        return {
+            "characters": len(bits),
+            "begin": begin,
+            "bits": bits,
+            "total_bits": math.fsum(bits),
+            "bits_per_character": math.fsum(bits) / len(bits) if bits else 0.0,
+            "context": self.context,
+            "stride": self.stride,
+            "seconds": time.perf_counter() - began,
+        } | result
+
+    def prompt(self, ids: list[int], top: int, check: Any) -> tuple[list[float], list[list[tuple[int, float]]]]:
+        """Of every symbol but the first: its nats, and the `top` likeliest there with theirs."""
+        ids_N, nats, found = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
+        last: list[list[tuple[int, float]]] = []  # of the windows that are noted next
+
+        def predict(tokens_BT: Tensor, keep: int) -> Tensor:
+            logits_BTV = self.network(tokens_BT, logits_to_keep=keep).logits_BTV
+            last[:] = top_candidates(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
+            return logits_BTV
+
+        def note(scored: Scored) -> None:
+            for place, said, best in zip(scored.places_M.tolist(), scored.nats_M.tolist(), last, strict=True):
+                nats[place], found[place] = -said, best
+
+        evaluate(
+            predict, ids_N, (0, len(ids)), self.context, self.stride, self.symbols.alphabet.size,
+            self.network.output.weight.device, AT_ONCE, check, each=note,
+        )  # fmt: skip
+        finite(np.array(nats))
+        return nats[1:], found[1:]
+
+    def score_layers(
+        self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
+    ) -> list[dict[str, Any]]:
+        """A list for each head, of the bits of every symbol; None where it predicts none, as in the first places."""
+        found: dict[tuple[int, int], list[float | None]] = {}
+
+        def note(layer: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
+            bits = found.setdefault((layer, target), [None] * (end - begin))
+            for place, nats in zip(places_M.tolist(), nats_M.tolist(), strict=True):
+                if begin <= place < end:
+                    bits[place - begin] = nats / math.log(2)
+
+        if self.objective is None:
+            sentence = "this run has no heads.safetensors, so its layers predict nothing; ask without `layers`"
+            raise Refused(400, sentence, "layers")
+        if part[0] < end:
+            evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
+        return [
+            {"term": term_name(layer, k, self.layers), "layer": layer, "target": k, "bits": found[layer, k]}
+            for layer, k in sorted(found)
+        ]
+
+    def predictions_at(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
+        """What every head expected at `place` and after it, from what stands before."""
+        ids_N = np.array(ids, np.int64)
+        heads: dict[int, list[dict[str, Any]]] = {layer: [] for layer in range(1, self.layers + 1)}
+        bits: float | None = None
+        if place:
+            for one in predictions_at(self.network, self.objective, ids_N, place, self.context, self.stride):
+                finite(one.p_V)
+                if (one.layer, one.target) == (self.layers, 1) and place < len(ids):
+                    bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
+                heads[one.layer].append(self.describe(one, ids, place))
+        elif ids:
+            bits = math.log2(self.symbols.alphabet.size)
+        return {
+            "place": place,
+            "symbol": self.symbol(ids[place]) if place < len(ids) else None,
+            "bits": bits,
+            "note": None
+            if place
+            else "nothing stands before the first character, so it is charged as one of the alphabet drawn uniformly",
+            "rows": [{"layer": layer, "heads": found} for layer, found in heads.items()],
+        }
+
+    def describe(self, one: HeadPrediction, ids: list[int], place: int) -> dict[str, Any]:
+        there = place + one.target - 1
+        actual = None
+        if there < len(ids):
+            seen = ids[there]
+            actual = self.symbol(seen) | {"probability": float(one.p_V[seen]), "rank": one.rank(seen)}
+        learned = self.learned.get(one.term)
+        return {
+            "term": one.term,
+            "target": one.target,
+            "last_learned": None if learned is None or learned.head is None else asdict(learned.head),
+            "actual": actual,
+            "likeliest": [self.symbol(n) | {"probability": float(one.p_V[n])} for n in one.likeliest(SHOWN)],
+        }
+
+    def symbol(self, symbol: int) -> dict[str, Any]:
+        return {"id": symbol, "text": self.symbols.token(symbol, "")}

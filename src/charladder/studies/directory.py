@@ -1,0 +1,147 @@
+"""The folder of a plan: plan.toml, and a run directory and a log for each arm and seed."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock, Timeout
+
+from charladder.atomic_io import write_text
+from charladder.errors import BadInput
+from charladder.input_files import parse_toml, read_bytes
+from charladder.recipe import Recipe, read_raw
+from charladder.run import open_run
+from charladder.studies.plan import Arm, Plan, recipe_of, run_name, tables_of
+from charladder.training.metrics import read_metrics
+
+BASE = "base.toml"  # a copy of a base recipe that is a file: what a folder says holds without it
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One arm with one seed, and where it is kept."""
+
+    arm: Arm
+    seed: int
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.log")
+
+
+def planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
+    """All runs in their order: seed by seed, so that a plan that is cut short has whole seeds, and a machine that
+    grows slower does so for all arms alike."""
+    return [PlannedRun(arm, seed, folder / run_name(arm.name, seed)) for seed in plan.seeds for arm in plan.arms]
+
+
+@contextmanager
+def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
+    """The plan, written down in its folder, which is this process's until the end; its base is then the copy there.
+
+    Raises BadInput where the folder holds another plan, or something else in place of a run, and leaves it as it is.
+    """
+    check_place(plan, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BadInput(f"{folder} is being worked on by another process; wait for it, or stop it") from None
+    try:
+        if plan.base.endswith(".toml"):
+            write_text(folder / BASE, tomli_w.dumps(nested(read_raw(plan.base))))
+        write_text(folder / "plan.toml", tomli_w.dumps(written(plan)))
+        yield dataclasses.replace(plan, base=str(folder / BASE)) if plan.base.endswith(".toml") else plan
+    finally:
+        lock.release()
+
+
+def written(plan: Plan) -> dict[str, Any]:
+    """What plan.toml says; a base of one's own is the copy beside it."""
+    return {**tables_of(plan), **({"base": BASE} if plan.base.endswith(".toml") else {})}
+
+
+def nested(raw: dict[str, Any]) -> dict[str, Any]:
+    """Dotted fields as TOML tables."""
+    tables: dict[str, Any] = {}
+    for name, value in raw.items():
+        section, _, field = name.rpartition(".")
+        (tables.setdefault(section, {}) if section else tables)[field] = value
+    return tables
+
+
+def check_place(plan: Plan, folder: Path) -> None:
+    """Raises BadInput where a plan cannot be carried out in this folder, for what is there already."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file, and a plan needs a folder; choose another --out")
+    check_folder(plan, folder)
+    for run in planned_runs(plan, folder):
+        check_run(plan, run)
+
+
+def check_folder(plan: Plan, folder: Path) -> None:
+    """Raises BadInput where plan.toml is of another plan. More seeds than it had are welcome."""
+    path = folder / "plan.toml"
+    if not path.exists():
+        return
+    try:
+        old = parse_toml(read_bytes(path), str(path))
+        same_base = not (folder / BASE).exists() or read_raw(str(folder / BASE)) == read_raw(plan.base)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}; choose another --out") from None
+    new = tomllib.loads(tomli_w.dumps(written(plan)))
+    had, have = old.pop("seeds", None), new.pop("seeds")
+    for tables in (old, new):
+        tables.pop("contrasts", None)  # they ask other questions of the same runs
+    if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
+        what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
+        raise BadInput(f"{folder} holds another plan ({what} differs); choose another --out")
+    if not isinstance(had, list) or not set(had) <= set(have):
+        raise BadInput(f"{folder} has the seeds {had}, which this plan has not all; choose another --out")
+
+
+def check_run(plan: Plan, run: PlannedRun) -> None:
+    """Raises BadInput where something else than the run that is planned lies in its place."""
+    if not run.path.exists():
+        return
+    found, wanted = open_run(run.path).recipe, recipe_of(plan, run.arm, run.seed)
+    if compared(found) != compared(wanted):
+        raise BadInput(f"{run.path} is a run with other settings than the plan's; move it, or choose another --out")
+
+
+def compared(recipe: Recipe) -> tuple[Any, ...]:
+    """What makes two runs the same: all that is not filled in when a run begins."""
+    text = dataclasses.replace(recipe.text, data=(), characters=0, sha256="", files=0, letters="")
+    return text, recipe.model, recipe.objective, dataclasses.replace(recipe.training, micro_batch=0)
+
+
+def final_bits(plan: Plan, run: PlannedRun) -> float | None:
+    """The score of a finished run on the whole valid part; None of one that is not finished."""
+    path = run.path / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    budget = recipe_of(plan, run.arm, run.seed).training
+    for line in reversed(read_metrics(path)):
+        # A score of the whole part is written at the end of training; the budget must be this one.
+        spent = line["step"] >= budget.steps and line.get("trained_characters", 0) >= budget.characters
+        scored = "split" in line and "part" not in line and math.isfinite(line["bits_per_character"])
+        if scored and (spent or line.get("ended_early")):
+            return line["bits_per_character"]
+    return None
+
+
+def so_far(run: PlannedRun) -> tuple[float, float | None]:
+    """Progress and bits of the last step that a run has logged."""
+    path = run.path / "metrics.jsonl"
+    lines = [line for line in read_metrics(path) if "terms" in line] if path.is_file() else []
+    if not lines:
+        return 0.0, None
+    return lines[-1].get("progress", 0.0), lines[-1]["terms"]["main"]["bits"]

@@ -1,0 +1,94 @@
+"""Curves of several runs side by side, and the schedule of a ladder's layers, as pictures in files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charladder.atomic_io import beside
+from charladder.objective import ObjectiveConfig, depends_on_step, term_weights
+from charladder.studies.results import Curve, Curves
+from charladder.studies.svg_figures import drawing, label, look
+from charladder.training.curves import OPENING, set_limits
+from charladder.training.palette import WEIGHTS, scale_of_weights
+
+BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
+PANELS = 8  # targets that are drawn
+WORK = 1_000_000  # weights that are computed for a picture
+TAKEN_IN_TURN = 16  # steps over which weights that move every step are averaged
+
+
+def draw_runs(runs: Mapping[str, Curves], terms: Sequence[str], by: str, path: Path) -> None:
+    """Bits per character of the runs over `by`: the stretch of the valid part, and each term of the training loss."""
+    with drawing("plot", **{"axes.spines.top": False, "axes.spines.right": False}) as Figure:
+        rows = -(-(1 + len(terms)) // 2)
+        figure = Figure(figsize=(10, 3.8 * rows), layout="constrained")
+        panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+        handles: dict[str, Any] = {}
+        titles = ["valid (the stretch scored on the way)", *(f"training: {term}" for term in terms)]
+        for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+            later: list[float] = []  # after the opening, whose losses would flatten all others
+            for place, (name, curves) in enumerate(runs.items()):
+                curve = curves.valid if panel == 0 else curves.terms.get(terms[panel - 1])
+                if curve is not None and len(curve.bits_P):
+                    marker = "." if panel == 0 else ""
+                    handles[name] = axes.plot(across(curve, by), curve.bits_P, marker=marker, **look(place))[0]
+                    later += curve.bits_P[curve.steps_P >= OPENING * curves.steps].tolist()
+            if panel > 0:
+                set_limits(axes, later)
+            axes.set(title=label(title), xlabel=BY[by], ylabel="bits per character")
+            axes.grid(alpha=0.25)
+        for axes in panels[len(titles) :]:
+            axes.set_visible(False)
+        figure.legend(list(handles.values()), [label(name) for name in handles], loc="outside lower center", ncols=2)
+        save(figure, path)
+
+
+def across(curve: Curve, by: str) -> np.ndarray:
+    """The x of a curve's points, (P,)."""
+    return {"characters": curve.characters_P / 1e6, "seconds": curve.seconds_P, "steps": curve.steps_P}[by]
+
+
+def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path) -> None:
+    """Layer against progress, with the weight of the layer's loss as colour; a panel a target."""
+    _, weights_SRK = schedule(settings, layers)
+    shown = min(settings.targets, PANELS)
+    with drawing("plot") as Figure:
+        figure = Figure(figsize=(min(14, 3.2 * shown + 2), min(12, 2.2 + 0.25 * layers)), layout="constrained")
+        panels = figure.subplots(1, shown, squeeze=False, sharey=True)[0]
+        weights_SRK = weights_SRK[:, :, :shown]
+        most = max(1e-9, float(weights_SRK.max()))
+        image = None
+        for k, axes in enumerate(panels):
+            edges = 0, 1, 0.5, layers + 0.5
+            image = axes.imshow(
+                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=scale_of_weights(most),
+                cmap=WEIGHTS, interpolation="nearest",
+            )  # fmt: skip
+            axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
+            axes.yaxis.get_major_locator().set_params(integer=True)
+        panels[0].set_ylabel("layer")
+        figure.colorbar(image, ax=list(panels), label="weight of the loss")
+        more = f", the first {shown} of {settings.targets} targets" if shown < settings.targets else ""
+        figure.suptitle(label(f"{name}: the losses that contribute{more}"))
+        save(figure, path)
+
+
+def schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, layers,
+    targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
+    steps = TAKEN_IN_TURN if depends_on_step(settings) else 1
+    samples = int(np.clip(WORK // (layers * settings.targets * steps), 20, 200))
+    progress_S = (np.arange(samples) + 0.5) / samples
+    weights_SRK = np.zeros((samples, layers, settings.targets))
+    for sample, progress in enumerate(progress_S):
+        for step in range(steps):
+            for (layer, k), weight in term_weights(settings, layers, float(progress), step).items():
+                weights_SRK[sample, layer - 1, k - 1] += weight / steps
+    return progress_S, weights_SRK
+
+
+def save(figure: Any, path: Path) -> None:
+    with beside(path) as part:
+        figure.savefig(part, dpi=130, format=path.suffix[1:].lower())

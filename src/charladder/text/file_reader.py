@@ -1,0 +1,74 @@
+"""Opening a source for one reading, in which it must stay what it is."""
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from typing import IO
+
+from charladder.errors import BadInput
+from charladder.text.archives import CHUNK, Damaged, damage_said
+from charladder.text.sources import Source
+
+
+class Limited:
+    """A plain file read up to the length that it had when opened, for it may be growing."""
+
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self.file, self.left = file, left
+
+    def read(self, count: int) -> bytes:
+        chunk = self.file.read(min(count, self.left))
+        self.left -= len(chunk)
+        return chunk
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+@contextlib.contextmanager
+def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
+    """The file of a source and its size (None for a stream). Raises BadInput where it changes before it is closed.
+
+    Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
+    """
+    if source.path is None:
+        yield sys.stdin.buffer, None
+        return
+    with damage_said(source.name):
+        file = source.path.open("rb", buffering=0 if plain else CHUNK)
+    with file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            yield file, None
+            return
+        file.seek(skip)
+        limited = Limited(file, before.st_size - skip)
+        damage = None
+        try:
+            yield (limited if plain else file), before.st_size  # type: ignore[misc]
+        except Damaged as error:
+            damage = error
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            if damage is not None:
+                raise damage
+            return
+        if not plain or limited.left or after.st_size <= before.st_size:
+            said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
+            raise BadInput(said) from None
+        notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
+
+
+def position(file: IO[bytes]) -> int:
+    """Bytes read of a file; 0 for a stream, which does not know."""
+    try:
+        return file.tell()
+    except (OSError, ValueError):
+        return 0
+
+
+def size_of(source: Source) -> int | None:
+    status = source.status()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

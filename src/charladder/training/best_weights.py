@@ -1,0 +1,53 @@
+"""The best weights of a run: those of the validation with the fewest bits, kept beside the last ones while they are
+better than these. They are two files, of the network and of the heads; each header has the step and the bits.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from charladder.training.distributed import gathered, leader
+from charladder.training.identity import entries
+from charladder.training.tensor_files import save_tensors
+
+NETWORK, HEADS = "best.safetensors", "best_heads.safetensors"
+
+
+@dataclass(frozen=True)
+class Best:
+    """step: after which the weights were saved. bits: per character, of the stretch that validations score."""
+
+    step: int
+    bits: float
+
+
+def save_best(
+    folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: Best, identity: str | None = None
+) -> None:
+    """Writes the weights in place of older ones; a call of all ranks, of which rank 0 writes. Raises OSError."""
+    about = {"step": str(best.step), "bits_per_character": repr(best.bits), **entries(identity)}
+    for name, tensors in ((HEADS, heads), (NETWORK, network)):
+        tensors = gathered(tensors)
+        if leader():
+            save_tensors(folder / name, tensors, about)
+
+
+def remove_best(folder: Path) -> None:
+    """Removes the best weights, because the last ones are as good."""
+    for name in (NETWORK, HEADS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_best(path: Path) -> Best | None:
+    """What the header of best.safetensors or best_heads.safetensors says; None where there is no such file, or it does
+    not say."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            about = opened.metadata() or {}
+        best = Best(int(about["step"]), float(about["bits_per_character"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return best if best.step >= 0 and math.isfinite(best.bits) else None

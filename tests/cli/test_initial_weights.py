@@ -1,0 +1,162 @@
+"""`train NEW_TEXT --from RUN`: a new run that begins with the weights of another."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from caches import new_cache
+from charladder.cli.main import main
+from charladder.run import open_run
+from charladder.training.tensor_files import file_digest
+
+TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--valid", "0.2"]
+STILL = ["--training.learning-rate", "1e-30", "--training.adam-rate", "1e-30"]  # weights stay what they were
+LETTERS = "a ladder has layers, and each says what it sees. "
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """runs: `old`, of a letter alphabet and two targets."""
+    folder = tmp_path_factory.mktemp("from")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
+        Path("text").write_text(LETTERS * 200)
+        Path("other").write_text("what a ladder says, each layer has. " * 250)
+        Path("greek").write_text(LETTERS + "Ω" + LETTERS * 100)
+        Path("latin").write_bytes((LETTERS * 100).encode("utf-16"))
+        words = ["--alphabet", "letters", "--steps", "20", "--seed", "3", "--training.clip", "0.5", "--run", "old"]
+        assert main(["train", "text", *TINY, *words]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+
+def test_network_heads_recipe_and_alphabet_are_those_of_the_run(capsys):
+    assert main(["train", "other", "--from", "old", "--run", "new", "--steps", "1", *STILL, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "begin fresh" not in told.err
+    for file in ("model.safetensors", "heads.safetensors"):
+        before, after = load_file(f"old/{file}"), load_file(f"new/{file}")
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before), file
+    config, old = (tomllib.loads(Path(run, "config.toml").read_text()) for run in ("new", "old"))
+    assert config["training"]["initial_run"] == str(Path("old").absolute())
+    assert config["training"]["initial_sha256"] == file_digest(Path("old/model.safetensors"))
+    assert (config["model"], config["objective"]) == (old["model"], old["objective"])
+    assert (config["training"]["seed"], config["training"]["clip"], config["training"]["steps"]) == (3, 0.5, 1)
+    assert config["text"]["letters"] == old["text"]["letters"]
+    assert config["text"]["data"] == [str(Path("other").absolute())]
+    assert (config["text"]["valid"], config["text"]["encoding"]) == (0.05, "utf-8"), "those of the new text"
+    assert open_run(Path("new")).recipe.training.initial_sha256
+    assert main(["train", "--resume", "new", "--extend", "--steps", "2"]) == 0
+
+
+def test_heads_that_the_run_does_not_have_begin_fresh_and_are_named(capsys):
+    words = ["--objective.targets", "3", "--run", "more", "--steps", "1", *STILL]
+    assert main(["train", "other", "--from", "old", *words]) == 0
+    assert f"{Path('old').absolute()} has no such heads, and these begin fresh: layer1.target3, layer2.target3" in (
+        capsys.readouterr().err
+    )
+    before, after = load_file("old/heads.safetensors"), load_file("more/heads.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(after) == len(before) + 2
+
+
+def test_a_run_without_heads_gives_its_network_alone(capsys):
+    shutil.copytree("old", "bare")
+    Path("bare/heads.safetensors").unlink()
+    assert main(["train", "other", "--from", "bare", "--run", "from-bare", "--steps", "1", *STILL]) == 0
+    assert "begin fresh: layer1.target1, layer1.target2, layer2.target2" in capsys.readouterr().err
+    before, after = load_file("old/model.safetensors"), load_file("from-bare/model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_that_is_cut_before_its_first_checkpoint_begins_with_the_same_weights_again(capsys):
+    shutil.copytree("old", "source")
+    assert main(["train", "other", "--from", "source", "--run", "cut", "--steps", "1", *STILL]) == 0
+    for name in (
+        "model.safetensors",
+        "heads.safetensors",
+        "best.safetensors",
+        "best_heads.safetensors",
+        "metrics.jsonl",
+    ):
+        Path("cut", name).unlink(missing_ok=True)
+    shutil.rmtree("cut/checkpoints")
+    assert main(["train", "--resume", "cut"]) == 0
+    before, after = load_file("source/model.safetensors"), load_file("cut/model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name in ("model.safetensors", "heads.safetensors", "best.safetensors", "best_heads.safetensors"):
+        Path("cut", name).unlink(missing_ok=True)
+    shutil.rmtree("cut/checkpoints")
+    assert main(["train", "--resume", "source", "--extend", "--steps", "22"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "cut"]) == 2
+    said = capsys.readouterr().err
+    assert "source no longer has the weights that this run began from" in said
+    assert "neither model.safetensors nor best.safetensors is that file" in said
+
+
+def test_the_best_weights_may_be_those_to_begin_with():
+    shutil.copytree("old", "overfitted")
+    save_file({name: tensor + 1 for name, tensor in load_file("old/model.safetensors").items()},
+              "overfitted/best.safetensors", {"step": "1", "bits_per_character": "1.0"})  # fmt: skip
+    save_file({name: tensor + 2 for name, tensor in load_file("old/heads.safetensors").items()},
+              "overfitted/best_heads.safetensors", {"step": "1", "bits_per_character": "1.0"})  # fmt: skip
+    words = ["--from", "overfitted", "--weights", "best", "--run", "from-best", "--steps", "1", *STILL]
+    assert main(["train", "other", *words]) == 0
+    for file, best in (("model", "best"), ("heads", "best_heads")):
+        before, after = load_file(f"overfitted/{best}.safetensors"), load_file(f"from-best/{file}.safetensors")
+        assert all(torch.equal(before[name], after[name]) for name in before), file
+    sha256 = tomllib.loads(Path("from-best/config.toml").read_text())["training"]["initial_sha256"]
+    assert sha256 == file_digest(Path("overfitted/best.safetensors"))
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_there(capsys):
+    """After as many steps on the old text again, the new run is better than the old one was."""
+    assert main(["evaluate", "old", "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)["bits_per_character"]
+    words = ["--steps", "20", "--valid", "0.2", "--dropout", "0.1", "--run", "longer", "--json"]
+    assert main(["train", "text", "--from", "old", *(w.replace("--dropout", "--model.dropout") for w in words)]) == 0
+    assert json.loads(capsys.readouterr().out)["valid_bits_per_character"] < before - 0.1
+    assert open_run(Path("longer")).recipe.model.dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["greek", "--from", "old"], "greek has the character 'Ω' at byte 49, which is not among the"),
+        (["other", "--from", "old", "--alphabet", "bytes"], "text.alphabet is bytes, and --from keeps the network and"),
+        (
+            ["other", "--from", "old", "--layers", "3"],
+            "model.layers is 3, and --from keeps the network and the alphabet",
+        ),
+        (["other", "--from", "old", "--recipe", "t12"], "--from takes the recipe of old; leave --recipe out"),
+        (["--from", "old"], "--from begins a new run on another text; give that text as DATA"),
+        (["other", "--from", "nowhere"], "there is no run directory nowhere"),
+        (["other", "--from", "empty"], "model.safetensors is not there yet"),
+        (["--resume", "old", "--from", "old"], "--from and --weights are for a new run, and --resume goes on with one"),
+        (["other", "--weights", "best"], "--weights says which weights of the run of --from"),
+        (["other", "--from", "old", "--run", "old"], "old exists and a run is never overwritten"),
+        (["latin", "--from", "old"], "latin is not UTF-8 at byte 0"),
+    ],
+)
+def test_mistakes(capsys, words, sentence):
+    if not Path("empty").exists():
+        Path("empty").mkdir()
+        shutil.copy("old/config.toml", "empty/config.toml")
+    before = {path.name for path in Path().iterdir()}
+    assert main(["train", *words]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and len(told.strip().splitlines()) == 1
+    assert {path.name for path in Path().iterdir()} == before

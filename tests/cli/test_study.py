@@ -1,0 +1,169 @@
+"""charladder study: what it prints, what it refuses, and how it is interrupted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from caches import new_cache
+from charladder.cli.main import main
+
+PLAN = """
+data = ["text"]
+seeds = 1
+[set]
+"model.layers" = 2
+"model.width" = 16
+"model.context" = 16
+"training.batch" = 2
+"training.steps" = {steps}
+"training.log_every" = 1
+"training.validations" = 1
+"training.device" = "cpu"
+"text.valid" = 200
+[arms.none]
+"objective.intermediate" = false
+[arms.layers]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+    """A folder with a text and a plan."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("text").write_bytes(text_file.read_bytes())
+    Path("own.toml").write_text(PLAN.format(steps=5))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_plan_is_trained_and_reported_once(here, capsys):
+    assert main(["study", "own.toml", "--jobs", "2", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    files = [f"studies/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv", "norms.csv")]
+    assert (done["folder"], done["report"]) == ("studies/own", files)
+    assert all(Path(file).stat().st_size for file in files)
+    assert [run["arm"] for run in sorted(done["runs"], key=lambda run: run["arm"])] == ["layers", "none"]
+    assert all(run["valid_bits_per_character"] > 0 for run in done["runs"])
+    assert main(["study", "own.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.count("finished before") == 2
+    assert out.splitlines()[-5:] == [f"report: {file}" for file in files]
+    assert main(["study", "own.toml", "--report-only"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"report: {file}" for file in files]
+    assert main(["study", "own.toml", "--set", "training.steps=6"]) == 2
+    assert "studies/own holds another plan (its set differs)" in capsys.readouterr().err
+
+
+def test_a_rehearsal_starts_nothing(here, capsys):
+    assert main(["study", "own.toml", "--dry-run", "--seeds", "2", "--set", "objective.targets=3"]) == 0
+    out = capsys.readouterr().out
+    assert "own: 2 arms, 2 seeds, 4 runs" in out
+    assert "none (baseline): objective.intermediate = false" in out
+    assert "studies/own/layers-seed1" in out
+    assert main(["study", "own.toml", "--dry-run", "--json", "--out", "there"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == ["there/none-seed0", "there/layers-seed0"]
+    Path("long").write_bytes(Path("text").read_bytes() * 30)
+    assert main(["study", "paper", "long", "--dry-run"]) == 0
+    assert not Path("studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "PLAN"),
+        (["own"], "there is no plan called 'own'"),
+        (["own.toml", "--jobs", "0"], "--jobs is '0'; it must be a whole number"),
+        (["own.toml", "--seeds", "many"], "--seeds is 'many'"),
+        (["own.toml", "--seed", "3"], "has no option --seed; did you mean --seeds?"),
+        (["own.toml", "--set", "model.width"], "--set model.width has no value"),
+        (["own.toml", "--set", "model.widht=3"], "did you mean model.width?"),
+        (["own.toml", "--set", "training.lr=1"], "did you mean training.learning_rate?"),
+        (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
+        (["own.toml", "--set", "objective.intermediate=false"], "duplicate runs"),
+        (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
+        (["own.toml", "--report-only"], "holds no plan that was begun"),
+        (["own.toml", "-"], "standard input"),
+        (["own.toml", "gone"], "no file or corpus called 'gone'"),
+        (["own.toml", "--set", "text.test=3979", "--set", "text.valid=10"], "wants a window of 18 characters"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
+    if "objective.intermediate=false" in words:
+        Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.intermediate" = false', ""))
+    for more in ([], ["--dry-run"]):
+        if more and "--report-only" in words:
+            continue
+        assert main(["study", *words, *more]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err
+        assert captured.err.count("\n") == 1
+        assert not Path("studies").exists()
+
+
+def test_a_rehearsal_says_what_it_cannot_check(here, capsys, monkeypatch):
+    """A text that would be downloaded is not; what else is asked for must be there."""
+    monkeypatch.setenv("CHARLADDER_CACHE", new_cache(here / "cache"))
+    url = "http://127.0.0.1:9/book.txt"
+    assert main(["study", "own.toml", "text", "text8", url, "--dry-run"]) == 0
+    assert f"note: text8, {url} is not in the cache and would be downloaded" in capsys.readouterr().err
+    assert main(["study", "own.toml", "gone", "text8", "--dry-run"]) == 2
+    assert "no file or corpus called 'gone'" in capsys.readouterr().err
+    assert not list((here / "cache").glob("downloads/*"))
+
+
+def test_a_rehearsal_is_refused_where_the_folder_holds_something_else(here, capsys):
+    Path("there/none-seed0").mkdir(parents=True)
+    assert main(["study", "own.toml", "--dry-run", "--out", "there"]) == 2
+    assert "there/none-seed0 is not a run directory" in capsys.readouterr().err
+    assert main(["study", "own.toml", "--dry-run", "--out", "text"]) == 2
+    assert "text is a file, and a plan needs a folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, number):
+    Path("own.toml").write_text(PLAN.format(steps=100000))
+    words = [sys.executable, "-m", "charladder", "study", "own.toml", "--jobs", "2"]
+    if number == signal.SIGTERM:  # as in the background of a shell, where SIGINT is ignored
+        words = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = [Path("studies/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "layers")]
+    until = time.monotonic() + 240
+    while not all(path.exists() and path.stat().st_size for path in metrics):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert out.splitlines()[-1] == "stopped and saved; go on with: charladder study own.toml --jobs 2"
+    for path in metrics:
+        assert any((path.parent / "checkpoints").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs end by themselves")
+@pytest.mark.slow
+def test_runs_end_with_a_parent_that_is_killed(here):
+    Path("own.toml").write_text(PLAN.format(steps=100000))
+    words = [sys.executable, "-m", "charladder", "study", "own.toml"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, until = Path("studies/own/none-seed0/metrics.jsonl"), time.monotonic() + 240
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while not any(log.with_name("checkpoints").glob("*")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1)
+    size = log.stat().st_size
+    time.sleep(0.5)
+    assert log.stat().st_size == size

@@ -1,0 +1,64 @@
+"""The copying probe on predictors whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from charladder.errors import BadInput
+from charladder.evaluation.copying_probe import LETTERS, gap, letters_of, probe_copying
+from charladder.text import Alphabet
+
+PROSE = np.frombuffer(b"the ladder leans on the wall and every layer of it is asked what it sees below " * 40, np.uint8)
+
+
+def uniform(tokens_PT: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(*tokens_PT.shape, 256)
+
+
+def copier(tokens_PT: torch.Tensor) -> torch.Tensor:
+    """Knows what followed the last three characters when they stood there before; else nothing."""
+    logits_PTV = torch.zeros(*tokens_PT.shape, 256)
+    for row, tokens_T in enumerate(tokens_PT.tolist()):
+        for place in range(len(tokens_T) - LETTERS, len(tokens_T)):
+            end = tokens_T[place - 2 : place + 1]
+            for before in range(place - 1, 1, -1):
+                if tokens_T[before - 2 : before + 1] == end:
+                    logits_PTV[row, place, tokens_T[before + 1]] = 20.0
+                    break
+    return logits_PTV
+
+
+def test_who_knows_nothing_saves_nothing():
+    for one in probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 128, 20):
+        assert one.bits_L == pytest.approx([8.0] * LETTERS)
+        assert one.control_bits_L == pytest.approx([8.0] * LETTERS)
+        assert (one.saved, one.saved_within) == (0.0, 0.0)
+        assert one.ranks_L == [0.0] * LETTERS  # nothing is likelier than anything
+
+
+def test_who_copies_knows_a_name_from_its_third_letter_on_when_it_was_mentioned():
+    found = probe_copying(copier, Alphabet(), PROSE, (0, len(PROSE)), 128, 20)
+    assert [one.distance for one in found] == [16, 32, 64, 96]
+    for one in found:
+        assert max(one.bits_L[3:]) < 0.01 and min(one.control_bits_L[3:]) > 6
+        assert one.ranks_L[3:] == [0.0] * (LETTERS - 3)
+        assert one.saved > 4 and 0 < one.saved_within < one.saved
+
+
+def test_the_same_probes_for_the_same_seed():
+    first, again, other = (
+        [one.as_dict() for one in probe_copying(copier, Alphabet(), PROSE, (0, len(PROSE)), 64, 5, seed)]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_names_are_of_letters_that_the_text_uses():
+    assert bytes(letters_of(Alphabet(), PROSE).astype(np.uint8)) == bytes(sorted(set(PROSE) - {32}))
+    genome = np.frombuffer(b"ACGT" * 50, np.uint8)
+    assert bytes(letters_of(Alphabet(), genome).astype(np.uint8)) == b"ACGT"
+    assert gap(Alphabet("abc")).size == 0 and gap(Alphabet()).tolist() == [32]
+    with pytest.raises(BadInput, match="too short for the copying probe"):
+        probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 16)
+    with pytest.raises(BadInput, match="too short for the copying probe"):
+        probe_copying(uniform, Alphabet(), PROSE, (0, 100), 128)

@@ -1,0 +1,119 @@
+"""`charladder serve` that is told to end: at once, whatever it is at, with a word to its clients and no traceback."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import httpx2
+import pytest
+
+from browser.chromium import BEGINNING, ENVIRONMENT
+from charladder.serving.api_errors import CLOSING
+from serving.served import post, serving
+
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
+LONG = {"prompt": "A lädder ", "max_tokens": 10_000_000}
+
+
+# Before the command: as a shell without job control starts what is to run in the background.
+IGNORING = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
+@contextmanager
+def service(run, before: tuple[str, ...] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    words = [*before, sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", "10000000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        try:
+            assert process.stdout
+            found = BEGINNING.search(process.stdout.readline())
+            assert found
+            until_it_answers(found[0])
+            yield process, found[0]
+        finally:
+            process.kill()
+
+
+def until_it_answers(url: str) -> None:
+    end = time.monotonic() + 240
+    while True:
+        try:
+            return httpx2.get(f"{url}health").raise_for_status() and None
+        except httpx2.TransportError:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def said_at_the_end(process: subprocess.Popen[str], times: int) -> str:
+    """Asks so many times, and gives what the service had to say."""
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 130, err
+    return err
+
+
+@pytest.mark.parametrize("times", [SLOW(1), 2, SLOW(5)])
+def test_without_clients(runs, times):
+    with service(runs / "run") as (process, _):
+        assert said_at_the_end(process, times) == "charladder: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix")
+def test_where_the_parent_ignored_the_signal(runs):
+    with service(runs / "run", (*IGNORING,)) as (process, _):
+        assert said_at_the_end(process, 1) == "charladder: interrupted\n"
+
+
+@pytest.mark.parametrize("times", [1, SLOW(2)])
+def test_while_a_text_is_written(runs, times):
+    with service(runs / "run") as (process, url), httpx2.Client(timeout=60) as client:
+        with client.stream("POST", f"{url}v1/completions", json=LONG | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            err = said_at_the_end(process, times)
+            if times == 1:  # who asks twice does not wait until it has been sent
+                rest = [line for line in lines if line]
+                assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"] == CLOSING
+                assert rest[-1] == "data: [DONE]"
+        assert err == "charladder: interrupted\n"
+
+
+@pytest.mark.slow
+def test_while_a_client_takes_nothing(runs):
+    """It is waited for until one asks again."""
+    with service(runs / "run") as (process, url), socket.socket() as dawdler:
+        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dawdler.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
+        dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
+        dawdler.recv(1)
+        assert said_at_the_end(process, 2) == "charladder: interrupted\n"
+
+
+def test_whoever_waits_for_an_answer_is_told(runs):
+    with serving(runs / "run", completion=10_000_000) as served:
+        looker, engine = served.service.looker, served.service.engine
+
+        async def scene() -> list[httpx2.Response]:
+            async with httpx2.AsyncClient(timeout=60) as client:
+                look = {"text": "x" * 100_000, "layers": True}
+                asked = [("v1/completions", LONG), *[("score", look)] * 8]
+                answers = [
+                    asyncio.ensure_future(client.post(f"{served.url}/{path}", json=body)) for path, body in asked
+                ]
+                while not (looker.inside and engine.active):
+                    await asyncio.sleep(0.01)
+                served.server.should_exit = True
+                return await asyncio.gather(*answers)
+
+        text, *scores = asyncio.run(scene())
+        assert text.status_code == 503 and CLOSING in text.text
+        assert all(one.status_code == 200 or CLOSING in one.text for one in scores)
+        assert any(one.status_code == 503 for one in scores)

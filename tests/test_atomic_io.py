@@ -1,0 +1,36 @@
+"""Files that several processes write at the same time, and what killed processes have left."""
+
+import os
+import time
+
+from charladder.atomic_io import beside, sweep
+
+
+def test_of_several_writers_of_a_file_each_writes_its_own_and_the_last_wins(tmp_path):
+    file = tmp_path / "file"
+    with beside(file, shared=True) as one:
+        with beside(file, shared=True) as other:
+            assert one != other
+            one.write_text("one")
+            other.write_text("other")
+        assert file.read_text() == "other" and one.read_text() == "one"
+    assert file.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_sweep_leaves_what_is_written_to(tmp_path):
+    """The age of a folder is that of the youngest file in it."""
+    writers = []
+    for name in ("old", "at-work"):
+        writers.append(beside(tmp_path / name, shared=True))  # collected, one would remove its folder
+        part = writers[-1].__enter__()
+        part.write_text("half")
+        for path in (part, part.parent):
+            os.utime(path, (time.time() - 100,) * 2)
+    part.write_text("more")
+    os.utime(part.parent, (time.time() - 100,) * 2)
+    (tmp_path / "other").touch()
+    sweep(tmp_path, seconds=50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([part.parent.name, "other"])
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -1,0 +1,260 @@
+"""Every reader gives back every byte, and refuses what is broken or means harm."""
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+
+import pytest
+from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charladder.errors import BadInput
+from charladder.text.archives import unpack
+
+
+def zipped(data: bytes, method: int = zipfile.ZIP_DEFLATED, name: str = "text") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tarred(data: bytes, name: str = "text", kind: bytes = tarfile.REGTYPE) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size, member.type = len(data) if kind == tarfile.REGTYPE else 0, kind
+        archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+PACK = {
+    "t.txt": bytes, "t": bytes, "t.gz": gzip.compress, "t.xz": lzma.compress, "t.bz2": bz2.compress,
+    "t.zst": zstd.compress, "T.GZ": gzip.compress, "t.zip": zipped, "t.tar": tarred,
+    "t.tar.gz": lambda data: gzip.compress(tarred(data)), "t.tgz": lambda data: gzip.compress(tarred(data)),
+    "t.tar.xz": lambda data: lzma.compress(tarred(data)), "t.tbz2": lambda data: bz2.compress(tarred(data)),
+    "t.tar.zst": lambda data: zstd.compress(tarred(data)),
+}  # fmt: skip
+PACKED = [name for name in PACK if PACK[name] is not bytes]
+
+
+def read(data: bytes, name: str) -> bytes:
+    return b"".join(b"".join(chunks) for _, chunks in unpack(io.BytesIO(data), name, len(data)))
+
+
+@pytest.mark.parametrize("name", PACK)
+@given(data=st.binary())
+def test_every_byte_string_comes_back(name, data):
+    assert read(PACK[name](data), name) == data
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_large_ones_come_back(name):
+    data = bytes(range(256)) * 3000
+    assert read(PACK[name](data), name) == data
+
+
+@pytest.mark.parametrize("name", ["t.gz", "t.xz", "t.bz2", "t.zst"])
+def test_several_streams_in_one_file_are_one_text(name):
+    assert read(PACK[name](b"one ") + PACK[name](b"two"), name) == b"one two"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_of_zip(method):
+    assert read(zipped(b"ladder" * 100, method), "t.zip") == b"ladder" * 100
+
+
+@pytest.mark.parametrize("name", PACKED)
+@given(data=st.data())
+def test_damage_is_one_sentence_or_the_text(name, data):
+    """Whatever is cut off or flipped: the text, or a sentence; never another exception."""
+    packed = bytearray(PACK[name](b"a ladder has layers. " * 20))
+    if data.draw(st.booleans()):
+        del packed[data.draw(st.integers(0, len(packed) - 1)) :]
+    else:
+        packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        read(bytes(packed), name)
+    except BadInput as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in PACKED if name != "t.tar"])
+def test_what_is_cut_short_is_refused(name):
+    packed = PACK[name](bytes(range(256)) * 100)
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(packed[: len(packed) // 2], name)
+
+
+def test_a_tar_cut_inside_a_file_is_refused():
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(tarred(b"x" * 5000)[:3000], "t.tar")
+
+
+@pytest.mark.parametrize("inner", ["../evil", "a/../../evil", "/etc/evil", "C:\\evil", "..\\evil"])
+@pytest.mark.parametrize("pack", [("t.tar", tarred), ("t.zip", lambda data, name: zipped(data, name=name))])
+def test_names_that_leave_the_archive_are_refused(inner, pack):
+    name, make = pack
+    with pytest.raises(BadInput, match="a path that leaves the archive, and is refused"):
+        read(make(b"x", name=inner), name)
+
+
+@pytest.mark.parametrize("name", ["t.gz", "t.xz", "t.bz2", "t.zst", "t.zip", "t.tar.gz"])
+def test_a_bomb_is_refused(name):
+    with pytest.raises(BadInput, match="as a bomb does, and is refused"):
+        read(PACK[name](bytes(80 << 20)), name)
+
+
+def test_a_bomb_of_many_members_is_refused():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}", bytes(5 << 20))
+    with pytest.raises(BadInput, match="as a bomb does"):
+        read(out.getvalue(), "t.zip")
+
+
+def test_an_encrypted_zip_is_refused():
+    packed = bytearray(zipped(b"secret"))
+    place = packed.rindex(b"PK\x01\x02")
+    packed[place + 8] |= 1
+    with pytest.raises(BadInput, match=r"t\.zip is encrypted"):
+        read(bytes(packed), "t.zip")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_only_files_of_a_tar_are_read(kind):
+    assert read(tarred(b"", kind=kind), "t.tar") == b""
+
+
+def test_a_zip_must_not_be_a_stream():
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    with pytest.raises(BadInput, match="a zip is read from its end"):
+        list(unpack(Pipe(zipped(b"x")), "t.zip", None))
+
+
+def test_members_are_named_in_their_order():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in ("b", "folder/", "folder/a", "ü"):
+            archive.writestr(name, name)
+    out.seek(0)
+    found = [(name, b"".join(chunks).decode()) for name, chunks in unpack(out, "t.zip", 1000)]
+    assert found == [("t.zip/b", "b"), ("t.zip/folder/a", "folder/a"), ("t.zip/ü", "ü")]
+
+
+def test_without_the_zst_reader_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "backports", None)
+    with pytest.raises(BadInput, match=r'pip install "charladder\[zst\]"'):
+        read(b"x", "t.zst")
+
+
+def test_a_checksum_that_is_wrong_is_refused():
+    packed = bytearray(gzip.compress(b"ladder"))
+    packed[-8:-4] = (zlib.crc32(b"ladder") ^ 1).to_bytes(4, "little")
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(bytes(packed), "t.gz")
+
+
+def three_files() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for number in range(3):
+            member = tarfile.TarInfo(f"{number}")
+            member.size = 3000
+            archive.addfile(member, io.BytesIO(b"x" * 3000))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("length", [3584, 3584 + 100, 2 * 3584])
+def test_a_tar_cut_at_or_in_a_header_is_refused(length):
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(three_files()[:length], "t.tar")
+
+
+def test_a_tar_with_a_damaged_header_is_refused():
+    packed = bytearray(three_files())
+    packed[3584 + 5] ^= 1
+    with pytest.raises(BadInput, match="a header is broken or missing"):
+        read(bytes(packed), "t.tar")
+
+
+def test_two_tars_on_end_are_refused():
+    with pytest.raises(BadInput, match="there is more after its end"):
+        read(three_files() * 2, "t.tar")
+
+
+def test_the_checksum_around_a_tar_is_looked_at():
+    packed = bytearray(gzip.compress(tarred(b"ladder")))
+    packed[-5] ^= 1
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(bytes(packed), "t.tar.gz")
+
+
+def test_a_huge_name_in_a_tar_is_a_bomb():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("x" * (80 << 20)))
+    with pytest.raises(BadInput, match="as a bomb does"):
+        read(gzip.compress(out.getvalue()), "t.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["t.xz", "t.bz2", "t.gz", "t.zst"])
+def test_a_later_stream_that_is_damaged_is_refused(name):
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(PACK[name](b"one" * 1000) + b"X" + PACK[name](b"two" * 1000)[1:], name)
+
+
+def test_the_padding_of_xz():
+    assert read(lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4), "t.xz") == b"one two"
+
+
+@pytest.mark.parametrize("name", ["t.bz2", "t.zst"])
+def test_zeros_in_the_place_of_a_later_stream_are_no_padding(name):
+    """What a download that reserves its room first leaves, where it was broken off between two streams."""
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(PACK[name](b"one") + bytes(1000), name)
+
+
+def test_damage_inside_a_zip_packed_with_lzma():
+    packed = bytearray(zipped(bytes(range(256)) * 100, zipfile.ZIP_LZMA))
+    for place in range(60, 200):
+        packed[place] ^= 0xFF
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        read(bytes(packed), "t.zip")
+
+
+def test_frames_of_zst_that_are_to_be_skipped():
+    skipped = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"notes"
+    assert read(skipped + zstd.compress(b"one ") + skipped + zstd.compress(b"two") + skipped, "t.zst") == b"one two"
+
+
+def member(name: str, mode: int, data: bytes) -> tuple[zipfile.ZipInfo, bytes]:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info, data
+
+
+def test_links_and_devices_in_an_archive_are_left_out():
+    packed, tape = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(*member("a", stat.S_IFREG | 0o644, b"one "))
+        archive.writestr(*member("link", stat.S_IFLNK | 0o777, b"/etc/passwd"))
+        archive.writestr(*member("pipe", stat.S_IFIFO | 0o644, b"pipe"))
+        archive.writestr(*member("b", 0, b"two"))  # made where files have no modes
+    with tarfile.open(fileobj=tape, mode="w") as archive:
+        for name, kind in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    assert read(packed.getvalue(), "t.zip") == b"one two"
+    assert read(tape.getvalue(), "t.tar") == b""
