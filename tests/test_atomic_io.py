@@ -3,13 +3,13 @@
 import os
 import time
 
-from charladder.atomic_io import beside, sweep
+from charladder.atomic_io import atomic_write, sweep
 
 
 def test_of_several_writers_of_a_file_each_writes_its_own_and_the_last_wins(tmp_path):
     file = tmp_path / "file"
-    with beside(file, shared=True) as one:
-        with beside(file, shared=True) as other:
+    with atomic_write(file, shared=True) as one:
+        with atomic_write(file, shared=True) as other:
             assert one != other
             one.write_text("one")
             other.write_text("other")
@@ -22,7 +22,7 @@ def test_a_sweep_leaves_what_is_written_to(tmp_path):
     """The age of a folder is that of the youngest file in it."""
     writers = []
     for name in ("old", "at-work"):
-        writers.append(beside(tmp_path / name, shared=True))  # collected, one would remove its folder
+        writers.append(atomic_write(tmp_path / name, shared=True))  # collected, one would remove its folder
         part = writers[-1].__enter__()
         part.write_text("half")
         for path in (part, part.parent):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charladder import input_files
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
 
 
@@ -16,11 +16,11 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(b"1234")
     assert read_bytes(path, 4) == b"1234"
-    with pytest.raises(BadInput, match=r"file has 4 bytes, and is not read: at most 3 are"):
+    with pytest.raises(UserError, match=r"file has 4 bytes, and is not read: at most 3 are"):
         read_bytes(path, 3)
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(BadInput, match="1,099,511,627,776 bytes, and is not read"):
+    with pytest.raises(UserError, match="1,099,511,627,776 bytes, and is not read"):
         read_bytes(path)
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "other")
@@ -30,7 +30,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/zero", "."):
-        with pytest.raises(BadInput, match="is not a regular file"):
+        with pytest.raises(UserError, match="is not a regular file"):
             read_bytes(Path(name))
     with socket.socket(socket.AF_UNIX) as one, pytest.raises(OSError):
         one.bind("socket")
@@ -53,7 +53,7 @@ def test_a_key_of_many_parts_is_refused_before_it_is_parsed(text, monkeypatch):
         raise AssertionError("the time of this grows with the square of the parts")
 
     monkeypatch.setattr(input_files.tomllib, "loads", never)
-    with pytest.raises(BadInput, match="has a key with more than 8 parts, and is not read"):
+    with pytest.raises(UserError, match="has a key with more than 8 parts, and is not read"):
         parse_toml(text.encode(), "x.toml")
 
 

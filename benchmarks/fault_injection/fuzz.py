@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 
 from benchmarks.fault_injection.kills import TEXT, TINY, cache
 from charladder.cli.main import main
-from charladder.errors import BadInput, DataLeftOut
+from charladder.errors import DataLeftOut, UserError
 from charladder.model import ModelConfig, Transformer
 from charladder.recipe import field_types, parse, resolve
-from charladder.run import filled, open_run
+from charladder.run import load_module, open_run
 from charladder.text.archives import unpack
 from charladder.text.cache import read_json
-from charladder.training.checkpoint import PARTS, Broken, file_digest, list_checkpoints, read, sealed
-from charladder.training.health import restored
+from charladder.training.checkpoint import PARTS, Broken, add_digest, file_digest, list_checkpoints, read
+from charladder.training.health import restore_health
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import read_metrics
 
@@ -82,7 +82,7 @@ def recipes(config: bytes) -> Target:
     def act(data: bytes) -> None:
         try:
             resolve(parse(data, "config.toml"))
-        except BadInput as error:
+        except UserError as error:
             one_sentence(error)
 
     return st.one_of(st.binary(max_size=200), damaged(config), tables.map(str.encode)), act
@@ -119,14 +119,14 @@ def states(checkpoint: Path) -> Target:
         for key in place[:-1]:
             inner = inner[key]
         inner[place[-1]] = value
-        return sealed(state).encode()
+        return add_digest(state).encode()
 
     def act(data: bytes) -> None:
         path.write_bytes(data)
         try:
             found = read(checkpoint)
             with contextlib.suppress(ValueError, KeyError, TypeError):  # what Trainer.restore answers for
-                restored(found.state.get("health"))
+                restore_health(found.state.get("health"))
         except Broken as error:
             one_sentence(error)
         finally:
@@ -155,8 +155,8 @@ def tensors(weights: bytes, model: ModelConfig, size: int, folder: Path) -> Targ
         path = folder / "model.safetensors"
         path.write_bytes(data)
         try:
-            filled(lambda: Transformer(model, size), path, model.layers)
-        except BadInput as error:
+            load_module(lambda: Transformer(model, size), path, model.layers)
+        except UserError as error:
             one_sentence(error)
 
     return st.one_of(st.binary(max_size=100), damaged(weights), lying), act
@@ -182,7 +182,7 @@ def pieces(folder: Path) -> Target:
             file = place / f"shard-{at}.safetensors"
             file.write_bytes(headed(header, bytes(count)))
             marks[file.name] = file_digest(file)
-        (place / "state.json").write_text(sealed({**state, "sha256": marks}))
+        (place / "state.json").write_text(add_digest({**state, "sha256": marks}))
         try:
             read(place)
         except Broken as error:
@@ -218,7 +218,7 @@ def archives() -> Target:
             for _, chunks in unpack(io.BytesIO(data), name, len(data)):
                 for _ in chunks:
                     pass
-        except BadInput as error:
+        except UserError as error:
             one_sentence(error)
 
     return st.one_of(several), act

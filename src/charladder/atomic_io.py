@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def beside(path: Path, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     """Where to write the file that becomes `path` at the end: in a folder of its own, which is removed in any case.
 
     Temporary files of the library that writes are in that folder too. If the process is killed, the folder is left
@@ -76,5 +76,5 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small text file in UTF-8."""
-    with beside(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.training.devices import choose_device, choose_precision
 
 PASSES = 4  # a text that is read fewer times than this is not one that a network learns by heart
@@ -88,7 +88,7 @@ def pace(raw: dict[str, Any]) -> float:
     much (docs/diary.md), on a GPU a hundred times (a guess, not measured)."""
     try:
         device = choose_device(raw.get("training.device", "auto"))
-    except BadInput:  # training raises it, with the sentence for the user
+    except UserError:  # training raises it, with the sentence for the user
         return 1.0
     if device.type != "cpu":
         return 100.0

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class BadInput(Exception):
+class UserError(Exception):
     """Input that cannot be used. The message is one sentence: what is wrong, where, and what to do.
 
     The command line prints it and leaves with exit code 2; the library raises it.

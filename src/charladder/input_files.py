@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import IO, Any
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 MOST_CONFIG = 1 << 24  # bytes of config.toml, environment.json, a recipe or a plan
 MOST_KEY_PARTS = 8
@@ -19,16 +19,16 @@ _LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MOST
 def open_regular(path: Path, most: int) -> IO[bytes]:
     """Opens a regular file of at most `most` bytes; a sparse file counts with its apparent size.
 
-    Raises BadInput for a pipe, a device or a folder, which it does not wait for, and for a larger file; OSError where
+    Raises UserError for a pipe, a device or a folder, which it does not wait for, and for a larger file; OSError where
     the file cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise BadInput(f"{path} is not a regular file, and is not read")
+            raise UserError(f"{path} is not a regular file, and is not read")
         if status.st_size > most:
-            raise BadInput(f"{path} has {status.st_size:,} bytes, and is not read: at most {most:,} are")
+            raise UserError(f"{path} has {status.st_size:,} bytes, and is not read: at most {most:,} are")
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -42,12 +42,12 @@ def read_bytes(path: Path, most: int = MOST_CONFIG) -> bytes:
 
 
 def parse_toml(data: bytes, where: str) -> dict[str, Any]:
-    """TOML bytes as tables. Raises BadInput where they are none, and where a key has too many parts: the time that
+    """TOML bytes as tables. Raises UserError where they are none, and where a key has too many parts: the time that
     they take grows with the square of their number."""
     try:
         text = data.decode()
         if _LONG_KEY.search(_STRING.sub('""', text)):
-            raise BadInput(f"{where} has a key with more than {MOST_KEY_PARTS} parts, and is not read")
+            raise UserError(f"{where} has a key with more than {MOST_KEY_PARTS} parts, and is not read")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where} is not valid TOML: {error}") from None
+        raise UserError(f"{where} is not valid TOML: {error}") from None

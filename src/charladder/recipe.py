@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from charladder.default_shape import FIELDS, choose_shape
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
 from charladder.model.config import MAX_SIZE
@@ -117,18 +117,18 @@ def recipe_names() -> list[str]:
 def read_raw(name: str) -> Raw:
     """The fields a recipe sets, by dotted name, from the name of a recipe or a TOML file of one's own.
 
-    Raises BadInput for a file that is not there or not TOML, and for unknown or mistyped fields.
+    Raises UserError for a file that is not there or not TOML, and for unknown or mistyped fields.
     """
     if name.endswith(".toml"):
         path = Path(name)
         try:
             data = read_bytes(path)
         except OSError as error:
-            raise BadInput(f"recipe {name} cannot be read: {error.strerror}") from None
+            raise UserError(f"recipe {name} cannot be read: {error.strerror}") from None
     elif name in recipe_names():
         data = (resources.files("charladder") / "recipes" / f"{name}.toml").read_bytes()
     else:
-        raise BadInput(f"there is no recipe called {name!r}{nearest(name, recipe_names())}")
+        raise UserError(f"there is no recipe called {name!r}{nearest(name, recipe_names())}")
     return parse(data, name)
 
 
@@ -149,26 +149,26 @@ def parse_tables(tables: dict[str, Any], where: str) -> Raw:
     version = tables.pop("format_version", FORMAT)
     if version != FORMAT:
         reader = "; charladder 0.1 reads it" if version == 1 else ""
-        raise BadInput(f"{where} has format_version {version}, and this version reads {FORMAT}{reader}")
+        raise UserError(f"{where} has format_version {version}, and this version reads {FORMAT}{reader}")
     raw: Raw = {"recipe": str(tables.pop("recipe", Path(where).stem))}
     types = field_types()
     for section, fields in tables.items():
         if section not in SECTIONS or not isinstance(fields, dict):
-            raise BadInput(f"{where} has the unknown section {section!r}{nearest(section, SECTIONS)}")
+            raise UserError(f"{where} has the unknown section {section!r}{nearest(section, SECTIONS)}")
         for name, value in fields.items():
             dotted = f"{section}.{name}"
             if dotted not in types:
-                raise BadInput(f"{where} sets the unknown field {dotted!r}{nearest_field(dotted)}")
+                raise UserError(f"{where} sets the unknown field {dotted!r}{nearest_field(dotted)}")
             raw[dotted] = convert(dotted, value, types[dotted])
     return raw
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """`value` (from TOML, or text from a command line) as type `kind`. Raises BadInput that names the field."""
+    """`value` (from TOML, or text from a command line) as type `kind`. Raises UserError that names the field."""
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
-            raise BadInput(f"{name} is {value!r}; it must be one of {choices}")
+            raise UserError(f"{name} is {value!r}; it must be one of {choices}")
         return value
     if isinstance(kind, UnionType):
         raise TypeError(f"recipe fields have one type each, and {name} has {kind}")
@@ -191,13 +191,13 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     wanted = {bool: "true or false", int: "a whole number of a size that can be", float: "a number", str: "text"}.get(
         kind, "a list of texts"
     )
-    raise BadInput(f"{name} is {value!r}; it must be {wanted}")
+    raise UserError(f"{name} is {value!r}; it must be {wanted}")
 
 
 def resolve(raw: Raw) -> Recipe:
     """A whole recipe from the fields that are set; the rest follows from the dial `model.layers`, or is a default.
 
-    Raises BadInput where fields contradict each other.
+    Raises UserError where fields contradict each other.
     """
     raw = derive(raw)
     sections: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def resolve(raw: Raw) -> Recipe:
         fields = {name.split(".", 1)[1]: value for name, value in raw.items() if name.startswith(f"{section}.")}
         missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(fields)
         if missing:
-            raise BadInput(f"the recipe leaves {section}.{min(missing)} open; set it")
+            raise UserError(f"the recipe leaves {section}.{min(missing)} open; set it")
         sections[section] = cls(**fields)
     return Recipe(raw.get("recipe", "own"), **sections)
 

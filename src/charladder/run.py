@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from charladder.atomic_io import sync_folder, write_text
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
@@ -86,20 +86,20 @@ class Run:
         return None if found is None else found.step
 
     def network(self) -> Transformer:
-        """The deployed network, in evaluation mode. Raises BadInput where its file is missing or does not fit,
+        """The deployed network, in evaluation mode. Raises UserError where its file is missing or does not fit,
         and where a stream of its context does not fit into the free memory."""
         check_context(self.recipe.model, str(self.path))
         model, size = self.recipe.model, self.alphabet.size
-        return filled(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
+        return load_module(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 
     def objective(self) -> LanguageModelObjective:
-        """The objective with its trained heads. Raises BadInput where their file is missing or does not fit, and where
+        """The objective with its trained heads. Raises UserError where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
         objective = self.stored_objective()
         if self.weights == "best" and best_weights.read_best(self.heads_path) != best_weights.read_best(
             self.network_path
         ):
-            raise BadInput(
+            raise UserError(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
                 f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use --weights last"
             )
@@ -109,11 +109,11 @@ class Run:
         """As objective(); the best heads may be of another step than the best network."""
         recipe = self.recipe
         heads = LanguageModelObjective.count_heads(recipe.objective, recipe.model.layers)
-        return filled(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
+        return load_module(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
 
 
-def filled(make: Callable[[], Module], path: Path, least: int, identity: str | None = None) -> Module:
-    """A module with the tensors of `path`, which has at least `least` of them. Raises BadInput that names the file
+def load_module(make: Callable[[], Module], path: Path, least: int, identity: str | None = None) -> Module:
+    """A module with the tensors of `path`, which has at least `least` of them. Raises UserError that names the file
     where it is missing, does not fit or is damaged, was written by another run than `identity`, or has other dtypes or
     numbers that are not finite.
 
@@ -133,18 +133,18 @@ def filled(make: Callable[[], Module], path: Path, least: int, identity: str | N
             dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
             wrong = next((name for name in tensors if tensors[name].dtype != dtypes[name]), None)
             if wrong is not None:
-                raise BadInput(f"{path} holds {wrong} as {tensors[wrong].dtype}; it must be {dtypes[wrong]}")
+                raise UserError(f"{path} holds {wrong} as {tensors[wrong].dtype}; it must be {dtypes[wrong]}")
             module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
         best_there = path.name == "model.safetensors" and path.with_name(best_weights.NETWORK).exists()
         instead = ", or use --weights best" if best_there else ""
-        raise BadInput(f"{path} is not there yet; train the run until its first checkpoint{instead}") from None
+        raise UserError(f"{path} is not there yet; train the run until its first checkpoint{instead}") from None
     except PermissionError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
-    raise BadInput(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
+    raise UserError(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")
 
 
 def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjective:
@@ -169,11 +169,11 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
         files=len(corpus.ends_F),
         letters=corpus.alphabet.letters,
     )
-    identity = distributed.first(new_identity)
+    identity = distributed.on_rank_zero(new_identity)
     return Run(path, dataclasses.replace(recipe, text=text), identity=identity)
 
 
-class Taken(BadInput):
+class RunExists(UserError):
     """The path of a new run exists already."""
 
 
@@ -186,27 +186,27 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
         numbered = dataclasses.replace(run, path=new_path(run.recipe.recipe))
         try:
             create_run(numbered, corpus)
-        except Taken:
+        except RunExists:
             continue
         return numbered
 
 
 def create_run(run: Run, corpus: Corpus) -> None:
     """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
-    BadInput if it cannot be made or its name is not UTF-8."""
+    UserError if it cannot be made or its name is not UTF-8."""
     check_name(run.path)
     try:
         tomli_w.dumps(tables(run.recipe)).encode()
     except UnicodeEncodeError:
-        raise BadInput(
+        raise UserError(
             f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
         ) from None
     try:
         if os.path.lexists(run.path):
-            raise taken(run.path)
+            raise run_exists(run.path)
         part = own_part(run.path)
     except OSError as error:
-        raise BadInput(f"the run directory {run.path} cannot be made: {error.strerror}") from None
+        raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
         (part / "checkpoints").mkdir()
         write_config(dataclasses.replace(run, path=part))
@@ -216,23 +216,25 @@ def create_run(run: Run, corpus: Corpus) -> None:
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise taken(run.path) from None
+            raise run_exists(run.path) from None
         if isinstance(error, OSError):
-            raise BadInput(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
+            raise UserError(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
         raise
 
 
 def check_name(path: Path) -> None:
-    """Raises BadInput where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
+    """Raises UserError where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise BadInput(f"the name of the run directory {str(path)!r} is not UTF-8; give it another name") from None
+        raise UserError(f"the name of the run directory {str(path)!r} is not UTF-8; give it another name") from None
 
 
-def taken(path: Path) -> Taken:
+def run_exists(path: Path) -> RunExists:
     name = shlex.quote(str(path))
-    return Taken(f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}")
+    return RunExists(
+        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}"
+    )
 
 
 def own_part(path: Path) -> Path:
@@ -257,16 +259,16 @@ def write_config(run: Run) -> None:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """One process at a time trains a run. Raises BadInput where another does."""
-    if not (path / "config.toml").is_file() or not distributed.leader():
+def run_lock(path: Path) -> Iterator[None]:
+    """One process at a time trains a run. Raises UserError where another does."""
+    if not (path / "config.toml").is_file() or not distributed.is_rank_zero():
         yield  # no run: whoever opens it says so; and the ranks of one job are one
         return
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise BadInput(f"{path} is being trained by another process; wait for it, or stop it") from None
+        raise UserError(f"{path} is being trained by another process; wait for it, or stop it") from None
     try:
         yield
     finally:
@@ -274,45 +276,46 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def open_run(path: Path, weights: Weights = "last") -> Run:
-    """Reads a run directory; see `choose_weights` for `weights`. Raises BadInput where `path` is not one."""
+    """Reads a run directory; see `choose_weights` for `weights`. Raises UserError where `path` is not one."""
     check_name(path)
     config = path / "config.toml"
     if not path.is_dir():
         name = shlex.quote(str(path))
-        raise BadInput(f"there is no run directory {path}; `charladder train --run {name}` makes one")
+        raise UserError(f"there is no run directory {path}; `charladder train --run {name}` makes one")
     if not config.is_file():
-        raise BadInput(f"{path} is not a run directory, for it has no config.toml")
+        raise UserError(f"{path} is not a run directory, for it has no config.toml")
     for name in OURS:
         place = path / name
         if place.is_symlink() or (
             place.exists() and not (place.is_dir() if name == "checkpoints" else place.is_file())
         ):
-            raise BadInput(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
+            raise UserError(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
     try:
         found = read_tables(read_bytes(config), str(config))
     except OSError as error:
-        raise BadInput(f"{config} cannot be read: {error.strerror}") from None
+        raise UserError(f"{config} cannot be read: {error.strerror}") from None
     recipe = resolve(parse_tables(found, str(config)))
     identity = checked_identity(config, found, begun_with(path, "config"))
-    check_identity(path / "environment.json", said_at_begin(path, "run"), path, identity)
+    check_identity(path / "environment.json", environment_of(path, "run"), path, identity)
     return choose_weights(Run(path, recipe, identity=identity), weights)
 
 
 def choose_weights(run: Run, weights: Weights) -> Run:
     """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
-    the last validation. Raises BadInput for the best weights of a run without a validation that gave a finite score."""
+    the last validation. Raises UserError for the best weights of a run without a validation that gave a finite
+    score."""
     if weights == "last" or (run.path / best_weights.NETWORK).exists():
         return dataclasses.replace(run, weights=weights)
     metrics = run.path / "metrics.jsonl"
     lines = read_metrics(metrics) if metrics.is_file() else []
     if not any(is_validation(line) and math.isfinite(line["bits_per_character"]) for line in lines):
-        raise BadInput(f"{run.path} has no best weights, because it was never validated; leave out --weights best")
+        raise UserError(f"{run.path} has no best weights, because it was never validated; leave out --weights best")
     return run
 
 
 def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:
     """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
-    the run began, or from the cache. Raises BadInput where it is not there, and where the place that the run names is
+    the run began, or from the cache. Raises UserError where it is not there, and where the place that the run names is
     one that is not opened unasked: see `charladder.text.trusted_data`."""
     text, advice = run.recipe.text, "say where it is with --data PATH"
     if data:
@@ -325,21 +328,23 @@ def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Co
                 str(run.path), report,
             )  # fmt: skip
         except NotOpened as error:
-            raise BadInput(
+            raise UserError(
                 f"{error}; if you trust what {run.path} names, give it with --data DATA, else {advice}"
             ) from None
-        except BadInput as error:
-            raise BadInput(f"{error}; if the text of {run.path} has moved, {advice}") from None
+        except UserError as error:
+            raise UserError(f"{error}; if the text of {run.path} has moved, {advice}") from None
     if corpus.sha256 != text.sha256:
         marks = f"(SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} then)"
         if data:
-            raise BadInput(f"{corpus.name} is not the text that {run.path} was trained on {marks}; give that to --data")
-        raise BadInput(
+            raise UserError(
+                f"{corpus.name} is not the text that {run.path} was trained on {marks}; give that to --data"
+            )
+        raise UserError(
             f"{corpus.name} has changed since {run.path} began {marks}, and the cache has no copy of the text that it "
             f"was; {advice}, or put it back"
         )
     if text.boundaries == "keep" and len(corpus.ends_F) != text.files:
-        raise BadInput(
+        raise UserError(
             f"{corpus.name} has {len(corpus.ends_F)} files now and had {text.files} when {run.path} began, and windows "
             "keep to files; put the old files back, or say where they are with --data PATH"
         )
@@ -373,12 +378,12 @@ def environment(run: Run, corpus: Corpus) -> dict[str, Any]:
             "unknown": corpus.unknown,
         },
         "git": git_revision(),
-        "job": distributed.job(),
+        "job": distributed.job_name(),
         "config": config,
     }
 
 
-def said_at_begin(path: Path, *keys: str) -> str | None:
+def environment_of(path: Path, *keys: str) -> str | None:
     """A text in a run's environment.json, which says what the run began with; None where there is none."""
     found = begun_with(path, *keys)
     return found if isinstance(found, str) else None

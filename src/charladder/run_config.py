@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.recipe import Recipe, tables
 
 IDENTITY = "identity"  # the table with the entries `run` and `sha256`
@@ -35,7 +35,7 @@ def digest_of(found: dict[str, Any]) -> str:
 
 
 def checked_identity(config: Path, found: dict[str, Any], began: Any) -> str | None:
-    """The identity in the tables of `config`; None where there is none. Raises BadInput where the fields do not have
+    """The identity in the tables of `config`; None where there is none. Raises UserError where the fields do not have
     the SHA-256 beside it.
 
     began: the tables that the run began with, for the sentence, where they are known.
@@ -45,10 +45,10 @@ def checked_identity(config: Path, found: dict[str, Any], began: Any) -> str | N
         return None
     run = table.get("run") if isinstance(table, dict) else None
     if not isinstance(run, str) or not run:
-        raise BadInput(f"the table [{IDENTITY}] of {config} has no text `run`; put it back, or remove the table")
+        raise UserError(f"the table [{IDENTITY}] of {config} has no text `run`; put it back, or remove the table")
     if "sha256" in table and table["sha256"] != digest_of(found):
         what = "; ".join(changed_fields(found, began)) or "it does not have the SHA-256 of its [identity] table"
-        raise BadInput(
+        raise UserError(
             f"{config} was edited ({what}); undo the edit, or accept it: remove the line sha256 from the [identity] "
             "table (a longer budget needs no edit, but charladder train --resume with --extend)"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.kernels import build
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
@@ -25,23 +25,23 @@ Report = Callable[[str], None]
 def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: None) -> Trainer:
     """Everything a run trains with, at its newest whole checkpoint, or at its start where it has not been trained yet.
 
-    `report` hears of checkpoints that are not whole. Raises BadInput where there are only such, where one does not fit,
-    and where a trained run has none: training from the first step would overwrite its weights.
+    `report` hears of checkpoints that are not whole. Raises UserError where there are only such, where one does
+    not fit, and where a trained run has none: training from the first step would overwrite its weights.
     """
     checkpoint = load_newest(run.path / "checkpoints", report, run.identity)
     own = -1 if checkpoint is None else checkpoint.state["clock"]["step"]
-    if distributed.agree(0.0, own != distributed.agree(own)[0])[1]:
-        raise BadInput(
+    if distributed.broadcast_and_any(0.0, own != distributed.broadcast_and_any(own)[0])[1]:
+        raise UserError(
             f"the processes do not see the same checkpoints in {run.path}; put it on storage that all machines share"
         )
     if checkpoint is not None:
-        distributed.first(lambda: check_best(run))
+        distributed.on_rank_zero(lambda: check_best(run))
         trainer = build_trainer(run, corpus, *fresh_modules(run))
         trainer.restore(checkpoint)
         return trainer
-    found = distributed.first(lambda: trained_file(run))
+    found = distributed.on_rank_zero(lambda: trained_file(run))
     if found is not None:
-        raise BadInput(
+        raise UserError(
             f"{run.path} has {found} but no checkpoint, so training would begin again at step 1 and overwrite it; put "
             f"{run.path / 'checkpoints'} back, or start a new run (what {run.path} has can still be evaluated)"
         )
@@ -51,7 +51,7 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
 
 
 def check_best(run: Run) -> None:
-    """Raises BadInput where the best weights, which a run that goes on keeps until there are better ones, are damaged
+    """Raises UserError where the best weights, which a run that goes on keeps until there are better ones, are damaged
     or of another run."""
     chosen = replace(run, weights="best")
     try:
@@ -59,8 +59,8 @@ def check_best(run: Run) -> None:
             chosen.network()
         if chosen.heads_path.exists():
             chosen.stored_objective()
-    except BadInput as error:
-        raise BadInput(
+    except UserError as error:
+        raise UserError(
             f"{error}; or remove {NETWORK} and {HEADS}, and the best weights are chosen from those of this step on"
         ) from None
 
@@ -80,7 +80,7 @@ def new_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: None
     """Everything a run trains with, at its start. Nothing is read from the run's directory.
 
     Where the recipe names another run to begin from (training.initial_run), the weights are those; `report` hears which
-    heads that run does not have. Raises BadInput where that run is gone or another.
+    heads that run does not have. Raises UserError where that run is gone or another.
     """
     network, objective = fresh_modules(run)
     if run.recipe.training.initial_run:
@@ -99,7 +99,7 @@ def fresh_modules(run: Run) -> tuple[Transformer, LanguageModelObjective]:
 def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: LanguageModelObjective) -> Trainer:
     keep_memory()
     missing = build.decision().reason
-    if distributed.agree(0.0, missing is not None)[1] and missing is None:
+    if distributed.broadcast_and_any(0.0, missing is not None)[1] and missing is None:
         build.disable("another process of this job cannot use C")  # the ranks compute their steps alike
     recipe = run.recipe
     windows = Windows(
@@ -115,19 +115,19 @@ def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: Lan
 
 
 def initial_weights(run: Run) -> str:
-    """The SHA-256 of the weights that another run may begin with. Raises BadInput where there are none."""
+    """The SHA-256 of the weights that another run may begin with. Raises UserError where there are none."""
     run.network()
     return file_digest(run.network_path)
 
 
 def initial_run(recipe: Recipe) -> Run:
-    """The run that `recipe` begins from, with the weights that were taken. Raises BadInput where it does not have them
+    """The run that `recipe` begins from, with the weights that were taken. Raises UserError where it does not have them
     any more."""
     run, sha256 = open_run(Path(recipe.training.initial_run)), recipe.training.initial_sha256
     for chosen in (run, replace(run, weights="best")):
         if chosen.network_path.is_file() and file_digest(chosen.network_path) == sha256:
             return chosen
-    raise BadInput(
+    raise UserError(
         f"{run.path} no longer has the weights that this run began from (training.initial_sha256 in config.toml): "
         f"neither {run.network_path.name} nor {NETWORK} is that file; put it back, or start a new run"
     )
@@ -137,7 +137,7 @@ def load_initial_weights(recipe: Recipe, network: Transformer, objective: Langua
     """Loads the network of the run that `recipe` begins from, and those of its heads that have the names, shapes and
     dtypes of heads of `objective`; returns the names of the other heads of `objective`, which stay fresh.
 
-    Raises BadInput where that run is gone, or its weights are not those that `recipe` began from.
+    Raises UserError where that run is gone, or its weights are not those that `recipe` began from.
     """
     run = initial_run(recipe)
     network.load_state_dict(run.network().state_dict())
@@ -145,7 +145,7 @@ def load_initial_weights(recipe: Recipe, network: Transformer, objective: Langua
     try:
         found = load_tensors(path, run.identity) if path.is_file() else {}
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
     fitting = {
         name: tensor
         for name, tensor in found.items()

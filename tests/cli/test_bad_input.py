@@ -11,7 +11,7 @@ import pytest
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.text import download, kept
+from charladder.text import cached_text, download
 from helpers import edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
@@ -282,7 +282,7 @@ def place(tmp_path_factory):
         Path("away").write_text("a ladder has layers, and more. " * 300)
         assert main(["train", "away", *TINY, "--run", "moved"]) == 0
         Path("away").unlink()
-        kept(open_run(Path("moved")).recipe.text.sha256).unlink()
+        cached_text(open_run(Path("moved")).recipe.text.sha256).unlink()
         assert main(["train", "text", *TINY, "--run", "lettered", "--alphabet", "letters"]) == 0
         for run in ("run", "half", "torn", "unfit", "edited", "future", "headless", "other-optimizer"):
             assert main(["train", "text", *TINY, "--run", run]) == 0

@@ -13,7 +13,7 @@ from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.run import open_run
 from charladder.strict_json import dumps, not_finite
-from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
+from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
 FILES = "model.safetensors", "heads.safetensors", NETWORK, HEADS, "drafting.safetensors"
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["train", "text", "--run", "run", *TINY]) == 0
         assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
         run = open_run(Path("run"))
-        save_best(Path("run"), run.network().state_dict(), run.objective().state_dict(), Best(1, 7.5))
+        save_best(Path("run"), run.network().state_dict(), run.objective().state_dict(), BestWeights(1, 7.5))
     return folder
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from caches import new_cache
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.generation.speculative.heads_file import FILE_NAME, load_heads
@@ -243,15 +243,15 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
         (whole[:-4], "cannot be read as safetensors"),
     ):
         file.write_bytes(damage)
-        with pytest.raises(BadInput, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             load_heads(run)
     about = {"about": json.dumps({"network": "0" * 64, "steps": 1, "characters": 1})}
     save_file(tensors, file, about)
-    with pytest.raises(BadInput, match="fitted to another network"):
+    with pytest.raises(UserError, match="fitted to another network"):
         load_heads(run)
     for text in ("", "[]", "{}", '{"network": 3, "steps": 1, "characters": 1}', "[" * 5000):
         save_file(tensors, file, {"about": text})
-        with pytest.raises(BadInput, match="does not hold drafting heads"):
+        with pytest.raises(UserError, match="does not hold drafting heads"):
             load_heads(run)
     for name, tensor in (
         ("chain.up.weight", torch.zeros(7, 16)),
@@ -261,18 +261,18 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
         ("more", torch.zeros(1)),
     ):
         save_file(tensors | {name: tensor}, file, about)
-        with pytest.raises(BadInput, match="does not hold drafting heads"):
+        with pytest.raises(UserError, match="does not hold drafting heads"):
             load_heads(run)
     file.write_bytes(whole)
     model = run.path / "model.safetensors"
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     broken = tensors | {"chain.up.weight": torch.full_like(tensors["chain.up.weight"], float("nan"))}
     save_file(broken, file, {"about": json.dumps({"network": digest, "steps": 1, "characters": 1})})
-    with pytest.raises(BadInput, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         load_heads(run)
     file.unlink()
     file.symlink_to("/etc/passwd")
-    with pytest.raises(BadInput, match="is not followed"):
+    with pytest.raises(UserError, match="is not followed"):
         load_heads(run)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
+from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
 from charladder.training.tensor_files import file_digest
 from helpers import edit_config
 
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["train", "text", "--run", name, *TINY, "--steps", "3", "--seed", f"{seed}"]) == 0
             run = open_run(Path(name))
             weights = run.network().state_dict(), run.objective().state_dict()
-            save_best(Path(name), *weights, Best(1, 7.5), run.identity)
+            save_best(Path(name), *weights, BestWeights(1, 7.5), run.identity)
         assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
     return folder
 

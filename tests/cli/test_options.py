@@ -4,7 +4,7 @@ import pytest
 
 from charladder.cli.main import main
 from charladder.cli.options import Parser
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 ORDERS = [
     "run --limit 3 one two",
@@ -47,7 +47,7 @@ def test_what_follows_two_dashes_is_never_an_option(words):
     ],
 )
 def test_mistakes_are_named_whatever_the_order(words, sentence):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         make_parser().read(words.split())
 
 

@@ -95,9 +95,9 @@ def impatient() -> Iterator[None]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    for name, corpus in datasets.DOWNLOADED.items():
-        nowhere = datasets.Named(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
-        monkeypatch.setitem(datasets.DOWNLOADED, name, nowhere)
+    for name, corpus in datasets.DOWNLOADS.items():
+        nowhere = datasets.Dataset(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
+        monkeypatch.setitem(datasets.DOWNLOADS, name, nowhere)
     Path("text").write_text("a ladder has layers. " * 300)
     Path("empty").touch()
     Path("folder").mkdir()

@@ -14,11 +14,11 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from charladder.cli.main import main
-from charladder.cli.study_progress import AblationTable
+from charladder.cli.study_progress import StudyProgress
 from charladder.cli.tables import Rows, flow
-from charladder.cli.training_progress import Display
+from charladder.cli.training_progress import TrainingProgress
 from charladder.studies.directory import planned_runs
-from charladder.studies.runner import Finished
+from charladder.studies.runner import RunFinished
 from charladder.training import Stepped
 from studies.fakes import make_plan
 
@@ -83,7 +83,7 @@ def test_the_live_panel_of_training():
         progress=0.45, settings=SimpleNamespace(minutes=3), windows=SimpleNamespace(passes=1.25),
         network=SimpleNamespace(settings=SimpleNamespace(layers=64)),
     )  # fmt: skip
-    display, facts = Display(Console(width=40, file=io.StringIO()), trainer), Any
+    display, facts = TrainingProgress(Console(width=40, file=io.StringIO()), trainer), Any
     term = {"bits": 7.1234, "weight": 0.12345, "share": 0.5678}
     terms = {f"layer{layer}.target{k}": term for layer in range(60, 65) for k in (1, 12)} | {"main": term}
     for step in (12345, 12346):
@@ -98,9 +98,9 @@ def test_the_live_panel_of_training():
 
 def test_the_live_table_of_a_plan():
     plan = make_plan(seeds=5)
-    table = AblationTable(Console(width=40, file=io.StringIO()), plan, 1)
+    table = StudyProgress(Console(width=40, file=io.StringIO()), plan, 1)
     for number, run in enumerate(planned_runs(plan, Path("nowhere"))):
-        table.show(Finished(run, 1.2345 + number, 3.0))
+        table.show(RunFinished(run, 1.2345 + number, 3.0))
     found = numbers(printed(table.table(), 40))
     assert {f"{1.2345 + number:.4f}" for number in range(10)} <= {number.rstrip(",") for number in found}
 

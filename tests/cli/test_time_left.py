@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from charladder.cli import study_progress
-from charladder.cli.study_progress import AblationTable
+from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal
-from charladder.cli.training_progress import Display
+from charladder.cli.training_progress import TrainingProgress
 from charladder.studies.directory import PlannedRun, planned_runs
 from charladder.studies.plan import Plan
-from charladder.studies.runner import Begun, Finished, Progressed
+from charladder.studies.runner import RunFinished, RunProgress, RunStarted
 from charladder.training import Stepped
 from studies.fakes import make_plan
 
@@ -25,7 +25,7 @@ def shown(step: int, begin: int = 0, minutes: float = 0.0) -> str:
         progress=0.0, settings=SimpleNamespace(minutes=minutes), windows=SimpleNamespace(passes=0.0),
         network=SimpleNamespace(settings=SimpleNamespace(layers=1)),
     )  # fmt: skip
-    display = Display(Terminal(quiet=True), trainer)
+    display = TrainingProgress(Terminal(quiet=True), trainer)
     for number in range(begin + 1, step + 1):
         seconds = FIRST + EACH * (number - 1)
         trainer.progress = seconds / (60 * minutes) if minutes else number / STEPS
@@ -58,7 +58,7 @@ def test_neither_does_it_count_for_the_speed():
 def table_at(monkeypatch: pytest.MonkeyPatch, plan: Plan, events: list[tuple[float, Any]]) -> str:
     now = 0.0
     monkeypatch.setattr(study_progress.time, "monotonic", lambda: now)
-    table = AblationTable(Terminal(quiet=True), plan, 1)
+    table = StudyProgress(Terminal(quiet=True), plan, 1)
     for at, event in events:
         now = at
         table.show(event)
@@ -70,11 +70,14 @@ def test_of_a_plan_the_start_of_processes_does_not_count(monkeypatch):
     plan = make_plan(seeds=2)
     runs: list[PlannedRun] = planned_runs(plan, Path("nowhere"))
     assert len(runs) == 4
-    begun = [(0.0, Begun(runs[0], False)), (2.0, Progressed(runs[0], 0.0, None))]
-    first = [*begun, (21.0, Progressed(runs[0], 0.01, 8.0))]
+    begun = [(0.0, RunStarted(runs[0], False)), (2.0, RunProgress(runs[0], 0.0, None))]
+    first = [*begun, (21.0, RunProgress(runs[0], 0.01, 8.0))]
     assert table_at(monkeypatch, plan, begun) == "?"
     assert table_at(monkeypatch, plan, first) == "?"
-    assert table_at(monkeypatch, plan, [*first, (30.0, Progressed(runs[0], 0.1, 5.0))]) == "6:30"
-    assert table_at(monkeypatch, plan, [(0.0, Begun(runs[0], False)), (1.0, Finished(runs[0], 2.0, 1.0))]) == "0:03"
-    before = [(0.0, Finished(run, 2.0, 0.0, before=True)) for run in runs[1:]]
-    assert table_at(monkeypatch, plan, [*before, *first, (70.0, Progressed(runs[0], 0.5, 5.0))]) == "0:50"
+    assert table_at(monkeypatch, plan, [*first, (30.0, RunProgress(runs[0], 0.1, 5.0))]) == "6:30"
+    assert (
+        table_at(monkeypatch, plan, [(0.0, RunStarted(runs[0], False)), (1.0, RunFinished(runs[0], 2.0, 1.0))])
+        == "0:03"
+    )
+    before = [(0.0, RunFinished(run, 2.0, 0.0, before=True)) for run in runs[1:]]
+    assert table_at(monkeypatch, plan, [*before, *first, (70.0, RunProgress(runs[0], 0.5, 5.0))]) == "0:50"

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from charladder.cli import run_setup
 from charladder.cli.main import main
 from charladder.objective.cross_entropy_kernels import describe
-from charladder.run import claimed, open_run
-from charladder.training.best_weights import Best, save_best
+from charladder.run import open_run, run_lock
+from charladder.training.best_weights import BestWeights, save_best
 from charladder.training.metrics import read_metrics
 from helpers import UNHURRIED, assert_same_tensors, edit_config
 
@@ -165,7 +165,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, te
     for name in ("model.safetensors", "heads.safetensors"):
         Path("cut", name).unlink()
     if best:  # a validation came before the kill
-        save_best(Path("cut"), {}, {}, Best(3, 1.0))
+        save_best(Path("cut"), {}, {}, BestWeights(3, 1.0))
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 0
     assert "cut ended before its first checkpoint, so its training begins again at step 1" in capsys.readouterr().err
@@ -252,7 +252,7 @@ def test_a_reader_that_leaves_is_no_error(here, text_file):
 
 def test_one_process_at_a_time_trains_a_run(here, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
-    with claimed(Path("one")):
+    with run_lock(Path("one")):
         done = ladder("train", "--resume", "one", "--extend", "--steps", "5")
     assert done.returncode == 2
     assert b"one is being trained by another process" in done.stderr

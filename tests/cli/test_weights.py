@@ -11,12 +11,12 @@ import pytest
 
 from charladder.cli import train as cli_train
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.evaluation import Score
 from charladder.run import open_run
 from charladder.studies.directory import PlannedRun, final_bits
 from charladder.studies.plan import Arm, Plan
-from charladder.training.best_weights import HEADS, NETWORK, Best, save_best
+from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 
@@ -39,7 +39,7 @@ def two(here, text_file) -> None:
     for name, steps in (("run", "6"), ("other", "3")):
         assert main(["train", str(text_file), "--run", name, "--steps", steps, *TINY, "--score", "none"]) == 0
     other = open_run(Path("other"))
-    save_best(Path("run"), other.network().state_dict(), other.objective().state_dict(), Best(3, 7.5))
+    save_best(Path("run"), other.network().state_dict(), other.objective().state_dict(), BestWeights(3, 7.5))
 
 
 def test_every_reader_reads_the_best_weights(two, capsys):
@@ -74,7 +74,7 @@ def test_a_service_reads_the_best_weights(two, capsys, monkeypatch):
     app = pytest.importorskip("charladder.serving.app")
 
     def stop(run, *_):
-        raise BadInput(f"{run.network_path} and {run.heads_path}")
+        raise UserError(f"{run.network_path} and {run.heads_path}")
 
     monkeypatch.setattr(app, "open_service", stop)
     for words, names in ((["--weights", "best"], (NETWORK, HEADS)), ([], ("model.safetensors", "heads.safetensors"))):
@@ -98,7 +98,7 @@ def test_a_run_that_was_never_validated_has_no_best_weights(here, text_file, cap
 
 def test_best_heads_of_another_step_are_not_used(two, capsys):
     other = open_run(Path("other"))
-    save_best(Path("other"), other.network().state_dict(), other.objective().state_dict(), Best(2, 7.0))
+    save_best(Path("other"), other.network().state_dict(), other.objective().state_dict(), BestWeights(2, 7.0))
     Path("other", HEADS).replace(Path("run", HEADS))
     assert main(["evaluate", "run", "--weights", "best", "--by-layer"]) == 2
     assert "run/best_heads.safetensors is of another step than run/best.safetensors" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Windows
 from charladder.training import load_newest
 from charladder.training.checkpoint import list_checkpoints
@@ -162,9 +162,9 @@ def test_planted_and_missing_pieces_are_refused_by_name(ranks, tmp_path):
     ],
 )
 def test_what_cannot_be_shared_out_is_refused_with_a_reason(prose, monkeypatch, fields, model, reason):
-    monkeypatch.setattr("charladder.training.distributed.joined", lambda: True)
-    monkeypatch.setattr("charladder.training.distributed.size", lambda: 2)
-    with pytest.raises(BadInput, match=reason):
+    monkeypatch.setattr("charladder.training.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("charladder.training.distributed.world_size", lambda: 2)
+    with pytest.raises(UserError, match=reason):
         make_trainer(prose, small(**model), **fields)
 
 

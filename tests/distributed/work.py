@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from charladder.objective import ObjectiveConfig
 from charladder.training import Trainer, distributed, load_newest, train
-from charladder.training.distributed import gathered, leader
+from charladder.training.distributed import full_tensors, is_rank_zero
 from helpers import PROSE, make_trainer, small
 
 WORLD, STEPS, TIME = 2, 50, 900
@@ -64,7 +64,7 @@ def spoil(trainer: Trainer) -> None:
     """Makes a loss of step 6 (which is diagnosed) NaN, on one rank only where there are two."""
 
     def spoiled(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        bad = trainer.clock.step == 5 and module.training and distributed.rank() == distributed.size() - 1
+        bad = trainer.clock.step == 5 and module.training and distributed.rank() == distributed.world_size() - 1
         return output * torch.nan if bad else output
 
     trainer.network.embedding.register_forward_hook(spoiled)
@@ -115,8 +115,8 @@ def note(trainer: Trainer, path: Path) -> None:
     trainer.whole.eval()
     with torch.no_grad():
         logits = trainer.predict(torch.frombuffer(bytearray(DATA[:16]), dtype=torch.uint8).long()[None], 16)
-    weights = gathered(trainer.network.state_dict() | trainer.objective.state_dict())
-    if leader():
+    weights = full_tensors(trainer.network.state_dict() | trainer.objective.state_dict())
+    if is_rank_zero():
         save_file({**{name: w.contiguous() for name, w in weights.items()}, "logits": logits.contiguous()}, path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from charladder.cli.main import main
-from charladder.text.datasets import DOWNLOADED, PYTHON
+from charladder.text.datasets import DOWNLOADS, PYTHON
 
 PAGE = Path(__file__).parents[2] / "README.md"
 TEXT = PAGE.read_text()
@@ -47,7 +47,7 @@ def test_texts_to_train_on_are_corpora_by_name(command):
     """A new clone has no other text. Every option of these commands but --extend takes a value."""
     words = [word for word in command if word != "--extend"]
     data = [word for before, word in pairwise(words) if not before.startswith("--") and not word.startswith("--")]
-    assert set(data) <= {*DOWNLOADED, PYTHON}
+    assert set(data) <= {*DOWNLOADS, PYTHON}
 
 
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] in ("inspect", "explain")], ids=" ".join)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from charladder.errors import BadInput
-from charladder.evaluation import Scored, evaluate
+from charladder.errors import UserError
+from charladder.evaluation import ScoredCharacters, evaluate
 from charladder.evaluation.by_context import by_context, by_position, contexts_of
 from charladder.evaluation.character_export import exporting
 from charladder.evaluation.layers import evaluate_layers
@@ -48,7 +48,7 @@ def scored_by(network, part=PART, ends_F=None):
 @pytest.mark.parametrize("stride", [1, 5, 8, 16])
 @pytest.mark.parametrize("part", [PART, (0, 50)])
 def test_every_character_is_told_of_once_in_order_and_adds_up(network, stride, part):
-    told: list[Scored] = []
+    told: list[ScoredCharacters] = []
     score = scored_by(network, part)(CONTEXT, stride, told.append)
     places = np.concatenate([one.places_M for one in told])
     assert places.tolist() == list(range(max(1, part[0]), part[1]))
@@ -60,7 +60,7 @@ def test_every_character_is_told_of_once_in_order_and_adds_up(network, stride, p
 
 
 def test_ranks_and_surprise_are_those_of_a_plain_loop(network):
-    told: list[Scored] = []
+    told: list[ScoredCharacters] = []
     scored_by(network, (50, 90))(CONTEXT, 1, told.append)
     for one in told:
         for place, seen, nats, rank in zip(one.places_M, one.seen_M, one.nats_M, one.ranks_M, strict=True):
@@ -82,7 +82,7 @@ def test_by_context_is_the_score_at_each_context(network):
         assert part.accuracy == sum(right) / len(right)
         assert part.stride == part.at // 2
     assert [(part.at, part.stride) for part in by_context(scored_by(network, (40, 50)), [1, 3])] == [(1, 1), (3, 1)]
-    with pytest.raises(BadInput, match="--stride 8 is above the smallest context, 4"):
+    with pytest.raises(UserError, match="--stride 8 is above the smallest context, 4"):
         by_context(scored_by(network), [4, 16], stride=8)
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_overwritten_or_left_half_written(network, tmp_path):
     old = tmp_path / "old.jsonl"
     old.write_text("mine")
     for name, sentence in (("old.jsonl", "exists"), ("x.csv", "must end in"), ("no/x.jsonl", "there is no folder")):
-        with pytest.raises(BadInput, match=sentence), exporting(tmp_path / name, Alphabet(), IDS):
+        with pytest.raises(UserError, match=sentence), exporting(tmp_path / name, Alphabet(), IDS):
             pass
     with pytest.raises(KeyboardInterrupt), exporting(tmp_path / "new.jsonl", Alphabet(), IDS):
         raise KeyboardInterrupt

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.evaluation.copying_probe import LETTERS, gap, letters_of, probe_copying
 from charladder.text import Alphabet
 
@@ -58,7 +58,7 @@ def test_names_are_of_letters_that_the_text_uses():
     genome = np.frombuffer(b"ACGT" * 50, np.uint8)
     assert bytes(letters_of(Alphabet(), genome).astype(np.uint8)) == b"ACGT"
     assert gap(Alphabet("abc")).size == 0 and gap(Alphabet()).tolist() == [32]
-    with pytest.raises(BadInput, match="too short for the copying probe"):
+    with pytest.raises(UserError, match="too short for the copying probe"):
         probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 16)
-    with pytest.raises(BadInput, match="too short for the copying probe"):
+    with pytest.raises(UserError, match="too short for the copying probe"):
         probe_copying(uniform, Alphabet(), PROSE, (0, 100), 128)

@@ -10,7 +10,7 @@ import pytest
 
 from charladder.auxiliary import term_name
 from charladder.errors import DataLeftOut
-from charladder.evaluation.last_learned import Moment, last_learned
+from charladder.evaluation.last_learned import TrainingMoment, last_learned
 from charladder.objective import term_weights
 from charladder.recipe import read_raw, resolve
 from charladder.run import Run
@@ -57,9 +57,9 @@ def all_lines(run: Run, clock: Clock, steps: int, skipped: tuple[int, ...] = ())
     return found
 
 
-def by_every_step(lines: list[Line]) -> dict[str, Moment]:
+def by_every_step(lines: list[Line]) -> dict[str, TrainingMoment]:
     return {
-        name: Moment(line["step"], line["progress"], line["characters"])
+        name: TrainingMoment(line["step"], line["progress"], line["characters"])
         for line in lines
         for name, term in line.get("terms", {}).items()
         if term["weight"] > 0
@@ -77,7 +77,7 @@ def write(run: Run, lines: list[Line], every: int = 10) -> None:
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
 
 
-def contributed(run: Run) -> dict[str, Moment]:
+def contributed(run: Run) -> dict[str, TrainingMoment]:
     return {name: one.contributed for name, one in last_learned(run).items() if one.contributed is not None}
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.evaluation import evaluate, windows_to_score
 from charladder.generation import GenerationLoop
 from charladder.inference.factory import open_runner
@@ -81,9 +81,9 @@ def test_half_stride_is_what_generation_sees(network):
 
 def test_strides_and_parts_that_cannot_be(network):
     for stride in (0, CONTEXT + 1, -3):
-        with pytest.raises(BadInput, match=f"--stride {stride} must be between 1"):
+        with pytest.raises(UserError, match=f"--stride {stride} must be between 1"):
             evaluate(predictor(network), IDS, (0, 50), CONTEXT, stride, 256)
-    with pytest.raises(BadInput, match="no characters to score"):
+    with pytest.raises(UserError, match="no characters to score"):
         evaluate(predictor(network), IDS, (50, 50), CONTEXT, 1, 256)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, fit, head_losses
 from charladder.text import Windows
@@ -50,7 +50,7 @@ def test_targets_stand_where_they_belong():
 
 def test_budgets():
     for fields in ({}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "batch": 0}, {"steps": 1, "rate": float("nan")}):
-        with pytest.raises(BadInput):
+        with pytest.raises(UserError):
             FitConfig(**fields)
     network = stirred(8)
     heads = DraftingHeads(32, 8, 32).begin_like(network)

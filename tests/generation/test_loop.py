@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation import GenerationLoop, SamplingParams, distribution, generate
 from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import make_random
@@ -100,12 +100,12 @@ def test_samples_follow_the_distribution():
 
 
 def test_mistakes(network):
-    with pytest.raises(BadInput, match="--length is -1"):
+    with pytest.raises(UserError, match="--length is -1"):
         next(generate(network, [1], -1))
-    with pytest.raises(BadInput, match="NaN"):
+    with pytest.raises(UserError, match="NaN"):
         distribution(torch.full((1, 4), float("nan")), SamplingParams())
     for fields in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"temperature": float("nan")}):
-        with pytest.raises(BadInput):
+        with pytest.raises(UserError):
             SamplingParams(**fields)
     assert list(generate(network, [1], 0)) == []
 

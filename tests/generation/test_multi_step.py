@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation import GenerationLoop, SamplingParams, multi_step
 from charladder.generation.sampler import NativeSampler, make_sampler
 from charladder.generation.speculative import NoDrafter
@@ -148,7 +148,7 @@ def test_a_broken_network_says_so():
     writer = GenerationLoop(reader, [[1], [2]], 100, SamplingParams(coupled=True))
     writer.step()
     reader.weights.output.fill_(float("nan"))
-    with pytest.raises(BadInput, match="NaN"):
+    with pytest.raises(UserError, match="NaN"):
         writer.run()
 
 
@@ -158,5 +158,5 @@ def test_places_past_the_context_are_refused():
     assert isinstance(reader, PackedRunner)
     chooser = make_sampler(SamplingParams(coupled=True))
     assert isinstance(chooser, NativeSampler)
-    with pytest.raises(BadInput, match="17 characters are more than the 16"):
+    with pytest.raises(UserError, match="17 characters are more than the 16"):
         reader.run_steps(TokenBatch([0], [14], [1]), [3], ctypes.c_void_p(), chooser.sampling, np.zeros((1, 3)))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation import GenerationLoop, SamplingParams
 from charladder.inference.batched import BatchedRunner
 from charladder.inference.factory import open_runner
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused():
     reader = BatchedRunner(stirred(9), 1, C)
     for stream, place, one in ((0, C, 1), (1, 0, 1), (0, 0, 9), (0, 0, -1), (0, -1, 0)):
         rows = TokenBatch([stream], [place], [one])
-        with pytest.raises(BadInput):
+        with pytest.raises(UserError):
             reader.run(rows)
 
 
@@ -172,5 +172,5 @@ def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
     network = stirred(9, block="paper")
     assert isinstance(open_runner(network, 1), EagerRunner)
     assert isinstance(open_runner(network, 2), BatchedRunner)
-    with pytest.raises(BadInput, match="this network is not of the kind it reads"):
+    with pytest.raises(UserError, match="this network is not of the kind it reads"):
         open_runner(network, 1, None, torch.bfloat16)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.inference.factory import open_runner
 from charladder.inference.packed_cpu import LARGE_PAGE, PackedRunner, PackedWeights, aligned_zeros, can_pack
 from charladder.inference.runner import EagerRunner, TokenBatch
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused():
         TokenBatch([0], [0], [9]),
         TokenBatch([0], [0], [-1]),
     ):
-        with pytest.raises(BadInput):
+        with pytest.raises(UserError):
             reader.run(rows)
     assert not can_pack(stirred(9, block="paper"))
     assert not can_pack(stirred(9, ngrams=4))
@@ -198,8 +198,8 @@ def test_sinusoidal_positions_are_not_read_in_c_and_go_on_past_the_context():
     assert not can_pack(network)
     assert isinstance(open_runner(network), EagerRunner)
     assert open_runner(network, context=40).context == 40
-    with pytest.raises(BadInput, match=r"--precision bfloat16 on a CPU .* not of the kind"):
+    with pytest.raises(UserError, match=r"--precision bfloat16 on a CPU .* not of the kind"):
         open_runner(network, weights=torch.bfloat16)
     for learned in ("table", "tables"):
-        with pytest.raises(BadInput, match="--context 40 is longer than the position tables, which end at 16"):
+        with pytest.raises(UserError, match="--context 40 is longer than the position tables, which end at 16"):
             open_runner(stirred(27, positions=learned), context=40)

@@ -249,7 +249,9 @@ def test_ranks_use_no_c_where_one_of_them_cannot(text_file, monkeypatch):
     make_trainer(run, corpus)
     assert used() == [True, True]
     others = [True]  # what another rank says at the first question, which is about C
-    monkeypatch.setattr(distributed, "agree", lambda own, stop=False: (own, others.pop() if others else stop))
+    monkeypatch.setattr(
+        distributed, "broadcast_and_any", lambda own, stop=False: (own, others.pop() if others else stop)
+    )
     build_trainer(run, corpus, *fresh_modules(run))
     assert used() == [False, False]
     assert native.describe(build.LOSSES) == "torch (another process of this job cannot use C)"

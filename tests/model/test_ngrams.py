@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import KVCache, Transformer
-from charladder.training import NotFinite
+from charladder.training import TrainingDiverged
 from helpers import PROSE, make_trainer, small
 
 SETTINGS = small(ngrams=5, ngram_rows=97)
@@ -86,11 +86,11 @@ def test_a_gradient_that_is_not_finite_in_a_table_is_noticed():
     tables = trainer.network.ngrams
     assert tables is not None
     tables.tables[0].weight.data.fill_(float("nan"))
-    with pytest.raises(NotFinite):
+    with pytest.raises(TrainingDiverged):
         trainer.step()
 
 
 @pytest.mark.parametrize("changes", [{"ngrams": 2}, {"ngrams": 17}, {"ngrams": -3}, {"ngram_rows": 0}])
 def test_settings_that_cannot_be(changes):
-    with pytest.raises(BadInput, match="ngram"):
+    with pytest.raises(UserError, match="ngram"):
         small(**changes)

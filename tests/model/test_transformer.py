@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import KVCache, Transformer
 from helpers import small
 
@@ -151,9 +151,9 @@ def test_rotary_scores_depend_on_distance_alone():
 
 
 def test_past_the_tables_and_past_the_cache():
-    with pytest.raises(BadInput, match="17 characters are more than the 16"):
+    with pytest.raises(UserError, match="17 characters are more than the 16"):
         Transformer(small(block="paper"), 256)(tokens(6, 1, 17))
-    with pytest.raises(BadInput, match="17 characters are more than the 16 the cache"):
+    with pytest.raises(UserError, match="17 characters are more than the 16 the cache"):
         Transformer(small(), 256)(tokens(6, 1, 17), cache=KVCache(small()))
     assert Transformer(small(), 256)(tokens(6, 1, 40)).logits_BTV.shape == (1, 40, 256)
 
@@ -170,7 +170,7 @@ def test_past_the_tables_and_past_the_cache():
     ],
 )
 def test_settings_that_cannot_be(changes, sentence):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         small(**changes)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charladder.auxiliary import AuxiliaryError, presets, term_name
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import Transformer
 from charladder.objective import (
     IntermediateSchedule,
@@ -178,7 +178,7 @@ def test_last_position_alone():
     [("targets", 0), ("intermediate_weight", -1.0), ("target_weight", float("nan")), ("target_end", -0.5)],
 )
 def test_settings_that_cannot_be(field, value):
-    with pytest.raises(BadInput, match=f"objective.{field}"):
+    with pytest.raises(UserError, match=f"objective.{field}"):
         ObjectiveConfig(**{field: value})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.studies.directory import taken_up
 from charladder.studies.plan import Contrast, differences, plan_names, read_plan, recipe_of, run_name, tables_of
 
@@ -23,7 +23,7 @@ def written(place: Path, **changes) -> str:
 
 
 def refused(place: Path, **changes) -> str:
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         read_plan(written(place, **changes))
     sentence = str(caught.value)
     assert "\n" not in sentence
@@ -192,5 +192,5 @@ def test_files_that_are_no_plans(tmp_path):
         (str(tmp_path / "gone.toml"), "cannot be read"),
         ("papre", "did you mean paper?"),
     ):
-        with pytest.raises(BadInput, match=said.replace("?", r"\?")):
+        with pytest.raises(UserError, match=said.replace("?", r"\?")):
             read_plan(name)

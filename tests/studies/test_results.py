@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from charladder.studies.results import Gap, collect, read_curves
+from charladder.studies.results import MissingRun, collect, read_curves
 from studies.fakes import STEPS, make_plan, make_run
 
 
@@ -33,7 +33,7 @@ def test_what_is_missing_is_a_gap_with_its_reason(tmp_path):
     results = collect(tmp_path, make_plan(seeds=6, arms=("none",)))
     assert results.found == ()
     whys = [gap.why for gap in results.gaps]
-    assert results.gaps[0] == Gap("none", 0, "not begun")
+    assert results.gaps[0] == MissingRun("none", 0, "not begun")
     assert whys[1] == f"unfinished at step {STEPS // 2 - 1}"
     assert whys[2].startswith("unreadable: ") and "config.toml is not valid TOML" in whys[2]
     assert whys[3].startswith("unreadable: ")
@@ -47,7 +47,7 @@ def test_a_run_that_is_to_go_on_for_longer_is_unfinished(tmp_path):
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     assert collect(tmp_path, make_plan(seeds=1, arms=("none",))).gaps == (
-        Gap("none", 0, f"unfinished at step {STEPS + 1}"),
+        MissingRun("none", 0, f"unfinished at step {STEPS + 1}"),
     )
 
 

@@ -9,10 +9,10 @@ import pytest
 import tomli_w
 
 from caches import new_cache
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.studies import runner
 from charladder.studies.plan import Plan, read_plan
-from charladder.studies.runner import Begun, Failed, Finished, Interrupted, carry_out, default_jobs
+from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, RunStarted, default_jobs, run_plan
 from charladder.training.metrics import read_metrics
 from helpers import assert_same_tensors
 
@@ -44,7 +44,7 @@ def whole(place: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHARLADDER_CACHE", new_cache(place / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        ends = [one for one in carry_out(plan(place), place / "whole", jobs=2) if isinstance(one, Finished)]
+        ends = [one for one in run_plan(plan(place), place / "whole", jobs=2) if isinstance(one, RunFinished)]
     assert len(ends) == 4
     return place / "whole"
 
@@ -77,34 +77,34 @@ def test_every_arm_is_trained_with_every_seed_as_train_would(whole, place):
 def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place, monkeypatch):
     before = states(whole)
     monkeypatch.setattr(runner, "start", lambda *_: pytest.fail("a finished run was repeated"))
-    ends = list(carry_out(plan(place), whole, jobs=2))
-    assert all(isinstance(one, Finished) and one.before for one in ends)
-    assert next(one.bits for one in ends if isinstance(one, Finished)) == bits(whole, "none-seed0")
+    ends = list(run_plan(plan(place), whole, jobs=2))
+    assert all(isinstance(one, RunFinished) and one.before for one in ends)
+    assert next(one.bits for one in ends if isinstance(one, RunFinished)) == bits(whole, "none-seed0")
     assert states(whole) == before
-    more = carry_out(plan(place, seeds=3), whole, jobs=1, stop=lambda: True)
+    more = run_plan(plan(place, seeds=3), whole, jobs=1, stop=lambda: True)
     assert len(list(more)) == 4
-    with pytest.raises(BadInput, match=r"has the seeds \[0, 1, 2\], which this plan has not all"):
-        next(carry_out(plan(place), whole, jobs=1))
-    assert len(list(carry_out(plan(place, seeds=3), whole, jobs=1, stop=lambda: True))) == 4
+    with pytest.raises(UserError, match=r"has the seeds \[0, 1, 2\], which this plan has not all"):
+        next(run_plan(plan(place), whole, jobs=1))
+    assert len(list(run_plan(plan(place, seeds=3), whole, jobs=1, stop=lambda: True))) == 4
 
 
 @pytest.mark.slow
 def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
     asked: list[bool] = []
     events = []
-    for one in carry_out(plan(place, seeds=1), place / "cut", jobs=1, stop=lambda: bool(asked)):
+    for one in run_plan(plan(place, seeds=1), place / "cut", jobs=1, stop=lambda: bool(asked)):
         events.append(one)
-        if isinstance(one, Begun) and one.run.arm.name == "layers":
+        if isinstance(one, RunStarted) and one.run.arm.name == "layers":
             metrics, until = one.run.path / "metrics.jsonl", time.monotonic() + 240
             while not (metrics.exists() and len(metrics.read_text().splitlines()) > 20):
                 assert time.monotonic() < until
                 time.sleep(0.01)
             asked.append(True)
-    assert isinstance(events[-1], Interrupted)
-    assert sum(isinstance(one, Finished) for one in events) == 1
+    assert isinstance(events[-1], RunInterrupted)
+    assert sum(isinstance(one, RunFinished) for one in events) == 1
     kept = states(place / "cut" / "none-seed0")
-    events = list(carry_out(plan(place, seeds=1), place / "cut", jobs=1))
-    assert [one.again for one in events if isinstance(one, Begun)] == [True]
+    events = list(run_plan(plan(place, seeds=1), place / "cut", jobs=1))
+    assert [one.again for one in events if isinstance(one, RunStarted)] == [True]
     assert states(place / "cut" / "none-seed0") == kept
     for name in ("none-seed0", "layers-seed0"):
         assert bits(place / "cut", name) == bits(whole, name)
@@ -116,17 +116,17 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
 def test_a_run_that_fails_is_told_and_the_others_go_on(place):
     explode = {"training.optimizer": "momentum", "training.learning_rate": 1e25, "training.clip": 0.0}
     arms = {"bad": {**explode, "training.warmup": 0.0}, "good": {"training.steps": 20}}
-    events = list(carry_out(plan(place, arms=arms, seeds=1), place / "failing", jobs=2))
-    (failed,) = [one for one in events if isinstance(one, Failed)]
+    events = list(run_plan(plan(place, arms=arms, seeds=1), place / "failing", jobs=2))
+    (failed,) = [one for one in events if isinstance(one, RunFailed)]
     assert (failed.run.arm.name, failed.code) == ("bad", 1)
     assert "new run" in failed.run.log.read_text()
-    assert [one.run.arm.name for one in events if isinstance(one, Finished)] == ["good"]
+    assert [one.run.arm.name for one in events if isinstance(one, RunFinished)] == ["good"]
 
 
 def test_nobody_outlives_whoever_gives_up(place):
-    events = carry_out(plan(place, seeds=1), place / "left", jobs=2)
+    events = run_plan(plan(place, seeds=1), place / "left", jobs=2)
     begun = [next(events), next(events)]
-    assert all(isinstance(one, Begun) for one in begun)
+    assert all(isinstance(one, RunStarted) for one in begun)
     until = time.monotonic() + 10
     while len(children()) < 2 and time.monotonic() < until:  # a process that has just begun has no words yet
         time.sleep(0.01)
@@ -157,34 +157,34 @@ def test_another_plan_in_the_folder_is_refused(whole, place):
         ({"set": {**SET, "training.steps": 30}, "seeds": 3}, "holds another plan (its set differs)"),
         ({"base": "sprint", "seeds": 3}, "holds another plan (its base differs)"),
     ):
-        with pytest.raises(BadInput) as caught:
-            next(carry_out(plan(place, name="tiny", **changes), whole, jobs=1))
+        with pytest.raises(UserError) as caught:
+            next(run_plan(plan(place, name="tiny", **changes), whole, jobs=1))
         assert said in str(caught.value)
     assert states(whole) == before
 
 
 def test_what_is_no_run_or_another_one_is_left_alone(whole, place, tmp_path):
     (tmp_path / "out" / "none-seed0").mkdir(parents=True)
-    with pytest.raises(BadInput, match=r"none-seed0 is not a run directory"):
-        next(carry_out(plan(place), tmp_path / "out", jobs=1))
+    with pytest.raises(UserError, match=r"none-seed0 is not a run directory"):
+        next(run_plan(plan(place), tmp_path / "out", jobs=1))
     (tmp_path / "out" / "none-seed0").rmdir()
     (tmp_path / "out" / "none-seed0").symlink_to(whole / "layers-seed0")
-    with pytest.raises(BadInput, match="other settings than the plan's"):
-        next(carry_out(plan(place), tmp_path / "out", jobs=1))
+    with pytest.raises(UserError, match="other settings than the plan's"):
+        next(run_plan(plan(place), tmp_path / "out", jobs=1))
     assert not (tmp_path / "out" / "plan.toml").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="is a file"):
-        next(carry_out(plan(place), tmp_path / "file", jobs=1))
+    with pytest.raises(UserError, match="is a file"):
+        next(run_plan(plan(place), tmp_path / "file", jobs=1))
 
 
 def test_a_base_of_ones_own_is_copied_into_the_folder(place, tmp_path):
     (place / "mine.toml").write_text('recipe = "mine"\n[training]\nminutes = 3\noptimizer = "adamw"\n')
-    list(carry_out(plan(place, base="mine.toml"), tmp_path / "out", jobs=1, stop=lambda: True))
+    list(run_plan(plan(place, base="mine.toml"), tmp_path / "out", jobs=1, stop=lambda: True))
     again = read_plan(tmp_path / "out" / "plan.toml")
     (place / "mine.toml").write_text('[training]\nminutes = 3\noptimizer = "muon"\n')
-    with pytest.raises(BadInput, match="its base recipe differs"):
-        next(carry_out(plan(place, base="mine.toml"), tmp_path / "out", jobs=1))
-    assert list(carry_out(again, tmp_path / "out", jobs=1, stop=lambda: True)) == []
+    with pytest.raises(UserError, match="its base recipe differs"):
+        next(run_plan(plan(place, base="mine.toml"), tmp_path / "out", jobs=1))
+    assert list(run_plan(again, tmp_path / "out", jobs=1, stop=lambda: True)) == []
 
 
 def test_how_many_runs_at_once(place, monkeypatch):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.studies.statistics import TOO_FEW, Difference, band, crossing, estimate, holm, paired, verdict
 
 
@@ -164,5 +164,5 @@ def test_without_scipy_a_sentence_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert estimate([1.0]) is not None  # one number needs no statistics
-    with pytest.raises(BadInput, match=r'pip install "charladder\[study\]"'):
+    with pytest.raises(UserError, match=r'pip install "charladder\[study\]"'):
         estimate([1.0, 2.0])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Alphabet, learn_letters
 
 
@@ -33,17 +33,17 @@ def test_ids_are_as_narrow_as_they_can_be(size, dtype):
 
 
 def test_unknown_letter_is_named_with_its_place():
-    with pytest.raises(BadInput, match=r"'z' at position 2"):
+    with pytest.raises(UserError, match=r"'z' at position 2"):
         learn_letters(b"abc").encode(b"abz")
 
 
 def test_letters_want_utf8():
-    with pytest.raises(BadInput, match="not UTF-8 at byte 1"):
+    with pytest.raises(UserError, match="not UTF-8 at byte 1"):
         learn_letters(b"a\xff")
 
 
 def test_too_many_letters_are_refused():
-    with pytest.raises(BadInput, match="300 different characters"):
+    with pytest.raises(UserError, match="300 different characters"):
         learn_letters("".join(map(chr, range(1000, 1300))).encode())
 
 

@@ -14,7 +14,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.archives import unpack
 
 
@@ -81,19 +81,19 @@ def test_damage_is_one_sentence_or_the_text(name, data):
         packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
     try:
         read(bytes(packed), name)
-    except BadInput as error:
+    except UserError as error:
         assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("name", [name for name in PACKED if name != "t.tar"])
 def test_what_is_cut_short_is_refused(name):
     packed = PACK[name](bytes(range(256)) * 100)
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(packed[: len(packed) // 2], name)
 
 
 def test_a_tar_cut_inside_a_file_is_refused():
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(tarred(b"x" * 5000)[:3000], "t.tar")
 
 
@@ -101,13 +101,13 @@ def test_a_tar_cut_inside_a_file_is_refused():
 @pytest.mark.parametrize("pack", [("t.tar", tarred), ("t.zip", lambda data, name: zipped(data, name=name))])
 def test_names_that_leave_the_archive_are_refused(inner, pack):
     name, make = pack
-    with pytest.raises(BadInput, match="a path that leaves the archive, and is refused"):
+    with pytest.raises(UserError, match="a path that leaves the archive, and is refused"):
         read(make(b"x", name=inner), name)
 
 
 @pytest.mark.parametrize("name", ["t.gz", "t.xz", "t.bz2", "t.zst", "t.zip", "t.tar.gz"])
 def test_a_bomb_is_refused(name):
-    with pytest.raises(BadInput, match="as a bomb does, and is refused"):
+    with pytest.raises(UserError, match="as a bomb does, and is refused"):
         read(PACK[name](bytes(80 << 20)), name)
 
 
@@ -116,7 +116,7 @@ def test_a_bomb_of_many_members_is_refused():
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(20):
             archive.writestr(f"{number}", bytes(5 << 20))
-    with pytest.raises(BadInput, match="as a bomb does"):
+    with pytest.raises(UserError, match="as a bomb does"):
         read(out.getvalue(), "t.zip")
 
 
@@ -124,7 +124,7 @@ def test_an_encrypted_zip_is_refused():
     packed = bytearray(zipped(b"secret"))
     place = packed.rindex(b"PK\x01\x02")
     packed[place + 8] |= 1
-    with pytest.raises(BadInput, match=r"t\.zip is encrypted"):
+    with pytest.raises(UserError, match=r"t\.zip is encrypted"):
         read(bytes(packed), "t.zip")
 
 
@@ -138,7 +138,7 @@ def test_a_zip_must_not_be_a_stream():
         def seekable(self) -> bool:
             return False
 
-    with pytest.raises(BadInput, match="a zip is read from its end"):
+    with pytest.raises(UserError, match="a zip is read from its end"):
         list(unpack(Pipe(zipped(b"x")), "t.zip", None))
 
 
@@ -154,14 +154,14 @@ def test_members_are_named_in_their_order():
 
 def test_without_the_zst_reader_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "backports", None)
-    with pytest.raises(BadInput, match=r'pip install "charladder\[zst\]"'):
+    with pytest.raises(UserError, match=r'pip install "charladder\[zst\]"'):
         read(b"x", "t.zst")
 
 
 def test_a_checksum_that_is_wrong_is_refused():
     packed = bytearray(gzip.compress(b"ladder"))
     packed[-8:-4] = (zlib.crc32(b"ladder") ^ 1).to_bytes(4, "little")
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(bytes(packed), "t.gz")
 
 
@@ -177,26 +177,26 @@ def three_files() -> bytes:
 
 @pytest.mark.parametrize("length", [3584, 3584 + 100, 2 * 3584])
 def test_a_tar_cut_at_or_in_a_header_is_refused(length):
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(three_files()[:length], "t.tar")
 
 
 def test_a_tar_with_a_damaged_header_is_refused():
     packed = bytearray(three_files())
     packed[3584 + 5] ^= 1
-    with pytest.raises(BadInput, match="a header is broken or missing"):
+    with pytest.raises(UserError, match="a header is broken or missing"):
         read(bytes(packed), "t.tar")
 
 
 def test_two_tars_on_end_are_refused():
-    with pytest.raises(BadInput, match="there is more after its end"):
+    with pytest.raises(UserError, match="there is more after its end"):
         read(three_files() * 2, "t.tar")
 
 
 def test_the_checksum_around_a_tar_is_looked_at():
     packed = bytearray(gzip.compress(tarred(b"ladder")))
     packed[-5] ^= 1
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(bytes(packed), "t.tar.gz")
 
 
@@ -204,13 +204,13 @@ def test_a_huge_name_in_a_tar_is_a_bomb():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("x" * (80 << 20)))
-    with pytest.raises(BadInput, match="as a bomb does"):
+    with pytest.raises(UserError, match="as a bomb does"):
         read(gzip.compress(out.getvalue()), "t.tar.gz")
 
 
 @pytest.mark.parametrize("name", ["t.xz", "t.bz2", "t.gz", "t.zst"])
 def test_a_later_stream_that_is_damaged_is_refused(name):
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(PACK[name](b"one" * 1000) + b"X" + PACK[name](b"two" * 1000)[1:], name)
 
 
@@ -221,7 +221,7 @@ def test_the_padding_of_xz():
 @pytest.mark.parametrize("name", ["t.bz2", "t.zst"])
 def test_zeros_in_the_place_of_a_later_stream_are_no_padding(name):
     """What a download that reserves its room first leaves, where it was broken off between two streams."""
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(PACK[name](b"one") + bytes(1000), name)
 
 
@@ -229,7 +229,7 @@ def test_damage_inside_a_zip_packed_with_lzma():
     packed = bytearray(zipped(bytes(range(256)) * 100, zipfile.ZIP_LZMA))
     for place in range(60, 200):
         packed[place] ^= 0xFF
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         read(bytes(packed), "t.zip")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import ingest, open_corpus
 from charladder.text.sources import find
 
@@ -46,7 +46,7 @@ def test_a_picture_in_a_folder_is_left_out_every_time_with_a_note(alphabet):
 def test_by_its_own_name_it_is_read():
     assert read("notes/a.txt", "notes/b.png") == (TEXT.encode() + PICTURE, "")
     assert read("notes/b.png") == (PICTURE, "")
-    with pytest.raises(BadInput, match=r"notes/b\.png is not UTF-8 at byte 0"):
+    with pytest.raises(UserError, match=r"notes/b\.png is not UTF-8 at byte 0"):
         read("notes/b.png", alphabet="letters")
 
 
@@ -94,7 +94,7 @@ def test_the_encoding_decides_what_a_zero_byte_is():
 
 def test_a_run_that_was_trained_on_all_of_it_is_found_again():
     """As runs of version 0.1 were: by the SHA-256 of all files, where the cache has no copy any more."""
-    everything = ingest.gather("x", find("notes", []), everything=True)
+    everything = ingest.ingest_sources("x", find("notes", []), everything=True)
     assert everything.path.read_bytes() == TEXT.encode() + PICTURE + b"below\n"
     everything.path.unlink()
     assert read("notes", again=everything.sha256, files=3) == (TEXT.encode() + PICTURE + b"below\n", "")
@@ -109,7 +109,7 @@ def test_an_interrupted_reading_goes_on_in_the_same_way(monkeypatch, pictures_on
         Path(f"many/{number}").write_bytes(b"\0" * binary + os.urandom(400_000).replace(b"\0", b"x"))
     whole, notes = read("many/[0-9]")  # the same files by another name, and so another note in the cache
     monkeypatch.setattr(ingest, "NOTE_SECONDS", 0.0)
-    real, calls = ingest.Part.write, []
+    real, calls = ingest.PartialFile.write, []
 
     def write(self, chunk):
         calls.append(chunk)
@@ -117,7 +117,7 @@ def test_an_interrupted_reading_goes_on_in_the_same_way(monkeypatch, pictures_on
             raise KeyboardInterrupt
         real(self, chunk)
 
-    monkeypatch.setattr(ingest.Part, "write", write)
+    monkeypatch.setattr(ingest.PartialFile, "write", write)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             read("many")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Alphabet, character_counts, open_corpus
 from charladder.text.alphabet import TEXT8, UNKNOWN, choose_letters
 
@@ -40,7 +40,7 @@ def test_more_than_256_letters_are_two_bytes_each():
     corpus = open_corpus("text", "unicode")
     assert (corpus.ids_N.dtype, len(corpus.ids_N)) == (np.uint16, 3000)
     assert corpus.alphabet.decode(corpus.ids_N).decode() == text
-    with pytest.raises(BadInput, match=r"text has 3000 different characters.* --alphabet unicode holds 65536"):
+    with pytest.raises(UserError, match=r"text has 3000 different characters.* --alphabet unicode holds 65536"):
         open_corpus("text", "letters")
     corpus = open_corpus("text", "letters", unknown="replace")
     assert (corpus.alphabet.size, corpus.unknown) == (256, 3000 - 255)
@@ -52,7 +52,7 @@ def test_more_than_256_letters_are_two_bytes_each():
 def test_the_rarest_letters_are_given_up():
     assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="drop", most=2).letters == "ac"
     assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="replace", most=3).letters == "ac" + UNKNOWN
-    with pytest.raises(BadInput, match="more than the 2"):
+    with pytest.raises(UserError, match="more than the 2"):
         choose_letters({"a": 5, "b": 1, "c": 3}, most=2)
 
 
@@ -60,7 +60,7 @@ def test_the_27_letters_of_text8():
     Path("clean").write_text("a ladder leans on the wall")
     assert open_corpus("clean", "text8").alphabet.letters == TEXT8
     Path("text").write_text("A ladder.\n")
-    with pytest.raises(BadInput, match=r"text has the character 'A' at byte 0, which is not among the 27 letters"):
+    with pytest.raises(UserError, match=r"text has the character 'A' at byte 0, which is not among the 27 letters"):
         open_corpus("text", "text8")
     dropped = open_corpus("text", "text8", unknown="drop")
     assert dropped.alphabet.decode(dropped.ids_N) == b" ladder"
@@ -74,13 +74,13 @@ def test_what_is_unknown_is_named_with_its_file_and_byte():
     Path("one").write_text("ä ladder")
     Path("two").write_text("ä lädder ß")
     alphabet = open_corpus("one", "letters").alphabet
-    with pytest.raises(BadInput, match="two has the character 'ß' at byte 11,"):
+    with pytest.raises(UserError, match="two has the character 'ß' at byte 11,"):
         open_corpus(["one", "two"], alphabet)
     Path("three").write_bytes(b"ok \xff")
-    with pytest.raises(BadInput, match=r"three is not UTF-8 at byte 3, .*--encoding"):
+    with pytest.raises(UserError, match=r"three is not UTF-8 at byte 3, .*--encoding"):
         open_corpus(["one", "three"], "letters")
     Path("cut").write_bytes("ladder ä".encode()[:-1])
-    with pytest.raises(BadInput, match="cut is not UTF-8 at byte 7"):
+    with pytest.raises(UserError, match="cut is not UTF-8 at byte 7"):
         open_corpus("cut", "letters")
 
 
@@ -91,7 +91,7 @@ def test_a_byte_that_is_not_utf8_is_named_wherever_a_stretch_ends(stretch, monke
         one, two = f"one{number}", f"two{number}"
         Path(one).write_text("ä")
         Path(two).write_bytes(data)
-        with pytest.raises(BadInput, match=f"^{two} is not UTF-8 at byte {(0, 5, 2)[number]},"):
+        with pytest.raises(UserError, match=f"^{two} is not UTF-8 at byte {(0, 5, 2)[number]},"):
             open_corpus([one, two], "letters")
 
 
@@ -105,22 +105,22 @@ def test_ends_are_right_where_letters_are_dropped():
 
 def test_replace_wants_an_alphabet_that_can():
     Path("text").write_text("abc")
-    with pytest.raises(BadInput, match="only a run trained with --unknown replace has"):
+    with pytest.raises(UserError, match="only a run trained with --unknown replace has"):
         open_corpus("text", Alphabet("ab"), unknown="replace")
     assert open_corpus("text", Alphabet("ab" + UNKNOWN), unknown="replace").unknown == 1
-    with pytest.raises(BadInput, match="must be one of error, replace, drop"):
+    with pytest.raises(UserError, match="must be one of error, replace, drop"):
         open_corpus("text", Alphabet("ab"), unknown="ignore")
 
 
 def test_a_text_without_any_letter_of_the_alphabet_is_refused():
     Path("text").write_text("123")
-    with pytest.raises(BadInput, match="text has no letter of this alphabet"):
+    with pytest.raises(UserError, match="text has no letter of this alphabet"):
         open_corpus("text", "text8", unknown="drop")
 
 
 def test_encoding_and_letters_together():
     Path("text").write_bytes("Übermut tut selten gut".encode("cp1252"))
-    with pytest.raises(BadInput, match=r"not UTF-8 at byte 0.* say which --encoding"):
+    with pytest.raises(UserError, match=r"not UTF-8 at byte 0.* say which --encoding"):
         open_corpus("text", "letters")
     corpus = open_corpus("text", "letters", "cp1252")
     assert corpus.alphabet.decode(corpus.ids_N).decode() == "Übermut tut selten gut"

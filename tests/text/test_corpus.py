@@ -5,7 +5,7 @@ import lzma
 import numpy as np
 import pytest
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import open_corpus
 
 
@@ -42,18 +42,18 @@ def test_a_packed_file_cut_short_is_refused_and_leaves_nothing(tmp_path, prose, 
     path = tmp_path / f"text{suffix}"
     packed = {".gz": gzip.compress, ".xz": lzma.compress}[suffix](prose)
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(BadInput, match="cannot be unpacked"):
+    with pytest.raises(UserError, match="cannot be unpacked"):
         open_corpus(str(path))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_missing_empty_and_folder(tmp_path):
     (tmp_path / "empty").touch()
-    with pytest.raises(BadInput, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         open_corpus(str(tmp_path / "empty"))
-    with pytest.raises(BadInput, match="no file or corpus called 'pyton'; did you mean python"):
+    with pytest.raises(UserError, match="no file or corpus called 'pyton'; did you mean python"):
         open_corpus("pyton")
-    with pytest.raises(BadInput, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         open_corpus(str(tmp_path))
 
 
@@ -64,5 +64,5 @@ def test_a_user_without_a_home_folder_is_told_to_name_a_cache(text_file, monkeyp
     for name in ("HOME", "CHARLADDER_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    with pytest.raises(BadInput, match="this user has no home folder to keep the cache in; set CHARLADDER_CACHE"):
+    with pytest.raises(UserError, match="this user has no home folder to keep the cache in; set CHARLADDER_CACHE"):
         open_corpus(str(text_file))

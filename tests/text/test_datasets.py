@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import datasets, download, open_corpus, split
 from charladder.text.cache import cache_folder
-from charladder.text.ingest import Expected
+from charladder.text.ingest import ExpectedFiles
 from web_server import serving
 
 TEXT = b" the ladder leans on the wall" * 1000
@@ -35,9 +35,9 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     with serving(zipped(TEXT)) as server:
-        expected = Expected(len(TEXT), {"md5": hashlib.md5(TEXT).hexdigest()})
-        corpus = datasets.Named("small", "none", f"{server.address}/text8.zip", len(server.body), expected)
-        monkeypatch.setitem(datasets.DOWNLOADED, "text8", corpus)
+        expected = ExpectedFiles(len(TEXT), {"md5": hashlib.md5(TEXT).hexdigest()})
+        corpus = datasets.Dataset("small", "none", f"{server.address}/text8.zip", len(server.body), expected)
+        monkeypatch.setitem(datasets.DOWNLOADS, "text8", corpus)
         yield server
 
 
@@ -64,7 +64,7 @@ def cached_zip() -> Path:
 
 def test_a_cut_download_is_gone_on_with(server):
     server.cuts = [100, 0, 0, 0, 0]
-    with pytest.raises(BadInput, match=r"100 bytes are kept.*a copy put at .*text8\.zip .* by hand is taken too"):
+    with pytest.raises(UserError, match=r"100 bytes are kept.*a copy put at .*text8\.zip .* by hand is taken too"):
         open_corpus("text8")
     assert open_corpus("text8").ids_N.tobytes() == TEXT
     assert server.requests[-1]["Range"] == "bytes=100-"
@@ -73,18 +73,18 @@ def test_a_cut_download_is_gone_on_with(server):
 @pytest.mark.parametrize("content", [TEXT[::-1], TEXT + b"x"])
 def test_another_content_is_refused_and_not_kept(server, content):
     server.body = zipped(content)
-    wrong = datasets.DOWNLOADED["text8"]
-    datasets.DOWNLOADED["text8"] = datasets.Named(
+    wrong = datasets.DOWNLOADS["text8"]
+    datasets.DOWNLOADS["text8"] = datasets.Dataset(
         wrong.about, wrong.licence, wrong.url, len(server.body), wrong.expected
     )
-    with pytest.raises(BadInput, match=r"gave no text8: .*it is not the right file"):
+    with pytest.raises(UserError, match=r"gave no text8: .*it is not the right file"):
         open_corpus("text8")
     assert cached() == []
 
 
 def test_another_size_is_refused_before_it_is_fetched(server):
     server.body += b"x"
-    with pytest.raises(BadInput, match="so it is not the right file; a copy put at"):
+    with pytest.raises(UserError, match="so it is not the right file; a copy put at"):
         open_corpus("text8")
     assert cached() == []
 
@@ -92,7 +92,7 @@ def test_another_size_is_refused_before_it_is_fetched(server):
 @pytest.mark.parametrize("status", [404, 500])
 def test_no_answer_says_where_to_put_it_by_hand(server, status):
     server.status = status
-    with pytest.raises(BadInput, match=rf"answers {status} .*a copy put at .*downloads/text8\.zip"):
+    with pytest.raises(UserError, match=rf"answers {status} .*a copy put at .*downloads/text8\.zip"):
         open_corpus("text8")
     assert cached() == []
 
@@ -102,7 +102,7 @@ def test_a_file_put_there_by_hand_is_taken_and_checked(server, name):
     folder = cache_folder() / "downloads"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(TEXT[::-1] if name == "text8" else zipped(TEXT[::-1]))
-    with pytest.raises(BadInput, match=r"has the MD5 .*it is not the right file; remove it"):
+    with pytest.raises(UserError, match=r"has the MD5 .*it is not the right file; remove it"):
         open_corpus("text8")
     assert (folder / name).exists(), "what a person put there is not removed"
     (folder / name).write_bytes(TEXT if name == "text8" else zipped(TEXT))
@@ -117,7 +117,7 @@ def test_the_standard_splits():
 
 
 def test_what_is_published_of_the_real_ones():
-    for corpus in datasets.DOWNLOADED.values():
+    for corpus in datasets.DOWNLOADS.values():
         assert corpus.expected.bytes == 100_000_000
         assert all(len(digest) == {"md5": 32, "sha1": 40}[kind] for kind, digest in corpus.expected.digests.items())
 
@@ -145,5 +145,5 @@ def test_a_url_is_text_too_and_fetched_once_or_again(server, capsys):
     assert json.loads(capsys.readouterr().out)["corpora"][url]["characters"] == 12
     assert open_corpus([url, url]).ids_N.tobytes() == b"another text" * 2
     assert open_corpus(url).names == (url,)
-    with pytest.raises(BadInput, match="address that can be fetched"):
+    with pytest.raises(UserError, match="address that can be fetched"):
         open_corpus("http://[/x")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import download as downloads
 from charladder.text.download import download
 from web_server import serving
@@ -64,7 +64,7 @@ def test_a_cut_connection_is_gone_on_with(server, target):
 
 def test_a_download_that_gave_up_is_gone_on_with_in_the_next_call(server, target):
     server.cuts = [100_000, 0, 0, 0, 0]
-    with pytest.raises(BadInput, match=r"cut after 100,000 of 300,000 bytes; 100,000 bytes are kept, and the next"):
+    with pytest.raises(UserError, match=r"cut after 100,000 of 300,000 bytes; 100,000 bytes are kept, and the next"):
         download(f"{server.address}/x", target)
     assert not target.exists()
     download(f"{server.address}/x", target)
@@ -81,7 +81,7 @@ def test_without_ranges_it_begins_again(server, target):
 
 def test_a_file_that_is_another_by_now_begins_again(server, target):
     server.cuts = [100_000, 0, 0, 0, 0]
-    with pytest.raises(BadInput):
+    with pytest.raises(UserError):
         download(f"{server.address}/x", target)
     server.body, server.version = BODY[::-1], '"two"'
     download(f"{server.address}/x", target)
@@ -90,7 +90,7 @@ def test_a_file_that_is_another_by_now_begins_again(server, target):
 
 def test_a_part_longer_than_the_file_begins_again(server, target):
     server.cuts = [200_000, 0, 0, 0, 0]
-    with pytest.raises(BadInput):
+    with pytest.raises(UserError):
         download(f"{server.address}/x", target)
     server.body = BODY[:1000]
     download(f"{server.address}/x", target)
@@ -99,7 +99,7 @@ def test_a_part_longer_than_the_file_begins_again(server, target):
 
 def test_a_part_of_another_address_is_not_gone_on_with(server, target):
     server.cuts = [200_000, 0, 0, 0, 0]
-    with pytest.raises(BadInput):
+    with pytest.raises(UserError):
         download(f"{server.address}/x", target)
     download(f"{server.address}/y", target)
     assert target.read_bytes() == BODY
@@ -113,14 +113,14 @@ def test_a_file_of_unknown_length(server, target):
 
 
 def test_a_wrong_size_is_refused_before_it_is_fetched(server, target):
-    with pytest.raises(BadInput, match=r"has 300,000 bytes and not 5, so it is not the right file; put it there"):
+    with pytest.raises(UserError, match=r"has 300,000 bytes and not 5, so it is not the right file; put it there"):
         download(f"{server.address}/x", target, 5, advice="; put it there")
     assert left(target) == []
     server.length = False
-    with pytest.raises(BadInput, match="has more than 5 bytes"):
+    with pytest.raises(UserError, match="has more than 5 bytes"):
         download(f"{server.address}/x", target, 5)
     assert not target.exists()
-    with pytest.raises(BadInput, match=r"cut after 300,000 of 300,001 bytes"):
+    with pytest.raises(UserError, match=r"cut after 300,000 of 300,001 bytes"):
         download(f"{server.address}/x", target, 300_001)
     assert not target.exists()
 
@@ -128,7 +128,7 @@ def test_a_wrong_size_is_refused_before_it_is_fetched(server, target):
 @pytest.mark.parametrize(("status", "sentence"), [(404, "answers 404 Not Found"), (403, "403"), (503, "503")])
 def test_an_error_of_the_server_is_said(server, target, status, sentence):
     server.status = status
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         download(f"{server.address}/x", target)
     assert left(target) == []
     assert len(server.requests) == (5 if status == 503 else 1)
@@ -140,10 +140,10 @@ def test_redirects(server, target):
     assert target.read_bytes() == BODY
     target.unlink()
     server.moved = "file:///etc/passwd"
-    with pytest.raises(BadInput, match="the server redirects, but to no file"):
+    with pytest.raises(UserError, match="the server redirects, but to no file"):
         download(f"{server.address}/moved", target)
     server.moved = f"{server.address}/moved"
-    with pytest.raises(BadInput, match="the server redirects, but to no file"):
+    with pytest.raises(UserError, match="the server redirects, but to no file"):
         download(f"{server.address}/moved", target)
     assert left(target) == []
 
@@ -152,18 +152,18 @@ def test_no_network(target):
     with serving(b"") as gone:
         address = gone.address
     for url in (f"{address}/x", "http://no-such-host.invalid/x"):
-        with pytest.raises(BadInput, match=r"cannot be fetched: no connection \(.+\); try again; a copy"):
+        with pytest.raises(UserError, match=r"cannot be fetched: no connection \(.+\); try again; a copy"):
             download(url, target, advice="; a copy")
-    with pytest.raises(BadInput, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be fetched"):
         download("http://", target)
-    with pytest.raises(BadInput, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be fetched"):
         download("http://[/x", target)
     assert left(target) == []
 
 
 def test_no_room_is_said_before_the_fetch(server, target, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: downloads.shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(BadInput, match="no room left"):
+    with pytest.raises(UserError, match="no room left"):
         download(f"{server.address}/x", target)
     assert not target.exists()
 
@@ -183,12 +183,12 @@ def test_two_at_once_end_with_one_good_copy(server, target):
 
 def test_what_the_server_packs_is_refused(server, target):
     server.coding = "gzip"
-    with pytest.raises(BadInput, match=r"the server packs it \(gzip\), though asked not to"):
+    with pytest.raises(UserError, match=r"the server packs it \(gzip\), though asked not to"):
         download(f"{server.address}/x", target)
     assert not target.exists()
 
 
 def test_without_a_version_nothing_is_promised(server, target):
     server.version, server.cuts = "", [100_000] * 5
-    with pytest.raises(BadInput, match=r"cut after 100,000 of 300,000 bytes; try again"):
+    with pytest.raises(UserError, match=r"cut after 100,000 of 300,000 bytes; try again"):
         download(f"{server.address}/x", target)

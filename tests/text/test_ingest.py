@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import ingest, open_corpus
 from charladder.text.cache import cache_folder
-from charladder.text.ingest import Expected, gather
+from charladder.text.ingest import ExpectedFiles, ingest_sources
 from charladder.text.sources import Source, find
 
 
@@ -42,7 +42,7 @@ def test_every_byte_string_comes_back_with_its_boundaries(tmp_path_factory, data
     for number, content in enumerate(data):
         (folder / f"{number}").write_bytes(content)
         sources.append(Source(f"{number}", folder / f"{number}"))
-    text = gather(str(folder), sources)
+    text = ingest_sources(str(folder), sources)
     assert text.path.read_bytes() == b"".join(data)
     assert text.sha256 == hashlib.sha256(b"".join(data)).hexdigest()
     begins = [0, *text.ends][: len(text.ends)]
@@ -55,7 +55,7 @@ def test_holes_come_back():
         file.seek(3 << 20)
         file.write(b"end")
         file.truncate((5 << 20) + 7)
-    text = gather("x", find("sparse", []))
+    text = ingest_sources("x", find("sparse", []))
     assert text.path.read_bytes() == Path("sparse").read_bytes()
     assert text.path.stat().st_blocks * 512 < 1 << 20
 
@@ -119,20 +119,20 @@ def test_another_encoding_is_another_text():
 )
 def test_a_wrong_encoding_is_one_sentence(encoding, data, said):
     Path("text").write_bytes(data)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(UserError, match=said):
         open_corpus("text", encoding=encoding)
     assert not in_cache(".bytes", ".part")
 
 
 def test_the_byte_that_is_wrong_is_counted_over_chunks():
     Path("text").write_bytes(b"a" * 600_001 + b"\xff")
-    with pytest.raises(BadInput, match="at byte 600001"):
+    with pytest.raises(UserError, match="at byte 600001"):
         open_corpus("text", encoding="ascii")
 
 
 def meddle(monkeypatch: pytest.MonkeyPatch, change) -> None:
     """Calls `change` once, when the first chunk has been read."""
-    real, done = ingest.Part.write, []
+    real, done = ingest.PartialFile.write, []
 
     def write(self, chunk):
         real(self, chunk)
@@ -140,7 +140,7 @@ def meddle(monkeypatch: pytest.MonkeyPatch, change) -> None:
             done.append(True)
             change()
 
-    monkeypatch.setattr(ingest.Part, "write", write)
+    monkeypatch.setattr(ingest.PartialFile, "write", write)
 
 
 def test_a_file_that_grows_is_taken_as_it_was_with_a_note(monkeypatch):
@@ -174,7 +174,7 @@ def test_a_file_that_changes_is_refused(monkeypatch, change):
                 file.write(b"x")
 
     meddle(monkeypatch, act)
-    with pytest.raises(BadInput, match=f"{name} was changed while it was read"):
+    with pytest.raises(UserError, match=f"{name} was changed while it was read"):
         open_corpus(name)
     assert not in_cache(".bytes", ".part")
 
@@ -184,7 +184,7 @@ def test_a_file_that_is_removed_meanwhile_is_refused(monkeypatch):
     for name in ("a", "b"):
         Path("f", name).write_bytes(without_zeros(1000))
     meddle(monkeypatch, Path("f/b").unlink)
-    with pytest.raises(BadInput, match="f/b cannot be read: No such file"):
+    with pytest.raises(UserError, match="f/b cannot be read: No such file"):
         open_corpus("f")
     assert not in_cache(".bytes", ".part")
 
@@ -196,7 +196,7 @@ def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
         Path("f", f"{number}").write_bytes(os.urandom((1 << 20) - number))
     whole = b"".join(Path("f", f"{number}").read_bytes() for number in range(4))
     monkeypatch.setattr(ingest, "NOTE_SECONDS", 0.0)
-    real, calls, fresh = ingest.Part.write, [], []
+    real, calls, fresh = ingest.PartialFile.write, [], []
 
     def write(self, chunk):
         if len(calls) == after:
@@ -205,12 +205,12 @@ def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
         real(self, chunk)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest.Part, "write", write)
+        patch.setattr(ingest.PartialFile, "write", write)
         with pytest.raises(KeyboardInterrupt):
             open_corpus("f")
     assert not in_cache(".bytes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest.Part, "write", lambda self, chunk: (fresh.append(len(chunk)), real(self, chunk)))
+        patch.setattr(ingest.PartialFile, "write", lambda self, chunk: (fresh.append(len(chunk)), real(self, chunk)))
         corpus = open_corpus("f")
     assert corpus.ids_N.tobytes() == whole
     assert corpus.sha256 == hashlib.sha256(whole).hexdigest()
@@ -312,20 +312,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch):
         with ingest.writing():
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ingest.Part, "write", full)
-    with pytest.raises(BadInput, match="no room left for it; free some, or set CHARLADDER_CACHE"):
+    monkeypatch.setattr(ingest.PartialFile, "write", full)
+    with pytest.raises(UserError, match="no room left for it; free some, or set CHARLADDER_CACHE"):
         open_corpus("text")
     assert not in_cache(".bytes", ".part")
 
 
 def test_what_is_not_as_expected_is_refused_and_leaves_nothing():
     Path("text").write_bytes(b"one")
-    right = Expected(3, {"md5": hashlib.md5(b"one").hexdigest()})
-    assert gather("x", find("text", []), expected=right).bytes == 3
-    with pytest.raises(BadInput, match="unpacks to 3 bytes and not 4"):
-        gather("y", find("text", []), expected=Expected(4, {}))
-    with pytest.raises(BadInput, match=r"has the MD5 \w+ and not abc"):
-        gather("z", find("text", []), expected=Expected(3, {"md5": "abc"}))
+    right = ExpectedFiles(3, {"md5": hashlib.md5(b"one").hexdigest()})
+    assert ingest_sources("x", find("text", []), expected=right).bytes == 3
+    with pytest.raises(UserError, match="unpacks to 3 bytes and not 4"):
+        ingest_sources("y", find("text", []), expected=ExpectedFiles(4, {}))
+    with pytest.raises(UserError, match=r"has the MD5 \w+ and not abc"):
+        ingest_sources("z", find("text", []), expected=ExpectedFiles(3, {"md5": "abc"}))
     assert not in_cache(".part")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import ingest, integrity, open_corpus
 from charladder.text.cache import cache_folder
 from charladder.text.memory_map import MappedIds
@@ -92,7 +92,7 @@ def test_a_kept_stream_is_verified_and_cannot_be_made_again(monkeypatch):
     assert open_corpus("-", again=sha256).ends_F.tolist() == [len(TEXT.encode())]
     damage(cache_folder() / "texts" / f"{sha256}.bytes", 100, "flipped")
     another_process()
-    with pytest.raises(BadInput, match=r"the copy of the text in the cache \(.*\.bytes\) is damaged.* new run"):
+    with pytest.raises(UserError, match=r"the copy of the text in the cache \(.*\.bytes\) is damaged.* new run"):
         open_corpus("-", again=sha256)
 
 
@@ -131,7 +131,9 @@ def test_a_text_that_is_cut_while_it_is_in_use_is_an_error_and_no_signal(kind):
     os.truncate(str(ids.filename), 5000)
     for array in (ids, part):
         for index in (0, slice(3), rows):
-            with pytest.raises(BadInput, match=r"in the cache was cut short by another program.* run the same command"):
+            with pytest.raises(
+                UserError, match=r"in the cache was cut short by another program.* run the same command"
+            ):
                 array[index]
     del ids, part
     assert open_corpus("text", kind).ids_N[100_000:][rows].shape == rows.shape

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from charladder.atomic_io import beside
+from charladder.atomic_io import atomic_write
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import open_corpus, prune
 from charladder.text.cache import DAY, cache_folder
 from charladder.text.cache_locks import opening_texts, pruning
@@ -108,7 +108,7 @@ def test_another_process_keeps_its_text_until_it_ends_however_it_ends():
 
 def test_while_a_text_is_opened_nothing_is_pruned():
     before = cached()
-    with opening_texts(), pytest.raises(BadInput, match="another process is reading a text into the cache"):
+    with opening_texts(), pytest.raises(UserError, match="another process is reading a text into the cache"):
         prune(0)
     assert cached() >= before and files("old")
     with pruning():
@@ -144,7 +144,7 @@ def test_what_killed_writers_left_is_removed():
     """A note and a file of ids, each in the folder in which its process wrote it."""
     writers = []
     for target in (cache_folder() / "sources" / "note.json", next((cache_folder() / "texts").glob("*.ids"))):
-        writers.append(beside(target, shared=True))  # collected, one would remove its folder
+        writers.append(atomic_write(target, shared=True))  # collected, one would remove its folder
         part = writers[-1].__enter__()
         part.write_bytes(b"half")
         os.utime(part, (time.time() - 2 * DAY,) * 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import open_corpus
 
 ODD = ["a b", "it's", 'say "x"', "-rf", "--help", "über", "日本語", "new\nline", "[x]", "*", "a;b", "$HOME", "#"]
@@ -78,13 +78,13 @@ def test_patterns_and_lists():
     saved = open_corpus("logs/*.log").names
     os.chdir("/")
     assert open_corpus(saved).ids_N.tobytes() == b"ab"
-    with pytest.raises(BadInput, match=r"no file matches '\*.nothing'"):
+    with pytest.raises(UserError, match=r"no file matches '\*.nothing'"):
         text_of("*.nothing")
 
 
 def test_a_file_of_several_that_is_missing_is_named():
     Path("a").write_bytes(b"a")
-    with pytest.raises(BadInput, match="called 'b'"):
+    with pytest.raises(UserError, match="called 'b'"):
         text_of("a", "b")
 
 
@@ -94,9 +94,9 @@ def test_links():
     Path("loop").symlink_to("loop")
     Path("nowhere").symlink_to("gone")
     assert text_of("link.gz") == b"a ladder", "how a file is packed is said by the name that is given"
-    with pytest.raises(BadInput, match=r"'nowhere' \(it is a link to nothing\)"):
+    with pytest.raises(UserError, match=r"'nowhere' \(it is a link to nothing\)"):
         text_of("nowhere")
-    with pytest.raises(BadInput, match="loop cannot be read: Too many levels"):
+    with pytest.raises(UserError, match="loop cannot be read: Too many levels"):
         text_of("loop")
     Path("f").mkdir()
     Path("f/text").write_bytes(b"text")
@@ -125,13 +125,13 @@ def test_a_fifo_in_a_folder_is_left_out():
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
 def test_devices_are_refused(name):
-    with pytest.raises(BadInput, match=f"{name} is a device"):
+    with pytest.raises(UserError, match=f"{name} is a device"):
         text_of(name)
 
 
 @pytest.mark.parametrize(("name", "said"), [("a\0b", "zero byte"), ("x" * 5000, "too long"), ("f/x/y", "no file")])
 def test_names_that_cannot_be(name, said):
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(UserError, match=said):
         text_of(name)
 
 
@@ -145,12 +145,12 @@ def test_standard_input():
 def test_a_stream_goes_alone():
     Path("text").write_bytes(b"text")
     os.mkfifo("pipe")
-    with pytest.raises(BadInput, match="pipe is a stream, which can only be read alone"):
+    with pytest.raises(UserError, match="pipe is a stream, which can only be read alone"):
         open_corpus(["text", "pipe"])
 
 
 def test_a_stream_that_the_cache_has_no_more():
-    with pytest.raises(BadInput, match="is gone, and the text came from standard input"):
+    with pytest.raises(UserError, match="is gone, and the text came from standard input"):
         open_corpus("-", again="0" * 64)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import split
 
 
@@ -22,5 +22,5 @@ def test_split_by_position():
     ],
 )
 def test_splits_that_do_not_fit(valid, test, sentence):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         split(1000, valid, test)

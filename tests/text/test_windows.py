@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Windows
 from charladder.text.windows import permute
 
@@ -69,7 +69,7 @@ def test_passes():
 
 
 def test_text_shorter_than_a_window():
-    with pytest.raises(BadInput, match="fewer than one window of 990"):
+    with pytest.raises(UserError, match="fewer than one window of 990"):
         Windows(IDS, (0, 1000), 990, 11, 0)
 
 
@@ -111,7 +111,7 @@ def test_one_file_is_the_same_kept_or_crossed(order):
 
 
 def test_files_that_are_all_too_short_are_said():
-    with pytest.raises(BadInput, match="the longest file of the training part has 37 characters, fewer than"):
+    with pytest.raises(UserError, match="the longest file of the training part has 37 characters, fewer than"):
         Windows(np.arange(97), (0, 97), 40, 2, 0, "random", ENDS[:5])
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from charladder.training import Saved, Validated, load_newest, train
-from charladder.training.best_weights import HEADS, NETWORK, Best, read_best
+from charladder.training.best_weights import HEADS, NETWORK, BestWeights, read_best
 from charladder.training.metrics import is_validation, read_metrics
 from helpers import make_trainer
 
@@ -29,7 +29,7 @@ def resumed(prose, folder, **settings):
 def test_best_weights_are_those_of_their_step_with_its_heads(tmp_path, prose):
     run = tmp_path / "run"
     follow(make_trainer(prose, steps=10), run, [3.0, 2.0, 2.5, 2.6, 2.7])
-    assert read_best(run / NETWORK) == read_best(run / HEADS) == Best(4, 2.0)
+    assert read_best(run / NETWORK) == read_best(run / HEADS) == BestWeights(4, 2.0)
     again = make_trainer(prose, steps=10)
     for _ in range(4):
         again.step()
@@ -50,7 +50,7 @@ def test_an_extended_run_keeps_the_weights_that_it_had_ended_with(tmp_path, pros
     ended = load_file(run / "model.safetensors")
     # 2.6 is scored again at the begin; validations are due after steps 12 and 16, and at the end
     follow(resumed(prose, run, steps=20), run, [2.6, 2.9, 2.8, 2.7])
-    assert read_best(run / NETWORK) == Best(10, 2.6)
+    assert read_best(run / NETWORK) == BestWeights(10, 2.6)
     assert all(torch.equal(tensor, ended[name]) for name, tensor in load_file(run / NETWORK).items())
 
 
@@ -62,7 +62,7 @@ def test_best_weights_after_the_checkpoint_that_a_run_goes_on_from(tmp_path, pro
     (run / "checkpoints" / "5" / "state.json").write_text("{}")
     events = follow(resumed(prose, run, steps=10, validations=9), run, [2.0, 2.5, 2.6, 2.7, 2.8, 2.9, 2.95])
     assert [event.best for event in events if isinstance(event, Validated)] == [True] + 5 * [False]
-    assert read_best(run / NETWORK) == Best(4, 2.0)
+    assert read_best(run / NETWORK) == BestWeights(4, 2.0)
 
 
 @pytest.mark.parametrize(

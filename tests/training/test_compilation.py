@@ -3,7 +3,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from charladder.cli.main import main
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.training.compilation import choose_compiled, compile_blocks
 from helpers import make_trainer, small
 
@@ -41,7 +41,7 @@ def test_auto_compiles_on_a_gpu_that_can_and_nowhere_else(monkeypatch):
 
 
 def test_graphs_want_the_whole_batch_at_once(prose):
-    with pytest.raises(BadInput, match=r"training.micro_batch 2 to 0"):
+    with pytest.raises(UserError, match=r"training.micro_batch 2 to 0"):
         make_trainer(prose, compile="graphs", micro_batch=2)
 
 

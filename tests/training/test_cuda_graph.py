@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from charladder.auxiliary import Report, TermReport
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.objective import ObjectiveConfig, language_model
 from charladder.training import Unrecorded, cuda_graph, train
-from charladder.training.cuda_graph import Recorder, Recording
+from charladder.training.cuda_graph import CapturedStep, StepGraph
 from helpers import make_trainer, small
 
 # torch's compiler looks at the gradient of what blocks are given, and torch warns of it.
@@ -42,10 +42,10 @@ def recorder_of(monkeypatch, made):
         own, numbers, gradient = [one.clone() for one in inputs], torch.tensor([0.0, 3.0, 5.0]), torch.zeros(2)
         terms = {"main": TermReport(torch.zeros(()), 4, 1.0)}
         graph = Graph(own[0], numbers, gradient)
-        return Recording(graph, own, numbers, Report(torch.zeros(()), terms), [(parameter, gradient)])
+        return CapturedStep(graph, own, numbers, Report(torch.zeros(()), terms), [(parameter, gradient)])
 
-    monkeypatch.setattr(cuda_graph, "record", record)
-    return Recorder([parameter]), parameter
+    monkeypatch.setattr(cuda_graph, "capture_step", record)
+    return StepGraph([parameter]), parameter
 
 
 def test_a_step_is_recorded_when_its_like_comes_again_and_replayed_with_new_inputs(monkeypatch):
@@ -68,11 +68,11 @@ def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
     def record(*_):
         raise torch.OutOfMemoryError("no room\nat all")
 
-    monkeypatch.setattr(cuda_graph, "record", record)
+    monkeypatch.setattr(cuda_graph, "capture_step", record)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
-    recorder = Recorder([torch.nn.Parameter(torch.zeros(1))])
+    recorder = StepGraph([torch.nn.Parameter(torch.zeros(1))])
     assert [recorder("a", [], None) for _ in range(3)] == [None] * 3
     assert recorder.failed == "no room"
 
@@ -100,13 +100,13 @@ def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monk
 
 def test_what_a_run_cannot_record_it_says_once(prose, tmp_path):
     trainer = make_trainer(prose, steps=5)
-    trainer.recorder = Recorder([], failed="no room")
+    trainer.recorder = StepGraph([], failed="no room")
     events = [event for event in train(trainer, tmp_path) if isinstance(event, Unrecorded)]
     assert events == [Unrecorded("no room")]
 
 
 def test_graphs_are_refused_where_they_cannot_be(prose):
-    with pytest.raises(BadInput, match=r"one process, and for networks without model\.ngrams"):
+    with pytest.raises(UserError, match=r"one process, and for networks without model\.ngrams"):
         make_trainer(prose, model=small(ngrams=4, ngram_rows=101), compile="graphs")
 
 
@@ -160,7 +160,7 @@ def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report
     trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
     piece = torch.from_numpy(trainer.windows.take(4, 1, 0, 1)[0])
     _, inputs, run = trainer.passes(piece, None, 0.0)
-    made = cuda_graph.record(trainer.parameters, inputs, run)
+    made = cuda_graph.capture_step(trainer.parameters, inputs, run)
     [report] = other.backward(0.0)
     expected = {name: p.grad for name, p in other.network.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm([p.grad for p in other.parameters if p.grad is not None])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.training.devices import choose_device
 
 
@@ -20,5 +20,5 @@ def test_a_device_below_the_count_of_its_kind_is_there(two_gpus, name):
 
 @pytest.mark.parametrize("name", ["cpu:1", "cuda:2", "mps", "meta"])
 def test_a_device_from_the_count_of_its_kind_on_is_refused(two_gpus, name):
-    with pytest.raises(BadInput, match=f"--device {name} is not on this machine, which has: cpu, cuda$"):
+    with pytest.raises(UserError, match=f"--device {name} is not on this machine, which has: cpu, cuda$"):
         choose_device(name)

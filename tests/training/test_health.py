@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from charladder.training import NotFinite, Skipped, Slow, Stepped, load_newest, train
-from charladder.training.health import BEFORE, LATELY, ONE_BIT, WINDOW, Health, restored
+from charladder.training import Skipped, Slow, Stepped, TrainingDiverged, load_newest, train
+from charladder.training.health import BEFORE, ONE_BIT, RECENT_STEPS, WINDOW, Health, restore_health
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer
 
@@ -53,7 +53,7 @@ def test_a_bad_gradient_changes_nothing_is_logged_and_the_run_goes_on(prose, tmp
 def test_more_bad_steps_than_allowed_end_the_run_with_the_last_good_weights(prose, tmp_path):
     trainer = make_trainer(prose, steps=20, skips=2, checkpoint_seconds=1e-9)
     poison(trainer, [6, 7, 8])
-    with pytest.raises(NotFinite, match=r"step 8: the gradient's norm is nan.*, and 2 of the 100 steps before"):
+    with pytest.raises(TrainingDiverged, match=r"step 8: the gradient's norm is nan.*, and 2 of the 100 steps before"):
         list(train(trainer, tmp_path))
     kept = load_newest(tmp_path / "checkpoints")
     assert kept.state["clock"]["step"] == 7
@@ -105,7 +105,7 @@ def test_what_lies_far_back_is_forgotten():
     for step in (1, 50, 101, 151):
         health.skip(step, "bad", 2)
     assert health.skipped == [101, 151]
-    with pytest.raises(NotFinite):
+    with pytest.raises(TrainingDiverged):
         health.skip(152, "bad", 2)
     for _ in range(3 * WINDOW):
         health.leap(1.0, 8.0)
@@ -124,20 +124,20 @@ def test_health_outlives_an_interruption(prose, tmp_path):
 
 def test_as_many_losses_and_left_out_steps_as_a_run_remembers_are_restored():
     health = Health()
-    for step in range(2 * LATELY):
+    for step in range(2 * RECENT_STEPS):
         health.leap(1.0, 8.0)
-        health.skip(step, "bad", LATELY)
-    assert (len(health.losses), len(health.skipped)) == (WINDOW, LATELY)
-    assert restored(health.state()) == health
+        health.skip(step, "bad", RECENT_STEPS)
+    assert (len(health.losses), len(health.skipped)) == (WINDOW, RECENT_STEPS)
+    assert restore_health(health.state()) == health
 
 
 @pytest.mark.parametrize(
     "state", [{"losses": [1], "skipped": []}, {"losses": [math.inf], "skipped": []}, {"losses": [], "skipped": ["x"]},
-              {"losses": [0.0] * (WINDOW + 1), "skipped": []}, {"losses": [], "skipped": [1] * (LATELY + 1)}],
+              {"losses": [0.0] * (WINDOW + 1), "skipped": []}, {"losses": [], "skipped": [1] * (RECENT_STEPS + 1)}],
 )  # fmt: skip
 def test_health_that_no_run_writes_is_refused(state):
     with pytest.raises(ValueError, match="not what a run writes"):
-        restored(state)
+        restore_health(state)
 
 
 def test_a_slow_step_is_told(prose, tmp_path, monkeypatch):

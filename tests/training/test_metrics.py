@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from charladder.errors import BadInput, DataLeftOut
+from charladder.errors import DataLeftOut, UserError
 from charladder.training.curves import draw_curves
 from charladder.training.metrics import MOST_LINE, Metrics, read_metrics
 
@@ -57,7 +57,7 @@ def test_a_long_line_and_a_long_file_take_no_memory(tmp_path):
     assert peak < 8 * MOST_LINE
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(BadInput, match="1,099,511,627,776 bytes, and is not read"):
+    with pytest.raises(UserError, match="1,099,511,627,776 bytes, and is not read"):
         read_metrics(path)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from charladder.errors import BadInput, DataLeftOut
-from charladder.training import NotFinite, Validated, load_newest, train
+from charladder.errors import DataLeftOut, UserError
+from charladder.training import TrainingDiverged, Validated, load_newest, train
 from charladder.training.curves import diagnosed, draw_curves, valid_points
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
@@ -96,13 +96,13 @@ def test_a_new_checkpoint_is_never_thinned_for_broken_later_ones(tmp_path, prose
 def test_to_begin_again_over_broken_checkpoints_is_refused(tmp_path, prose):
     run(make_trainer(prose, steps=4), tmp_path)
     (tmp_path / "checkpoints" / "4" / "state.json").write_text("{}")
-    with pytest.raises(BadInput, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
         load_newest(tmp_path / "checkpoints")
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, prose):
     run(make_trainer(prose, steps=4), tmp_path)
-    with pytest.raises(BadInput, match="checkpoint of step 4 does not fit"):
+    with pytest.raises(UserError, match="checkpoint of step 4 does not fit"):
         make_trainer(prose, small(width=64), steps=4).restore(load_newest(tmp_path / "checkpoints"))
 
 
@@ -118,7 +118,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, prose):
     run(trainer, tmp_path, 2)
     with torch.no_grad():
         trainer.network.embedding.weight[0, 0] = float("inf")
-    with pytest.raises(NotFinite, match=r"step 2: the weights network\.embedding\.weight"):
+    with pytest.raises(TrainingDiverged, match=r"step 2: the weights network\.embedding\.weight"):
         trainer.check_weights()
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from charladder.training import sharded_io
-from charladder.training.checkpoint import sound
+from charladder.training.checkpoint import check_state
 
 
 def write(folder, pieces):
@@ -56,12 +56,12 @@ def test_what_is_no_whole_is_refused(tmp_path, pieces):
 def test_pieces_that_leave_gaps_or_overlap_are_named_before_a_tensor_is_made(tmp_path, pieces):
     write(tmp_path, pieces)
     with pytest.raises(ValueError, match=r"^the pieces of a do not make a whole$"):
-        sharded_io.check_pieces(tmp_path)
+        sharded_io.check_shards(tmp_path)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf"), -1.0, 10**400, True, "1"])
 def test_seconds_that_no_run_has_are_refused(seconds):
     state = {"clock": {"step": 1, "characters": 1, "seconds": 1.5}, "sampler": {"examples": 1}}
-    assert sound(state)
+    assert check_state(state)
     state["clock"]["seconds"] = seconds
-    assert not sound(state)
+    assert not check_state(state)

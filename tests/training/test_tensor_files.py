@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from charladder.atomic_io import beside, write_text
+from charladder.atomic_io import atomic_write, write_text
 from charladder.training.loop import sweep_run
 from charladder.training.tensor_files import check_length, load_tensors, save_tensors
 
@@ -28,7 +28,7 @@ def test_modes_are_those_that_the_umask_allows(tmp_path, umask):
 def test_nothing_is_left_after_a_failure_and_the_old_file_is_kept(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
-    with pytest.raises(RuntimeError), beside(file) as part:
+    with pytest.raises(RuntimeError), atomic_write(file) as part:
         part.write_text("new")
         part.with_name(".tmp123").write_text("of a library")
         raise RuntimeError
@@ -40,7 +40,7 @@ def killed_while_writing(path: Path) -> None:
     """What a process leaves that is killed inside `beside`: the file and a temporary one of a library."""
     child = os.fork()
     if child == 0:
-        with beside(path) as part:
+        with atomic_write(path) as part:
             part.write_text("half")
             part.with_name(".tmp123").write_text("half")
             os._exit(0)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.evaluation import evaluate
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.recipe import read_raw, resolve
 from charladder.text import Windows
-from charladder.training import NotFinite, Trainer, TrainingConfig
+from charladder.training import Trainer, TrainingConfig, TrainingDiverged
 from charladder.training.devices import choose_device, choose_precision
 from charladder.training.optimizers import make_optimizers, named
 from charladder.training.schedule import Clock, progress, rate_factor, step_share
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(
     with torch.no_grad():
         trainer.objective.heads["layer2_target1"].weight[0, 0] = float("nan")
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    with pytest.raises(NotFinite, match=r"step 2: .* layer2\.target1$"):
+    with pytest.raises(TrainingDiverged, match=r"step 2: .* layer2\.target1$"):
         trainer.step()
     assert trainer.clock.step == 1
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
@@ -202,14 +202,14 @@ def test_a_layer_that_falls_silent_leaves_its_head_as_it_is(prose):
     ],
 )
 def test_settings_that_cannot_be(fields, sentence):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         TrainingConfig(**({"batch": 4, "learning_rate": 0.1, "steps": 3} | fields))
 
 
 def test_devices():
     assert choose_device("cpu").type == "cpu"
     for name, sentence in (("cuda:99", "is not on this machine"), ("cpux", "not the name of a device")):
-        with pytest.raises(BadInput, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             choose_device(name)
     assert choose_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
     assert choose_precision("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
@@ -268,7 +268,7 @@ def test_a_run_with_short_windows_resumes_to_the_bit(prose):
 
 
 def test_windows_that_cannot_be_cut(prose):
-    with pytest.raises(BadInput, match=r"training\.cut_windows is 17; windows of 16 characters"):
+    with pytest.raises(UserError, match=r"training\.cut_windows is 17; windows of 16 characters"):
         make_trainer(prose, cut_windows=17)
     trainer = make_trainer(prose, cut_windows=3, batch=2)
     trainer.step()

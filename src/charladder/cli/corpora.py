@@ -6,10 +6,10 @@ from typing import Any
 from charladder.cli.options import Parser
 from charladder.cli.tables import Rows
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading
-from charladder.errors import BadInput, nearest
+from charladder.cli.text_progress import reading_progress
+from charladder.errors import UserError, nearest
 from charladder.strict_json import dumps
-from charladder.text import Item, cache_folder, corpora, fetched, is_url, open_corpus, prune
+from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is_url, open_corpus, prune
 
 DAYS = 30.0  # without use, after which a text is removed by --prune
 
@@ -30,29 +30,29 @@ def main(argv: list[str]) -> int:
     options = parser.read(argv)
     if options.prune:
         if options.name or options.download:
-            raise BadInput("--prune is of the whole cache; leave out NAME and --download")
+            raise UserError("--prune is of the whole cache; leave out NAME and --download")
         days = DAYS if options.days is None else options.days
         if not 0 <= days < float("inf"):
-            raise BadInput(f"--days is {days:g}; it must be a number of at least 0")
+            raise UserError(f"--days is {days:g}; it must be a number of at least 0")
         show_pruned(prune(days, options.dry_run), days, options.dry_run, options.json)
         return 0
     if options.days is not None or options.dry_run:
-        raise BadInput("--days and --dry-run say how the cache is pruned; give --prune too")
+        raise UserError("--days and --dry-run say how the cache is pruned; give --prune too")
     known = corpora()
     if options.download and not options.name:
-        raise BadInput("--download wants the NAME of a corpus or a URL; see charladder corpora")
+        raise UserError("--download wants the NAME of a corpus or a URL; see charladder corpora")
     if options.name and is_url(options.name):
         if not options.download:
-            raise BadInput("a URL is fetched with --download, and once it is, `train URL` takes it from the cache")
-        with reading() as report:
-            fetched(options.name, report, anew=True)
+            raise UserError("a URL is fetched with --download, and once it is, `train URL` takes it from the cache")
+        with reading_progress() as report:
+            ensure_cached(options.name, report, anew=True)
             corpus = open_corpus(options.name, report=report)
         facts: dict[str, Any] = {options.name: {"characters": len(corpus.ids_N), "sha256": corpus.sha256}}
     elif options.name and options.name not in known:
-        raise BadInput(f"there is no corpus called {options.name!r}{nearest(options.name, known)}")
+        raise UserError(f"there is no corpus called {options.name!r}{nearest(options.name, known)}")
     else:
         if options.download:
-            with reading() as report:
+            with reading_progress() as report:
                 open_corpus(options.name, report=report)
             known = corpora()
         facts = {options.name: known[options.name]} if options.name else known
@@ -82,7 +82,7 @@ def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
     console.print(f"cache: {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_pruned(items: list[Item], days: float, rehearsal: bool, as_json: bool) -> None:
+def show_pruned(items: list[PrunedItem], days: float, rehearsal: bool, as_json: bool) -> None:
     """What was removed, or would be, and what was kept, with bytes and the reason."""
     going, kept = [item for item in items if item.why is None], [item for item in items if item.why is not None]
     size = sum(item.bytes for item in going)
@@ -100,7 +100,7 @@ def show_pruned(items: list[Item], days: float, rehearsal: bool, as_json: bool) 
     console.print(f"{word}: {size:,} bytes of {size + sum(item.bytes for item in kept):,}", highlight=False)
 
 
-def as_facts(item: Item) -> dict[str, Any]:
+def as_facts(item: PrunedItem) -> dict[str, Any]:
     return {
         "what": item.what,
         "name": item.name,

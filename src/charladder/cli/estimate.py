@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import ModelConfig, Transformer
 from charladder.recipe import Recipe
 from charladder.run import Run, fresh_objective
 from charladder.text import Alphabet
-from charladder.training.distributed import least, size
+from charladder.training.distributed import all_reduce_min, world_size
 from charladder.training.memory import main_memory, peak_bytes
 
 SHARE = 0.8  # of the free memory that an estimate may fill
@@ -71,7 +71,7 @@ def activations(recipe: Recipe, model: ModelConfig, alphabet: int) -> int:
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:
-    """Raises BadInput for a recipe that cannot possibly be trained in the memory there is.
+    """Raises UserError for a recipe that cannot possibly be trained in the memory there is.
 
     Counted low: weights, gradients and one moment, and a quarter of the estimate for activations.
     """
@@ -80,7 +80,7 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
     least = 12 * (inference + heads) + activations(recipe, recipe.model, alphabet.size) // 4
     there = memory(device)
     if there is not None and least > there[1]:
-        raise BadInput(
+        raise UserError(
             f"this network cannot be trained here: it needs more than {least / 2**30:,.0f} GiB of memory, and "
             f"{device.type} has {there[1] / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
             f"--training.micro-batch{hint(recipe, device)}"
@@ -98,7 +98,7 @@ def fitting(recipe: Recipe, device: torch.device) -> int:
     """How many windows at once fit into the memory that is free, by the estimate; 0 where not even one does."""
     alphabet, free = Alphabet(recipe.text.letters), memory(device)
     inference, _, heads = sizes(recipe, alphabet)
-    own = recipe.training.batch // size()
+    own = recipe.training.batch // world_size()
     if free is None:
         return own
 
@@ -107,7 +107,7 @@ def fitting(recipe: Recipe, device: torch.device) -> int:
         parts = dataclasses.replace(recipe, training=training)
         return 16 * (inference + heads) + activations(parts, recipe.model, alphabet.size)
 
-    here = free[0] // (size() if device.type == "cpu" else 1)  # ranks on one machine share its memory
+    here = free[0] // (world_size() if device.type == "cpu" else 1)  # ranks on one machine share its memory
     while own and needed(own) > SHARE * here:
         own //= 2
     return own
@@ -124,17 +124,17 @@ def hint(recipe: Recipe, device: torch.device) -> str:
 def fitted(run: Run, device: torch.device) -> Run:
     """The run with as many windows at once as memory holds; the mathematics stay as they are.
 
-    Raises BadInput where not even one window fits.
+    Raises UserError where not even one window fits.
     """
-    if run.recipe.training.batch < size():
+    if run.recipe.training.batch < world_size():
         return run  # whoever shares it out says so
-    windows = least(fitting(run.recipe, device))
+    windows = all_reduce_min(fitting(run.recipe, device))
     if not windows:
         check_memory(run.recipe, device)
-        raise BadInput(
+        raise UserError(
             f"not even one window of {run.recipe.model.context} characters fits into the memory of {device.type}; "
             "lower --layers, --width or --context"
         )
-    micro_batch = 0 if windows >= run.recipe.training.batch // size() else windows
+    micro_batch = 0 if windows >= run.recipe.training.batch // world_size() else windows
     training = dataclasses.replace(run.recipe.training, micro_batch=micro_batch)
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, training=training))

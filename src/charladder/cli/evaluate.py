@@ -7,11 +7,11 @@ from pathlib import Path
 
 from charladder.cli import evaluation_tables
 from charladder.cli.options import Parser, add_data_option, add_weights_option
-from charladder.cli.scoring import Held, as_result, check_finite, hold, print_bits, score
+from charladder.cli.scoring import ScoringJob, as_result, check_finite, open_scoring_job, print_bits, score
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading, say_notes
-from charladder.errors import BadInput
-from charladder.evaluation import Scored
+from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.errors import UserError
+from charladder.evaluation import ScoredCharacters
 from charladder.evaluation.character_export import exporting
 from charladder.run import open_data, open_run
 from charladder.strict_json import dumps
@@ -51,22 +51,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     if options.split and options.data:
-        raise BadInput("--split is of the run's own text, and DATA is scored whole; give one of them")
+        raise UserError("--split is of the run's own text, and DATA is scored whole; give one of them")
     if options.moved and options.data:
-        raise BadInput(
+        raise UserError(
             "--data is where the run's own text is, and DATA is another text, scored whole; give one of them"
         )
     if not options.data and (options.encoding or options.unknown):
-        raise BadInput(
+        raise UserError(
             "--encoding and --unknown are for DATA, and the run's own text is read as it was; leave them out"
         )
     if options.probes < 2 or not 0 <= options.seed < 1 << 63:
-        raise BadInput("--probes must be at least 2, and --seed at least 0")
+        raise UserError("--probes must be at least 2, and --seed at least 0")
     device = choose_device(options.device)
     run = open_run(Path(options.run), options.weights)
     text = run.recipe.text
     encoding, unknown = options.encoding or text.encoding, options.unknown or text.unknown
-    with reading() as report:
+    with reading_progress() as report:
         if options.data:
             corpus = open_corpus(options.data, run.alphabet, encoding, unknown, report)
         else:
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         )
     console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
-    held = hold(run, corpus, part, options.context, options.stride, options.limit, device)
+    held = open_scoring_job(run, corpus, part, options.context, options.stride, options.limit, device)
     with export_to(options.export, held) as each:
         result = as_result(held, score(console, held, each=each))
     tables = []
@@ -111,5 +111,5 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def export_to(name: str | None, held: Held) -> AbstractContextManager[Callable[[Scored], None] | None]:
+def export_to(name: str | None, held: ScoringJob) -> AbstractContextManager[Callable[[ScoredCharacters], None] | None]:
     return exporting(Path(name), held.corpus.alphabet, held.corpus.ids_N) if name else nullcontext()

@@ -7,19 +7,19 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from charladder.cli.scoring import Held, score, scoring_bar
+from charladder.cli.scoring import ScoringJob, score, scoring_bar
 from charladder.cli.tables import Rows
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.evaluation.by_context import by_context, by_position, contexts_of
 from charladder.evaluation.copying_probe import probe_copying
-from charladder.evaluation.last_learned import LastLearned, Moment, last_learned
+from charladder.evaluation.last_learned import LastLearned, TrainingMoment, last_learned
 from charladder.evaluation.layers import evaluate_layers
 from charladder.generation.speculative.heads_file import FittedTo, load_heads
 
 Look = tuple[str, list[dict[str, Any]], Rows]
 
 
-def contexts(console: Console, held: Held, stride: int | None) -> Look:
+def contexts(console: Console, held: ScoringJob, stride: int | None) -> Look:
     """The paper's Table 2."""
     parts = by_context(
         lambda context, own, each: score(console, held, context, own, each), contexts_of(held.context), stride
@@ -33,7 +33,7 @@ def contexts(console: Console, held: Held, stride: int | None) -> Look:
     return "by_context", [renamed(asdict(part), "context") for part in parts], table
 
 
-def positions(console: Console, held: Held) -> Look:
+def positions(console: Console, held: ScoringJob) -> Look:
     parts = by_position(lambda context, own, each: score(console, held, context, own, each), held.context)
     table = Rows("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
     for part in parts:
@@ -42,7 +42,7 @@ def positions(console: Console, held: Held) -> Look:
     return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
 
 
-def layers(console: Console, held: Held) -> Look:
+def layers(console: Console, held: ScoringJob) -> Look:
     objective = held.run.objective().to(held.device).eval()
     fitted, about = fitted_heads(held)
     with scoring_bar(console, "by layer", held.bounds[1] - held.bounds[0]) as report:
@@ -74,12 +74,12 @@ def layers(console: Console, held: Held) -> Look:
     return "by_layer", found, table
 
 
-def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], FittedTo | None]:
+def fitted_heads(held: ScoringJob) -> tuple[dict[int, nn.Module], FittedTo | None]:
     """The heads that `refit` has fitted to intermediate layers, and when they last learned; none where it has not run,
     or has for another network, which a note then says."""
     try:
         found = load_heads(held.run)
-    except BadInput as error:
+    except UserError as error:
         print(f"note: {error}; the heads of refit are not scored", file=sys.stderr)
         found = None
     if found is None:
@@ -87,15 +87,15 @@ def fitted_heads(held: Held) -> tuple[dict[int, nn.Module], FittedTo | None]:
     return {int(layer): head.to(held.device) for layer, head in found[0].early_exit.items()}, found[1]
 
 
-def in_words(moment: Moment | None) -> str:
+def in_words(moment: TrainingMoment | None) -> str:
     return "never" if moment is None else f"step {moment.step:,} ({moment.progress:.0%})"
 
 
-def as_dict(moment: Moment | None) -> dict[str, Any] | None:
+def as_dict(moment: TrainingMoment | None) -> dict[str, Any] | None:
     return None if moment is None else asdict(moment)
 
 
-def copies(held: Held, probes: int, seed: int) -> Look:
+def copies(held: ScoringJob, probes: int, seed: int) -> Look:
     corpus = held.corpus
     found = probe_copying(
         held.predict, corpus.alphabet, corpus.ids_N, held.bounds, held.context, probes, seed, held.device

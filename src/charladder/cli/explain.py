@@ -11,7 +11,7 @@ from rich.table import Table
 from charladder.auxiliary import Row, explain, presets
 from charladder.cli.options import BUDGETS, Parser
 from charladder.cli.terminal import Terminal
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.objective import ObjectiveConfig, term_weights
 from charladder.recipe import convert, field_types, read_raw, resolve
 from charladder.strict_json import dumps
@@ -47,16 +47,16 @@ def main(argv: list[str]) -> int:
     options = parser.read(argv)
     progress, step = convert("--progress", options.progress, float), convert("--step", options.step, int)
     if not 0 <= progress <= 1:
-        raise BadInput(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
+        raise UserError(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
     if step < 0:
-        raise BadInput(f"--step is {step}; it must be at least 0")
+        raise UserError(f"--step is {step}; it must be at least 0")
     if not 2 <= len(options.text) <= LONGEST:
-        raise BadInput(f"TEXT has {len(options.text)} characters; give 2 to {LONGEST}")
+        raise UserError(f"TEXT has {len(options.text)} characters; give 2 to {LONGEST}")
     settings, layers = what_is_asked(options)
     if not 1 <= layers <= MOST_LAYERS:
-        raise BadInput(f"--layers is {layers}; it must be 1 to {MOST_LAYERS}")
+        raise UserError(f"--layers is {layers}; it must be 1 to {MOST_LAYERS}")
     if layers * settings.targets * len(options.text) > MOST_ROWS:
-        raise BadInput(
+        raise UserError(
             f"{layers} layers, {settings.targets} targets and {len(options.text)} characters make more than "
             f"{MOST_ROWS:,} predictions; give a shorter TEXT, or fewer layers or targets"
         )
@@ -81,7 +81,7 @@ def what_is_asked(options: Namespace) -> tuple[ObjectiveConfig, int]:
     }
     if options.recipe is not None:
         if options.intermediate is not None or options.ahead is not None:
-            raise BadInput("--recipe has weights of its own; leave out --intermediate and --ahead")
+            raise UserError("--recipe has weights of its own; leave out --intermediate and --ahead")
         raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGETS}
         recipe = resolve({**raw, "training.steps": 1})
         settings, layers = recipe.objective, recipe.model.layers
@@ -99,9 +99,9 @@ def what_is_asked(options: Namespace) -> tuple[ObjectiveConfig, int]:
 
 
 def preset(option: str, name: str | None, known: Collection[str], kind: Any) -> Any:
-    """The name of a preset, the paper's where none is given. Raises BadInput with the nearest name."""
+    """The name of a preset, the paper's where none is given. Raises UserError with the nearest name."""
     if name is not None and name not in known:
-        raise BadInput(f"{option}: there is no preset called {name!r}{nearest(name, known)}")
+        raise UserError(f"{option}: there is no preset called {name!r}{nearest(name, known)}")
     return convert(option, name or "al_rfou", kind)
 
 

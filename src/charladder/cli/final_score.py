@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from charladder.cli.scoring import as_result, hold, score
-from charladder.cli.training_outcome import Followed
-from charladder.errors import BadInput
+from charladder.cli.scoring import as_result, open_scoring_job, score
+from charladder.cli.training_outcome import TrainingOutcome
+from charladder.errors import UserError
 from charladder.evaluation import Score
 from charladder.run import Run, split_of
 from charladder.text import Corpus
@@ -24,12 +24,13 @@ SHARE = 0.1  # of the budget
 
 
 def parse_score(text: str | None) -> str | int | None:
-    """The value of --score: `whole`, `none`, a number of characters, or None where it is not given. Raises BadInput."""
+    """The value of --score: `whole`, `none`, a number of characters, or None where it is not given.
+    Raises UserError."""
     if text in (None, "whole", "none"):
         return text
     if text.isdecimal() and text.isascii() and len(text) < 16 and int(text) >= 1:
         return int(text)
-    raise BadInput(f"--score is {text!r}; it must be whole, none, or a number of characters of at least 1")
+    raise UserError(f"--score is {text!r}; it must be whole, none, or a number of characters of at least 1")
 
 
 def characters_to_score(trainer: Trainer, wanted: str | int | None, valid: int, validated: Score) -> int:
@@ -49,7 +50,7 @@ def characters_to_score(trainer: Trainer, wanted: str | int | None, valid: int, 
 
 
 def final_score(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, followed: Followed
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, followed: TrainingOutcome
 ) -> dict[str, Any] | None:
     """Scores the last weights, says before it starts how long that takes, and adds the score to metrics.jsonl.
 
@@ -60,7 +61,7 @@ def final_score(
     if validated is None or wanted == "none":
         return None
     characters = characters_to_score(trainer, wanted, end - begin, validated)
-    held = hold(run, corpus, "valid", limit=characters, device=trainer.device)
+    held = open_scoring_job(run, corpus, "valid", limit=characters, device=trainer.device)
     if characters == validated.characters:
         result = as_result(held, validated)
     else:

@@ -12,7 +12,7 @@ from charladder.cli.options import Parser, add_weights_option
 from charladder.cli.prompts import argument_as_bytes, encoding_of, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation import SamplingParams
 from charladder.generation.speculative.factory import DrafterName
 from charladder.generation.text_generator import GeneratedText, GenerationConfig, Prompt, TextGenerator
@@ -93,17 +93,17 @@ def main(argv: list[str]) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises BadInput for options that do not go together."""
+    """Raises UserError for options that do not go together."""
     if options.prompts is not None and (options.prompt is not None or options.json):
-        raise BadInput("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
+        raise UserError("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
     if options.prompt_file is not None and (options.prompt is not None or options.prompts is not None):
-        raise BadInput("--prompt-file is the prompt; leave --prompt and --prompts out")
+        raise UserError("--prompt-file is the prompt; leave --prompt and --prompts out")
     if options.log_probabilities and not (options.json or options.prompts):
-        raise BadInput("--log-probabilities go into JSON; add --json, or give --prompts")
+        raise UserError("--log-probabilities go into JSON; add --json, or give --prompts")
     if not 1 <= options.samples <= MOST_SAMPLES:
-        raise BadInput(f"--samples is {options.samples}; it must be between 1 and {MOST_SAMPLES:,} texts")
+        raise UserError(f"--samples is {options.samples}; it must be between 1 and {MOST_SAMPLES:,} texts")
     if options.raw and (options.json or options.prompts is not None or options.samples > 1):
-        raise BadInput("--raw writes the bytes of one text; leave --json, --prompts and --samples out")
+        raise UserError("--raw writes the bytes of one text; leave --json, --prompts and --samples out")
 
 
 def read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:

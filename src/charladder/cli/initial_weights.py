@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from charladder.cli.options import BUDGETS, overrides
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.recipe import Raw, tables
 from charladder.run import Run, open_run
 from charladder.trainer_factory import initial_weights
@@ -15,14 +15,14 @@ TEXT = "alphabet", "unknown", "boundaries", "order"  # settings of text that are
 def fields_from(options: Namespace) -> tuple[Raw, Run]:
     """The recipe fields of RUN with those given on the command line over them, and RUN.
 
-    Raises BadInput for fields that its network or its alphabet cannot have, and where RUN has no weights.
+    Raises UserError for fields that its network or its alphabet cannot have, and where RUN has no weights.
     """
     run = open_run(Path(options.source), options.weights)
     given = overrides(options)
     if options.recipe is not None:
-        raise BadInput(f"--from takes the recipe of {run.path}; leave --recipe out (fields may be given one by one)")
+        raise UserError(f"--from takes the recipe of {run.path}; leave --recipe out (fields may be given one by one)")
     if not options.data:
-        raise BadInput("--from begins a new run on another text; give that text as DATA")
+        raise UserError("--from begins a new run on another text; give that text as DATA")
     sections = tables(run.recipe)
     check(run, given, sections)
     raw: Raw = {"recipe": run.recipe.recipe}
@@ -36,13 +36,13 @@ def fields_from(options: Namespace) -> tuple[Raw, Run]:
 
 
 def check(run: Run, given: Raw, sections: Raw) -> None:
-    """Raises BadInput for a field that the network of `run` fixes, where another value is given for it."""
+    """Raises UserError for a field that the network of `run` fixes, where another value is given for it."""
     free = {"model.dropout"} | (set() if run.recipe.model.learned_positions else {"model.context"})
     fixed = {f"model.{name}": value for name, value in sections["model"].items()}
     fixed["text.alphabet"] = sections["text"]["alphabet"]
     for name, value in fixed.items():
         if name not in free and given.get(name, value) != value:
-            raise BadInput(
+            raise UserError(
                 f"{name} is {given[name]}, and --from keeps the network and the alphabet of {run.path}, where it is "
                 f"{value}; leave it out, or start a run without --from"
             )

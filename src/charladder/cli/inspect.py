@@ -9,7 +9,7 @@ from rich.table import Table
 from charladder.cli.estimate import describe
 from charladder.cli.options import Parser, add_recipe_options, overrides, recipe_fields
 from charladder.cli.terminal import Terminal
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.recipe import resolve, tables
 from charladder.run import open_run
 from charladder.strict_json import dumps
@@ -26,10 +26,10 @@ def main(argv: list[str]) -> int:
     add_recipe_options(parser)
     options = parser.read(argv)
     if options.what is not None and options.recipe is not None:
-        raise BadInput("RUN|RECIPE and --recipe name two things to inspect; give one")
+        raise UserError("RUN|RECIPE and --recipe name two things to inspect; give one")
     if options.what and Path(options.what).is_dir():
         if overrides(options):
-            raise BadInput(f"{options.what} is a run, which has its settings; recipe fields go with a recipe")
+            raise UserError(f"{options.what} is a run, which has its settings; recipe fields go with a recipe")
         recipe = open_run(Path(options.what)).recipe
     else:
         options.recipe = options.recipe if options.what is None else options.what

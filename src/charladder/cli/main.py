@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from charladder import __version__
 from charladder.cli.terminal import lose, say
-from charladder.errors import BadInput, DataLeftOut, lost_rank, nearest, out_of_memory
+from charladder.errors import DataLeftOut, UserError, lost_rank, nearest, out_of_memory
 
 VERBS = {
     "train": "train a network on a text",
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         except BrokenPipeError:
             lose(sys.stdout)
         return code
-    except BadInput as error:
+    except UserError as error:
         say(str(error))
         return 2
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def carry_out(argv: list[str]) -> int:
         return 0
     verb = ALIASES.get(argv[0], argv[0])
     if verb not in VERBS:
-        raise BadInput(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
+        raise UserError(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
     try:
         return importlib.import_module(f"charladder.cli.{verb}").main(argv[1:])
     except SystemExit as end:  # argparse, after --help

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from charladder.errors import BadInput, closest, nearest
+from charladder.errors import UserError, closest, nearest
 from charladder.recipe import Raw, convert, field_types, meant_field, read_raw
 
 SHORT = {
@@ -38,7 +38,7 @@ class _Positional(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are BadInput, in one sentence, with the nearest option."""
+    """An ArgumentParser whose mistakes are UserError, in one sentence, with the nearest option."""
 
     def __init__(self, verb: str, about: str, example: str) -> None:
         super().__init__(
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
     def _parse_optional(self, arg_string: str) -> Any:
         return None if isinstance(arg_string, _Positional) else super()._parse_optional(arg_string)
@@ -62,9 +62,9 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if self._parse_optional(word) is not None:
                 name = word.split("=", 1)[0]
-                raise BadInput(f"{self.prog} has no option {name}{self._nearest_option(name)}")
+                raise UserError(f"{self.prog} has no option {name}{self._nearest_option(name)}")
         if unknown:
-            raise BadInput(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
+            raise UserError(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
         return known
 
     def _nearest_option(self, name: str) -> str:
@@ -117,7 +117,7 @@ def overrides(options: argparse.Namespace) -> Raw:
     given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in types}
     budgets = sorted(BUDGETS & set(given))
     if len(budgets) > 1:
-        raise BadInput(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
+        raise UserError(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
     return {name: convert(name, value, types[name]) for name, value in given.items()}
 
 

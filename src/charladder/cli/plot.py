@@ -7,12 +7,12 @@ from typing import Any
 
 from charladder.cli.options import Parser
 from charladder.cli.terminal import Terminal, say
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
 from charladder.studies.plots import BY, draw_runs, draw_schedule
-from charladder.studies.results import Curves, read_curves
+from charladder.studies.results import RunCurves, read_curves
 from charladder.text import Alphabet
 
 MOST_TERMS = 24
@@ -52,15 +52,15 @@ def main(argv: list[str]) -> int:
 
 
 def check_place(path: Path, force: bool) -> None:
-    """Raises BadInput where a picture cannot be put there, or would take the place of something."""
+    """Raises UserError where a picture cannot be put there, or would take the place of something."""
     if path.suffix.lower() not in FORMATS:
-        raise BadInput(f"--out is {str(path)!r}; its name must end in .png or .svg")
+        raise UserError(f"--out is {str(path)!r}; its name must end in .png or .svg")
     if path.is_dir():
-        raise BadInput(f"--out is {str(path)!r}, which is a folder; give the name of a file")
+        raise UserError(f"--out is {str(path)!r}, which is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise BadInput(f"there is no folder {path.parent} to put {path.name} into; make it first")
+        raise UserError(f"there is no folder {path.parent} to put {path.name} into; make it first")
     if os.path.lexists(path) and not force:
-        raise BadInput(f"{path} exists and is not written over; choose another --out, or add --force")
+        raise UserError(f"{path} exists and is not written over; choose another --out, or add --force")
 
 
 def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
@@ -95,11 +95,11 @@ def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
 
 
 def check_alphabets(alphabets: dict[str, Alphabet]) -> None:
-    """Raises BadInput where a character of one run is a byte and one of another run is a Unicode character, for then
+    """Raises UserError where a character of one run is a byte and one of another run is a Unicode character, for then
     bits per character have no common axis. Says where runs have different letters."""
     by_kind = {alphabet.kind: name for name, alphabet in reversed(alphabets.items())}
     if len(by_kind) > 1:
-        raise BadInput(
+        raise UserError(
             f"a character of {by_kind['bytes']} is a byte and one of {by_kind['letters']} is a Unicode character, so "
             "their bits per character have no common axis; plot the runs of each alphabet by themselves"
         )
@@ -108,35 +108,35 @@ def check_alphabets(alphabets: dict[str, Alphabet]) -> None:
         say(f"note: {' and '.join(reversed(by_letters.values()))} have different letters; compare their bits with care")
 
 
-def curves_of(name: str) -> Curves:
-    """The curves of a run. Raises BadInput where there are none."""
+def curves_of(name: str) -> RunCurves:
+    """The curves of a run. Raises UserError where there are none."""
     if (Path(name) / "metrics.jsonl").is_file():
         curves = read_curves(Path(name))
         if curves.terms:
             return curves
-    raise BadInput(f"{name} has no metrics yet; train it for a few steps")
+    raise UserError(f"{name} has no metrics yet; train it for a few steps")
 
 
-def chosen_terms(given: str, runs: dict[str, Curves]) -> list[str]:
-    """Names of terms, in their order. Raises BadInput with the nearest for one that no run has."""
+def chosen_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
+    """Names of terms, in their order. Raises UserError with the nearest for one that no run has."""
     known = dict.fromkeys(term for curves in runs.values() for term in curves.terms)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
-        raise BadInput(f"--terms is {given!r}; give names of terms with commas between them, as main,layer1.target1")
+        raise UserError(f"--terms is {given!r}; give names of terms with commas between them, as main,layer1.target1")
     for name in names:
         if name not in known:
-            raise BadInput(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")
+            raise UserError(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")
     if len(names) > MOST_TERMS:
-        raise BadInput(f"--terms names {len(names)} terms; a picture holds at most {MOST_TERMS}")
+        raise UserError(f"--terms names {len(names)} terms; a picture holds at most {MOST_TERMS}")
     return names
 
 
 def plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
     """Draws the schedule of one run or recipe; returns what --json says of it."""
     if options.by is not None or options.terms is not None:
-        raise BadInput("--by and --terms go with curves, and --schedule draws none; leave them out")
+        raise UserError("--by and --terms go with curves, and --schedule draws none; leave them out")
     if len(options.runs) > 1:
-        raise BadInput(f"--schedule draws one run or recipe, and {len(options.runs)} are given")
+        raise UserError(f"--schedule draws one run or recipe, and {len(options.runs)} are given")
     (name,) = options.runs
     recipe = open_run(Path(name)).recipe if Path(name).is_dir() else resolve(read_raw(name))
     draw_schedule(recipe.objective, recipe.model.layers, name, path)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.generation.text_generator import Prompt
 from charladder.run import Run
 from charladder.text.encodings import find_codec, recoded
@@ -18,21 +18,21 @@ FIELDS = "prompt", "seed", "length", "stop", "id"
 def encoding_of(run: Run, asked: str | None, for_file: bool) -> str:
     """The encoding of the bytes that a run reads and writes: `asked` where its text was taken as bytes, else UTF-8.
 
-    for_file: whether a file is read as a prompt, which may be in another. Raises BadInput where `asked` is no encoding,
-    has no use, or cannot be the one of a part of a text.
+    for_file: whether a file is read as a prompt, which may be in another. Raises UserError where `asked` is no
+    encoding, has no use, or cannot be the one of a part of a text.
     """
     if asked is None:
         return "utf-8"
     find_codec(asked)
     if not takes_bytes(run):
         if not for_file:
-            raise BadInput(
+            raise UserError(
                 f"{run.path} reads and writes Unicode characters, and --encoding is for runs trained on bytes as they "
                 "are, or for --prompt-file; leave it out"
             )
         return "utf-8"
     if "".encode(asked):
-        raise BadInput(
+        raise UserError(
             f"--encoding {asked} puts a mark before a text, which a prompt or a stop string has not; give the encoding "
             "without the mark, as utf-16-le or utf-8"
         )
@@ -45,11 +45,11 @@ def takes_bytes(run: Run) -> bool:
 
 
 def as_bytes(text: str, encoding: str, where: str) -> bytes:
-    """A text in the encoding of a run. Raises BadInput for a character that it cannot write."""
+    """A text in the encoding of a run. Raises UserError for a character that it cannot write."""
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise BadInput(f"{where} has the character {text[error.start]!r}, which {encoding} cannot write") from None
+        raise UserError(f"{where} has the character {text[error.start]!r}, which {encoding} cannot write") from None
 
 
 def argument_as_bytes(word: str, encoding: str, where: str) -> bytes:
@@ -73,14 +73,14 @@ def read_file(name: str, option: str) -> bytes:
         if name != "-":
             return Path(name).read_bytes()
         if sys.stdin is None:
-            raise BadInput(f"{option} -: there is no standard input to read; give a file")
+            raise UserError(f"{option} -: there is no standard input to read; give a file")
         return sys.stdin.buffer.read()
     except OSError as error:
-        raise BadInput(f"{option} {name} cannot be read: {error.strerror}") from None
+        raise UserError(f"{option} {name} cannot be read: {error.strerror}") from None
 
 
 def read_prompts(name: str, encoding: str) -> list[tuple[dict[str, Any], Prompt]]:
-    """The lines of a file of prompts: what each says, and its prompt. Raises BadInput that names the line."""
+    """The lines of a file of prompts: what each says, and its prompt. Raises UserError that names the line."""
     found = []
     for number, line in enumerate(read_file(name, "--prompts").splitlines(), 1):
         if not line.strip():
@@ -92,12 +92,12 @@ def read_prompts(name: str, encoding: str) -> list[tuple[dict[str, Any], Prompt]
             value = None
         fields = value if isinstance(value, dict) else {"prompt": value}
         if not isinstance(fields.get("prompt"), str):
-            raise BadInput(f"{where}: not a JSON string, or an object with the string `prompt`{unknown(fields)}")
+            raise UserError(f"{where}: not a JSON string, or an object with the string `prompt`{unknown(fields)}")
         if unknown(fields):
-            raise BadInput(f"{where}{unknown(fields)}")
+            raise UserError(f"{where}{unknown(fields)}")
         found.append((fields, as_prompt(fields, encoding, where)))
     if not found:
-        raise BadInput(f"--prompts {name} has no prompts; give a line of JSON for each")
+        raise UserError(f"--prompts {name} has no prompts; give a line of JSON for each")
     return found
 
 
@@ -111,14 +111,14 @@ def as_prompt(fields: dict[str, Any], encoding: str, where: str) -> Prompt:
     numbers = {name: fields[name] for name in ("seed", "length") if name in fields}
     for name, value in numbers.items():
         if type(value) is not int:
-            raise BadInput(f"{where}: {name} is {json.dumps(value)}; it must be a whole number")
+            raise UserError(f"{where}: {name} is {json.dumps(value)}; it must be a whole number")
     stops = fields.get("stop")
     stops = [stops] if isinstance(stops, str) else stops
     if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
-        raise BadInput(f"{where}: stop is neither a string nor a list of strings")
+        raise UserError(f"{where}: stop is neither a string nor a list of strings")
     for text in (fields["prompt"], *(stops or ())):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise BadInput(f"{where}: the prompt or a stop string has half a surrogate pair, which is no text")
+            raise UserError(f"{where}: the prompt or a stop string has half a surrogate pair, which is no text")
     data = as_bytes(fields["prompt"], encoding, f"{where}: the prompt")
     own = None if stops is None else tuple(as_bytes(stop, encoding, f"{where}: stop") for stop in stops)
     return Prompt(data, numbers.get("length"), numbers.get("seed"), own, where)

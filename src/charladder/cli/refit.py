@@ -9,12 +9,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from charladder.cli.next_steps import command_after_refit
 from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading, say_notes
-from charladder.errors import BadInput
+from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
 from charladder.generation.speculative.heads_file import FittedTo, load_heads, save_heads
-from charladder.run import Run, claimed, file_ends, open_data, open_run, split_of
+from charladder.run import Run, file_ends, open_data, open_run, run_lock, split_of
 from charladder.strict_json import dumps
 from charladder.text import Windows
 from charladder.training.devices import choose_device, choose_precision
@@ -46,11 +46,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     if options.minutes and options.steps:
-        raise BadInput("--minutes and --steps are both given; give one budget")
+        raise UserError("--minutes and --steps are both given; give one budget")
     if not 0 <= options.minutes < float("inf") or options.steps < 0:
-        raise BadInput("a budget is below 0; give --minutes or --steps above 0")
+        raise UserError("a budget is below 0; give --minutes or --steps above 0")
     if not 0 <= options.seed < 1 << 63:
-        raise BadInput(f"--seed is {options.seed}; it must be at least 0 and below 2^63")
+        raise UserError(f"--seed is {options.seed}; it must be at least 0 and below 2^63")
     minutes = options.minutes or (0.0 if options.steps else 2.0)
     settings = FitConfig(options.steps, 60 * minutes, options.batch, options.ahead, options.rate)
     device = choose_device(options.device)
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     wanted = early_exit_layers(options.layers, layers)
     network = run.network()
     digest = file_digest(run.network_path)
-    with claimed(run.path), reading() as report:
+    with run_lock(run.path), reading_progress() as report:
         corpus = open_data(run, report, options.moved)
         say_notes(corpus)
         windows = Windows(
@@ -100,17 +100,17 @@ def main(argv: list[str]) -> int:
 
 
 def early_exit_layers(given: str | None, layers: int) -> tuple[int, ...]:
-    """The layers that are to draft, rising. Raises BadInput for what is no intermediate layer."""
+    """The layers that are to draft, rising. Raises UserError for what is no intermediate layer."""
     if given is None:
         return (max(1, layers // 4),) if layers > 1 else ()
     try:
         numbers = sorted({int(number) for number in given.split(",") if number.strip()})
     except ValueError:
-        raise BadInput(f"--layers is {given!r}; give numbers of layers with commas between them, as 2,4") from None
+        raise UserError(f"--layers is {given!r}; give numbers of layers with commas between them, as 2,4") from None
     if numbers and layers == 1:
-        raise BadInput(f"--layers is {given!r}; the network has a single layer, and none below it")
+        raise UserError(f"--layers is {given!r}; the network has a single layer, and none below it")
     if any(not 1 <= number < layers for number in numbers):
-        raise BadInput(f"--layers is {given!r}; the network has the intermediate layers 1 to {layers - 1}")
+        raise UserError(f"--layers is {given!r}; the network has the intermediate layers 1 to {layers - 1}")
     return tuple(numbers)
 
 
@@ -118,7 +118,7 @@ def found(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     """The heads to go on with; None where there are none, or they are of another network."""
     try:
         return load_heads(run)
-    except BadInput:
+    except UserError:
         return None
 
 

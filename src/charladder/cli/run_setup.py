@@ -12,20 +12,20 @@ from charladder.cli.budget_change import jump
 from charladder.cli.estimate import check_memory, fitted
 from charladder.cli.initial_weights import fields_from
 from charladder.cli.options import BUDGETS, overrides, recipe_fields
-from charladder.cli.text_progress import reading, say_notes
+from charladder.cli.text_progress import reading_progress, say_notes
 from charladder.default_shape import PASSES, SMALL
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.recipe import Raw, resolve, shape_of
 from charladder.run import (
     Run,
     create_numbered_run,
     create_run,
+    environment_of,
     new_path,
     open_data,
     open_run,
     plan_run,
-    said_at_begin,
-    taken,
+    run_exists,
     write_config,
 )
 from charladder.text import Corpus, Report, open_corpus, silent
@@ -33,7 +33,15 @@ from charladder.text.sources import STDIN
 from charladder.trainer_factory import make_trainer, new_trainer
 from charladder.training import Trainer, TrainingConfig, ended_early
 from charladder.training.devices import choose_device
-from charladder.training.distributed import first, job, leader, local_rank, restarts, size, wait
+from charladder.training.distributed import (
+    barrier,
+    is_rank_zero,
+    job_name,
+    local_rank,
+    on_rank_zero,
+    restart_counts,
+    world_size,
+)
 from charladder.training.schedule import progress
 
 
@@ -41,25 +49,25 @@ def restarted(options: Namespace) -> Path | None:
     """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
     if options.resume is not None:
         return Path(options.resume)
-    if restarts()[1] and (options.run is None or job() is None):
-        raise BadInput(
+    if restart_counts()[1] and (options.run is None or job_name() is None):
+        raise UserError(
             "torchrun may start this job anew, which must then know its run; give --run-dir DIR, and torchrun "
             "--standalone or --rdzv-id NAME (or --max-restarts 0)"
         )
-    if options.run is None or job() is None:
+    if options.run is None or job_name() is None:
         return None
     path = Path(options.run)
-    return path if first(lambda: said_at_begin(path, "job") == job()) else None
+    return path if on_rank_zero(lambda: environment_of(path, "job") == job_name()) else None
 
 
 def like_begun(run: Run, options: Namespace) -> Run:
-    """The run that this job has begun. Raises BadInput where the words say otherwise, and so another job began it."""
+    """The run that this job has begun. Raises UserError where the words say otherwise, and so another job began it."""
     wants_batch(options)
     asked = resolve({**asked_fields(options)[0], "text.characters": run.recipe.text.characters})
     same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
     training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
-        raise taken(run.path)
+        raise run_exists(run.path)
     return run
 
 
@@ -68,18 +76,18 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     find_batch = wants_batch(options)
     raw, source = asked_fields(options)
     if options.extend:
-        raise BadInput("--extend changes the budget of a run that exists; give it with --resume RUN")
+        raise UserError("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.moved:
-        raise BadInput("--data is where the text of a run is now, and goes with --resume RUN; give a new text as DATA")
+        raise UserError("--data is where the text of a run is now, and goes with --resume RUN; give a new text as DATA")
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
     path = new_path(recipe.recipe) if options.run is None else Path(options.run)
-    if options.run is not None and first(lambda: os.path.lexists(path)):
-        raise taken(path)
+    if options.run is not None and on_rank_zero(lambda: os.path.lexists(path)):
+        raise run_exists(path)
     text = recipe.text
-    if size() > 1 and STDIN in text.data:
-        raise BadInput("standard input can be read by one process only, and there are several; save it as a file")
+    if world_size() > 1 and STDIN in text.data:
+        raise UserError("standard input can be read by one process only, and there are several; save it as a file")
     alphabet = text.alphabet if source is None else source.alphabet
     corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
@@ -105,16 +113,16 @@ def asked_fields(options: Namespace) -> tuple[Raw, Run | None]:
     if options.source is not None:
         return fields_from(options)
     if options.weights != "last":
-        raise BadInput("--weights says which weights of the run of --from a new run begins with; leave it out")
+        raise UserError("--weights says which weights of the run of --from a new run begins with; leave it out")
     return {**recipe_fields(options), "training.initial_run": "", "training.initial_sha256": ""}, None
 
 
 def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
     """Makes the directory of a new run; `numbered`: at the first free number, which may not be the planned one."""
     if not numbered:
-        first(lambda: create_run(run, corpus))
+        on_rank_zero(lambda: create_run(run, corpus))
         return run
-    return dataclasses.replace(run, path=Path(first(lambda: str(create_numbered_run(run, corpus).path))))
+    return dataclasses.replace(run, path=Path(on_rank_zero(lambda: str(create_numbered_run(run, corpus).path))))
 
 
 def wants_batch(options: Namespace) -> bool:
@@ -126,20 +134,20 @@ def wants_batch(options: Namespace) -> bool:
 
 
 def note(sentence: str) -> None:
-    if leader():
+    if is_rank_zero():
         print(f"note: {sentence}", file=sys.stderr)
 
 
 def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
     """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
     if local_rank() != 0:
-        wait()
+        barrier()
         return read(silent)
-    with reading() as report:
+    with reading_progress() as report:
         corpus = read(report)
-    if leader():
+    if is_rank_zero():
         say_notes(corpus)
-    wait()
+    barrier()
     return corpus
 
 
@@ -153,15 +161,15 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         return continued(like_begun(run, options), (), {})
     given = overrides(options)
     if options.source is not None or options.weights != "last":
-        raise BadInput("--from and --weights are for a new run, and --resume goes on with one; leave them out")
+        raise UserError("--from and --weights are for a new run, and --resume goes on with one; leave them out")
     if options.run is not None or options.recipe is not None or options.data:
-        raise BadInput(
+        raise UserError(
             "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "
             "for a text that has moved)"
         )
     if set(given) - CHANGEABLE or (given and not options.extend):
         name = min(set(given) - CHANGEABLE or given)
-        raise BadInput(
+        raise UserError(
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
             + (" (a changed budget wants --extend)" if set(given) <= CHANGEABLE else "")
         )
@@ -169,7 +177,7 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         others = dict.fromkeys(BUDGETS, 0) if BUDGETS & set(given) else {}
         fields = {name.split(".")[1]: value for name, value in (others | given).items()}
         training = dataclasses.replace(run.recipe.training, **fields)
-        anew = first(lambda: restarts()[0] > 0 and training == run.recipe.training)
+        anew = on_rank_zero(lambda: restart_counts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
         recipe, before = dataclasses.replace(run.recipe, training=training), run.recipe.training
         run = dataclasses.replace(run, recipe=recipe)
@@ -191,16 +199,16 @@ def continued(
             own = "" if before is None or progress(before, trainer.clock) >= 1 else (
                 f", or leave out --extend: charladder train --resume {run.words} goes on to the budget it has"
             )  # fmt: skip
-            raise BadInput(
+            raise UserError(
                 f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one{own}"
             )
         patience = run.recipe.training.patience
-        if first(lambda: ended_early(run.path, run.recipe.training)):
-            raise BadInput(
+        if on_rank_zero(lambda: ended_early(run.path, run.recipe.training)):
+            raise UserError(
                 f"{run.path} would end at once, because at least {patience} validations in a row were no better than "
                 "the best one; give a larger --patience with --extend, or --patience 0 to train for the whole budget"
             )
-        first(lambda: write_config(run))
+        on_rank_zero(lambda: write_config(run))
         if before is not None and (sentence := jump(trainer, before)) is not None:
             note(sentence)
     return run, corpus, trainer

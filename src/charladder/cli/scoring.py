@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from charladder.errors import BadInput
-from charladder.evaluation import Score, Scored, evaluate
+from charladder.errors import UserError
+from charladder.evaluation import Score, ScoredCharacters, evaluate
 from charladder.model import Transformer
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run, file_ends, split_of
@@ -21,14 +21,14 @@ from charladder.text import Corpus
 
 
 def check_context(run: Run, context: int) -> None:
-    """Raises BadInput for a context that the network cannot have; warns of one it was not trained at."""
+    """Raises UserError for a context that the network cannot have; warns of one it was not trained at."""
     settings = run.recipe.model
     if context < 2:
-        raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
+        raise UserError(f"--context {context} is too small; it must be at least 2 characters")
     if context > MAX_SIZE["context"]:
-        raise BadInput(f"--context {context} is too large; it must be at most {MAX_SIZE['context']:,} characters")
+        raise UserError(f"--context {context} is too large; it must be at most {MAX_SIZE['context']:,} characters")
     if context > settings.context and settings.learned_positions:
-        raise BadInput(
+        raise UserError(
             f"--context {context} is longer than the position tables of {run.path}, which end at {settings.context}"
         )
     if context > settings.context:
@@ -37,7 +37,7 @@ def check_context(run: Run, context: int) -> None:
 
 
 @dataclass(frozen=True)
-class Held:
+class ScoringJob:
     """What is to be scored: a part of a text, by a network, from context and stride."""
 
     run: Run
@@ -57,7 +57,7 @@ class Held:
         return self.network(tokens_BT, logits_to_keep=keep).logits_BTV
 
 
-def hold(
+def open_scoring_job(
     run: Run,
     corpus: Corpus,
     part: str,
@@ -65,17 +65,17 @@ def hold(
     stride: int | None = None,
     limit: int | None = None,
     device: torch.device | str = "cpu",
-) -> Held:
-    """`part`: valid, test or all. Raises BadInput for a context or limit that cannot be."""
+) -> ScoringJob:
+    """`part`: valid, test or all. Raises UserError for a context or limit that cannot be."""
     context = run.recipe.model.context if context is None else context
     check_context(run, context)
     stride = max(1, context // 2) if stride is None else stride
     begin, end = (0, len(corpus.ids_N)) if part == "all" else split_of(run.recipe, corpus).part(part)
     if limit is not None:
         if limit < 1:
-            raise BadInput(f"--limit is {limit}; it must be at least 1 character")
+            raise UserError(f"--limit is {limit}; it must be at least 1 character")
         end = min(end, begin + limit)
-    return Held(run, run.network().to(device), corpus, part, (begin, end), context, stride, device)
+    return ScoringJob(run, run.network().to(device), corpus, part, (begin, end), context, stride, device)
 
 
 @contextmanager
@@ -101,10 +101,10 @@ def scoring_bar(console: Console, what: str, total: int) -> Iterator[Callable[[i
 
 def score(
     console: Console,
-    held: Held,
+    held: ScoringJob,
     context: int | None = None,
     stride: int | None = None,
-    each: Callable[[Scored], None] | None = None,
+    each: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
     """Scores what is held, or the same from another context and stride, with a bar."""
     what = held.part if context is None else f"{held.part}, context {context}"
@@ -115,19 +115,19 @@ def score(
         )  # fmt: skip
 
 
-def check_finite(held: Held, result: dict[str, Any]) -> None:
-    """Raises BadInput where a score is not finite, as from weights that are finite and very large."""
+def check_finite(held: ScoringJob, result: dict[str, Any]) -> None:
+    """Raises UserError where a score is not finite, as from weights that are finite and very large."""
     wrong = not_finite(result)
     if wrong is not None:
-        raise BadInput(
+        raise UserError(
             f"the score of {held.run.path} is not finite ({wrong}): its weights are so large that what they predict on "
             f"this text is not finite; use other weights than {held.run.network_path.name}, or train with a lower "
             "learning rate"
         )
 
 
-def as_result(held: Held, found: Score) -> dict[str, Any]:
-    """The keys of `evaluate --json`. Raises BadInput where the score is not finite."""
+def as_result(held: ScoringJob, found: Score) -> dict[str, Any]:
+    """The keys of `evaluate --json`. Raises UserError where the score is not finite."""
     result = {
         "bits_per_character": found.bits_per_character,
         "characters": found.characters,

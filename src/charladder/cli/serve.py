@@ -10,7 +10,7 @@ from pathlib import Path
 
 from charladder.cli.options import Parser, add_weights_option
 from charladder.cli.terminal import say
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.run import open_run
 from charladder.serving.limits import Limits
 
@@ -63,9 +63,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     options = parser.read(argv)
     if not 0 <= options.port < 1 << 16:
-        raise BadInput(f"--port is {options.port}; it must be between 0 and 65535")
+        raise UserError(f"--port is {options.port}; it must be between 0 and 65535")
     if not options.host:
-        raise BadInput("--host is empty; give an address, 0.0.0.0 for all of this machine's")
+        raise UserError("--host is empty; give an address, 0.0.0.0 for all of this machine's")
     limits = Limits(streams=options.streams, completion=options.max_tokens, seconds=options.seconds)
     token = read_token(options.token_file)
     run = open_run(Path(options.run), options.weights)
@@ -76,11 +76,11 @@ def main(argv: list[str]) -> int:
         from charladder.serving.openapi import prefix_of
         from charladder.serving.server import Server
     except ModuleNotFoundError as error:
-        raise BadInput(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
+        raise UserError(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
     hosts, origins = read_hosts(options.allow_host), read_origins(options.allow_origin)
     root_path = prefix_of(options.root_path)
     if options.root_path and not root_path:
-        raise BadInput(f"--root-path is {options.root_path!r}; give a path such as /ladder")
+        raise UserError(f"--root-path is {options.root_path!r}; give a path such as /ladder")
     limits = replace(limits, connections=affordable(limits.connections))
     service = open_service(run, limits, token, options.precision, options.device)
     listening = listen(options.host, options.port)
@@ -116,26 +116,26 @@ def is_loopback(address: str) -> bool:
 
 
 def read_token(name: str | None) -> str | None:
-    """The token of a file, or else of the environment; None where there is neither. Raises BadInput."""
+    """The token of a file, or else of the environment; None where there is neither. Raises UserError."""
     token = os.environ.get("CHARLADDER_TOKEN") or None
     if name is not None:
         try:
             with Path(name).open("rb") as file:
                 data = file.read(LONGEST + 1)
         except OSError as error:
-            raise BadInput(f"--token-file {name} cannot be read: {error.strerror}") from None
+            raise UserError(f"--token-file {name} cannot be read: {error.strerror}") from None
         token = data.decode("ascii", "replace").strip()
     if token is not None and not (
         token.isascii() and token.isprintable() and " " not in token and len(token) <= LONGEST
     ):
-        raise BadInput("the token must be printable ASCII without blanks, of 4,096 characters at most; choose another")
+        raise UserError("the token must be printable ASCII without blanks, of 4,096 characters at most; choose another")
     if name is not None and not token:
-        raise BadInput(f"--token-file {name} is empty; write a token into it")
+        raise UserError(f"--token-file {name} is empty; write a token into it")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises BadInput where the address cannot be had."""
+    """A socket that listens. Raises UserError where the address cannot be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # IPv4 where there is a choice
@@ -144,10 +144,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OverflowError:
-        raise BadInput(f"--port is {port}; it must be between 0 and 65535") from None
+        raise UserError(f"--port is {port}; it must be between 0 and 65535") from None
     except OSError as error:
-        raise BadInput(
+        raise UserError(
             f"{host}, port {port} cannot be listened at: {error.strerror}; choose another --port or --host"
         ) from None
     except ValueError:
-        raise BadInput(f"--host {host!r} is no name of an address") from None
+        raise UserError(f"--host {host!r} is no name of an address") from None

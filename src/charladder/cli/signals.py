@@ -27,7 +27,7 @@ def interrupting() -> contextlib.AbstractContextManager[None]:
     return handled(signal.default_int_handler)
 
 
-def asking(asked: list[int]) -> contextlib.AbstractContextManager[None]:
+def stop_on_signal(asked: list[int]) -> contextlib.AbstractContextManager[None]:
     """Requests to end are noted in `asked`: the step is finished and saved. A second one raises KeyboardInterrupt."""
 
     def ask(number: int, frame: FrameType | None) -> None:

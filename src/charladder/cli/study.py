@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from charladder.cli.options import Parser
-from charladder.cli.signals import asking
-from charladder.cli.study_progress import AblationTable
+from charladder.cli.signals import stop_on_signal
+from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal, say
-from charladder.cli.text_progress import reading, say_notes
-from charladder.errors import BadInput
+from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.errors import UserError
 from charladder.run import split_of
 from charladder.strict_json import dumps
 from charladder.studies.directory import check_place, planned_runs
@@ -28,7 +28,7 @@ from charladder.studies.plan import (
     seeds_of,
     shown,
 )
-from charladder.studies.runner import Failed, Finished, Interrupted, carry_out, default_jobs
+from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
 from charladder.text import Corpus, exists, not_fetched, open_corpus
 
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         return rehearse(console, plan, folder, jobs, options.json)
     if options.report_only:
         if not (folder / "plan.toml").is_file():
-            raise BadInput(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
+            raise UserError(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
         finish(console, folder, [], options.json)
         return 0
     check_text(plan)
@@ -79,7 +79,7 @@ def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -
     for one in fields:
         name, equals, value = one.partition("=")
         if not equals:
-            raise BadInput(f"--set {one} has no value; write --set FIELD=VALUE")
+            raise UserError(f"--set {one} has no value; write --set FIELD=VALUE")
         given |= checked_fields({name.replace("-", "_"): value}, "--set")
     kept = {name: v for name, v in plan.fields.items() if name not in BUDGETS or not set(BUDGETS) & set(given)}
     plan = dataclasses.replace(plan, fields={**kept, **given})
@@ -88,7 +88,7 @@ def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -
 
 
 def check_text(plan: Plan, fetch: bool = True) -> None:
-    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises BadInput.
+    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises UserError.
 
     fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
     """
@@ -105,12 +105,12 @@ def check_text(plan: Plan, fetch: bool = True) -> None:
         text, window = recipe.text, recipe.model.context + recipe.objective.targets
         kind = text.alphabet, text.encoding, text.unknown
         if kind not in corpora:
-            with reading() as report:
+            with reading_progress() as report:
                 corpora[kind] = open_corpus(plan.data, *kind, report)
             say_notes(corpora[kind])
         parts = split_of(recipe, corpora[kind])
         if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
-            raise BadInput(
+            raise UserError(
                 f"arm {arm.name!r} of the plan wants a window of {window} characters to train on and a valid part, and "
                 f"{corpora[kind].name} has {len(corpora[kind].ids_N):,} characters; set text.valid and text.test lower"
             )
@@ -118,7 +118,7 @@ def check_text(plan: Plan, fetch: bool = True) -> None:
 
 def whole_number(option: str, text: str) -> int:
     if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 1000):
-        raise BadInput(f"{option} is {text!r}; it must be a whole number from 1 to 1000")
+        raise UserError(f"{option} is {text!r}; it must be a whole number from 1 to 1000")
     return int(text)
 
 
@@ -145,25 +145,25 @@ def rehearse(console: Console, plan: Plan, folder: Path, jobs: int, as_json: boo
 def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
     """Carries the plan out, shows it, and reports; returns the exit code."""
     asked: list[int] = []
-    ends: list[Finished | Failed | Interrupted] = []
-    events = carry_out(plan, folder, jobs, lambda: bool(asked))
+    ends: list[RunFinished | RunFailed | RunInterrupted] = []
+    events = run_plan(plan, folder, jobs, lambda: bool(asked))
     # Closed here and not whenever it is collected: whatever goes wrong, no process is left behind.
-    with asking(asked), AblationTable(console, plan, jobs) as table, contextlib.closing(events):
+    with stop_on_signal(asked), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
         for event in events:
             table.show(event)
-            if isinstance(event, Finished | Failed | Interrupted):
+            if isinstance(event, RunFinished | RunFailed | RunInterrupted):
                 ends.append(event)
-    failed = [end for end in ends if isinstance(end, Failed)]
+    failed = [end for end in ends if isinstance(end, RunFailed)]
     for end in failed:
         say(f"{end.run.path} failed with exit code {end.code}; its log is {end.run.log}")
-    if asked or any(isinstance(end, Interrupted) for end in ends):
+    if asked or any(isinstance(end, RunInterrupted) for end in ends):
         tell(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
         return 130
     finish(console, folder, ends, as_json)
     return 1 if failed else 0
 
 
-def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interrupted], as_json: bool) -> None:
+def finish(console: Console, folder: Path, ends: list[RunFinished | RunFailed | RunInterrupted], as_json: bool) -> None:
     """Writes the report, and says where it is."""
     # Here, for it loads the libraries of statistics and plots.
     from charladder.studies.report_files import write_report
@@ -177,8 +177,8 @@ def finish(console: Console, folder: Path, ends: list[Finished | Failed | Interr
                 "run": str(end.run.path),
                 "arm": end.run.arm.name,
                 "seed": end.run.seed,
-                "valid_bits_per_character": end.bits if isinstance(end, Finished) else None,
-                "exit_code": end.code if isinstance(end, Failed) else 0,
+                "valid_bits_per_character": end.bits if isinstance(end, RunFinished) else None,
+                "exit_code": end.code if isinstance(end, RunFailed) else 0,
             }
             for end in ends
         ]

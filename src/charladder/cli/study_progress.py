@@ -10,12 +10,12 @@ from rich.text import Text
 
 from charladder.cli.tables import Rows
 from charladder.studies.plan import Plan
-from charladder.studies.runner import Begun, Event, Failed, Finished, Interrupted, Progressed
+from charladder.studies.runner import Event, RunFailed, RunFinished, RunInterrupted, RunProgress, RunStarted
 
 Key = tuple[str, int]
 
 
-class AblationTable:
+class StudyProgress:
     """A context manager; `show` takes the events of the runner."""
 
     def __init__(self, console: Console, plan: Plan, jobs: int) -> None:
@@ -27,7 +27,7 @@ class AblationTable:
         self.ended, self.before, self.began = 0, 0, time.monotonic()
         self.paced: tuple[float, float] | None = None  # when the pace began to be measured, and the runs done by then
 
-    def __enter__(self) -> "AblationTable":
+    def __enter__(self) -> "StudyProgress":
         if self.live:
             self.live.__enter__()
         return self
@@ -39,11 +39,11 @@ class AblationTable:
     def show(self, event: Event) -> None:
         key = event.run.arm.name, event.run.seed
         name = f"{key[0]} seed {key[1]}"
-        if isinstance(event, Begun):
+        if isinstance(event, RunStarted):
             self.at_work[key], self.cells[key] = 0.0, "begun"
             if self.live is None and event.again:
                 self.tell(f"{name}: goes on")
-        elif isinstance(event, Progressed):
+        elif isinstance(event, RunProgress):
             self.at_work[key] = event.progress
             if self.paced is None and event.progress > 0:  # not before: processes take a while to start
                 self.paced = time.monotonic(), self.done()
@@ -51,20 +51,20 @@ class AblationTable:
         else:
             self.at_work.pop(key, None)
             self.ended += 1
-            self.before += isinstance(event, Finished) and event.before
+            self.before += isinstance(event, RunFinished) and event.before
             if self.paced is None and self.ended > self.before:
                 self.paced = self.began, 0.0
             self.conclude(key, name, event)
         if self.live:
             self.live.update(self.table())
 
-    def conclude(self, key: Key, name: str, event: Finished | Failed | Interrupted) -> None:
+    def conclude(self, key: Key, name: str, event: RunFinished | RunFailed | RunInterrupted) -> None:
         """A run has ended, well or not."""
-        if isinstance(event, Finished):
+        if isinstance(event, RunFinished):
             self.scores[key], self.cells[key] = event.bits, f"{event.bits:.4f}"
             how = "finished before" if event.before else f"{event.seconds:.0f} s"
             said = f"{event.bits:.4f} bits per character ({how}; {self.ended} of {self.runs}, left {self.left()})"
-        elif isinstance(event, Failed):
+        elif isinstance(event, RunFailed):
             self.cells[key], said = "failed", f"failed with exit code {event.code}; see {event.run.log}"
         else:
             self.cells[key], said = "stopped", "stopped and saved"

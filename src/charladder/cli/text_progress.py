@@ -14,7 +14,7 @@ QUIET_SECONDS = 10.0
 
 
 @contextmanager
-def reading() -> Iterator[Report]:
+def reading_progress() -> Iterator[Report]:
     """A Report that shows a bar on a terminal, and elsewhere a plain line every ten seconds."""
     console = Terminal(stderr=True)
     said = time.monotonic()

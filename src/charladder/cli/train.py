@@ -10,20 +10,20 @@ from charladder.cli.estimate import fitting
 from charladder.cli.final_score import parse_score
 from charladder.cli.options import Parser, add_data_option, add_recipe_options, add_weights_option
 from charladder.cli.run_setup import begun, restarted, resumed
-from charladder.cli.signals import asking
+from charladder.cli.signals import stop_on_signal
 from charladder.cli.terminal import Terminal, say
-from charladder.cli.training_outcome import Followed
-from charladder.cli.training_progress import Display
-from charladder.cli.training_summary import Ending, finish
-from charladder.errors import BadInput, out_of_memory
+from charladder.cli.training_outcome import TrainingOutcome
+from charladder.cli.training_progress import TrainingProgress
+from charladder.cli.training_summary import SummaryOptions, finish
+from charladder.errors import UserError, out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe
-from charladder.run import Run, claimed, file_ends, said_at_begin, split_of
+from charladder.run import Run, environment_of, file_ends, run_lock, split_of
 from charladder.text import Corpus, cut_short
-from charladder.training import NotFinite, Saved, Trainer, train
+from charladder.training import Saved, Trainer, TrainingDiverged, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
-from charladder.training.distributed import leader, size, together, wait
+from charladder.training.distributed import barrier, is_rank_zero, process_group, world_size
 
 
 def main(argv: list[str]) -> int:
@@ -50,32 +50,32 @@ def main(argv: list[str]) -> int:
     add_recipe_options(parser)
     options = parser.read(argv)
     wanted = parse_score(options.score)
-    with together(), contextlib.ExitStack() as claims:
-        console = Terminal(stderr=options.json, lasting=True, quiet=not leader())
+    with process_group(), contextlib.ExitStack() as claims:
+        console = Terminal(stderr=options.json, lasting=True, quiet=not is_rank_zero())
         again = restarted(options)
         if again is not None:
-            claims.enter_context(claimed(again))
+            claims.enter_context(run_lock(again))
         began = time.perf_counter()
         run, corpus, trainer = begun(options) if again is None else resumed(options, again)
         if again is None:
-            claims.enter_context(claimed(run.path))
-        ending = Ending(wanted, options.json, time.perf_counter() - began)
+            claims.enter_context(run_lock(run.path))
+        ending = SummaryOptions(wanted, options.json, time.perf_counter() - began)
         return carry_out(console, run, corpus, trainer, ending)
 
 
-def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending) -> int:
+def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: SummaryOptions) -> int:
     """Trains, and says how it ended; returns the exit code."""
     begin(console, run, corpus, trainer)
     try:
         followed = follow(console, run, corpus, trainer)
         if not followed.interrupted:
-            return finish(console, run, corpus, trainer, ending, followed) if leader() else 0
+            return finish(console, run, corpus, trainer, ending, followed) if is_rank_zero() else 0
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        windows = trainer.settings.micro_batch or trainer.settings.batch // size()
+        windows = trainer.settings.micro_batch or trainer.settings.batch // world_size()
         smaller = fitting(run.recipe, trainer.device)
         smaller = smaller if 0 < smaller < windows else windows // 2
         advice = (
@@ -83,24 +83,24 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, endi
             if smaller
             else "--context, --width or --layers"
         )
-        raise BadInput(
+        raise UserError(
             f"{windows} windows at once do not fit into the memory of {trainer.device}; {kept(run)}; start a new run "
             f"with {'' if smaller else 'a smaller '}{advice}"
         ) from None
     except OSError as error:
-        raise BadInput(
+        raise UserError(
             f"{run.path} cannot be written: {error.strerror or error}; {kept(run)}; when it can be, go on with "
             f"charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
-    except BadInput:
+    except UserError:
         if cut_short(corpus.ids_N):
             raise text_cut(run) from None
         raise
-    except NotFinite as error:
+    except TrainingDiverged as error:
         say(f"{error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run")
         return 1
     if cut_short(corpus.ids_N):
-        wait()  # as below
+        barrier()  # as below
         raise text_cut(run)
     console.print(
         f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
@@ -108,15 +108,15 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, endi
         markup=False,
         highlight=False,
     )
-    wait()  # torchrun ends all as soon as one has ended, and the leader would have no time to speak
+    barrier()  # torchrun ends all as soon as one has ended, and the leader would have no time to speak
     return 130
 
 
-def text_cut(run: Run) -> BadInput:
+def text_cut(run: Run) -> UserError:
     """The error of a run whose cached text has become shorter."""
     there = list_checkpoints(run.path / "checkpoints")
     advice = f"go on with charladder train --resume {shlex.quote(str(run.path))}" if there else "start a new run"
-    return BadInput(
+    return UserError(
         f"the copy of the text in the cache was cut short by another program; {kept(run)}; {advice}, and the text is "
         "converted again"
     )
@@ -144,7 +144,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         soft_wrap=True,
     )
     if trainer.parallel != "one":
-        console.print(f"{size()} processes, {trainer.parallel.upper()}", highlight=False)
+        console.print(f"{world_size()} processes, {trainer.parallel.upper()}", highlight=False)
     unused = train_part[1] - train_part[0] - trainer.windows.used
     if unused:
         console.print(
@@ -156,7 +156,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
-        if said_at_begin(run.path, "machine", "steps") not in (None, describe()):
+        if environment_of(run.path, "machine", "steps") not in (None, describe()):
             console.print(
                 "note: training steps are computed otherwise here than where the run began (environment.json): weights "
                 "may differ in their last bits from those of a run that was not interrupted", highlight=False
@@ -169,7 +169,7 @@ def described(corpus: Corpus) -> str:
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
-def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> Followed:
+def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
     """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
     asked: list[int] = []
     found: list[Score] = []
@@ -192,9 +192,9 @@ def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> Foll
 
     interrupted = early = False
     has_valid = valid[1] > valid[0]
-    with asking(asked), Display(console, trainer) as display:
+    with stop_on_signal(asked), TrainingProgress(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             if isinstance(event, Saved):
                 interrupted, early = event.interrupted, event.early
-    return Followed(interrupted, early, bool(asked), found[-1] if found else None)
+    return TrainingOutcome(interrupted, early, bool(asked), found[-1] if found else None)

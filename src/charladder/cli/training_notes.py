@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from charladder.cli.training_outcome import Followed
+from charladder.cli.training_outcome import TrainingOutcome
 from charladder.evaluation.unigram_baseline import better_unigram
 from charladder.run import Run, split_of
 from charladder.text import Corpus
-from charladder.training.best_weights import NETWORK, Best, read_best
+from charladder.training.best_weights import NETWORK, BestWeights, read_best
 
 
-def best_weights(run: Run) -> Best | None:
+def best_weights(run: Run) -> BestWeights | None:
     """Step and bits of the best weights, where they are better than the last ones."""
     return read_best(run.path / NETWORK)
 
 
-def closing_notes(run: Run, corpus: Corpus, followed: Followed, score: dict[str, Any] | None) -> list[str]:
+def closing_notes(run: Run, corpus: Corpus, followed: TrainingOutcome, score: dict[str, Any] | None) -> list[str]:
     """Sentences, without the word `note`. `score`: the final score, as final_score returns it."""
     validated = followed.validated
     if validated is None:

@@ -6,7 +6,7 @@ from charladder.evaluation import Score
 
 
 @dataclass(frozen=True)
-class Followed:
+class TrainingOutcome:
     """How training ended. interrupted: before its end. early: training.patience was used up. asked: a request to end
     came in, perhaps after the last step. validated: the last validation."""
 

@@ -18,7 +18,7 @@ ROWS = 12
 BAR = 40  # columns of the progress bar, where there is room
 
 
-class Display:
+class TrainingProgress:
     """A context manager; `show` takes the events of the training loop."""
 
     def __init__(self, console: Console, trainer: Trainer) -> None:
@@ -32,7 +32,7 @@ class Display:
         self.begin = 0.0  # the progress then
         self.ascii = not (console.encoding or "").lower().startswith("utf")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "TrainingProgress":
         if self.live:
             self.live.__enter__()
         return self

@@ -11,7 +11,7 @@ from charladder.cli.next_steps import commands_after_training
 from charladder.cli.scoring import print_bits
 from charladder.cli.signals import interrupting
 from charladder.cli.training_notes import best_weights, closing_notes
-from charladder.cli.training_outcome import Followed
+from charladder.cli.training_outcome import TrainingOutcome
 from charladder.run import Run
 from charladder.strict_json import dumps
 from charladder.text import Corpus
@@ -21,7 +21,7 @@ from charladder.training.memory import peak_bytes
 
 
 @dataclass(frozen=True)
-class Ending:
+class SummaryOptions:
     """What is done after training. score: --score. as_json: --json. reading_seconds: how long it took to read the text
     and to make the network, which is outside the budget."""
 
@@ -30,7 +30,9 @@ class Ending:
     reading_seconds: float
 
 
-def finish(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: Ending, followed: Followed) -> int:
+def finish(
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: SummaryOptions, followed: TrainingOutcome
+) -> int:
     """The final score, the plot, and what to do next; returns the exit code."""
     clock, name = trainer.clock, shlex.quote(str(run.path))
     began = time.perf_counter()

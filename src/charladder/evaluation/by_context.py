@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charladder.errors import BadInput
-from charladder.evaluation.sliding_window import Score, Scored
+from charladder.errors import UserError
+from charladder.evaluation.sliding_window import Score, ScoredCharacters
 
 
 @dataclass(frozen=True)
-class Part:
+class ContextScore:
     """Some of the characters: `at` is the context, or how many characters they were predicted from. accuracy: the share
     whose first guess was right."""
 
@@ -26,7 +26,7 @@ class Part:
     seconds: float = 0.0
 
 
-Evaluate = Callable[[int, int, Callable[[Scored], None]], Score]
+Evaluate = Callable[[int, int, Callable[[ScoredCharacters], None]], Score]
 """Scores a part of a text, from context and stride, telling of each character."""
 
 
@@ -39,18 +39,18 @@ def contexts_of(context: int, least: int = 32) -> list[int]:
     return [*found, context]
 
 
-def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None = None) -> list[Part]:
-    """The whole part scored with each context; stride: half of each unless given. Raises BadInput for a stride above
+def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None = None) -> list[ContextScore]:
+    """The whole part scored with each context; stride: half of each unless given. Raises UserError for a stride above
     the smallest context."""
     if stride is not None and stride > min(contexts):
-        raise BadInput(
+        raise UserError(
             f"--stride {stride} is above the smallest context, {min(contexts)}, of --by-context; give a lower one"
         )
     found = []
     for context in contexts:
         right = 0
 
-        def count(scored: Scored) -> None:
+        def count(scored: ScoredCharacters) -> None:
             nonlocal right
             right += int((scored.ranks_M == 0).sum())
 
@@ -58,17 +58,19 @@ def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None =
         score = evaluate(context, own, count)
         # The first character of a text is nobody's guess.
         found.append(
-            Part(context, own, score.bits_per_character, right / score.characters, score.characters, score.seconds)
+            ContextScore(
+                context, own, score.bits_per_character, right / score.characters, score.characters, score.seconds
+            )
         )
     return found
 
 
-def by_position(evaluate: Evaluate, context: int, bands: int = 32) -> list[Part]:
+def by_position(evaluate: Evaluate, context: int, bands: int = 32) -> list[ContextScore]:
     """Windows that do not overlap: what a character costs by how many stand before it in its window, in bands that grow
     by half or so, up to `context`."""
     nats_C, right_C, count_C = np.zeros(context + 1), np.zeros(context + 1), np.zeros(context + 1, np.int64)
 
-    def add(scored: Scored) -> None:
+    def add(scored: ScoredCharacters) -> None:
         np.add.at(nats_C, scored.seen_M, scored.nats_M)
         np.add.at(right_C, scored.seen_M, scored.ranks_M == 0)
         np.add.at(count_C, scored.seen_M, 1)
@@ -81,5 +83,5 @@ def by_position(evaluate: Evaluate, context: int, bands: int = 32) -> list[Part]
         count = int(count_C[among].sum())
         if count:
             bits = float(nats_C[among].sum()) / math.log(2) / count
-            found.append(Part(end, context, bits, float(right_C[among].sum()) / count, count))
+            found.append(ContextScore(end, context, bits, float(right_C[among].sum()) / count, count))
     return found

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from charladder.atomic_io import beside
-from charladder.errors import BadInput
-from charladder.evaluation.sliding_window import Scored
+from charladder.atomic_io import atomic_write
+from charladder.errors import UserError
+from charladder.evaluation.sliding_window import ScoredCharacters
 from charladder.strict_json import dumps
 from charladder.text import Alphabet
 
@@ -17,23 +17,23 @@ COLUMNS = ("place", "character", "id", "bits", "rank", "seen")
 
 
 @contextmanager
-def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Callable[[Scored], None]]:
+def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Callable[[ScoredCharacters], None]]:
     """Writes characters as they are scored, in the order of the text: place in it, the character, its id, its bits, how
     many symbols were held likelier, how many characters it was predicted from. A byte that is no UTF-8 by itself has
     U+FFFD for its character; its id tells which it is. The file is there when all is written.
 
-    Raises BadInput for a name that ends neither in .jsonl nor in .parquet, for a file that exists, and where parquet
+    Raises UserError for a name that ends neither in .jsonl nor in .parquet, for a file that exists, and where parquet
     wants pyarrow.
     """
     if path.suffix not in (".jsonl", ".parquet"):
-        raise BadInput(f"--export {path} must end in .jsonl or .parquet")
+        raise UserError(f"--export {path} must end in .jsonl or .parquet")
     if path.exists():
-        raise BadInput(f"{path} exists and is not overwritten; give --export another name")
+        raise UserError(f"{path} exists and is not overwritten; give --export another name")
     if not path.parent.is_dir():
-        raise BadInput(f"there is no folder {path.parent} for --export {path}")
+        raise UserError(f"there is no folder {path.parent} for --export {path}")
     spelled = [alphabet.decode(np.array([one])).decode("utf-8", "replace") for one in range(alphabet.size)]
 
-    def columns(scored: Scored) -> dict[str, list]:
+    def columns(scored: ScoredCharacters) -> dict[str, list]:
         ids = ids_N[scored.places_M].tolist()
         bits = (scored.nats_M / math.log(2)).tolist()
         values = scored.places_M.tolist(), [spelled[one] for one in ids], ids, bits
@@ -44,19 +44,19 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            raise BadInput(
+            raise UserError(
                 'parquet wants pyarrow, which is missing: pip install "charladder[parquet]"; or --export to a .jsonl'
             ) from None
         kinds = (
             pyarrow.int64(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.int32(), pyarrow.int32(),
         )  # fmt: skip
         schema = pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
-        with beside(path) as part, parquet.ParquetWriter(part, schema) as writer:
+        with atomic_write(path) as part, parquet.ParquetWriter(part, schema) as writer:
             yield lambda scored: writer.write_table(pyarrow.table(columns(scored), schema))
         return
-    with beside(path) as part, part.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
 
-        def write(scored: Scored) -> None:
+        def write(scored: ScoredCharacters) -> None:
             for row in zip(*columns(scored).values(), strict=True):
                 file.write(dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
 

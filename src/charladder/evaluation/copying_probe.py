@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Alphabet
 
 LETTERS = 8  # of a name
@@ -60,14 +60,14 @@ def probe_copying(
     device: torch.device | str = "cpu",
 ) -> list[Copied]:
     """predict: from tokens (P, T) logits (P, T, V). One entry for each distance of C/8, C/4, C/2 and 3C/4 that a
-    context of C has room for. The same probes for the same seed. Raises BadInput for a part or context
+    context of C has room for. The same probes for the same seed. Raises UserError for a part or context
     too short for any."""
     space = gap(alphabet)
     mention, end = [*space, *[0] * LETTERS, *space], [*space, *[0] * LETTERS]
     shares = (context // 8, context // 4, context // 2, 3 * context // 4)
     distances = [d for d in shares if d >= LETTERS and d + len(mention) + len(end) <= context]
     if not distances or part[1] - part[0] <= context:
-        raise BadInput("the text or the context is too short for the copying probe; it wants 64 characters of both")
+        raise UserError("the text or the context is too short for the copying probe; it wants 64 characters of both")
     random, letters = np.random.default_rng(seed), letters_of(alphabet, ids_N)
     starts_P = random.integers(part[0], part[1] - context, probes)
     names_PL, others_PL = (letters[random.integers(0, len(letters), (probes, LETTERS))] for _ in range(2))
@@ -109,5 +109,5 @@ def gap(alphabet: Alphabet) -> np.ndarray:
     """A space, where the alphabet has one."""
     try:
         return alphabet.encode(b" ").astype(np.int64)
-    except BadInput:
+    except UserError:
         return np.empty(0, np.int64)

@@ -17,7 +17,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingMoment:
     """A step of training, the progress at which it began, and the characters that had been read by its end."""
 
     step: int
@@ -30,8 +30,8 @@ class LastLearned:
     """contributed: the last step at which the term had a weight above 0. head: the last one at which the classifier
     that predicts for it learned, which with shared heads is the last one of any layer. None: never."""
 
-    contributed: Moment | None
-    head: Moment | None
+    contributed: TrainingMoment | None
+    head: TrainingMoment | None
 
 
 def last_learned(run: Run) -> dict[str, LastLearned]:
@@ -54,7 +54,7 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
         for layer in range(1, layers + 1)
         for k in range(1, settings.targets + 1)
     }
-    found: dict[str, Moment] = {}
+    found: dict[str, TrainingMoment] = {}
     moving, looked = depends_on_step(settings), 0
     for line, steps in stretches(lines, run.recipe.training, end):
         there = {name for name in places.values() if weight_of(line, name) > 0}
@@ -67,7 +67,7 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
                 if weights[place] > 0:
                     found.setdefault(name, moment)
         for name in there:
-            found.setdefault(name, Moment(line["step"], line["progress"], line["characters"]))
+            found.setdefault(name, TrainingMoment(line["step"], line["progress"], line["characters"]))
     shared = {
         k: max(
             (m for (_, own), n in places.items() if own == k and (m := found.get(n))),
@@ -101,7 +101,7 @@ def weight_of(line: Line, name: str) -> float:
     return weight if number(weight) else 0.0
 
 
-def stretches(lines: list[Line], training: TrainingConfig, end: int) -> Iterator[tuple[Line, Iterator[Moment]]]:
+def stretches(lines: list[Line], training: TrainingConfig, end: int) -> Iterator[tuple[Line, Iterator[TrainingMoment]]]:
     """From the end to the start: each line that has terms, and the steps between it and the next one with terms, from
     the last to the first, that changed the weights."""
     after: list[Line] = []  # the lines since, in their order, and the next one with terms
@@ -112,7 +112,7 @@ def stretches(lines: list[Line], training: TrainingConfig, end: int) -> Iterator
         after.insert(0, line)
 
 
-def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[Moment]:
+def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[TrainingMoment]:
     """The steps after a line and before the next one with terms. after: the lines since, in their order."""
     known = {one["step"]: one for one in after}
     nexts = sorted(known)
@@ -121,13 +121,13 @@ def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -
         if step in known:
             one = known[step]
             if "skipped" not in one:
-                yield Moment(step, one["progress"], one["characters"])
+                yield TrainingMoment(step, one["progress"], one["characters"])
             continue
         follower = next((known[later] for later in nexts if later > step), None)
         yield unlogged(step, line, follower, training)
 
 
-def unlogged(step: int, before: Line, after: Line | None, training: TrainingConfig) -> Moment:
+def unlogged(step: int, before: Line, after: Line | None, training: TrainingConfig) -> TrainingMoment:
     """A step between two logged ones, or after the last of them."""
     first = before["step"]
     each = (
@@ -139,11 +139,11 @@ def unlogged(step: int, before: Line, after: Line | None, training: TrainingConf
     if after is None:
         budget = training.characters or training.steps
         spent = characters - each if training.characters else step - 1
-        return Moment(step, min(1.0, spent / budget) if budget else before["progress"], characters)
+        return TrainingMoment(step, min(1.0, spent / budget) if budget else before["progress"], characters)
     # Both kinds of budget are whole numbers, and are found again from a progress, which is a share of them.
     for spent, later in ((step - 1, after["step"] - 1), (round(characters - each), round(after["characters"] - each))):
         budget = round(later / after["progress"]) if after["progress"] else 0
         if budget and later / budget == after["progress"]:
-            return Moment(step, spent / budget, characters)
+            return TrainingMoment(step, spent / budget, characters)
     share = (step - first) / (after["step"] - first)
-    return Moment(step, before["progress"] + share * (after["progress"] - before["progress"]), characters)
+    return TrainingMoment(step, before["progress"] + share * (after["progress"] - before["progress"]), characters)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import release
 
 Predictor = Callable[[Tensor, int], Tensor]
@@ -39,7 +39,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCharacters:
     """Characters scored together, in the order of the text where `evaluate` hands them over: where each stands, how
     many characters it was predicted from, its surprise in nats, and how many symbols were held likelier (0: it was the
     first guess)."""
@@ -91,18 +91,18 @@ def evaluate(
     batch_characters: int = 16384,
     report: Callable[[int, float], None] = lambda characters, bits: None,
     ends_F: np.ndarray | None = None,
-    each: Callable[[Scored], None] | None = None,
+    each: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
     """Scores ids_N[part]; context may reach back into the text before it, but, with `ends_F`, in no other file.
 
     `report` is called on the way with the characters scored so far and their bits, `each` with every character but the
-    first of a text, which nothing predicts. Raises BadInput for an empty part
+    first of a text, which nothing predicts. Raises UserError for an empty part
     or a stride that is not between 1 and the context.
     """
     if not 1 <= stride <= context:
-        raise BadInput(f"--stride {stride} must be between 1 and the context, {context}")
+        raise UserError(f"--stride {stride} must be between 1 and the context, {context}")
     if part[1] <= part[0]:
-        raise BadInput("there are no characters to score in this part; choose another --split or hold out more")
+        raise UserError("there are no characters to score in this part; choose another --split or hold out more")
     began = time.perf_counter()
     bits, done = 0.0, 0
     group: list[tuple[int, int, int]] = []
@@ -122,11 +122,11 @@ def evaluate(
         release(ids_N)
         report(done, bits)
 
-    def scored(rows: np.ndarray, kept: int, logits_BTV: Tensor, nats: Tensor) -> Scored:
+    def scored(rows: np.ndarray, kept: int, logits_BTV: Tensor, nats: Tensor) -> ScoredCharacters:
         ids_BT1 = torch.from_numpy(ids_N[rows[:, -kept:]].astype(np.int64)).to(logits_BTV.device)[..., None]
         likelier_BT = (logits_BTV > logits_BTV.gather(2, ids_BT1)).sum(2)
         seen_BT = np.broadcast_to(np.arange(rows.shape[1] - kept, rows.shape[1]), (len(rows), kept))
-        return Scored(
+        return ScoredCharacters(
             rows[:, -kept:].ravel(), seen_BT.ravel(), nats.double().cpu().numpy(), likelier_BT.cpu().numpy().ravel()
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 MIN_TEMPERATURE = 1e-6
 NOT_FINITE = "the network gives NaN for the next character; its weights are broken, train it again"
@@ -38,24 +38,24 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise BadInput(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
+            raise UserError(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
         if 0 < self.temperature < MIN_TEMPERATURE:
-            raise BadInput(
+            raise UserError(
                 f"--temperature is {self.temperature:g}; give 0, which is greedy, or at least {MIN_TEMPERATURE:g}"
             )
         if self.top_k < 0:
-            raise BadInput(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
+            raise UserError(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
         if not 0 < self.top_p <= 1:
-            raise BadInput(f"--top-p is {self.top_p:g}; it must be above 0 and at most 1")
+            raise UserError(f"--top-p is {self.top_p:g}; it must be above 0 and at most 1")
         if not 0 <= self.min_p <= 1:
-            raise BadInput(f"--min-p is {self.min_p:g}; it must be between 0 and 1")
+            raise UserError(f"--min-p is {self.min_p:g}; it must be between 0 and 1")
 
 
 def distribution(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
     """Probabilities (B, V) in float64, from which the next character is drawn.
-    Raises BadInput for logits that are no finite numbers."""
+    Raises UserError for logits that are no finite numbers."""
     if not torch.isfinite(logits_BV).all():
-        raise BadInput(NOT_FINITE)
+        raise UserError(NOT_FINITE)
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.multi_step import multi_step, select_sequences, supports_multi_step
@@ -36,7 +36,7 @@ class GenerationLoop:
     A sequence is a function of the seed, its prompt, its sample index (`samples`; by default the number of equal
     prompts before it) and, unless the sampling is coupled, of what is drafted. With a runner whose rows do not depend
     on each other (PackedRunner) it is the same beside other sequences as alone. The first character after an empty
-    prompt is drawn uniformly; see empty_prompt.py for what TextGenerator and the service do. Raises BadInput for a
+    prompt is drawn uniformly; see empty_prompt.py for what TextGenerator and the service do. Raises UserError for a
     negative length, and for logits that are not finite.
     """
 
@@ -78,14 +78,14 @@ class GenerationLoop:
 
     def add(self, sequences: Sequence[SequenceState], configs: Sequence[DecodingConfig]) -> None:
         """Adds sequences with their configurations: reads their prompts and chooses their first characters. Raises
-        BadInput where their slots are taken or are not below the runner's `slots`."""
+        UserError where their slots are taken or are not below the runner's `slots`."""
         taken = {sequence.slot for sequence in self.sequences}
         if len(taken) + len(sequences) > self.runner.slots:
-            raise BadInput(
+            raise UserError(
                 f"{len(taken) + len(sequences)} prompts are more than the {self.runner.slots} sequences of this runner"
             )
         if taken & {sequence.slot for sequence in sequences}:
-            raise BadInput("a sequence has the slot of another that is being generated")
+            raise UserError("a sequence has the slot of another that is being generated")
         self.sequences += sequences
         self._configs |= {sequence.slot: config for sequence, config in zip(sequences, configs, strict=True)}
         for config, group in self._by_config(sequences):
@@ -291,7 +291,7 @@ def generate(
 
     The first character after an empty prompt is drawn uniformly, because the alphabet is not known here: see
     empty_prompt.py. The same seed gives the same text on one machine, as long as the drafter is the same and does not
-    depend on measured time. Raises BadInput for a negative length.
+    depend on measured time. Raises UserError for a negative length.
     """
     loop = GenerationLoop(open_runner(network, 1, context), [prompt], length, sampling, seed, drafter)
     (sequence,) = loop.sequences

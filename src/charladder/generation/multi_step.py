@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import NOT_FINITE
 from charladder.generation.sampler import Drafts, NativeSampler
@@ -53,7 +53,7 @@ def select_sequences(
 
 def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[SequenceState], limit: int) -> int:
     """Generates up to `limit` characters for each sequence, which must have room for one. Returns how many it has
-    generated. Raises BadInput for logits that are not finite."""
+    generated. Raises UserError for logits that are not finite."""
     sampler = config.sampler
     assert isinstance(runner, PackedRunner) and isinstance(sampler, NativeSampler)
     steps = [min(limit, runner.context - len(s.cached_ids), s.length - len(s.ids)) for s in sequences]
@@ -66,7 +66,7 @@ def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[
     with_logits = any(sequence.top for sequence in sequences)
     output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits)
     if output is None:
-        raise BadInput(NOT_FINITE)
+        raise UserError(NOT_FINITE)
     ids_NT, nats_NT, final_ND, logits_NTV = output[0].tolist(), output[1].tolist(), output[2].copy(), output[3]
     for n, (sequence, count) in enumerate(zip(sequences, steps, strict=True)):
         ids, nats = ids_NT[n][:count], nats_NT[n][:count]

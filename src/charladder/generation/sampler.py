@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import NOT_FINITE, SamplingParams, distribution
 from charladder.inference.packed_cpu import address
 from charladder.kernels import native
@@ -55,7 +55,7 @@ class Sampler(Protocol):
 
     def sample(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
         """One character a row; the distributions (N, V) they were drawn from, and their nats by the model.
-        Raises BadInput for logits that are no numbers."""
+        Raises UserError for logits that are no numbers."""
         ...
 
     def verify(self, logits_NV: np.ndarray, drafts: Drafts, uniform: Sequence[float]) -> VerificationResult:
@@ -180,7 +180,7 @@ class NativeSampler:
             (ctypes.c_double * N)(*uniform_N), ids_N, address(p_NV), nats_N,
         )  # fmt: skip
         if bad:
-            raise BadInput(NOT_FINITE)
+            raise UserError(NOT_FINITE)
         return list(ids_N), p_NV, list(nats_N)
 
     def verify(self, logits_NV: np.ndarray, drafts: Drafts, uniform: Sequence[float]) -> VerificationResult:
@@ -199,7 +199,7 @@ class NativeSampler:
             accepted_S, next_S, nats_N,
         )  # fmt: skip
         if bad:
-            raise BadInput(NOT_FINITE)
+            raise UserError(NOT_FINITE)
         nats_S, said, row = [], list(nats_N), 0
         for count, taken in zip(drafts.counts_S, accepted_S, strict=True):
             nats_S.append(said[row : row + taken + 1])

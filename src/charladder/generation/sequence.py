@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import top_candidates
 from charladder.generation.stop_strings import settled_length
 
@@ -43,7 +43,7 @@ class SequenceState:
     ids: the characters generated so far. nats: their log-probabilities by the model itself, whatever the sampling.
     drafted: whether a drafter proposed each of them. settled: how many of them no stop string can remove any more.
     candidates: at every position the `top` most likely symbols with their nats, the most likely first.
-    finish_reason: None, `length` or `stop`. Raises BadInput for a negative length.
+    finish_reason: None, `length` or `stop`. Raises UserError for a negative length.
     """
 
     slot: int
@@ -68,7 +68,7 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         if self.length < 0:
-            raise BadInput(f"--length is {self.length}; it must be at least 0")
+            raise UserError(f"--length is {self.length}; it must be at least 0")
         self.uniforms = [] if self.coupled else None
         if not self.length:
             self.finish_reason = "length"

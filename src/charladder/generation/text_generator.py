@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
@@ -58,17 +58,17 @@ class GenerationConfig:
         check_limits("--", self.length, self.seed, self.stops)
         find_codec(self.encoding)
         if not 1 <= self.batch_size <= 4096:
-            raise BadInput(f"--together is {self.batch_size}; it must be between 1 and 4,096 prompts")
+            raise UserError(f"--together is {self.batch_size}; it must be between 1 and 4,096 prompts")
 
 
 def check_limits(name: str, length: int, seed: int, stops: Sequence[bytes]) -> None:
-    """Raises BadInput for a length, seed or stop string that no text can have; `name` is put before the field's."""
+    """Raises UserError for a length, seed or stop string that no text can have; `name` is put before the field's."""
     if length < 0:
-        raise BadInput(f"{name}length is {length}; it must be at least 0")
+        raise UserError(f"{name}length is {length}; it must be at least 0")
     if not 0 <= seed < 1 << 63:
-        raise BadInput(f"{name}seed is {seed}; it must be at least 0 and below 2^63")
+        raise UserError(f"{name}seed is {seed}; it must be at least 0 and below 2^63")
     if not all(stops):
-        raise BadInput(f"{name}stop is empty; it must have at least one character")
+        raise UserError(f"{name}stop is empty; it must have at least one character")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
     """The text that a run was trained on, ids; None where it is gone or not opened unasked, and `report` hears why."""
     try:
         corpus = open_data(run)
-    except BadInput as error:
+    except UserError as error:
         command = f"charladder evaluate {run.words} --data DATA"
         report(f"{error} ({command} puts it into the cache); drafts come from the text written so far")
         return None
@@ -130,7 +130,7 @@ class TextGenerator:
     report: called with a sentence where something optional is missing. training: returns the text that the run was
     trained on, or None.
 
-    Raises BadInput where the run cannot do what the settings ask for.
+    Raises UserError where the run cannot do what the settings ask for.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class TextGenerator:
         self.sampling = replace(self.settings.sampling, coupled=self.settings.sampling.coupled or by_clock)
 
     def encode(self, prompt: bytes, where: str = "the prompt") -> list[int]:
-        """A prompt as ids. Raises BadInput for one that the alphabet cannot spell."""
+        """A prompt as ids. Raises UserError for one that the alphabet cannot spell."""
         return self.run.alphabet.encode(prompt, where, self.unknown).tolist()
 
     def encode_stops(self, stops: Sequence[bytes], where: str) -> list[list[int]]:
@@ -198,7 +198,7 @@ class TextGenerator:
         return loop
 
     def _plan(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Request]:
-        """`samples` texts for each prompt. Raises BadInput for one that the alphabet cannot spell."""
+        """`samples` texts for each prompt. Raises UserError for one that the alphabet cannot spell."""
         planned: list[_Request] = []
         for number, prompt in enumerate(prompts, 1):
             given = prompt if isinstance(prompt, Prompt) else Prompt(prompt, where=f"prompt {number}")

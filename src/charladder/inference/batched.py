@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.inference.runner import RunnerOutput, TokenBatch
 from charladder.kernels import cuda_graph
 from charladder.model.attention import rotary_angles
@@ -70,7 +70,7 @@ class BatchedRunner:
         last = self.layers if last is None else last
         numbers, places, ids = (np.asarray(part, dtype=np.int64) for part in (rows.slots, rows.positions, rows.ids))
         if places.max(initial=0) >= self.context:
-            raise BadInput(f"{places.max() + 1} characters are more than the {self.context} the cache holds")
+            raise UserError(f"{places.max() + 1} characters are more than the {self.context} the cache holds")
         limits = (
             ("streams", numbers, self.slots),
             ("places", places, self.context),
@@ -78,7 +78,7 @@ class BatchedRunner:
         )
         for what, part, count in limits:
             if part.min(initial=0) < 0 or part.max(initial=0) >= count:  # which on a GPU would end all it does
-                raise BadInput(f"{what} {part.min()} to {part.max()} were to be read, and there are {count}")
+                raise UserError(f"{what} {part.min()} to {part.max()} were to be read, and there are {count}")
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
         runs = sorted(zip(edges[1:] - edges[:-1], numbers[edges[:-1]], edges[:-1], strict=True))
         whole = last == self.layers

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.inference.batched import BatchedRunner
 from charladder.inference.packed_cpu import PackedRunner, PackedWeights, can_pack, has_packed_architecture
 from charladder.inference.runner import EagerRunner, ModelRunner
@@ -22,14 +22,14 @@ def open_runner(
     """The fastest reader there is for a network, of so many streams, at `context` characters (its own unless given).
 
     like: another reader of it, whose weights serve again. weights: bfloat16 halves what a pass has to fetch and rounds
-    the network. Raises BadInput for a context it cannot have, and for bfloat16 on a CPU where there is no packed pass.
+    the network. Raises UserError for a context it cannot have, and for bfloat16 on a CPU where there is no packed pass.
     """
     s = network.settings
     context = s.context if context is None else context
     if context < 2:
-        raise BadInput(f"--context {context} is too small; it must be at least 2 characters")
+        raise UserError(f"--context {context} is too small; it must be at least 2 characters")
     if context > s.context and s.learned_positions:
-        raise BadInput(f"--context {context} is longer than the position tables, which end at {s.context}")
+        raise UserError(f"--context {context} is longer than the position tables, which end at {s.context}")
     if isinstance(like, PackedRunner):
         return PackedRunner(like.weights, slots, context)
     if can_pack(network, weights):
@@ -39,7 +39,7 @@ def open_runner(
         why = (
             native.unavailable_reason() if has_packed_architecture(network) else None
         ) or "this network is not of the kind it reads"
-        raise BadInput(
+        raise UserError(
             f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
         )
     if isinstance(like, BatchedRunner):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.inference.runner import RunnerOutput, TokenBatch
 from charladder.kernels import native
 from charladder.model.attention import rotary_angles
@@ -223,17 +223,17 @@ class PackedRunner:
         return ctypes.c_int(self.threads if self.uses_all_threads(rows * self.products) else 1)
 
     def prepare(self, rows: TokenBatch, furthest: int) -> None:
-        """Room for so many rows. Raises BadInput where one is nowhere."""
+        """Room for so many rows. Raises UserError where one is nowhere."""
         if self.allocated_rows < len(rows.ids):
             self.allocate(len(rows.ids))
         if furthest >= self.context:
-            raise BadInput(f"{furthest + 1} characters are more than the {self.context} the cache holds")
+            raise UserError(f"{furthest + 1} characters are more than the {self.context} the cache holds")
         if (
             not 0 <= min(rows.slots) <= max(rows.slots) < self.slots
             or min(rows.positions) < 0
             or not 0 <= min(rows.ids) <= max(rows.ids) < self.alphabet_size
         ):
-            raise BadInput("there is no such stream or character")
+            raise UserError("there is no such stream or character")
 
     def allocate(self, rows: int) -> None:
         s, groups = self.weights.settings, -(-self.context // LANES)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model.kv_cache import KVCache
 from charladder.model.transformer import Transformer
 
@@ -50,7 +50,7 @@ class ModelRunner(Protocol):
         self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
         """Runs the layers after `first` up to `last` (by default all of them) on a batch. x_ND: the output of layer
-        `first`, where that is not 0. Raises BadInput for a position past the context."""
+        `first`, where that is not 0. Raises UserError for a position past the context."""
         ...
 
 
@@ -89,7 +89,7 @@ class EagerRunner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         network, device = self.network, self.network.output.weight.device
         if place + len(ids) > cache.capacity:
-            raise BadInput(f"{place + len(ids)} characters are more than the {cache.capacity} the cache holds")
+            raise UserError(f"{place + len(ids)} characters are more than the {cache.capacity} the cache holds")
         cache.length = place
         if below_TD is None:
             x_BTD = network.embed(torch.tensor([ids], device=device), cache)

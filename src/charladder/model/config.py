@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 MAX_SIZE = {
     "layers": 1 << 12,
@@ -18,7 +18,7 @@ MAX_SIZE = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a network, checked when made (BadInput says which field is wrong).
+    """The shape of a network, checked when made (UserError says which field is wrong).
 
     block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
     positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
@@ -50,27 +50,27 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in MAX_SIZE:
             if getattr(self, name) < 1:
-                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
             if getattr(self, name) > MAX_SIZE[name]:
-                raise BadInput(f"model.{name} is {getattr(self, name)}; it must be at most {MAX_SIZE[name]:,}")
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at most {MAX_SIZE[name]:,}")
         if self.width % self.attention_heads:
-            raise BadInput(
+            raise UserError(
                 f"model.width {self.width} is not divisible by model.attention_heads {self.attention_heads}; "
                 "choose a width that is a multiple of the number of heads"
             )
         if self.positions == "rotary" and self.head_size % 2:
-            raise BadInput(
+            raise UserError(
                 f"rotary positions turn pairs, and model.width / model.attention_heads is {self.head_size}, an odd "
                 "number; make it even"
             )
         if self.ngrams and not 3 <= self.ngrams <= 16:
-            raise BadInput(f"model.ngrams is {self.ngrams}; it must be 0, for none, or from 3 to 16")
+            raise UserError(f"model.ngrams is {self.ngrams}; it must be 0, for none, or from 3 to 16")
         if self.context < 2:
-            raise BadInput("model.context is 1; it must be at least 2 characters")
+            raise UserError("model.context is 1; it must be at least 2 characters")
         if not 0 <= self.dropout < 1:
-            raise BadInput(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+            raise UserError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
         if not (math.isfinite(self.rotary_base) and self.rotary_base > 1):
-            raise BadInput(f"model.rotary_base is {self.rotary_base}; it must be a number above 1")
+            raise UserError(f"model.rotary_base is {self.rotary_base}; it must be a number above 1")
 
     @property
     def head_size(self) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model.attention import rotary_angles
 from charladder.model.block import Block
 from charladder.model.config import ModelConfig
@@ -65,14 +65,14 @@ class Transformer(nn.Module):
         With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
         The layers' hidden states are cut to the last `keep` positions too. They are in the output, or, with `watch`, it
         is called with each layer and its state as soon as there is one, and they are not kept.
-        Raises BadInput where characters lie past the context of a position table, or past the cache.
+        Raises UserError where characters lie past the context of a position table, or past the cache.
         """
         begin = cache.length if cache is not None else 0
         end = begin + tokens_BT.shape[1]
         if len(self.tables) and end > self.settings.context:
-            raise BadInput(f"{end} characters are more than the {self.settings.context} the position tables hold")
+            raise UserError(f"{end} characters are more than the {self.settings.context} the position tables hold")
         if cache is not None and end > cache.capacity:
-            raise BadInput(f"{end} characters are more than the {cache.capacity} the cache holds")
+            raise UserError(f"{end} characters are more than the {cache.capacity} the cache holds")
         x_BTD, hidden = self.embed(tokens_BT, cache), {}
         wanted, tail = set(output_hidden), slice(None) if logits_to_keep is None else slice(-logits_to_keep, None)
         on_hidden = on_hidden or hidden.__setitem__

@@ -21,7 +21,7 @@ from charladder.auxiliary import Objective, Report, Term, TermReport, presets, s
 from charladder.auxiliary.cross_entropy import CrossEntropyOperations, linear_cross_entropy
 from charladder.auxiliary.distributed import reduce_over_ranks
 from charladder.auxiliary.weights import TermPlace, WeightFunction, make_weight_function
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
 from charladder.objective.cross_entropy_kernels import choose_operations
 
@@ -86,13 +86,13 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         if self.targets < 1:
-            raise BadInput(f"objective.targets is {self.targets}; it must be at least 1, the next character")
+            raise UserError(f"objective.targets is {self.targets}; it must be at least 1, the next character")
         if self.targets > MAX_TARGETS:
-            raise BadInput(f"objective.targets is {self.targets}; it must be at most {MAX_TARGETS}")
+            raise UserError(f"objective.targets is {self.targets}; it must be at most {MAX_TARGETS}")
         for name in ("intermediate_weight", "target_weight", "target_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise BadInput(f"objective.{name} is {value}; it must be a number of at least 0")
+                raise UserError(f"objective.{name} is {value}; it must be a number of at least 0")
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.serving.api_errors import Refused
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -54,19 +54,19 @@ def name_of(host: str) -> str | None:
 
 
 def read_hosts(names: list[str]) -> tuple[str, ...]:
-    """Names for `Access.hosts` as the command line gives them. Raises BadInput."""
+    """Names for `Access.hosts` as the command line gives them. Raises UserError."""
     for name in names:
         found = HOST.fullmatch(name.lower())
         if found is None or found[1] != name.lower():
-            raise BadInput(f"--allow-host is {name!r}; give a name or an address alone, such as ladder.example")
+            raise UserError(f"--allow-host is {name!r}; give a name or an address alone, such as ladder.example")
     return tuple(name.lower() for name in names)
 
 
 def read_origins(origins: list[str]) -> tuple[str, ...]:
-    """Origins for `Access.origins` as the command line gives them. Raises BadInput."""
+    """Origins for `Access.origins` as the command line gives them. Raises UserError."""
     for origin in origins:
         if not ORIGIN.fullmatch(origin.lower()):
-            raise BadInput(
+            raise UserError(
                 f"--allow-origin is {origin!r}; give a scheme and a host alone, such as https://ladder.example"
             )
     return tuple(origin.lower() for origin in origins)

@@ -6,7 +6,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.serving.schemas import ErrorAnswer
 
 TYPES = {
@@ -51,7 +51,7 @@ class Refused(Exception):
         return JSONResponse(self.body(), self.status, headers)
 
 
-def refuse(error: BadInput, field: str | None = None) -> Refused:
+def refuse(error: UserError, field: str | None = None) -> Refused:
     """A sentence made for the command line, as one about fields. field: where the mistake is, unless the sentence
     begins with the option of another field."""
     sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
@@ -66,7 +66,7 @@ async def on_refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_bad_input(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, BadInput)
+    assert isinstance(error, UserError)
     return refuse(error).answer()
 
 

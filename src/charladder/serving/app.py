@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from charladder import __version__
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.inference.factory import open_runner
 from charladder.inference.packed_cpu import PackedRunner
 from charladder.inference.runner import ModelRunner
@@ -94,7 +94,7 @@ class Service:
                 if asked.text is None
                 else self.symbols.encode(asked.text, field)
             )
-        except BadInput as error:
+        except UserError as error:
             raise refuse(error, field) from None
         if len(ids) > self.limits.score:
             raise Refused(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", field)
@@ -108,7 +108,7 @@ class Service:
 def open_service(
     run: Run, limits: Limits, token: str | None = None, precision: str = "float32", device: str = "auto"
 ) -> Service:
-    """Loads a run. Raises BadInput where it cannot be served."""
+    """Loads a run. Raises UserError where it cannot be served."""
     weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
     network = run.network().to(choose_device(device))
     readers = open_readers(network, limits.streams, weights)
@@ -164,7 +164,7 @@ def make_app(
         responses=ANSWERS,
     )
     app.add_exception_handler(Refused, api_errors.on_refused)
-    app.add_exception_handler(BadInput, api_errors.on_bad_input)
+    app.add_exception_handler(UserError, api_errors.on_bad_input)
     app.add_exception_handler(HTTPException, api_errors.on_http)
     add_looking(app, service)
     add_completions(app, service)
@@ -287,7 +287,7 @@ def add_tokenizer(app: FastAPI, service: Service) -> None:
         def read(asked: schemas.TokenizeRequest) -> list[int]:
             try:
                 return service.symbols.encode(asked.prompt, "prompt")
-            except BadInput as error:
+            except UserError as error:
                 raise refuse(error, "prompt") from None
 
         asked, ids = await service.read(request, schemas.TokenizeRequest, read)
@@ -303,7 +303,7 @@ def add_tokenizer(app: FastAPI, service: Service) -> None:
         def read(asked: schemas.DetokenizeRequest) -> str:
             try:
                 return service.symbols.decode(service.symbols.check(asked.tokens, "tokens"))
-            except BadInput as error:
+            except UserError as error:
                 raise refuse(error, "tokens") from None
 
         _, text = await service.read(request, schemas.DetokenizeRequest, read)

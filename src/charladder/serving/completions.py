@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.generation.sequence import sample_indices
@@ -66,7 +66,7 @@ class Completions:
             )  # fmt: skip
             stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
             spelled = [self.symbols.spell(stop, "stop") for stop in dict.fromkeys(stops)]
-        except BadInput as error:
+        except UserError as error:
             raise refuse(error, "stop") from None
         stop_ids = [ids for ids in spelled if ids is not None]  # others cannot occur
         if any(not 1 <= len(stop) <= self.limits.stop for stop in stop_ids):
@@ -134,7 +134,7 @@ class Completions:
         for one in given:
             try:
                 ids = self.symbols.encode(one, "prompt") if isinstance(one, str) else self.symbols.check(one, "prompt")
-            except BadInput as error:
+            except UserError as error:
                 raise refuse(error, "prompt") from None
             if len(ids) > self.limits.prompt:
                 raise Refused(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Drafts
@@ -72,7 +72,7 @@ class Manners:
         self.kept: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
 
     def of(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
-        """Raises BadInput where the run has nothing to draft with in this way."""
+        """Raises UserError where the run has nothing to draft with in this way."""
         key = sampling, draft
         if key in self.kept:
             self.kept.move_to_end(key)
@@ -96,7 +96,7 @@ class Manners:
                 make_drafter(
                     name, self.run, self.runner, SamplingParams(coupled=True), None, lambda: None, self.weights
                 )
-            except BadInput:
+            except UserError:
                 continue
             found.append(name)
         return found

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.streams <= 4096:
-            raise BadInput(f"--streams is {self.streams}; it must be between 1 and 4,096 texts at once")
+            raise UserError(f"--streams is {self.streams}; it must be between 1 and 4,096 texts at once")
         if not 1 <= self.completion <= 1 << 24:
-            raise BadInput(f"--max-tokens is {self.completion}; it must be between 1 and 16,777,216 characters")
+            raise UserError(f"--max-tokens is {self.completion}; it must be between 1 and 16,777,216 characters")
         if not 0 < self.seconds < 1e6:
-            raise BadInput(f"--seconds is {self.seconds:g}; it must be above 0 and below a million")
+            raise UserError(f"--seconds is {self.seconds:g}; it must be above 0 and below a million")

@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from charladder.auxiliary import term_name
-from charladder.errors import BadInput
-from charladder.evaluation import Scored, evaluate
+from charladder.errors import UserError
+from charladder.evaluation import ScoredCharacters, evaluate
 from charladder.evaluation.head_predictions import HeadPrediction, predictions_at, window_start
 from charladder.evaluation.last_learned import last_learned
 from charladder.evaluation.layers import evaluate_layers
@@ -85,7 +85,7 @@ class Looker:
         self.inside += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.executor, work)
-        except BadInput as error:
+        except UserError as error:
             raise refuse(error) from None
         finally:
             gone.set()
@@ -105,7 +105,7 @@ class Looker:
         bits_N[:1] = math.log2(self.symbols.alphabet.size)
         part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
 
-        def note(scored: Scored) -> None:
+        def note(scored: ScoredCharacters) -> None:
             bits_N[scored.places_M] = scored.nats_M / math.log(2)
 
         result: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class Looker:
             last[:] = top_candidates(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
             return logits_BTV
 
-        def note(scored: Scored) -> None:
+        def note(scored: ScoredCharacters) -> None:
             for place, said, best in zip(scored.places_M.tolist(), scored.nats_M.tolist(), last, strict=True):
                 nats[place], found[place] = -said, best
 

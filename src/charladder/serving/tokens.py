@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text import Alphabet
 
 
@@ -20,22 +20,22 @@ class Symbols:
         self.alphabet, self.unknown = alphabet, unknown
 
     def encode(self, text: str, where: str) -> list[int]:
-        """Ids. Raises BadInput for half a surrogate pair and for letters that the alphabet cannot spell."""
+        """Ids. Raises UserError for half a surrogate pair and for letters that the alphabet cannot spell."""
         return self.alphabet.encode(utf8(text, where), where, self.unknown).tolist()
 
     def spell(self, text: str, where: str) -> list[int] | None:
         """Ids that decode to exactly this text; None where there are none, because it has a letter outside the
-        alphabet. Raises BadInput for half a surrogate pair."""
+        alphabet. Raises UserError for half a surrogate pair."""
         data = utf8(text, where)
         if self.alphabet.letters and any(self.alphabet.table_P[ord(letter)] < 0 for letter in text):
             return None
         return self.alphabet.encode(data, where).tolist()
 
     def check(self, ids: Sequence[int], where: str) -> list[int]:
-        """Ids as they came. Raises BadInput for one outside the alphabet."""
+        """Ids as they came. Raises UserError for one outside the alphabet."""
         if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
             wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
-            raise BadInput(
+            raise UserError(
                 f"{where} has the token {wrong} at place {ids.index(wrong)}, and the tokens are 0 to "
                 f"{self.alphabet.size - 1}"
             )
@@ -62,11 +62,11 @@ class Symbols:
 
 
 def utf8(text: str, where: str) -> bytes:
-    """Raises BadInput for half a surrogate pair."""
+    """Raises UserError for half a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise BadInput(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
+        raise UserError(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.loop import STEP_SECONDS, GenerationLoop
 from charladder.generation.sequence import SequenceState, make_random
 from charladder.inference.runner import ModelRunner
@@ -50,7 +50,7 @@ class Batch:
             try:
                 self.begin(beginning)
                 self.step()
-            except BadInput as error:  # a network whose numbers are broken
+            except UserError as error:  # a network whose numbers are broken
                 self.fail(Failed(str(error)))
             except Exception:
                 traceback.print_exc()
@@ -63,7 +63,7 @@ class Batch:
         for ticket in tickets:
             try:
                 config = self.manners.of(ticket.sampling, ticket.draft)  # which may take a moment
-            except (BadInput, OSError) as error:  # of this text alone: its drafting heads are gone, say
+            except (UserError, OSError) as error:  # of this text alone: its drafting heads are gone, say
                 print(f"charladder: {error}", file=sys.stderr)  # for the operator alone: it may name files
                 self.tell([(ticket, Failed(UNEXPECTED))])
                 continue

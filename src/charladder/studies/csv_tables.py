@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from charladder.studies.report import Report
+from charladder.studies.report import StudyReport
 from charladder.studies.svg_figures import thirds
 
 
-def runs(report: Report) -> str:
+def runs(report: StudyReport) -> str:
     """report.csv: a row a planned run; `gap` says why one has no numbers."""
     heads = "arm", "seed", "bits_per_character", "train_bits", "steps", "characters", "seconds", "run", "sha256", "gap"
     found = {
@@ -24,7 +24,7 @@ def runs(report: Report) -> str:
     return written(heads, ((*place, *found[place]) for place in planned))
 
 
-def summary(report: Report) -> str:
+def summary(report: StudyReport) -> str:
     """summary.csv: a row an arm."""
     heads = (
         "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
@@ -56,7 +56,7 @@ def summary(report: Report) -> str:
     return written(heads, rows)
 
 
-def norms(report: Report) -> str:
+def norms(report: StudyReport) -> str:
     """norms.csv: a row an arm, third of training and layer: the mean norm of the gradient of all terms, and of the main
     one alone, over all measurements of its runs."""
     rows = []

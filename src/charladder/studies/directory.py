@@ -13,7 +13,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from charladder.atomic_io import write_text
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import Recipe, read_raw
 from charladder.run import open_run
@@ -46,7 +46,7 @@ def planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
     """The plan, written down in its folder, which is this process's until the end; its base is then the copy there.
 
-    Raises BadInput where the folder holds another plan, or something else in place of a run, and leaves it as it is.
+    Raises UserError where the folder holds another plan, or something else in place of a run, and leaves it as it is.
     """
     check_place(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise BadInput(f"{folder} is being worked on by another process; wait for it, or stop it") from None
+        raise UserError(f"{folder} is being worked on by another process; wait for it, or stop it") from None
     try:
         if plan.base.endswith(".toml"):
             write_text(folder / BASE, tomli_w.dumps(nested(read_raw(plan.base))))
@@ -79,16 +79,16 @@ def nested(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_place(plan: Plan, folder: Path) -> None:
-    """Raises BadInput where a plan cannot be carried out in this folder, for what is there already."""
+    """Raises UserError where a plan cannot be carried out in this folder, for what is there already."""
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file, and a plan needs a folder; choose another --out")
+        raise UserError(f"{folder} is a file, and a plan needs a folder; choose another --out")
     check_folder(plan, folder)
     for run in planned_runs(plan, folder):
         check_run(plan, run)
 
 
 def check_folder(plan: Plan, folder: Path) -> None:
-    """Raises BadInput where plan.toml is of another plan. More seeds than it had are welcome."""
+    """Raises UserError where plan.toml is of another plan. More seeds than it had are welcome."""
     path = folder / "plan.toml"
     if not path.exists():
         return
@@ -96,25 +96,25 @@ def check_folder(plan: Plan, folder: Path) -> None:
         old = parse_toml(read_bytes(path), str(path))
         same_base = not (folder / BASE).exists() or read_raw(str(folder / BASE)) == read_raw(plan.base)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}; choose another --out") from None
+        raise UserError(f"{path} cannot be read: {error}; choose another --out") from None
     new = tomllib.loads(tomli_w.dumps(written(plan)))
     had, have = old.pop("seeds", None), new.pop("seeds")
     for tables in (old, new):
         tables.pop("contrasts", None)  # they ask other questions of the same runs
     if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
         what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
-        raise BadInput(f"{folder} holds another plan ({what} differs); choose another --out")
+        raise UserError(f"{folder} holds another plan ({what} differs); choose another --out")
     if not isinstance(had, list) or not set(had) <= set(have):
-        raise BadInput(f"{folder} has the seeds {had}, which this plan has not all; choose another --out")
+        raise UserError(f"{folder} has the seeds {had}, which this plan has not all; choose another --out")
 
 
 def check_run(plan: Plan, run: PlannedRun) -> None:
-    """Raises BadInput where something else than the run that is planned lies in its place."""
+    """Raises UserError where something else than the run that is planned lies in its place."""
     if not run.path.exists():
         return
     found, wanted = open_run(run.path).recipe, recipe_of(plan, run.arm, run.seed)
     if compared(found) != compared(wanted):
-        raise BadInput(f"{run.path} is a run with other settings than the plan's; move it, or choose another --out")
+        raise UserError(f"{run.path} is a run with other settings than the plan's; move it, or choose another --out")
 
 
 def compared(recipe: Recipe) -> tuple[Any, ...]:

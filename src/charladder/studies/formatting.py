@@ -1,6 +1,6 @@
 """The numbers of a report as text: the same in HTML and in Markdown."""
 
-from charladder.studies.report import ArmReport, Report
+from charladder.studies.report import ArmReport, StudyReport
 from charladder.studies.statistics import Difference, Estimate
 
 NOTHING = "-"
@@ -31,7 +31,7 @@ NOTES = (
 )
 
 
-def result_rows(report: Report) -> list[tuple[str, ...]]:
+def result_rows(report: StudyReport) -> list[tuple[str, ...]]:
     """The cells of the table of results, an arm a row."""
     return [
         (
@@ -49,7 +49,7 @@ def result_rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def speed_rows(report: Report) -> list[tuple[str, ...]]:
+def speed_rows(report: StudyReport) -> list[tuple[str, ...]]:
     """The cells of the table of training and speed, an arm a row."""
     return [
         (
@@ -67,7 +67,7 @@ def speed_rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def contrast_rows(report: Report) -> list[tuple[str, ...]]:
+def contrast_rows(report: StudyReport) -> list[tuple[str, ...]]:
     """The cells of the table of contrasts, one a row."""
     rows = []
     for one in report.contrasts:
@@ -84,7 +84,7 @@ def tested(found: Difference | None) -> tuple[str, str, str]:
     return f"{found.mean:+.4f}", span(found.low, found.high, "+.4f"), p_text(found.p)
 
 
-def level_text(report: Report) -> str:
+def level_text(report: StudyReport) -> str:
     if report.level is None:
         return "No run of the baseline was scored on the way, so there is no level to reach."
     return (

@@ -15,7 +15,7 @@ from charladder.studies.formatting import (
     result_rows,
     speed_rows,
 )
-from charladder.studies.report import Report
+from charladder.studies.report import StudyReport
 from charladder.studies.svg_figures import forest, learning_curves, norms_by_depth
 
 STYLE = """
@@ -38,7 +38,7 @@ svg { width: 100%; height: auto; }
 """
 
 
-def html(report: Report) -> str:
+def html(report: StudyReport) -> str:
     """report.html. Every text that comes from files is escaped."""
     name = escape(report.plan.name)
     parts = [
@@ -94,7 +94,7 @@ def html(report: Report) -> str:
     return "\n".join(parts)
 
 
-def verdict_lines(report: Report) -> list[str]:
+def verdict_lines(report: StudyReport) -> list[str]:
     """The question and its rule, and what was found for each arm, a sentence each."""
     found = [f"{one.arm.name}: {one.verdict}" for one in report.arms if one.arm.name != report.plan.baseline]
     return [text for text in (report.plan.question, report.plan.rule) if text] + found

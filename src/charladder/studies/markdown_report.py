@@ -15,10 +15,10 @@ from charladder.studies.formatting import (
     result_rows,
     speed_rows,
 )
-from charladder.studies.report import Report
+from charladder.studies.report import StudyReport
 
 
-def text(report: Report) -> str:
+def text(report: StudyReport) -> str:
     """report.md: the same numbers as the page, without its pictures."""
     parts = [f"# {plain(report.plan.name)}"]
     if report.gaps:

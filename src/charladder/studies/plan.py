@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
 from charladder.text.sources import STDIN
@@ -73,7 +73,8 @@ def plan_names() -> list[str]:
 
 
 def read_plan(name_or_path: str | Path) -> Plan:
-    """A plan by its name, or from a TOML file of one's own. Raises BadInput where it cannot be carried out as it is."""
+    """A plan by its name, or from a TOML file of one's own. Raises UserError where it cannot be carried
+    out as it is."""
     name = str(name_or_path)
     if name in plan_names():
         data, folder = (resources.files("charladder") / "studies" / "plans" / f"{name}.toml").read_bytes(), None
@@ -81,9 +82,9 @@ def read_plan(name_or_path: str | Path) -> Plan:
         try:
             data, folder = read_bytes(Path(name)), Path(name).parent
         except OSError as error:
-            raise BadInput(f"plan {name} cannot be read: {error.strerror}") from None
+            raise UserError(f"plan {name} cannot be read: {error.strerror}") from None
     else:
-        raise BadInput(f"there is no plan called {name!r}{nearest(name, plan_names())}; a file of yours ends in .toml")
+        raise UserError(f"there is no plan called {name!r}{nearest(name, plan_names())}; a file of yours ends in .toml")
     tables = parse_toml(data, f"plan {name}")
     plan = assembled(tables, Path(name).stem, folder)
     check(plan)
@@ -101,7 +102,7 @@ def options_of(plan: Plan, arm: Arm, seed: int) -> Raw:
 
 
 def recipe_of(plan: Plan, arm: Arm, seed: int) -> Recipe:
-    """The whole recipe of one run, as `train` resolves it. Raises BadInput where its fields contradict each other."""
+    """The whole recipe of one run, as `train` resolves it. Raises UserError where its fields contradict each other."""
     base = {name: value for name, value in read_raw(plan.base).items() if name not in BUDGETS}
     return resolve({**base, **settings_of(plan, arm, seed), "text.data": plan.data})
 
@@ -142,7 +143,7 @@ def assembled(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
     """The plan that TOML tables describe; a base recipe that is a file is looked for beside the plan."""
     for key in tables:
         if key not in KEYS:
-            raise BadInput(f"the plan has the unknown key {key!r}{nearest(key, KEYS)}")
+            raise UserError(f"the plan has the unknown key {key!r}{nearest(key, KEYS)}")
     base = text(tables, "base", "ladder")
     if base.endswith(".toml") and folder is not None:
         base = str(folder / base)
@@ -168,13 +169,13 @@ def contrasts_of(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]
     for name, sides in tables.items():
         where = f"contrast {name!r} of the plan"
         if not isinstance(sides, dict) or set(sides) != {"plus", "minus"}:
-            raise BadInput(f"{where} must be a table with `plus` and `minus`, two lists of arms")
+            raise UserError(f"{where} must be a table with `plus` and `minus`, two lists of arms")
         plus, minus = (convert(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
         for arm in (*plus, *minus):
             if arm not in arms:
-                raise BadInput(f"{where} has the unknown arm {arm!r}{nearest(arm, arms)}")
+                raise UserError(f"{where} has the unknown arm {arm!r}{nearest(arm, arms)}")
         if not plus or len(plus) != len(minus):
-            raise BadInput(f"{where} adds {len(plus)} arms and takes away {len(minus)}; give as many of both")
+            raise UserError(f"{where} adds {len(plus)} arms and takes away {len(minus)}; give as many of both")
         found.append(Contrast(name, plus, minus))
     return tuple(found)
 
@@ -182,14 +183,14 @@ def contrasts_of(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]
 def text(tables: dict[str, Any], key: str, default: str) -> str:
     value = tables.get(key, default)
     if not isinstance(value, str):
-        raise BadInput(f"{key} of the plan is {value!r}; it must be text")
+        raise UserError(f"{key} of the plan is {value!r}; it must be text")
     return value
 
 
 def table(tables: dict[str, Any], key: str) -> dict[str, Any]:
     value = tables.get(key, {})
     if not isinstance(value, dict):
-        raise BadInput(f"{key} of the plan is {value!r}; it must be a table, [{key}]")
+        raise UserError(f"{key} of the plan is {value!r}; it must be a table, [{key}]")
     return value
 
 
@@ -198,10 +199,10 @@ def seeds_of(value: Any) -> tuple[int, ...]:
     if type(value) is int and 1 <= value <= MOST_ARMS:
         return tuple(range(value))
     if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
-        raise BadInput(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or how many there are")
+        raise UserError(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or how many there are")
     for seed in value:
         if value.count(seed) > 1:
-            raise BadInput(f"the plan has the seed {seed} twice, and a run is not repeated; leave one out")
+            raise UserError(f"the plan has the seed {seed} twice, and a run is not repeated; leave one out")
     return tuple(value)
 
 
@@ -223,29 +224,29 @@ def checked(name: str, value: Any, where: str) -> Any:
     """The value of one recipe field, in its type."""
     types = field_types()
     if name not in types:
-        raise BadInput(f"{where} sets the unknown field {name!r}{nearest_field(name)}")
+        raise UserError(f"{where} sets the unknown field {name!r}{nearest_field(name)}")
     if name in ELSEWHERE:
-        raise BadInput(f"{where} sets {name}, which {ELSEWHERE[name]} says; leave it out")
+        raise UserError(f"{where} sets {name}, which {ELSEWHERE[name]} says; leave it out")
     return convert(name, value, types[name])
 
 
 def arms_of(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
     """The arms by name, in every combination of the factors' values."""
     if not named and not factors:
-        raise BadInput("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
+        raise UserError("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
     for name, fields in named.items():
         if not isinstance(fields, dict):
-            raise BadInput(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
+            raise UserError(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
     arms = [Arm(name, checked_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()] or [
         Arm("", {})
     ]
     grid: dict[str, list[Any]] = {}
     for name, values in flat(factors):
         if not isinstance(values, list) or not values:
-            raise BadInput(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
+            raise UserError(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
         grid[name] = [checked(name, value, "[factors] of the plan") for value in values]
     if len(arms) * math.prod(len(values) for values in grid.values()) > MOST_ARMS:
-        raise BadInput(f"the plan has more than {MOST_ARMS:,} arms; leave out factors or values")
+        raise UserError(f"the plan has more than {MOST_ARMS:,} arms; leave out factors or values")
     short = [name.rpartition(".")[2] for name in grid]
     names = short if len(set(short)) == len(short) else list(grid)
     found = []
@@ -263,10 +264,10 @@ def shown(value: Any) -> str:
 
 
 def check(plan: Plan) -> None:
-    """Raises BadInput, in one sentence, for a plan that cannot be carried out or would compare nothing."""
+    """Raises UserError, in one sentence, for a plan that cannot be carried out or would compare nothing."""
     check_names(plan)
     if STDIN in plan.data:
-        raise BadInput("standard input can be read once only, and a plan has several runs; save it as a file")
+        raise UserError("standard input can be read once only, and a plan has several runs; save it as a file")
     seen: dict[Recipe, str] = {}
     spelled: dict[str, Any] = {}  # of the first arm: how its text becomes characters
     for arm in plan.arms:
@@ -274,25 +275,25 @@ def check(plan: Plan) -> None:
         try:
             recipe = recipe_of(plan, arm, plan.seeds[0])
             recipe_of(plan, arm, max(plan.seeds))
-        except BadInput as error:
-            raise BadInput(f"arm {arm.name!r} of the plan: {error}") from None
+        except UserError as error:
+            raise UserError(f"arm {arm.name!r} of the plan: {error}") from None
         for name in ("alphabet", "unknown", "encoding"):
             value = getattr(recipe.text, name)
             if spelled.setdefault(name, value) != value:
-                raise BadInput(
+                raise UserError(
                     f"arms {plan.arms[0].name!r} and {arm.name!r} of the plan differ in text.{name}, so their bits per "
                     "character are of different characters and cannot be compared; make a plan for each"
                 )
         if not recipe.text.valid > 0:
-            raise BadInput(f"arm {arm.name!r} of the plan has no valid part to be scored on; set text.valid above 0")
+            raise UserError(f"arm {arm.name!r} of the plan has no valid part to be scored on; set text.valid above 0")
         step = recipe.training.batch * recipe.model.context
         if 0 < recipe.training.characters < step:
-            raise BadInput(
+            raise UserError(
                 f"arm {arm.name!r} of the plan has {recipe.training.characters:,} characters, fewer than one step of "
                 f"{recipe.training.batch} windows of {recipe.model.context} reads ({step:,}); give it more"
             )
         if recipe in seen:
-            raise BadInput(
+            raise UserError(
                 f"arms {seen[recipe]!r} and {arm.name!r} of the plan are duplicate runs, for all their settings are "
                 "the same; leave one out"
             )
@@ -303,7 +304,7 @@ def check_names(plan: Plan) -> None:
     """Names that become those of folders, and the baseline."""
     for what, name in [("plan", plan.name), *(("arm", arm.name) for arm in plan.arms)]:
         if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or len(name) > LONGEST_NAME:
-            raise BadInput(
+            raise UserError(
                 f"the {what}'s name {name!r} cannot be that of a folder; use letters, digits and - _ . = + within it, "
                 f"at most {LONGEST_NAME}"
             )
@@ -311,9 +312,9 @@ def check_names(plan: Plan) -> None:
     lowered = [name.casefold() for name in names]
     for name in names:
         if lowered.count(name.casefold()) > 1:
-            raise BadInput(f"two arms of the plan are called {name!r}, in capitals or not; rename one")
+            raise UserError(f"two arms of the plan are called {name!r}, in capitals or not; rename one")
     if plan.baseline not in names:
-        raise BadInput(f"the plan's baseline {plan.baseline!r} is none of its arms{nearest(plan.baseline, names)}")
+        raise UserError(f"the plan's baseline {plan.baseline!r} is none of its arms{nearest(plan.baseline, names)}")
 
 
 def check_budget(plan: Plan, arm: Arm) -> None:
@@ -322,12 +323,12 @@ def check_budget(plan: Plan, arm: Arm) -> None:
     budgets = [name for name in BUDGETS if name in fields]
     if len(budgets) != 1:
         many = " and ".join(budgets) if budgets else "no budget"
-        raise BadInput(
+        raise UserError(
             f"arm {arm.name!r} of the plan has {many}; a run has one budget: set one of {', '.join(BUDGETS)}"
         )
     amount, least = fields[budgets[0]], 1 / 60 if budgets[0] == "training.minutes" else 1
     if not least <= amount < math.inf:
-        raise BadInput(
+        raise UserError(
             f"arm {arm.name!r} of the plan has the budget {budgets[0]} = {amount:g}; it must be enough for a step: at "
             f"least {'a second' if least < 1 else '1'}"
         )

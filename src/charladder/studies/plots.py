@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from charladder.atomic_io import beside
+from charladder.atomic_io import atomic_write
 from charladder.objective import ObjectiveConfig, depends_on_step, term_weights
-from charladder.studies.results import Curve, Curves
+from charladder.studies.results import Curve, RunCurves
 from charladder.studies.svg_figures import drawing, label, look
 from charladder.training.curves import OPENING, set_limits
 from charladder.training.palette import WEIGHTS, scale_of_weights
@@ -19,7 +19,7 @@ WORK = 1_000_000  # weights that are computed for a picture
 TAKEN_IN_TURN = 16  # steps over which weights that move every step are averaged
 
 
-def draw_runs(runs: Mapping[str, Curves], terms: Sequence[str], by: str, path: Path) -> None:
+def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path: Path) -> None:
     """Bits per character of the runs over `by`: the stretch of the valid part, and each term of the training loss."""
     with drawing("plot", **{"axes.spines.top": False, "axes.spines.right": False}) as Figure:
         rows = -(-(1 + len(terms)) // 2)
@@ -90,5 +90,5 @@ def schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.nda
 
 
 def save(figure: Any, path: Path) -> None:
-    with beside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=130, format=path.suffix[1:].lower())

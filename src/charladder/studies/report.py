@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from charladder.studies.plan import Arm, Contrast, Plan
-from charladder.studies.results import Gap, Result, Results
+from charladder.studies.results import MissingRun, Result, Results
 from charladder.studies.statistics import Difference, Estimate, crossing, estimate, holm, paired, verdict
 
 
 @dataclass(frozen=True)
-class Reached:
+class LevelReached:
     """When the runs of an arm come down to the level of the baseline: characters and seconds of training, in the mean
     where all `of` them do; what only some reach has no mean, for it would be that of the fastest."""
 
@@ -40,7 +40,7 @@ class ArmReport:
     verdict: str
     seconds: Estimate | None
     speed: Estimate | None
-    reached: Reached
+    reached: LevelReached
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ContrastReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """level: bits per character of the baseline's runs, in the mean, where the stretch of the valid part that is scored
     on the way was scored last. facts: what stands at the head, as (name, text)."""
 
@@ -61,13 +61,13 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     arms: tuple[ArmReport, ...]
     contrasts: tuple[ContrastReport, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[MissingRun, ...]
     warnings: tuple[str, ...]
     level: float | None
     command: str
 
 
-def build_report(plan: Plan, results: Results) -> Report:
+def build_report(plan: Plan, results: Results) -> StudyReport:
     """All numbers of a report."""
     baseline = {result.seed: result.bits for result in results.of(plan.baseline)}
     differences = {
@@ -96,7 +96,9 @@ def build_report(plan: Plan, results: Results) -> Report:
     )
     command = f"charladder study {shlex.quote(str(results.folder / 'plan.toml'))}"
     contrasts = tuple(contrast_report(one, results) for one in plan.contrasts)
-    return Report(plan, facts(plan, results), arms, contrasts, results.gaps, warnings(results.found), level, command)
+    return StudyReport(
+        plan, facts(plan, results), arms, contrasts, results.gaps, warnings(results.found), level, command
+    )
 
 
 def contrast_report(contrast: Contrast, results: Results) -> ContrastReport:
@@ -162,14 +164,14 @@ def level_of(runs: Iterable[Result]) -> float | None:
     return sum(last) / len(last) if last else None
 
 
-def reached(runs: tuple[Result, ...], level: float | None) -> Reached:
+def reached(runs: tuple[Result, ...], level: float | None) -> LevelReached:
     if level is None:
-        return Reached(0, len(runs), None, None)
+        return LevelReached(0, len(runs), None, None)
     curves = [run.curves.valid for run in runs]
     characters = [x for one in curves if (x := crossing(one.characters_P, one.bits_P, level)) is not None]
     seconds = [x for one in curves if (x := crossing(one.seconds_P, one.bits_P, level)) is not None]
     whole = bool(runs) and len(characters) == len(runs)
-    return Reached(
+    return LevelReached(
         len(characters),
         len(runs),
         sum(characters) / len(characters) if whole else None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.recipe import Recipe
 from charladder.run import open_run
@@ -34,7 +34,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Curves:
+class RunCurves:
     """metrics.jsonl of a run. steps, characters, seconds: of training, up to its last line. terms: bits of training
     batches by name of the term. valid: the stretch that is scored on the way. whole: the last line that scores the
     whole valid part, None before there is one. final: the last score at the end of training, of the whole part or of a
@@ -67,7 +67,7 @@ class Result:
     bits: float
     scored: int
     train_bits: float
-    curves: Curves
+    curves: RunCurves
     environment: dict[str, Any]
 
     @property
@@ -77,7 +77,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Gap:
+class MissingRun:
     """A run that is planned and cannot be counted, and why."""
 
     arm: str
@@ -89,7 +89,7 @@ class Gap:
 class Results:
     folder: Path
     found: tuple[Result, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[MissingRun, ...]
 
     def of(self, arm: str) -> tuple[Result, ...]:
         """The finished runs of an arm, by seed as planned."""
@@ -102,37 +102,37 @@ def collect(folder: Path, plan: Plan) -> Results:
     return Results(
         folder,
         tuple(one for one in all_of_them if isinstance(one, Result)),
-        tuple(one for one in all_of_them if isinstance(one, Gap)),
+        tuple(one for one in all_of_them if isinstance(one, MissingRun)),
     )
 
 
-def read_result(folder: Path, arm: str, seed: int) -> Result | Gap:
+def read_result(folder: Path, arm: str, seed: int) -> Result | MissingRun:
     path = folder / run_name(arm, seed)
     if not path.exists():
-        return Gap(arm, seed, "not begun")
+        return MissingRun(arm, seed, "not begun")
     try:
         recipe = open_run(path).recipe
         environment = json.loads(read_bytes(path / "environment.json"))
         curves = read_curves(path) if (path / "metrics.jsonl").exists() else None
-    except BadInput as error:
-        return Gap(arm, seed, f"unreadable: {error}")
+    except UserError as error:
+        return MissingRun(arm, seed, f"unreadable: {error}")
     except (OSError, ValueError, RecursionError) as error:
-        return Gap(arm, seed, f"unreadable: {error}")
+        return MissingRun(arm, seed, f"unreadable: {error}")
     if not isinstance(environment, dict):
-        return Gap(arm, seed, "unreadable: environment.json does not say with what the run began")
+        return MissingRun(arm, seed, "unreadable: environment.json does not say with what the run began")
     if recipe.training.seed != seed:
-        return Gap(arm, seed, f"unreadable: {path} was trained with seed {recipe.training.seed}")
+        return MissingRun(arm, seed, f"unreadable: {path} was trained with seed {recipe.training.seed}")
     steps = 0 if curves is None else curves.steps
     # A score from before the last step is one of a run that was then to go on for longer, and has not got there.
     if curves is None or curves.whole is None or curves.whole["step"] < steps or "main" not in curves.terms:
-        return Gap(arm, seed, f"unfinished at step {steps:,}")
+        return MissingRun(arm, seed, f"unfinished at step {steps:,}")
     train_bits = float(curves.terms["main"].bits_P[-LAST:].mean())
     scored = int(curves.whole.get("characters") or 0) if number(curves.whole.get("characters")) else 0
     bits = float(curves.whole["bits_per_character"])
     return Result(arm, seed, path, recipe, bits, scored, train_bits, curves, environment)
 
 
-def read_curves(path: Path) -> Curves:
+def read_curves(path: Path) -> RunCurves:
     """The curves of a run, finished or not. Raises OSError where there are no metrics."""
     lines = read_metrics(path / "metrics.jsonl")
     steps = [line for line in lines if "split" not in line and number(line.get("characters"))]
@@ -155,7 +155,7 @@ def read_curves(path: Path) -> Curves:
     finals = [line for line in valid if not is_validation(line) and math.isfinite(line["bits_per_character"])]
     wholes = [line for line in finals if not line.get("part")]
     last = steps[-1] if steps else {"step": 0, "characters": 0}
-    return Curves(
+    return RunCurves(
         steps=last["step"],
         characters=int(last["characters"]),
         seconds=max(times.values(), default=0.0),

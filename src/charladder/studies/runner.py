@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Begun:
+class RunStarted:
     """A process has been started; `again` where the run had begun before."""
 
     run: PlannedRun
@@ -35,7 +35,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Progressed:
+class RunProgress:
     """How far a run is, and the bits of its last logged step."""
 
     run: PlannedRun
@@ -44,7 +44,7 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunFinished:
     """A run is done, with its bits on the whole valid part; `before` where it was when the plan was taken up."""
 
     run: PlannedRun
@@ -54,7 +54,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Failed:
+class RunFailed:
     """A process ended with neither a score nor a request to stop; its log says why."""
 
     run: PlannedRun
@@ -62,17 +62,17 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Interrupted:
+class RunInterrupted:
     """A run was stopped, saved, and goes on when the plan does."""
 
     run: PlannedRun
 
 
-Event = Begun | Progressed | Finished | Failed | Interrupted
+Event = RunStarted | RunProgress | RunFinished | RunFailed | RunInterrupted
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """A process at work on a run."""
 
     run: PlannedRun
@@ -82,12 +82,12 @@ class Child:
     began: float
 
 
-def carry_out(
+def run_plan(
     plan: Plan, folder: Path, jobs: int, stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
     """Trains all that is not finished, `jobs` runs at once, until all have ended or `stop` says so.
 
-    Raises BadInput, before anything starts, where the folder holds something else.
+    Raises UserError, before anything starts, where the folder holds something else.
     """
     with taken_up(plan, folder) as plan:
         waiting: list[PlannedRun] = []
@@ -96,8 +96,8 @@ def carry_out(
             if bits is None:
                 waiting.append(run)
             else:
-                yield Finished(run, bits, 0.0, before=True)
-        at_work: list[Child] = []
+                yield RunFinished(run, bits, 0.0, before=True)
+        at_work: list[ChildProcess] = []
         try:
             yield from worked_off(plan, waiting, at_work, jobs, stop)
         finally:
@@ -105,7 +105,7 @@ def carry_out(
 
 
 def worked_off(
-    plan: Plan, waiting: list[PlannedRun], at_work: list[Child], jobs: int, stop: Callable[[], bool]
+    plan: Plan, waiting: list[PlannedRun], at_work: list[ChildProcess], jobs: int, stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """Starts processes while there are slots, and says what becomes of them."""
     told, looked = False, time.monotonic()
@@ -120,7 +120,7 @@ def worked_off(
             run = waiting.pop(0)
             again = run.path.exists()
             at_work.append(start(plan, run, slot, jobs))
-            yield Begun(run, again)
+            yield RunStarted(run, again)
         for child in [child for child in at_work if child.process.poll() is not None]:
             at_work.remove(child)
             child.log.close()
@@ -128,20 +128,20 @@ def worked_off(
         if time.monotonic() - looked > LOOK:
             looked = time.monotonic()
             for child in list(at_work):
-                yield Progressed(child.run, *so_far(child.run))
+                yield RunProgress(child.run, *so_far(child.run))
         if at_work:
             time.sleep(POLL)
 
 
-def outcome(plan: Plan, child: Child, told: bool) -> Event:
+def outcome(plan: Plan, child: ChildProcess, told: bool) -> Event:
     """What became of a process that has ended."""
     bits, code = final_bits(plan, child.run), child.process.returncode
     if code == 0 and bits is not None:
-        return Finished(child.run, bits, time.monotonic() - child.began)
+        return RunFinished(child.run, bits, time.monotonic() - child.began)
     # One that was asked to stop before it could listen ends as Python does, and has lost nothing.
     if code == INTERRUPTED or (told and code in (1, -signal.SIGINT, -signal.SIGTERM)):
-        return Interrupted(child.run)
-    return Failed(child.run, code)
+        return RunInterrupted(child.run)
+    return RunFailed(child.run, code)
 
 
 def words(plan: Plan, run: PlannedRun) -> list[str]:
@@ -162,7 +162,7 @@ def words(plan: Plan, run: PlannedRun) -> list[str]:
     ]
 
 
-def start(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> Child:
+def start(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> ChildProcess:
     """Starts a run, in a session of its own: Ctrl-C comes to it once, by us, and not from the terminal as well."""
     command = [sys.executable, "-m", "charladder.studies.child_process", str(os.getpid()), *words(plan, run)]
     log = run.log.open("ab")
@@ -174,7 +174,7 @@ def start(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> Child:
     except BaseException:
         log.close()
         raise
-    return Child(run, process, log, slot, time.monotonic())
+    return ChildProcess(run, process, log, slot, time.monotonic())
 
 
 def surroundings(plan: Plan, slot: int, jobs: int) -> dict[str, str]:
@@ -211,14 +211,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ask(child: Child) -> None:
+def ask(child: ChildProcess) -> None:
     """Asks a process to save and stop: not by SIGINT, which what a shell starts in the background ignores, and whatever
     that starts."""
     with contextlib.suppress(OSError, ValueError):
         child.process.send_signal(signal.SIGTERM)
 
 
-def end(children: list[Child]) -> None:
+def end(children: list[ChildProcess]) -> None:
     """Nobody at work outlives us: they are asked, and after a while killed."""
     for child in children:
         ask(child)

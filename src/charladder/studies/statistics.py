@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 ENOUGH = 5  # seeds, below which nothing is claimed
 LEVEL = 0.05
@@ -41,11 +41,11 @@ class Difference:
 
 
 def student() -> Any:
-    """Student's t distribution. Raises BadInput where scipy is missing."""
+    """Student's t distribution. Raises UserError where scipy is missing."""
     try:
         from scipy.stats import t
     except ImportError:
-        raise BadInput('the statistics of a plan need scipy: pip install "charladder[study]"') from None
+        raise UserError('the statistics of a plan need scipy: pip install "charladder[study]"') from None
     return t
 
 

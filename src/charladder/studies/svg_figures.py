@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from charladder.errors import BadInput
-from charladder.studies.report import Report
+from charladder.errors import UserError
+from charladder.studies.report import StudyReport
 from charladder.studies.results import Curve
 from charladder.studies.statistics import band, shows_difference
 from charladder.training.curves import OPENING, set_limits
@@ -29,12 +29,12 @@ POINTS = 50  # of a training curve: means of neighbouring logged steps
 
 @contextmanager
 def drawing(extra: str, **style: Any) -> Iterator[Any]:
-    """Matplotlib's Figure, in our style. Raises BadInput where matplotlib is missing."""
+    """Matplotlib's Figure, in our style. Raises UserError where matplotlib is missing."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput(f'pictures need matplotlib: pip install "charladder[{extra}]"') from None
+        raise UserError(f'pictures need matplotlib: pip install "charladder[{extra}]"') from None
     with matplotlib.rc_context(cast(Any, style)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font does not have
         yield Figure
@@ -51,7 +51,7 @@ def look(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
 
 
-def forest(report: Report) -> str:
+def forest(report: StudyReport) -> str:
     """The difference of each arm to the baseline with its 95% interval, a row an arm; left of 0 is better."""
     shown = [(one, one.difference) for one in report.arms if one.difference is not None]
     if not shown:
@@ -73,7 +73,7 @@ def forest(report: Report) -> str:
         return svg(figure, "forest", "Difference of each arm to the baseline in bits per character, with 95% intervals")
 
 
-def learning_curves(report: Report, which: str) -> str:
+def learning_curves(report: StudyReport, which: str) -> str:
     """The valid stretch or the training batches (`which`: valid, train) over characters, with 95% bands."""
     with drawing("study", **STYLE, **{"svg.hashsalt": which}) as Figure:
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
@@ -112,7 +112,7 @@ def smooth(curve: Curve) -> Curve:
     return Curve(*(np.array([x[group].mean() for group in groups if len(group)]) for x in vars(curve).values()))
 
 
-def norms_by_depth(report: Report) -> str:
+def norms_by_depth(report: StudyReport) -> str:
     """The mean norm of the gradient by layer, in the first, second and last third of training; a panel an arm."""
     shown = [(one.arm.name, thirds([norm for run in one.runs for norm in run.curves.norms])) for one in report.arms]
     shown = [(name, found) for name, found in shown if found]

@@ -2,12 +2,12 @@
 
 from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
 from charladder.text.cache import Report, cache_folder, silent
-from charladder.text.corpus import Corpus, NotOpened, exists, fetched, not_fetched, open_corpus, open_recorded
+from charladder.text.corpus import Corpus, NotOpened, ensure_cached, exists, not_fetched, open_corpus, open_recorded
 from charladder.text.datasets import corpora
-from charladder.text.ingest import kept
-from charladder.text.integrity import intact
+from charladder.text.ingest import cached_text
+from charladder.text.integrity import is_intact
 from charladder.text.memory_map import cut_short, release
-from charladder.text.prune import Item, prune
+from charladder.text.prune import PrunedItem, prune
 from charladder.text.sources import is_url
 from charladder.text.split import Split, split
 from charladder.text.windows import Windows
@@ -16,19 +16,19 @@ __all__ = [
     "POLICIES",
     "Alphabet",
     "Corpus",
-    "Item",
     "NotOpened",
+    "PrunedItem",
     "Report",
     "Split",
     "Windows",
     "cache_folder",
+    "cached_text",
     "corpora",
     "cut_short",
+    "ensure_cached",
     "exists",
-    "fetched",
-    "intact",
+    "is_intact",
     "is_url",
-    "kept",
     "learn_letters",
     "not_fetched",
     "open_corpus",

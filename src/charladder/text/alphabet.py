@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.memory_map import release
 
 SMALL, LARGE = 256, 65536  # letters whose ids fit one byte, two bytes
@@ -28,11 +28,11 @@ class Alphabet:
 
     def __post_init__(self) -> None:
         if len(set(self.letters)) != len(self.letters):
-            raise BadInput("an alphabet names a letter twice; give each letter once")
+            raise UserError("an alphabet names a letter twice; give each letter once")
         if len(self.letters) > LARGE:
-            raise BadInput(f"an alphabet has {len(self.letters)} letters; it holds {LARGE} at most")
+            raise UserError(f"an alphabet has {len(self.letters)} letters; it holds {LARGE} at most")
         if any("\ud800" <= letter <= "\udfff" for letter in self.letters):
-            raise BadInput("an alphabet has half a surrogate pair as a letter; give whole Unicode characters")
+            raise UserError("an alphabet has half a surrogate pair as a letter; give whole Unicode characters")
 
     @property
     def kind(self) -> str:
@@ -54,11 +54,11 @@ class Alphabet:
         return table_P
 
     def check_policy(self, unknown: str) -> None:
-        """Raises BadInput where this alphabet cannot do what is asked with unknown letters."""
+        """Raises UserError where this alphabet cannot do what is asked with unknown letters."""
         if unknown not in POLICIES:
-            raise BadInput(f"--unknown is {unknown!r}; it must be one of {', '.join(POLICIES)}")
+            raise UserError(f"--unknown is {unknown!r}; it must be one of {', '.join(POLICIES)}")
         if unknown == "replace" and self.letters and UNKNOWN not in self.letters:
-            raise BadInput(
+            raise UserError(
                 "--unknown replace wants an alphabet with the replacement letter, which only a run trained with "
                 "--unknown replace has; use --unknown drop"
             )
@@ -66,7 +66,7 @@ class Alphabet:
     def encode(self, data: bytes, where: str = "the text", unknown: str = "error") -> np.ndarray:
         """The ids of UTF-8 `data`, of shape (characters,) and `dtype`.
 
-        Raises BadInput for a letter outside the alphabet (unless `unknown` is replace or drop), and, with letters,
+        Raises UserError for a letter outside the alphabet (unless `unknown` is replace or drop), and, with letters,
         for data that is not UTF-8.
         """
         if not self.letters:
@@ -78,7 +78,7 @@ class Alphabet:
         if outside.any():
             if unknown == "error":
                 place = int(np.argmax(outside))
-                raise BadInput(self.unknown_sentence(text[place], where, f"position {place}"))
+                raise UserError(self.unknown_sentence(text[place], where, f"position {place}"))
             ids = ids[~outside] if unknown == "drop" else np.where(outside, self.table_P[ord(UNKNOWN)], ids)
         return ids.astype(self.dtype)
 
@@ -123,7 +123,7 @@ def decode_utf8(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise BadInput(not_utf8(where, error.start)) from None
+        raise UserError(not_utf8(where, error.start)) from None
 
 
 def not_utf8(where: str, place: int) -> str:
@@ -145,15 +145,15 @@ def choose_letters(
     """An alphabet of at most `most` letters for a text in which each occurs so often, in code point order.
 
     With `unknown` replace it has UNKNOWN too, to stand for others. Where there are more letters than `most`, the
-    rarest are left out if `unknown` says what to do with them. Raises BadInput otherwise, and for an empty text.
+    rarest are left out if `unknown` says what to do with them. Raises UserError otherwise, and for an empty text.
     """
     if not counts:
-        raise BadInput(f"{where} is empty, so no alphabet can be learned from it")
+        raise UserError(f"{where} is empty, so no alphabet can be learned from it")
     chosen = set(counts) | ({UNKNOWN} if unknown == "replace" else set())
     if len(chosen) > most:
         if unknown == "error":
             wider = "" if most == LARGE else f" --alphabet unicode holds {LARGE},"
-            raise BadInput(
+            raise UserError(
                 f"{where} has {len(counts)} different characters, more than the {most} a letter alphabet holds;"
                 f"{wider} --alphabet bytes takes any text, and --unknown replace or drop gives up the rarest"
             )

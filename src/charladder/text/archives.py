@@ -18,18 +18,18 @@ from pathlib import PurePosixPath
 from tarfile import EmptyHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Any
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 CHUNK = 1 << 18
 BOMB_RATIO = 200  # text, logs included, packs to a fiftieth at the very best; a bomb to a thousandth
 BOMB_FLOOR = 64 << 20
 
 
-class Damaged(BadInput):
+class DamagedArchive(UserError):
     """A file that is not what it should be; another copy of it may be."""
 
 
-class Streams:
+class CompressedReader:
     """Unpacks one or more packed streams on end. The standard library's own files end without a word where a later
     stream is damaged; here whatever follows a stream must be another one.
 
@@ -65,27 +65,27 @@ class Streams:
                 return unpacked
 
 
-def open_zst(file: IO[bytes]) -> Streams:
+def open_zst(file: IO[bytes]) -> CompressedReader:
     try:
         from compression import zstd  # type: ignore[import-not-found]  # Python 3.14
     except ImportError:
         try:
             from backports import zstd
         except ImportError:
-            raise BadInput('reading .zst needs backports.zstd: pip install "charladder[zst]"') from None
-    return Streams(file, zstd.ZstdDecompressor, zstd.ZstdError)
+            raise UserError('reading .zst needs backports.zstd: pip install "charladder[zst]"') from None
+    return CompressedReader(file, zstd.ZstdDecompressor, zstd.ZstdError)
 
 
 PACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".xz": lambda file: Streams(file, lzma.LZMADecompressor, lzma.LZMAError, padding=b"\0"),
-    ".bz2": lambda file: Streams(file, bz2.BZ2Decompressor, OSError),
+    ".xz": lambda file: CompressedReader(file, lzma.LZMADecompressor, lzma.LZMAError, padding=b"\0"),
+    ".bz2": lambda file: CompressedReader(file, bz2.BZ2Decompressor, OSError),
     ".zst": open_zst,
 }
 SHORT = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2", ".tbz": ".tar.bz2", ".tzst": ".tar.zst"}
 
 
-def packed(name: str) -> bool:
+def archive_kind(name: str) -> bool:
     """Whether a file of this name is unpacked, and not read as it lies."""
     return any(name.lower().endswith(suffix) for suffix in (*PACKERS, *SHORT, ".tar", ".zip"))
 
@@ -96,7 +96,7 @@ def unpack(file: IO[bytes], name: str, size: int | None, form: str = "") -> Iter
     `size` is its size in bytes, if known.
 
     A plain file gives itself. Of a zip or tar, every regular file in its order; links and devices are left out.
-    Raises BadInput for what is damaged, encrypted, cut short, leaves its archive (`../`), or unpacks to a bomb.
+    Raises UserError for what is damaged, encrypted, cut short, leaves its archive (`../`), or unpacks to a bomb.
     """
     lower = (form or name).lower()
     for short, long in SHORT.items():
@@ -114,7 +114,7 @@ def unpack(file: IO[bytes], name: str, size: int | None, form: str = "") -> Iter
 
 
 def chunks(stream: IO[bytes], name: str) -> Iterator[bytes]:
-    """All of a stream. Raises BadInput that names it where it cannot be read."""
+    """All of a stream. Raises UserError that names it where it cannot be read."""
     with damage_said(name):
         while chunk := stream.read(CHUNK):
             yield chunk
@@ -134,7 +134,7 @@ def guarded(stream: IO[bytes], name: str, size: int | None, before: list[int] | 
 
 def check_size(name: str, out: int, size: int | None) -> None:
     if size is not None and out > BOMB_RATIO * size + BOMB_FLOOR:
-        raise BadInput(
+        raise UserError(
             f"{name} unpacks to more than {BOMB_RATIO} times its size, as a bomb does, and is refused; "
             "if it is yours, unpack it by hand and give what comes out"
         )
@@ -143,12 +143,12 @@ def check_size(name: str, out: int, size: int | None) -> None:
 def check_name(archive: str, member: str) -> None:
     parts = PurePosixPath(member.replace("\\", "/")).parts
     if ".." in parts or (parts and parts[0] == "/") or re.match("[A-Za-z]:", member):
-        raise BadInput(f"{archive} holds {member!r}, a path that leaves the archive, and is refused; pack it without")
+        raise UserError(f"{archive} holds {member!r}, a path that leaves the archive, and is refused; pack it without")
 
 
 def zip_members(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:
     if not file.seekable():
-        raise BadInput(f"{name} is a zip that comes as a stream, and a zip is read from its end; save it as a file")
+        raise UserError(f"{name} is a zip that comes as a stream, and a zip is read from its end; save it as a file")
     with zipfile.ZipFile(file) as archive:
         members = [member for member in archive.infolist() if is_regular(member)]
         for member in members:
@@ -156,7 +156,7 @@ def zip_members(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
         out = [0]
         for member in members:
             if member.flag_bits & 1:
-                raise BadInput(f"{name} is encrypted ({member.filename!r}); unpack it by hand and give what comes out")
+                raise UserError(f"{name} is encrypted ({member.filename!r}); unpack it by hand and give what comes out")
             with archive.open(member) as stream:
                 yield f"{name}/{member.filename}", guarded(stream, name, size, out)
 
@@ -168,7 +168,7 @@ def is_regular(member: zipfile.ZipInfo) -> bool:
 
 
 def tar_members(stream: IO[bytes], name: str, size: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:
-    whole, out = Stream(stream, name, size), [0]
+    whole, out = CountingReader(stream, name, size), [0]
     with tarfile.open(fileobj=whole, mode="r|", tarinfo=Member) as archive:  # type: ignore[call-overload]
         for member in archive:
             check_name(name, member.name)
@@ -177,7 +177,7 @@ def tar_members(stream: IO[bytes], name: str, size: int | None) -> Iterator[tupl
     # To the very end: only so are the checksums looked at of what the tar is packed in.
     while rest := whole.read(CHUNK):
         if rest.strip(b"\0"):
-            raise Damaged(said(name, ValueError("there is more after its end")))
+            raise DamagedArchive(error_text(name, ValueError("there is more after its end")))
 
 
 class Member(tarfile.TarInfo):
@@ -191,7 +191,7 @@ class Member(tarfile.TarInfo):
             raise ValueError(f"a header is broken or missing: {error}") from None
 
 
-class Stream:
+class CountingReader:
     """Only what tarfile's streaming mode needs of a file, so that it never seeks; what is read is counted."""
 
     def __init__(self, file: IO[bytes], name: str, size: int | None) -> None:
@@ -210,15 +210,15 @@ def damage_said(name: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile) as error:
-        raise Damaged(said(name, error)) from None
+        raise DamagedArchive(error_text(name, error)) from None
     except (NotImplementedError, RuntimeError, ValueError, UnicodeError, OverflowError) as error:
-        raise Damaged(said(name, error)) from None
+        raise DamagedArchive(error_text(name, error)) from None
     except OSError as error:
         if error.errno is not None:  # the file itself cannot be read
-            raise BadInput(f"{name} cannot be read: {error.strerror}") from None
-        raise Damaged(said(name, error)) from None
+            raise UserError(f"{name} cannot be read: {error.strerror}") from None
+        raise DamagedArchive(error_text(name, error)) from None
 
 
-def said(name: str, error: Exception) -> str:
+def error_text(name: str, error: Exception) -> str:
     why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"{name} cannot be unpacked ({why}); it is cut short, damaged, or not what its name says"

@@ -19,8 +19,8 @@ from typing import Any
 
 import platformdirs
 
-from charladder.atomic_io import beside
-from charladder.errors import BadInput
+from charladder.atomic_io import atomic_write
+from charladder.errors import UserError
 
 DAY = 86400.0
 Report = Callable[[str, int, int | None], None]
@@ -32,7 +32,7 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 def cache_folder() -> Path:
-    """CHARLADDER_CACHE, or the platform's cache folder. Raises BadInput for a user without a home folder."""
+    """CHARLADDER_CACHE, or the platform's cache folder. Raises UserError for a user without a home folder."""
     chosen = os.environ.get("CHARLADDER_CACHE")
     if chosen:
         return Path(chosen).absolute()
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
         folder = Path(platformdirs.user_cache_dir("charladder"))
         if folder.is_absolute():
             return folder
-    raise BadInput("this user has no home folder to keep the cache in; set CHARLADDER_CACHE to a folder")
+    raise UserError("this user has no home folder to keep the cache in; set CHARLADDER_CACHE to a folder")
 
 
 def room(name: str) -> Path:
@@ -53,13 +53,13 @@ def room(name: str) -> Path:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """What fails inside fails because of the cache folder, and is said so (BadInput)."""
+    """What fails inside fails because of the cache folder, and is said so (UserError)."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "there is no room left for it" if full else error.strerror or str(error)
-        raise BadInput(
+        raise UserError(
             f"the cache folder {cache_folder()} cannot be written: {what}; "
             f"{'free some, or ' if full else ''}set CHARLADDER_CACHE to a folder that {'has it' if full else 'can be'}"
         ) from None
@@ -68,10 +68,10 @@ def writing() -> Iterator[None]:
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """Where to write a file of the cache, which several processes may write at the same time: readers see all of it or
-    nothing. Only what this does itself is an error of the cache folder (BadInput); use `writing` inside."""
+    nothing. Only what this does itself is an error of the cache folder (UserError); use `writing` inside."""
     with ExitStack() as stack:
         with writing():
-            part = stack.enter_context(beside(target, shared=True))
+            part = stack.enter_context(atomic_write(target, shared=True))
         yield part
         with writing():
             stack.close()

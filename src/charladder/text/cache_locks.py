@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.cache import cache_folder
 
 try:
@@ -39,16 +39,16 @@ def opening_texts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def pruning() -> Iterator[None]:
-    """Inside, no other process opens texts. Raises BadInput where one does, and where the system has no such locks."""
+    """Inside, no other process opens texts. Raises UserError where one does, and where the system has no such locks."""
     if fcntl is None:
-        raise BadInput("the cache cannot be pruned here, for this system has no flock; remove its folder by hand")
+        raise UserError("the cache cannot be pruned here, for this system has no flock; remove its folder by hand")
     path = cache_folder() / NAME
     handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput("another process is reading a text into the cache; prune it when that is done") from None
+            raise UserError("another process is reading a text into the cache; prune it when that is done") from None
         yield
     finally:
         os.close(handle)

@@ -12,19 +12,19 @@ from typing import IO
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.alphabet import UNKNOWN, Alphabet, code_points, not_utf8
 from charladder.text.cache import Report, new_file, read_json, silent, write_json, writing
-from charladder.text.ingest import Text
-from charladder.text.integrity import intact, mark_verified
+from charladder.text.ingest import IngestedText
+from charladder.text.integrity import is_intact, mark_verified
 
 STRETCH = 1 << 20
 
 
-def decoded(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def decoded(text: IngestedText, what: str, report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The text as (bytes, code points), stretch by stretch, each ending between two characters.
 
-    Raises BadInput that names the file and the byte which is not UTF-8.
+    Raises UserError that names the file and the byte which is not UTF-8.
     """
     decoder, waiting, done = codecs.getincrementaldecoder("utf-8")(), b"", 0
     with text.path.open("rb") as file:
@@ -33,7 +33,7 @@ def decoded(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray,
             try:
                 letters = decoder.decode(chunk, last)
             except UnicodeDecodeError as error:
-                raise BadInput(not_utf8(*place_in(text, done - len(waiting) + error.start))) from None
+                raise UserError(not_utf8(*place_in(text, done - len(waiting) + error.start))) from None
             held = decoder.getstate()[0]
             whole = waiting + chunk
             whole = whole[: len(whole) - len(held)]
@@ -42,14 +42,14 @@ def decoded(text: Text, what: str, report: Report) -> Iterator[tuple[np.ndarray,
             report(what, done, text.bytes)
 
 
-def place_in(text: Text, place: int) -> tuple[str, int]:
+def place_in(text: IngestedText, place: int) -> tuple[str, int]:
     """The file in which byte `place` of the text lies, and which byte of that file it is."""
     number = bisect.bisect_right(text.ends, place)
     number = min(number, len(text.ends) - 1)
     return text.names[number], place - (text.ends[number - 1] if number else 0)
 
 
-def count_letters(text: Text, report: Report = silent) -> dict[str, int]:
+def count_letters(text: IngestedText, report: Report = silent) -> dict[str, int]:
     """How often each Unicode character occurs; kept in the cache."""
     known = text.path.with_suffix(".letters.json")
     counts = read_json(known)
@@ -62,15 +62,17 @@ def count_letters(text: Text, report: Report = silent) -> dict[str, int]:
     return counts
 
 
-def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent) -> tuple[Path, np.ndarray, int]:
+def spell(
+    text: IngestedText, alphabet: Alphabet, unknown: str, report: Report = silent
+) -> tuple[Path, np.ndarray, int]:
     """The file of the text's ids in `alphabet`, where each of its files ends in them (F,), and how many letters were
-    unknown (replaced or dropped). Raises BadInput for an unknown letter where `unknown` is error.
+    unknown (replaced or dropped). Raises UserError for an unknown letter where `unknown` is error.
     """
     alphabet.check_policy(unknown)
     mark = hashlib.sha256(repr((alphabet.letters, unknown, text.ends)).encode()).hexdigest()[:32]
     target = text.path.with_name(f"{text.sha256}-{mark}.ids")
     facts = read_json(target.with_suffix(".json"), sha256=str, ends=list, unknown=int)
-    if facts is not None and intact(target, facts["sha256"], report):
+    if facts is not None and is_intact(target, facts["sha256"], report):
         return target, np.array(facts["ends"], np.int64), facts["unknown"]
     with new_file(target) as part:
         with writing():
@@ -84,7 +86,7 @@ def spell(text: Text, alphabet: Alphabet, unknown: str, report: Report = silent)
 
 
 def spell_to(
-    file: IO[bytes], text: Text, alphabet: Alphabet, unknown: str, report: Report
+    file: IO[bytes], text: IngestedText, alphabet: Alphabet, unknown: str, report: Report
 ) -> tuple[list[int], int, str]:
     """Writes the ids of a text. Returns where its files end in them, how many letters were unknown, and the SHA-256."""
     ends: list[int] = []
@@ -100,7 +102,7 @@ def spell_to(
                 first = int(np.argmax(outside_C))
                 where, place = place_in(text, done + int(np.flatnonzero(begins_N)[first]))
                 letter = chr(points_C[first])
-                raise BadInput(alphabet.unknown_sentence(letter, where, f"byte {place}"))
+                raise UserError(alphabet.unknown_sentence(letter, where, f"byte {place}"))
         kept_C = ~outside_C if unknown == "drop" else np.ones(len(ids_C), bool)
         # how many ids have been written before each character of the stretch, and after the last
         before_C = spelled + np.concatenate([[0], np.cumsum(kept_C)])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.alphabet import LARGE, SMALL, TEXT8, Alphabet, choose_letters
-from charladder.text.archives import Damaged
+from charladder.text.archives import DamagedArchive
 from charladder.text.by_digest import recorded_text
 from charladder.text.cache import Report, cache_folder, room, silent
 from charladder.text.cache_locks import opening_texts
@@ -18,7 +18,7 @@ from charladder.text.character_counts import count_letters, spell
 from charladder.text.datasets import PYTHON, by_hand, find_named, names, open_named
 from charladder.text.download import download, place_of
 from charladder.text.file_reader import size_of
-from charladder.text.ingest import Text, gather, kept
+from charladder.text.ingest import IngestedText, cached_text, ingest_sources
 from charladder.text.memory_map import map_ids
 from charladder.text.prune import mark_used
 from charladder.text.sources import STDIN, Source, absolute, find, is_url, python_sources
@@ -50,7 +50,7 @@ class Corpus:
         return ", ".join(self.names)
 
 
-class NotOpened(BadInput):
+class NotOpened(UserError):
     """The data that a run directory names is not opened unless the user names it."""
 
 
@@ -69,8 +69,8 @@ def open_recorded(
 
     A run directory may come from another person: see `charladder.text.trusted_data` for what is opened. Where `data` is
     not opened, is gone or has changed, the text comes from the cache. size: of the text, in bytes, where it is known.
-    run: the name of the run, for messages. Raises BadInput as `open_corpus`, and NotOpened where the data is not opened
-    and the cache does not have the text.
+    run: the name of the run, for messages. Raises UserError as `open_corpus`, and NotOpened where the data is not
+    opened and the cache does not have the text.
     """
     with opening_texts():
         closed = unopened(data, encoding, sha256, size, run)
@@ -91,7 +91,7 @@ def open_corpus(
     alphabet: one, or the kind to learn: `bytes`, `letters`, `unicode`, `text8`. encoding: of the files; bytes stay as
     they are in utf-8. unknown: `error`, `replace` or `drop`. again, files: the SHA-256 that the text had before, and
     the number of its files; where `data` is gone or has changed, the text is read from the cache, and a note says so.
-    Raises BadInput for what is not there, empty, unreadable, or not to be spelled.
+    Raises UserError for what is not there, empty, unreadable, or not to be spelled.
     """
     asked = (data,) if isinstance(data, str) else tuple(data)
     with opening_texts():
@@ -115,7 +115,7 @@ def opened_corpus(
     else:
         text = read_text(asked, encoding, report)
     if text.bytes == 0:
-        raise BadInput(f"{shown} is empty; give a file with text in it")
+        raise UserError(f"{shown} is empty; give a file with text in it")
     mark_used(text.path.with_suffix(""))
     kept_names = tuple(name if name in names() else absolute(name) for name in asked)
     if text.streamed:
@@ -127,18 +127,18 @@ def opened_corpus(
     chosen = alphabet if isinstance(alphabet, Alphabet) else learn(text, alphabet, unknown, shown, report)
     path, ends_F, strange = spell(text, chosen, unknown, report)
     if path.stat().st_size == 0:
-        raise BadInput(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
+        raise UserError(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
     ids_N = map_ids(path, chosen.dtype)
     return Corpus(kept_names, ids_N, ends_F, chosen, text.sha256, text.bytes, strange, text.notes)
 
 
-def learn(text: Text, kind: str, unknown: str, shown: str, report: Report) -> Alphabet:
+def learn(text: IngestedText, kind: str, unknown: str, shown: str, report: Report) -> Alphabet:
     if kind == "text8":
         return choose_letters(dict.fromkeys(TEXT8, 1), shown, unknown)
     return choose_letters(count_letters(text, report), shown, unknown, MOST[kind])
 
 
-def read_text(asked: tuple[str, ...], encoding: str, report: Report, everything: bool = False) -> Text:
+def read_text(asked: tuple[str, ...], encoding: str, report: Report, everything: bool = False) -> IngestedText:
     """everything: files that are not text too."""
     if len(asked) == 1 and asked[0] in names():
         return open_named(asked[0], report)
@@ -149,25 +149,25 @@ def read_text(asked: tuple[str, ...], encoding: str, report: Report, everything:
         elif data in names():
             sources.append(Source(data, open_named(data, report).path, raw=True))
         elif is_url(data):
-            sources.append(fetched(data, report))
+            sources.append(ensure_cached(data, report))
         else:
             sources.extend(find(data, names()))
     streams = [source.name for source in sources if size_of(source) is None]
     if streams and len(sources) > 1:
-        raise BadInput(
+        raise UserError(
             f"{streams[0]} is a stream, which can only be read alone; save it as a file, or cat all into one"
         )
     what = repr([name if name in names() else absolute(name) for name in asked])
     try:
-        return gather(what, sources, encoding, report, everything=everything)
-    except Damaged as error:
+        return ingest_sources(what, sources, encoding, report, everything=everything)
+    except DamagedArchive as error:
         bad = [source for source in sources if is_url(source.name) and source.name in str(error)]
         for source in bad:
             source.path.unlink(missing_ok=True)  # type: ignore[union-attr]
-        raise BadInput(f"{error}{'; the next attempt fetches it again' if bad else ''}") from None
+        raise UserError(f"{error}{'; the next attempt fetches it again' if bad else ''}") from None
 
 
-def fetched(url: str, report: Report, anew: bool = False) -> Source:
+def ensure_cached(url: str, report: Report, anew: bool = False) -> Source:
     """The file of a URL, downloaded once."""
     target = place_of(url, room("downloads"))
     with opening_texts():
@@ -177,7 +177,7 @@ def fetched(url: str, report: Report, anew: bool = False) -> Source:
 
 
 def exists(data: str) -> None:
-    """Raises BadInput for DATA that is not there. Reads nothing, and knows nothing of what is on the network."""
+    """Raises UserError for DATA that is not there. Reads nothing, and knows nothing of what is on the network."""
     if data not in names() and not is_url(data):
         find(data, names())
 
@@ -201,11 +201,11 @@ def read_again(
     files: int,
     report: Report,
     closed: Unopened | None,
-) -> Text:
+) -> IngestedText:
     """The text of this SHA-256: from its source, or from the cache where the source is gone or has changed. Where the
-    cache does not have it either, what the source gives now. Raises BadInput where that is nothing, and where the
+    cache does not have it either, what the source gives now. Raises UserError where that is nothing, and where the
     source is `closed`: not to be opened."""
-    found: Text | BadInput | None = None
+    found: IngestedText | UserError | None = None
     at_hand = closed is None and asked != (STDIN,) and not not_fetched(asked)
     if at_hand:
         try:
@@ -213,24 +213,25 @@ def read_again(
             if found.left_out and found.sha256 != sha256:  # a run of version 0.1 was trained on them
                 whole = read_text(asked, encoding, report, everything=True)
                 found = whole if whole.sha256 == sha256 else found
-        except BadInput as error:
+        except UserError as error:
             found = error
-        if isinstance(found, Text) and found.sha256 == sha256:
+        if isinstance(found, IngestedText) and found.sha256 == sha256:
             return found
     old = recorded_text(sha256, shown, files, report)
     if old is not None:
-        changed = isinstance(found, Text) or (closed is not None and closed.changed)
+        changed = isinstance(found, IngestedText) or (closed is not None and closed.changed)
         change = "has changed" if changed else "cannot be read any more"
         note = f"{shown} {change}; the text that it was is taken from the cache"
         return replace(old, notes=(note,)) if at_hand or changed else old
     if closed is not None:
         raise NotOpened(f"{shown} {closed.why}, and the cache has no copy of the text")
-    if isinstance(found, BadInput):
-        raise BadInput(f"{found}; the cache has no copy of the text either")
+    if isinstance(found, UserError):
+        raise UserError(f"{found}; the cache has no copy of the text either")
     if asked == (STDIN,):
-        why = "is damaged" if kept(sha256).is_file() else "is gone"
-        raise BadInput(
-            f"the copy of the text in the cache ({kept(sha256)}) {why}, and the text came from standard input, which "
+        why = "is damaged" if cached_text(sha256).is_file() else "is gone"
+        raise UserError(
+            f"the copy of the text in the cache ({cached_text(sha256)}) {why}, and the text came from standard "
+            "input, which "
             "cannot be read again; save it as a file and start a new run"
         )
     return found or read_text(asked, encoding, report)

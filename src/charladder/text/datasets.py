@@ -5,41 +5,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charladder.text.archives import Damaged
+from charladder.text.archives import DamagedArchive
 from charladder.text.cache import Report, cache_folder, read_json, room, silent, write_json
 from charladder.text.download import download
-from charladder.text.ingest import Expected, Text, find_text, gather, kept, mark_of
-from charladder.text.integrity import intact
+from charladder.text.ingest import ExpectedFiles, IngestedText, cached_text, find_text, ingest_sources, request_key
+from charladder.text.integrity import is_intact
 from charladder.text.sources import Source, fingerprint, python_sources
 
 LICENCE = "CC BY-SA, GFDL (Wikipedia)"
 
 
 @dataclass(frozen=True)
-class Named:
+class Dataset:
     """A corpus that is downloaded. `packed`: bytes of the archive; `expected`: the unpacked text, as published."""
 
     about: str
     licence: str
     url: str
     packed: int
-    expected: Expected
+    expected: ExpectedFiles
 
 
-DOWNLOADED = {
-    "text8": Named(
+DOWNLOADS = {
+    "text8": Dataset(
         "English Wikipedia of 2006, cleaned: 26 letters and the space",
         LICENCE,
         "http://mattmahoney.net/dc/text8.zip",
         31_344_016,
-        Expected(100_000_000, {"md5": "3bea1919949baf155f99411df5fada7e"}),
+        ExpectedFiles(100_000_000, {"md5": "3bea1919949baf155f99411df5fada7e"}),
     ),
-    "enwik8": Named(
+    "enwik8": Dataset(
         "English Wikipedia of 2006, the first 100 MB of its XML",
         LICENCE,
         "http://mattmahoney.net/dc/enwik8.zip",
         36_445_475,
-        Expected(
+        ExpectedFiles(
             100_000_000,
             {"md5": "a1fa5ffddb56f4953e226637dabbb36a", "sha1": "57b8363b814821dc9d47aa4d41f58733519076b2"},
         ),
@@ -50,7 +50,7 @@ PYTHON_ABOUT = "the standard library's own sources, without tests: on every mach
 
 
 def names() -> list[str]:
-    return [PYTHON, *DOWNLOADED]
+    return [PYTHON, *DOWNLOADS]
 
 
 def places(name: str) -> list[Path]:
@@ -64,43 +64,43 @@ def by_hand(name: str) -> Path | None:
     return next((path for path in places(name) if path.is_file()), None)
 
 
-def find_named(name: str) -> Text | None:
+def find_named(name: str) -> IngestedText | None:
     """A downloaded corpus that was checked before, if a file of its size is in the cache."""
     known = read_json(cache_folder() / "sources" / f"{name}.json", sha256=str, bytes=int)
-    if known is None or known["bytes"] != DOWNLOADED[name].expected.bytes:
+    if known is None or known["bytes"] != DOWNLOADS[name].expected.bytes:
         return None
-    path = kept(known["sha256"])
+    path = cached_text(known["sha256"])
     whole = path.is_file() and path.stat().st_size == known["bytes"]
-    return Text(path, known["sha256"], known["bytes"], [name], [known["bytes"]]) if whole else None
+    return IngestedText(path, known["sha256"], known["bytes"], [name], [known["bytes"]]) if whole else None
 
 
-def open_named(name: str, report: Report = silent) -> Text:
+def open_named(name: str, report: Report = silent) -> IngestedText:
     """The corpus of this name: from the cache, from a file put there by hand, or fetched; checked in any case."""
     if name == PYTHON:
-        return gather(PYTHON, python_sources(), report=report)
+        return ingest_sources(PYTHON, python_sources(), report=report)
     known = find_named(name)
-    if known is not None and intact(known.path, known.sha256, report):
+    if known is not None and is_intact(known.path, known.sha256, report):
         return known
-    corpus, folder = DOWNLOADED[name], room("downloads")
+    corpus, folder = DOWNLOADS[name], room("downloads")
     found = by_hand(name)
     file = found or folder / f"{name}.zip"
     if found is None:
         advice = f"; a copy put at {file} (or {folder / name}, unpacked) by hand is taken too"
         download(corpus.url, file, corpus.packed, report, advice)
     try:
-        text = gather(name, [Source(str(file), file)], report=report, expected=corpus.expected)
-    except Damaged as error:
+        text = ingest_sources(name, [Source(str(file), file)], report=report, expected=corpus.expected)
+    except DamagedArchive as error:
         if found is None:
             file.unlink(missing_ok=True)
-            raise Damaged(f"{corpus.url} gave no {name}: {error}") from None
-        raise Damaged(f"{error}; remove it, and the next attempt fetches {corpus.url}") from None
+            raise DamagedArchive(f"{corpus.url} gave no {name}: {error}") from None
+        raise DamagedArchive(f"{error}; remove it, and the next attempt fetches {corpus.url}") from None
     write_json(room("sources") / f"{name}.json", {"sha256": text.sha256, "bytes": text.bytes})
-    return Text(text.path, text.sha256, text.bytes, [name], [text.bytes])
+    return IngestedText(text.path, text.sha256, text.bytes, [name], [text.bytes])
 
 
 def corpora() -> dict[str, dict[str, Any]]:
     """What there is by name: sizes (characters are bytes here), licence, address, splits, and what is in the cache."""
-    text = find_text(cache_folder() / "sources" / f"{mark_of(PYTHON)}.json", fingerprint(python_sources()))
+    text = find_text(cache_folder() / "sources" / f"{request_key(PYTHON)}.json", fingerprint(python_sources()))
     facts: dict[str, dict[str, Any]] = {
         PYTHON: {
             "about": PYTHON_ABOUT,
@@ -114,7 +114,7 @@ def corpora() -> dict[str, dict[str, Any]]:
             "place": sysconfig.get_paths()["stdlib"],
         }
     }
-    for name, corpus in DOWNLOADED.items():
+    for name, corpus in DOWNLOADS.items():
         there = find_named(name)
         facts[name] = {
             "about": corpus.about,

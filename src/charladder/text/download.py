@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from charladder.atomic_io import move_into_place
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.cache import Report, read_json, silent, write_json, writing
 
 CHUNK = 1 << 18
@@ -33,7 +33,7 @@ def download(
 
     size: how many bytes it must be, if known. One process at a time fetches to a target; others wait for it. What came
     before a cut is kept beside and gone on from, now and in the next call. `advice` ends the sentence about what cannot
-    be fetched. Raises BadInput; the target is then as it was.
+    be fetched. Raises UserError; the target is then as it was.
     """
     if target.exists() and not anew:
         return
@@ -64,7 +64,7 @@ def attempts(url: str, target: Path, size: int | None, report: Report, advice: s
                 known = read_json(facts, url=str, version=str)
                 goes_on = came and known and known["version"]
                 kept = f" {came:,} bytes are kept, and the next attempt goes on from there" if goes_on else ""
-                raise BadInput(f"{url} cannot be fetched: {cut};{kept or ' try again'}{advice}") from None
+                raise UserError(f"{url} cannot be fetched: {cut};{kept or ' try again'}{advice}") from None
             time.sleep(WAIT * 2**attempt if came == had else 0)
 
 
@@ -86,15 +86,15 @@ def fetch(url: str, part: Path, facts: Path, size: int | None, report: Report, a
             if error.code >= 500 or error.code == 429:
                 raise Cut(f"the server answers {error.code} {error.reason}") from None
             answer = "redirects, but to no file it may" if error.code < 400 else f"answers {error.code} {error.reason}"
-            raise BadInput(f"{url} cannot be fetched: the server {answer}{advice}") from None
+            raise UserError(f"{url} cannot be fetched: the server {answer}{advice}") from None
     except (http.client.HTTPException, ValueError) as error:
-        raise BadInput(f"{url} cannot be fetched: {str(error) or type(error).__name__}{advice}") from None
+        raise UserError(f"{url} cannot be fetched: {str(error) or type(error).__name__}{advice}") from None
     except OSError as error:  # urllib.error.URLError is one
         raise Cut(f"no connection ({why(error)})") from None
     with answer:
         coding = answer.headers.get("Content-Encoding", "identity")
         if coding != "identity":
-            raise BadInput(f"{url} cannot be fetched: the server packs it ({coding}), though asked not to{advice}")
+            raise UserError(f"{url} cannot be fetched: the server packs it ({coding}), though asked not to{advice}")
         begin = had if answer.status == 206 and starts_at(answer.headers.get("Content-Range"), had) else 0
         length = answer.headers.get("Content-Length")
         whole = begin + int(length) if length and length.isdigit() else None
@@ -102,7 +102,7 @@ def fetch(url: str, part: Path, facts: Path, size: int | None, report: Report, a
             part.unlink(missing_ok=True)
             raise Cut("the server answers with another part than was asked for")
         if size is not None and whole is not None and whole != size:
-            raise BadInput(f"{url} has {whole:,} bytes and not {size:,}, so it is not the right file{advice}")
+            raise UserError(f"{url} has {whole:,} bytes and not {size:,}, so it is not the right file{advice}")
         if whole is not None and whole - begin > shutil.disk_usage(part.parent).free:
             with writing():
                 raise OSError(errno.ENOSPC, "no room")
@@ -119,7 +119,7 @@ def fetch(url: str, part: Path, facts: Path, size: int | None, report: Report, a
                 done += len(chunk)
                 if size is not None and done > size:
                     file.truncate(0)
-                    raise BadInput(f"{url} has more than {size:,} bytes, so it is not the right file{advice}")
+                    raise UserError(f"{url} has more than {size:,} bytes, so it is not the right file{advice}")
                 report("downloading", done, whole or size)
     if whole is not None and done < whole:
         raise Cut(f"the connection was cut after {done:,} of {whole:,} bytes")
@@ -148,5 +148,5 @@ def place_of(url: str, folder: Path) -> Path:
     try:
         name = Path(urlsplit(url).path).name or "text"
     except ValueError:
-        raise BadInput(f"{url!r} is not an address that can be fetched from") from None
+        raise UserError(f"{url!r} is not an address that can be fetched from") from None
     return folder / f"{hashlib.sha256(url.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}-{name[-80:]}"

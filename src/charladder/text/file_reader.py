@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
-from charladder.errors import BadInput
-from charladder.text.archives import CHUNK, Damaged, damage_said
+from charladder.errors import UserError
+from charladder.text.archives import CHUNK, DamagedArchive, damage_said
 from charladder.text.sources import Source
 
 
-class Limited:
+class LimitedReader:
     """A plain file read up to the length that it had when opened, for it may be growing."""
 
     def __init__(self, file: IO[bytes], left: int) -> None:
@@ -28,8 +28,8 @@ class Limited:
 
 
 @contextlib.contextmanager
-def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """The file of a source and its size (None for a stream). Raises BadInput where it changes before it is closed.
+def open_source(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
+    """The file of a source and its size (None for a stream). Raises UserError where it changes before it is closed.
 
     Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
     """
@@ -44,11 +44,11 @@ def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator
             yield file, None
             return
         file.seek(skip)
-        limited = Limited(file, before.st_size - skip)
+        limited = LimitedReader(file, before.st_size - skip)
         damage = None
         try:
             yield (limited if plain else file), before.st_size  # type: ignore[misc]
-        except Damaged as error:
+        except DamagedArchive as error:
             damage = error
         after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
@@ -57,7 +57,7 @@ def opened(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator
             return
         if not plain or limited.left or after.st_size <= before.st_size:
             said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
-            raise BadInput(said) from None
+            raise UserError(said) from None
         notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
 
 

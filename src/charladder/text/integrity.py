@@ -16,7 +16,7 @@ State = tuple[int, int, int, int, int]
 _verified: dict[Path, tuple[str, State]] = {}
 
 
-def intact(path: Path, sha256: str, report: Report = silent) -> bool:
+def is_intact(path: Path, sha256: str, report: Report = silent) -> bool:
     """Whether the file can be read and has this SHA-256."""
     try:
         with path.open("rb", buffering=0) as file:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.cache_locks import mark_in_use
 
 
@@ -19,7 +19,7 @@ class MappedIds(np.memmap):
 
     def __getitem__(self, index: Any) -> Any:
         if cut_short(self):
-            raise BadInput(
+            raise UserError(
                 f"{self.filename} in the cache was cut short by another program while it was in use; run the same "
                 "command again, which converts the text again"
             )

@@ -11,7 +11,7 @@ from charladder.text.cache import writing
 ZEROS = bytes(CHUNK)
 
 
-class Part:
+class PartialFile:
     """The file that a gathering writes, and its digests. Blocks of zeros become holes where the disk has them."""
 
     def __init__(self, path: Path, keep: int, kinds: tuple[str, ...]) -> None:

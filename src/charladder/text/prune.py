@@ -16,7 +16,7 @@ USED = ".used"  # of an empty file beside another, whose time is that of the las
 
 
 @dataclass(frozen=True)
-class Item:
+class PrunedItem:
     """Files of the cache that belong together. used: when they were used last, in seconds since 1970. why: the reason
     for which they are kept, None where they are not."""
 
@@ -34,12 +34,12 @@ def mark_used(path: Path) -> None:
         path.with_name(path.name + USED).touch()
 
 
-def prune(days: float, rehearsal: bool = False) -> list[Item]:
+def prune(days: float, rehearsal: bool = False) -> list[PrunedItem]:
     """Removes files of the cache that were not used for `days` days. Returns all items found, removed or kept.
 
     These are texts with all that was made from them, downloads from a URL, and what an interrupted reading or download
     has left behind. Texts from standard input and downloads by name are kept: they may not be had a second time.
-    rehearsal: only says what would be removed. Raises BadInput where another process is opening texts.
+    rehearsal: only says what would be removed. Raises UserError where another process is opening texts.
     """
     if not cache_folder().is_dir():
         return []
@@ -52,7 +52,7 @@ def prune(days: float, rehearsal: bool = False) -> list[Item]:
         return done
 
 
-def texts(days: float) -> list[Item]:
+def texts(days: float) -> list[PrunedItem]:
     """Every text, by the SHA-256 with which the names of its files begin."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in sorted((cache_folder() / "texts").glob("*")):
@@ -71,7 +71,7 @@ def texts(days: float) -> list[Item]:
     return found
 
 
-def downloads(days: float) -> list[Item]:
+def downloads(days: float) -> list[PrunedItem]:
     """Every finished download, with the mark of its last use."""
     found = []
     for path in sorted((cache_folder() / "downloads").glob("*")):
@@ -84,22 +84,22 @@ def downloads(days: float) -> list[Item]:
     return found
 
 
-def left_behind(days: float) -> list[Item]:
+def left_behind(days: float) -> list[PrunedItem]:
     """What was begun and not finished: no process is at it, for none opens texts now."""
     folders = (cache_folder() / name for name in ("texts", "sources", "downloads"))
     parts = [path for folder in folders for path in sorted(folder.glob("*.part*"))]
     return [item("unfinished file", path.name, [*path.rglob("*"), path], days, None) for path in parts]
 
 
-def item(what: str, name: str, files: list[Path], days: float, why: str | None) -> Item:
+def item(what: str, name: str, files: list[Path], days: float, why: str | None) -> PrunedItem:
     """Files as an item, which is kept where it was used lately."""
     used = max(path.stat().st_mtime for path in files)
     if why is None and time.time() - used < days * DAY:
         why = f"it was used less than {days:g} days ago"
-    return Item(what, name, tuple(files), sum(path.stat().st_size for path in files if path.is_file()), used, why)
+    return PrunedItem(what, name, tuple(files), sum(path.stat().st_size for path in files if path.is_file()), used, why)
 
 
-def removed(item: Item) -> Item:
+def removed(item: PrunedItem) -> PrunedItem:
     """Removes an item; where that fails, it is kept, and says why."""
     for path in item.files:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from charladder.errors import BadInput, nearest
+from charladder.errors import UserError, nearest
 from charladder.text.cache import cache_folder
 
 STDIN = "-"
@@ -37,13 +37,13 @@ class Source:
         return self.path.name if self.path else self.name
 
     def status(self) -> os.stat_result:
-        """Raises BadInput where the file is gone or cannot be looked at."""
+        """Raises UserError where the file is gone or cannot be looked at."""
         if self.path is None and sys.stdin is None:
-            raise BadInput("there is no standard input to read; give a file")
+            raise UserError("there is no standard input to read; give a file")
         try:
             return os.fstat(sys.stdin.fileno()) if self.path is None else self.path.stat()
         except OSError as error:
-            raise BadInput(f"{self.name} cannot be read: {error.strerror}") from None
+            raise UserError(f"{self.name} cannot be read: {error.strerror}") from None
 
 
 def is_url(data: str) -> bool:
@@ -66,38 +66,38 @@ def is_pattern(data: str) -> bool:
 def find(data: str, known: Iterable[str]) -> list[Source]:
     """The files that one DATA stands for: a file, a folder's files, those that match a pattern, or standard input.
 
-    `known` are the names of corpora, for the message about a name that is none. Raises BadInput for what is not there.
+    `known` are the names of corpora, for the message about a name that is none. Raises UserError for what is not there.
     """
     if data == STDIN:
         source = Source("standard input", None)
         if stat.S_ISCHR(source.status().st_mode) and not sys.stdin.isatty():
-            raise BadInput("standard input is a device, which has no text or no end; give a file")
+            raise UserError("standard input is a device, which has no text or no end; give a file")
         return [source]
     if not data:
-        raise BadInput("DATA is an empty name; give a file, or leave it out")
+        raise UserError("DATA is an empty name; give a file, or leave it out")
     if "\0" in data:
-        raise BadInput(f"{data!r} cannot be the name of a file, for it has a zero byte in it")
+        raise UserError(f"{data!r} cannot be the name of a file, for it has a zero byte in it")
     path = Path(data)
     try:
         if is_pattern(data):
             matches = glob.glob(data, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
             files = sorted(Path(name) for name in matches if Path(name).is_file())
             if not files:
-                raise BadInput(f"no file matches {data!r}; a pattern wants quotes, so that the shell leaves it alone")
+                raise UserError(f"no file matches {data!r}; a pattern wants quotes, so that the shell leaves it alone")
             return [Source(str(file), file, found=True) for file in files]
         if path.is_dir():
             files = list(walk(path))
             if not files:
-                raise BadInput(f"the folder {data} has no files (hidden ones and run directories are left out)")
+                raise UserError(f"the folder {data} has no files (hidden ones and run directories are left out)")
             return [Source(str(file), file, found=True) for file in files]
         status = path.stat()
     except FileNotFoundError:
         link = " (it is a link to nothing)" if path.is_symlink() else nearest(data, known)
-        raise BadInput(f"there is no file or corpus called {data!r}{link}") from None
+        raise UserError(f"there is no file or corpus called {data!r}{link}") from None
     except OSError as error:
-        raise BadInput(f"{data} cannot be read: {error.strerror}") from None
+        raise UserError(f"{data} cannot be read: {error.strerror}") from None
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
-        raise BadInput(f"{data} is a device or a socket, which has no end; give a file")
+        raise UserError(f"{data} is a device or a socket, which has no end; give a file")
     return [Source(data, path)]
 
 
@@ -123,7 +123,7 @@ def python_sources() -> list[Source]:
     skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     files = sorted(p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts))
     if not files:
-        raise BadInput("this Python has no standard library sources (.py); give a text file as DATA instead")
+        raise UserError("this Python has no standard library sources (.py); give a text file as DATA instead")
     return [Source(str(file), file, raw=True) for file in files]
 
 

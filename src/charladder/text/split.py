@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 WHOLE = 100_000_000
 
@@ -26,16 +26,16 @@ def split(characters: int, valid: float, test: float) -> Split:
 
     Both are numbers of characters, or, when below 1, fractions of the whole or of WHOLE characters, whichever is
     less: so that text8 and enwik8 get their standard 90M / 5M / 5M, and a huge text is scored in bearable time.
-    Raises BadInput if nothing is left.
+    Raises UserError if nothing is left.
     """
     sizes = {}
     for name, share in (("valid", valid), ("test", test)):
         if not (math.isfinite(share) and share >= 0 and (share < 1 or share == int(share))):
-            raise BadInput(f"--{name} {share:g} is neither a whole number of characters nor a fraction below 1")
+            raise UserError(f"--{name} {share:g} is neither a whole number of characters nor a fraction below 1")
         sizes[name] = int(share * min(characters, WHOLE)) if share < 1 else int(share)
     left = characters - sizes["valid"] - sizes["test"]
     if left <= 0:
-        raise BadInput(
+        raise UserError(
             f"the text has {characters} characters, and --valid {valid:g} and --test {test:g} leave none to train on"
         )
     return Split((0, left), (left, left + sizes["valid"]), (left + sizes["valid"], characters))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from charladder.text.archives import packed
+from charladder.text.archives import archive_kind
 from charladder.text.cache import cache_folder, read_json
 from charladder.text.datasets import PYTHON, by_hand, find_named, names
 from charladder.text.encodings import find_codec
-from charladder.text.ingest import RECORD, mark_of
+from charladder.text.ingest import RECORD, request_key
 from charladder.text.sources import STDIN, absolute, is_pattern, is_url
 
 CHUNK = 1 << 20
@@ -51,7 +51,7 @@ def known_digests(asked: Sequence[str], encoding: str) -> list[str]:
     """The SHA-256 of the texts that this machine has read from this DATA, by the notes in its cache."""
     what = repr([name if name in names() else absolute(name) for name in asked])
     codec = find_codec(encoding)
-    marks = [mark_of(one, codec.name if codec else "") for one in (what, f"{what} with all files")]
+    marks = [request_key(one, codec.name if codec else "") for one in (what, f"{what} with all files")]
     notes = [read_json(cache_folder() / "sources" / f"{mark}.json", **RECORD) for mark in marks]
     return [note["sha256"] for note in notes if note is not None]
 
@@ -81,7 +81,7 @@ def forbidden(data: str, encoding: str) -> str:
             return "is not a regular file"
     except OSError:
         return ""
-    if packed(path.name):
+    if archive_kind(path.name):
         return "is an archive, which is not unpacked unasked"
     return "has another encoding, and is not converted unasked" if find_codec(encoding) is not None else ""
 

@@ -9,7 +9,7 @@ has equally many targets), S stretches of text that windows do not leave (one, o
 
 import numpy as np
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.text.memory_map import release
 
 MASK = (1 << 64) - 1
@@ -76,7 +76,7 @@ class Windows:
         longest = int((ends_S - self.begins_S).max(initial=0))
         if longest < length + ahead:
             one = "the training part has" if ends_F is None else "the longest file of the training part has"
-            raise BadInput(
+            raise UserError(
                 f"{one} {longest} characters, fewer than one window of {length} "
                 f"and {ahead} further ones; give more text or a smaller --context"
             )

@@ -2,7 +2,7 @@
 
 from charladder.training.checkpoint import load_newest
 from charladder.training.config import TrainingConfig
-from charladder.training.health import NotFinite
+from charladder.training.health import TrainingDiverged
 from charladder.training.loop import (
     Event,
     Saved,
@@ -18,13 +18,13 @@ from charladder.training.trainer import Trainer
 
 __all__ = [
     "Event",
-    "NotFinite",
     "Saved",
     "Skipped",
     "Slow",
     "Stepped",
     "Trainer",
     "TrainingConfig",
+    "TrainingDiverged",
     "Unrecorded",
     "Validated",
     "ended_early",

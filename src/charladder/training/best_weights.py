@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from charladder.training.distributed import gathered, leader
+from charladder.training.distributed import full_tensors, is_rank_zero
 from charladder.training.identity import entries
 from charladder.training.tensor_files import save_tensors
 
@@ -17,7 +17,7 @@ NETWORK, HEADS = "best.safetensors", "best_heads.safetensors"
 
 
 @dataclass(frozen=True)
-class Best:
+class BestWeights:
     """step: after which the weights were saved. bits: per character, of the stretch that validations score."""
 
     step: int
@@ -25,13 +25,13 @@ class Best:
 
 
 def save_best(
-    folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: Best, identity: str | None = None
+    folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: BestWeights, identity: str | None = None
 ) -> None:
     """Writes the weights in place of older ones; a call of all ranks, of which rank 0 writes. Raises OSError."""
     about = {"step": str(best.step), "bits_per_character": repr(best.bits), **entries(identity)}
     for name, tensors in ((HEADS, heads), (NETWORK, network)):
-        tensors = gathered(tensors)
-        if leader():
+        tensors = full_tensors(tensors)
+        if is_rank_zero():
             save_tensors(folder / name, tensors, about)
 
 
@@ -41,13 +41,13 @@ def remove_best(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def read_best(path: Path) -> Best | None:
+def read_best(path: Path) -> BestWeights | None:
     """What the header of best.safetensors or best_heads.safetensors says; None where there is no such file, or it does
     not say."""
     try:
         with safe_open(path, framework="pt") as opened:
             about = opened.metadata() or {}
-        best = Best(int(about["step"]), float(about["bits_per_character"]))
+        best = BestWeights(int(about["step"]), float(about["bits_per_character"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     return best if best.step >= 0 and math.isfinite(best.bits) else None

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from charladder.atomic_io import sync_folder, write_text
 from charladder.auxiliary.distributed import is_sharded
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.training import sharded_io
-from charladder.training.distributed import first, leader, wait
+from charladder.training.distributed import barrier, is_rank_zero, on_rank_zero
 from charladder.training.identity import RUN, check_identity
 from charladder.training.tensor_files import check_length, file_digest, save_tensors
 
@@ -32,7 +32,7 @@ KEPT = 2
 PARTS = ("network", "heads", "optimizer")
 NAMES = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
 STEP = re.compile(r"0|[1-9][0-9]{0,17}")
-SEAL = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
+DIGEST_KEY = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
 MOST_STATE = 1 << 24  # bytes of state.json: what is longer is none of ours
 
 
@@ -55,15 +55,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     step = checkpoint.state["clock"]["step"]
     target = folder / str(step)
     if any(is_sharded(tensor) for tensor in checkpoint.network.values()):
-        save_in_pieces(folder, checkpoint)
-    elif leader():
-        if not is_whole(target):
+        save_sharded(folder, checkpoint)
+    elif is_rank_zero():
+        if not is_complete(target):
             with part_of(folder, step) as part:
                 for name in PARTS:
                     save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
                 complete(part, checkpoint.state, target)
-        thin(folder, step)
-    wait()
+        prune(folder, step)
+    barrier()
     return target
 
 
@@ -80,13 +80,13 @@ def part_of(folder: Path, step: int) -> Iterator[Path]:
         raise
 
 
-def save_in_pieces(folder: Path, checkpoint: Checkpoint) -> None:
+def save_sharded(folder: Path, checkpoint: Checkpoint) -> None:
     """Each rank writes its pieces, rank 0 the rest."""
     step = checkpoint.state["clock"]["step"]
     part, target = folder / f".{step}.part", folder / str(step)
 
     def begin() -> bool:
-        if is_whole(target):
+        if is_complete(target):
             return False
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -95,36 +95,36 @@ def save_in_pieces(folder: Path, checkpoint: Checkpoint) -> None:
     def end() -> None:
         complete(part, checkpoint.state, target)
 
-    if first(begin):
+    if on_rank_zero(begin):
         try:
             sharded_io.save(part, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
-            first(end)
+            on_rank_zero(end)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    if leader():
-        thin(folder, step)
+    if is_rank_zero():
+        prune(folder, step)
 
 
 def complete(part: Path, state: dict[str, Any], target: Path) -> None:
     """Adds the state, with the checksum of every file, and puts the folder in its place."""
     marks = {file.name: file_digest(file) for file in sorted(part.glob("*.safetensors"))}
-    write_text(part / "state.json", sealed({"format_version": FORMAT, **state, "sha256": marks}))
+    write_text(part / "state.json", add_digest({"format_version": FORMAT, **state, "sha256": marks}))
     shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not be written again
     part.rename(target)
     sync_folder(target.parent)
 
 
-def thin(folder: Path, step: int) -> None:
+def prune(folder: Path, step: int) -> None:
     """Removes all but the checkpoint of `step`, which is whole, and the newest whole one before."""
     there = list_checkpoints(folder)
     earlier = (path for path in reversed(there) if int(path.name) < step)
-    kept = {folder / str(step), next((path for path in earlier if is_whole(path)), None)}
+    kept = {folder / str(step), next((path for path in earlier if is_complete(path)), None)}
     for old in {*there} - kept:
         discard(old)
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     try:
         check(path)
     except Broken:
@@ -153,7 +153,7 @@ def load_newest(
 ) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there are none at all. `report` hears why others are left out.
 
-    Raises BadInput where there are some and none is whole: to begin again would lose the run. Also where one was
+    Raises UserError where there are some and none is whole: to begin again would lose the run. Also where one was
     written by another run than `identity`: to go on would remove it.
     """
     paths = list_checkpoints(folder)
@@ -165,7 +165,7 @@ def load_newest(
         except Broken as error:
             report(str(error))
     if paths:
-        raise BadInput(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
+        raise UserError(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
     return None
 
 
@@ -175,7 +175,7 @@ def writer(path: Path) -> Any:
     try:
         if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > MOST_STATE:
             return None
-        return unsealed(file.read_text(encoding="utf-8")).get(RUN)
+        return check_digest(file.read_text(encoding="utf-8")).get(RUN)
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
@@ -205,10 +205,10 @@ def check(path: Path) -> dict[str, Any]:
         file = path / "state.json"
         if file.stat().st_size > MOST_STATE:
             raise ValueError("it is too long")
-        state = unsealed(file.read_text(encoding="utf-8"))
+        state = check_digest(file.read_text(encoding="utf-8"))
         if state["format_version"] != FORMAT:
             raise ValueError("it has another format_version")
-        if not sound(state):
+        if not check_state(state):
             raise ValueError("its clock or sampler is none that a run has")
         marks = state["sha256"]
         if not marks or not all(NAMES.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
@@ -242,15 +242,15 @@ def read(path: Path) -> Checkpoint:
         raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
 
 
-def sealed(state: dict[str, Any]) -> str:
+def add_digest(state: dict[str, Any]) -> str:
     """A JSON object whose first entry is the SHA-256 of all that follows it."""
     rest = json.dumps(state)[1:]
     return f'{{"seal": "{sha256(rest.encode()).hexdigest()}", {rest}'
 
 
-def unsealed(text: str) -> dict[str, Any]:
+def check_digest(text: str) -> dict[str, Any]:
     """What was sealed. Raises ValueError where a single byte of it is another."""
-    found = SEAL.match(text)
+    found = DIGEST_KEY.match(text)
     if found is None or sha256(text[found.end() :].encode()).hexdigest() != found[1]:
         raise ValueError("its checksum is not that of its first entry")
     return json.loads(text)
@@ -271,7 +271,7 @@ def sorted_out(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
     return Checkpoint(**parts, state=state)
 
 
-def sound(state: dict[str, Any]) -> bool:
+def check_state(state: dict[str, Any]) -> bool:
     """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
     clock, examples = state["clock"], state["sampler"]["examples"]
     counts = (clock["step"], clock["characters"], examples)

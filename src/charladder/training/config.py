@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Checked when made (BadInput says which field is wrong).
+    """Checked when made (UserError says which field is wrong).
 
     minutes, steps, characters: the budget; exactly one is above 0. A run budgeted in steps or characters repeats bit
     for bit on one machine; one budgeted in minutes does as much as the time allows.
@@ -76,13 +76,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("batch", "cut_windows", "log_every", "validation_characters"):
             if getattr(self, name) < 1:
-                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("learning_rate", "adam_rate", "ngram_rate", "checkpoint_seconds"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be a number above 0")
+                raise UserError(f"training.{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("momentum", "beta1", "beta2", "warmup"):
             if not 0 <= getattr(self, name) < 1:
-                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         for name in (
             "micro_batch",
             "cut_until",
@@ -96,26 +96,26 @@ class TrainingConfig:
             "spike",
         ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise BadInput(f"training.{name} is {getattr(self, name)}; it must be at least 0")
+                raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.seed >= 1 << 63:
-            raise BadInput(f"training.seed is {self.seed}; it must be below 2^63")
+            raise UserError(f"training.seed is {self.seed}; it must be below 2^63")
         budgets = {name: getattr(self, name) for name in ("minutes", "steps", "characters")}
         for name, amount in budgets.items():
             if not (math.isfinite(amount) and amount >= 0):
-                raise BadInput(f"training.{name} is {amount}; a budget must be above 0")
+                raise UserError(f"training.{name} is {amount}; a budget must be above 0")
         if sum(amount > 0 for amount in budgets.values()) != 1:
-            raise BadInput("a run needs exactly one budget above 0: --minutes, --steps or --chars")
+            raise UserError("a run needs exactly one budget above 0: --minutes, --steps or --chars")
         if self.patience and not self.validations:
-            raise BadInput(
+            raise UserError(
                 f"training.patience is {self.patience} and training.validations is 0, so it could never end training; "
                 "set training.validations above 0, or leave --patience out"
             )
         if self.compile == "graphs" and self.micro_batch not in (0, self.batch):
-            raise BadInput(
+            raise UserError(
                 f"training.compile is graphs, which keep gradients of one pass; set training.micro_batch "
                 f"{self.micro_batch} to 0, or training.compile to blocks"
             )
         if self.micro_batch > self.batch:
-            raise BadInput(
+            raise UserError(
                 f"training.micro_batch {self.micro_batch} is larger than training.batch {self.batch}; make it smaller"
             )

@@ -20,7 +20,7 @@ Run = Callable[..., Report]  # of inputs: both passes
 
 
 @dataclass
-class Recording:
+class CapturedStep:
     """A graph; what it reads and where it leaves the numbers of its report and the gradients."""
 
     graph: Any
@@ -31,7 +31,7 @@ class Recording:
 
 
 @dataclass
-class Recorder:
+class StepGraph:
     """For the passes of one training. parameters: all that may get a gradient, in the order of the optimizers.
 
     failed: why nothing is recorded any more, where that has been tried in vain. replayed: whether the last passes were,
@@ -40,7 +40,7 @@ class Recorder:
 
     parameters: Sequence[nn.Parameter]
     key: Hashable = None
-    recording: Recording | None = field(default=None, repr=False)
+    recording: CapturedStep | None = field(default=None, repr=False)
     failed: str | None = None
     replayed: bool = False
     needs: int = 0  # bytes of passes as they are, beside what stays
@@ -61,7 +61,7 @@ class Recorder:
             on = self.parameters[0].device
             self.needs = self.needs or torch.cuda.max_memory_allocated(on) - torch.cuda.memory_allocated(on)
             try:
-                self.recording = record(self.parameters, inputs, run)
+                self.recording = capture_step(self.parameters, inputs, run)
             except RuntimeError as error:  # out of memory is one
                 self.failed = str(error).splitlines()[0]
                 self.forget()
@@ -94,7 +94,7 @@ class Recorder:
         torch.cuda.empty_cache()
 
 
-def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> Recording:
+def capture_step(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> CapturedStep:
     """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
     own = [tensor.clone() for tensor in inputs]
 
@@ -110,4 +110,4 @@ def record(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Ru
         return report, gradients, torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
 
     graph, (report, gradients, numbers) = cuda_graph.capture(passes, inputs[0].device, ready)
-    return Recording(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)
+    return CapturedStep(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)

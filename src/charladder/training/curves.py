@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charladder.atomic_io import beside
+from charladder.atomic_io import atomic_write
 from charladder.auxiliary import Diagnosis, draw_depths
 from charladder.training.metrics import is_validation, read_metrics
 from charladder.training.palette import BATCHES, COLOURS, MAIN, VALID, ordered
@@ -44,7 +44,7 @@ def draw_curves(folder: Path) -> Path | None:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=10)
         figure.suptitle(literal(title(folder, steps, lines)))
-        with beside(folder / "curves.png") as part:
+        with atomic_write(folder / "curves.png") as part:
             figure.savefig(part, dpi=130, format="png")
     return folder / "curves.png"
 

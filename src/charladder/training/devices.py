@@ -2,27 +2,27 @@
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.training.distributed import local_rank
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is a CUDA device (the first, or under torchrun this process's own), or the CPU.
 
-    Raises BadInput for a device that is not there.
+    Raises UserError for a device that is not there.
     """
     if name == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"--device {name} is not the name of a device; use auto, cpu, cuda, cuda:1 or mps") from None
+        raise UserError(f"--device {name} is not the name of a device; use auto, cpu, cuda, cuda:1 or mps") from None
     if device == torch.device("cuda"):
         device = torch.device("cuda", local_rank())
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= counts.get(device.type, 0):
         there = [kind for kind, count in counts.items() if count]
-        raise BadInput(f"--device {name} is not on this machine, which has: {', '.join(there)}")
+        raise UserError(f"--device {name} is not on this machine, which has: {', '.join(there)}")
     return device
 
 

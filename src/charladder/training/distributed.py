@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from charladder.auxiliary import Report
 from charladder.auxiliary.distributed import is_sharded
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.training.config import TrainingConfig
 
 Parallel = Literal["one", "ddp", "fsdp"]
-OUTLIVING: list[Any] = []  # groups that are not to end before the process does
+KEPT_GROUPS: list[Any] = []  # groups that are not to end before the process does
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the other ranks, where torchrun has started this process; else nothing happens."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
@@ -45,83 +45,83 @@ def together() -> Iterator[None]:
     dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
     # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads with
     # Python's lock held, which they may want: for ever. So somebody else is the last.
-    OUTLIVING.append(torch_dist.group.WORLD)
+    KEPT_GROUPS.append(torch_dist.group.WORLD)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def joined() -> bool:
+def is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def size() -> int:
-    return dist.get_world_size() if joined() else 1
+def world_size() -> int:
+    return dist.get_world_size() if is_initialized() else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if joined() else 0
+    return dist.get_rank() if is_initialized() else 0
 
 
-def leader() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that writes: the only one, or rank 0."""
     return rank() == 0
 
 
 def local_rank() -> int:
     """Which of the processes on this machine this is."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if joined() or dist.is_torchelastic_launched() else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_initialized() or dist.is_torchelastic_launched() else 0
 
 
-def restarts() -> tuple[int, int]:
+def restart_counts() -> tuple[int, int]:
     """How often torchrun has started this job anew, and how often it may."""
-    if not joined():
+    if not is_initialized():
         return 0, 0
     names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
     done, most = (int(os.environ.get(name, "0")) for name in names)
     return done, most
 
 
-def job() -> str | None:
+def job_name() -> str | None:
     """What torchrun calls this job, over all restarts; None where it has no name."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none") if joined() else "none"
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none") if is_initialized() else "none"
     return None if name == "none" else name
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all are here."""
-    if joined():
+    if is_initialized():
         dist.barrier()
 
 
-def agree(own: float, stop: bool = False) -> tuple[float, bool]:
+def broadcast_and_any(own: float, stop: bool = False) -> tuple[float, bool]:
     """Rank 0's number, and whether any rank wants to stop."""
-    if size() == 1:
+    if world_size() == 1:
         return own, stop
-    both = torch.tensor([own if leader() else 0.0, float(stop)], dtype=torch.float64)
+    both = torch.tensor([own if is_rank_zero() else 0.0, float(stop)], dtype=torch.float64)
     dist.all_reduce(both)
     return float(both[0]), bool(both[1] > 0)
 
 
-def least(own: int) -> int:
+def all_reduce_min(own: int) -> int:
     """The smallest of the ranks' numbers."""
-    if size() == 1:
+    if world_size() == 1:
         return own
     number = torch.tensor(own)
     dist.all_reduce(number, dist.ReduceOp.MIN)
     return int(number)
 
 
-def first(action: Callable[[], Any]) -> Any:
-    """What rank 0's action returns (JSON), on all ranks; or its BadInput, or OSError as one, which all raise."""
-    if size() == 1:
+def on_rank_zero(action: Callable[[], Any]) -> Any:
+    """What rank 0's action returns (JSON), on all ranks; or its UserError, or OSError as one, which all raise."""
+    if world_size() == 1:
         return action()
     found: dict[str, Any] = {}
-    if leader():
+    if is_rank_zero():
         try:
             found = {"value": action()}
-        except BadInput as error:
+        except UserError as error:
             found = {"refused": str(error)}
         except OSError as error:
             found = {"refused": f"{error.filename or 'a file'}: {error.strerror or error}"}
@@ -129,11 +129,11 @@ def first(action: Callable[[], Any]) -> Any:
     dist.broadcast_object_list(sent, 0)
     found = json.loads(sent[0])
     if "refused" in found:
-        raise BadInput(found["refused"])
+        raise UserError(found["refused"])
     return found["value"]
 
 
-class Whole(nn.Module):
+class NetworkAndObjective(nn.Module):
     """Network and objective as one module, which is what DDP and FSDP2 take: with all parameters that learn."""
 
     def __init__(self, network: Transformer, objective: LanguageModelObjective) -> None:
@@ -148,32 +148,33 @@ class Whole(nn.Module):
 def choose_parallel(settings: TrainingConfig, network: Transformer) -> Parallel:
     """`auto` is DDP where torchrun has started several; one process has nothing to share out, whatever it says.
 
-    Raises BadInput for what cannot be shared out.
+    Raises UserError for what cannot be shared out.
     """
-    if not joined():
+    if not is_initialized():
         return "one"
-    if settings.batch % size():
-        raise BadInput(
-            f"training.batch is {settings.batch} windows for {size()} processes; make it a multiple of {size()}"
+    if settings.batch % world_size():
+        raise UserError(
+            f"training.batch is {settings.batch} windows for {world_size()} processes; make it a multiple of "
+            f"{world_size()}"
         )
-    if size() == 1 and settings.parallel == "auto":
+    if world_size() == 1 and settings.parallel == "auto":
         return "one"
     if network.ngrams is not None:
-        raise BadInput(
+        raise UserError(
             "embeddings of n-grams have sparse gradients, which several processes do not get right (DDP gives two of "
             "them half, FSDP2 takes none); use one process, or model.ngrams 0"
         )
     if settings.parallel != "fsdp":
         return "ddp"
     if settings.optimizer == "muon":
-        raise BadInput(
+        raise UserError(
             "training.parallel fsdp cuts matrices into rows, and Muon needs whole ones; use training.parallel ddp, or "
             "training.optimizer adamw"
         )
     return "fsdp"
 
 
-def share_out(whole: Whole, parallel: Parallel, device: torch.device) -> nn.Module:
+def parallelize(whole: NetworkAndObjective, parallel: Parallel, device: torch.device) -> nn.Module:
     """`whole`, with its gradients averaged over the ranks, and under FSDP2 its parameters cut into as many pieces."""
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
@@ -185,14 +186,14 @@ def share_out(whole: Whole, parallel: Parallel, device: torch.device) -> nn.Modu
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(device.type, (size(),))
+        mesh = init_device_mesh(device.type, (world_size(),))
         for block in whole.network.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(whole, mesh=mesh)  # embeddings, classifiers and heads stay whole from forward to backward
     return whole
 
 
-def exchanging(module: nn.Module, parallel: Parallel, last: bool) -> AbstractContextManager[None]:
+def grad_sync(module: nn.Module, parallel: Parallel, last: bool) -> AbstractContextManager[None]:
     """Gradients are exchanged at the last micro-batch of a step only."""
     if parallel == "ddp" and not last:
         return cast(Any, module).no_sync()
@@ -201,17 +202,17 @@ def exchanging(module: nn.Module, parallel: Parallel, last: bool) -> AbstractCon
     return contextlib.nullcontext()
 
 
-def whole_total(report: Report) -> Report:
+def global_total(report: Report) -> Report:
     """A report whose total is that of all ranks, and no longer this one's share."""
-    return Report(torch.tensor(report.value, dtype=torch.float64), report.terms) if size() > 1 else report
+    return Report(torch.tensor(report.value, dtype=torch.float64), report.terms) if world_size() > 1 else report
 
 
-def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in one piece each; those that lie in pieces are fetched from all ranks, by all."""
     return {name: cast(Any, t).full_tensor() if is_sharded(t) else t for name, t in tensors.items()}
 
 
-def placed_as(value: Tensor, like: Tensor) -> Tensor:
+def distribute_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every rank has, on the device of `like` and cut as that one is."""
     if not is_sharded(like):
         return value.to(like.device)
@@ -221,9 +222,9 @@ def placed_as(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_full_state_dict(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """load_state_dict for whole tensors, into parameters that may lie in pieces. Raises as it does."""
     own = module.state_dict()
     module.load_state_dict(
-        {n: placed_as(t, own[n]) if n in own and own[n].shape == t.shape else t for n, t in tensors.items()}
+        {n: distribute_like(t, own[n]) if n in own and own[n].shape == t.shape else t for n, t in tensors.items()}
     )

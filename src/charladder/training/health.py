@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WINDOW, BEFORE = 64, 32  # losses that are remembered, and how many there must be before one can leap
-LATELY = 100  # steps over which left-out ones are counted
+RECENT_STEPS = 100  # steps over which left-out ones are counted
 ONE_BIT = math.log(2)
 DEVIATION = 1.4826  # a normal distribution's standard deviation over its median deviation
 
 
-class NotFinite(Exception):
+class TrainingDiverged(Exception):
     """A run that cannot go on: losses, gradients or weights are not finite, or losses leap again and again.
 
     The message names the step and the term.
@@ -38,16 +38,16 @@ class Health:
 
     def skip(self, step: int, reason: str, most: int) -> None:
         """Notes that a step is left out. Raises NotFinite where that makes more than `most` of the last hundred."""
-        self.skipped = [one for one in self.skipped if one > step - LATELY] + [step]
+        self.skipped = [one for one in self.skipped if one > step - RECENT_STEPS] + [step]
         if len(self.skipped) > most:
-            before = f", and {most} of the {LATELY} steps before were left out" if most else ""
-            raise NotFinite(f"step {step}: {reason}{before}")
+            before = f", and {most} of the {RECENT_STEPS} steps before were left out" if most else ""
+            raise TrainingDiverged(f"step {step}: {reason}{before}")
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def restored(state: Any) -> Health:
+def restore_health(state: Any) -> Health:
     """From a checkpoint; healthy where it does not say. Raises ValueError for what no run writes."""
     if state is None:
         return Health()
@@ -57,7 +57,7 @@ def restored(state: Any) -> Health:
         and len(losses) <= WINDOW
         and all(isinstance(one, float) and math.isfinite(one) for one in losses)
         and isinstance(skipped, list)
-        and len(skipped) <= LATELY
+        and len(skipped) <= RECENT_STEPS
         and all(type(one) is int for one in skipped)
     ):
         raise ValueError("the health of a run is not what a run writes")

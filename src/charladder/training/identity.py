@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 
 RUN = "run"  # the entry of a file's metadata, and of a checkpoint's state
 
@@ -20,11 +20,11 @@ def entries(identity: str | None) -> dict[str, str]:
 
 
 def check_identity(path: Path, found: Any, folder: Path, identity: str | None) -> None:
-    """Raises BadInput where the file at `path` was written by another run than that in `folder`, whose id is
+    """Raises UserError where the file at `path` was written by another run than that in `folder`, whose id is
     `identity`. Files and runs without an id are not checked: older versions and other programs write none."""
     if found is None or identity is None or found == identity:
         return
-    raise BadInput(
+    raise UserError(
         f"{path} was written by the run {str(found)[:8]}, and {folder} is the run {identity[:8]}; put the file of this "
         f"run back, or, if it was replaced on purpose, remove the [identity] table from {folder / 'config.toml'}"
     )

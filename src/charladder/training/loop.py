@@ -14,17 +14,17 @@ from typing import Any
 from torch import Tensor
 
 from charladder.atomic_io import sweep
-from charladder.training.best_weights import NETWORK, Best, read_best, remove_best, save_best
+from charladder.training.best_weights import NETWORK, BestWeights, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.config import TrainingConfig
-from charladder.training.distributed import agree, gathered, leader, wait
+from charladder.training.distributed import barrier, broadcast_and_any, full_tensors, is_rank_zero
 from charladder.training.identity import entries
-from charladder.training.metrics import Metrics, Silent, is_validation, read_metrics
+from charladder.training.metrics import Metrics, NullMetrics, is_validation, read_metrics
 from charladder.training.stopwatch import Stopwatch
 from charladder.training.tensor_files import save_tensors
 from charladder.training.trainer import StepFacts, Trainer
 
-BITS = 1 / math.log(2)
+BITS_PER_NAT = 1 / math.log(2)
 BRIEF = "step", "progress", "characters", "seconds", "learning_rate"
 SLOW, OFTEN, USUAL = 10.0, 20, 64  # a step is slow at so many times the median of the latest, from so many on,
 SHORT = 0.1  # and not if it takes fewer seconds than that: then it was somebody else
@@ -99,27 +99,27 @@ def train(
     """
     settings, clock = trainer.settings, trainer.clock
     sweep_run(folder)
-    if clock.step == 0 and leader():
+    if clock.step == 0 and is_rank_zero():
         remove_best(folder)  # of a run that ended before its first checkpoint
-    metrics = Metrics(folder / "metrics.jsonl", clock.step) if leader() else Silent()
+    metrics = Metrics(folder / "metrics.jsonl", clock.step) if is_rank_zero() else NullMetrics()
     watch = Stopwatch(clock.seconds)
-    saved, _ = agree(clock.seconds)
-    lowest, _ = agree(min(validated(folder), default=math.inf) if leader() else math.inf)
-    kept, _ = agree(bits_of_best(folder, lowest) if leader() else math.inf)
+    saved, _ = broadcast_and_any(clock.seconds)
+    lowest, _ = broadcast_and_any(min(validation_lines(folder), default=math.inf) if is_rank_zero() else math.inf)
+    kept, _ = broadcast_and_any(bits_of_best(folder, lowest) if is_rank_zero() else math.inf)
     if validate is not None and last_are_best(trainer, folder):
-        bits, _ = agree(validate())
+        bits, _ = broadcast_and_any(validate())
         kept = keep_best(trainer, folder, bits) if math.isfinite(bits) else math.inf
-    worse = round(agree(validations_since_best(folder) if leader() else 0)[0])
+    worse = round(broadcast_and_any(validations_since_best(folder) if is_rank_zero() else 0)[0])
     validations = int(trainer.progress * (settings.validations + 1))
     lengths: list[float] = []
-    asked, told = agree(0.0, stop())[1], False
+    asked, told = broadcast_and_any(0.0, stop())[1], False
     watch.start()
     try:
-        while trainer.progress < 1 and not asked and not used_up(settings, worse):
+        while trainer.progress < 1 and not asked and not budget_spent(settings, worse):
             before = time.perf_counter()
             facts = trainer.step()
             length = time.perf_counter() - before
-            clock.seconds, _ = agree(watch.seconds())
+            clock.seconds, _ = broadcast_and_any(watch.seconds())
             usual = statistics.median(lengths) if len(lengths) >= OFTEN else math.inf
             like_most = trainer.recorder is None or bool(trainer.recorder.failed) or trainer.recorder.replayed
             lengths = [*lengths, length][-USUAL:] if like_most else lengths
@@ -137,7 +137,7 @@ def train(
             due = int(trainer.progress * (settings.validations + 1))
             if validate is not None and due > validations and trainer.progress < 1:
                 validations = due
-                bits, _ = agree(validate())
+                bits, _ = broadcast_and_any(validate())
                 metrics.write(
                     {
                         "step": clock.step,
@@ -156,12 +156,12 @@ def train(
                 saved = clock.seconds
                 metrics.sync()
                 yield Saved(save(trainer, folder), False)
-            clock.seconds, asked = agree(watch.seconds(), stop())
+            clock.seconds, asked = broadcast_and_any(watch.seconds(), stop())
         metrics.sync()
         path = save(trainer, folder)
-        early = trainer.progress < 1 and used_up(settings, worse)
+        early = trainer.progress < 1 and budget_spent(settings, worse)
         ended = trainer.progress >= 1 or early
-        if ended and validate is not None and agree(validate())[0] <= kept and leader():
+        if ended and validate is not None and broadcast_and_any(validate())[0] <= kept and is_rank_zero():
             remove_best(folder)
         yield Saved(path, not ended, early)
     finally:
@@ -171,10 +171,10 @@ def train(
 
 def sweep_run(folder: Path) -> None:
     """Removes what a run that was killed had begun to write. No other process trains the run at the same time."""
-    if leader():
+    if is_rank_zero():
         sweep(folder, ".*.part", ".tmp*")  # .tmp*: of safetensors, in runs of version 0.1.0
         sweep(folder / "checkpoints", ".*.part")
-    wait()
+    barrier()
 
 
 def save(trainer: Trainer, folder: Path) -> Path:
@@ -188,14 +188,14 @@ def save(trainer: Trainer, folder: Path) -> Path:
 
 def save_whole(path: Path, tensors: dict[str, Tensor], identity: str | None) -> None:
     """A file of tensors in one piece each, written by rank 0."""
-    tensors = gathered(tensors)
-    if leader():
+    tensors = full_tensors(tensors)
+    if is_rank_zero():
         save_tensors(path, tensors, entries(identity))
 
 
 def keep_best(trainer: Trainer, folder: Path, bits: float) -> float:
     """Saves the weights as the best ones; returns their bits."""
-    best = Best(trainer.clock.step, bits)
+    best = BestWeights(trainer.clock.step, bits)
     save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best, trainer.identity)
     return bits
 
@@ -211,11 +211,11 @@ def bits_of_best(folder: Path, lowest: float) -> float:
 
 def last_are_best(trainer: Trainer, folder: Path) -> bool:
     """Whether a run that has ended and now goes on ended with its best weights, of which there is no second copy."""
-    found = leader() and not (folder / NETWORK).exists() and bool(validated(folder))
-    return agree(0.0, found and trainer.progress < 1)[1]
+    found = is_rank_zero() and not (folder / NETWORK).exists() and bool(validation_lines(folder))
+    return broadcast_and_any(0.0, found and trainer.progress < 1)[1]
 
 
-def validated(folder: Path) -> list[float]:
+def validation_lines(folder: Path) -> list[float]:
     """Bits per character of all validations in metrics.jsonl, in their order; infinite where they were not finite."""
     lines = read_metrics(folder / "metrics.jsonl")
     found = [line["bits_per_character"] for line in lines if is_validation(line)]
@@ -224,17 +224,17 @@ def validated(folder: Path) -> list[float]:
 
 def validations_since_best(folder: Path) -> int:
     """How many validations in metrics.jsonl came after the best one; all of them where none was finite."""
-    bits = validated(folder)
+    bits = validation_lines(folder)
     lowest = min(bits, default=math.inf)
     return len(bits) - 1 - bits.index(lowest) if lowest < math.inf else len(bits)
 
 
 def ended_early(folder: Path, settings: TrainingConfig) -> bool:
     """Whether the run in `folder` has used up training.patience."""
-    return (folder / "metrics.jsonl").is_file() and used_up(settings, validations_since_best(folder))
+    return (folder / "metrics.jsonl").is_file() and budget_spent(settings, validations_since_best(folder))
 
 
-def used_up(settings: TrainingConfig, worse: int) -> bool:
+def budget_spent(settings: TrainingConfig, worse: int) -> bool:
     """Whether so many validations without a better one are too many."""
     return 0 < settings.patience <= worse
 
@@ -253,9 +253,9 @@ def metrics_line(trainer: Trainer, facts: StepFacts) -> dict[str, Any]:
         return line | {"skipped": facts.skipped}
     line |= {
         "gradient_norm": facts.gradient_norm,
-        "total": float(facts.report.total) * BITS,
+        "total": float(facts.report.total) * BITS_PER_NAT,
         "terms": {
-            name: {"bits": term.bits, "weight": term.weight, "share": term.share * BITS}
+            name: {"bits": term.bits, "weight": term.weight, "share": term.share * BITS_PER_NAT}
             for name, term in facts.report.terms.items()
         },
     }

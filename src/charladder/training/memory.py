@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import ModelConfig
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of malloc.h
@@ -59,10 +59,10 @@ def context_bytes(model: ModelConfig) -> int:
 
 
 def check_context(model: ModelConfig, run: str) -> None:
-    """Raises BadInput where one stream of the context of the network of `run` does not fit into the free memory."""
+    """Raises UserError where one stream of the context of the network of `run` does not fit into the free memory."""
     memory, needed = main_memory(), context_bytes(model)
     if memory is not None and needed > memory[0]:
-        raise BadInput(
+        raise UserError(
             f"{run} has a context of {model.context:,} characters, which needs {needed / 2**30:,.1f} GiB of memory, "
             f"and {memory[0] / 2**30:,.1f} GiB are free; use a machine with more, or a run of a shorter context"
         )

@@ -44,7 +44,7 @@ class Metrics:
         self.file.close()
 
 
-class Silent:
+class NullMetrics:
     """Metrics of a rank that does not write."""
 
     def write(self, line: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole lines. Damaged ones are left out, with a DataLeftOut warning that says how many and which.
 
     The bits of an evaluation that was not finite, which the file has as null, are NaN. A last line without its end is
-    no damage: it is being written, or a crash cut it short. Raises BadInput where the file is not a regular one, or is
+    no damage: it is being written, or a crash cut it short. Raises UserError where the file is not a regular one, or is
     longer than any that a run writes.
     """
     lines, damaged = [], []
@@ -70,7 +70,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             read = None
             with suppress(ValueError, RecursionError):
                 read = json.loads(line.decode(errors="replace"))
-            if isinstance(read, dict) and whole(read):
+            if isinstance(read, dict) and is_complete(read):
                 if "split" in read and read["bits_per_character"] is None:
                     read["bits_per_character"] = math.nan
                 lines.append(read)
@@ -99,7 +99,7 @@ def about(path: Path, damaged: list[int]) -> str:
     return f"{len(damaged):,} lines of {path} are damaged, and are left out: {', '.join(places)}{more}"
 
 
-def whole(line: Any) -> bool:
+def is_complete(line: Any) -> bool:
     """Whether a line is one that a run writes: a step with its terms, or an evaluation."""
     if not isinstance(line, dict) or type(line.get("step")) is not int or not number(line["step"]):
         return False

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from charladder.training.config import TrainingConfig
-from charladder.training.distributed import placed_as
+from charladder.training.distributed import distribute_like
 from charladder.training.muon import Muon
 
 
@@ -95,4 +95,6 @@ def restore_optimizers(
         if what not in STATES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
             raise ValueError(f"{key} is no state of this optimizer")
         whole = value.shape == parameter.shape
-        owner[parameter].state[parameter][what] = placed_as(value, parameter) if whole else value.to(parameter.device)
+        owner[parameter].state[parameter][what] = (
+            distribute_like(value, parameter) if whole else value.to(parameter.device)
+        )

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from charladder.training.distributed import wait
+from charladder.training.distributed import barrier
 
 INFO, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # where its files say which piece of a tensor they hold
 
@@ -27,7 +27,7 @@ def save(folder: Path, tensors: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-    wait()
+    barrier()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         state_dict_saver.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
@@ -43,7 +43,7 @@ def load(folder: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     try:
-        shapes = check_pieces(folder)
+        shapes = check_shards(folder)
         reader = HuggingFaceStorageReader(str(folder))
         tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         state: dict[str, Any] = dict(tensors)
@@ -55,7 +55,7 @@ def load(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_pieces(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
+def check_shards(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
     """The shape and type of every tensor, by the heads of the files. Raises ValueError where pieces leave gaps or lie
     on one another."""
     types: dict[str, torch.dtype] = {}

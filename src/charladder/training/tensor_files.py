@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from charladder.atomic_io import beside
-from charladder.errors import BadInput
+from charladder.atomic_io import atomic_write
+from charladder.errors import UserError
 from charladder.training.identity import RUN, check_identity
 
 DTYPES = "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"
@@ -28,7 +28,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] |
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {**(about or {}), DIGEST: digest_of(tensors, about or {})}
-    with beside(path) as part:
+    with atomic_write(path) as part:
         try:
             save_file(tensors, part, metadata)
             sort_metadata(part)
@@ -55,7 +55,7 @@ def load_tensors(path: Path, identity: str | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file of the run `identity`, all of whose numbers are finite.
 
     Their SHA-256 is compared with that of the metadata. A file without one is accepted: older versions and other
-    programs write none. Raises BadInput where the file is damaged or of another run, and OSError and SafetensorError
+    programs write none. Raises UserError where the file is damaged or of another run, and OSError and SafetensorError
     where it cannot be read.
     """
     with safe_open(path, framework="pt") as opened:
@@ -64,17 +64,17 @@ def load_tensors(path: Path, identity: str | None = None) -> dict[str, Tensor]:
         dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
     other = next((name for name, dtype in dtypes.items() if dtype not in DTYPES), None)
     if other is not None:
-        raise BadInput(f"{path} holds {other} as {dtypes[other]}, a dtype that no run writes")
+        raise UserError(f"{path} holds {other} as {dtypes[other]}, a dtype that no run writes")
     tensors = load_file(path)
     digest = metadata.pop(DIGEST, None)
     if digest is not None and digest != digest_of(tensors, metadata):
-        raise BadInput(
+        raise UserError(
             f"{path} is damaged: its content does not have the SHA-256 of its metadata; put a good copy back, or, if "
             f"it was changed on purpose, save it without {DIGEST!r} in its metadata"
         )
     bad = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
     if bad is not None:
-        raise BadInput(f"{path} holds numbers that are not finite, in {bad}")
+        raise UserError(f"{path} holds numbers that are not finite, in {bad}")
     return tensors
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.auxiliary.distributed import is_sharded
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.model import Dropout, Transformer
 from charladder.objective import LanguageModelObjective, term_weights
 from charladder.text import Windows
@@ -27,10 +27,10 @@ from charladder.training.compilation import (
     uncompiled,
 )
 from charladder.training.config import TrainingConfig
-from charladder.training.cuda_graph import Recorder, Run
+from charladder.training.cuda_graph import Run, StepGraph
 from charladder.training.devices import choose_device, choose_precision
-from charladder.training.distributed import Whole
-from charladder.training.health import Health, NotFinite, restored
+from charladder.training.distributed import NetworkAndObjective
+from charladder.training.health import Health, TrainingDiverged, restore_health
 from charladder.training.identity import entries
 from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
 from charladder.training.schedule import Clock, progress, rate_factor, step_share
@@ -64,7 +64,9 @@ class Trainer:
         self.precision = choose_precision(settings.precision, self.device)
         self.network, self.objective = network.to(self.device), objective.to(self.device)
         self.parallel: distributed.Parallel = distributed.choose_parallel(settings, network)
-        self.whole = distributed.share_out(Whole(self.network, self.objective), self.parallel, self.device)
+        self.whole = distributed.parallelize(
+            NetworkAndObjective(self.network, self.objective), self.parallel, self.device
+        )
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.compiled = choose_compiled(settings.compile, self.device)
@@ -74,18 +76,18 @@ class Trainer:
                 compile_losses(self.objective)
         alone = self.parallel == "one" and network.ngrams is None
         if settings.compile == "graphs" and not alone:
-            raise BadInput(
+            raise UserError(
                 "training.compile graphs is for one process, and for networks without model.ngrams; set it to blocks"
             )
         recorded = (
             alone and settings.micro_batch in (0, settings.batch) and choose_recorded(settings.compile, self.device)
         )
-        self.recorder = Recorder(self.parameters) if recorded else None
+        self.recorder = StepGraph(self.parameters) if recorded else None
         self.norm: float | None = None  # of the gradient, where it came with the passes
         self.held: object = None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
-            raise BadInput(
+            raise UserError(
                 f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
                 "(model.context) cannot be cut into so many pieces"
             )
@@ -105,7 +107,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.diagnosis, self.norm = None, None
-        report = distributed.whole_total(merge(self.backward(at)))
+        report = distributed.global_total(merge(self.backward(at)))
         pieces = self.pieces(at)
         characters = self.settings.batch * pieces * (self.windows.length // pieces)
         factor = rate_factor(self.settings, at, self.share(characters, began))
@@ -130,7 +132,7 @@ class Trainer:
     def share(self, characters: int, began: float) -> float:
         """The share of the budget that the step which began at `began` takes; the same on all ranks."""
         measured = self.settings.minutes and not self.clock.step
-        seconds, _ = distributed.agree(time.perf_counter() - began) if measured else (0.0, False)
+        seconds, _ = distributed.broadcast_and_any(time.perf_counter() - began) if measured else (0.0, False)
         return step_share(self.settings, self.clock, characters, seconds)
 
     def clip(self) -> float:
@@ -142,7 +144,7 @@ class Trainer:
                 torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self.norm))
             return self.norm
         norm = torch.nn.utils.clip_grad_norm_(dense, limit)
-        return float(distributed.gathered({"norm": norm})["norm"])
+        return float(distributed.full_tensors({"norm": norm})["norm"])
 
     @property
     def parameters(self) -> list[Any]:
@@ -158,7 +160,9 @@ class Trainer:
         Under several ranks each has its part of the batch, and the gradient is that of all.
         """
         pieces = self.pieces(at)
-        windows_BT, examples = self.windows.take(self.settings.batch, pieces, distributed.rank(), distributed.size())
+        windows_BT, examples = self.windows.take(
+            self.settings.batch, pieces, distributed.rank(), distributed.world_size()
+        )
         size = (self.settings.micro_batch or self.settings.batch) * pieces
         for begin in range(0, len(windows_BT), size):
             piece = self.placed(torch.from_numpy(windows_BT[begin : begin + size]))
@@ -183,7 +187,7 @@ class Trainer:
                 report = objective(network, piece, at, len(windows_BT), dropout, self.clock.step, apart=apart)
                 return report.total, report  # the total by itself, for wrappers to see
 
-            with distributed.exchanging(self.whole, self.parallel, last):
+            with distributed.grad_sync(self.whole, self.parallel, last):
                 with half, uncompiled(self.compiled and diagnosing):
                     total, report = self.whole(measure)
                 if diagnosing:
@@ -255,8 +259,8 @@ class Trainer:
             local = cast(Any, parameter).to_local() if is_sharded(parameter) else parameter
             if not torch.isfinite(local).all():
                 bad = name
-        if distributed.agree(0.0, bad is not None)[1]:
-            raise NotFinite(f"step {self.clock.step}: the weights {bad or 'of another rank'} are not finite")
+        if distributed.broadcast_and_any(0.0, bad is not None)[1]:
+            raise TrainingDiverged(f"step {self.clock.step}: the weights {bad or 'of another rank'} are not finite")
 
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
@@ -274,14 +278,14 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a checkpoint. Raises BadInput where it is of another network."""
+        """Goes back to a checkpoint. Raises UserError where it is of another network."""
         try:
-            distributed.fill(self.network, checkpoint.network)
-            distributed.fill(self.objective, checkpoint.heads)
+            distributed.load_full_state_dict(self.network, checkpoint.network)
+            distributed.load_full_state_dict(self.objective, checkpoint.heads)
             restore_optimizers(self.optimizers, self.network, self.objective.heads, checkpoint.optimizer)
-            self.health = restored(checkpoint.state.get("health"))
+            self.health = restore_health(checkpoint.state.get("health"))
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):
-            raise BadInput(
+            raise UserError(
                 f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
                 "describes; put the old config.toml back"
             ) from None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Drafts, make_sampler
 from charladder.generation.speculative.no_drafter import no_drafts
@@ -74,7 +74,7 @@ class EarlyExitDrafter:
             uniform = [sequences[on[place]].uniform(step) for place in drafting]
             try:
                 ids, q_NV, _ = self.sampler.sample(logits_NV, uniform)
-            except BadInput:  # this head is broken, which is no reason not to write
+            except UserError:  # this head is broken, which is no reason not to write
                 return no_drafts(sequences)
             for place, one, q_V in zip(drafting, ids, q_NV, strict=True):
                 said[on[place]].append(one)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.speculative import (
     AutoDrafter,
@@ -37,11 +37,11 @@ def make_drafter(
 ) -> Drafter:
     """The drafter called `name`, which proposes `length` characters (its own choice unless given).
 
-    training: fetches the text that the run was trained on, for `ngram`. Raises BadInput where the run has no heads for
+    training: fetches the text that the run was trained on, for `ngram`. Raises UserError where the run has no heads for
     a drafter that is asked for, or unusable ones; `auto` does without, and reports why.
     """
     if length is not None and not 1 <= length <= 64:
-        raise BadInput(f"--draft-length is {length}; it must be between 1 and 64 characters")
+        raise UserError(f"--draft-length is {length}; it must be between 1 and 64 characters")
     if name == "none":
         return NoDrafter()
     if name == "ngram":
@@ -52,7 +52,7 @@ def make_drafter(
         for make in (make_target_heads, make_early_exit):
             try:
                 drafter = make(run, runner, sampling, length or 8, weights)
-            except BadInput as error:
+            except UserError as error:
                 if str(error) not in said:
                     report(f"{error}; writing goes on without them")
                 said.add(str(error))
@@ -62,12 +62,12 @@ def make_drafter(
         found.append(NgramDrafter(None, length or 8))
         return AutoDrafter([(d, lengths_to_try(d, length)) for d in found])
     if name == "early-exit" and run.recipe.model.layers < 2:
-        raise BadInput(f"{run.path} has a single layer, and none below it that could draft; use another --draft")
+        raise UserError(f"{run.path} has a single layer, and none below it that could draft; use another --draft")
     drafter = (make_target_heads if name == "targets" else make_early_exit)(run, runner, sampling, length, weights)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "intermediate layers"
         command = f"charladder refit {run.words}"
-        raise BadInput(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
+        raise UserError(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
     return drafter
 
 

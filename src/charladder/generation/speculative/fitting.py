@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model import Transformer
 from charladder.text import Windows
@@ -33,13 +33,13 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.seconds > 0):
-            raise BadInput("refit wants one budget above 0: --steps or --minutes")
+            raise UserError("refit wants one budget above 0: --steps or --minutes")
         if not 1 <= self.batch <= 1 << 16:
-            raise BadInput(f"--batch is {self.batch}; it must be between 1 and 65,536 windows")
+            raise UserError(f"--batch is {self.batch}; it must be between 1 and 65,536 windows")
         if not 0 < self.rate < 1:
-            raise BadInput(f"--rate is {self.rate}; it must be above 0 and below 1")
+            raise UserError(f"--rate is {self.rate}; it must be above 0 and below 1")
         if not 1 <= self.ahead <= 64:
-            raise BadInput(f"--ahead is {self.ahead}; it must be between 1 and 64 characters")
+            raise UserError(f"--ahead is {self.ahead}; it must be between 1 and 64 characters")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def fit(
         progress = step / settings.steps if settings.steps else seconds / settings.seconds
         bits = {name: float(loss.detach()) / math.log(2) for name, loss in losses.items()}
         if not all(map(math.isfinite, bits.values())):
-            raise BadInput(f"fitting went wrong at step {step}: a loss is no number; is the network broken?")
+            raise UserError(f"fitting went wrong at step {step}: a loss is no number; is the network broken?")
         yield FitProgress(step, min(1.0, progress), characters, seconds, bits)
     heads.eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run
@@ -36,22 +36,22 @@ def save_heads(run: Run, heads: DraftingHeads, about: FittedTo) -> None:
 
 
 def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
-    """A run's drafting heads; None where it has none. Raises BadInput where they are not whole, or another's."""
+    """A run's drafting heads; None where it has none. Raises UserError where they are not whole, or another's."""
     path = run.path / FILE_NAME
     if not path.exists() and not path.is_symlink():
         return None
     if path.is_symlink() or not path.is_file():
-        raise BadInput(f"{path} is no plain file, and is not followed")
+        raise UserError(f"{path} is no plain file, and is not followed")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{path} is larger than any that refit writes, and is not read")
+            raise UserError(f"{path} is larger than any that refit writes, and is not read")
         with safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             plain = all(part.get_dtype() == "F32" for part in slices.values())
             about = parse_fitted_to((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read as safetensors: {error}") from None
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
     again = f"`charladder refit {run.words}` makes new ones"
     with torch.device("meta"):
         made = heads_of_shapes(run, shapes)
@@ -61,15 +61,15 @@ def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
         or made is None
         or shapes != {n: tuple(t.shape) for n, t in made.state_dict().items()}
     ):
-        raise BadInput(f"{path} does not hold drafting heads of this network; {again}")
+        raise UserError(f"{path} does not hold drafting heads of this network; {again}")
     if about.network != file_digest(run.network_path):
-        raise BadInput(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
+        raise UserError(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
     heads = heads_of_shapes(run, shapes)
     assert heads is not None
     try:
         heads.load_state_dict(load_tensors(path, run.identity))
-    except BadInput as error:
-        raise BadInput(f"{error}; {again}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
     return heads.eval(), about
 
 

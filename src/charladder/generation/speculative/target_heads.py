@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import BadInput
+from charladder.errors import UserError
 from charladder.generation.distribution import NOT_FINITE, SamplingParams
 from charladder.generation.sampler import SOURCES, Drafts, make_sampler, to_c
 from charladder.generation.speculative.drafting_heads import ChainedHead
@@ -59,7 +59,7 @@ class IndependentHeadsDrafter:
             return Drafts(counts, [], None)
         try:
             ids, q_MV, _ = self.sampler.sample(np.concatenate(rows), uniform)
-        except BadInput:  # these heads are broken, which is no reason not to write
+        except UserError:  # these heads are broken, which is no reason not to write
             return no_drafts(sequences)
         return Drafts(counts, ids, q_MV)
 
@@ -122,7 +122,7 @@ class ChainedHeadDrafter:
         found = self.draft_reference if self.library is None else self.draft_native
         try:
             return Drafts(counts, *found(state_ND, ids, few, uniform))
-        except BadInput:  # these heads are broken, which is no reason not to write
+        except UserError:  # these heads are broken, which is no reason not to write
             return no_drafts(sequences)
 
     def draft_native(
@@ -143,7 +143,7 @@ class ChainedHeadDrafter:
             ctypes.c_int(threads),
         )  # fmt: skip
         if bad:
-            raise BadInput(NOT_FINITE)
+            raise UserError(NOT_FINITE)
         return list(drafted), q_MV
 
     @torch.inference_mode()
