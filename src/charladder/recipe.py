@@ -1,6 +1,8 @@
 """Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
 
 import dataclasses
+import inspect
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,16 +22,21 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class TextConfig:
-    """data: corpus names, files, folders, patterns, URLs or `-`, in their order.
+    """The text, its alphabet and its parts. Fields that say "set when the run is created" are not for recipes.
 
-    encoding: of the files; recoded to UTF-8 where it is another, and bytes as they are in utf-8.
-    alphabet: `bytes`; `letters` learned from the data, at most 256; `unicode`, the same with at most 65,536; `text8`,
-    the letters a to z and the space. unknown: what a letter outside the alphabet is: an `error`, or something to
-    `replace` (by U+FFFD, one more letter) or to `drop`.
-    boundaries: whether a window may `cross` from one file into the next, or they are to `keep` apart.
-    order: windows drawn at `random`, or in `epochs` that cover the text once each.
-    valid, test: the share held out at the end; characters, or fractions below 1.
-    characters, sha256, files (how many) and letters are filled in when a run begins.
+    data: Corpus names, files, folders, glob patterns, URLs or `-` (standard input), in this order.
+    encoding: Encoding of the files; all but `utf-8` are converted to UTF-8. With `utf-8` the bytes stay unchanged.
+    alphabet: `bytes`; `letters` or `unicode`, learned from the text; `text8`, a to z and the space. `letters` has at
+    most 256 characters, `unicode` at most 65,536.
+    unknown: Characters outside the alphabet: raise an `error`, `replace` them by U+FFFD, or `drop` them.
+    boundaries: Whether windows may `cross` from one file into the next, or `keep` to one file.
+    order: Windows are drawn at `random`, or in `epochs` that cover the text once each.
+    valid: Validation part, before the test part: characters, or a fraction below 1.
+    test: Test part, at the end of the text: characters, or a fraction below 1.
+    characters: Length of the text in characters; set when the run is created.
+    sha256: SHA-256 of the text; set when the run is created.
+    files: Number of files in the text; set when the run is created.
+    letters: The characters of a learned alphabet; set when the run is created.
     """
 
     data: tuple[str, ...] = ("python",)
@@ -71,6 +78,21 @@ def field_types() -> dict[str, Any]:
     return {
         f"{section}.{name}": kind for section, cls in SECTIONS.items() for name, kind in get_type_hints(cls).items()
     }
+
+
+def field_help() -> dict[str, str]:
+    """One line for every recipe field, by dotted name: the first sentence of its entry in the class docstring.
+
+    An entry begins a line with `name: `, and ends at the next entry or empty line. Without docstrings (`python -OO`)
+    the lines are empty.
+    """
+    lines = {}
+    for section, cls in SECTIONS.items():
+        doc, names = inspect.getdoc(cls) or "", [f.name for f in dataclasses.fields(cls)]
+        entries = re.findall(rf"^({'|'.join(names)}): (.+?)(?=\n\n|\n(?:{'|'.join(names)}): |\Z)", doc, re.M | re.S)
+        texts = {name: " ".join(text.split()) for name, text in entries}
+        lines |= {f"{section}.{name}": texts.get(name, "").split(". ")[0].removesuffix(".") for name in names}
+    return lines
 
 
 # What other libraries call a field.

@@ -18,19 +18,27 @@ MAX_SIZE = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a network, checked when made (UserError says which field is wrong).
+    """The shape of a network. Raises UserError that names the field of a wrong value.
 
-    block: `modern` (RMSNorm, QK-norm per head, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
-    positions: `rotary`; `tables`, a learned table added to the input of every layer, not shared (the paper, section
-    "Positional embeddings"); `table`, one learned table at the first layer only; `sinusoidal`, the fixed signal of
-    Vaswani et al. 2017 at the first layer only. `table` and `sinusoidal` are two readings of the paper's ablation of
-    the tables (docs/paper.md).
-    norm_placement: `pre` or `post`; the paper does not say. Default `pre`, which trains when deep.
-    initialisation: `scaled` (normal, 1/sqrt(inputs), output matrices of each layer at zero, so that a fresh layer
-    adds nothing to its input) or `normal` (0.02, output matrices divided by sqrt(2 layers)); the paper does not say.
-    With sinusoidal positions the embedding has a standard deviation of 0.5 in both, near that of the signal, 0.7.
-    ngrams: the longest n-grams, from 3 on, that have hashed embeddings (0: none), `ngram_rows` of each length.
-    dropout: on attention weights and inside the feed-forward layer; the place is from memory of the paper.
+    layers: Number of layers (blocks).
+    width: Width of the hidden state, a multiple of attention_heads.
+    attention_heads: Attention heads of a layer.
+    feed_forward: Inner width of the feed-forward layer.
+    context: Longest context, in characters.
+    block: `modern` (RMSNorm, QK-norm, SwiGLU, no biases) or `paper` (LayerNorm, ReLU, biases).
+    positions: `rotary`; learned `tables` at each layer; one learned `table`, or `sinusoidal`, at the first. `tables`
+    is the paper's (section "Positional embeddings"). `sinusoidal` is the signal of Vaswani et al. 2017. `table` and
+    `sinusoidal` are two readings of the paper's ablation of the tables (docs/paper.md).
+    norm_placement: Normalisation before (`pre`) or after (`post`) attention and feed-forward. The paper does not say;
+    `pre` trains deep networks.
+    initialisation: `scaled` (1/sqrt(inputs), outputs of blocks at 0) or `normal` (standard deviation 0.02). `normal`
+    divides the output matrices by sqrt(2 layers). The paper does not say. With sinusoidal positions the embedding has
+    a standard deviation of 0.5 in both, near that of the signal, 0.7.
+    dropout: Dropout rate, on attention weights and inside the feed-forward layer. Where the paper applies dropout is
+    from memory.
+    rotary_base: Base of the wavelengths of rotary positions.
+    ngrams: Longest n-grams with hashed embeddings, 3 to 16; 0 for none. There is one table for each length from 3 on.
+    ngram_rows: Rows of the embedding table of each n-gram length.
     """
 
     layers: int

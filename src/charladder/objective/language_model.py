@@ -54,22 +54,20 @@ MAX_LOGIT_BYTES = 64 << 20  # bytes of logits beyond which the losses of a layer
 class ObjectiveConfig:
     """Which losses contribute, and how much. The defaults are the paper's where it says.
 
-    positions: `all`, or `last` (the ablation): then every term uses the last position of a window only.
-    intermediate: whether intermediate layers predict.
-    intermediate_schedule: when an intermediate layer l of n stops contributing: `half`, at l/(2n) of training (the
-    paper's rule); `whole`, at l/n (its other figure); `fade`, with a weight that falls linearly to 0 at l/(2n);
-    `never`, or `constant`, its name in other papers; or a preset of other papers (charladder.auxiliary.presets).
-    intermediate_weight: multiplies the weight of every intermediate layer.
-    intermediate_reduction: `sum` of the intermediate layers, or their `mean` (divided by the number of active ones).
-    The paper does not say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
-    intermediate_input: what an intermediate classifier reads: the hidden state `normed` (without parameters), or
-    `plain`.
-    intermediate_heads: every layer has its `own` classifiers (the paper: untied), or uses the final norm and the
-    classifiers of the last layer, `shared` (tied).
-    targets: how many characters ahead are predicted, each by an own classifier, at every predicting layer.
-    target_schedule: `plain`, or a preset of other papers, which gives every target its weight.
-    target_weight: with `plain`, the weight of the targets after the first. target_end: the progress at which they fall
-    silent.
+    positions: Positions that are predicted: `all`, or only the `last` one of a window (the paper's ablation).
+    intermediate: Whether intermediate layers have losses.
+    intermediate_schedule: When intermediate layer l of n stops: `half` at l/(2n) of training, or another rule. `whole`:
+    at l/n (the paper's other figure). `fade`: a weight that falls linearly to 0 at l/(2n). `never`, also called
+    `constant`. The others are presets of `charladder.auxiliary.presets`. The paper's rule is `half`.
+    intermediate_weight: Factor of the weight of every intermediate layer.
+    intermediate_reduction: `sum` of the intermediate layers, or their `mean` over the active ones. The paper does not
+    say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
+    intermediate_input: What intermediate classifiers read: the `normed` (no parameters) or `plain` hidden state.
+    intermediate_heads: `own` classifiers for each layer (the paper), or final norm and classifiers `shared` by all.
+    targets: Number of future characters predicted by each layer, each with its own classifier.
+    target_schedule: Weights of the targets: `plain`, or a preset of other papers.
+    target_weight: Weight of every target after the first, with the `plain` schedule.
+    target_end: Progress in [0, 1] at which the targets after the first stop, with the `plain` schedule.
     """
 
     positions: Literal["all", "last"] = "all"

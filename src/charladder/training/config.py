@@ -9,34 +9,52 @@ from charladder.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Checked when made (UserError says which field is wrong).
+    """Budget, batch, optimizer, precision. Raises UserError that names the field of a wrong value.
 
-    minutes, steps, characters: the budget; exactly one is above 0. A run budgeted in steps or characters repeats bit
+    Exactly one of minutes, steps and characters is above 0. A run budgeted in steps or characters is reproducible bit
     for bit on one machine; one budgeted in minutes does as much as the time allows.
-    batch: windows a step; micro_batch: how many of them at once (0: all), which changes memory and nothing else.
-    cut_windows: until the progress `cut_until`, windows are cut into so many pieces (1: they stay whole), which cost
-    less and teach the first things as well; the text that a step reads stays the same.
-    optimizer: `muon` for the matrices of the layers (Jordan et al. 2024) with AdamW for the rest, `adamw`, or
-    `momentum` SGD (the paper's). learning_rate: of Muon, or of all parameters; adam_rate: of what Muon leaves;
-    ngram_rate: of the embeddings of n-grams, which Adagrad trains.
-    warmup: share of the budget in which the rate rises, counting the step itself: the first of n warm-up steps has 1/n
-    of the rate. decay: `linear` or `cosine` to 0, or `fixed`.
-    clip: largest gradient norm (0: no limit).
-    precision: of activations and products; weights and optimizer state are always float32. `auto` takes bfloat16
-    where the processor or GPU has it.
-    compile: `blocks` compiles the network's blocks, all as one, with torch.compile. `graphs` also replays the passes of
-    a step as one CUDA graph, which wants the whole batch at once (micro_batch 0). `auto` does both on a GPU, the second
-    where it can be: in one process, with the whole batch at once.
-    parallel: how several processes (torchrun) share the work: `ddp` (what `auto` means) gives each a copy and a part of
-    the batch; `fsdp` also cuts weights, gradients and optimizer state into pieces.
-    skips: how many of the last hundred steps may be left out, because their loss or gradient was not finite or their
-    loss leapt, before the run stops. spike: how far above the highest of the last 64 losses a leap is, in their
-    standard deviations (by the median deviation), and at least one bit (0: no leap is).
-    diagnose_every: after how many steps the auxiliary gradients are compared with the main one (0: never).
-    validations: how often in a run a stretch of `validation_characters` of the valid part is scored.
-    patience: how many validations in a row may be no better than the best one before training ends early (0: any).
-    initial_run, initial_sha256: the run whose network and heads this one began with (`train --from`), and the SHA-256
-    of that network's file; filled in when a run begins, and empty where the weights were drawn at random.
+
+    batch: Windows of a step.
+    learning_rate: Peak learning rate of Muon, or of all parameters with the other optimizers.
+    minutes: Budget in minutes of training.
+    steps: Budget in optimizer steps.
+    characters: Budget in characters read.
+    micro_batch: Windows of one forward pass, which limits memory; 0 for the whole batch. Gradients are accumulated, and
+    the result is the same.
+    cut_windows: Pieces into which each window is cut early in training; 1 for none. Short windows cost less, and a step
+    reads the same text.
+    cut_until: Progress in [0, 1] until which windows are cut.
+    seed: Seed of weights, windows and dropout.
+    optimizer: `muon` (AdamW for what is no matrix of a layer), `adamw`, or `momentum` (SGD, the paper's). Muon: Jordan
+    et al. 2024.
+    adam_rate: Peak learning rate of the parameters that Muon leaves to AdamW.
+    ngram_rate: Peak learning rate of the n-gram embeddings, which Adagrad trains.
+    momentum: Momentum of Muon and of SGD.
+    beta1: Decay of AdamW's mean of gradients.
+    beta2: Decay of AdamW's mean of squared gradients.
+    weight_decay: Weight decay of all parameters (decoupled, but L2 with `momentum`).
+    warmup: Share of the budget in which the learning rate rises. The first of n warm-up steps has 1/n of the rate.
+    decay: Learning rate after the warm-up: `linear` or `cosine` to 0, or `fixed`.
+    clip: Largest gradient norm; 0 for no limit.
+    device: `auto` (CUDA where available, else CPU), cpu, cuda, cuda:1 or mps.
+    precision: Dtype of activations; `auto` is bfloat16 where the hardware multiplies it. Weights and optimizer state
+    are always float32.
+    compile: torch.compile of the `blocks`, also CUDA `graphs` of whole steps, or `never`; `auto` chooses. `graphs`
+    needs the whole batch in one pass (micro_batch 0). `auto` compiles on a GPU, with graphs in one process.
+    parallel: Processes of torchrun: `ddp` copies the weights, `fsdp` shards them; `auto` is ddp. FSDP also shards
+    gradients and optimizer state.
+    skips: Most steps skipped of the last 100 before the run stops. A step is skipped where its loss or gradient is not
+    finite, or its loss is a spike.
+    spike: A loss this many standard deviations above the last 64 is skipped; 0 for none. It is compared with the
+    highest of them, must also be one bit higher, and the deviation is estimated by the median deviation.
+    validations: Number of validations in a run.
+    validation_characters: Characters of the validation part scored by each validation.
+    patience: Validations without improvement after which training ends early; 0 for never.
+    checkpoint_seconds: Seconds between checkpoints.
+    log_every: Steps between lines of metrics.jsonl.
+    diagnose_every: Steps between comparisons of auxiliary gradients with the main one; 0 for never.
+    initial_run: Run whose weights training started from (`train --from`); set when the run is created.
+    initial_sha256: SHA-256 of the network of initial_run; set when the run is created.
     """
 
     batch: int
