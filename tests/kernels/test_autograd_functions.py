@@ -1,13 +1,16 @@
-"""Steps with a backward pass of our own: the mathematics of the torch function that each stands for."""
+"""The autograd functions compute the same as the torch functions they replace, and `accelerate` uses them."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from charladder.kernels import autograd_functions, causal_attention, reference
+from charladder.kernels import accelerate, autograd_functions, causal_attention, reference
 from charladder.kernels.reference import HeadLayout
 from charladder.model import Transformer
-from charladder.model.attention import rotary_angles, rotate
+from charladder.model.block import Block
+from charladder.model.rotary import rotary_angles, rotate
 from helpers import small
 
 
@@ -122,8 +125,27 @@ def test_queries_and_keys_are_left_as_they_were_even_where_one_row_is_one_window
     assert torch.equal(mixed, before)
 
 
-def test_odd_heads_without_rotation_are_torchs(monkeypatch):
-    network = Transformer(small(width=33, attention_heads=11, positions="tables"), 16).double()
+def accelerated(**changes):
+    network = Transformer(small(**changes), 16)
+    accelerate(network)
+    return network
+
+
+def test_accelerate_changes_neither_parameters_nor_names():
+    network, fast = Transformer(small(), 16), accelerated()
+    assert list(network.state_dict()) == list(fast.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), fast.parameters(), strict=True))
+    classes = [type(module) for module in fast.modules()]
+    accelerate(fast)
+    assert [type(module) for module in fast.modules()] == classes
+    assert isinstance(fast.blocks[0], Block)
+    tokens = torch.arange(12).view(1, 12)
+    assert "AttentionFunctionBackward" in names(copy.deepcopy(fast)(tokens).logits_BTV)
+    assert "AttentionFunctionBackward" not in names(network(tokens).logits_BTV)
+
+
+def test_blocks_with_an_odd_head_size_are_not_accelerated():
+    network = accelerated(width=33, attention_heads=11, positions="tables").double()
     tokens = torch.arange(24).view(2, 12) % 16
     trained = network(tokens).logits_BTV
     assert "AttentionFunctionBackward" not in names(trained)
@@ -131,12 +153,12 @@ def test_odd_heads_without_rotation_are_torchs(monkeypatch):
         torch.testing.assert_close(trained.detach(), network(tokens).logits_BTV, rtol=1e-10, atol=1e-10)
 
 
-def test_whoever_listens_to_a_part_hears_it_and_what_stands_for_a_layer_is_asked():
-    network = Transformer(small(), 16)
-    tokens, heard = torch.arange(12).view(1, 12), []
-    hook = network.blocks[1].attention.register_forward_hook(lambda *given: heard.append(given[-1].shape))
+def test_hooks_and_replaced_modules_inside_a_block_take_part():
+    network = accelerated()
+    tokens, called = torch.arange(12).view(1, 12), []
+    hook = network.blocks[1].attention.register_forward_hook(lambda *given: called.append(given[-1].shape))
     network(tokens)
-    assert heard == [(1, 12, 32)]
+    assert called == [(1, 12, 32)]
     hook.remove()
     network.blocks[1].feed_forward.down = torch.nn.Sequential(
         network.blocks[1].feed_forward.down, torch.nn.Dropout(1.0)
@@ -146,7 +168,7 @@ def test_whoever_listens_to_a_part_hears_it_and_what_stands_for_a_layer_is_asked
 
 
 def test_training_and_inference_agree():
-    network = Transformer(small(), 16).double()
+    network = accelerated().double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
     tokens = torch.arange(24).view(2, 12) % 16
@@ -156,27 +178,25 @@ def test_training_and_inference_agree():
         torch.testing.assert_close(trained.detach(), network(tokens).logits_BTV, rtol=1e-10, atol=1e-10)
 
 
-def test_all_gradients_are_those_of_torchs_own_steps(monkeypatch):
-    network = Transformer(small(), 16).double()
-    for parameter in network.parameters():
+def test_all_gradients_equal_those_of_autograd():
+    plain = Transformer(small(), 16).double()
+    for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
     tokens = torch.arange(24).view(2, 12) % 16
-    found = []
-    for by_hand in (True, False):
-        if not by_hand:
-            for module in ("block", "norm"):
-                monkeypatch.setattr(f"charladder.model.{module}.use_custom_backward", lambda *_: False)
-        network.zero_grad()
+    gradients = []
+    for network in (plain, fast):
         output = network(tokens).logits_BTV
-        assert ("AttentionFunctionBackward" in names(output)) == by_hand
+        assert ("AttentionFunctionBackward" in names(output)) == (network is fast)
         F.cross_entropy(output.flatten(0, 1), tokens.flatten()).backward()
-        found.append([parameter.grad for parameter in network.parameters()])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    for expected, actual in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_under_autocast_products_are_in_bfloat16_and_gradients_near_those_of_float32():
-    network = Transformer(small(), 16)
+    network = accelerated()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
     tokens = torch.arange(24).view(2, 12) % 16

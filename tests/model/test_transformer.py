@@ -138,7 +138,7 @@ def test_sinusoidal_positions_in_other_types():
 
 
 def test_rotary_scores_depend_on_distance_alone():
-    from charladder.model.attention import rotary_angles, rotate
+    from charladder.model.rotary import rotary_angles, rotate
 
     cos, sin = rotary_angles(small(), 16)
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

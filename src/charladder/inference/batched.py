@@ -20,7 +20,7 @@ from torch import Tensor
 from charladder.errors import UserError
 from charladder.inference.runner import RunnerOutput, TokenBatch
 from charladder.kernels import cuda_graph
-from charladder.model.attention import rotary_angles
+from charladder.model.rotary import rotary_angles
 from charladder.model.sinusoidal import sinusoidal_signal
 from charladder.model.transformer import Transformer
 

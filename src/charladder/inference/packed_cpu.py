@@ -17,8 +17,8 @@ from torch import Tensor
 from charladder.errors import UserError
 from charladder.inference.runner import RunnerOutput, TokenBatch
 from charladder.kernels import native
-from charladder.model.attention import rotary_angles
 from charladder.model.norm import EPSILON
+from charladder.model.rotary import rotary_angles
 from charladder.model.transformer import Transformer
 
 PANEL, LANES, TILE = 32, 16, 6

@@ -1,10 +1,9 @@
 """Autograd functions for training on a CPU: parts of a block whose backward pass is written by hand, because torch
 composes it from many small operations there and saves more tensors than necessary.
 
-Each is the same mathematics as torch's functions, and is tested against them. They are used only where a gradient is
-needed on a CPU; inference, GPUs and compiled networks use torch's own. The operations between matrix products are in
-reference.py and native.py, attention is in causal_attention.py. Under autocast, matrix products have its dtype and the
-residual stream keeps its own.
+Each is the same mathematics as torch's functions, and is tested against them. accelerate.py puts them into a network.
+The operations between matrix products are in reference.py and native.py, attention is in causal_attention.py. Under
+autocast, matrix products have its dtype and the residual stream keeps its own.
 
 Shapes: B windows, T characters, R = B T rows, D width, G 3 D, F feed-forward width, N heads of all windows, E head
 size.
@@ -21,13 +20,6 @@ from torch.autograd.function import once_differentiable
 from charladder.kernels import native, reference
 from charladder.kernels.causal_attention import attention, attention_backward
 from charladder.kernels.reference import HeadLayout
-
-
-def use_custom_backward(*tensors: Tensor) -> bool:
-    """Whether the autograd functions of this file apply to these tensors."""
-    return (
-        torch.is_grad_enabled() and not torch.compiler.is_compiling() and all(t.device.type == "cpu" for t in tensors)
-    )
 
 
 def matmul_dtype(x: Tensor) -> torch.dtype:

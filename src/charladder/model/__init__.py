@@ -1,4 +1,4 @@
-"""The network: what is deployed. Heads of auxiliary losses belong to the objective, not here."""
+"""The network in plain PyTorch. The heads of auxiliary losses are in the objective, not here."""
 
 from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout

@@ -1,6 +1,6 @@
 """Causal self-attention, with or without a cache.
 
-Shapes: B streams, T new characters, S characters seen (cached and new), D width, H heads, E head size.
+Shapes: B sequences, T new characters, S characters (cached and new), D width, H heads, E head size.
 """
 
 import math
@@ -13,19 +13,7 @@ from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout
 from charladder.model.kv_cache import ExtendFunction
 from charladder.model.norm import make_norm
-
-
-def rotary_angles(settings: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (length, E), of rotary positions (Su et al. 2021), pairs half a head apart as in Qwen3."""
-    size = settings.head_size
-    frequency = settings.rotary_base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency).repeat(1, 2)
-    return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    low, high = x_BHTE.chunk(2, dim=-1)
-    return x_BHTE * cos_TE + torch.cat((-high, low), dim=-1) * sin_TE
+from charladder.model.rotary import rotate
 
 
 class Attention(nn.Module):
@@ -56,13 +44,13 @@ class Attention(nn.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = rotate(q, *rotary).to(v.dtype), rotate(k, *rotary).to(v.dtype)  # angles are in float32
-        seen = None
+        mask = None
         if extend is not None:
-            k, v, seen = extend(k, v)
+            k, v, mask = extend(k, v)
         if dropout is not None:
             y_BHTE = explicit_attention(q, k, v, dropout.fold_in(1))
-        elif seen is not None:
-            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        elif mask is not None:
+            y_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         elif T == 1:
             y_BHTE = F.scaled_dot_product_attention(q, k, v)
         elif k.shape[2] == T:
@@ -73,12 +61,12 @@ class Attention(nn.Module):
 
 
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
-    """What each of the last T of S characters may see: itself and everything before."""
+    """Which of S characters each of the last T attends to, (T, S): itself and all before."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout) -> Tensor:
-    """Attention with dropout on its weights; written out, because the fused one draws masks of its own."""
+    """Attention with dropout on its weights. torch's fused attention draws its own masks, so it cannot be used."""
     score_BHTS = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
     score_BHTS = score_BHTS.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), float("-inf"))
     return dropout(score_BHTS.softmax(-1)) @ v

@@ -1,4 +1,4 @@
-"""What a network is made of. Every unknown of the paper is a switch here, with its default said."""
+"""The configuration of a network. What the paper leaves open is a field, whose default is documented."""
 
 import math
 from dataclasses import dataclass

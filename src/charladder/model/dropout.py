@@ -1,9 +1,8 @@
 """Dropout whose masks are a function of (seed, example, place, element), not of ranks, micro-batches or history.
 
-The generator is a hash of counters in tensor arithmetic: all examples at once, the same on every device, and nothing
-that a compiled block could not hold.
+The generator is a hash of counters in tensor arithmetic, which gives the same masks on every device and compiles.
 
-Shapes: B examples, N elements of one example. Whole numbers wrap at their width, which is what mixes them.
+Shapes: B examples, N elements of one example. Integer products overflow on purpose, as part of the hash.
 """
 
 from typing import NamedTuple
@@ -16,23 +15,23 @@ STRIDE, FIRST, SECOND = 0x1E3779B1, 0x7FEB352D, 0x046CA68B  # odd factors for el
 
 
 class Dropout(NamedTuple):
-    """The masks of one micro-batch at one place: elements fall out at `rate`; keys_B are int64, one an example."""
+    """The masks of one micro-batch at one place. rate: of elements set to zero. keys_B: int64, one for each example."""
 
     rate: float
     keys_B: Tensor
 
     def fold_in(self, place: int) -> "Dropout":
-        """The masks of a place inside this one: of a layer, and then of each of its parts."""
+        """The masks of a place inside this one, such as a layer of the network or a part of a layer."""
         keys_B = self.keys_B * SPREAD + place
         keys_B = (keys_B ^ (keys_B >> 31 & 0x1FFFFFFFF)) * SPREAD
         keys_B = (keys_B ^ (keys_B >> 32 & 0xFFFFFFFF)) * MIX
         return Dropout(self.rate, keys_B ^ (keys_B >> 29 & 0x7FFFFFFFF))
 
     def __call__(self, x_B: Tensor) -> Tensor:
-        """x of shape (B, ...), elements dropped at `rate` and the rest scaled up."""
+        """x of shape (B, ...) with elements set to zero at `rate` and the others divided by 1 - rate."""
         low_B1, high_B1 = (half[:, None].to(torch.int32) for half in (self.keys_B & 0x7FFFFFFF, self.keys_B >> 32))
-        n_1N = torch.arange(x_B[0].numel(), dtype=torch.int32, device=x_B.device) ^ low_B1[:1] & 0  # as it is, but
-        # not known beforehand: torch's compiler would do the product in whole numbers that do not wrap, and fail
+        n_1N = torch.arange(x_B[0].numel(), dtype=torch.int32, device=x_B.device) ^ low_B1[:1] & 0  # unchanged,
+        # but not constant: torch's compiler would fold constants with integers that do not overflow, and fail
         h_BN = n_1N * STRIDE ^ low_B1
         h_BN = (h_BN ^ (h_BN >> 16 & 0xFFFF)) * FIRST ^ high_B1
         h_BN = (h_BN ^ (h_BN >> 15 & 0x1FFFF)) * SECOND

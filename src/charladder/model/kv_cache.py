@@ -1,7 +1,7 @@
-"""The cache: characters already read, and the keys and values of attention for them.
+"""The KV cache: the characters that were read, and the keys and values of attention for them.
 
-One preallocated pair of tensors a layer, (B, H, C, E): B streams, H heads, C characters of context, E head size.
-Rolling back is a number: what lies past `length` is overwritten in place.
+A preallocated pair of tensors for each layer, (B, H, C, E): B sequences, H heads, C characters of context, E head size.
+Truncation only changes `length`: later entries are overwritten in place.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,13 @@ from torch import Tensor
 
 from charladder.model.config import ModelConfig
 
-# One layer's part of a cache: new keys and values; all of them, and which of them each new character sees (S, 1, T, L),
-# or None where it sees those up to itself.
+# Adds new keys and values of a layer to a cache. Returns all of its keys and values, and the attention mask
+# (B, 1, T, S), or None where each new character attends to all characters up to itself.
 ExtendFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class KVCache:
-    """Room for `settings.context` characters of `batch` streams, or for `capacity` (learned positions allow no more
-    than the context)."""
+    """capacity: characters of each sequence, `settings.context` unless given. Learned positions allow no more."""
 
     def __init__(
         self,
@@ -36,18 +35,18 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Writes T further keys and values of a layer behind `length`; returns all up to and with them."""
+        """Writes T keys and values of a layer at position `length`; returns all up to the new ones."""
         end = self.length + key_BHTE.shape[2]
         self.keys[layer][:, :, self.length : end] = key_BHTE
         self.values[layer][:, :, self.length : end] = value_BHTE
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end], None
 
     def append_tokens(self, tokens_BT: Tensor) -> Tensor:
-        """Writes T further characters behind `length`; returns all up to and with them."""
+        """Writes T characters at position `length`; returns all up to the new ones."""
         end = self.length + tokens_BT.shape[1]
         self.tokens_BC[:, self.length : end] = tokens_BT
         return self.tokens_BC[:, :end]
 
     def truncate(self, length: int) -> None:
-        """Forgets everything from character `length` on."""
+        """Removes all characters from position `length` on."""
         self.length = min(self.length, length)

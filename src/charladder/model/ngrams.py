@@ -4,7 +4,7 @@ There is a table for each order. The hash of an n-gram selects its row; n-grams 
 The first characters of a window have fewer characters before them, and are hashed with a padding value. A network with
 these embeddings does not have the layout of Qwen3 and cannot be exported.
 
-Shapes: B streams, T characters, S characters seen (those before, as far as they are known, and the T), D width.
+Shapes: B sequences, T characters, S characters (the cached ones and the T), D width.
 """
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from charladder.model.config import ModelConfig
 
-SMALLEST = 3
-SPREAD, MIX = 0x9E3779B1, 0x5851F42D4C957F2D  # odd factors; products wrap at 64 bits, which is what mixes them
+MIN_ORDER = 3
+SPREAD, MIX = 0x9E3779B1, 0x5851F42D4C957F2D  # odd factors; products overflow 64 bits on purpose, as part of the hash
 
 
 class NgramEmbedding(nn.Module):
@@ -25,18 +25,18 @@ class NgramEmbedding(nn.Module):
         self.largest, self.rows = settings.ngrams, settings.ngram_rows
         self.tables = nn.ModuleList(
             nn.Embedding.from_pretrained(torch.empty(self.rows, settings.width), freeze=False, sparse=True)
-            for _ in range(SMALLEST, self.largest + 1)
+            for _ in range(MIN_ORDER, self.largest + 1)
         )
 
-    def forward(self, seen_BS: Tensor, length: int) -> Tensor:
+    def forward(self, tokens_BS: Tensor, length: int) -> Tensor:
         """Embeddings (B, T, D) of the last `length` of the characters."""
-        padded = F.pad(seen_BS.long() + 1, (self.largest - 1, 0))
-        begin, end = seen_BS.shape[1] - length, seen_BS.shape[1]
+        padded = F.pad(tokens_BS.long() + 1, (self.largest - 1, 0))
+        begin, end = tokens_BS.shape[1] - length, tokens_BS.shape[1]
         hash_BT = torch.zeros_like(padded[:, :length])
         parts = []
         for order in range(1, self.largest + 1):
             back = self.largest - order
             hash_BT = hash_BT * SPREAD + padded[:, begin + back : end + back]
-            if order >= SMALLEST:
-                parts.append(self.tables[order - SMALLEST](((hash_BT * MIX) >> 24) % self.rows))
+            if order >= MIN_ORDER:
+                parts.append(self.tables[order - MIN_ORDER](((hash_BT * MIX) >> 24) % self.rows))
         return torch.stack(parts).sum(0)

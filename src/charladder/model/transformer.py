@@ -1,9 +1,8 @@
-"""The network: characters in, logits and the hidden states of the layers asked for out. It knows no loss.
+"""The network: from characters to logits and hidden states.
 
-Shapes: B streams, T characters, D width, V symbols of the alphabet.
+Shapes: B sequences, T characters, D width, V symbols of the alphabet, C positions.
 """
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from charladder.errors import UserError
-from charladder.model.attention import rotary_angles
 from charladder.model.block import Block
 from charladder.model.config import ModelConfig
 from charladder.model.dropout import Dropout
+from charladder.model.initialisation import initialise
 from charladder.model.kv_cache import KVCache
 from charladder.model.ngrams import NgramEmbedding
 from charladder.model.norm import make_norm
+from charladder.model.rotary import rotary_angles
 from charladder.model.sinusoidal import sinusoidal_signal
 
 
@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings = settings
         L, D, C = settings.layers, settings.width, settings.context
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(alphabet, D), freeze=False)  # filled below
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(alphabet, D), freeze=False)  # filled by initialise
         self.ngrams = NgramEmbedding(settings) if settings.ngrams else None
         tables = {"tables": L, "table": 1}.get(settings.positions, 0)
         self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(D, alphabet, bias=settings.block == "paper")
         self.rotary: tuple[Tensor, Tensor] | None = None
         self.signal: Tensor | None = None
-        initialise(self, seed)
+        initialise(self, settings, seed)
 
     def forward(
         self,
@@ -60,12 +60,12 @@ class Transformer(nn.Module):
         dropout: Dropout | None = None,
         on_hidden: Callable[[int, Tensor], None] | None = None,
     ) -> ModelOutput:
-        """Predicts the character after each of the last `keep` positions (all, when None).
+        """Predicts the character after each of the last `logits_to_keep` positions (None: of all).
 
-        With a `cache`, `tokens_BT` goes on after the characters cached there, and is added to them.
-        The layers' hidden states are cut to the last `keep` positions too. They are in the output, or, with `watch`, it
-        is called with each layer and its state as soon as there is one, and they are not kept.
-        Raises UserError where characters lie past the context of a position table, or past the cache.
+        cache: holds the characters before `tokens_BT`, which are added to it.
+        output_hidden: the layers whose hidden states are returned, for the last `logits_to_keep` positions.
+        on_hidden: if given, it is called with each of these layers and its hidden state, and they are not returned.
+        Raises UserError if there are more characters than the position tables or the cache can hold.
         """
         begin = cache.length if cache is not None else 0
         end = begin + tokens_BT.shape[1]
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     def forward_layers(
         self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None
     ) -> Tensor:
-        """Runs the layers after `first` up to `last`. x: hidden states above layer `first` (0: from `embed`)."""
+        """Runs layers `first` + 1 to `last`. x: the output of layer `first`, or that of `embed` where `first` is 0."""
         begin = cache.length if cache is not None else 0
         end = begin + x_BTD.shape[1]
         angles = self.angles(begin, end, x_BTD.device)
@@ -111,8 +111,8 @@ class Transformer(nn.Module):
         return x_BTD
 
     def position_table(self, layer: int, end: int, like: Tensor) -> Tensor | None:
-        """What is added to the input of a layer at each position, (C, D) with C at least `end`: a learned table, or at
-        the first layer the sinusoidal signal, on the device and in the dtype of `like`. None where nothing is added."""
+        """The position embeddings added to the input of a layer, (C, D) with C at least `end`, on the device and in the
+        dtype of `like`: a learned table or, at the first layer, the sinusoidal signal. None if there are none."""
         if layer < len(self.tables):
             return self.tables[layer]
         if self.settings.positions != "sinusoidal" or layer > 0:
@@ -123,43 +123,13 @@ class Transformer(nn.Module):
         return self.signal.to(like.dtype)
 
     def angles(self, begin: int, end: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """The rotary angles of positions begin to end; the table grows when a longer context is asked for."""
+        """The rotary angles of positions `begin` to `end`. The stored table grows when `end` is beyond it."""
         if self.settings.positions != "rotary":
             return None
         if self.rotary is None or len(self.rotary[0]) < end or self.rotary[0].device != device:
-            with torch.inference_mode(False):  # the first caller may be in inference mode, and training uses them too
+            with torch.inference_mode(
+                False
+            ):  # a first call in inference mode would store tensors that training cannot use
                 cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
                 self.rotary = cos.to(device), sin.to(device)
         return self.rotary[0][begin:end], self.rotary[1][begin:end]
-
-
-@torch.no_grad()
-def initialise(model: Transformer, seed: int) -> None:
-    """Fills all parameters, as a function of `seed` alone, by the rule `settings.initialisation`.
-
-    The output layer starts small under every rule, so that an untrained model predicts nearly uniformly.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    settings = model.settings
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:  # without memory; to draw numbers there would import torch's compiler, for a second
-            continue
-        last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
-        if name == "output.weight":
-            parameter.normal_(0, 0.1 / math.sqrt(settings.width), generator=generator)
-        elif name.startswith("tables"):
-            parameter.normal_(0, 0.02, generator=generator)
-        elif name.startswith("ngrams"):
-            parameter.zero_()
-        elif "norm" in name and name.endswith("weight"):
-            parameter.fill_(1)
-        elif parameter.ndim == 1:
-            parameter.zero_()
-        elif name == "embedding.weight" and (settings.initialisation == "scaled" or settings.positions == "sinusoidal"):
-            parameter.normal_(0, 0.5, generator=generator)
-        elif settings.initialisation == "normal":
-            parameter.normal_(0, 0.02 / (math.sqrt(2 * settings.layers) if last else 1), generator=generator)
-        elif last:
-            parameter.zero_()
-        else:
-            parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]), generator=generator)

@@ -13,6 +13,7 @@ from torch import Tensor
 from charladder.auxiliary import Diagnosis, Report, diagnose, merge
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import UserError
+from charladder.kernels import accelerate
 from charladder.model import Dropout, Transformer
 from charladder.objective import LanguageModelObjective, term_weights
 from charladder.text import Windows
@@ -63,6 +64,8 @@ class Trainer:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.network, self.objective = network.to(self.device), objective.to(self.device)
+        if self.device.type == "cpu":
+            accelerate(self.network)
         self.parallel: distributed.Parallel = distributed.choose_parallel(settings, network)
         self.whole = distributed.parallelize(
             NetworkAndObjective(self.network, self.objective), self.parallel, self.device
