@@ -2,6 +2,7 @@
 its links lead somewhere."""
 
 import re
+import runpy
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from charladder.cli.main import main
 from charladder.text.datasets import DOWNLOADS, PYTHON
 
 PAGE = Path(__file__).parents[2] / "README.md"
+PICTURES = PAGE.parent / "docs" / "pictures"
 TEXT = PAGE.read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
@@ -54,6 +56,15 @@ def test_texts_to_train_on_are_corpora_by_name(command):
 def test_commands_that_need_no_run(command, capsys):
     assert main(command) == 0
     assert capsys.readouterr().out
+
+
+def test_the_figure_is_drawn_from_the_tables_of_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["finding.py", str(tmp_path)])
+    names = runpy.run_path(str(PICTURES / "finding.py"), run_name="__main__")
+    assert (tmp_path / "finding.svg").read_text().rstrip().endswith("</svg>")
+    rows = names["read_rows"]((PICTURES.parent / "results.md").read_text(), "## 4. Many passes over little text")
+    assert [row[1:] for row in rows] == [(-0.0664, -0.0712, -0.0617, True), (-0.1006, -0.1093, -0.0918, True)]
+    assert "0.066 bits per character (95% interval 0.062 to 0.071" in TEXT
 
 
 def test_links_lead_somewhere():
