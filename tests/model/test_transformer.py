@@ -58,8 +58,8 @@ def test_a_rolled_back_cache_equals_a_fresh_one(moves, variant):
             read += piece
             got = model(torch.tensor([piece]), cache=cache).logits_BTV[:, -1]
             torch.testing.assert_close(got, model(torch.tensor([read])).logits_BTV[:, -1], rtol=1e-9, atol=1e-9)
-        cache.truncate(back_to)
         read = read[:back_to]
+        cache.seek(len(read))
 
 
 @pytest.mark.parametrize("settings_", VARIANTS)

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
             heads = DraftingHeads(width, corpus.alphabet.size, inside, (), wanted).begin_like(network, options.seed)
             own = heads.state_dict()
             heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
-        windows.given = about.steps * options.batch  # on with text not yet seen
+        windows.restore({"examples": about.steps * options.batch})  # examples that were not read yet
         network, heads = network.to(device), heads.to(device)
         last, interrupted = fitted(fit(network, heads, windows, settings,
                                    choose_precision(options.precision, device)))  # fmt: skip

@@ -159,11 +159,15 @@ class PackedRunner:
         )  # fmt: skip
         self.network_ref = ctypes.byref(self.network)
         self.allocated_rows, self.owner = 0, cast(object, None)
-        self.uses_all_threads: Callable[[int], bool] = lambda products: True  # whether threads share a pass of so many
+        self._uses_all_threads: Callable[[int], bool] = lambda products: True
         self.products = sum(p.numel() for p in weights.parts) + weights.output.numel()  # of a row
         self.fits_cache = (
             self.products * weights.dtype.itemsize <= SHARED_CACHE_BYTES
         )  # a row costs little less in company
+
+    def set_thread_policy(self, uses_all_threads: Callable[[int], bool]) -> None:
+        """uses_all_threads: whether all threads share a pass, given its number of multiplications."""
+        self._uses_all_threads = uses_all_threads
 
     def run(
         self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
@@ -220,7 +224,7 @@ class PackedRunner:
 
     def threads_for(self, rows: int) -> ctypes.c_int:
         """How many threads take part in a pass of so many."""
-        return ctypes.c_int(self.threads if self.uses_all_threads(rows * self.products) else 1)
+        return ctypes.c_int(self.threads if self._uses_all_threads(rows * self.products) else 1)
 
     def prepare(self, rows: TokenBatch, furthest: int) -> None:
         """Room for so many rows. Raises UserError where one is nowhere."""

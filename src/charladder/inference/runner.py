@@ -90,7 +90,7 @@ class EagerRunner:
         network, device = self.network, self.network.output.weight.device
         if place + len(ids) > cache.capacity:
             raise UserError(f"{place + len(ids)} characters are more than the {cache.capacity} the cache holds")
-        cache.length = place
+        cache.seek(place)
         if below_TD is None:
             x_BTD = network.embed(torch.tensor([ids], device=device), cache)
         else:

@@ -47,6 +47,6 @@ class KVCache:
         self.tokens_BC[:, self.length : end] = tokens_BT
         return self.tokens_BC[:, :end]
 
-    def truncate(self, length: int) -> None:
-        """Removes all characters from position `length` on."""
-        self.length = min(self.length, length)
+    def seek(self, position: int) -> None:
+        """Sets the position of the next character. Entries from there on are overwritten."""
+        self.length = position

@@ -81,7 +81,7 @@ class Transformer(nn.Module):
             if layer + 1 in wanted and layer + 1 < self.settings.layers:
                 on_hidden(layer + 1, x_BTD[:, tail])
         if cache is not None:
-            cache.length = end
+            cache.seek(end)
         final_BTD = self.norm(x_BTD[:, tail])
         if self.settings.layers in wanted:
             on_hidden(self.settings.layers, final_BTD)

@@ -156,9 +156,7 @@ class LanguageModelObjective(nn.Module):
     def __init__(self, settings: ObjectiveConfig, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.layers = settings, model.layers
-        self.steps: Callable[[Tensor], CrossEntropyOperations] = (
-            choose_operations  # who computes what lies between the classifiers' products
-        )
+        self._choose_operations: Callable[[Tensor], CrossEntropyOperations] = choose_operations
         self.heads = nn.ModuleDict(
             {
                 head_key(layer, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
@@ -209,6 +207,10 @@ class LanguageModelObjective(nn.Module):
                     )
         order = list(terms)
         return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
+
+    def use_operations(self, operations: CrossEntropyOperations) -> None:
+        """Computes the cross-entropies with these operations, in place of those that suit each input."""
+        self._choose_operations = lambda hidden: operations
 
     def forward(
         self,
@@ -284,7 +286,7 @@ class LanguageModelObjective(nn.Module):
                 [targets[k] for k in group],
                 [active[layer, k] for k in group],
                 normed,
-                self.steps(hidden_BTD),
+                self._choose_operations(hidden_BTD),
             )
             found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found

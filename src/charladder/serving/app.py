@@ -115,7 +115,7 @@ def open_service(
     engine = Engine(readers, limits, lambda reader: Manners(run, reader, weights, lambda: engine.active))
     for reader in readers:
         if isinstance(reader, PackedRunner):
-            reader.uses_all_threads = lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader)
+            reader.set_thread_policy(lambda products, reader=reader: products >= SHARED_FROM and engine.alone(reader))
     symbols = Symbols(run.alphabet, run.recipe.text.unknown)
     looker = Looker(run, network, symbols, limits)
     name = run.path.resolve().name

@@ -37,8 +37,7 @@ def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
 
 def compile_losses(objective: LanguageModelObjective, backend: str = "inductor") -> None:
     """The same for what lies between the products of its classifiers."""
-    fused = CompiledOperations(backend)
-    objective.steps = lambda hidden: fused
+    objective.use_operations(CompiledOperations(backend))
 
 
 def uncompiled(active: bool) -> AbstractContextManager[object]:
