@@ -97,14 +97,19 @@ def main(steps: int = 160) -> dict[str, object]:
 
     print("gradient norms before training, from the lowest module to the highest")
     print("  module            main loss alone  with auxiliary losses")
-    for name, without in norms.without.items():
-        print(f"  {name:10} {without:22.2e} {norms.whole[name]:22.2e}")
+    for name, without in norms.main_norms.items():
+        print(f"  {name:10} {without:22.2e} {norms.total_norms[name]:22.2e}")
 
     objective.remove()  # the classifiers are gone: the network alone is used and saved
     with torch.no_grad():
         accuracy = float((model(x[test]).argmax(1) == y[test]).float().mean())
     print(f"accuracy of the network alone, on {len(test)} images held out: {accuracy:.3f}")
-    return {"accuracy": accuracy, "without": norms.without, "whole": norms.whole, "weights": set(model.state_dict())}
+    return {
+        "accuracy": accuracy,
+        "without": norms.main_norms,
+        "whole": norms.total_norms,
+        "weights": set(model.state_dict()),
+    }
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def plain(hidden, classifiers, targets):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 4, 1024])
 def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "CPU_ROWS_PER_CHUNK", rows)
     hidden, classifiers, targets = parts(bias)
     leaves = [hidden, *(p for one in classifiers for p in one.parameters())]
     ours = aux.linear_cross_entropy(hidden, classifiers, targets, [0.5, 2.0], normed)
@@ -44,7 +44,7 @@ def test_losses_and_gradients_are_those_of_the_plain_way(normed, bias, rows, mon
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("rows", [4, 1024])
 def test_targets_of_minus_100_add_nothing(normed, rows, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "CPU_ROWS_PER_CHUNK", rows)
     hidden, classifiers, targets = parts(bias=True)
     targets[0][0, 1:4] = targets[1][2] = -100  # each classifier ignores its own
     leaves = [hidden, *(p for one in classifiers for p in one.parameters())]

@@ -138,8 +138,8 @@ def test_diagnosis_by_hand():
         assert facts.ratio == pytest.approx(float(gradient.norm() / main.norm()), rel=1e-5)
         assert facts.share == pytest.approx(float(gradient.dot(whole) / whole.dot(whole)), rel=1e-5)
     assert found.main_share + sum(facts.share for facts in found.groups.values()) == pytest.approx(1)
-    assert found.without["layers.0"] == pytest.approx(float(main[:72].norm()), rel=1e-5)
-    assert found.whole["layers.2"] == pytest.approx(float(whole[144:].norm()), rel=1e-5)
+    assert found.main_norms["layers.0"] == pytest.approx(float(main[:72].norm()), rel=1e-5)
+    assert found.total_norms["layers.2"] == pytest.approx(float(whole[144:].norm()), rel=1e-5)
     report.total.backward()  # after it, the gradients are what they would have been
     for parameter, wanted in zip([*model.parameters(), *objective.parameters()], plain, strict=True):
         assert torch.equal(parameter.grad, wanted)
@@ -164,8 +164,8 @@ def test_diagnosis_shows_a_gradient_that_vanishes_and_who_mends_it():
     objective = aux.Objective(term(), {"low": term(tap="1", head=nn.Linear(8, 3))})
     report = objective(model, torch.randn(6, 8), torch.randint(0, 3, (6,)))
     found = aux.diagnose(report, aux.by_depth(model, "[0-9]"))
-    assert found.without["0"] < 1e-4 * found.without["9"]
-    assert found.whole["0"] > 100 * found.without["0"]
+    assert found.main_norms["0"] < 1e-4 * found.main_norms["9"]
+    assert found.total_norms["0"] > 100 * found.main_norms["0"]
 
 
 def test_diagnosis_is_drawn():

@@ -96,15 +96,16 @@ def test_inception_gradient_norms_are_those_of_the_two_losses():
     norms = aux.diagnose(report, depths)
 
     report.total.backward()
-    modules = {name: model.get_submodule(name) for name in norms.whole}
-    assert {name: norm(module) for name, module in modules.items()} == pytest.approx(norms.whole, rel=1e-4)
+    modules = {name: model.get_submodule(name) for name in norms.total_norms}
+    assert {name: norm(module) for name, module in modules.items()} == pytest.approx(norms.total_norms, rel=1e-4)
     model.zero_grad()
     F.cross_entropy(model(x), y).backward()
-    assert {name: norm(module) for name, module in modules.items()} == pytest.approx(norms.without, rel=1e-4)
+    assert {name: norm(module) for name, module in modules.items()} == pytest.approx(norms.main_norms, rel=1e-4)
     # Above the higher classifier there is the main loss alone; below, each classifier has a short way down.
-    for name in norms.whole:
+    for name in norms.total_norms:
         above = name in ("trunk.4b", "trunk.5a", "trunk.5b")
-        assert norms.whole[name] == norms.without[name] if above else norms.whole[name] > norms.without[name]
+        total, main = norms.total_norms[name], norms.main_norms[name]
+        assert total == main if above else total > main
 
     assert all(p.grad is not None for p in objective.parameters()) and len(list(objective.parameters())) == 8
     assert not set(map(id, objective.parameters())) & set(map(id, model.parameters()))

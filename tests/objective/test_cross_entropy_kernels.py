@@ -32,13 +32,13 @@ def near(mine, judge):
 @pytest.mark.parametrize("rows, width", [(1, 3), (7, 33), (129, 64), (500, 130)])
 def test_center(rows, width, products):
     x, of = 3 + 2 * draw(rows, width), draw(rows, width, seed=1, dtype=products)
-    y, moments = NATIVE_OPERATIONS.center(x, products)
-    exact, exact_moments = TORCH_OPERATIONS.center(x.double(), torch.float64)
+    y, moments = NATIVE_OPERATIONS.normalize(x, products)
+    exact, exact_moments = TORCH_OPERATIONS.normalize(x.double(), torch.float64)
     assert y.dtype == products
     near(y, exact)
-    mine = NATIVE_OPERATIONS.center_back(of, x, moments)
+    mine = NATIVE_OPERATIONS.normalize_backward(of, x, moments)
     assert mine.dtype == products
-    judge = TORCH_OPERATIONS.center_back(of.double(), x.double(), exact_moments)
+    judge = TORCH_OPERATIONS.normalize_backward(of.double(), x.double(), exact_moments)
     assert float((mine.double() - judge).norm()) <= (4e-6 if products == torch.float32 else 4e-3) * float(judge.norm())
 
 
@@ -48,8 +48,8 @@ def test_slopes(rows, classifiers, symbols, products):
     logits = 3 * draw(rows, classifiers * symbols, dtype=products)
     targets = torch.randint(symbols, (rows, classifiers), generator=torch.Generator().manual_seed(1))
     weights = torch.linspace(0.5, 2.0, classifiers)
-    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
-    slopes, losses = NATIVE_OPERATIONS.slopes(logits.clone(), targets, weights)
+    judge = TORCH_OPERATIONS.losses_and_gradient(logits.double(), targets, weights.double())
+    slopes, losses = NATIVE_OPERATIONS.losses_and_gradient(logits.clone(), targets, weights)
     near(slopes, judge[0])
     torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_slopes(rows, classifiers, symbols, products):
 def test_large_logits_and_those_that_are_no_numbers():
     logits = torch.tensor([[3e38, -3e38, 0.0], [0.0, math.nan, 0.0], [0.0, 0.0, math.inf]])
     found = [
-        NATIVE_OPERATIONS.slopes(row[None].clone(), torch.tensor([[target]]), torch.ones(1))
+        NATIVE_OPERATIONS.losses_and_gradient(row[None].clone(), torch.tensor([[target]]), torch.ones(1))
         for row, target in zip(logits, (0, 0, 2), strict=True)
     ]
     assert found[0][0].tolist() == [[0.0, 0.0, 0.0]]
@@ -69,14 +69,14 @@ def test_large_logits_and_those_that_are_no_numbers():
 
 def test_logits_that_are_all_far_below_zero():
     logits, targets = torch.tensor([[-702.0, -700.0, -701.0]]), torch.tensor([[2]])
-    slopes, losses = NATIVE_OPERATIONS.slopes(logits.clone(), targets, torch.ones(1))
-    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, torch.ones(1).double())
+    slopes, losses = NATIVE_OPERATIONS.losses_and_gradient(logits.clone(), targets, torch.ones(1))
+    judge = TORCH_OPERATIONS.losses_and_gradient(logits.double(), targets, torch.ones(1).double())
     near(slopes, judge[0])
     assert losses.item() == pytest.approx(judge[1].item(), rel=1e-6)
 
 
 def test_a_small_loss_of_large_logits_is_not_lost():
-    _, losses = NATIVE_OPERATIONS.slopes(
+    _, losses = NATIVE_OPERATIONS.losses_and_gradient(
         torch.tensor([[10000.0, 9990.0]]), torch.zeros(1, 1, dtype=torch.long), torch.ones(1)
     )
     assert losses.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
@@ -85,7 +85,7 @@ def test_a_small_loss_of_large_logits_is_not_lost():
 @pytest.mark.parametrize("target", [-101, -1, 5])
 def test_targets_that_are_no_symbols_are_refused(target):
     with pytest.raises(AuxiliaryError, match=f"got the target {target}; targets are classes from 0 to 4"):
-        NATIVE_OPERATIONS.slopes(torch.zeros(2, 10), torch.tensor([[0, -100], [2, target]]), torch.ones(2))
+        NATIVE_OPERATIONS.losses_and_gradient(torch.zeros(2, 10), torch.tensor([[0, -100], [2, target]]), torch.ones(2))
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
@@ -95,8 +95,8 @@ def test_ignored_targets_have_no_loss_and_no_slope(products):
     targets = torch.randint(27, (40, 3), generator=torch.Generator().manual_seed(1))
     targets[5] = targets[::7, 1] = -100
     weights = torch.linspace(0.5, 2.0, 3)
-    judge = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
-    slopes, losses = NATIVE_OPERATIONS.slopes(logits.clone(), targets, weights)
+    judge = TORCH_OPERATIONS.losses_and_gradient(logits.double(), targets, weights.double())
+    slopes, losses = NATIVE_OPERATIONS.losses_and_gradient(logits.clone(), targets, weights)
     near(slopes, judge[0])
     torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
     ignored = slopes.view(40, 3, 27)[targets == -100]
@@ -106,7 +106,7 @@ def test_ignored_targets_have_no_loss_and_no_slope(products):
 def test_what_is_not_finite_stays_so_in_its_row():
     x = torch.ones(2, 40)
     x[1, 7] = math.nan
-    y, _ = NATIVE_OPERATIONS.center(x, torch.bfloat16)
+    y, _ = NATIVE_OPERATIONS.normalize(x, torch.bfloat16)
     assert torch.isfinite(y[0]).all()
     assert y[1].isnan().all()
 
@@ -124,7 +124,7 @@ def test_the_ladder_takes_them_where_they_fit():
 @pytest.mark.parametrize("rows", [50, 1024])
 @pytest.mark.parametrize("last", [False, True])
 def test_losses_and_gradients_are_those_of_torch(half, rows, last, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "ROWS", rows)
+    monkeypatch.setattr(cross_entropy, "CPU_ROWS_PER_CHUNK", rows)
     classifiers = [nn.Linear(24, 50) for _ in range(2)]
     targets = [torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(k)) for k in range(2)]
     found = []
@@ -163,9 +163,9 @@ def test_two_numbers_of_threads_give_the_same():
     found, before = [], torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        y, moments = NATIVE_OPERATIONS.center(draw(50, 33), torch.bfloat16)
-        back = NATIVE_OPERATIONS.center_back(draw(50, 33, seed=1, dtype=torch.bfloat16), draw(50, 33), moments)
-        slopes = NATIVE_OPERATIONS.slopes(draw(50, 14), torch.ones(50, 2, dtype=torch.long), torch.ones(2))
+        y, moments = NATIVE_OPERATIONS.normalize(draw(50, 33), torch.bfloat16)
+        back = NATIVE_OPERATIONS.normalize_backward(draw(50, 33, seed=1, dtype=torch.bfloat16), draw(50, 33), moments)
+        slopes = NATIVE_OPERATIONS.losses_and_gradient(draw(50, 14), torch.ones(50, 2, dtype=torch.long), torch.ones(2))
         found.append([y, back, *slopes])
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

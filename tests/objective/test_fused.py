@@ -34,13 +34,16 @@ def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
     targets[1::3, -1] = -100
     weights = torch.linspace(0.5, 2.0, classifiers, device=device)
     fused, rough = CompiledOperations(backend), 2e-6 if products == torch.float32 else 4e-3
-    y, moments = fused.center(x, products)
-    exact, exact_moments = TORCH_OPERATIONS.center(x.double(), torch.float64)
-    back = fused.center_back(of, x, moments)
-    slopes, losses = fused.slopes(logits.clone(), targets, weights)
+    y, moments = fused.normalize(x, products)
+    exact, exact_moments = TORCH_OPERATIONS.normalize(x.double(), torch.float64)
+    back = fused.normalize_backward(of, x, moments)
+    slopes, losses = fused.losses_and_gradient(logits.clone(), targets, weights)
     assert (y.dtype, back.dtype, slopes.dtype, losses.dtype) == (products, products, products, torch.float32)
-    judges = TORCH_OPERATIONS.slopes(logits.double(), targets, weights.double())
+    judges = TORCH_OPERATIONS.losses_and_gradient(logits.double(), targets, weights.double())
     torch.testing.assert_close(slopes.double(), judges[0], rtol=2 * rough, atol=1e-6)
-    for mine, judge in ((y, exact), (back, TORCH_OPERATIONS.center_back(of.double(), x.double(), exact_moments))):
+    for mine, judge in (
+        (y, exact),
+        (back, TORCH_OPERATIONS.normalize_backward(of.double(), x.double(), exact_moments)),
+    ):
         assert float((mine.double() - judge).norm()) <= 2 * rough * float(judge.norm())
     torch.testing.assert_close(losses.double(), judges[1], rtol=1e-6, atol=1e-6)

@@ -230,7 +230,7 @@ def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):
         assert float(before.report.total).hex() == float(facts.report.total).hex()
         if step == 0:
             assert set(facts.diagnosis.groups) == {"layers", "targets"}
-            assert list(facts.diagnosis.whole) == ["layer1", "layer2", "layer3"]
+            assert list(facts.diagnosis.total_norms) == ["layer1", "layer2", "layer3"]
         if step == 8:  # all layers are silent since half of training
             assert set(facts.diagnosis.groups) == {"targets"}
     pairs = zip(plain.network.parameters(), diagnosed.network.parameters(), strict=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named
-from charladder.auxiliary.heads import Maker
+from charladder.auxiliary.heads import HeadFactory
 
 
 def trainable_dtypes(model: nn.Module) -> set[torch.dtype]:
@@ -14,7 +14,7 @@ def trainable_dtypes(model: nn.Module) -> set[torch.dtype]:
     return {p.dtype for p in model.parameters() if p.is_floating_point() and p.itemsize > 1}
 
 
-def make_head(name: str, maker: Maker, state: Any, known: set[torch.dtype]) -> nn.Module:
+def make_head(name: str, maker: HeadFactory, state: Any, known: set[torch.dtype]) -> nn.Module:
     """The head of term `name`.
 
     state: what it is to read, from one forward pass of the model. known: the model's `trained_dtypes` before that pass,

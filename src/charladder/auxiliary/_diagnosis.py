@@ -23,7 +23,7 @@ Groups = Mapping[str, Iterable[str]] | Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class GroupFacts:
+class GradientComparison:
     """One group of auxiliary terms against the main one, over all parameters that were looked at.
 
     cosine: of the angle between the two gradients: below 0 they pull apart. ratio: the norm of the group's gradient
@@ -42,16 +42,16 @@ class Diagnosis:
     without, whole: norms of the gradient of the main term, and of all terms, by depth, in the order that was given.
     """
 
-    groups: dict[str, GroupFacts]
+    groups: dict[str, GradientComparison]
     main_share: float
-    without: dict[str, float]
-    whole: dict[str, float]
+    main_norms: dict[str, float]
+    total_norms: dict[str, float]
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Diagnosis":
         """What `as_dict` gave. Raises KeyError, TypeError or ValueError for what it cannot have given."""
         groups = {
-            name: GroupFacts(float(facts["cosine"]), float(facts["ratio"]), float(facts["share"]))
+            name: GradientComparison(float(facts["cosine"]), float(facts["ratio"]), float(facts["share"]))
             for name, facts in dict(numbers["groups"]).items()
         }
         without, whole = (
@@ -67,8 +67,8 @@ class Diagnosis:
         return {
             "groups": {name: dict(vars(facts)) for name, facts in self.groups.items()},
             "main_share": self.main_share,
-            "gradient_norms_without": self.without,
-            "gradient_norms": self.whole,
+            "gradient_norms_without": self.main_norms,
+            "gradient_norms": self.total_norms,
         }
 
 
@@ -99,12 +99,14 @@ def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups:
     return Diagnosis(facts, compare(main, main, whole).share, by_part(main, depths), by_part(whole, depths))
 
 
-def compare(gradient: Tensor, main: Tensor, whole: Tensor) -> GroupFacts:
+def compare(gradient: Tensor, main: Tensor, whole: Tensor) -> GradientComparison:
     """A silent side has no direction: its cosine, ratio or share is 0."""
     own, other = float(gradient.norm()), float(main.norm())
     squared = float(whole.dot(whole))
     cosine = float(gradient.dot(main)) / (own * other) if own and other else 0.0
-    return GroupFacts(cosine, own / other if other else 0.0, float(gradient.dot(whole)) / squared if squared else 0.0)
+    return GradientComparison(
+        cosine, own / other if other else 0.0, float(gradient.dot(whole)) / squared if squared else 0.0
+    )
 
 
 def by_part(gradient: Tensor, depths: Mapping[str, list[Tensor]]) -> dict[str, float]:
@@ -123,11 +125,11 @@ def by_depth(model: nn.Module, pattern: str) -> dict[str, list[nn.Parameter]]:
 def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:
     """The picture of vanishing gradients, on matplotlib's axes: the mean norm by depth, with and without."""
     several = list(diagnoses)
-    names = list(several[0].whole)
-    several = [one for one in several if list(one.whole) == names]
+    names = list(several[0].total_norms)
+    several = [one for one in several if list(one.total_norms) == names]
     for label, style, colour, pick in (
-        ("all terms", "o-", "#0072b2", lambda one: one.whole),
-        ("main term alone", "s--", "#d55e00", lambda one: one.without),
+        ("all terms", "o-", "#0072b2", lambda one: one.total_norms),
+        ("main term alone", "s--", "#d55e00", lambda one: one.main_norms),
     ):
         means = [sum(pick(one)[name] for one in several) / len(several) for name in names]
         axes.plot(range(1, len(names) + 1), means, style, label=label, color=colour)

@@ -70,7 +70,7 @@ def expand_term(model: nn.Module, name: str, term: Term) -> list[tuple[str, Term
     for layer, tap in enumerate(taps, 1):
         ending = ".".join(tap.split(".")[place] for place in wild)
         place = {} if term.layer is not None else {"layer": layer, "layers": len(taps) + 1}
-        found.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, written=name, **place)))
+        found.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, target_name=name, **place)))
     return found
 
 

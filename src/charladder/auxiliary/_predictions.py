@@ -161,7 +161,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
     if term.target is not DEFAULT_TARGET:
         return pick(name, targets, term.target, "targets", "target")
     if isinstance(targets, Mapping):
-        return pick(name, targets, term.written or name, "targets")
+        return pick(name, targets, term.target_name or name, "targets")
     if targets is None:
         raise AuxiliaryError(
             f"term {name!r} has no target; give targets, or Term(target=None) for a loss of the prediction alone"

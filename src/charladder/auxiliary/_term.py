@@ -52,8 +52,8 @@ class Term:
     call: which call of a tapped module, when the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the model learns nothing from this term, only the head. detach_head: the head learns nothing from it.
-    written: the name under which targets have its entry, where that is not its own: the terms of a pattern share one.
-    layer, layers, offset, offsets: where the term stands, for weights that depend on it.
+    target_name: the name under which targets have its entry, where that is not its own: the terms of a pattern
+    share one. layer, layers, offset, offsets: where the term stands, for weights that depend on it.
     """
 
     loss: Callable[..., Any]
@@ -67,7 +67,7 @@ class Term:
     call: int | str | None = None
     detach_tap: bool = False
     detach_head: bool = False
-    written: str | None = None
+    target_name: str | None = None
     layer: int | None = None
     layers: int | None = None
     offset: int = 1

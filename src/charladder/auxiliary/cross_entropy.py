@@ -17,25 +17,26 @@ from torch.autograd.function import once_differentiable
 from charladder.auxiliary._counts import IGNORE_INDEX
 from charladder.auxiliary._errors import AuxiliaryError
 
-EPSILON = 1e-5  # F.layer_norm's
-TINY = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
-ROWS = 1024  # at once: their logits stay in a processor's cache
-LOGITS = 64 << 20  # bytes of logits at once on other devices, where each launch costs more than memory does
+LAYER_NORM_EPSILON = 1e-5  # F.layer_norm's
+FLOAT32_SUBNORMAL_STEP = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
+CPU_ROWS_PER_CHUNK = 1024  # at once: their logits stay in a processor's cache
+LOGIT_BYTES_PER_CHUNK = 64 << 20  # on other devices, where each launch costs more than memory does
 
 
 class CrossEntropyOperations(Protocol):
     """What lies between the products, so that others may compute it in fewer passes over memory. Rows are contiguous,
     and at least one."""
 
-    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
-        """Rows brought to mean 0 and variance 1, in the type of products, and what `center_back` needs of them."""
+    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """Rows brought to mean 0 and variance 1, in the type of products, and what `normalize_backward` needs
+        of them."""
         ...
 
-    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
         """The gradient of the rows, in the type of products."""
         ...
 
-    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of the weighed losses by the logits, which may be overwritten, in their type; and the sum of
         each classifier's losses, (K,), in that of the weights. A target of IGNORED has no loss and no gradient."""
         ...
@@ -44,17 +45,17 @@ class CrossEntropyOperations(Protocol):
 class TorchOperations:
     """With torch, for any device and type."""
 
-    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
-        y_RD, *moments = torch.native_layer_norm(x_RD, x_RD.shape[1:], None, None, EPSILON)
+    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        y_RD, *moments = torch.native_layer_norm(x_RD, x_RD.shape[1:], None, None, LAYER_NORM_EPSILON)
         return y_RD.to(products), moments
 
-    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
         of_x_RD = torch.ops.aten.native_layer_norm_backward(
             of_y_RD.to(x_RD.dtype), x_RD, x_RD.shape[1:], *moments, None, None, [True, False, False]
         )[0]
         return of_x_RD.to(of_y_RD.dtype)
 
-    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
         ignores = True  # unless it is known without waiting for the device that no target is ignored
         if targets_RK.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -116,12 +117,16 @@ class LinearCrossEntropy(torch.autograd.Function):
         together = _rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
         for begin in range(0, R, together):
             rows = slice(begin, begin + together)
-            read_RD, moments = steps.center(hidden_RD[rows], products) if normed else (hidden_RD[rows].to(products), ())
+            read_RD, moments = hidden_RD[rows], ()
+            if normed:
+                read_RD, moments = steps.normalize(read_RD, products)
+            else:
+                read_RD = read_RD.to(products)
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
-            slope_RW, found_K = steps.slopes(logits_RW, targets_RK[rows], weights_K)
+            slope_RW, found_K = steps.losses_and_gradient(logits_RW, targets_RK[rows], weights_K)
             losses_K += found_K
             if normed:
-                of_hidden[rows] = steps.center_back(slope_RW @ matrix_WD, hidden_RD[rows], moments)
+                of_hidden[rows] = steps.normalize_backward(slope_RW @ matrix_WD, hidden_RD[rows], moments)
             else:
                 torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
             if of_matrix is None:
@@ -152,7 +157,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def _rows_at_once(device: torch.device, row_bytes: int) -> int:
-    return ROWS if device.type == "cpu" else max(ROWS, LOGITS // row_bytes)
+    return CPU_ROWS_PER_CHUNK if device.type == "cpu" else max(CPU_ROWS_PER_CHUNK, LOGIT_BYTES_PER_CHUNK // row_bytes)
 
 
 def _concatenate(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
@@ -185,7 +190,7 @@ def _proportional(gradient: list[float], weights: list[float]) -> bool:
     """Whether each is the same multiple of its weight, within rounding of float32. NaN is not."""
     factor = gradient[0] / weights[0] if weights[0] else math.nan
     pairs = [(g, factor * w) for g, w in zip(gradient, weights, strict=True)]
-    return all(g == expected or abs(g - expected) <= 1e-5 * abs(expected) + TINY for g, expected in pairs)
+    return all(g == e or abs(g - e) <= 1e-5 * abs(e) + FLOAT32_SUBNORMAL_STEP for g, e in pairs)
 
 
 def linear_cross_entropy(
@@ -194,7 +199,7 @@ def linear_cross_entropy(
     targets: Sequence[Tensor],
     weights: Sequence[float],
     normed: bool = False,
-    steps: CrossEntropyOperations = TORCH_OPERATIONS,
+    operations: CrossEntropyOperations = TORCH_OPERATIONS,
 ) -> tuple[Tensor, ...]:
     """The summed cross-entropy, in nats, of each linear classifier of `hidden` (..., D), for its own targets (...).
 
@@ -228,7 +233,7 @@ def linear_cross_entropy(
             torch.stack([target.flatten() for target in targets], -1),
             _place_weights(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
             normed,
-            steps,
+            operations,
             products,
             *matrices,
             *biases,

@@ -9,26 +9,26 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-Maker = Callable[[torch.Size], nn.Module]
+HeadFactory = Callable[[torch.Size], nn.Module]
 
 
-def linear(classes: int, bias: bool = True) -> Maker:
+def linear(classes: int, bias: bool = True) -> HeadFactory:
     """A linear layer over the last dimension: (..., D) to (..., classes)."""
     return partial(_linear, classes, bias)
 
 
-def normed(classes: int, bias: bool = True) -> Maker:
+def normed(classes: int, bias: bool = True) -> HeadFactory:
     """A layer norm and a linear layer: (..., D) to (..., classes). For the inside of a pre-norm transformer, whose
     hidden states have not met the final norm."""
     return partial(_normed, classes, bias)
 
 
-def pooled(classes: int, bias: bool = True) -> Maker:
+def pooled(classes: int, bias: bool = True) -> HeadFactory:
     """The mean over all places, and a linear layer: (B, C, ...) to (B, classes). For feature maps of images."""
     return partial(_pooled, classes, bias)
 
 
-class MeanOverPlaces(nn.Module):
+class GlobalAveragePool(nn.Module):
     """(B, C, ...) to (B, C)."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -47,4 +47,4 @@ def _normed(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
 
 
 def _pooled(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
-    return nn.Sequential(MeanOverPlaces(), nn.Linear(shape[1], classes, bias=bias))
+    return nn.Sequential(GlobalAveragePool(), nn.Linear(shape[1], classes, bias=bias))

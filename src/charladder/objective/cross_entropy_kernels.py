@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary.cross_entropy import (
-    EPSILON,
     IGNORE_INDEX,
+    LAYER_NORM_EPSILON,
     TORCH_OPERATIONS,
     CrossEntropyOperations,
     check_targets,
@@ -36,20 +36,22 @@ def choose_operations(hidden: Tensor) -> CrossEntropyOperations:
 class NativeOperations:
     """The same as cross_entropy.TorchOperations."""
 
-    def center(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
         y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R), x_RD.new_empty(R)
-        native.call("layer_norm_forward", products, x_RD, EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES)
+        native.call(
+            "layer_norm_forward", products, x_RD, LAYER_NORM_EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES
+        )
         return y_RD, (mean_R, inverse_R)
 
-    def center_back(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
         of_x_RD = torch.empty_like(of_y_RD)
         native.call(
             "layer_norm_backward", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES
         )
         return of_x_RD
 
-    def slopes(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
         check_targets(targets_RK, V)  # for C reads memory at these places
         losses_RK = weights_K.new_empty(R, K)
@@ -65,12 +67,12 @@ class CompiledOperations:
     """The same as cross_entropy.TorchOperations, compiled by torch: on a GPU, each step in few passes over memory."""
 
     def __init__(self, backend: str) -> None:
-        self.center = torch.compile(TORCH_OPERATIONS.center, backend=backend)
-        self.center_back = torch.compile(TORCH_OPERATIONS.center_back, backend=backend)
-        self.slopes = torch.compile(slopes, backend=backend)
+        self.normalize = torch.compile(TORCH_OPERATIONS.normalize, backend=backend)
+        self.normalize_backward = torch.compile(TORCH_OPERATIONS.normalize_backward, backend=backend)
+        self.losses_and_gradient = torch.compile(losses_and_gradient, backend=backend)
 
 
-def slopes(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+def losses_and_gradient(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
     """As in cross_entropy.TorchOperations, with comparisons instead of gather and scatter: one elementwise pass."""
     logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
     hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
