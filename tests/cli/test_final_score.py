@@ -14,7 +14,7 @@ from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.studies.directory import PlannedRun
 from charladder.studies.plan import read_plan
-from charladder.studies.runner import words
+from charladder.studies.runner import train_arguments
 from charladder.training import TrainingConfig
 from charladder.training.loop import validation_lines
 from charladder.training.metrics import read_metrics
@@ -139,6 +139,6 @@ def test_how_many_characters_are_scored(wanted, budget, trained, speed, expected
 def test_runs_of_a_plan_are_scored_whole(tmp_path):
     plan = read_plan("paper")
     run = PlannedRun(plan.arms[0], 0, tmp_path / "run")
-    assert "--score=whole" in words(plan, run)
+    assert "--score=whole" in train_arguments(plan, run)
     run.path.mkdir()
-    assert "--score=whole" in words(plan, run)
+    assert "--score=whole" in train_arguments(plan, run)

@@ -7,7 +7,7 @@ import pytest
 from charladder.cli.main import main
 from charladder.objective import ObjectiveConfig
 from charladder.studies import plots
-from charladder.studies.plots import schedule
+from charladder.studies.plots import sample_schedule
 from studies.fakes import make_run
 
 
@@ -31,7 +31,7 @@ def test_curves_of_several_runs(capsys):
 def drawn(words, monkeypatch):
     """The panels of the picture that `plot` makes."""
     figures = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     assert main(["plot", *words]) == 0
     return figures[0].axes
 
@@ -89,20 +89,20 @@ def test_the_schedule_of_a_run_or_a_recipe(capsys, what):
 
 
 def test_the_schedule_is_the_papers():
-    progress, weights = schedule(ObjectiveConfig(), 4)
+    progress, weights = sample_schedule(ObjectiveConfig(), 4)
     for layer in (1, 2, 3):
         assert np.array_equal(weights[:, layer - 1, 0], (progress < layer / 8).astype(float))
     assert (weights[:, 3, 0] == 1).all() and (weights[:, 3, 1] == 0.5).all()
 
 
 def test_the_schedule_is_sampled_in_the_middle_of_each_part_of_training():
-    progress, weights = schedule(ObjectiveConfig(), 4)
+    progress, weights = sample_schedule(ObjectiveConfig(), 4)
     assert len(progress) == len(weights) == 200
     assert np.allclose(progress, np.linspace(1 / 400, 399 / 400, 200))
 
 
 def test_weights_that_move_every_step_are_drawn_in_the_mean():
-    _, weights = schedule(ObjectiveConfig(target_schedule="blockwise", intermediate=False), 2)
+    _, weights = sample_schedule(ObjectiveConfig(target_schedule="blockwise", intermediate=False), 2)
     assert 0 < weights[0, 1, 0] < 1
     assert np.allclose(weights[:, 1].sum(-1), 1)
 

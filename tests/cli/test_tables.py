@@ -17,7 +17,7 @@ from charladder.cli.main import main
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.tables import Rows, flow
 from charladder.cli.training_progress import TrainingProgress
-from charladder.studies.directory import planned_runs
+from charladder.studies.directory import list_planned_runs
 from charladder.studies.runner import RunFinished
 from charladder.training import Stepped
 from studies.fakes import make_plan
@@ -99,9 +99,9 @@ def test_the_live_panel_of_training():
 def test_the_live_table_of_a_plan():
     plan = make_plan(seeds=5)
     table = StudyProgress(Console(width=40, file=io.StringIO()), plan, 1)
-    for number, run in enumerate(planned_runs(plan, Path("nowhere"))):
+    for number, run in enumerate(list_planned_runs(plan, Path("nowhere"))):
         table.show(RunFinished(run, 1.2345 + number, 3.0))
-    found = numbers(printed(table.table(), 40))
+    found = numbers(printed(table._render_table(), 40))
     assert {f"{1.2345 + number:.4f}" for number in range(10)} <= {number.rstrip(",") for number in found}
 
 

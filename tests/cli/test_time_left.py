@@ -10,7 +10,7 @@ from charladder.cli import study_progress
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal
 from charladder.cli.training_progress import TrainingProgress
-from charladder.studies.directory import PlannedRun, planned_runs
+from charladder.studies.directory import PlannedRun, list_planned_runs
 from charladder.studies.plan import Plan
 from charladder.studies.runner import RunFinished, RunProgress, RunStarted
 from charladder.training import Stepped
@@ -62,13 +62,13 @@ def table_at(monkeypatch: pytest.MonkeyPatch, plan: Plan, events: list[tuple[flo
     for at, event in events:
         now = at
         table.show(event)
-    return table.left()
+    return table.time_left()
 
 
 def test_of_a_plan_the_start_of_processes_does_not_count(monkeypatch):
     """Runs of 100 seconds, of which the first begins 20 seconds after its process has been started."""
     plan = make_plan(seeds=2)
-    runs: list[PlannedRun] = planned_runs(plan, Path("nowhere"))
+    runs: list[PlannedRun] = list_planned_runs(plan, Path("nowhere"))
     assert len(runs) == 4
     begun = [(0.0, RunStarted(runs[0], False)), (2.0, RunProgress(runs[0], 0.0, None))]
     first = [*begun, (21.0, RunProgress(runs[0], 0.01, 8.0))]
@@ -79,5 +79,5 @@ def test_of_a_plan_the_start_of_processes_does_not_count(monkeypatch):
         table_at(monkeypatch, plan, [(0.0, RunStarted(runs[0], False)), (1.0, RunFinished(runs[0], 2.0, 1.0))])
         == "0:03"
     )
-    before = [(0.0, RunFinished(run, 2.0, 0.0, before=True)) for run in runs[1:]]
+    before = [(0.0, RunFinished(run, 2.0, 0.0, already_finished=True)) for run in runs[1:]]
     assert table_at(monkeypatch, plan, [*before, *first, (70.0, RunProgress(runs[0], 0.5, 5.0))]) == "0:50"

@@ -14,7 +14,7 @@ from charladder.cli.main import main
 from charladder.errors import UserError
 from charladder.evaluation import Score
 from charladder.run import open_run
-from charladder.studies.directory import PlannedRun, final_bits
+from charladder.studies.directory import PlannedRun, read_final_bits
 from charladder.studies.plan import Arm, Plan
 from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
 
@@ -173,6 +173,6 @@ def test_a_run_of_a_plan_that_ended_early_is_finished(tmp_path):
     run = PlannedRun(arm, 0, tmp_path)
     line = {"step": 16, "split": "valid", "trained_characters": 9, "bits_per_character": 3.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    assert final_bits(plan, run) is None
+    assert read_final_bits(plan, run) is None
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**line, "ended_early": True}) + "\n")
-    assert final_bits(plan, run) == 3.0
+    assert read_final_bits(plan, run) == 3.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from charladder.studies.statistics import LEVEL, holm
+from charladder.studies.statistics import SIGNIFICANCE_LEVEL, holm_correction
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 TEXT = PAGE.read_text()
@@ -34,7 +34,7 @@ PAPER, UNION = table("6. The paper's Table 4, in small")[1:], table("Correction 
 
 @pytest.mark.parametrize(("rows", "p", "corrected"), [(MODERN, 4, 5), (SECONDS, 5, 6), (PAPER, 4, 5)])
 def test_corrections_over_one_plan(rows, p, corrected):
-    found = holm({row[0]: number(row[p]) for row in rows})
+    found = holm_correction({row[0]: number(row[p]) for row in rows})
     for row in rows:
         if not row[p].startswith("<"):
             assert number(row[corrected]) == pytest.approx(found[row[0]], rel=0.07), (
@@ -45,13 +45,13 @@ def test_corrections_over_one_plan(rows, p, corrected):
 def test_verdicts_follow_from_corrected_p_values():
     for name, _, difference, _, _, corrected, verdict in MODERN:
         shown = "better" if number(difference) < 0 else "worse"
-        assert verdict == (shown if number(corrected) < LEVEL else "no difference shown"), name
+        assert verdict == (shown if number(corrected) < SIGNIFICANCE_LEVEL else "no difference shown"), name
 
 
 def test_a_row_whose_interval_contains_the_effect_of_the_paper_is_uninformative():
     for name, _, difference, found, _, corrected, effect, verdict in PAPER:
         low, high = interval(found)
-        if number(corrected) < LEVEL:
+        if number(corrected) < SIGNIFICANCE_LEVEL:
             assert verdict == ("better" if number(difference) < 0 else "worse"), name
             assert low > 0 or high < 0
         elif low <= number(effect) <= high:
@@ -67,13 +67,13 @@ def test_the_correction_over_both_plans():
     known |= {f"steps: {row[0]}": number(row[4]) for row in MODERN if "constant" not in row[0]}
     known |= {f"seconds: {row[0]}": number(row[5]) for row in SECONDS}
     assert len(known) == 12
-    found = [holm(known | {f"unknown {n}": p for n in range(5)}) for p in (0.0095, 1.0)]
+    found = [holm_correction(known | {f"unknown {n}": p for n in range(5)}) for p in (0.0095, 1.0)]
     for name, _, _, corrected in UNION[:3]:
         assert {round(one[name], 2) for one in found} == {number(corrected)}
     low, high = map(float, UNION[3][3].split(" to "))
     assert all(low <= one["seconds: 2 targets"] <= high for one in found)
     assert min(p for one in found for name, p in one.items() if name not in known) >= low
-    assert [name for name in known if found[0][name] < LEVEL] == [UNION[0][0]]
+    assert [name for name in known if found[0][name] < SIGNIFICANCE_LEVEL] == [UNION[0][0]]
 
 
 def test_checksums_and_commits_are_whole():

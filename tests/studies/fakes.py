@@ -6,7 +6,7 @@ from typing import Any
 
 from charladder.recipe import read_raw, resolve
 from charladder.run import Run, write_config
-from charladder.studies.plan import Arm, Plan, run_name
+from charladder.studies.plan import Arm, Plan, run_directory_name
 
 ENVIRONMENT: dict[str, Any] = {
     "versions": {"charladder": "0.1.0", "torch": "2.9.0"},
@@ -46,7 +46,7 @@ def make_run(
 ) -> Path:
     """A run of STEPS steps of 100 characters, its curves straight lines from 8 down to `bits` (one bit more on the
     stretch that is scored on the way). letters: of its alphabet, which are bytes where there are none."""
-    path = folder / run_name(arm, seed)
+    path = folder / run_directory_name(arm, seed)
     path.mkdir(parents=True)
     raw = read_raw("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
     raw |= {"text.letters": letters, "text.alphabet": "letters" if letters else "bytes"}

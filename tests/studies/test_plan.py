@@ -7,8 +7,16 @@ import pytest
 import tomli_w
 
 from charladder.errors import UserError
-from charladder.studies.directory import taken_up
-from charladder.studies.plan import Contrast, differences, plan_names, read_plan, recipe_of, run_name, tables_of
+from charladder.studies.directory import open_study_directory
+from charladder.studies.plan import (
+    Contrast,
+    differing_settings,
+    list_bundled_plans,
+    plan_to_tables,
+    read_plan,
+    resolve_recipe,
+    run_directory_name,
+)
 
 TINY = {"model.layers": 2, "model.width": 16, "model.context": 16, "training.batch": 2, "training.steps": 10}
 TWO = {"none": {"objective.intermediate": False}, "layers": {"objective.intermediate": True}}
@@ -35,10 +43,10 @@ def test_what_a_plan_says_and_what_it_leaves_to_defaults(tmp_path):
     assert (plan.name, plan.base, plan.data, plan.baseline) == ("own", "ladder", ("python",), "none")
     assert (plan.seeds, plan.question) == ((4, 7), "Do layers help?")
     assert [arm.name for arm in plan.arms] == ["none", "layers"]
-    recipe = recipe_of(plan, plan.arms[0], 7)
+    recipe = resolve_recipe(plan, plan.arms[0], 7)
     assert (recipe.training.steps, recipe.training.minutes, recipe.training.seed) == (10, 0, 7)
     assert not recipe.objective.intermediate
-    assert run_name("none", 7) == "none-seed7"
+    assert run_directory_name("none", 7) == "none-seed7"
     assert read_plan(written(tmp_path)).seeds == (0, 1)
 
 
@@ -66,13 +74,13 @@ def test_factors_make_a_full_grid(tmp_path):
 
 def test_an_arm_may_have_a_budget_of_its_own(tmp_path):
     plan = read_plan(written(tmp_path, arms={"short": {}, "long": {"training.steps": 20}}))
-    assert [recipe_of(plan, arm, 0).training.steps for arm in plan.arms] == [10, 20]
+    assert [resolve_recipe(plan, arm, 0).training.steps for arm in plan.arms] == [10, 20]
 
 
 def test_a_plan_is_read_again_from_what_is_written_of_it(tmp_path):
     plan = read_plan(written(tmp_path, factors={"objective.targets": [1, 2]}))
     again = tmp_path / "again.toml"
-    again.write_text(tomli_w.dumps(tables_of(plan)))
+    again.write_text(tomli_w.dumps(plan_to_tables(plan)))
     assert read_plan(again) == plan
 
 
@@ -81,16 +89,16 @@ def test_contrasts_are_read_and_written_and_are_no_other_plan(tmp_path):
     plan = read_plan(asked)
     assert plan.contrasts == (Contrast("more", ("layers",), ("none",)),)
     again = tmp_path / "again.toml"
-    again.write_text(tomli_w.dumps(tables_of(plan)))
+    again.write_text(tomli_w.dumps(plan_to_tables(plan)))
     assert read_plan(again) == plan
     for first, second in (
         (plan, dataclasses.replace(plan, contrasts=())),
         (dataclasses.replace(plan, contrasts=()), plan),
     ):
         folder = tmp_path / f"folder{len(first.contrasts)}"
-        with taken_up(first, folder):
+        with open_study_directory(first, folder):
             pass
-        with taken_up(second, folder):
+        with open_study_directory(second, folder):
             pass
 
 
@@ -98,18 +106,18 @@ def test_a_base_of_ones_own_lies_beside_the_plan(tmp_path):
     (tmp_path / "base.toml").write_text('recipe = "mine"\n[model]\nlayers = 3\n[training]\nminutes = 3\n')
     fields = {name: value for name, value in TINY.items() if name != "model.layers"}
     plan = read_plan(written(tmp_path, base="base.toml", set=fields))
-    assert recipe_of(plan, plan.arms[0], 0).model.layers == 3
+    assert resolve_recipe(plan, plan.arms[0], 0).model.layers == 3
 
 
 def test_differences_are_those_of_the_resolved_settings(tmp_path):
     plan = read_plan(written(tmp_path, arms={"a": {}, "b": {"model.width": 64}}))
-    told = differences(plan)
+    told = differing_settings(plan)
     assert told["a"]["model.width"] == 16
     assert told["b"]["model.feed_forward"] != told["a"]["model.feed_forward"]
     assert "objective.intermediate" not in told["a"]
 
 
-@pytest.mark.parametrize("name", plan_names())
+@pytest.mark.parametrize("name", list_bundled_plans())
 def test_our_own_plans_can_be_carried_out(name):
     assert len(read_plan(name).arms) > 1
 

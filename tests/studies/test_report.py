@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from scipy.stats import ttest_1samp
 
-from charladder.studies import csv_tables, html_report, markdown_report, plan, report, report_files, svg_figures
-from charladder.studies.results import collect
-from charladder.studies.statistics import TOO_FEW
+from charladder.studies import csv_tables, html_report, markdown_report, plan, report, report_figures, report_files
+from charladder.studies.results import collect_results
+from charladder.studies.statistics import TOO_FEW_SEEDS
 from studies.fakes import ENVIRONMENT, make_plan, make_run
 
 BITS = {"none": [2.0, 2.1, 2.2, 2.05, 2.15], "layers": [1.9, 2.01, 2.09, 1.96, 2.04]}
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def build(folder, **changes):
     planned = make_plan(**changes)
-    return report.build_report(planned, collect(folder, planned))
+    return report.build_report(planned, collect_results(folder, planned))
 
 
 def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
@@ -35,8 +35,8 @@ def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
     assert none.bits is not None and none.bits.mean == pytest.approx(2.1)
     assert layers.difference is not None and layers.difference.mean == pytest.approx(-0.1)
     assert layers.verdict.startswith("better than none by 0.100 (0.0") and layers.verdict.endswith("5 seeds")
-    assert layers.corrected == layers.difference.p
-    assert layers.speed is not None and layers.speed.mean == pytest.approx(500)
+    assert layers.p_holm == layers.difference.p
+    assert layers.characters_per_second is not None and layers.characters_per_second.mean == pytest.approx(500)
 
 
 def test_the_level_is_reached_between_points_or_not_at_all(folder):
@@ -44,42 +44,45 @@ def test_the_level_is_reached_between_points_or_not_at_all(folder):
     none, layers = built.arms
     # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
     assert built.level == pytest.approx(9 + (2.1 - 8) * 0.8)
-    assert (none.reached.count, none.reached.of, none.reached.characters) == (3, 5, None)
-    assert (layers.reached.count, layers.reached.of) == (5, 5)
-    assert layers.reached.characters is not None and 2400 < layers.reached.characters < 3200
-    assert layers.reached.seconds == pytest.approx(layers.reached.characters / 500)
+    assert (none.level_reached.reached_by, none.level_reached.runs, none.level_reached.characters) == (3, 5, None)
+    assert (layers.level_reached.reached_by, layers.level_reached.runs) == (5, 5)
+    assert layers.level_reached.characters is not None and 2400 < layers.level_reached.characters < 3200
+    assert layers.level_reached.seconds == pytest.approx(layers.level_reached.characters / 500)
 
 
 def test_equal_seconds_are_those_of_the_slower_run_at_the_end_of_the_faster(folder):
     none, layers = build(folder).arms
     # `none` is scored last at step 32, after 3.2 s; `layers`, at half the speed, is then at step 16.
     expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["layers"], strict=True)]
-    assert none.timed is None and layers.timed is not None
-    assert layers.timed.mean == pytest.approx(sum(expected) / 5)
-    assert layers.timed.p == layers.timed_corrected and layers.timed.p < 0.001
-    rows = list(csv.DictReader(io.StringIO(csv_tables.summary(build(folder)))))
-    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(layers.timed.mean)
-    assert f"{layers.timed.mean:+.4f}" in markdown_report.text(build(folder))
+    assert none.difference_at_equal_seconds is None and layers.difference_at_equal_seconds is not None
+    assert layers.difference_at_equal_seconds.mean == pytest.approx(sum(expected) / 5)
+    assert (
+        layers.difference_at_equal_seconds.p == layers.p_holm_at_equal_seconds
+        and layers.difference_at_equal_seconds.p < 0.001
+    )
+    rows = list(csv.DictReader(io.StringIO(csv_tables.summary_csv(build(folder)))))
+    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(layers.difference_at_equal_seconds.mean)
+    assert f"{layers.difference_at_equal_seconds.mean:+.4f}" in markdown_report.to_markdown(build(folder))
 
 
 def test_one_seed_prints_no_interval_and_claims_nothing(folder):
     built = build(folder, seeds=1)
-    assert [one.verdict for one in built.arms] == ["the baseline", TOO_FEW]
-    for text in (markdown_report.text(built), html_report.html(built)):
+    assert [one.verdict for one in built.arms] == ["the baseline", TOO_FEW_SEEDS]
+    for text in (markdown_report.to_markdown(built), html_report.to_html(built)):
         assert "better than" not in text and "worse than" not in text
         assert not re.search(r"\d to [-+]?\d", text)
-    for row in csv.DictReader(io.StringIO(csv_tables.summary(built))):
+    for row in csv.DictReader(io.StringIO(csv_tables.summary_csv(built))):
         assert row["low"] == row["high"] == row["p"] == row["p_holm"] == row["difference_low"] == ""
 
 
 def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
     (folder / "layers-seed3" / "metrics.jsonl").unlink()
     built = build(folder)
-    assert built.arms[1].verdict == TOO_FEW
+    assert built.arms[1].verdict == TOO_FEW_SEEDS
     assert built.arms[1].difference is not None and built.arms[1].difference.seeds == (0, 1, 2, 4)
-    assert "layers, seed 3: unfinished at step 0" in markdown_report.text(built).split("## Results")[0]
-    assert "layers, seed 3: unfinished at step 0" in html_report.html(built).split("<h2>Results")[0]
-    rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
+    assert "layers, seed 3: unfinished at step 0" in markdown_report.to_markdown(built).split("## Results")[0]
+    assert "layers, seed 3: unfinished at step 0" in html_report.to_html(built).split("<h2>Results")[0]
+    rows = list(csv.DictReader(io.StringIO(csv_tables.runs_csv(built))))
     assert len(rows) == 10
     assert rows[8]["gap"] == "unfinished at step 0" and rows[8]["bits_per_character"] == ""
 
@@ -87,8 +90,8 @@ def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
 def test_a_plan_without_any_run_has_a_report_all_the_same(tmp_path):
     built = build(tmp_path)
     assert [one.verdict for one in built.arms] == ["no finished run"] * 2
-    assert len(built.gaps) == 10
-    assert "not begun" in html_report.html(built) and "not begun" in markdown_report.text(built)
+    assert len(built.missing) == 10
+    assert "not begun" in html_report.to_html(built) and "not begun" in markdown_report.to_markdown(built)
 
 
 def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
@@ -97,7 +100,7 @@ def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
     make_run(tmp_path, "layers", 0, 1.9, environment=other)
     built = build(tmp_path, seeds=1)
     assert [any(word in said for said in built.warnings) for word in ("data", "machine")] == [True, True]
-    assert "the runs differ in the data" in html_report.html(built)
+    assert "the runs differ in the data" in html_report.to_html(built)
 
 
 class Reader(HTMLParser):
@@ -118,31 +121,33 @@ def test_the_page_stands_alone_and_escapes_what_files_say(tmp_path):
     evil = '<script>alert("x")</script> $a_b$ & "'
     make_run(tmp_path, "none", 0, 2.0, environment=ENVIRONMENT | {"data": {"name": evil, "sha256": evil}})
     made = make_plan(seeds=1, arms=("none",), name=evil, question=evil)
-    results = collect(tmp_path, made)
+    results = collect_results(tmp_path, made)
     evil_arm = plan.Arm(evil, {"text.data": evil})
-    renamed = dataclasses.replace(results, found=tuple(dataclasses.replace(r, arm=evil) for r in results.found))
+    renamed = dataclasses.replace(results, finished=tuple(dataclasses.replace(r, arm=evil) for r in results.finished))
     built = report.build_report(dataclasses.replace(made, arms=(evil_arm,), baseline=evil), renamed)
-    text = html_report.html(built)
+    text = html_report.to_html(built)
     reader = Reader()
     reader.feed(text)
     assert "script" not in reader.tags and reader.outside == []
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     assert reader.tags.count("svg") == 3
     assert len(set(reader.ids)) == len(reader.ids)
-    assert "<script" not in markdown_report.text(built).replace("\\<", "")
+    assert "<script" not in markdown_report.to_markdown(built).replace("\\<", "")
 
 
 def test_all_files_say_the_same(folder):
     built = build(folder)
-    for row in csv.DictReader(io.StringIO(csv_tables.summary(built))):
+    for row in csv.DictReader(io.StringIO(csv_tables.summary_csv(built))):
         line = next(
-            line for line in markdown_report.text(built).splitlines() if line.startswith(f"| {row['arm']} | 5 of 5")
+            line
+            for line in markdown_report.to_markdown(built).splitlines()
+            if line.startswith(f"| {row['arm']} | 5 of 5")
         )
-        for text in (line, html_report.html(built)):
+        for text in (line, html_report.to_html(built)):
             assert f"{float(row['bits_per_character']):.4f}" in text
             assert f"{float(row['low']):.4f} to {float(row['high']):.4f}" in text
             assert row["verdict"] in text
-    rows = list(csv.DictReader(io.StringIO(csv_tables.runs(built))))
+    rows = list(csv.DictReader(io.StringIO(csv_tables.runs_csv(built))))
     assert [float(row["bits_per_character"]) for row in rows] == BITS["none"] + BITS["layers"]
 
 
@@ -170,19 +175,21 @@ def test_contrasts_add_and_take_away_arms_by_seed(tmp_path):
     assert found.bits is not None and found.bits.mean == pytest.approx(sum(each) / 5)
     assert found.bits.p == pytest.approx(ttest_1samp(each, 0).pvalue)
     assert found.train_bits is not None and found.train_bits.seeds == (0, 1, 2, 3, 4)
-    for text in (markdown_report.text(built), html_report.html(built)):
+    for text in (markdown_report.to_markdown(built), html_report.to_html(built)):
         assert f"{found.bits.mean:+.4f}" in text and "b, c" in text
-    (tmp_path / plan.run_name("d", 4) / "metrics.jsonl").unlink()
+    (tmp_path / plan.run_directory_name("d", 4) / "metrics.jsonl").unlink()
     (fewer,) = build(tmp_path, arms=tuple(effects), baseline="a", contrasts=(contrast,)).contrasts
     assert fewer.bits is not None and fewer.bits.seeds == (0, 1, 2, 3)
 
 
 def test_a_plan_without_contrasts_has_no_such_table(folder):
-    assert "Contrasts" not in markdown_report.text(build(folder)) and "Contrasts" not in html_report.html(build(folder))
+    assert "Contrasts" not in markdown_report.to_markdown(build(folder)) and "Contrasts" not in html_report.to_html(
+        build(folder)
+    )
 
 
 def test_norms_are_means_over_thirds_and_runs(folder):
-    rows = list(csv.DictReader(io.StringIO(csv_tables.norms(build(folder)))))
+    rows = list(csv.DictReader(io.StringIO(csv_tables.gradient_norms_csv(build(folder)))))
     assert [(r["arm"], r["third"], r["layer"]) for r in rows[:6]] == [
         ("none", third, layer) for third in ("early", "mid", "late") for layer in ("1", "2")
     ]
@@ -193,7 +200,7 @@ def test_norms_are_means_over_thirds_and_runs(folder):
 
 
 def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
-    text = html_report.html(build(folder))
+    text = html_report.to_html(build(folder))
     order = [
         "<h2>Verdict</h2>",
         "layers: better than none by 0.100",
@@ -208,10 +215,10 @@ def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
 def test_the_forest_plot_claims_no_more_than_the_verdict(folder):
     """Blue is the colour of a claim; with four seeds there is none, however small p is."""
     blue = "#0072b2"
-    assert blue in svg_figures.forest(build(folder))
+    assert blue in report_figures.forest_plot(build(folder))
     few = build(folder, seeds=4)
-    assert few.arms[1].verdict == TOO_FEW and few.arms[1].corrected < 0.05
-    assert blue not in svg_figures.forest(few)
+    assert few.arms[1].verdict == TOO_FEW_SEEDS and few.arms[1].p_holm < 0.05
+    assert blue not in report_figures.forest_plot(few)
 
 
 def test_the_first_steps_do_not_flatten_the_learning_curves(folder, monkeypatch):
@@ -220,8 +227,8 @@ def test_the_first_steps_do_not_flatten_the_learning_curves(folder, monkeypatch)
         first = json.dumps(json.loads(first) | {"terms": {"main": {"bits": 40.0, "weight": 1.0, "share": 40.0}}})
         metrics.write_text("\n".join([first, *others]) + "\n")
     figures = []
-    monkeypatch.setattr(svg_figures, "svg", lambda figure, *about: figures.append(figure) or "")
-    svg_figures.learning_curves(build(folder), "train")
+    monkeypatch.setattr(report_figures, "svg", lambda figure, *about: figures.append(figure) or "")
+    report_figures.learning_curves(build(folder), "train")
     (axes,) = figures[0].axes
     assert axes.lines[0].get_ydata().max() == 40
     assert 8 < axes.get_ylim()[1] < 10

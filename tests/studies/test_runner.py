@@ -76,9 +76,9 @@ def test_every_arm_is_trained_with_every_seed_as_train_would(whole, place):
 
 def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place, monkeypatch):
     before = states(whole)
-    monkeypatch.setattr(runner, "start", lambda *_: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(runner, "start_run", lambda *_: pytest.fail("a finished run was repeated"))
     ends = list(run_plan(plan(place), whole, jobs=2))
-    assert all(isinstance(one, RunFinished) and one.before for one in ends)
+    assert all(isinstance(one, RunFinished) and one.already_finished for one in ends)
     assert next(one.bits for one in ends if isinstance(one, RunFinished)) == bits(whole, "none-seed0")
     assert states(whole) == before
     more = run_plan(plan(place, seeds=3), whole, jobs=1, stop=lambda: True)
@@ -104,7 +104,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
     assert sum(isinstance(one, RunFinished) for one in events) == 1
     kept = states(place / "cut" / "none-seed0")
     events = list(run_plan(plan(place, seeds=1), place / "cut", jobs=1))
-    assert [one.again for one in events if isinstance(one, RunStarted)] == [True]
+    assert [one.resumed for one in events if isinstance(one, RunStarted)] == [True]
     assert states(place / "cut" / "none-seed0") == kept
     for name in ("none-seed0", "layers-seed0"):
         assert bits(place / "cut", name) == bits(whole, name)
@@ -118,8 +118,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(place):
     arms = {"bad": {**explode, "training.warmup": 0.0}, "good": {"training.steps": 20}}
     events = list(run_plan(plan(place, arms=arms, seeds=1), place / "failing", jobs=2))
     (failed,) = [one for one in events if isinstance(one, RunFailed)]
-    assert (failed.run.arm.name, failed.code) == ("bad", 1)
-    assert "new run" in failed.run.log.read_text()
+    assert (failed.run.arm.name, failed.exit_code) == ("bad", 1)
+    assert "new run" in failed.run.log_path.read_text()
     assert [one.run.arm.name for one in events if isinstance(one, RunFinished)] == ["good"]
 
 
@@ -189,14 +189,14 @@ def test_a_base_of_ones_own_is_copied_into_the_folder(place, tmp_path):
 
 def test_how_many_runs_at_once(place, monkeypatch):
     for cores, jobs in ((2, 1), (3, 1), (4, 2), (16, 8)):
-        monkeypatch.setattr(runner, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(runner, "available_cores", lambda cores=cores: cores)
         assert default_jobs(plan(place)) == jobs
     minutes = {name: value for name, value in SET.items() if name != "training.steps"} | {"training.minutes": 1}
     assert default_jobs(plan(place, set=minutes)) == 1
-    monkeypatch.setattr(runner, "device_of", lambda plan: "cuda")
+    monkeypatch.setattr(runner, "training_device", lambda plan: "cuda")
     monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: 3)
     assert default_jobs(plan(place)) == 3
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [runner.surroundings(plan(place), slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == list("0120")
+    assert [runner.child_environment(plan(place), slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == list("0120")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [runner.surroundings(plan(place), slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["4", "6"]
+    assert [runner.child_environment(plan(place), slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["4", "6"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from charladder.training.curves import draw_curves, draw_differences, draw_main, title
+from charladder.training.curves import _draw_auxiliary, _draw_main, _title, draw_curves
 
 figure = pytest.importorskip("matplotlib.figure")
 
@@ -26,7 +26,7 @@ def axes():
 
 
 def test_the_score_at_the_end_is_a_point_by_itself(axes):
-    draw_main(axes, STEPS, LINES)
+    _draw_main(axes, STEPS, LINES)
     drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert drawn["validations"] == [(0.5, 3.5)]
     assert drawn["score at the end"] == [(1.0, 2.5)]
@@ -34,18 +34,18 @@ def test_the_score_at_the_end_is_a_point_by_itself(axes):
 
 
 def test_the_first_steps_do_not_take_the_scale(axes):
-    draw_main(axes, STEPS, LINES)
+    _draw_main(axes, STEPS, LINES)
     assert axes.get_ylim()[1] < 4
 
 
 def test_auxiliary_terms_are_drawn_as_what_they_are_above_the_main_one(axes):
-    draw_differences(axes, STEPS)
+    _draw_auxiliary(axes, STEPS)
     assert {line.get_label(): list(line.get_ydata()) for line in axes.lines}["low"] == [0.5, 1.0]
 
 
 def test_the_title_names_the_run_and_its_score(tmp_path):
     assert (
-        title(tmp_path / "first$", STEPS, LINES)
+        _title(tmp_path / "first$", STEPS, LINES)
         == "first$: 100 steps, 1,000,000 characters, valid: 2.500 bits per character"
     )
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from charladder.errors import DataLeftOut, UserError
 from charladder.training import TrainingDiverged, Validated, load_newest, train
-from charladder.training.curves import diagnosed, draw_curves, valid_points
+from charladder.training.curves import _read_diagnoses, _validation_points, draw_curves
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, prose):
 
 def test_the_curve_of_valid_is_over_what_was_trained_on(tmp_path, prose):
     run(make_trainer(prose, steps=10, validations=4), tmp_path)
-    points = valid_points(read_metrics(tmp_path / "metrics.jsonl"))
+    points = _validation_points(read_metrics(tmp_path / "metrics.jsonl"))
     assert [round(x * 1e6) for x, _ in points] == [64 * step for step in (2, 4, 6, 8)]
     assert draw_curves(tmp_path).read_bytes()[1:4] == b"PNG"
 
@@ -174,14 +174,14 @@ def test_what_was_diagnosed_is_drawn_and_what_is_damaged_is_left_out(tmp_path, p
     path = tmp_path / "metrics.jsonl"
     steps = [line for line in read_metrics(path) if "terms" in line]
     assert [line["step"] for line in steps if "diagnosis" in line] == [1, 3, 5]
-    found = diagnosed(steps)
+    found = _read_diagnoses(steps)
     assert len(found) == 3 and set(found[0][1].groups) == {"layers", "targets"}
     assert found[1][0] == 3 * 64 / 1e6
     whole = steps[0]["diagnosis"]
     changes = [{"groups": 3}, {"groups": {"layers": {"cosine": 1}}}, {"main_share": "x"}, {"groups": {"layers": 7}},
                {"gradient_norms": {"layer1": 1.0}}]  # fmt: skip
     damaged = [None, *({**whole, **change} for change in changes)]
-    assert diagnosed([{**steps[1], "diagnosis": damage} for damage in damaged]) == []
+    assert _read_diagnoses([{**steps[1], "diagnosis": damage} for damage in damaged]) == []
     for line, damage in zip(steps, damaged[1:], strict=False):
         line["diagnosis"] = damage
     steps[3]["diagnosis"] = {**whole, "gradient_norms": {"other": 1.0}, "gradient_norms_without": {"other": 1.0}}

@@ -11,11 +11,11 @@ from charladder.errors import UserError, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
-from charladder.studies.plots import BY, draw_runs, draw_schedule
+from charladder.studies.plots import X_AXES, draw_runs, draw_schedule
 from charladder.studies.results import RunCurves, read_curves
 from charladder.text import Alphabet
 
-MOST_TERMS = 24
+MAX_TERMS = 24
 FORMATS = ".png", ".svg"
 
 
@@ -29,14 +29,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; a recipe, with --schedule")
     parser.add_argument("--out", default="plot.png", metavar="FILE", help="a .png or .svg (default plot.png)")
     parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
-    parser.add_argument("--by", choices=tuple(BY), help="what the curves run over (default characters)")
+    parser.add_argument("--by", choices=tuple(X_AXES), help="what the curves run over (default characters)")
     parser.add_argument("--terms", metavar="NAME,NAME", help="terms of the training loss (default main)")
     parser.add_argument("--schedule", action="store_true", help="draw the schedule of the layers in place of curves")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
     path = Path(options.out)
-    check_place(path, options.force)
-    facts = plot_schedule(options, path) if options.schedule else plot_runs(options, path)
+    _check_output_path(path, options.force)
+    facts = _plot_schedule(options, path) if options.schedule else _plot_runs(options, path)
     if options.json:
         print(dumps({"plot": str(path), **facts}))
         return 0
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def check_place(path: Path, force: bool) -> None:
+def _check_output_path(path: Path, force: bool) -> None:
     """Raises UserError where a picture cannot be put there, or would take the place of something."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out is {str(path)!r}; its name must end in .png or .svg")
@@ -63,19 +63,19 @@ def check_place(path: Path, force: bool) -> None:
         raise UserError(f"{path} exists and is not written over; choose another --out, or add --force")
 
 
-def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
+def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
     """Draws the curves of the runs; returns what --json says of them."""
     names = list(dict.fromkeys(options.runs))
-    check_alphabets({name: open_run(Path(name)).alphabet for name in names})
-    runs = {name: curves_of(name) for name in names}
-    terms = ["main"] if options.terms is None else chosen_terms(options.terms, runs)
+    _check_alphabets({name: open_run(Path(name)).alphabet for name in names})
+    runs = {name: _read_run_curves(name) for name in names}
+    terms = ["main"] if options.terms is None else _parse_terms(options.terms, runs)
     by = options.by or "characters"
     for name, curves in runs.items():
         absent = [term for term in terms if term not in curves.terms]
         if absent:
             say(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
     draw_runs(runs, terms, by, path)
-    ended = {name: one.final or {} for name, one in runs.items()}
+    ended = {name: one.final_score or {} for name, one in runs.items()}
     return {
         "by": by,
         "terms": terms,
@@ -94,7 +94,7 @@ def plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
     }
 
 
-def check_alphabets(alphabets: dict[str, Alphabet]) -> None:
+def _check_alphabets(alphabets: dict[str, Alphabet]) -> None:
     """Raises UserError where a character of one run is a byte and one of another run is a Unicode character, for then
     bits per character have no common axis. Says where runs have different letters."""
     by_kind = {alphabet.kind: name for name, alphabet in reversed(alphabets.items())}
@@ -108,7 +108,7 @@ def check_alphabets(alphabets: dict[str, Alphabet]) -> None:
         say(f"note: {' and '.join(reversed(by_letters.values()))} have different letters; compare their bits with care")
 
 
-def curves_of(name: str) -> RunCurves:
+def _read_run_curves(name: str) -> RunCurves:
     """The curves of a run. Raises UserError where there are none."""
     if (Path(name) / "metrics.jsonl").is_file():
         curves = read_curves(Path(name))
@@ -117,7 +117,7 @@ def curves_of(name: str) -> RunCurves:
     raise UserError(f"{name} has no metrics yet; train it for a few steps")
 
 
-def chosen_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
+def _parse_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
     """Names of terms, in their order. Raises UserError with the nearest for one that no run has."""
     known = dict.fromkeys(term for curves in runs.values() for term in curves.terms)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
@@ -126,12 +126,12 @@ def chosen_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")
-    if len(names) > MOST_TERMS:
-        raise UserError(f"--terms names {len(names)} terms; a picture holds at most {MOST_TERMS}")
+    if len(names) > MAX_TERMS:
+        raise UserError(f"--terms names {len(names)} terms; a picture holds at most {MAX_TERMS}")
     return names
 
 
-def plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
+def _plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
     """Draws the schedule of one run or recipe; returns what --json says of it."""
     if options.by is not None or options.terms is not None:
         raise UserError("--by and --terms go with curves, and --schedule draws none; leave them out")

@@ -16,17 +16,17 @@ from charladder.cli.text_progress import reading_progress, say_notes
 from charladder.errors import UserError
 from charladder.run import split_of
 from charladder.strict_json import dumps
-from charladder.studies.directory import check_place, planned_runs
+from charladder.studies.directory import check_study_directory, list_planned_runs
 from charladder.studies.plan import (
-    BUDGETS,
+    BUDGET_FIELDS,
     Plan,
-    check,
-    checked_fields,
-    differences,
+    check_plan,
+    differing_settings,
+    format_option_value,
+    parse_fields,
+    parse_seeds,
     read_plan,
-    recipe_of,
-    seeds_of,
-    shown,
+    resolve_recipe,
 )
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
 from charladder.text import Corpus, exists, not_fetched, open_corpus
@@ -52,42 +52,44 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--report-only", action="store_true", help="only write the report of what is there")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.read(argv)
-    plan = changed(read_plan(options.plan), options.data, options.seeds, options.set)
+    plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
-    jobs = default_jobs(plan) if options.jobs is None else whole_number("--jobs", options.jobs)
+    jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)
     console = Terminal(stderr=options.json, lasting=True)
     if options.dry_run:
-        check_place(plan, folder)
-        check_text(plan, fetch=False)
-        return rehearse(console, plan, folder, jobs, options.json)
+        check_study_directory(plan, folder)
+        _check_data(plan, fetch=False)
+        return _print_dry_run(console, plan, folder, jobs, options.json)
     if options.report_only:
         if not (folder / "plan.toml").is_file():
             raise UserError(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
-        finish(console, folder, [], options.json)
+        _write_report(console, folder, [], options.json)
         return 0
-    check_text(plan)
-    return train_all(console, plan, folder, jobs, options.json, argv)
+    _check_data(plan)
+    return _train_all(console, plan, folder, jobs, options.json, argv)
 
 
-def changed(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
+def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
     """The plan with what the command line says in place of its own."""
     if data:
         plan = dataclasses.replace(plan, data=tuple(data))
     if seeds is not None:
-        plan = dataclasses.replace(plan, seeds=seeds_of(whole_number("--seeds", seeds)))
+        plan = dataclasses.replace(plan, seeds=parse_seeds(_parse_count("--seeds", seeds)))
     given: dict[str, Any] = {}
     for one in fields:
         name, equals, value = one.partition("=")
         if not equals:
             raise UserError(f"--set {one} has no value; write --set FIELD=VALUE")
-        given |= checked_fields({name.replace("-", "_"): value}, "--set")
-    kept = {name: v for name, v in plan.fields.items() if name not in BUDGETS or not set(BUDGETS) & set(given)}
+        given |= parse_fields({name.replace("-", "_"): value}, "--set")
+    kept = {
+        name: v for name, v in plan.fields.items() if name not in BUDGET_FIELDS or not set(BUDGET_FIELDS) & set(given)
+    }
     plan = dataclasses.replace(plan, fields={**kept, **given})
-    check(plan)
+    check_plan(plan)
     return plan
 
 
-def check_text(plan: Plan, fetch: bool = True) -> None:
+def _check_data(plan: Plan, fetch: bool = True) -> None:
     """Reads the text, so that what is wrong with it is said once and before anything starts. Raises UserError.
 
     fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
@@ -101,7 +103,7 @@ def check_text(plan: Plan, fetch: bool = True) -> None:
         return
     corpora: dict[Any, Corpus] = {}
     for arm in plan.arms:
-        recipe = recipe_of(plan, arm, plan.seeds[0])
+        recipe = resolve_recipe(plan, arm, plan.seeds[0])
         text, window = recipe.text, recipe.model.context + recipe.objective.targets
         kind = text.alphabet, text.encoding, text.unknown
         if kind not in corpora:
@@ -116,33 +118,35 @@ def check_text(plan: Plan, fetch: bool = True) -> None:
             )
 
 
-def whole_number(option: str, text: str) -> int:
+def _parse_count(option: str, text: str) -> int:
     if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 1000):
         raise UserError(f"{option} is {text!r}; it must be a whole number from 1 to 1000")
     return int(text)
 
 
-def tell(console: Console, sentence: str) -> None:
+def _print_line(console: Console, sentence: str) -> None:
     """A line as it is, however long."""
     console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def rehearse(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
+def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
     """All runs, and in which settings the arms differ."""
-    differ, runs = differences(plan), planned_runs(plan, folder)
+    differ, runs = differing_settings(plan), list_planned_runs(plan, folder)
     if as_json:
         print(dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
         return 0
-    tell(console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once")
+    _print_line(
+        console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once"
+    )
     for arm, fields in differ.items():
-        told = ", ".join(f"{name} = {shown(value)}" for name, value in fields.items())
-        tell(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {told or 'the base as it is'}")
+        told = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
+        _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {told or 'the base as it is'}")
     for run in runs:
-        tell(console, f"{run.path}{' (begun)' if run.path.exists() else ''}")
+        _print_line(console, f"{run.path}{' (begun)' if run.path.exists() else ''}")
     return 0
 
 
-def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
+def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
     """Carries the plan out, shows it, and reports; returns the exit code."""
     asked: list[int] = []
     ends: list[RunFinished | RunFailed | RunInterrupted] = []
@@ -155,22 +159,24 @@ def train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bo
                 ends.append(event)
     failed = [end for end in ends if isinstance(end, RunFailed)]
     for end in failed:
-        say(f"{end.run.path} failed with exit code {end.code}; its log is {end.run.log}")
+        say(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
     if asked or any(isinstance(end, RunInterrupted) for end in ends):
-        tell(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
+        _print_line(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
         return 130
-    finish(console, folder, ends, as_json)
+    _write_report(console, folder, ends, as_json)
     return 1 if failed else 0
 
 
-def finish(console: Console, folder: Path, ends: list[RunFinished | RunFailed | RunInterrupted], as_json: bool) -> None:
+def _write_report(
+    console: Console, folder: Path, ends: list[RunFinished | RunFailed | RunInterrupted], as_json: bool
+) -> None:
     """Writes the report, and says where it is."""
     # Here, for it loads the libraries of statistics and plots.
     from charladder.studies.report_files import write_report
 
     paths = write_report(folder)
     for path in paths:
-        tell(console, f"report: {path}")
+        _print_line(console, f"report: {path}")
     if as_json:
         runs = [
             {
@@ -178,7 +184,7 @@ def finish(console: Console, folder: Path, ends: list[RunFinished | RunFailed | 
                 "arm": end.run.arm.name,
                 "seed": end.run.seed,
                 "valid_bits_per_character": end.bits if isinstance(end, RunFinished) else None,
-                "exit_code": end.code if isinstance(end, RunFailed) else 0,
+                "exit_code": end.exit_code if isinstance(end, RunFailed) else 0,
             }
             for end in ends
         ]

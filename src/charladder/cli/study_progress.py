@@ -12,7 +12,7 @@ from charladder.cli.tables import Rows
 from charladder.studies.plan import Plan
 from charladder.studies.runner import Event, RunFailed, RunFinished, RunInterrupted, RunProgress, RunStarted
 
-Key = tuple[str, int]
+_RunKey = tuple[str, int]
 
 
 class StudyProgress:
@@ -21,11 +21,13 @@ class StudyProgress:
     def __init__(self, console: Console, plan: Plan, jobs: int) -> None:
         self.console, self.plan, self.jobs = console, plan, jobs
         self.live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
-        self.cells: dict[Key, str] = {}
-        self.scores: dict[Key, float] = {}
-        self.at_work: dict[Key, float] = {}  # progress
-        self.ended, self.before, self.began = 0, 0, time.monotonic()
-        self.paced: tuple[float, float] | None = None  # when the pace began to be measured, and the runs done by then
+        self.cells: dict[_RunKey, str] = {}
+        self.scores: dict[_RunKey, float] = {}
+        self.progress_by_run: dict[_RunKey, float] = {}  # progress
+        self.ended_runs, self.already_finished, self.started_at = 0, 0, time.monotonic()
+        self.pace_start: tuple[float, float] | None = (
+            None  # when the pace began to be measured, and the runs done by then
+        )
 
     def __enter__(self) -> "StudyProgress":
         if self.live:
@@ -40,62 +42,68 @@ class StudyProgress:
         key = event.run.arm.name, event.run.seed
         name = f"{key[0]} seed {key[1]}"
         if isinstance(event, RunStarted):
-            self.at_work[key], self.cells[key] = 0.0, "begun"
-            if self.live is None and event.again:
-                self.tell(f"{name}: goes on")
+            self.progress_by_run[key], self.cells[key] = 0.0, "begun"
+            if self.live is None and event.resumed:
+                self._print_line(f"{name}: goes on")
         elif isinstance(event, RunProgress):
-            self.at_work[key] = event.progress
-            if self.paced is None and event.progress > 0:  # not before: processes take a while to start
-                self.paced = time.monotonic(), self.done()
+            self.progress_by_run[key] = event.progress
+            if self.pace_start is None and event.progress > 0:  # not before: processes take a while to start
+                self.pace_start = time.monotonic(), self._done_runs()
             self.cells[key] = f"{event.progress:.0%}" + (f" {event.bits:.2f}" if event.bits is not None else "")
         else:
-            self.at_work.pop(key, None)
-            self.ended += 1
-            self.before += isinstance(event, RunFinished) and event.before
-            if self.paced is None and self.ended > self.before:
-                self.paced = self.began, 0.0
-            self.conclude(key, name, event)
+            self.progress_by_run.pop(key, None)
+            self.ended_runs += 1
+            self.already_finished += isinstance(event, RunFinished) and event.already_finished
+            if self.pace_start is None and self.ended_runs > self.already_finished:
+                self.pace_start = self.started_at, 0.0
+            self._show_end(key, name, event)
         if self.live:
-            self.live.update(self.table())
+            self.live.update(self._render_table())
 
-    def conclude(self, key: Key, name: str, event: RunFinished | RunFailed | RunInterrupted) -> None:
+    def _show_end(self, key: _RunKey, name: str, event: RunFinished | RunFailed | RunInterrupted) -> None:
         """A run has ended, well or not."""
         if isinstance(event, RunFinished):
             self.scores[key], self.cells[key] = event.bits, f"{event.bits:.4f}"
-            how = "finished before" if event.before else f"{event.seconds:.0f} s"
-            said = f"{event.bits:.4f} bits per character ({how}; {self.ended} of {self.runs}, left {self.left()})"
+            how = "finished before" if event.already_finished else f"{event.seconds:.0f} s"
+            ended = f"{self.ended_runs} of {self.total_runs}"
+            said = f"{event.bits:.4f} bits per character ({how}; {ended}, left {self.time_left()})"
         elif isinstance(event, RunFailed):
-            self.cells[key], said = "failed", f"failed with exit code {event.code}; see {event.run.log}"
+            self.cells[key], said = "failed", f"failed with exit code {event.exit_code}; see {event.run.log_path}"
         else:
             self.cells[key], said = "stopped", "stopped and saved"
         if self.live is None:
-            self.tell(f"{name}: {said}")
+            self._print_line(f"{name}: {said}")
 
-    def tell(self, sentence: str) -> None:
+    def _print_line(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @property
-    def runs(self) -> int:
+    def total_runs(self) -> int:
         return len(self.plan.arms) * len(self.plan.seeds)
 
-    def done(self) -> float:
+    def _done_runs(self) -> float:
         """Runs done by now, parts of those at work included; without those that were finished before."""
-        return self.ended - self.before + sum(self.at_work.values())
+        return self.ended_runs - self.already_finished + sum(self.progress_by_run.values())
 
-    def left(self) -> str:
+    def time_left(self) -> str:
         """Time left by the pace so far."""
-        if self.paced is None or self.done() <= self.paced[1]:
+        if self.pace_start is None or self._done_runs() <= self.pace_start[1]:
             return "?"
-        since, before = self.paced
-        seconds = (time.monotonic() - since) * (self.runs - self.before - self.done()) / (self.done() - before)
+        since, before = self.pace_start
+        seconds = (
+            (time.monotonic() - since)
+            * (self.total_runs - self.already_finished - self._done_runs())
+            / (self._done_runs() - before)
+        )
         minutes, rest = divmod(max(0, round(seconds)), 60)
         return f"{minutes}:{rest:02d}"
 
-    def table(self) -> Group:
+    def _render_table(self) -> Group:
         table = Rows("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")
         for arm in self.plan.arms:
             scores = [self.scores[arm.name, seed] for seed in self.plan.seeds if (arm.name, seed) in self.scores]
             cells = [self.cells.get((arm.name, seed), "-") for seed in self.plan.seeds]
             table.add(arm.name, *cells, Text(f"{fmean(scores):.4f}" if scores else "-", style="bold"))
-        line = f"  {self.ended} of {self.runs} runs, {self.jobs} at once, left {self.left()}; bits per character"
+        ended = f"{self.ended_runs} of {self.total_runs} runs"
+        line = f"  {ended}, {self.jobs} at once, left {self.time_left()}; bits per character"
         return Group(table, Text(line, style="dim"))

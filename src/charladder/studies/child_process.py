@@ -13,14 +13,14 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def end_with(parent: int) -> None:
+def terminate_with_parent(parent_pid: int) -> None:
     """Asks for SIGTERM when the process `parent` ends; ends at once where it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
+        if os.getppid() != parent_pid:
             sys.exit(130)
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv.pop(1)))
+    terminate_with_parent(int(sys.argv.pop(1)))
     runpy.run_module("charladder", run_name="__main__", alter_sys=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from charladder.studies.report import StudyReport
-from charladder.studies.svg_figures import thirds
+from charladder.studies.report_figures import thirds
 
 
-def runs(report: StudyReport) -> str:
+def runs_csv(report: StudyReport) -> str:
     """report.csv: a row a planned run; `gap` says why one has no numbers."""
     heads = "arm", "seed", "bits_per_character", "train_bits", "steps", "characters", "seconds", "run", "sha256", "gap"
     found = {
@@ -19,12 +19,12 @@ def runs(report: StudyReport) -> str:
         )
         for arm in report.arms
         for run in arm.runs
-    } | {(gap.arm, gap.seed): (*[None] * 7, gap.why) for gap in report.gaps}  # fmt: skip
+    } | {(gap.arm, gap.seed): (*[None] * 7, gap.reason) for gap in report.missing}  # fmt: skip
     planned = [(arm.name, seed) for arm in report.plan.arms for seed in report.plan.seeds]
-    return written(heads, ((*place, *found[place]) for place in planned))
+    return _to_csv(heads, ((*place, *found[place]) for place in planned))
 
 
-def summary(report: StudyReport) -> str:
+def summary_csv(report: StudyReport) -> str:
     """summary.csv: a row an arm."""
     heads = (
         "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
@@ -43,34 +43,42 @@ def summary(report: StudyReport) -> str:
                 *((difference.mean, difference.low, difference.high) if difference else (None, None, None)),
                 len(difference.seeds) if difference else 0,
                 difference.p if difference else None,
-                one.corrected,
+                one.p_holm,
                 one.verdict,
-                *(found.mean if found else None for found in (one.train_bits, one.seconds, one.speed)),
-                one.reached.count,
-                one.reached.characters,
-                one.reached.seconds,
-                *((one.timed.mean, one.timed.low, one.timed.high) if one.timed else (None, None, None)),
-                one.timed_corrected,
+                *(found.mean if found else None for found in (one.train_bits, one.seconds, one.characters_per_second)),
+                one.level_reached.reached_by,
+                one.level_reached.characters,
+                one.level_reached.seconds,
+                *(
+                    (
+                        one.difference_at_equal_seconds.mean,
+                        one.difference_at_equal_seconds.low,
+                        one.difference_at_equal_seconds.high,
+                    )
+                    if one.difference_at_equal_seconds
+                    else (None, None, None)
+                ),
+                one.p_holm_at_equal_seconds,
             )
         )
-    return written(heads, rows)
+    return _to_csv(heads, rows)
 
 
-def norms(report: StudyReport) -> str:
+def gradient_norms_csv(report: StudyReport) -> str:
     """norms.csv: a row an arm, third of training and layer: the mean norm of the gradient of all terms, and of the main
     one alone, over all measurements of its runs."""
     rows = []
     for one in report.arms:
-        whole = thirds([norm for run in one.runs for norm in run.curves.norms])
-        alone = thirds([norm for run in one.runs for norm in run.curves.alone])
+        whole = thirds([norm for run in one.runs for norm in run.curves.gradient_norms])
+        alone = thirds([norm for run in one.runs for norm in run.curves.main_gradient_norms])
         for when, by_layer in whole.items():
             rows += [
                 (one.arm.name, when, layer, norm, alone.get(when, {}).get(layer)) for layer, norm in by_layer.items()
             ]
-    return written(("arm", "third", "layer", "norm", "norm_of_the_main_term_alone"), rows)
+    return _to_csv(("arm", "third", "layer", "norm", "norm_of_the_main_term_alone"), rows)
 
 
-def written(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def _to_csv(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(heads)

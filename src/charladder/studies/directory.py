@@ -17,10 +17,10 @@ from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import Recipe, read_raw
 from charladder.run import open_run
-from charladder.studies.plan import Arm, Plan, recipe_of, run_name, tables_of
+from charladder.studies.plan import Arm, Plan, plan_to_tables, resolve_recipe, run_directory_name
 from charladder.training.metrics import read_metrics
 
-BASE = "base.toml"  # a copy of a base recipe that is a file: what a folder says holds without it
+_BASE_FILE = "base.toml"  # a copy of a base recipe that is a file: what a folder says holds without it
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,25 @@ class PlannedRun:
     path: Path
 
     @property
-    def log(self) -> Path:
+    def log_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.log")
 
 
-def planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
+def list_planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """All runs in their order: seed by seed, so that a plan that is cut short has whole seeds, and a machine that
     grows slower does so for all arms alike."""
-    return [PlannedRun(arm, seed, folder / run_name(arm.name, seed)) for seed in plan.seeds for arm in plan.arms]
+    return [
+        PlannedRun(arm, seed, folder / run_directory_name(arm.name, seed)) for seed in plan.seeds for arm in plan.arms
+    ]
 
 
 @contextmanager
-def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
+def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
     """The plan, written down in its folder, which is this process's until the end; its base is then the copy there.
 
     Raises UserError where the folder holds another plan, or something else in place of a run, and leaves it as it is.
     """
-    check_place(plan, folder)
+    check_study_directory(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -57,19 +59,19 @@ def taken_up(plan: Plan, folder: Path) -> Iterator[Plan]:
         raise UserError(f"{folder} is being worked on by another process; wait for it, or stop it") from None
     try:
         if plan.base.endswith(".toml"):
-            write_text(folder / BASE, tomli_w.dumps(nested(read_raw(plan.base))))
-        write_text(folder / "plan.toml", tomli_w.dumps(written(plan)))
-        yield dataclasses.replace(plan, base=str(folder / BASE)) if plan.base.endswith(".toml") else plan
+            write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(read_raw(plan.base))))
+        write_text(folder / "plan.toml", tomli_w.dumps(_plan_file_tables(plan)))
+        yield dataclasses.replace(plan, base=str(folder / _BASE_FILE)) if plan.base.endswith(".toml") else plan
     finally:
         lock.release()
 
 
-def written(plan: Plan) -> dict[str, Any]:
+def _plan_file_tables(plan: Plan) -> dict[str, Any]:
     """What plan.toml says; a base of one's own is the copy beside it."""
-    return {**tables_of(plan), **({"base": BASE} if plan.base.endswith(".toml") else {})}
+    return {**plan_to_tables(plan), **({"base": _BASE_FILE} if plan.base.endswith(".toml") else {})}
 
 
-def nested(raw: dict[str, Any]) -> dict[str, Any]:
+def _nest_fields(raw: dict[str, Any]) -> dict[str, Any]:
     """Dotted fields as TOML tables."""
     tables: dict[str, Any] = {}
     for name, value in raw.items():
@@ -78,26 +80,26 @@ def nested(raw: dict[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def check_place(plan: Plan, folder: Path) -> None:
+def check_study_directory(plan: Plan, folder: Path) -> None:
     """Raises UserError where a plan cannot be carried out in this folder, for what is there already."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a plan needs a folder; choose another --out")
-    check_folder(plan, folder)
-    for run in planned_runs(plan, folder):
-        check_run(plan, run)
+    _check_same_plan(plan, folder)
+    for run in list_planned_runs(plan, folder):
+        _check_same_settings(plan, run)
 
 
-def check_folder(plan: Plan, folder: Path) -> None:
+def _check_same_plan(plan: Plan, folder: Path) -> None:
     """Raises UserError where plan.toml is of another plan. More seeds than it had are welcome."""
     path = folder / "plan.toml"
     if not path.exists():
         return
     try:
         old = parse_toml(read_bytes(path), str(path))
-        same_base = not (folder / BASE).exists() or read_raw(str(folder / BASE)) == read_raw(plan.base)
+        same_base = not (folder / _BASE_FILE).exists() or read_raw(str(folder / _BASE_FILE)) == read_raw(plan.base)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; choose another --out") from None
-    new = tomllib.loads(tomli_w.dumps(written(plan)))
+    new = tomllib.loads(tomli_w.dumps(_plan_file_tables(plan)))
     had, have = old.pop("seeds", None), new.pop("seeds")
     for tables in (old, new):
         tables.pop("contrasts", None)  # they ask other questions of the same runs
@@ -108,27 +110,27 @@ def check_folder(plan: Plan, folder: Path) -> None:
         raise UserError(f"{folder} has the seeds {had}, which this plan has not all; choose another --out")
 
 
-def check_run(plan: Plan, run: PlannedRun) -> None:
+def _check_same_settings(plan: Plan, run: PlannedRun) -> None:
     """Raises UserError where something else than the run that is planned lies in its place."""
     if not run.path.exists():
         return
-    found, wanted = open_run(run.path).recipe, recipe_of(plan, run.arm, run.seed)
-    if compared(found) != compared(wanted):
+    found, wanted = open_run(run.path).recipe, resolve_recipe(plan, run.arm, run.seed)
+    if _comparable_settings(found) != _comparable_settings(wanted):
         raise UserError(f"{run.path} is a run with other settings than the plan's; move it, or choose another --out")
 
 
-def compared(recipe: Recipe) -> tuple[Any, ...]:
+def _comparable_settings(recipe: Recipe) -> tuple[Any, ...]:
     """What makes two runs the same: all that is not filled in when a run begins."""
     text = dataclasses.replace(recipe.text, data=(), characters=0, sha256="", files=0, letters="")
     return text, recipe.model, recipe.objective, dataclasses.replace(recipe.training, micro_batch=0)
 
 
-def final_bits(plan: Plan, run: PlannedRun) -> float | None:
+def read_final_bits(plan: Plan, run: PlannedRun) -> float | None:
     """The score of a finished run on the whole valid part; None of one that is not finished."""
     path = run.path / "metrics.jsonl"
     if not path.is_file():
         return None
-    budget = recipe_of(plan, run.arm, run.seed).training
+    budget = resolve_recipe(plan, run.arm, run.seed).training
     for line in reversed(read_metrics(path)):
         # A score of the whole part is written at the end of training; the budget must be this one.
         spent = line["step"] >= budget.steps and line.get("trained_characters", 0) >= budget.characters
@@ -138,7 +140,7 @@ def final_bits(plan: Plan, run: PlannedRun) -> float | None:
     return None
 
 
-def so_far(run: PlannedRun) -> tuple[float, float | None]:
+def read_progress(run: PlannedRun) -> tuple[float, float | None]:
     """Progress and bits of the last step that a run has logged."""
     path = run.path / "metrics.jsonl"
     lines = [line for line in read_metrics(path) if "terms" in line] if path.is_file() else []

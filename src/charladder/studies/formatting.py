@@ -42,7 +42,7 @@ def result_rows(report: StudyReport) -> list[tuple[str, ...]]:
             f"{one.difference.mean:+.4f}" if one.difference else NOTHING,
             span(one.difference.low, one.difference.high, "+.4f") if one.difference else NOTHING,
             p_text(one.difference.p if one.difference else None),
-            p_text(one.corrected),
+            p_text(one.p_holm),
             one.verdict,
         )
         for one in report.arms
@@ -56,12 +56,14 @@ def speed_rows(report: StudyReport) -> list[tuple[str, ...]]:
             one.arm.name,
             f"{one.train_bits.mean:.4f}" if one.train_bits else NOTHING,
             f"{one.seconds.mean:,.1f}" if one.seconds else NOTHING,
-            f"{one.speed.mean:,.0f}" if one.speed else NOTHING,
-            to_level(one, one.reached.characters, ",.0f"),
-            to_level(one, one.reached.seconds, ",.1f"),
-            f"{one.timed.mean:+.4f}" if one.timed else NOTHING,
-            span(one.timed.low, one.timed.high, "+.4f") if one.timed else NOTHING,
-            p_text(one.timed_corrected),
+            f"{one.characters_per_second.mean:,.0f}" if one.characters_per_second else NOTHING,
+            to_level(one, one.level_reached.characters, ",.0f"),
+            to_level(one, one.level_reached.seconds, ",.1f"),
+            f"{one.difference_at_equal_seconds.mean:+.4f}" if one.difference_at_equal_seconds else NOTHING,
+            span(one.difference_at_equal_seconds.low, one.difference_at_equal_seconds.high, "+.4f")
+            if one.difference_at_equal_seconds
+            else NOTHING,
+            p_text(one.p_holm_at_equal_seconds),
         )
         for one in report.arms
     ]
@@ -98,7 +100,9 @@ def level_text(report: StudyReport) -> str:
 def to_level(one: ArmReport, mean: float | None, form: str) -> str:
     if mean is not None:
         return f"{mean:{form}}"
-    return f"reached by {one.reached.count} of {one.reached.of}" if one.reached.of else NOTHING
+    return (
+        f"reached by {one.level_reached.reached_by} of {one.level_reached.runs}" if one.level_reached.runs else NOTHING
+    )
 
 
 def interval(found: Estimate | None) -> str:

@@ -16,7 +16,7 @@ from charladder.studies.formatting import (
     speed_rows,
 )
 from charladder.studies.report import StudyReport
-from charladder.studies.svg_figures import forest, learning_curves, norms_by_depth
+from charladder.studies.report_figures import forest_plot, learning_curves, norms_by_depth
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --paper: #fff; --line: #c9d1d9; --mark: #fff3d6; }
@@ -38,7 +38,7 @@ svg { width: 100%; height: auto; }
 """
 
 
-def html(report: StudyReport) -> str:
+def to_html(report: StudyReport) -> str:
     """report.html. Every text that comes from files is escaped."""
     name = escape(report.plan.name)
     parts = [
@@ -49,15 +49,15 @@ def html(report: StudyReport) -> str:
     parts.append(f"<h2>Verdict</h2>{listed(verdict_lines(report))}")
     parts.append(
         picture(
-            forest(report),
+            forest_plot(report),
             "Difference of each arm to the baseline, paired by seed, with its 95% interval; blue where the "
             "difference is claimed (at least 5 seeds, corrected p below 0.05), grey elsewhere. A diamond is one seed.",
             "No arm can be compared with the baseline yet.",
             "lead",
         )
     )
-    if report.gaps:
-        gaps = (f"{gap.arm}, seed {gap.seed}: {gap.why}" for gap in report.gaps)
+    if report.missing:
+        gaps = (f"{gap.arm}, seed {gap.seed}: {gap.reason}" for gap in report.missing)
         parts.append(f'<section class="note"><h2>Gaps</h2>{listed(gaps)}</section>')
     if report.warnings:
         parts.append(f'<section class="note"><h2>Warnings</h2>{listed(report.warnings)}</section>')
@@ -88,7 +88,7 @@ def html(report: StudyReport) -> str:
         ),
     ]
     parts.append("</div>\n<details><summary>What was run</summary>\n<dl>")
-    parts += [f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in report.facts]
+    parts += [f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in report.provenance]
     parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl></details>")
     parts.append("</main>\n</body>\n</html>\n")
     return "\n".join(parts)

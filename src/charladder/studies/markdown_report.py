@@ -18,15 +18,15 @@ from charladder.studies.formatting import (
 from charladder.studies.report import StudyReport
 
 
-def text(report: StudyReport) -> str:
+def to_markdown(report: StudyReport) -> str:
     """report.md: the same numbers as the page, without its pictures."""
     parts = [f"# {plain(report.plan.name)}"]
-    if report.gaps:
+    if report.missing:
         parts.append("## Gaps")
-        parts.append("\n".join(f"- {plain(gap.arm)}, seed {gap.seed}: {plain(gap.why)}" for gap in report.gaps))
+        parts.append("\n".join(f"- {plain(gap.arm)}, seed {gap.seed}: {plain(gap.reason)}" for gap in report.missing))
     if report.warnings:
         parts.append("\n".join(f"- Warning: {plain(warning)}" for warning in report.warnings))
-    parts.append("\n".join(f"- {name}: {plain(said)}" for name, said in report.facts))
+    parts.append("\n".join(f"- {name}: {plain(said)}" for name, said in report.provenance))
     parts.append(f"To repeat: `{report.command.replace('`', '')}`")
     parts += ["## Results", table(HEADS, result_rows(report)), NOTES]
     if report.contrasts:

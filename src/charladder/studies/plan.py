@@ -15,15 +15,15 @@ from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
 from charladder.text.sources import STDIN
 
-KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
-BUDGETS = "training.minutes", "training.steps", "training.characters"
-ELSEWHERE = {
+_PLAN_KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
+BUDGET_FIELDS = "training.minutes", "training.steps", "training.characters"
+_RESERVED_FIELDS = {
     "training.seed": "the plan's `seeds`",
     "text.data": "the plan's `data`",
     **dict.fromkeys(("text.characters", "text.sha256", "text.files", "text.letters"), "the data itself"),
 }
-MOST_ARMS = 1000
-LONGEST_NAME = 100  # of an arm, so that a run's folder and log have names that every file system takes
+MAX_ARMS = 1000
+MAX_NAME_CHARACTERS = 100  # of an arm, so that a run's folder and log have names that every file system takes
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Plan:
     contrasts: tuple[Contrast, ...] = ()
 
 
-def run_name(arm: str, seed: int) -> str:
+def run_directory_name(arm: str, seed: int) -> str:
     """The run directory of an arm and a seed, in the plan's folder."""
     return f"{arm}-seed{seed}"
 
 
-def plan_names() -> list[str]:
+def list_bundled_plans() -> list[str]:
     """The plans that come with the package."""
     folder = resources.files("charladder") / "studies" / "plans"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -76,7 +76,7 @@ def read_plan(name_or_path: str | Path) -> Plan:
     """A plan by its name, or from a TOML file of one's own. Raises UserError where it cannot be carried
     out as it is."""
     name = str(name_or_path)
-    if name in plan_names():
+    if name in list_bundled_plans():
         data, folder = (resources.files("charladder") / "studies" / "plans" / f"{name}.toml").read_bytes(), None
     elif name.endswith(".toml"):
         try:
@@ -84,34 +84,36 @@ def read_plan(name_or_path: str | Path) -> Plan:
         except OSError as error:
             raise UserError(f"plan {name} cannot be read: {error.strerror}") from None
     else:
-        raise UserError(f"there is no plan called {name!r}{nearest(name, plan_names())}; a file of yours ends in .toml")
+        raise UserError(
+            f"there is no plan called {name!r}{nearest(name, list_bundled_plans())}; a file of yours ends in .toml"
+        )
     tables = parse_toml(data, f"plan {name}")
-    plan = assembled(tables, Path(name).stem, folder)
-    check(plan)
+    plan = _parse_plan(tables, Path(name).stem, folder)
+    check_plan(plan)
     return plan
 
 
-def settings_of(plan: Plan, arm: Arm, seed: int) -> Raw:
+def _run_fields(plan: Plan, arm: Arm, seed: int) -> Raw:
     """The fields that `arm` is trained with, over those of the base recipe: what `train` is given as options."""
     return {**plan.fields, **arm.fields, "training.seed": seed}
 
 
-def options_of(plan: Plan, arm: Arm, seed: int) -> Raw:
+def training_options(plan: Plan, arm: Arm, seed: int) -> Raw:
     """`settings_of`, with the shape that follows from them, so that it does not depend on the length of the text."""
-    return {**settings_of(plan, arm, seed), **shape_of(recipe_of(plan, arm, seed))}
+    return {**_run_fields(plan, arm, seed), **shape_of(resolve_recipe(plan, arm, seed))}
 
 
-def recipe_of(plan: Plan, arm: Arm, seed: int) -> Recipe:
+def resolve_recipe(plan: Plan, arm: Arm, seed: int) -> Recipe:
     """The whole recipe of one run, as `train` resolves it. Raises UserError where its fields contradict each other."""
-    base = {name: value for name, value in read_raw(plan.base).items() if name not in BUDGETS}
-    return resolve({**base, **settings_of(plan, arm, seed), "text.data": plan.data})
+    base = {name: value for name, value in read_raw(plan.base).items() if name not in BUDGET_FIELDS}
+    return resolve({**base, **_run_fields(plan, arm, seed), "text.data": plan.data})
 
 
-def differences(plan: Plan) -> dict[str, dict[str, Any]]:
+def differing_settings(plan: Plan) -> dict[str, dict[str, Any]]:
     """For each arm the resolved settings in which arms differ, by dotted name."""
     flat: dict[str, dict[str, Any]] = {}
     for arm in plan.arms:
-        recipe = recipe_of(plan, arm, plan.seeds[0])
+        recipe = resolve_recipe(plan, arm, plan.seeds[0])
         flat[arm.name] = {
             f"{section}.{name}": value
             for section in SECTIONS
@@ -122,7 +124,7 @@ def differences(plan: Plan) -> dict[str, dict[str, Any]]:
     return {arm: {name: fields[name] for name in differ} for arm, fields in flat.items()}
 
 
-def tables_of(plan: Plan) -> dict[str, Any]:
+def plan_to_tables(plan: Plan) -> dict[str, Any]:
     """The plan as plan.toml has it: every arm by name, nothing left to defaults."""
     contrasts = {one.name: {"plus": list(one.plus), "minus": list(one.minus)} for one in plan.contrasts}
     return {
@@ -139,31 +141,31 @@ def tables_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def assembled(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
+def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
     """The plan that TOML tables describe; a base recipe that is a file is looked for beside the plan."""
     for key in tables:
-        if key not in KEYS:
-            raise UserError(f"the plan has the unknown key {key!r}{nearest(key, KEYS)}")
-    base = text(tables, "base", "ladder")
+        if key not in _PLAN_KEYS:
+            raise UserError(f"the plan has the unknown key {key!r}{nearest(key, _PLAN_KEYS)}")
+    base = _get_string(tables, "base", "ladder")
     if base.endswith(".toml") and folder is not None:
         base = str(folder / base)
-    arms = arms_of(table(tables, "arms"), table(tables, "factors"))
+    arms = _parse_arms(_get_table(tables, "arms"), _get_table(tables, "factors"))
     data = tables.get("data", ["python"])
     return Plan(
-        name=text(tables, "name", name),
-        question=text(tables, "question", ""),
-        rule=text(tables, "rule", ""),
+        name=_get_string(tables, "name", name),
+        question=_get_string(tables, "question", ""),
+        rule=_get_string(tables, "rule", ""),
         base=base,
         data=convert("data", data, tuple[str, ...]),
-        fields=checked_fields(table(tables, "set"), "[set] of the plan"),
+        fields=parse_fields(_get_table(tables, "set"), "[set] of the plan"),
         arms=arms,
-        seeds=seeds_of(tables.get("seeds", 5)),
-        baseline=text(tables, "baseline", arms[0].name),
-        contrasts=contrasts_of(table(tables, "contrasts"), {arm.name for arm in arms}),
+        seeds=parse_seeds(tables.get("seeds", 5)),
+        baseline=_get_string(tables, "baseline", arms[0].name),
+        contrasts=_parse_contrasts(_get_table(tables, "contrasts"), {arm.name for arm in arms}),
     )
 
 
-def contrasts_of(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:
+def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:
     """Contrasts by name, of arms that there are: as many are added as taken away, or it is no difference."""
     found = []
     for name, sides in tables.items():
@@ -180,23 +182,23 @@ def contrasts_of(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]
     return tuple(found)
 
 
-def text(tables: dict[str, Any], key: str, default: str) -> str:
+def _get_string(tables: dict[str, Any], key: str, default: str) -> str:
     value = tables.get(key, default)
     if not isinstance(value, str):
         raise UserError(f"{key} of the plan is {value!r}; it must be text")
     return value
 
 
-def table(tables: dict[str, Any], key: str) -> dict[str, Any]:
+def _get_table(tables: dict[str, Any], key: str) -> dict[str, Any]:
     value = tables.get(key, {})
     if not isinstance(value, dict):
         raise UserError(f"{key} of the plan is {value!r}; it must be a table, [{key}]")
     return value
 
 
-def seeds_of(value: Any) -> tuple[int, ...]:
+def parse_seeds(value: Any) -> tuple[int, ...]:
     """Seeds as a list, or as their number: 3 is 0, 1, 2."""
-    if type(value) is int and 1 <= value <= MOST_ARMS:
+    if type(value) is int and 1 <= value <= MAX_ARMS:
         return tuple(range(value))
     if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
         raise UserError(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or how many there are")
@@ -206,75 +208,75 @@ def seeds_of(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def flat(tables: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(tables: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
     """Nested tables as dotted names."""
     for name, value in tables.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{before}{name}.")
+            yield from _flatten(value, f"{before}{name}.")
         else:
             yield f"{before}{name}", value
 
 
-def checked_fields(tables: dict[str, Any], where: str) -> Raw:
+def parse_fields(tables: dict[str, Any], where: str) -> Raw:
     """Recipe fields by dotted name, in their types."""
-    return {name: checked(name, value, where) for name, value in flat(tables)}
+    return {name: _parse_field(name, value, where) for name, value in _flatten(tables)}
 
 
-def checked(name: str, value: Any, where: str) -> Any:
+def _parse_field(name: str, value: Any, where: str) -> Any:
     """The value of one recipe field, in its type."""
     types = field_types()
     if name not in types:
         raise UserError(f"{where} sets the unknown field {name!r}{nearest_field(name)}")
-    if name in ELSEWHERE:
-        raise UserError(f"{where} sets {name}, which {ELSEWHERE[name]} says; leave it out")
+    if name in _RESERVED_FIELDS:
+        raise UserError(f"{where} sets {name}, which {_RESERVED_FIELDS[name]} says; leave it out")
     return convert(name, value, types[name])
 
 
-def arms_of(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
+def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
     """The arms by name, in every combination of the factors' values."""
     if not named and not factors:
         raise UserError("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
     for name, fields in named.items():
         if not isinstance(fields, dict):
             raise UserError(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
-    arms = [Arm(name, checked_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()] or [
+    arms = [Arm(name, parse_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()] or [
         Arm("", {})
     ]
     grid: dict[str, list[Any]] = {}
-    for name, values in flat(factors):
+    for name, values in _flatten(factors):
         if not isinstance(values, list) or not values:
             raise UserError(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
-        grid[name] = [checked(name, value, "[factors] of the plan") for value in values]
-    if len(arms) * math.prod(len(values) for values in grid.values()) > MOST_ARMS:
-        raise UserError(f"the plan has more than {MOST_ARMS:,} arms; leave out factors or values")
+        grid[name] = [_parse_field(name, value, "[factors] of the plan") for value in values]
+    if len(arms) * math.prod(len(values) for values in grid.values()) > MAX_ARMS:
+        raise UserError(f"the plan has more than {MAX_ARMS:,} arms; leave out factors or values")
     short = [name.rpartition(".")[2] for name in grid]
     names = short if len(set(short)) == len(short) else list(grid)
     found = []
     for arm in arms:
         for values in itertools.product(*grid.values()):
-            parts = [f"{name}={shown(value)}" for name, value in zip(names, values, strict=True)]
+            parts = [f"{name}={format_option_value(value)}" for name, value in zip(names, values, strict=True)]
             label = " ".join([arm.name, *parts] if arm.name else parts)
             found.append(Arm(label, {**arm.fields, **dict(zip(grid, values, strict=True))}))
     return tuple(found)
 
 
-def shown(value: Any) -> str:
+def format_option_value(value: Any) -> str:
     """A field's value as a command line takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def check(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
     """Raises UserError, in one sentence, for a plan that cannot be carried out or would compare nothing."""
-    check_names(plan)
+    _check_names(plan)
     if STDIN in plan.data:
         raise UserError("standard input can be read once only, and a plan has several runs; save it as a file")
     seen: dict[Recipe, str] = {}
     spelled: dict[str, Any] = {}  # of the first arm: how its text becomes characters
     for arm in plan.arms:
-        check_budget(plan, arm)
+        _check_budget(plan, arm)
         try:
-            recipe = recipe_of(plan, arm, plan.seeds[0])
-            recipe_of(plan, arm, max(plan.seeds))
+            recipe = resolve_recipe(plan, arm, plan.seeds[0])
+            resolve_recipe(plan, arm, max(plan.seeds))
         except UserError as error:
             raise UserError(f"arm {arm.name!r} of the plan: {error}") from None
         for name in ("alphabet", "unknown", "encoding"):
@@ -300,13 +302,13 @@ def check(plan: Plan) -> None:
         seen[recipe] = arm.name
 
 
-def check_names(plan: Plan) -> None:
+def _check_names(plan: Plan) -> None:
     """Names that become those of folders, and the baseline."""
     for what, name in [("plan", plan.name), *(("arm", arm.name) for arm in plan.arms)]:
-        if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or len(name) > LONGEST_NAME:
+        if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or len(name) > MAX_NAME_CHARACTERS:
             raise UserError(
                 f"the {what}'s name {name!r} cannot be that of a folder; use letters, digits and - _ . = + within it, "
-                f"at most {LONGEST_NAME}"
+                f"at most {MAX_NAME_CHARACTERS}"
             )
     names = [arm.name for arm in plan.arms]
     lowered = [name.casefold() for name in names]
@@ -317,14 +319,14 @@ def check_names(plan: Plan) -> None:
         raise UserError(f"the plan's baseline {plan.baseline!r} is none of its arms{nearest(plan.baseline, names)}")
 
 
-def check_budget(plan: Plan, arm: Arm) -> None:
+def _check_budget(plan: Plan, arm: Arm) -> None:
     """An arm has one budget, and it is enough for a step."""
     fields = {**plan.fields, **arm.fields}
-    budgets = [name for name in BUDGETS if name in fields]
+    budgets = [name for name in BUDGET_FIELDS if name in fields]
     if len(budgets) != 1:
         many = " and ".join(budgets) if budgets else "no budget"
         raise UserError(
-            f"arm {arm.name!r} of the plan has {many}; a run has one budget: set one of {', '.join(BUDGETS)}"
+            f"arm {arm.name!r} of the plan has {many}; a run has one budget: set one of {', '.join(BUDGET_FIELDS)}"
         )
     amount, least = fields[budgets[0]], 1 / 60 if budgets[0] == "training.minutes" else 1
     if not least <= amount < math.inf:

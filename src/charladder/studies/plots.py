@@ -6,22 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from charladder.atomic_io import atomic_write
 from charladder.objective import ObjectiveConfig, depends_on_step, term_weights
+from charladder.plotting import (
+    CURVE_STYLE,
+    WEIGHT_COLORMAP,
+    after_opening,
+    curve_style,
+    fit_y_axis,
+    literal_text,
+    matplotlib_style,
+    save_figure,
+    weight_norm,
+)
 from charladder.studies.results import Curve, RunCurves
-from charladder.studies.svg_figures import drawing, label, look
-from charladder.training.curves import OPENING, set_limits
-from charladder.training.palette import WEIGHTS, scale_of_weights
 
-BY = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
-PANELS = 8  # targets that are drawn
-WORK = 1_000_000  # weights that are computed for a picture
-TAKEN_IN_TURN = 16  # steps over which weights that move every step are averaged
+X_AXES = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
+MAX_TARGETS = 8  # targets that are drawn
+MAX_WEIGHTS = 1_000_000  # weights that are computed for a picture
+AVERAGED_STEPS = 16  # steps over which weights that move every step are averaged
 
 
 def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path: Path) -> None:
     """Bits per character of the runs over `by`: the stretch of the valid part, and each term of the training loss."""
-    with drawing("plot", **{"axes.spines.top": False, "axes.spines.right": False}) as Figure:
+    with matplotlib_style(CURVE_STYLE) as Figure:
         rows = -(-(1 + len(terms)) // 2)
         figure = Figure(figsize=(10, 3.8 * rows), layout="constrained")
         panels = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -30,31 +37,34 @@ def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
             later: list[float] = []  # after the opening, whose losses would flatten all others
             for place, (name, curves) in enumerate(runs.items()):
-                curve = curves.valid if panel == 0 else curves.terms.get(terms[panel - 1])
+                curve = curves.validations if panel == 0 else curves.terms.get(terms[panel - 1])
                 if curve is not None and len(curve.bits_P):
                     marker = "." if panel == 0 else ""
-                    handles[name] = axes.plot(across(curve, by), curve.bits_P, marker=marker, **look(place))[0]
-                    later += curve.bits_P[curve.steps_P >= OPENING * curves.steps].tolist()
+                    handles[name] = axes.plot(_x_values(curve, by), curve.bits_P, marker=marker, **curve_style(place))[
+                        0
+                    ]
+                    later += after_opening(curve.steps_P, curve.bits_P, curves.steps)
             if panel > 0:
-                set_limits(axes, later)
-            axes.set(title=label(title), xlabel=BY[by], ylabel="bits per character")
-            axes.grid(alpha=0.25)
+                fit_y_axis(axes, later)
+            axes.set(title=literal_text(title), xlabel=X_AXES[by], ylabel="bits per character")
         for axes in panels[len(titles) :]:
             axes.set_visible(False)
-        figure.legend(list(handles.values()), [label(name) for name in handles], loc="outside lower center", ncols=2)
-        save(figure, path)
+        figure.legend(
+            list(handles.values()), [literal_text(name) for name in handles], loc="outside lower center", ncols=2
+        )
+        save_figure(figure, path)
 
 
-def across(curve: Curve, by: str) -> np.ndarray:
+def _x_values(curve: Curve, by: str) -> np.ndarray:
     """The x of a curve's points, (P,)."""
     return {"characters": curve.characters_P / 1e6, "seconds": curve.seconds_P, "steps": curve.steps_P}[by]
 
 
 def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path) -> None:
     """Layer against progress, with the weight of the layer's loss as colour; a panel a target."""
-    _, weights_SRK = schedule(settings, layers)
-    shown = min(settings.targets, PANELS)
-    with drawing("plot") as Figure:
+    _, weights_SRK = sample_schedule(settings, layers)
+    shown = min(settings.targets, MAX_TARGETS)
+    with matplotlib_style() as Figure:
         figure = Figure(figsize=(min(14, 3.2 * shown + 2), min(12, 2.2 + 0.25 * layers)), layout="constrained")
         panels = figure.subplots(1, shown, squeeze=False, sharey=True)[0]
         weights_SRK = weights_SRK[:, :, :shown]
@@ -63,23 +73,23 @@ def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path)
         for k, axes in enumerate(panels):
             edges = 0, 1, 0.5, layers + 0.5
             image = axes.imshow(
-                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=scale_of_weights(most),
-                cmap=WEIGHTS, interpolation="nearest",
+                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=weight_norm(most),
+                cmap=WEIGHT_COLORMAP, interpolation="nearest",
             )  # fmt: skip
             axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
             axes.yaxis.get_major_locator().set_params(integer=True)
         panels[0].set_ylabel("layer")
         figure.colorbar(image, ax=list(panels), label="weight of the loss")
         more = f", the first {shown} of {settings.targets} targets" if shown < settings.targets else ""
-        figure.suptitle(label(f"{name}: the losses that contribute{more}"))
-        save(figure, path)
+        figure.suptitle(literal_text(f"{name}: the losses that contribute{more}"))
+        save_figure(figure, path)
 
 
-def schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, layers,
     targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
-    steps = TAKEN_IN_TURN if depends_on_step(settings) else 1
-    samples = int(np.clip(WORK // (layers * settings.targets * steps), 20, 200))
+    steps = AVERAGED_STEPS if depends_on_step(settings) else 1
+    samples = int(np.clip(MAX_WEIGHTS // (layers * settings.targets * steps), 20, 200))
     progress_S = (np.arange(samples) + 0.5) / samples
     weights_SRK = np.zeros((samples, layers, settings.targets))
     for sample, progress in enumerate(progress_S):
@@ -87,8 +97,3 @@ def schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.nda
             for (layer, k), weight in term_weights(settings, layers, float(progress), step).items():
                 weights_SRK[sample, layer - 1, k - 1] += weight / steps
     return progress_S, weights_SRK
-
-
-def save(figure: Any, path: Path) -> None:
-    with atomic_write(path) as part:
-        figure.savefig(part, dpi=130, format=path.suffix[1:].lower())

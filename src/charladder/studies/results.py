@@ -16,10 +16,10 @@ from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.recipe import Recipe
 from charladder.run import open_run
-from charladder.studies.plan import Plan, run_name
+from charladder.studies.plan import Plan, run_directory_name
 from charladder.training.metrics import is_validation, number, read_metrics
 
-LAST = 10  # logged steps whose mean is the training loss at the end
+TRAIN_BITS_STEPS = 10  # logged steps whose mean is the training loss at the end
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class RunCurves:
     characters: int
     seconds: float
     terms: dict[str, Curve]
-    valid: Curve
-    whole: dict[str, Any] | None
-    norms: tuple[tuple[float, dict[str, float]], ...]
-    alone: tuple[tuple[float, dict[str, float]], ...] = ()
-    final: dict[str, Any] | None = None
+    validations: Curve
+    whole_score: dict[str, Any] | None
+    gradient_norms: tuple[tuple[float, dict[str, float]], ...]
+    main_gradient_norms: tuple[tuple[float, dict[str, float]], ...] = ()
+    final_score: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Result:
+class FinishedRun:
     """A finished run of an arm and a seed.
 
     bits: per character, of the whole valid part, of which `scored` characters; train_bits: of the last training
@@ -65,13 +65,13 @@ class Result:
     path: Path
     recipe: Recipe
     bits: float
-    scored: int
+    scored_characters: int
     train_bits: float
     curves: RunCurves
     environment: dict[str, Any]
 
     @property
-    def speed(self) -> float | None:
+    def characters_per_second(self) -> float | None:
         """Characters a second in training; None where no time was written down."""
         return self.curves.characters / self.curves.seconds if self.curves.seconds else None
 
@@ -82,32 +82,32 @@ class MissingRun:
 
     arm: str
     seed: int
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
-class Results:
+class StudyResults:
     folder: Path
-    found: tuple[Result, ...]
-    gaps: tuple[MissingRun, ...]
+    finished: tuple[FinishedRun, ...]
+    missing: tuple[MissingRun, ...]
 
-    def of(self, arm: str) -> tuple[Result, ...]:
+    def of_arm(self, arm: str) -> tuple[FinishedRun, ...]:
         """The finished runs of an arm, by seed as planned."""
-        return tuple(result for result in self.found if result.arm == arm)
+        return tuple(result for result in self.finished if result.arm == arm)
 
 
-def collect(folder: Path, plan: Plan) -> Results:
+def collect_results(folder: Path, plan: Plan) -> StudyResults:
     """Reads every run of a plan in its folder, arm by arm."""
-    all_of_them = [read_result(folder, arm.name, seed) for arm in plan.arms for seed in plan.seeds]
-    return Results(
+    all_of_them = [_read_run(folder, arm.name, seed) for arm in plan.arms for seed in plan.seeds]
+    return StudyResults(
         folder,
-        tuple(one for one in all_of_them if isinstance(one, Result)),
+        tuple(one for one in all_of_them if isinstance(one, FinishedRun)),
         tuple(one for one in all_of_them if isinstance(one, MissingRun)),
     )
 
 
-def read_result(folder: Path, arm: str, seed: int) -> Result | MissingRun:
-    path = folder / run_name(arm, seed)
+def _read_run(folder: Path, arm: str, seed: int) -> FinishedRun | MissingRun:
+    path = folder / run_directory_name(arm, seed)
     if not path.exists():
         return MissingRun(arm, seed, "not begun")
     try:
@@ -124,12 +124,12 @@ def read_result(folder: Path, arm: str, seed: int) -> Result | MissingRun:
         return MissingRun(arm, seed, f"unreadable: {path} was trained with seed {recipe.training.seed}")
     steps = 0 if curves is None else curves.steps
     # A score from before the last step is one of a run that was then to go on for longer, and has not got there.
-    if curves is None or curves.whole is None or curves.whole["step"] < steps or "main" not in curves.terms:
+    if curves is None or curves.whole_score is None or curves.whole_score["step"] < steps or "main" not in curves.terms:
         return MissingRun(arm, seed, f"unfinished at step {steps:,}")
-    train_bits = float(curves.terms["main"].bits_P[-LAST:].mean())
-    scored = int(curves.whole.get("characters") or 0) if number(curves.whole.get("characters")) else 0
-    bits = float(curves.whole["bits_per_character"])
-    return Result(arm, seed, path, recipe, bits, scored, train_bits, curves, environment)
+    train_bits = float(curves.terms["main"].bits_P[-TRAIN_BITS_STEPS:].mean())
+    scored = int(curves.whole_score.get("characters") or 0) if number(curves.whole_score.get("characters")) else 0
+    bits = float(curves.whole_score["bits_per_character"])
+    return FinishedRun(arm, seed, path, recipe, bits, scored, train_bits, curves, environment)
 
 
 def read_curves(path: Path) -> RunCurves:
@@ -139,7 +139,7 @@ def read_curves(path: Path) -> RunCurves:
     times = {line["step"]: float(line["seconds"]) for line in steps if number(line.get("seconds"))}
     names = dict.fromkeys(name for line in steps for name in line.get("terms", {}))
     terms = {
-        name: curve(
+        name: _make_curve(
             (line["step"], line["characters"], times.get(line["step"]), line["terms"][name]["bits"])
             for line in steps
             if name in line.get("terms", {})
@@ -147,8 +147,8 @@ def read_curves(path: Path) -> RunCurves:
         for name in names
     }
     valid = [line for line in lines if line.get("split") == "valid"]
-    parts = curve(
-        (line["step"], line["trained_characters"], second_of(line["step"], times), line["bits_per_character"])
+    parts = _make_curve(
+        (line["step"], line["trained_characters"], _seconds_at_step(line["step"], times), line["bits_per_character"])
         for line in valid
         if is_validation(line)
     )
@@ -160,22 +160,22 @@ def read_curves(path: Path) -> RunCurves:
         characters=int(last["characters"]),
         seconds=max(times.values(), default=0.0),
         terms=terms,
-        valid=parts,
-        whole=wholes[-1] if wholes else None,
-        final=finals[-1] if finals else None,
-        norms=measured(steps, "gradient_norms"),
-        alone=measured(steps, "gradient_norms_without"),
+        validations=parts,
+        whole_score=wholes[-1] if wholes else None,
+        final_score=finals[-1] if finals else None,
+        gradient_norms=_gradient_norms(steps, "gradient_norms"),
+        main_gradient_norms=_gradient_norms(steps, "gradient_norms_without"),
     )
 
 
-def second_of(step: int, times: dict[int, float]) -> float | None:
+def _seconds_at_step(step: int, times: dict[int, float]) -> float | None:
     """At what second of training a step ended: one that was not logged, between the two logged ones around it."""
     if not times or not min(times) <= step <= max(times):
         return None
     return float(np.interp(step, list(times), list(times.values())))
 
 
-def curve(points: Any) -> Curve:
+def _make_curve(points: Any) -> Curve:
     """A curve of (step, characters, seconds, bits), without points that are no numbers; seconds may be unknown, NaN."""
     kept = [
         (step, characters, math.nan if seconds is None else seconds, bits)
@@ -185,12 +185,12 @@ def curve(points: Any) -> Curve:
     return Curve(*np.array(kept, dtype=np.float64).reshape(-1, 4).T)
 
 
-def measured(steps: list[dict[str, Any]], name: str) -> tuple[tuple[float, dict[str, float]], ...]:
+def _gradient_norms(steps: list[dict[str, Any]], name: str) -> tuple[tuple[float, dict[str, float]], ...]:
     """Progress and norms of a gradient by layer, of the lines that have them."""
-    return tuple((float(line["progress"]), norms) for line in steps if (norms := norms_of(line, name)))
+    return tuple((float(line["progress"]), norms) for line in steps if (norms := _norms_of_line(line, name)))
 
 
-def norms_of(line: dict[str, Any], name: str) -> dict[str, float]:
+def _norms_of_line(line: dict[str, Any], name: str) -> dict[str, float]:
     """The norms of a gradient by layer that a line has; none where they were not measured, or are damaged."""
     diagnosis = line.get("diagnosis")
     norms = diagnosis.get(name) if isinstance(diagnosis, dict) else None

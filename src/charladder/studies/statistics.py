@@ -13,9 +13,9 @@ import numpy as np
 
 from charladder.errors import UserError
 
-ENOUGH = 5  # seeds, below which nothing is claimed
-LEVEL = 0.05
-TOO_FEW = "not enough seeds for a claim"
+MIN_SEEDS_FOR_CLAIM = 5  # seeds, below which nothing is claimed
+SIGNIFICANCE_LEVEL = 0.05
+TOO_FEW_SEEDS = "not enough seeds for a claim"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def student() -> Any:
     return t
 
 
-def estimate(numbers: Sequence[float]) -> Estimate | None:
+def estimate_mean(numbers: Sequence[float]) -> Estimate | None:
     """The mean of at least one number, with its interval from two on; None of none."""
     n = len(numbers)
     if n == 0:
@@ -57,15 +57,15 @@ def estimate(numbers: Sequence[float]) -> Estimate | None:
     mean = float(np.mean(numbers))
     if n == 1:
         return Estimate(mean, None, None, 1)
-    half = float(student().ppf(1 - LEVEL / 2, n - 1) * np.std(numbers, ddof=1) / math.sqrt(n))
+    half = float(student().ppf(1 - SIGNIFICANCE_LEVEL / 2, n - 1) * np.std(numbers, ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def paired(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """The difference of two arms, each a number by seed, over the seeds that both have; None where there are none."""
     seeds = tuple(sorted(set(arm) & set(baseline)))
     differences = [arm[seed] - baseline[seed] for seed in seeds]
-    found = estimate(differences)
+    found = estimate_mean(differences)
     if found is None:
         return None
     if found.n == 1:
@@ -77,7 +77,7 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Differenc
     return Difference(found.mean, found.low, found.high, p, seeds)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values of several tests by name, corrected by Holm's step-down rule: below 0.05, the chance that any of the
     claims is false stays below 0.05."""
     corrected, highest, left = {}, 0.0, len(p_values)
@@ -87,16 +87,21 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def shows_difference(difference: Difference | None, corrected: float | None) -> bool:
+def is_significant(difference: Difference | None, p_holm: float | None) -> bool:
     """Whether a difference may be claimed: of enough seeds, with a corrected p-value below the level."""
-    return difference is not None and corrected is not None and len(difference.seeds) >= ENOUGH and corrected < LEVEL
+    return (
+        difference is not None
+        and p_holm is not None
+        and len(difference.seeds) >= MIN_SEEDS_FOR_CLAIM
+        and p_holm < SIGNIFICANCE_LEVEL
+    )
 
 
-def verdict(difference: Difference | None, corrected: float | None, baseline: str) -> str:
+def make_verdict(difference: Difference | None, p_holm: float | None, baseline: str) -> str:
     """What may be said of an arm's bits per character against those of the baseline: fewer are better."""
-    if difference is None or difference.p is None or corrected is None or len(difference.seeds) < ENOUGH:
-        return TOO_FEW
-    if not shows_difference(difference, corrected):
+    if difference is None or difference.p is None or p_holm is None or len(difference.seeds) < MIN_SEEDS_FOR_CLAIM:
+        return TOO_FEW_SEEDS
+    if not is_significant(difference, p_holm):
         return "no difference shown"
     assert difference.low is not None and difference.high is not None
     low, high = sorted((abs(difference.low), abs(difference.high)))
@@ -105,7 +110,7 @@ def verdict(difference: Difference | None, corrected: float | None, baseline: st
     return f"{word} than {baseline} by {by}, {len(difference.seeds)} seeds"
 
 
-def crossing(x_P: np.ndarray, bits_P: np.ndarray, level: float) -> float | None:
+def first_crossing(x_P: np.ndarray, bits_P: np.ndarray, level: float) -> float | None:
     """Where a curve of one run first comes down to `level`: on the straight line between the last point above it and
     the first at or below it. None where it never does; the first point itself where it begins there."""
     below = np.flatnonzero(bits_P <= level)
@@ -119,7 +124,7 @@ def crossing(x_P: np.ndarray, bits_P: np.ndarray, level: float) -> float | None:
 
 
 @dataclass(frozen=True)
-class Band:
+class ConfidenceBand:
     """Several curves as one: x (points,), the mean of the n curves there, and its 95% interval, None for one curve."""
 
     x_P: np.ndarray
@@ -129,7 +134,7 @@ class Band:
     n: int
 
 
-def band(curves: Sequence[tuple[np.ndarray, np.ndarray]], most: int = 200) -> Band | None:
+def confidence_band(curves: Sequence[tuple[np.ndarray, np.ndarray]], max_points: int = 200) -> ConfidenceBand | None:
     """The band of curves (x, bits), each rising in x, where all of them have points on both sides; None where they
     share no stretch. Between two points of one run its curve is a straight line. `most`: points of the band."""
     curves = [curve for curve in curves if len(curve[0])]
@@ -140,11 +145,11 @@ def band(curves: Sequence[tuple[np.ndarray, np.ndarray]], most: int = 200) -> Ba
     x_P = x_P[(x_P >= begin) & (x_P <= end)]
     if not len(x_P):
         return None
-    if len(x_P) > most:
-        x_P = x_P[np.unique(np.linspace(0, len(x_P) - 1, most).round().astype(int))]
+    if len(x_P) > max_points:
+        x_P = x_P[np.unique(np.linspace(0, len(x_P) - 1, max_points).round().astype(int))]
     bits_RP = np.stack([np.interp(x_P, x, bits) for x, bits in curves])
     n, mean_P = len(curves), bits_RP.mean(0)
     if n == 1:
-        return Band(x_P, mean_P, None, None, 1)
-    half_P = student().ppf(1 - LEVEL / 2, n - 1) * bits_RP.std(0, ddof=1) / math.sqrt(n)
-    return Band(x_P, mean_P, mean_P - half_P, mean_P + half_P, n)
+        return ConfidenceBand(x_P, mean_P, None, None, 1)
+    half_P = student().ppf(1 - SIGNIFICANCE_LEVEL / 2, n - 1) * bits_RP.std(0, ddof=1) / math.sqrt(n)
+    return ConfidenceBand(x_P, mean_P, mean_P - half_P, mean_P + half_P, n)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from charladder.training.palette import BATCHES, COLOURS, MAIN, VALID, ordered
+from charladder.plotting import BATCH_COLOUR, CURVE_COLOURS, MAIN_COLOUR, VALIDATION_COLOUR, ordered_colours
 
 KINDS = {
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -30,10 +30,10 @@ def least(colours: tuple[str, ...], kind: str) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_colours_that_share_a_picture_are_told_apart(kind):
-    assert least((MAIN, VALID, BATCHES), kind) > 20
-    assert least(COLOURS[:5], kind) > 10  # further curves have other dashes or markers beside their colour
+    assert least((MAIN_COLOUR, VALIDATION_COLOUR, BATCH_COLOUR), kind) > 20
+    assert least(CURVE_COLOURS[:5], kind) > 10  # further curves have other dashes or markers beside their colour
 
 
 def test_the_colours_of_an_order_get_lighter():
-    brightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in ordered(8)]
+    brightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in ordered_colours(8)]
     assert brightness == sorted(brightness)
