@@ -10,7 +10,7 @@ from charladder.errors import UserError
 from charladder.training.devices import choose_device, choose_precision
 
 PASSES = 4  # a text that is read fewer times than this is not one that a network learns by heart
-SMALL = 20_000  # training characters below which that happened in the trials (docs/diary.md)
+SMALL = 20_000  # training characters below which that happened in the trials (docs/decisions/0062)
 PER_MINUTE = 60 * 5_000  # characters that a minute reads at least, an estimate
 FREQUENT = 20  # validations of a run that may be best before its end
 
@@ -37,7 +37,7 @@ FIELDS = {
 }
 
 # Minutes up to which a shape is chosen where none is set, of two cores in float32, and as many fewer as `pace` says.
-# The first by the trials in docs/diary.md on such a machine, the next two by those on one with bfloat16; beyond, by the
+# The first by the trials in docs/decisions/0028 on such a machine, the next two by those on one with bfloat16; beyond, by the
 # rule of thumb that twice the size wants four times the time.
 BY_MINUTES = (
     (5.0, Shape(4, 128, 128, 8)),
@@ -85,7 +85,7 @@ def characters_read(raw: dict[str, Any]) -> float:
 
 def pace(raw: dict[str, Any]) -> float:
     """How much more a minute does here than on two cores in float32, roughly: with products in bfloat16 four times as
-    much (docs/diary.md), on a GPU a hundred times (a guess, not measured)."""
+    much (docs/decisions/0028), on a GPU a hundred times (a guess, not measured)."""
     try:
         device = choose_device(raw.get("training.device", "auto"))
     except UserError:  # training raises it, with the sentence for the user

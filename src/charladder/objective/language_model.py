@@ -61,7 +61,7 @@ class ObjectiveConfig:
     `constant`. The others are presets of `charladder.auxiliary.presets`. The paper's rule is `half`.
     intermediate_weight: Factor of the weight of every intermediate layer.
     intermediate_reduction: `sum` of the intermediate layers, or their `mean` over the active ones. The paper does not
-    say; the recipes t12 and t64 take the mean, by a trial in docs/diary.md.
+    say; the recipes t12 and t64 take the mean, by the trials in docs/decisions/0012.
     intermediate_input: What intermediate classifiers read: the `normed` (no parameters) or `plain` hidden state.
     intermediate_heads: `own` classifiers for each layer (the paper), or final norm and classifiers `shared` by all.
     targets: Number of future characters predicted by each layer, each with its own classifier.

@@ -39,7 +39,7 @@ from charladder.serving.tokens import Symbols
 from charladder.training.devices import choose_device
 
 # Products in a pass from which on all threads share it. The event loop wants a core now and then, and to wait for a
-# thread that has lost its core takes longer than a small pass does (docs/diary.md).
+# thread that has lost its core takes longer than a small pass does (docs/decisions/0043).
 SHARED_FROM = 20_000_000
 LEAST = 8  # streams of such a batch: what Python does for a step, it does for all of them
 SMALL = 1 << 14  # bytes of a body that is read in the event loop, which takes a millisecond

@@ -17,7 +17,7 @@ from charladder.objective.cross_entropy_kernels import CompiledOperations
 
 def choose_compiled(name: str, device: torch.device) -> bool:
     """`auto` compiles on a GPU that torch's compiler serves; on a CPU the steps written by hand are faster, and ready
-    at once (docs/diary.md)."""
+    at once (docs/decisions/0022)."""
     if name != "auto":
         return name != "never"
     there = device.type == "cuda" and importlib.util.find_spec("triton") is not None
