@@ -37,8 +37,8 @@ FIELDS = {
 }
 
 # Minutes up to which a shape is chosen where none is set, of two cores in float32, and as many fewer as `pace` says.
-# The first by the trials in docs/decisions/0028 on such a machine, the next two by those on one with bfloat16; beyond, by the
-# rule of thumb that twice the size wants four times the time.
+# The first by the trials in docs/decisions/0028 on such a machine, the next two by those on one with bfloat16; beyond,
+# by the rule of thumb that twice the size wants four times the time.
 BY_MINUTES = (
     (5.0, Shape(4, 128, 128, 8)),
     (10.0, Shape(4, 192, 256, 8)),
