@@ -138,7 +138,7 @@ def test_a_score_of_a_head_that_is_not_finite_is_an_error(here, capsys):
 
 
 def test_a_final_score_that_is_not_finite_is_an_error_and_is_not_recorded(here, capsys, monkeypatch):
-    monkeypatch.setattr("charladder.cli.final_score.score", lambda console, held: Score(float("nan"), 20, 1.0))
+    monkeypatch.setattr("charladder.cli.final_score.score_job", lambda console, held: Score(float("nan"), 20, 1.0))
     assert main(["train", "--resume", "run", "--extend", "--steps", "3", "--score", "20", "--json"]) == 2
     captured = capsys.readouterr()
     assert "the score of run is not finite (bits_per_character)" in captured.err and captured.out == ""

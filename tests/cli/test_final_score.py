@@ -102,7 +102,7 @@ def test_a_request_to_end_during_the_score_says_that_training_is_saved(
         time.sleep(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(final_score, "score", interrupted)
+        patch.setattr(final_score, "score_job", interrupted)
         assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 130
     out = capsys.readouterr().out
     assert "training is done and saved, its score was interrupted; score it with: charladder evaluate run" in out

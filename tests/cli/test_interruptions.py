@@ -247,11 +247,11 @@ def test_batch_auto_keeps_the_batch_and_finds_how_many_windows_fit(here, monkeyp
     small = [*TINY[:6], "--training.log-every", "1", "--steps", "2", "--json"]
     assert main(["train", "text", "--run", "all", *small, "--batch", "auto"]) == 0
     assert (config("all")["batch"], config("all")["micro_batch"]) == (8, 0)
-    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (1_200_000, 2_600_000_000))
+    monkeypatch.setattr("charladder.cli.estimate.device_memory", lambda device: (1_200_000, 2_600_000_000))
     assert main(["train", "text", "--run", "few", *small, "--batch", "auto"]) == 0
     assert config("few")["batch"] == 8
     assert 0 < config("few")["micro_batch"] < 8
-    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (1000, 2_600_000_000))
+    monkeypatch.setattr("charladder.cli.estimate.device_memory", lambda device: (1000, 2_600_000_000))
     capsys.readouterr()
     assert main(["train", "text", "--run", "none", *small, "--batch", "auto"]) == 2
     assert "not even one window of 16 characters fits" in capsys.readouterr().err
@@ -270,7 +270,7 @@ def test_memory_that_is_refused_names_the_batch_that_fits(here, monkeypatch, cap
 
 
 def test_what_cannot_fit_names_what_would(here, monkeypatch, capsys):
-    monkeypatch.setattr("charladder.cli.estimate.memory", lambda device: (2_600_000, 2_600_000))
+    monkeypatch.setattr("charladder.cli.estimate.device_memory", lambda device: (2_600_000, 2_600_000))
     assert main(["train", "text", "--run", "run", *TINY, "--batch", "512", "--steps", "2"]) == 2
     said = capsys.readouterr().err
     assert "this network cannot be trained here" in said

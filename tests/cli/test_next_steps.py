@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from charladder.cli.main import main
-from charladder.cli.next_steps import own_prompt
+from charladder.cli.next_steps import find_prompt
 from charladder.text import open_corpus
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--run", "my run"]
@@ -61,11 +61,11 @@ def test_every_printed_command_works(tmp_path, monkeypatch, capsys, name):
 )
 def test_the_prompt_is_the_beginning_of_the_text(tmp_path, data, prompt):
     (tmp_path / "text").write_bytes(data)
-    assert own_prompt(open_corpus(str(tmp_path / "text"))) == prompt
+    assert find_prompt(open_corpus(str(tmp_path / "text"))) == prompt
 
 
 def test_a_prompt_that_the_terminal_cannot_show_is_left_out(tmp_path):
     (tmp_path / "text").write_text("Лестница\nA ladder\n")
     corpus = open_corpus(str(tmp_path / "text"))
-    assert own_prompt(corpus) == "Лестница"
-    assert own_prompt(corpus, "ascii") == "A ladder"
+    assert find_prompt(corpus) == "Лестница"
+    assert find_prompt(corpus, "ascii") == "A ladder"

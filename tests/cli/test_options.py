@@ -27,13 +27,13 @@ def make_parser() -> Parser:
 
 @pytest.mark.parametrize("words", ORDERS)
 def test_positional_arguments_and_options_stand_in_any_order(words):
-    options = make_parser().read(words.split())
+    options = make_parser().parse(words.split())
     assert (options.run, options.data, options.limit) == ("run", ["one", "two"], 3)
 
 
 @pytest.mark.parametrize("words", [["run", "--json", "--", "--limit", "-"], ["--json", "--", "run", "--limit", "-"]])
 def test_what_follows_two_dashes_is_never_an_option(words):
-    options = make_parser().read(words)
+    options = make_parser().parse(words)
     assert (options.run, options.data, options.limit, options.json) == ("run", ["--limit", "-"], None, True)
 
 
@@ -48,7 +48,7 @@ def test_what_follows_two_dashes_is_never_an_option(words):
 )
 def test_mistakes_are_named_whatever_the_order(words, sentence):
     with pytest.raises(UserError, match=sentence):
-        make_parser().read(words.split())
+        make_parser().parse(words.split())
 
 
 @pytest.mark.parametrize(

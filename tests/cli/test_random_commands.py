@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from charladder.cli.main import VERBS, main
+from charladder.cli.main import COMMANDS, main
 from charladder.text import datasets, download
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2"]
@@ -33,7 +33,7 @@ def options_of(verb: str) -> list[str]:
     return sorted(set(re.findall(r"--[a-z][\w.-]*", said.getvalue())))
 
 
-OPTIONS = {verb: options_of(verb) for verb in VERBS}
+OPTIONS = {verb: options_of(verb) for verb in COMMANDS}
 PLACES = ["text", "run", "half", "empty", "folder", "packed.gz", "python", "text8", "-", ".", "*", "t12", "own.toml"]
 odd = st.text(st.characters(blacklist_characters="/", blacklist_categories=["Cs"]), max_size=12)
 values = st.one_of(
@@ -64,7 +64,7 @@ values = st.one_of(
 
 @st.composite
 def commands(draw: st.DrawFn) -> list[str]:
-    verb = draw(st.sampled_from([*VERBS, *VERBS, *VERBS, "train", "train", "trian", "--json"]))
+    verb = draw(st.sampled_from([*COMMANDS, *COMMANDS, *COMMANDS, "train", "train", "trian", "--json"]))
     first = {"train": ["text"], "corpora": [], "inspect": ["run"]}.get(verb, ["run"])
     words = draw(st.just(first) | st.just(first) | st.lists(st.sampled_from(PLACES) | odd, max_size=2))[:]
     for option in draw(st.lists(st.sampled_from(OPTIONS.get(verb, ["--json"])), max_size=5)):

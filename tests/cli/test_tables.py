@@ -15,7 +15,7 @@ from rich.text import Text
 
 from charladder.cli.main import main
 from charladder.cli.study_progress import StudyProgress
-from charladder.cli.tables import Rows, flow
+from charladder.cli.tables import AdaptiveTable, join_wrapped
 from charladder.cli.training_progress import TrainingProgress
 from charladder.studies.directory import list_planned_runs
 from charladder.studies.runner import RunFinished
@@ -41,9 +41,9 @@ def numbers(lines: list[str]) -> list[str]:
 
 @given(cells=st.lists(st.lists(WORD, min_size=4, max_size=4), min_size=1, max_size=4), width=st.integers(24, 100))
 def test_every_cell_is_printed_whole_at_any_width(cells, width):
-    table = Rows("name", "a long heading", "bits", "b")
+    table = AdaptiveTable("name", "a long heading", "bits", "b")
     for row in cells:
-        table.add(*row)
+        table.add_row(*row)
     words = [word.rstrip(",") for line in printed(table, width) for word in line.split()]
     for row in cells:
         for cell in row:
@@ -52,7 +52,7 @@ def test_every_cell_is_printed_whole_at_any_width(cells, width):
 
 @given(parts=st.lists(WORD, max_size=6), width=st.integers(12, 60))
 def test_parts_flow_in_their_order_and_fill_lines(parts, width):
-    lines = flow([Text(part) for part in parts], ", ", width).plain.split("\n")
+    lines = join_wrapped([Text(part) for part in parts], ", ", width).plain.split("\n")
     assert " ".join(line for line in lines if line) == ", ".join(parts)
     for line, after in itertools.pairwise(lines):
         assert len(line) <= width + 1  # 1: the comma after a part that fills a line
@@ -60,8 +60,8 @@ def test_parts_flow_in_their_order_and_fill_lines(parts, width):
 
 
 def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines():
-    table = Rows("context", "bits/char", "accuracy", title="by context")
-    table.add("32", "6.5920", "30.5%")
+    table = AdaptiveTable("context", "bits/char", "accuracy", title="by context")
+    table.add_row("32", "6.5920", "30.5%")
     assert printed(table, 80) == ["by context", "context  bits/char  accuracy", "32          6.5920     30.5%"]
     assert printed(table, 27) == [
         "by context",
@@ -69,8 +69,8 @@ def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines():
         "  bits/char 6.5920,        ",
         "  accuracy 30.5%           ",
     ]
-    broken = Rows("term", "characters ahead")
-    broken.add("main", "1")
+    broken = AdaptiveTable("term", "characters ahead")
+    broken.add_row("main", "1")
     assert [line.rstrip() for line in printed(broken, 16)] == [
         "      characters",
         "term       ahead",

@@ -32,7 +32,7 @@ def shown(step: int, begin: int = 0, minutes: float = 0.0) -> str:
         line = {"step": number, "characters": 10 * number, "seconds": seconds, "terms": {"main": {"bits": 2.0}}}
         facts: Any = None
         display.show(Stepped(line, facts))
-    return display.plain()
+    return display.plain_line()
 
 
 @pytest.mark.parametrize(("step", "left"), [(1, "?"), (2, "1:38"), (10, "1:30"), (100, "0:00")])

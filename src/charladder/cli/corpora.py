@@ -4,14 +4,14 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from charladder.cli.options import Parser
-from charladder.cli.tables import Rows
+from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
 from charladder.cli.text_progress import reading_progress
 from charladder.errors import UserError, nearest
 from charladder.strict_json import dumps
 from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is_url, open_corpus, prune
 
-DAYS = 30.0  # without use, after which a text is removed by --prune
+_DEFAULT_DAYS = 30.0  # without use, after which a text is removed by --prune
 
 
 def main(argv: list[str]) -> int:
@@ -27,14 +27,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--days", type=float, metavar="N", help="with --prune: for how long not (default 30)")
     parser.add_argument("--dry-run", action="store_true", help="with --prune: only say what would be removed")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     if options.prune:
         if options.name or options.download:
             raise UserError("--prune is of the whole cache; leave out NAME and --download")
-        days = DAYS if options.days is None else options.days
+        days = _DEFAULT_DAYS if options.days is None else options.days
         if not 0 <= days < float("inf"):
             raise UserError(f"--days is {days:g}; it must be a number of at least 0")
-        show_pruned(prune(days, options.dry_run), days, options.dry_run, options.json)
+        _print_pruned(prune(days, options.dry_run), days, options.dry_run, options.json)
         return 0
     if options.days is not None or options.dry_run:
         raise UserError("--days and --dry-run say how the cache is pruned; give --prune too")
@@ -56,22 +56,22 @@ def main(argv: list[str]) -> int:
                 open_corpus(options.name, report=report)
             known = corpora()
         facts = {options.name: known[options.name]} if options.name else known
-    show(facts, options.json)
+    _print_corpora(facts, options.json)
     return 0
 
 
-def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
+def _print_corpora(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(dumps({"cache": str(cache_folder()), "corpora": facts}))
         return
     console = Terminal()
     if len(facts) > 1:
         names = "name", "characters", "download", "cached", "licence", "what it is"
-        table = Rows(*names, prose=("licence", "what it is"))
+        table = AdaptiveTable(*names, wrapped=("licence", "what it is"))
         for name, fact in facts.items():
             size = f"{fact['characters']:,}" if fact["characters"] else "-"
             download = f"{fact['download_bytes'] / 1e6:.0f} MB" if fact["download_bytes"] else "none"
-            table.add(name, size, download, "yes" if fact["cached"] else "no", fact["licence"], fact["about"])
+            table.add_row(name, size, download, "yes" if fact["cached"] else "no", fact["licence"], fact["about"])
         console.print(table)
     else:
         for name, fact in facts.items():
@@ -82,16 +82,24 @@ def show(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
     console.print(f"cache: {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_pruned(items: list[PrunedItem], days: float, rehearsal: bool, as_json: bool) -> None:
+def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: bool) -> None:
     """What was removed, or would be, and what was kept, with bytes and the reason."""
     going, kept = [item for item in items if item.why is None], [item for item in items if item.why is not None]
     size = sum(item.bytes for item in going)
     if as_json:
-        facts = {"cache": str(cache_folder()), "dry_run": rehearsal, "days": days, "bytes": size}
-        print(dumps(facts | {"removed": [as_facts(one) for one in going], "kept": [as_facts(one) for one in kept]}))
+        facts = {"cache": str(cache_folder()), "dry_run": dry_run, "days": days, "bytes": size}
+        print(
+            dumps(
+                facts
+                | {
+                    "removed": [_pruned_item_entries(one) for one in going],
+                    "kept": [_pruned_item_entries(one) for one in kept],
+                }
+            )
+        )
         return
     console = Terminal()
-    word = "would be removed" if rehearsal else "removed"
+    word = "would be removed" if dry_run else "removed"
     for item in (*going, *kept):
         what = f"{item.what} {item.name}, {item.bytes:,} bytes, last used {date.fromtimestamp(item.used)}"
         end = word if item.why is None else f"kept, for {item.why}"
@@ -100,7 +108,7 @@ def show_pruned(items: list[PrunedItem], days: float, rehearsal: bool, as_json: 
     console.print(f"{word}: {size:,} bytes of {size + sum(item.bytes for item in kept):,}", highlight=False)
 
 
-def as_facts(item: PrunedItem) -> dict[str, Any]:
+def _pruned_item_entries(item: PrunedItem) -> dict[str, Any]:
     return {
         "what": item.what,
         "name": item.name,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from charladder.cli import evaluation_tables
 from charladder.cli.options import Parser, add_data_option, add_weights_option
-from charladder.cli.scoring import ScoringJob, as_result, check_finite, open_scoring_job, print_bits, score
+from charladder.cli.scoring import ScoringJob, check_finite, open_scoring_job, print_score, score_entries, score_job
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters
 from charladder.evaluation.character_export import exporting
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     if options.split and options.data:
         raise UserError("--split is of the run's own text, and DATA is scored whole; give one of them")
     if options.moved and options.data:
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
             corpus = open_corpus(options.data, run.alphabet, encoding, unknown, report)
         else:
             corpus = open_data(run, report, options.moved)
-    say_notes(corpus)
+    print_text_notes(corpus)
     if options.data and not options.encoding and find_codec(encoding) is not None:
         print(
             f"note: {corpus.name} was read as {encoding}, the encoding that {run.path} was trained with; "
@@ -81,14 +81,14 @@ def main(argv: list[str]) -> int:
     console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"
     held = open_scoring_job(run, corpus, part, options.context, options.stride, options.limit, device)
-    with export_to(options.export, held) as each:
-        result = as_result(held, score(console, held, each=each))
+    with _open_export(options.export, held) as each:
+        result = score_entries(held, score_job(console, held, on_scored=each))
     tables = []
     for wanted, look in (
-        (options.by_context, lambda: evaluation_tables.contexts(console, held, options.stride)),
-        (options.by_layer, lambda: evaluation_tables.layers(console, held)),
-        (options.by_position, lambda: evaluation_tables.positions(console, held)),
-        (options.copying, lambda: evaluation_tables.copies(held, options.probes, options.seed)),
+        (options.by_context, lambda: evaluation_tables.score_by_context(console, held, options.stride)),
+        (options.by_layer, lambda: evaluation_tables.score_by_layer(console, held)),
+        (options.by_position, lambda: evaluation_tables.score_by_position(console, held)),
+        (options.copying, lambda: evaluation_tables.score_copying(held, options.probes, options.seed)),
     ):
         if wanted:
             key, found, table = look()
@@ -107,9 +107,11 @@ def main(argv: list[str]) -> int:
     )
     if options.export:
         console.print(f"every character: {options.export}", highlight=False, markup=False, soft_wrap=True)
-    print_bits(console, result)
+    print_score(console, result)
     return 0
 
 
-def export_to(name: str | None, held: ScoringJob) -> AbstractContextManager[Callable[[ScoredCharacters], None] | None]:
+def _open_export(
+    name: str | None, held: ScoringJob
+) -> AbstractContextManager[Callable[[ScoredCharacters], None] | None]:
     return exporting(Path(name), held.corpus.alphabet, held.corpus.ids_N) if name else nullcontext()

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from charladder.cli.scoring import ScoringJob, score, scoring_bar
-from charladder.cli.tables import Rows
+from charladder.cli.scoring import ScoringJob, score_job, scoring_bar
+from charladder.cli.tables import AdaptiveTable
 from charladder.errors import UserError
 from charladder.evaluation.by_context import by_context, by_position, contexts_of
 from charladder.evaluation.copying_probe import probe_copying
@@ -16,44 +16,44 @@ from charladder.evaluation.last_learned import LastLearned, TrainingMoment, last
 from charladder.evaluation.layers import evaluate_layers
 from charladder.generation.speculative.heads_file import FittedTo, load_heads
 
-Look = tuple[str, list[dict[str, Any]], Rows]
+TableResult = tuple[str, list[dict[str, Any]], AdaptiveTable]
 
 
-def contexts(console: Console, held: ScoringJob, stride: int | None) -> Look:
+def score_by_context(console: Console, job: ScoringJob, stride: int | None) -> TableResult:
     """The paper's Table 2."""
     parts = by_context(
-        lambda context, own, each: score(console, held, context, own, each), contexts_of(held.context), stride
+        lambda context, own, each: score_job(console, job, context, own, each), contexts_of(job.context), stride
     )
-    table = Rows("context", "stride", "bits/char", "accuracy", "seconds", title="by context")
+    table = AdaptiveTable("context", "stride", "bits/char", "accuracy", "seconds", title="by context")
     for part in parts:
-        table.add(
+        table.add_row(
             str(part.at), str(part.stride), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}",
             f"{part.seconds:.1f}",
         )  # fmt: skip
-    return "by_context", [renamed(asdict(part), "context") for part in parts], table
+    return "by_context", [_rename_at(asdict(part), "context") for part in parts], table
 
 
-def positions(console: Console, held: ScoringJob) -> Look:
-    parts = by_position(lambda context, own, each: score(console, held, context, own, each), held.context)
-    table = Rows("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
+def score_by_position(console: Console, job: ScoringJob) -> TableResult:
+    parts = by_position(lambda context, own, each: score_job(console, job, context, own, each), job.context)
+    table = AdaptiveTable("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
     for part in parts:
-        table.add(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
-    found = [renamed(asdict(part), "up_to") for part in parts]
+        table.add_row(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
+    found = [_rename_at(asdict(part), "up_to") for part in parts]
     return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
 
 
-def layers(console: Console, held: ScoringJob) -> Look:
-    objective = held.run.objective().to(held.device).eval()
-    fitted, about = fitted_heads(held)
-    with scoring_bar(console, "by layer", held.bounds[1] - held.bounds[0]) as report:
+def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
+    objective = job.run.objective().to(job.device).eval()
+    fitted, about = _load_refit_heads(job)
+    with scoring_bar(console, "by layer", job.bounds[1] - job.bounds[0]) as report:
         scores = evaluate_layers(
-            held.network, objective, held.corpus.ids_N, held.bounds, held.context, held.stride, held.ends_F, report,
+            job.network, objective, job.corpus.ids_N, job.bounds, job.context, job.stride, job.ends_F, report,
             fitted=fitted,
         )  # fmt: skip
-    learned = last_learned(held.run)
-    shared = held.run.recipe.objective.intermediate_heads == "shared"
+    learned = last_learned(job.run)
+    shared = job.run.recipe.objective.intermediate_heads == "shared"
     names = "term", "characters ahead", "bits/char", "last learned at", "last in the loss at"
-    table = Rows(*names[: 5 if shared else 4], title=f"by layer{', through shared heads' if shared else ''}")
+    table = AdaptiveTable(*names[: 5 if shared else 4], title=f"by layer{', through shared heads' if shared else ''}")
     found = []
     for one in scores:
         if about is not None and one.term.endswith(".refit"):
@@ -61,61 +61,58 @@ def layers(console: Console, held: ScoringJob) -> Look:
             contributed, at = None, f"refit step {about.steps:,}"
         else:
             when = learned.get(one.term, LastLearned(None, None))
-            last, contributed, at = as_dict(when.head), when.contributed, in_words(when.head)
-        more = [in_words(contributed)] if shared else []
-        table.add(one.term, str(one.target), f"{one.bits_per_character:.4f}", at, *more)
+            last, contributed, at = _moment_entries(when.head), when.contributed, _format_moment(when.head)
+        more = [_format_moment(contributed)] if shared else []
+        table.add_row(one.term, str(one.target), f"{one.bits_per_character:.4f}", at, *more)
         found.append(
             {
                 "term": one.term, "layer": one.layer, "target": one.target, "characters": one.characters,
                 "bits_per_character": one.bits_per_character, "last_learned": last,
-                "last_contributed": as_dict(contributed),
+                "last_contributed": _moment_entries(contributed),
             }
         )  # fmt: skip
     return "by_layer", found, table
 
 
-def fitted_heads(held: ScoringJob) -> tuple[dict[int, nn.Module], FittedTo | None]:
+def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], FittedTo | None]:
     """The heads that `refit` has fitted to intermediate layers, and when they last learned; none where it has not run,
     or has for another network, which a note then says."""
     try:
-        found = load_heads(held.run)
+        found = load_heads(job.run)
     except UserError as error:
         print(f"note: {error}; the heads of refit are not scored", file=sys.stderr)
         found = None
     if found is None:
         return {}, None
-    return {int(layer): head.to(held.device) for layer, head in found[0].early_exit.items()}, found[1]
+    return {int(layer): head.to(job.device) for layer, head in found[0].early_exit.items()}, found[1]
 
 
-def in_words(moment: TrainingMoment | None) -> str:
+def _format_moment(moment: TrainingMoment | None) -> str:
     return "never" if moment is None else f"step {moment.step:,} ({moment.progress:.0%})"
 
 
-def as_dict(moment: TrainingMoment | None) -> dict[str, Any] | None:
+def _moment_entries(moment: TrainingMoment | None) -> dict[str, Any] | None:
     return None if moment is None else asdict(moment)
 
 
-def copies(held: ScoringJob, probes: int, seed: int) -> Look:
-    corpus = held.corpus
-    found = probe_copying(
-        held.predict, corpus.alphabet, corpus.ids_N, held.bounds, held.context, probes, seed, held.device
-    )
-    table = Rows(
+def score_copying(job: ScoringJob, probes: int, seed: int) -> TableResult:
+    corpus = job.corpus
+    found = probe_copying(job.predict, corpus.alphabet, corpus.ids_N, job.bounds, job.context, probes, seed, job.device)
+    table = AdaptiveTable(
         "characters on", "mentioned", "never mentioned", "saved a letter", "median rank", "and without",
         title=f"{probes} invented names that come again: bits of letters 1, 2, 3 and 4 to 8",
     )  # fmt: skip
     for one in found:
-        table.add(
-            str(one.distance), in_short(one.bits_L), in_short(one.control_bits_L),
-            f"{one.saved:.2f} ± {one.saved_within:.2f}", in_short(one.ranks_L, 0), in_short(one.control_ranks_L, 0),
-        )  # fmt: skip
+        cells = [_format_by_letter(one.bits_L), _format_by_letter(one.control_bits_L)]
+        ranks = [_format_by_letter(one.ranks_L, 0), _format_by_letter(one.control_ranks_L, 0)]
+        table.add_row(str(one.distance), *cells, f"{one.saved:.2f} ± {one.saved_within:.2f}", *ranks)
     return "copying", [one.as_dict() for one in found], table
 
 
-def in_short(by_letter: list[float], places: int = 1) -> str:
-    rest = sum(by_letter[3:]) / len(by_letter[3:])
-    return "  ".join(f"{value:.{places}f}" for value in (*by_letter[:3], rest))
+def _format_by_letter(values_L: list[float], decimals: int = 1) -> str:
+    rest = sum(values_L[3:]) / len(values_L[3:])
+    return "  ".join(f"{value:.{decimals}f}" for value in (*values_L[:3], rest))
 
 
-def renamed(row: dict[str, Any], at: str) -> dict[str, Any]:
-    return {at if name == "at" else name: value for name, value in row.items()}
+def _rename_at(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {key if name == "at" else name: value for name, value in row.items()}

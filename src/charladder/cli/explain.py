@@ -9,17 +9,17 @@ from typing import Any
 from rich.table import Table
 
 from charladder.auxiliary import Row, explain, presets
-from charladder.cli.options import BUDGETS, Parser
+from charladder.cli.options import BUDGET_FIELDS, Parser
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, nearest
 from charladder.objective import ObjectiveConfig, term_weights
 from charladder.recipe import convert, field_types, read_raw, resolve
 from charladder.strict_json import dumps
 
-LONGEST = 200
-MOST_LAYERS = 1024
-MOST_ROWS = 20_000
-NARROW = 60
+_MAX_CHARACTERS = 200
+_MAX_LAYERS = 1024
+_MAX_ROWS = 20_000
+_MIN_TABLE_COLUMNS = 60
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         "positions, from all layers, of several targets ahead; what each weighs now, and what has fallen silent.",
         "charladder explain ABCDEF --layers 3 --targets 2 --progress 0.2",
     )
-    parser.add_argument("text", metavar="TEXT", help=f"2 to {LONGEST} characters")
+    parser.add_argument("text", metavar="TEXT", help=f"2 to {_MAX_CHARACTERS} characters")
     parser.add_argument("--layers", metavar="N", help="layers (default 3, or the recipe's)")
     parser.add_argument("--targets", metavar="K", help="characters ahead (default 2, or the recipe's)")
     parser.add_argument("--progress", metavar="P", default="0", help="0 at the start of training, 1 at its end")
@@ -44,21 +44,21 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--recipe", metavar="NAME|FILE.toml", help="the weights of a recipe, in place of presets")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     progress, step = convert("--progress", options.progress, float), convert("--step", options.step, int)
     if not 0 <= progress <= 1:
         raise UserError(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
     if step < 0:
         raise UserError(f"--step is {step}; it must be at least 0")
-    if not 2 <= len(options.text) <= LONGEST:
-        raise UserError(f"TEXT has {len(options.text)} characters; give 2 to {LONGEST}")
-    settings, layers = what_is_asked(options)
-    if not 1 <= layers <= MOST_LAYERS:
-        raise UserError(f"--layers is {layers}; it must be 1 to {MOST_LAYERS}")
-    if layers * settings.targets * len(options.text) > MOST_ROWS:
+    if not 2 <= len(options.text) <= _MAX_CHARACTERS:
+        raise UserError(f"TEXT has {len(options.text)} characters; give 2 to {_MAX_CHARACTERS}")
+    settings, layers = _read_objective(options)
+    if not 1 <= layers <= _MAX_LAYERS:
+        raise UserError(f"--layers is {layers}; it must be 1 to {_MAX_LAYERS}")
+    if layers * settings.targets * len(options.text) > _MAX_ROWS:
         raise UserError(
             f"{layers} layers, {settings.targets} targets and {len(options.text)} characters make more than "
-            f"{MOST_ROWS:,} predictions; give a shorter TEXT, or fewer layers or targets"
+            f"{_MAX_ROWS:,} predictions; give a shorter TEXT, or fewer layers or targets"
         )
     weights = term_weights(settings, layers, progress, step)
     rows = explain(options.text, layers, settings.targets, progress, weights, step)
@@ -68,11 +68,11 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
     else:
-        show(rows)
+        _print_rows(rows)
     return 0
 
 
-def what_is_asked(options: Namespace) -> tuple[ObjectiveConfig, int]:
+def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
     """The objective and the number of layers: a recipe's, or the paper's with other presets."""
     given = {
         name: convert(f"--{name}", getattr(options, name), int)
@@ -82,48 +82,48 @@ def what_is_asked(options: Namespace) -> tuple[ObjectiveConfig, int]:
     if options.recipe is not None:
         if options.intermediate is not None or options.ahead is not None:
             raise UserError("--recipe has weights of its own; leave out --intermediate and --ahead")
-        raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGETS}
+        raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGET_FIELDS}
         recipe = resolve({**raw, "training.steps": 1})
         settings, layers = recipe.objective, recipe.model.layers
     else:
         types, layers = field_types(), 3
         settings = ObjectiveConfig(
-            intermediate_schedule=preset(
+            intermediate_schedule=_read_preset(
                 "--intermediate", options.intermediate, presets.INTERMEDIATE, types["objective.intermediate_schedule"]
             ),
-            target_schedule=preset("--ahead", options.ahead, presets.TARGETS, types["objective.target_schedule"]),
+            target_schedule=_read_preset("--ahead", options.ahead, presets.TARGETS, types["objective.target_schedule"]),
         )
     if "targets" in given:
         settings = dataclasses.replace(settings, targets=given["targets"])
     return settings, given.get("layers", layers)
 
 
-def preset(option: str, name: str | None, known: Collection[str], kind: Any) -> Any:
+def _read_preset(option: str, name: str | None, known: Collection[str], type_: Any) -> Any:
     """The name of a preset, the paper's where none is given. Raises UserError with the nearest name."""
     if name is not None and name not in known:
         raise UserError(f"{option}: there is no preset called {name!r}{nearest(name, known)}")
-    return convert(option, name or "al_rfou", kind)
+    return convert(option, name or "al_rfou", type_)
 
 
-def show(rows: list[Row]) -> None:
+def _print_rows(rows: list[Row]) -> None:
     """A table, and the sum that it stands for."""
     console = Terminal()
-    if console.width < NARROW:
+    if console.width < _MIN_TABLE_COLUMNS:
         for row in rows:
             weight = f"weight {row.weight:.3g}" if row.active else "silent"
-            line = f"{row.loss}: {quoted(row.given)} -> {quoted(row.target)}, {weight}"
+            line = f"{row.loss}: {_quote(row.given)} -> {_quote(row.target)}, {weight}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(table_of(rows), markup=False)
-    say_sum(console, rows)
+        console.print(_make_table(rows), markup=False)
+    _print_total(console, rows)
 
 
-def quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """In quotes, with what no terminal should be given written as what it is."""
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else json.dumps(c)[1:-1] for c in text) + '"'
 
 
-def table_of(rows: list[Row]) -> Table:
+def _make_table(rows: list[Row]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column("loss")
     table.add_column("layer", justify="right")
@@ -138,13 +138,13 @@ def table_of(rows: list[Row]) -> Table:
         weight = f"{row.weight:.3g}" if row.active else "silent"
         style = None if row.active else "dim"
         table.add_row(
-            row.loss, str(row.layer), quoted(row.given), quoted(row.target), str(row.offset), weight, style=style
+            row.loss, str(row.layer), _quote(row.given), _quote(row.target), str(row.offset), weight, style=style
         )
         before = row.loss
     return table
 
 
-def say_sum(console: Terminal, rows: list[Row]) -> None:
+def _print_total(console: Terminal, rows: list[Row]) -> None:
     weights = {row.loss: row.weight for row in rows if row.active}
     silent = [row for row in rows if not row.active]
     console.print(

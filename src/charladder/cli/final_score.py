@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from charladder.cli.scoring import as_result, open_scoring_job, score
+from charladder.cli.scoring import open_scoring_job, score_entries, score_job
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.errors import UserError
 from charladder.evaluation import Score
@@ -20,7 +20,7 @@ from charladder.text import Corpus
 from charladder.training import Trainer
 from charladder.training.metrics import Metrics, read_metrics
 
-SHARE = 0.1  # of the budget
+_MAX_BUDGET_SHARE = 0.1  # of the budget
 
 
 def parse_score(text: str | None) -> str | int | None:
@@ -33,63 +33,67 @@ def parse_score(text: str | None) -> str | int | None:
     raise UserError(f"--score is {text!r}; it must be whole, none, or a number of characters of at least 1")
 
 
-def characters_to_score(trainer: Trainer, wanted: str | int | None, valid: int, validated: Score) -> int:
+def characters_to_score(
+    trainer: Trainer, wanted: str | int | None, valid_characters: int, last_validation: Score
+) -> int:
     """How many characters of the valid part, from its beginning, are scored; `valid` is the length of the part.
 
     `validated` is the last validation. Under a budget in minutes its speed is a further limit.
     """
     if wanted == "whole":
-        return valid
+        return valid_characters
     if isinstance(wanted, int):
-        return min(wanted, valid)
+        return min(wanted, valid_characters)
     settings = trainer.settings
-    most = int(SHARE * trainer.clock.characters)
-    if settings.minutes and validated.seconds > 0:
-        most = min(most, int(SHARE * 60 * settings.minutes * validated.characters / validated.seconds))
-    return min(valid, max(most, validated.characters))
+    most = int(_MAX_BUDGET_SHARE * trainer.clock.characters)
+    if settings.minutes and last_validation.seconds > 0:
+        most = min(
+            most, int(_MAX_BUDGET_SHARE * 60 * settings.minutes * last_validation.characters / last_validation.seconds)
+        )
+    return min(valid_characters, max(most, last_validation.characters))
 
 
-def final_score(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, followed: TrainingOutcome
+def score_after_training(
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, outcome: TrainingOutcome
 ) -> dict[str, Any] | None:
     """Scores the last weights, says before it starts how long that takes, and adds the score to metrics.jsonl.
 
     Returns the keys of `evaluate --json`, and `part`, whether the valid part has more characters than were scored;
     None without a valid part and for --score none. The stretch of the last validation is not scored twice.
     """
-    (begin, end), validated = split_of(run.recipe, corpus).valid, followed.validated
+    (begin, end), validated = split_of(run.recipe, corpus).valid, outcome.last_validation
     if validated is None or wanted == "none":
         return None
     characters = characters_to_score(trainer, wanted, end - begin, validated)
     held = open_scoring_job(run, corpus, "valid", limit=characters, device=trainer.device)
     if characters == validated.characters:
-        result = as_result(held, validated)
+        result = score_entries(held, validated)
     else:
-        announce(characters, end - begin, characters * validated.seconds / validated.characters)
-        result = as_result(held, score(console, held))
+        _announce_scoring(characters, end - begin, characters * validated.seconds / validated.characters)
+        result = score_entries(held, score_job(console, held))
     result["part"] = characters < end - begin
-    record(run.path / "metrics.jsonl", trainer.clock.step, trainer.clock.characters, result, followed.early)
+    _append_score(run.path / "metrics.jsonl", trainer.clock.step, trainer.clock.characters, result, outcome.ended_early)
     return result
 
 
-def announce(characters: int, valid: int, seconds: float) -> None:
+def _announce_scoring(characters: int, valid_characters: int, seconds: float) -> None:
     """One line on standard error, whether or not it is a terminal."""
-    which = "all" if characters == valid else f"the first {characters:,} of"
+    which = "all" if characters == valid_characters else f"the first {characters:,} of"
     print(
-        f"scoring {which} {valid:,} characters of the valid part, about {duration(seconds)} "
+        f"scoring {which} {valid_characters:,} characters of the valid part, about {_format_duration(seconds)} "
         "(--score whole, none or N for another stretch)",
         file=sys.stderr,
         flush=True,
     )
 
 
-def duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def record(path: Path, step: int, trained: int, result: dict[str, Any], early: bool) -> None:
+def _append_score(path: Path, step: int, trained_characters: int, result: dict[str, Any], ended_early: bool) -> None:
     """Adds the score to metrics.jsonl, once for a step and a stretch, however often a finished run is resumed.
 
     The line has `part` where it is not of the whole valid part, and then `final`, which tells it from a validation; and
@@ -98,17 +102,17 @@ def record(path: Path, step: int, trained: int, result: dict[str, Any], early: b
     line = {name: value for name, value in result.items() if name != "part"}
     if result["part"]:
         line |= {"part": True, "final": True}
-    if early:
+    if ended_early:
         line["ended_early"] = True
     if not any(
-        old["step"] == step and "split" in old and stretch_of(old) == stretch_of(line) for old in read_metrics(path)
+        old["step"] == step and "split" in old and _scored_part(old) == _scored_part(line) for old in read_metrics(path)
     ):
         metrics = Metrics(path, step)
-        metrics.write({"step": step, "trained_characters": trained, **line})
+        metrics.write({"step": step, "trained_characters": trained_characters, **line})
         metrics.close()
 
 
-def stretch_of(line: dict[str, Any]) -> tuple[bool, bool, int | None]:
+def _scored_part(line: dict[str, Any]) -> tuple[bool, bool, int | None]:
     """What an evaluation line of metrics.jsonl scored: the whole valid part, a validation's stretch, or a final one."""
     part, final = bool(line.get("part")), bool(line.get("final"))
     return part, final, line.get("characters") if final else None

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from charladder.cli.options import Parser, add_weights_option
-from charladder.cli.prompts import argument_as_bytes, encoding_of, read_prompt_file, read_prompts
+from charladder.cli.prompts import choose_encoding, encode_argument, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
 from charladder.errors import UserError
@@ -20,7 +20,7 @@ from charladder.run import Run, open_run
 from charladder.strict_json import dumps
 from charladder.text import POLICIES
 
-MOST_SAMPLES = 1 << 16
+_MAX_SAMPLES = 1 << 16
 
 
 def main(argv: list[str]) -> int:
@@ -70,29 +70,29 @@ def main(argv: list[str]) -> int:
     add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
-    check(options)
+    options = parser.parse(argv)
+    _check_options(options)
     run = open_run(Path(options.run), options.weights)
-    encoding = encoding_of(run, options.encoding, options.prompt_file is not None)
+    encoding = choose_encoding(run, options.encoding, options.prompt_file is not None)
     settings = GenerationConfig(
         options.length, SamplingParams(options.temperature, options.top_k, options.top_p, options.min_p), options.seed,
-        tuple(argument_as_bytes(stop, encoding, "--stop") for stop in options.stop), options.context, options.draft,
+        tuple(encode_argument(stop, encoding, "--stop") for stop in options.stop), options.context, options.draft,
         options.draft_length, options.precision, options.device, options.unknown, options.together, encoding,
     )  # fmt: skip
     lines = [] if options.prompts is None else read_prompts(options.prompts, encoding)
-    prompt = read_prompt(options, run, encoding)
+    prompt = _read_prompt(options, run, encoding)
     check_context(run, run.recipe.model.context if options.context is None else options.context)
     model = TextGenerator(run, settings, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     if options.prompts is not None:
-        return write_lines(model, lines, options.samples, options.log_probabilities)
+        return _write_json_lines(model, lines, options.samples, options.log_probabilities)
     if options.raw:
-        return write_raw(model, prompt)
+        return _write_raw(model, prompt)
     if options.samples > 1:
-        return write_samples(model, prompt, options.samples, options.json, options.log_probabilities)
-    return write_one(model, prompt, options.json, options.log_probabilities)
+        return _write_samples(model, prompt, options.samples, options.json, options.log_probabilities)
+    return _write_text(model, prompt, options.json, options.log_probabilities)
 
 
-def check(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     """Raises UserError for options that do not go together."""
     if options.prompts is not None and (options.prompt is not None or options.json):
         raise UserError("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
@@ -100,25 +100,25 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--prompt-file is the prompt; leave --prompt and --prompts out")
     if options.log_probabilities and not (options.json or options.prompts):
         raise UserError("--log-probabilities go into JSON; add --json, or give --prompts")
-    if not 1 <= options.samples <= MOST_SAMPLES:
-        raise UserError(f"--samples is {options.samples}; it must be between 1 and {MOST_SAMPLES:,} texts")
+    if not 1 <= options.samples <= _MAX_SAMPLES:
+        raise UserError(f"--samples is {options.samples}; it must be between 1 and {_MAX_SAMPLES:,} texts")
     if options.raw and (options.json or options.prompts is not None or options.samples > 1):
         raise UserError("--raw writes the bytes of one text; leave --json, --prompts and --samples out")
 
 
-def read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:
+def _read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:
     """The prompt of --prompt or --prompt-file; empty where there is none."""
     if options.prompt_file is not None:
         return read_prompt_file(options.prompt_file, run, options.encoding)
-    return Prompt(argument_as_bytes(options.prompt or "", encoding, "the prompt"))
+    return Prompt(encode_argument(options.prompt or "", encoding, "the prompt"))
 
 
-def write_one(model: TextGenerator, prompt: Prompt, as_json: bool, log_probabilities: bool) -> int:
+def _write_text(model: TextGenerator, prompt: Prompt, as_json: bool, log_probabilities: bool) -> int:
     out = sys.stderr if as_json else sys.stdout
     last, text = None, ""
     for stream, piece in model.stream_with_state(prompt):
         if last is None:
-            print(spelled(model, prompt), end="", file=out)
+            print(_decode_prompt(model, prompt), end="", file=out)
         last = stream
         text += piece
         out.write(piece)
@@ -127,11 +127,11 @@ def write_one(model: TextGenerator, prompt: Prompt, as_json: bool, log_probabili
     print(file=out)
     if as_json:
         written = GeneratedText(text, last.ids, last.nats, last.finish_reason or "")
-        print(dumps(facts_of(written, log_probabilities) | speeds(model, written.characters)))
+        print(dumps(_text_entries(written, log_probabilities) | _speed_entries(model, written.characters)))
     return 0
 
 
-def write_raw(model: TextGenerator, prompt: Prompt) -> int:
+def _write_raw(model: TextGenerator, prompt: Prompt) -> int:
     done, begun = 0, False
     for stream, _ in model.stream_with_state(prompt):
         if not begun:
@@ -141,28 +141,28 @@ def write_raw(model: TextGenerator, prompt: Prompt) -> int:
     return 0
 
 
-def write_samples(model: TextGenerator, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
+def _write_samples(model: TextGenerator, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
     out, found = sys.stderr if as_json else sys.stdout, []
     for number, text in enumerate(model.generate([prompt], samples), 1):
-        print(f"--- {number} of {samples} ---\n{spelled(model, prompt)}{text.text}", file=out, flush=True)
+        print(f"--- {number} of {samples} ---\n{_decode_prompt(model, prompt)}{text.text}", file=out, flush=True)
         found.append(text)
     if as_json:
-        rows = [facts_of(text, log_probabilities) for text in found]
+        rows = [_text_entries(text, log_probabilities) for text in found]
         characters = sum(text.characters for text in found)
-        print(dumps({"samples": rows, "characters": characters} | speeds(model, characters)))
+        print(dumps({"samples": rows, "characters": characters} | _speed_entries(model, characters)))
     return 0
 
 
-def spelled(model: TextGenerator, prompt: Prompt) -> str:
+def _decode_prompt(model: TextGenerator, prompt: Prompt) -> str:
     return model.decoder().decode(prompt.data, final=True)
 
 
-def facts_of(text: GeneratedText, log_probabilities: bool) -> dict[str, Any]:
+def _text_entries(text: GeneratedText, log_probabilities: bool) -> dict[str, Any]:
     facts = {"text": text.text, "ids": text.ids, "characters": text.characters, "finish": text.finish_reason}
     return facts | ({"log_probabilities": text.nats} if log_probabilities else {})
 
 
-def speeds(model: TextGenerator, characters: int) -> dict[str, Any]:
+def _speed_entries(model: TextGenerator, characters: int) -> dict[str, Any]:
     return {
         "seconds": model.seconds,
         "characters_per_second": characters / model.seconds if model.seconds else 0.0,
@@ -172,7 +172,7 @@ def speeds(model: TextGenerator, characters: int) -> dict[str, Any]:
     }
 
 
-def write_lines(
+def _write_json_lines(
     model: TextGenerator, lines: Sequence[tuple[dict[str, Any], Prompt]], samples: int, log_probabilities: bool
 ) -> int:
     characters, texts = 0, model.generate([prompt for _, prompt in lines], samples)
@@ -181,8 +181,8 @@ def write_lines(
             text = next(texts)
             characters += text.characters
             which = {"sample": sample} if samples > 1 else {}
-            print(dumps(fields | which | facts_of(text, log_probabilities)), flush=True)
-    speed = speeds(model, characters)
+            print(dumps(fields | which | _text_entries(text, log_probabilities)), flush=True)
+    speed = _speed_entries(model, characters)
     print(
         f"{len(lines):,} prompts, {characters:,} characters, {speed['characters_per_second']:,.0f} chars/s, "
         f"{speed['accepted_per_pass']:.2f} a pass, draft {speed['draft']}", file=sys.stderr

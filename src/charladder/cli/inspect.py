@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from charladder.cli.estimate import describe
-from charladder.cli.options import Parser, add_recipe_options, overrides, recipe_fields
+from charladder.cli.estimate import describe_recipe
+from charladder.cli.options import Parser, add_recipe_options, given_fields, read_recipe_fields
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
 from charladder.recipe import resolve, tables
@@ -24,17 +24,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", nargs="?", metavar="RUN|RECIPE", help="default: the recipe ladder")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
-    options = parser.read(argv)
+    options = parser.parse(argv)
     if options.what is not None and options.recipe is not None:
         raise UserError("RUN|RECIPE and --recipe name two things to inspect; give one")
     if options.what and Path(options.what).is_dir():
-        if overrides(options):
+        if given_fields(options):
             raise UserError(f"{options.what} is a run, which has its settings; recipe fields go with a recipe")
         recipe = open_run(Path(options.what)).recipe
     else:
         options.recipe = options.recipe if options.what is None else options.what
-        recipe = resolve(recipe_fields(options))
-    facts = describe(recipe)
+        recipe = resolve(read_recipe_fields(options))
+    facts = describe_recipe(recipe)
     if options.json:
         print(dumps({**facts, "config": tables(recipe)}))
         return 0

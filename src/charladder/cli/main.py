@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from charladder import __version__
-from charladder.cli.terminal import lose, say
+from charladder.cli.terminal import discard_output, print_message
 from charladder.errors import DataLeftOut, UserError, lost_rank, nearest, out_of_memory
 
-VERBS = {
+COMMANDS = {
     "train": "train a network on a text",
     "evaluate": "bits per character of a run on held-out or other text",
     "generate": "write text with a run",
@@ -26,12 +26,12 @@ VERBS = {
     "plot": "curves of several runs side by side; the schedule of the layers as a picture",
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
-ALIASES = {"ablate": "study"}  # until 1.0
-HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
+_ALIASES = {"ablate": "study"}  # until 1.0
+_HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
 usage: charladder VERB ...
 
-{chr(10).join(f"  {verb:10} {what}" for verb, what in VERBS.items())}
+{chr(10).join(f"  {verb:10} {what}" for verb, what in COMMANDS.items())}
 
 charladder VERB --help explains a verb, with an example. To begin: charladder train --minutes 2
 """
@@ -63,40 +63,40 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
     try:
-        with notes_of_warnings():
-            code = carry_out(argv)
+        with _print_warnings_as_notes():
+            code = _run_command(argv)
         try:
             sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
         except BrokenPipeError:
-            lose(sys.stdout)
+            discard_output(sys.stdout)
         return code
     except UserError as error:
-        say(str(error))
+        print_message(str(error))
         return 2
     except KeyboardInterrupt:
-        say("interrupted")
+        print_message("interrupted")
         return 130
     except BrokenPipeError:
-        lose(sys.stdout)  # whoever read our output has gone (`| head`)
+        discard_output(sys.stdout)  # whoever read our output has gone (`| head`)
         return 0
     except (MemoryError, RuntimeError) as error:
         if lost_rank(error):
-            say("another process of this job has ended, or cannot be reached; look above for what it said")
-            lose(sys.stdout)
+            print_message("another process of this job has ended, or cannot be reached; look above for what it said")
+            discard_output(sys.stdout)
             return 1
         if not out_of_memory(error):
             raise
-        say("there is not enough memory for this; use a smaller network, batch or context")
+        print_message("there is not enough memory for this; use a smaller network, batch or context")
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say(f"{where}{error.strerror or error}")
-        lose(sys.stdout)
+        print_message(f"{where}{error.strerror or error}")
+        discard_output(sys.stdout)
         return 2
 
 
 @contextlib.contextmanager
-def notes_of_warnings() -> Iterator[None]:
+def _print_warnings_as_notes() -> Iterator[None]:
     """A DataLeftOut warning is printed as a note, each sentence once."""
     said: set[str] = set()
     with warnings.catch_warnings():
@@ -107,24 +107,24 @@ def notes_of_warnings() -> Iterator[None]:
                 other(message, category, *rest)
             elif str(message) not in said:
                 said.add(str(message))
-                say(f"note: {message}")
+                print_message(f"note: {message}")
 
         warnings.simplefilter("always", DataLeftOut)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 
-def carry_out(argv: list[str]) -> int:
+def _run_command(argv: list[str]) -> int:
     """Finds the verb and hands over to it; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(_HELP, end="")
         return 0
     if argv[0] == "--version":
         print(__version__)
         return 0
-    verb = ALIASES.get(argv[0], argv[0])
-    if verb not in VERBS:
-        raise UserError(f"there is no verb {argv[0]!r}{nearest(argv[0], VERBS)}")
+    verb = _ALIASES.get(argv[0], argv[0])
+    if verb not in COMMANDS:
+        raise UserError(f"there is no verb {argv[0]!r}{nearest(argv[0], COMMANDS)}")
     try:
         return importlib.import_module(f"charladder.cli.{verb}").main(argv[1:])
     except SystemExit as end:  # argparse, after --help

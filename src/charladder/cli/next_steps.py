@@ -7,17 +7,17 @@ from pathlib import Path
 from charladder.run import Run, split_of
 from charladder.text import Corpus
 
-READ = 4096  # characters of the text among which a prompt is sought
-PROMPT = 24  # characters of a prompt, at most
+_MAX_SEARCHED_CHARACTERS = 4096  # characters of the text among which a prompt is sought
+_MAX_PROMPT_CHARACTERS = 24  # characters of a prompt, at most
 
 
-def commands_after_training(run: Run, corpus: Corpus, budget: str, output: str) -> list[str]:
+def commands_after_training(run: Run, corpus: Corpus, budget: str, encoding: str) -> list[str]:
     """What to do with a trained run. budget: a larger budget, as options; output: the encoding of the terminal."""
     parts = split_of(run.recipe, corpus)
     held_out = next((part for part in ("test", "valid") if parts.part(part)[1] > parts.part(part)[0]), None)
-    prompt = own_prompt(corpus, output)
+    prompt = find_prompt(corpus, encoding)
     return [
-        f"charladder generate {run.words}{f' {prompt_option(prompt)}' if prompt else ''} --length 400",
+        f"charladder generate {run.words}{f' {_prompt_option(prompt)}' if prompt else ''} --length 400",
         *([f"charladder evaluate {run.words} --split {held_out}"] if held_out else []),
         f"charladder train --resume {shlex.quote(str(run.path))} --extend {budget}",
     ]
@@ -27,38 +27,42 @@ def command_after_refit(path: Path) -> str:
     return f"charladder generate {shlex.quote(str(path))} --draft targets"
 
 
-def prompt_option(prompt: str) -> str:
+def _prompt_option(prompt: str) -> str:
     """`--prompt` with its value, quoted for a shell; a value that begins with a dash would be taken for an option."""
     return shlex.quote(f"--prompt={prompt}") if prompt.startswith("-") else f"--prompt {shlex.quote(prompt)}"
 
 
-def own_prompt(corpus: Corpus, output: str = "utf-8") -> str:
+def find_prompt(corpus: Corpus, encoding: str = "utf-8") -> str:
     """The beginning of the first line of a text that has a letter or a digit, in whole words; empty where there is none
     in its first characters that can be printed in the encoding `output`, or they are not UTF-8."""
-    data = corpus.alphabet.decode(corpus.ids_N[:READ])
+    data = corpus.alphabet.decode(corpus.ids_N[:_MAX_SEARCHED_CHARACTERS])
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         text = decoder.decode(data)
     except UnicodeDecodeError as error:
         text = data[: error.start].decode()
     for line in text.splitlines():
-        line = printable(line.strip(), output)
+        line = _printable_prefix(line.strip(), encoding)
         if any(map(str.isalnum, line)):
-            return line if len(line) <= PROMPT else line[: PROMPT + 1].rpartition(" ")[0] or line[:PROMPT]
+            return (
+                line
+                if len(line) <= _MAX_PROMPT_CHARACTERS
+                else line[: _MAX_PROMPT_CHARACTERS + 1].rpartition(" ")[0] or line[:_MAX_PROMPT_CHARACTERS]
+            )
     return ""
 
 
-def printable(text: str, output: str) -> str:
+def _printable_prefix(text: str, encoding: str) -> str:
     """A text up to its first character that cannot be printed as it is."""
     for place, letter in enumerate(text):
-        if not letter.isprintable() or letter == "\N{REPLACEMENT CHARACTER}" or not encodes(letter, output):
+        if not letter.isprintable() or letter == "\N{REPLACEMENT CHARACTER}" or not _is_encodable(letter, encoding):
             return text[:place]
     return text
 
 
-def encodes(letter: str, output: str) -> bool:
+def _is_encodable(letter: str, encoding: str) -> bool:
     try:
-        letter.encode(output)
+        letter.encode(encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True

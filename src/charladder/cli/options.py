@@ -6,7 +6,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from charladder.errors import UserError, closest, nearest
 from charladder.recipe import Raw, convert, field_types, meant_field, read_raw
 
-SHORT = {
+SHORT_OPTIONS = {
     "minutes": ("training.minutes", "budget in minutes"),
     "steps": ("training.steps", "budget in optimisation steps"),
     "chars": ("training.characters", "budget in characters read"),
@@ -26,14 +26,14 @@ SHORT = {
     "valid": ("text.valid", "characters held out for validation, or a fraction below 1"),
     "test": ("text.test", "characters held out at the very end, or a fraction below 1"),
 }
-BUDGETS = {"training.minutes", "training.steps", "training.characters"}
-FILLED = {  # by the run itself
+BUDGET_FIELDS = {"training.minutes", "training.steps", "training.characters"}
+FIELDS_SET_BY_RUN = {  # by the run itself
     "text.data", "text.characters", "text.sha256", "text.files", "text.letters", "training.initial_run",
     "training.initial_sha256",
 }  # fmt: skip
 
 
-class _Positional(str):
+class _PositionalWord(str):
     """A word after `--`. argparse itself forgets the `--` when it parses options and positional arguments in turn."""
 
 
@@ -53,27 +53,27 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def _parse_optional(self, arg_string: str) -> Any:
-        return None if isinstance(arg_string, _Positional) else super()._parse_optional(arg_string)
+        return None if isinstance(arg_string, _PositionalWord) else super()._parse_optional(arg_string)
 
-    def read(self, argv: list[str]) -> argparse.Namespace:
+    def parse(self, argv: list[str]) -> argparse.Namespace:
         """The options and positional arguments, which may stand in any order; after `--` nothing is an option."""
         end = argv.index("--") if "--" in argv else len(argv)
-        known, unknown = self.parse_known_intermixed_args([*argv[:end], *map(_Positional, argv[end + 1 :])])
+        known, unknown = self.parse_known_intermixed_args([*argv[:end], *map(_PositionalWord, argv[end + 1 :])])
         for word in unknown:
             if self._parse_optional(word) is not None:
                 name = word.split("=", 1)[0]
-                raise UserError(f"{self.prog} has no option {name}{self._nearest_option(name)}")
+                raise UserError(f"{self.prog} has no option {name}{self._suggest_option(name)}")
         if unknown:
             raise UserError(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
         return known
 
-    def _nearest_option(self, name: str) -> str:
+    def _suggest_option(self, name: str) -> str:
         """The end of a sentence about an unknown option: the one that is meant, or most alike. The dashes of a name
         are left out, for in a short one they would be most of what is alike."""
         options, plain = self._option_string_actions, name.lstrip("-")
         meant = meant_field(plain)
         if meant is not None:
-            short = [f"--{short}" for short, (dotted, _) in SHORT.items() if dotted == meant]
+            short = [f"--{short}" for short, (dotted, _) in SHORT_OPTIONS.items() if dotted == meant]
             own = ["--rate"] if meant == "training.learning_rate" else []  # of `refit`, which has no recipe
             for option in (*short, f"--{meant.replace('_', '-')}", *own):
                 if option in options:
@@ -101,29 +101,29 @@ def add_recipe_options(parser: Parser) -> None:
         "--recipe", metavar="NAME|FILE.toml", help="ladder (default), sprint, t12, t64, or a file of yours"
     )
     short = parser.add_argument_group("the recipe's most used fields")
-    for name, (dotted, about) in SHORT.items():
+    for name, (dotted, about) in SHORT_OPTIONS.items():
         short.add_argument(f"--{name}", dest=dotted, metavar="X", help=about, default=argparse.SUPPRESS)
     fields = parser.add_argument_group("every field of the recipe")
     for dotted, kind in field_types().items():
-        if dotted not in FILLED:
+        if dotted not in FIELDS_SET_BY_RUN:
             names = dict.fromkeys((f"--{dotted.replace('_', '-')}", f"--{dotted}"))
             choices = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else kind.__name__.upper()
             fields.add_argument(*names, dest=dotted, metavar=choices, default=argparse.SUPPRESS)
 
 
-def overrides(options: argparse.Namespace) -> Raw:
+def given_fields(options: argparse.Namespace) -> Raw:
     """The recipe fields given on the command line, by dotted name, in their types."""
     types = field_types()
     given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in types}
-    budgets = sorted(BUDGETS & set(given))
+    budgets = sorted(BUDGET_FIELDS & set(given))
     if len(budgets) > 1:
         raise UserError(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
     return {name: convert(name, value, types[name]) for name, value in given.items()}
 
 
-def recipe_fields(options: argparse.Namespace) -> Raw:
+def read_recipe_fields(options: argparse.Namespace) -> Raw:
     """The fields of the chosen recipe with those given on the command line over them."""
-    raw, given = read_raw("ladder" if options.recipe is None else options.recipe), overrides(options)
-    if BUDGETS & set(given):
-        raw = {name: value for name, value in raw.items() if name not in BUDGETS}
+    raw, given = read_raw("ladder" if options.recipe is None else options.recipe), given_fields(options)
+    if BUDGET_FIELDS & set(given):
+        raw = {name: value for name, value in raw.items() if name not in BUDGET_FIELDS}
     return {**raw, **given}

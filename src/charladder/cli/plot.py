@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from charladder.cli.options import Parser
-from charladder.cli.terminal import Terminal, say
+from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError, nearest
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--terms", metavar="NAME,NAME", help="terms of the training loss (default main)")
     parser.add_argument("--schedule", action="store_true", help="draw the schedule of the layers in place of curves")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     path = Path(options.out)
     _check_output_path(path, options.force)
     facts = _plot_schedule(options, path) if options.schedule else _plot_runs(options, path)
@@ -73,7 +73,7 @@ def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
     for name, curves in runs.items():
         absent = [term for term in terms if term not in curves.terms]
         if absent:
-            say(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
+            print_message(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
     draw_runs(runs, terms, by, path)
     ended = {name: one.final_score or {} for name, one in runs.items()}
     return {
@@ -105,7 +105,9 @@ def _check_alphabets(alphabets: dict[str, Alphabet]) -> None:
         )
     by_letters = {alphabet.letters: name for name, alphabet in reversed(alphabets.items())}
     if len(by_letters) > 1:
-        say(f"note: {' and '.join(reversed(by_letters.values()))} have different letters; compare their bits with care")
+        print_message(
+            f"note: {' and '.join(reversed(by_letters.values()))} have different letters; compare their bits with care"
+        )
 
 
 def _read_run_curves(name: str) -> RunCurves:

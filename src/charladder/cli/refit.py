@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from charladder.cli.next_steps import command_after_refit
 from charladder.cli.options import Parser, add_data_option, add_weights_option
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of products")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     if options.minutes and options.steps:
         raise UserError("--minutes and --steps are both given; give one budget")
     if not 0 <= options.minutes < float("inf") or options.steps < 0:
@@ -56,17 +56,17 @@ def main(argv: list[str]) -> int:
     device = choose_device(options.device)
     run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
-    wanted = early_exit_layers(options.layers, layers)
+    wanted = _parse_layers(options.layers, layers)
     network = run.network()
     digest = file_digest(run.network_path)
     with run_lock(run.path), reading_progress() as report:
         corpus = open_data(run, report, options.moved)
-        say_notes(corpus)
+        print_text_notes(corpus)
         windows = Windows(
             corpus.ids_N, split_of(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,
             "random", file_ends(run.recipe, corpus),
         )  # fmt: skip
-        old = None if options.fresh else found(run)
+        old = None if options.fresh else _load_existing_heads(run)
         heads, about = old or (None, FittedTo(digest, 0, 0))
         if heads is not None and options.layers is None:
             wanted = tuple(sorted(map(int, heads.early_exit)))
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
             heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
         windows.restore({"examples": about.steps * options.batch})  # examples that were not read yet
         network, heads = network.to(device), heads.to(device)
-        last, interrupted = fitted(fit(network, heads, windows, settings,
+        last, interrupted = _fit_with_progress(fit(network, heads, windows, settings,
                                    choose_precision(options.precision, device)))  # fmt: skip
         about = FittedTo(digest, about.steps + last.step, about.characters + last.characters)
         save_heads(run, heads, about)
@@ -99,22 +99,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def early_exit_layers(given: str | None, layers: int) -> tuple[int, ...]:
+def _parse_layers(option: str | None, layer_count: int) -> tuple[int, ...]:
     """The layers that are to draft, rising. Raises UserError for what is no intermediate layer."""
-    if given is None:
-        return (max(1, layers // 4),) if layers > 1 else ()
+    if option is None:
+        return (max(1, layer_count // 4),) if layer_count > 1 else ()
     try:
-        numbers = sorted({int(number) for number in given.split(",") if number.strip()})
+        numbers = sorted({int(number) for number in option.split(",") if number.strip()})
     except ValueError:
-        raise UserError(f"--layers is {given!r}; give numbers of layers with commas between them, as 2,4") from None
-    if numbers and layers == 1:
-        raise UserError(f"--layers is {given!r}; the network has a single layer, and none below it")
-    if any(not 1 <= number < layers for number in numbers):
-        raise UserError(f"--layers is {given!r}; the network has the intermediate layers 1 to {layers - 1}")
+        raise UserError(f"--layers is {option!r}; give numbers of layers with commas between them, as 2,4") from None
+    if numbers and layer_count == 1:
+        raise UserError(f"--layers is {option!r}; the network has a single layer, and none below it")
+    if any(not 1 <= number < layer_count for number in numbers):
+        raise UserError(f"--layers is {option!r}; the network has the intermediate layers 1 to {layer_count - 1}")
     return tuple(numbers)
 
 
-def found(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
+def _load_existing_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     """The heads to go on with; None where there are none, or they are of another network."""
     try:
         return load_heads(run)
@@ -122,7 +122,7 @@ def found(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
         return None
 
 
-def fitted(steps: Iterator[FitProgress]) -> tuple[FitProgress, bool]:
+def _fit_with_progress(steps: Iterator[FitProgress]) -> tuple[FitProgress, bool]:
     """Shows the steps as they come; returns the last, and whether somebody has stopped it there."""
     console, last, said = Terminal(stderr=True), None, time.monotonic()
     with Progress(

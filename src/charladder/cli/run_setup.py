@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from charladder.cli.budget_change import jump
-from charladder.cli.estimate import check_memory, fitted
-from charladder.cli.initial_weights import fields_from
-from charladder.cli.options import BUDGETS, overrides, recipe_fields
-from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.cli.budget_change import describe_budget_change
+from charladder.cli.estimate import check_memory, fit_micro_batch
+from charladder.cli.initial_weights import read_initial_fields
+from charladder.cli.options import BUDGET_FIELDS, given_fields, read_recipe_fields
+from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.default_shape import PASSES, SMALL
 from charladder.errors import UserError
 from charladder.recipe import Raw, resolve, shape_of
@@ -45,7 +45,7 @@ from charladder.training.distributed import (
 from charladder.training.schedule import progress
 
 
-def restarted(options: Namespace) -> Path | None:
+def find_run_to_resume(options: Namespace) -> Path | None:
     """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
     if options.resume is not None:
         return Path(options.resume)
@@ -60,10 +60,10 @@ def restarted(options: Namespace) -> Path | None:
     return path if on_rank_zero(lambda: environment_of(path, "job") == job_name()) else None
 
 
-def like_begun(run: Run, options: Namespace) -> Run:
+def _check_same_job(run: Run, options: Namespace) -> Run:
     """The run that this job has begun. Raises UserError where the words say otherwise, and so another job began it."""
-    wants_batch(options)
-    asked = resolve({**asked_fields(options)[0], "text.characters": run.recipe.text.characters})
+    _remove_automatic_batch(options)
+    asked = resolve({**_requested_fields(options)[0], "text.characters": run.recipe.text.characters})
     same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
     training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
@@ -71,10 +71,10 @@ def like_begun(run: Run, options: Namespace) -> Run:
     return run
 
 
-def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
+def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """A new run directory, made only when everything that can be checked has been."""
-    find_batch = wants_batch(options)
-    raw, source = asked_fields(options)
+    find_batch = _remove_automatic_batch(options)
+    raw, source = _requested_fields(options)
     if options.extend:
         raise UserError("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.moved:
@@ -89,35 +89,35 @@ def begun(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     if world_size() > 1 and STDIN in text.data:
         raise UserError("standard input can be read by one process only, and there are several; save it as a file")
     alphabet = text.alphabet if source is None else source.alphabet
-    corpus = read_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
+    corpus = _read_text_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
     usual, recipe = recipe, resolve(raw)
     chosen = [f"{name} = {value:g}" for name, value in shape_of(recipe).items() if shape_of(usual)[name] != value]
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:
-        run = fitted(run, device)
+        run = fit_micro_batch(run, device)
     check_memory(run.recipe, device)
-    trainer = new_trainer(run, corpus, note)
-    run = create(run, corpus, numbered=options.run is None)
+    trainer = new_trainer(run, corpus, _print_note_once)
+    run = _create_directory(run, corpus, numbered=options.run is None)
     if chosen:
-        note(
+        _print_note_once(
             f"this text has fewer than {SMALL:,} training characters, read {PASSES} times or more, so fields that are "
             f"not set have the values for small texts: {', '.join(chosen)}"
         )
     return run, corpus, trainer
 
 
-def asked_fields(options: Namespace) -> tuple[Raw, Run | None]:
+def _requested_fields(options: Namespace) -> tuple[Raw, Run | None]:
     """The recipe fields of a new run, and the run of --from, if any."""
     if options.source is not None:
-        return fields_from(options)
+        return read_initial_fields(options)
     if options.weights != "last":
         raise UserError("--weights says which weights of the run of --from a new run begins with; leave it out")
-    return {**recipe_fields(options), "training.initial_run": "", "training.initial_sha256": ""}, None
+    return {**read_recipe_fields(options), "training.initial_run": "", "training.initial_sha256": ""}, None
 
 
-def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
+def _create_directory(run: Run, corpus: Corpus, numbered: bool) -> Run:
     """Makes the directory of a new run; `numbered`: at the first free number, which may not be the planned one."""
     if not numbered:
         on_rank_zero(lambda: create_run(run, corpus))
@@ -125,7 +125,7 @@ def create(run: Run, corpus: Corpus, numbered: bool) -> Run:
     return dataclasses.replace(run, path=Path(on_rank_zero(lambda: str(create_numbered_run(run, corpus).path))))
 
 
-def wants_batch(options: Namespace) -> bool:
+def _remove_automatic_batch(options: Namespace) -> bool:
     """Whether --batch auto is given; the batch is then the recipe's."""
     found = vars(options).get("training.batch") == "auto"
     if found:
@@ -133,12 +133,12 @@ def wants_batch(options: Namespace) -> bool:
     return found
 
 
-def note(sentence: str) -> None:
+def _print_note_once(sentence: str) -> None:
     if is_rank_zero():
         print(f"note: {sentence}", file=sys.stderr)
 
 
-def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
+def _read_text_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
     """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
     if local_rank() != 0:
         barrier()
@@ -146,20 +146,20 @@ def read_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
     with reading_progress() as report:
         corpus = read(report)
     if is_rank_zero():
-        say_notes(corpus)
+        print_text_notes(corpus)
     barrier()
     return corpus
 
 
-CHANGEABLE = BUDGETS | {"training.patience"}  # of a run that goes on, with --extend
+_EXTENDABLE_FIELDS = BUDGET_FIELDS | {"training.patience"}  # of a run that goes on, with --extend
 
 
-def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
+def resume_run(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
     """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
     run = open_run(path)
     if options.resume is None:  # torchrun starts the job anew, with the words that began it
-        return continued(like_begun(run, options), (), {})
-    given = overrides(options)
+        return _resume_from_checkpoint(_check_same_job(run, options), (), {})
+    given = given_fields(options)
     if options.source is not None or options.weights != "last":
         raise UserError("--from and --weights are for a new run, and --resume goes on with one; leave them out")
     if options.run is not None or options.recipe is not None or options.data:
@@ -167,36 +167,36 @@ def resumed(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
             "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "
             "for a text that has moved)"
         )
-    if set(given) - CHANGEABLE or (given and not options.extend):
-        name = min(set(given) - CHANGEABLE or given)
+    if set(given) - _EXTENDABLE_FIELDS or (given and not options.extend):
+        name = min(set(given) - _EXTENDABLE_FIELDS or given)
         raise UserError(
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
-            + (" (a changed budget wants --extend)" if set(given) <= CHANGEABLE else "")
+            + (" (a changed budget wants --extend)" if set(given) <= _EXTENDABLE_FIELDS else "")
         )
     if given:
-        others = dict.fromkeys(BUDGETS, 0) if BUDGETS & set(given) else {}
+        others = dict.fromkeys(BUDGET_FIELDS, 0) if BUDGET_FIELDS & set(given) else {}
         fields = {name.split(".")[1]: value for name, value in (others | given).items()}
         training = dataclasses.replace(run.recipe.training, **fields)
         anew = on_rank_zero(lambda: restart_counts()[0] > 0 and training == run.recipe.training)
         given = {} if anew else given  # this job has changed it already
         recipe, before = dataclasses.replace(run.recipe, training=training), run.recipe.training
         run = dataclasses.replace(run, recipe=recipe)
-        return continued(run, options.moved, given, before)
-    return continued(run, options.moved, given)
+        return _resume_from_checkpoint(run, options.moved, given, before)
+    return _resume_from_checkpoint(run, options.moved, given)
 
 
-def continued(
-    run: Run, moved: Sequence[str], given: dict[str, Any], before: TrainingConfig | None = None
+def _resume_from_checkpoint(
+    run: Run, moved: Sequence[str], given: dict[str, Any], old_settings: TrainingConfig | None = None
 ) -> tuple[Run, Corpus, Trainer]:
     """A run at its newest checkpoint. moved: where its text is now. `given`: a budget or patience that config.toml has
     not; `before` has the old."""
-    corpus = read_in_turn(lambda report: open_data(run, report, moved))
+    corpus = _read_text_in_turn(lambda report: open_data(run, report, moved))
     check_memory(run.recipe, choose_device(run.recipe.training.device))
-    trainer = make_trainer(run, corpus, note)
+    trainer = make_trainer(run, corpus, _print_note_once)
     if given:
         if trainer.progress >= 1:
-            spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGETS]
-            own = "" if before is None or progress(before, trainer.clock) >= 1 else (
+            spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGET_FIELDS]
+            own = "" if old_settings is None or progress(old_settings, trainer.clock) >= 1 else (
                 f", or leave out --extend: charladder train --resume {run.words} goes on to the budget it has"
             )  # fmt: skip
             raise UserError(
@@ -209,6 +209,6 @@ def continued(
                 "the best one; give a larger --patience with --extend, or --patience 0 to train for the whole budget"
             )
         on_rank_zero(lambda: write_config(run))
-        if before is not None and (sentence := jump(trainer, before)) is not None:
-            note(sentence)
+        if old_settings is not None and (sentence := describe_budget_change(trainer, old_settings)) is not None:
+            _print_note_once(sentence)
     return run, corpus, trainer

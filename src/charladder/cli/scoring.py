@@ -43,7 +43,7 @@ class ScoringJob:
     run: Run
     network: Transformer
     corpus: Corpus
-    part: str
+    split: str
     bounds: tuple[int, int]
     context: int
     stride: int
@@ -60,7 +60,7 @@ class ScoringJob:
 def open_scoring_job(
     run: Run,
     corpus: Corpus,
-    part: str,
+    split: str,
     context: int | None = None,
     stride: int | None = None,
     limit: int | None = None,
@@ -70,12 +70,12 @@ def open_scoring_job(
     context = run.recipe.model.context if context is None else context
     check_context(run, context)
     stride = max(1, context // 2) if stride is None else stride
-    begin, end = (0, len(corpus.ids_N)) if part == "all" else split_of(run.recipe, corpus).part(part)
+    begin, end = (0, len(corpus.ids_N)) if split == "all" else split_of(run.recipe, corpus).part(split)
     if limit is not None:
         if limit < 1:
             raise UserError(f"--limit is {limit}; it must be at least 1 character")
         end = min(end, begin + limit)
-    return ScoringJob(run, run.network().to(device), corpus, part, (begin, end), context, stride, device)
+    return ScoringJob(run, run.network().to(device), corpus, split, (begin, end), context, stride, device)
 
 
 @contextmanager
@@ -99,53 +99,53 @@ def scoring_bar(console: Console, what: str, total: int) -> Iterator[Callable[[i
         yield report
 
 
-def score(
+def score_job(
     console: Console,
-    held: ScoringJob,
+    job: ScoringJob,
     context: int | None = None,
     stride: int | None = None,
-    each: Callable[[ScoredCharacters], None] | None = None,
+    on_scored: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
     """Scores what is held, or the same from another context and stride, with a bar."""
-    what = held.part if context is None else f"{held.part}, context {context}"
-    with scoring_bar(console, what, held.bounds[1] - held.bounds[0]) as report:
+    what = job.split if context is None else f"{job.split}, context {context}"
+    with scoring_bar(console, what, job.bounds[1] - job.bounds[0]) as report:
         return evaluate(
-            held.predict, held.corpus.ids_N, held.bounds, context or held.context, stride or held.stride,
-            held.corpus.alphabet.size, held.device, report=report, ends_F=held.ends_F, each=each,
+            job.predict, job.corpus.ids_N, job.bounds, context or job.context, stride or job.stride,
+            job.corpus.alphabet.size, job.device, report=report, ends_F=job.ends_F, each=on_scored,
         )  # fmt: skip
 
 
-def check_finite(held: ScoringJob, result: dict[str, Any]) -> None:
+def check_finite(job: ScoringJob, result: dict[str, Any]) -> None:
     """Raises UserError where a score is not finite, as from weights that are finite and very large."""
     wrong = not_finite(result)
     if wrong is not None:
         raise UserError(
-            f"the score of {held.run.path} is not finite ({wrong}): its weights are so large that what they predict on "
-            f"this text is not finite; use other weights than {held.run.network_path.name}, or train with a lower "
+            f"the score of {job.run.path} is not finite ({wrong}): its weights are so large that what they predict on "
+            f"this text is not finite; use other weights than {job.run.network_path.name}, or train with a lower "
             "learning rate"
         )
 
 
-def as_result(held: ScoringJob, found: Score) -> dict[str, Any]:
+def score_entries(job: ScoringJob, score: Score) -> dict[str, Any]:
     """The keys of `evaluate --json`. Raises UserError where the score is not finite."""
     result = {
-        "bits_per_character": found.bits_per_character,
-        "characters": found.characters,
-        "context": held.context,
-        "stride": held.stride,
-        "split": held.part,
-        "corpus_sha256": held.corpus.sha256,
-        "seconds": found.seconds,
-        "weights": held.run.weights,
+        "bits_per_character": score.bits_per_character,
+        "characters": score.characters,
+        "context": job.context,
+        "stride": job.stride,
+        "split": job.split,
+        "corpus_sha256": job.corpus.sha256,
+        "seconds": score.seconds,
+        "weights": job.run.weights,
     }
-    unicode_characters = held.corpus.alphabet.unicode_characters(held.corpus.ids_N[slice(*held.bounds)])
+    unicode_characters = job.corpus.alphabet.unicode_characters(job.corpus.ids_N[slice(*job.bounds)])
     if unicode_characters:
-        result["bits_per_unicode_character"] = found.bits / unicode_characters
-    check_finite(held, result)
+        result["bits_per_unicode_character"] = score.bits / unicode_characters
+    check_finite(job, result)
     return result
 
 
-def print_bits(console: Console, result: dict[str, Any]) -> None:
+def print_score(console: Console, result: dict[str, Any]) -> None:
     """The last lines about a score: its bits per character, and per Unicode character where that is another number, as
     of bytes that spell a text in UTF-8."""
     bits, by_unicode = result["bits_per_character"], result.get("bits_per_unicode_character")

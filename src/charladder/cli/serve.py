@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from charladder.cli.options import Parser, add_weights_option
-from charladder.cli.terminal import say
+from charladder.cli.terminal import print_message
 from charladder.errors import UserError
 from charladder.run import open_run
 from charladder.serving.limits import Limits
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     )
     add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port is {options.port}; it must be between 0 and 65535")
     if not options.host:
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     local = is_loopback(listening.getsockname()[0])
     name = f"[{options.host}]" if ":" in options.host else options.host
     if not local and token is None:
-        say(
+        print_message(
             f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )

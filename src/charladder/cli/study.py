@@ -11,8 +11,8 @@ from rich.console import Console
 from charladder.cli.options import Parser
 from charladder.cli.signals import stop_on_signal
 from charladder.cli.study_progress import StudyProgress
-from charladder.cli.terminal import Terminal, say
-from charladder.cli.text_progress import reading_progress, say_notes
+from charladder.cli.terminal import Terminal, print_message
+from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.run import split_of
 from charladder.strict_json import dumps
@@ -51,11 +51,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check all, say what would be trained, and stop")
     parser.add_argument("--report-only", action="store_true", help="only write the report of what is there")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.read(argv)
+    options = parser.parse(argv)
     plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
     jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)
-    console = Terminal(stderr=options.json, lasting=True)
+    console = Terminal(stderr=options.json, ignore_write_errors=True)
     if options.dry_run:
         check_study_directory(plan, folder)
         _check_data(plan, fetch=False)
@@ -96,7 +96,7 @@ def _check_data(plan: Plan, fetch: bool = True) -> None:
     """
     absent = [] if fetch else not_fetched(plan.data)
     if absent:
-        say(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
+        print_message(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
         for data in plan.data:
             if data not in absent:
                 exists(data)
@@ -109,7 +109,7 @@ def _check_data(plan: Plan, fetch: bool = True) -> None:
         if kind not in corpora:
             with reading_progress() as report:
                 corpora[kind] = open_corpus(plan.data, *kind, report)
-            say_notes(corpora[kind])
+            print_text_notes(corpora[kind])
         parts = split_of(recipe, corpora[kind])
         if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
             raise UserError(
@@ -159,7 +159,7 @@ def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: b
                 ends.append(event)
     failed = [end for end in ends if isinstance(end, RunFailed)]
     for end in failed:
-        say(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
+        print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
     if asked or any(isinstance(end, RunInterrupted) for end in ends):
         _print_line(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
         return 130

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from charladder.cli.tables import Rows
+from charladder.cli.tables import AdaptiveTable
 from charladder.studies.plan import Plan
 from charladder.studies.runner import Event, RunFailed, RunFinished, RunInterrupted, RunProgress, RunStarted
 
@@ -99,11 +99,11 @@ class StudyProgress:
         return f"{minutes}:{rest:02d}"
 
     def _render_table(self) -> Group:
-        table = Rows("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")
+        table = AdaptiveTable("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")
         for arm in self.plan.arms:
             scores = [self.scores[arm.name, seed] for seed in self.plan.seeds if (arm.name, seed) in self.scores]
             cells = [self.cells.get((arm.name, seed), "-") for seed in self.plan.seeds]
-            table.add(arm.name, *cells, Text(f"{fmean(scores):.4f}" if scores else "-", style="bold"))
+            table.add_row(arm.name, *cells, Text(f"{fmean(scores):.4f}" if scores else "-", style="bold"))
         ended = f"{self.ended_runs} of {self.total_runs} runs"
         line = f"  {ended}, {self.jobs} at once, left {self.time_left()}; bits per character"
         return Group(table, Text(line, style="dim"))

@@ -15,16 +15,16 @@ class Terminal(Console):
     lasting: then nothing happens: what would be said is said to nobody, and the work goes on. quiet: says nothing.
     """
 
-    def __init__(self, stderr: bool = False, lasting: bool = False, quiet: bool = False) -> None:
+    def __init__(self, stderr: bool = False, ignore_write_errors: bool = False, quiet: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
-        file = cast(IO[str], Lasting(stream)) if lasting else None
+        file = cast(IO[str], _TolerantStream(stream)) if ignore_write_errors else None
         super().__init__(file=file, stderr=stderr, quiet=quiet)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-class Lasting(io.TextIOBase):
+class _TolerantStream(io.TextIOBase):
     """A stream that swallows what its own stream cannot take any more: a closed terminal, a pipe that nobody reads."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -47,17 +47,17 @@ class Lasting(io.TextIOBase):
         try:
             return self.stream.write(text)
         except (OSError, ValueError):
-            lose(self.stream)
+            discard_output(self.stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
         except (OSError, ValueError):
-            lose(self.stream)
+            discard_output(self.stream)
 
 
-def lose(stream: IO[str]) -> None:
+def discard_output(stream: IO[str]) -> None:
     """From here on a stream ends in nothing, with what it still holds: at exit that would be flushed once more."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -75,7 +75,7 @@ def write_bytes(data: bytes) -> None:
     binary.flush()
 
 
-def say(sentence: str) -> None:
+def print_message(sentence: str) -> None:
     """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it.
 
     Under torchrun all but rank 0 say which they are. Where nobody reads it, nothing happens.
@@ -87,4 +87,4 @@ def say(sentence: str) -> None:
         sys.stderr.write(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        lose(sys.stderr)
+        discard_output(sys.stderr)

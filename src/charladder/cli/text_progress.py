@@ -43,7 +43,7 @@ def reading_progress() -> Iterator[Report]:
         yield report
 
 
-def say_notes(corpus: Corpus) -> None:
+def print_text_notes(corpus: Corpus) -> None:
     """What a person should know of how the text was read."""
     for note in corpus.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -6,15 +6,15 @@ import time
 
 from rich.console import Console
 
-from charladder.cli.estimate import fitting
+from charladder.cli.estimate import max_windows
 from charladder.cli.final_score import parse_score
 from charladder.cli.options import Parser, add_data_option, add_recipe_options, add_weights_option
-from charladder.cli.run_setup import begun, restarted, resumed
+from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
 from charladder.cli.signals import stop_on_signal
-from charladder.cli.terminal import Terminal, say
+from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
-from charladder.cli.training_summary import SummaryOptions, finish
+from charladder.cli.training_summary import SummaryOptions, summarize
 from charladder.errors import UserError, out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe
@@ -48,35 +48,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--score", metavar="WHAT", help=about)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_recipe_options(parser)
-    options = parser.read(argv)
+    options = parser.parse(argv)
     wanted = parse_score(options.score)
     with process_group(), contextlib.ExitStack() as claims:
-        console = Terminal(stderr=options.json, lasting=True, quiet=not is_rank_zero())
-        again = restarted(options)
+        console = Terminal(stderr=options.json, ignore_write_errors=True, quiet=not is_rank_zero())
+        again = find_run_to_resume(options)
         if again is not None:
             claims.enter_context(run_lock(again))
         began = time.perf_counter()
-        run, corpus, trainer = begun(options) if again is None else resumed(options, again)
+        run, corpus, trainer = start_run(options) if again is None else resume_run(options, again)
         if again is None:
             claims.enter_context(run_lock(run.path))
         ending = SummaryOptions(wanted, options.json, time.perf_counter() - began)
-        return carry_out(console, run, corpus, trainer, ending)
+        return _train_and_summarize(console, run, corpus, trainer, ending)
 
 
-def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: SummaryOptions) -> int:
+def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Trainer, summary: SummaryOptions) -> int:
     """Trains, and says how it ended; returns the exit code."""
-    begin(console, run, corpus, trainer)
+    _print_start(console, run, corpus, trainer)
     try:
-        followed = follow(console, run, corpus, trainer)
+        followed = _train_with_progress(console, run, corpus, trainer)
         if not followed.interrupted:
-            return finish(console, run, corpus, trainer, ending, followed) if is_rank_zero() else 0
+            return summarize(console, run, corpus, trainer, summary, followed) if is_rank_zero() else 0
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         windows = trainer.settings.micro_batch or trainer.settings.batch // world_size()
-        smaller = fitting(run.recipe, trainer.device)
+        smaller = max_windows(run.recipe, trainer.device)
         smaller = smaller if 0 < smaller < windows else windows // 2
         advice = (
             f"--training.micro-batch {smaller} (the same batch in parts)"
@@ -84,24 +84,29 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, endi
             else "--context, --width or --layers"
         )
         raise UserError(
-            f"{windows} windows at once do not fit into the memory of {trainer.device}; {kept(run)}; start a new run "
+            f"{windows} windows at once do not fit into the memory of {trainer.device}; "
+            f"{_describe_last_checkpoint(run)}; start a new run "
             f"with {'' if smaller else 'a smaller '}{advice}"
         ) from None
     except OSError as error:
         raise UserError(
-            f"{run.path} cannot be written: {error.strerror or error}; {kept(run)}; when it can be, go on with "
+            f"{run.path} cannot be written: {error.strerror or error}; {_describe_last_checkpoint(run)}; when it "
+            "can be, go on with "
             f"charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
     except UserError:
         if cut_short(corpus.ids_N):
-            raise text_cut(run) from None
+            raise _truncated_text_error(run) from None
         raise
     except TrainingDiverged as error:
-        say(f"{error}; {kept(run)}; lower the learning rate or raise the warm-up and start a new run")
+        print_message(
+            f"{error}; {_describe_last_checkpoint(run)}; lower the learning rate or raise the warm-up and start a new "
+            "run"
+        )
         return 1
     if cut_short(corpus.ids_N):
         barrier()  # as below
-        raise text_cut(run)
+        raise _truncated_text_error(run)
     console.print(
         f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
         soft_wrap=True,
@@ -112,23 +117,24 @@ def carry_out(console: Console, run: Run, corpus: Corpus, trainer: Trainer, endi
     return 130
 
 
-def text_cut(run: Run) -> UserError:
+def _truncated_text_error(run: Run) -> UserError:
     """The error of a run whose cached text has become shorter."""
     there = list_checkpoints(run.path / "checkpoints")
     advice = f"go on with charladder train --resume {shlex.quote(str(run.path))}" if there else "start a new run"
     return UserError(
-        f"the copy of the text in the cache was cut short by another program; {kept(run)}; {advice}, and the text is "
+        f"the copy of the text in the cache was cut short by another program; "
+        f"{_describe_last_checkpoint(run)}; {advice}, and the text is "
         "converted again"
     )
 
 
-def kept(run: Run) -> str:
+def _describe_last_checkpoint(run: Run) -> str:
     """What is left of a run that went wrong."""
     there = list_checkpoints(run.path / "checkpoints")
     return f"the last good checkpoint, {there[-1]}, is kept" if there else "there was no checkpoint yet"
 
 
-def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
+def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     """Says what is trained on what."""
     network = sum(p.numel() for p in trainer.network.parameters())
     heads = sum(p.numel() for p in trainer.objective.parameters())
@@ -138,7 +144,7 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
     console.print(
         f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} layers of {run.recipe.model.width}, "
         f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{slower}\n"
-        f"{corpus.name}: {len(corpus.ids_N):,} characters ({described(corpus)}), {train_part[1]:,} to train on",
+        f"{corpus.name}: {len(corpus.ids_N):,} characters ({_describe_corpus(corpus)}), {train_part[1]:,} to train on",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -163,13 +169,13 @@ def begin(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
             )  # fmt: skip
 
 
-def described(corpus: Corpus) -> str:
+def _describe_corpus(corpus: Corpus) -> str:
     """The alphabet, and the files where there are several."""
     size = f" of {corpus.alphabet.size}" if corpus.alphabet.letters else ""
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
-def follow(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
+def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
     """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
     asked: list[int] = []
     found: list[Score] = []

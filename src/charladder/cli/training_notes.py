@@ -9,18 +9,18 @@ from charladder.text import Corpus
 from charladder.training.best_weights import NETWORK, BestWeights, read_best
 
 
-def best_weights(run: Run) -> BestWeights | None:
+def read_best_weights(run: Run) -> BestWeights | None:
     """Step and bits of the best weights, where they are better than the last ones."""
     return read_best(run.path / NETWORK)
 
 
-def closing_notes(run: Run, corpus: Corpus, followed: TrainingOutcome, score: dict[str, Any] | None) -> list[str]:
+def closing_notes(run: Run, corpus: Corpus, outcome: TrainingOutcome, score: dict[str, Any] | None) -> list[str]:
     """Sentences, without the word `note`. `score`: the final score, as final_score returns it."""
-    validated = followed.validated
+    validated = outcome.last_validation
     if validated is None:
         return []
-    found, best = [], best_weights(run)
-    if followed.early:
+    found, best = [], read_best_weights(run)
+    if outcome.ended_early:
         found.append(
             f"training ended before its budget was spent, because {run.recipe.training.patience} validations in a row "
             "were no better than the best one (--patience)"

@@ -11,6 +11,6 @@ class TrainingOutcome:
     came in, perhaps after the last step. validated: the last validation."""
 
     interrupted: bool
-    early: bool
-    asked: bool
-    validated: Score | None
+    ended_early: bool
+    stop_requested: bool
+    last_validation: Score | None

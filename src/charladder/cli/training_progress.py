@@ -10,12 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from charladder.cli.tables import Rows, flow
+from charladder.cli.tables import AdaptiveTable, join_wrapped
 from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Unrecorded, Validated
 
-PLAIN_SECONDS = 10.0
-ROWS = 12
-BAR = 40  # columns of the progress bar, where there is room
+_PLAIN_LINE_SECONDS = 10.0
+_MAX_TERMS = 12
+_MAX_BAR_COLUMNS = 40  # columns of the progress bar, where there is room
 
 
 class TrainingProgress:
@@ -23,38 +23,38 @@ class TrainingProgress:
 
     def __init__(self, console: Console, trainer: Trainer) -> None:
         self.console, self.trainer = console, trainer
-        self.live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self.bits, self.seen = 0.0, 0
-        self.valid: float | None = None
-        self.line: dict = {}
-        self.printed = -PLAIN_SECONDS
-        self.first: dict | None = None  # the line of the first step; the pace is measured from its end
-        self.begin = 0.0  # the progress then
-        self.ascii = not (console.encoding or "").lower().startswith("utf")
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._smoothed_bits, self._steps_seen = 0.0, 0
+        self._valid_bits: float | None = None
+        self._line: dict = {}
+        self._printed_at = -_PLAIN_LINE_SECONDS
+        self._first_line: dict | None = None  # the line of the first step; the pace is measured from its end
+        self._first_progress = 0.0  # the progress then
+        self._ascii_only = not (console.encoding or "").lower().startswith("utf")
 
     def __enter__(self) -> "TrainingProgress":
-        if self.live:
-            self.live.__enter__()
+        if self._live:
+            self._live.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.__exit__(kind, error, trace)
+        if self._live:
+            self._live.__exit__(kind, error, trace)
 
     def show(self, event: Event) -> None:
         if isinstance(event, Stepped):
-            self.line = event.line
-            if self.first is None:
-                self.first, self.begin = event.line, self.trainer.progress
+            self._line = event.line
+            if self._first_line is None:
+                self._first_line, self._first_progress = event.line, self.trainer.progress
             main = event.line["terms"]["main"]["bits"]
-            self.seen += 1
-            share = max(0.1, 1 / self.seen)  # a plain mean at first, then one that forgets
-            self.bits = (1 - share) * self.bits + share * main
-            if self.live:
-                self.live.update(self.panel())
-            elif time.monotonic() - self.printed > PLAIN_SECONDS:
-                self.printed = time.monotonic()
-                self.console.print(self.plain(), highlight=False, markup=False, soft_wrap=True)
+            self._steps_seen += 1
+            share = max(0.1, 1 / self._steps_seen)  # a plain mean at first, then one that forgets
+            self._smoothed_bits = (1 - share) * self._smoothed_bits + share * main
+            if self._live:
+                self._live.update(self.panel())
+            elif time.monotonic() - self._printed_at > _PLAIN_LINE_SECONDS:
+                self._printed_at = time.monotonic()
+                self.console.print(self.plain_line(), highlight=False, markup=False, soft_wrap=True)
         elif isinstance(event, Skipped):
             self.console.print(f"step {event.step} was left out: {event.reason}", highlight=False, markup=False)
         elif isinstance(event, Slow):
@@ -68,44 +68,45 @@ class TrainingProgress:
                 markup=False
             )  # fmt: skip
         elif isinstance(event, Validated):
-            self.valid = event.bits_per_character
-            if not self.live:
-                self.console.print(f"valid (a stretch): {self.valid:.3f} bits per character", highlight=False)
-        elif isinstance(event, Saved) and not self.live:
+            self._valid_bits = event.bits_per_character
+            if not self._live:
+                self.console.print(f"valid (a stretch): {self._valid_bits:.3f} bits per character", highlight=False)
+        elif isinstance(event, Saved) and not self._live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
-    def speed(self) -> str:
+    def _characters_per_second(self) -> str:
         """Characters a second since the first step, which compiles and warms up and would count for far too much."""
-        assert self.first is not None
-        spent = self.line["seconds"] - self.first["seconds"]
-        return f"{(self.line['characters'] - self.first['characters']) / spent:,.0f}" if spent > 0 else "?"
+        assert self._first_line is not None
+        spent = self._line["seconds"] - self._first_line["seconds"]
+        return f"{(self._line['characters'] - self._first_line['characters']) / spent:,.0f}" if spent > 0 else "?"
 
-    def left(self) -> str:
+    def _time_left(self) -> str:
         """Time left: what a budget of minutes still has, or by the pace since the first step."""
-        progress, seconds, settings = self.trainer.progress, self.line["seconds"], self.trainer.settings
+        progress, seconds, settings = self.trainer.progress, self._line["seconds"], self.trainer.settings
         if settings.minutes:
             left = 60 * settings.minutes - seconds
-        elif self.first is not None and progress > self.begin:
-            left = (seconds - self.first["seconds"]) * (1 - progress) / (progress - self.begin)
+        elif self._first_line is not None and progress > self._first_progress:
+            left = (seconds - self._first_line["seconds"]) * (1 - progress) / (progress - self._first_progress)
         else:
             return "?"
         minutes, rest = divmod(max(0, round(left)), 60)
         return f"{minutes}:{rest:02d}"
 
-    def layer_marks(self) -> str:
+    def _layer_marks(self) -> str:
         """One mark a layer: whether it still contributes to the loss."""
         layers = self.trainer.network.settings.layers
-        on, off = ("#", ".") if self.ascii else ("■", "·")
-        names = self.line["terms"]
+        on, off = ("#", ".") if self._ascii_only else ("■", "·")
+        names = self._line["terms"]
         return "".join(on if r == layers or f"layer{r}.target1" in names else off for r in range(1, layers + 1))
 
-    def plain(self) -> str:
-        terms = self.line["terms"]
-        shown = " ".join(f"{name}={term['bits']:.3f}" for name, term in list(terms.items())[-ROWS:])
+    def plain_line(self) -> str:
+        terms = self._line["terms"]
+        shown = " ".join(f"{name}={term['bits']:.3f}" for name, term in list(terms.items())[-_MAX_TERMS:])
         return (
-            f"step {self.line['step']} {self.trainer.progress:6.1%} | {self.bits:.3f} bits/char | "
-            f"{self.speed()} chars/s | passes {self.trainer.windows.passes:.2f} | layers {self.layer_marks()} | "
-            f"left {self.left()} | {shown}"
+            f"step {self._line['step']} {self.trainer.progress:6.1%} | {self._smoothed_bits:.3f} bits/char | "
+            f"{self._characters_per_second()} chars/s | passes {self.trainer.windows.passes:.2f} | layers "
+            f"{self._layer_marks()} | "
+            f"left {self._time_left()} | {shown}"
         )
 
     def panel(self) -> Group:
@@ -113,27 +114,27 @@ class TrainingProgress:
         facts = [
             Text.assemble((f"{name} ", "dim"), value)
             for name, value in (
-                ("bits/char", (f"{self.bits:.3f}", "bold")),
-                ("valid", (f"{self.valid:.3f}" if self.valid else "-", "bold")),
-                ("chars/s", self.speed()),
-                ("step", f"{self.line['step']:,}"),
+                ("bits/char", (f"{self._smoothed_bits:.3f}", "bold")),
+                ("valid", (f"{self._valid_bits:.3f}" if self._valid_bits else "-", "bold")),
+                ("chars/s", self._characters_per_second()),
+                ("step", f"{self._line['step']:,}"),
                 ("passes", f"{self.trainer.windows.passes:.2f}"),
-                ("left", self.left()),
+                ("left", self._time_left()),
             )
         ]
-        width, marks = self.console.width, self.layer_marks()
-        length = max(10, min(BAR, width - 10))
+        width, marks = self.console.width, self._layer_marks()
+        length = max(10, min(_MAX_BAR_COLUMNS, width - 10))
         part = round(length * progress)
-        bar = Text("#" * part + "-" * (length - part)) if self.ascii else ProgressBar(1, progress, width=length)
+        bar = Text("#" * part + "-" * (length - part)) if self._ascii_only else ProgressBar(1, progress, width=length)
         above = Table.grid(padding=(0, 1))
         layers = Text.assemble(("layers ", "dim"), marks)
         beside = width >= 2 + length + 8 + layers.cell_len
         above.add_row("  ", bar, f"{progress:.0%}", *[layers] * beside)
-        names = list(self.line["terms"].items())
-        terms = Rows("term", "bits", "weight", "share")
-        for name, term in reversed(names[-ROWS:]):
-            terms.add(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
+        names = list(self._line["terms"].items())
+        terms = AdaptiveTable("term", "bits", "weight", "share")
+        for name, term in reversed(names[-_MAX_TERMS:]):
+            terms.add_row(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
         below = [] if beside else [Padding(layers, (0, 0, 0, 2))]
-        more = [Text(f"  and {len(names) - ROWS} more")] if len(names) > ROWS else []
-        told = [flow(facts, "   ", width - 2), terms]
+        more = [Text(f"  and {len(names) - _MAX_TERMS} more")] if len(names) > _MAX_TERMS else []
+        told = [join_wrapped(facts, "   ", width - 2), terms]
         return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in told), *more)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from charladder.cli.final_score import final_score
+from charladder.cli.final_score import score_after_training
 from charladder.cli.next_steps import commands_after_training
-from charladder.cli.scoring import print_bits
-from charladder.cli.signals import interrupting
-from charladder.cli.training_notes import best_weights, closing_notes
+from charladder.cli.scoring import print_score
+from charladder.cli.signals import interrupt_on_signal
+from charladder.cli.training_notes import closing_notes, read_best_weights
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.run import Run
 from charladder.strict_json import dumps
@@ -27,21 +27,21 @@ class SummaryOptions:
 
     score: str | int | None
     as_json: bool
-    reading_seconds: float
+    setup_seconds: float
 
 
-def finish(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, ending: SummaryOptions, followed: TrainingOutcome
+def summarize(
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, options: SummaryOptions, outcome: TrainingOutcome
 ) -> int:
     """The final score, the plot, and what to do next; returns the exit code."""
     clock, name = trainer.clock, shlex.quote(str(run.path))
     began = time.perf_counter()
-    validated = followed.validated
+    validated = outcome.last_validation
     try:
-        with interrupting():
-            if followed.asked:
+        with interrupt_on_signal():
+            if outcome.stop_requested:
                 raise KeyboardInterrupt
-            score = final_score(console, run, corpus, trainer, ending.score, followed)
+            score = score_after_training(console, run, corpus, trainer, options.score, outcome)
     except KeyboardInterrupt:
         sentence = f"training is done and saved, its score was interrupted; score it with: charladder evaluate {name}"
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
@@ -51,9 +51,9 @@ def finish(
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
     speed = clock.characters / clock.seconds if clock.seconds else 0.0
-    best = best_weights(run)
-    notes = closing_notes(run, corpus, followed, score)
-    more = f"--patience {2 * trainer.settings.patience}" if followed.early else longer(trainer)
+    best = read_best_weights(run)
+    notes = closing_notes(run, corpus, outcome, score)
+    more = f"--patience {2 * trainer.settings.patience}" if outcome.ended_early else _doubled_budget(trainer)
     read = run if best is None else replace(run, weights="best")
     following = "\n        ".join(commands_after_training(read, corpus, more, console.encoding))
     where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
@@ -61,7 +61,7 @@ def finish(
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
-        f"outside the budget: {ending.reading_seconds:.0f} s to read the text and make the network, "
+        f"outside the budget: {options.setup_seconds:.0f} s to read the text and make the network, "
         f"{scoring_seconds:.0f} s to score\n"
         f"curves: {where}\n"
         f"next:   {following}",
@@ -72,8 +72,8 @@ def finish(
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     if score is not None:
-        print_bits(console, score)
-    if ending.as_json:
+        print_score(console, score)
+    if options.as_json:
         print(
             dumps(
                 {
@@ -84,9 +84,9 @@ def finish(
                     "valid_bits_per_character": bits,
                     "scored": score,
                     "best": None if best is None else {"step": best.step, "bits_per_character": best.bits},
-                    "ended_early": followed.early,
+                    "ended_early": outcome.ended_early,
                     "notes": notes,
-                    "reading_seconds": ending.reading_seconds,
+                    "reading_seconds": options.setup_seconds,
                     "scoring_seconds": scoring_seconds,
                     "peak_memory_bytes": memory,
                 }
@@ -95,7 +95,7 @@ def finish(
     return 0
 
 
-def longer(trainer: Trainer) -> str:
+def _doubled_budget(trainer: Trainer) -> str:
     """The budget twice as long, as an option."""
     settings = trainer.settings
     if settings.minutes:
