@@ -22,11 +22,14 @@ TOGETHER = [DDP, FSDP2]
 HEAD = """\
 # What works with what
 
-Every cell is a small model trained with one feature (the row) in one setting (the column): `yes` where gradients, or
-the weights after some steps, are those of losses written out by hand, and `no` where the library refuses with the
-sentence of that number, in which `inner` is the term and `blocks.0` its tap. This page is written by
-`PYTHONPATH=tests python tests/auxiliary/test_support.py`, which runs all cells (compiled with the backend `aot_eager`,
-DDP and FSDP2 as two processes on the CPU), and a test holds it to what they do.
+Each cell is a small model that is trained with one feature (the row) in one setting (the column). `yes` means that the
+gradients, or the weights after some steps, equal those of losses written out by hand. `no` means that the library
+raises the error of that number, in which `inner` is the term and `blocks.0` its tap. This command writes the page:
+
+    PYTHONPATH=tests python tests/auxiliary/test_support.py
+
+It runs all cells (compiled with the backend `aot_eager`; DDP and FSDP2 as two processes on the CPU), and a test
+compares the page with the results.
 """
 
 
