@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from charladder.run import machine
+from charladder.environment import machine
 
 
 def product_rate(

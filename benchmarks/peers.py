@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.recipe import Raw, read_raw, resolve
-from charladder.run import plan_run
+from charladder.run_creation import plan_run
 from charladder.text import open_corpus
 from charladder.trainer_factory import new_trainer
 from charladder.training import Trainer

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from charladder.cli.main import main
-from charladder.run import own_part
+from charladder.run_creation import own_part
 
 
 def part_of_process(number: int) -> Path:

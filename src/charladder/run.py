@@ -1,40 +1,29 @@
 """The run directory: the only way that evaluation, generation and all that comes after get a model."""
 
 import dataclasses
-import errno
-import glob
-import json
 import math
-import os
-import platform
-import re
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-import tomli_w
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from charladder.atomic_io import sync_folder, write_text
+from charladder.environment import begun_with, environment_of
 from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
-from charladder.objective.cross_entropy_kernels import describe
-from charladder.recipe import Recipe, parse_tables, read_tables, resolve, tables
-from charladder.run_config import checked_identity, config_tables
+from charladder.recipe import Recipe, parse_tables, read_tables, resolve
+from charladder.run_config import checked_identity
 from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
 from charladder.training import best_weights, distributed
-from charladder.training.identity import RUN, check_identity, new_identity
+from charladder.training.identity import RUN, check_identity
 from charladder.training.memory import check_context
 from charladder.training.metrics import is_validation, read_metrics
 from charladder.training.tensor_files import load_tensors
@@ -151,111 +140,12 @@ def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjectiv
     return LanguageModelObjective(recipe.objective, recipe.model, alphabet.size, recipe.training.seed)
 
 
-def new_path(recipe: str) -> Path:
-    """The first free `runs/<recipe>-<n>`. Another process may take it before this one has made a directory there."""
-    number = 1
-    while os.path.lexists(path := Path("runs") / f"{recipe}-{number}"):
-        number += 1
-    return path
-
-
-def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
-    """The run that `recipe` would be on `corpus`, with a new identity; nothing is made yet. A call of all ranks."""
-    text = dataclasses.replace(
-        recipe.text,
-        data=corpus.names,
-        characters=len(corpus.ids_N),
-        sha256=corpus.sha256,
-        files=len(corpus.ends_F),
-        letters=corpus.alphabet.letters,
-    )
-    identity = distributed.on_rank_zero(new_identity)
-    return Run(path, dataclasses.replace(recipe, text=text), identity=identity)
-
-
-class RunExists(UserError):
-    """The path of a new run exists already."""
-
-
-def create_numbered_run(run: Run, corpus: Corpus) -> Run:
-    """As create_run, at the first free `runs/<recipe>-<n>`; returns the run that was made there.
-
-    Of several processes that do this at the same time each gets a directory of its own.
-    """
-    while True:
-        numbered = dataclasses.replace(run, path=new_path(run.recipe.recipe))
-        try:
-            create_run(numbered, corpus)
-        except RunExists:
-            continue
-        return numbered
-
-
-def create_run(run: Run, corpus: Corpus) -> None:
-    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
-    UserError if it cannot be made or its name is not UTF-8."""
-    check_name(run.path)
-    try:
-        tomli_w.dumps(tables(run.recipe)).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
-        ) from None
-    try:
-        if os.path.lexists(run.path):
-            raise run_exists(run.path)
-        part = own_part(run.path)
-    except OSError as error:
-        raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from None
-    try:
-        (part / "checkpoints").mkdir()
-        write_config(dataclasses.replace(run, path=part))
-        write_text(part / "environment.json", json.dumps(environment(run, corpus), indent=2) + "\n")
-        part.rename(run.path)  # whole or not there: a run that is killed here has not begun
-        sync_folder(run.path.parent)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise run_exists(run.path) from None
-        if isinstance(error, OSError):
-            raise UserError(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
-        raise
-
-
 def check_name(path: Path) -> None:
     """Raises UserError where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise UserError(f"the name of the run directory {str(path)!r} is not UTF-8; give it another name") from None
-
-
-def run_exists(path: Path) -> RunExists:
-    name = shlex.quote(str(path))
-    return RunExists(
-        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}"
-    )
-
-
-def own_part(path: Path) -> Path:
-    """A new folder beside `path`, of this process alone. Those of processes that have ended are removed.
-
-    One with this process's own number is left over from an earlier process: in a container the number is often 1.
-    """
-    host = re.sub(r"\W", "", platform.node())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
-    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
-        number = old.name.removesuffix(".part").rpartition("-")[2]
-        ended = number.isdecimal() and Path("/proc/self").exists() and not Path(f"/proc/{number}").exists()
-        if old == part or ended:
-            shutil.rmtree(old, ignore_errors=True)
-    part.mkdir()
-    return part
-
-
-def write_config(run: Run) -> None:
-    write_text(run.path / "config.toml", tomli_w.dumps(config_tables(run.recipe, run.identity)))
 
 
 @contextmanager
@@ -358,77 +248,3 @@ def file_ends(recipe: Recipe, corpus: Corpus) -> np.ndarray | None:
 
 def split_of(recipe: Recipe, corpus: Corpus) -> Split:
     return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)
-
-
-def environment(run: Run, corpus: Corpus) -> dict[str, Any]:
-    """What a run began with: versions, machine, data checksum, git revision, its identity, and its recipe without the
-    letters of its alphabet."""
-    config = tables(run.recipe)
-    del config["text"]["letters"]
-    return {
-        "run": run.identity,
-        "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
-        "python": platform.python_version(),
-        "machine": machine(),
-        "data": {
-            "name": corpus.name,
-            "bytes": corpus.bytes,
-            "sha256": corpus.sha256,
-            "files": len(corpus.ends_F),
-            "unknown": corpus.unknown,
-        },
-        "git": git_revision(),
-        "job": distributed.job_name(),
-        "config": config,
-    }
-
-
-def environment_of(path: Path, *keys: str) -> str | None:
-    """A text in a run's environment.json, which says what the run began with; None where there is none."""
-    found = begun_with(path, *keys)
-    return found if isinstance(found, str) else None
-
-
-def begun_with(path: Path, *keys: str) -> Any:
-    """An entry of a run's environment.json; None where there is none."""
-    try:
-        found = json.loads(read_bytes(path / "environment.json"))
-        for key in keys:
-            found = found[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and GPU of this machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return {
-        "system": platform.platform(),
-        "processor": model,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "steps": describe(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def git_revision() -> str | None:
-    """The revision of the source this runs from, when it lies in a git checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

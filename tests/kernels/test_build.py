@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from charladder.kernels import build, native
 from charladder.recipe import resolve
-from charladder.run import plan_run
+from charladder.run_creation import plan_run
 from charladder.text import open_corpus
 from charladder.trainer_factory import build_trainer, fresh_modules, make_trainer
 from charladder.training import distributed

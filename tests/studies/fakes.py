@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from charladder.recipe import read_raw, resolve
-from charladder.run import Run, write_config
+from charladder.run import Run
+from charladder.run_creation import write_config
 from charladder.studies.plan import Arm, Plan, run_directory_name
 
 ENVIRONMENT: dict[str, Any] = {

@@ -14,20 +14,11 @@ from charladder.cli.initial_weights import read_initial_fields
 from charladder.cli.options import BUDGET_FIELDS, given_fields, read_recipe_fields
 from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.default_shape import PASSES, SMALL
+from charladder.environment import environment_of
 from charladder.errors import UserError
 from charladder.recipe import Raw, resolve, shape_of
-from charladder.run import (
-    Run,
-    create_numbered_run,
-    create_run,
-    environment_of,
-    new_path,
-    open_data,
-    open_run,
-    plan_run,
-    run_exists,
-    write_config,
-)
+from charladder.run import Run, open_data, open_run
+from charladder.run_creation import create_numbered_run, create_run, new_path, plan_run, run_exists, write_config
 from charladder.text import Corpus, Report, open_corpus, silent
 from charladder.text.sources import STDIN
 from charladder.trainer_factory import make_trainer, new_trainer

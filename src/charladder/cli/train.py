@@ -15,10 +15,11 @@ from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
 from charladder.cli.training_summary import SummaryOptions, summarize
+from charladder.environment import environment_of
 from charladder.errors import UserError, out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe
-from charladder.run import Run, environment_of, file_ends, run_lock, split_of
+from charladder.run import Run, file_ends, run_lock, split_of
 from charladder.text import Corpus, cut_short
 from charladder.training import Saved, Trainer, TrainingDiverged, train
 from charladder.training.checkpoint import list_checkpoints

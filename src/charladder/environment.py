@@ -1,0 +1,91 @@
+"""environment.json: what a run was created with (versions, machine, text, git revision, recipe)."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from charladder.input_files import read_bytes
+from charladder.objective.cross_entropy_kernels import describe
+from charladder.recipe import Recipe, tables
+from charladder.text import Corpus
+from charladder.training import distributed
+
+
+def environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[str, Any]:
+    """What a run began with: versions, machine, data checksum, git revision, its identity, and its recipe without the
+    letters of its alphabet."""
+    config = tables(recipe)
+    del config["text"]["letters"]
+    return {
+        "run": identity,
+        "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
+        "python": platform.python_version(),
+        "machine": machine(),
+        "data": {
+            "name": corpus.name,
+            "bytes": corpus.bytes,
+            "sha256": corpus.sha256,
+            "files": len(corpus.ends_F),
+            "unknown": corpus.unknown,
+        },
+        "git": git_revision(),
+        "job": distributed.job_name(),
+        "config": config,
+    }
+
+
+def environment_of(path: Path, *keys: str) -> str | None:
+    """A text in a run's environment.json, which says what the run began with; None where there is none."""
+    found = begun_with(path, *keys)
+    return found if isinstance(found, str) else None
+
+
+def begun_with(path: Path, *keys: str) -> Any:
+    """An entry of a run's environment.json; None where there is none."""
+    try:
+        found = json.loads(read_bytes(path / "environment.json"))
+        for key in keys:
+            found = found[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and GPU of this machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "system": platform.platform(),
+        "processor": model,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "steps": describe(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the source this runs from, when it lies in a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

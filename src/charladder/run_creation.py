@@ -1,0 +1,125 @@
+"""Creation of a run directory: its name, its config.toml and its environment.json."""
+
+import dataclasses
+import errno
+import glob
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import tomli_w
+
+from charladder.atomic_io import sync_folder, write_text
+from charladder.environment import environment
+from charladder.errors import UserError
+from charladder.recipe import Recipe, tables
+from charladder.run import Run, check_name
+from charladder.run_config import config_tables
+from charladder.text import Corpus
+from charladder.training import distributed
+from charladder.training.identity import new_identity
+
+
+def new_path(recipe: str) -> Path:
+    """The first free `runs/<recipe>-<n>`. Another process may take it before this one has made a directory there."""
+    number = 1
+    while os.path.lexists(path := Path("runs") / f"{recipe}-{number}"):
+        number += 1
+    return path
+
+
+def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
+    """The run that `recipe` would be on `corpus`, with a new identity; nothing is made yet. A call of all ranks."""
+    text = dataclasses.replace(
+        recipe.text,
+        data=corpus.names,
+        characters=len(corpus.ids_N),
+        sha256=corpus.sha256,
+        files=len(corpus.ends_F),
+        letters=corpus.alphabet.letters,
+    )
+    identity = distributed.on_rank_zero(new_identity)
+    return Run(path, dataclasses.replace(recipe, text=text), identity=identity)
+
+
+class RunExists(UserError):
+    """The path of a new run exists already."""
+
+
+def create_numbered_run(run: Run, corpus: Corpus) -> Run:
+    """As create_run, at the first free `runs/<recipe>-<n>`; returns the run that was made there.
+
+    Of several processes that do this at the same time each gets a directory of its own.
+    """
+    while True:
+        numbered = dataclasses.replace(run, path=new_path(run.recipe.recipe))
+        try:
+            create_run(numbered, corpus)
+        except RunExists:
+            continue
+        return numbered
+
+
+def create_run(run: Run, corpus: Corpus) -> None:
+    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
+    UserError if it cannot be made or its name is not UTF-8."""
+    check_name(run.path)
+    try:
+        tomli_w.dumps(tables(run.recipe)).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
+        ) from None
+    try:
+        if os.path.lexists(run.path):
+            raise run_exists(run.path)
+        part = own_part(run.path)
+    except OSError as error:
+        raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from None
+    try:
+        (part / "checkpoints").mkdir()
+        write_config(dataclasses.replace(run, path=part))
+        write_text(
+            part / "environment.json", json.dumps(environment(run.recipe, run.identity, corpus), indent=2) + "\n"
+        )
+        part.rename(run.path)  # whole or not there: a run that is killed here has not begun
+        sync_folder(run.path.parent)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise run_exists(run.path) from None
+        if isinstance(error, OSError):
+            raise UserError(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def run_exists(path: Path) -> RunExists:
+    name = shlex.quote(str(path))
+    return RunExists(
+        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}"
+    )
+
+
+def own_part(path: Path) -> Path:
+    """A new folder beside `path`, of this process alone. Those of processes that have ended are removed.
+
+    One with this process's own number is left over from an earlier process: in a container the number is often 1.
+    """
+    host = re.sub(r"\W", "", platform.node())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
+        number = old.name.removesuffix(".part").rpartition("-")[2]
+        ended = number.isdecimal() and Path("/proc/self").exists() and not Path(f"/proc/{number}").exists()
+        if old == part or ended:
+            shutil.rmtree(old, ignore_errors=True)
+    part.mkdir()
+    return part
+
+
+def write_config(run: Run) -> None:
+    write_text(run.path / "config.toml", tomli_w.dumps(config_tables(run.recipe, run.identity)))
