@@ -42,7 +42,7 @@ class Ours:
         coupled: bool = False,
     ) -> None:
         settings = GenerationConfig(draft=draft, draft_length=length, precision=precision)
-        self.model = TextGenerator(run, settings, training=lambda: training)
+        self.model = TextGenerator(run, settings, training_text=lambda: training)
         self.model.sampling = replace(self.model.sampling, coupled=coupled)
         self.writer: GenerationLoop | None = None
 

@@ -18,7 +18,7 @@ from charladder.text import Windows
 from charladder.training import Trainer, TrainingConfig
 
 # `charladder` whose steps take a moment: whoever waits for a few of them is there before the last.
-UNHURRIED = [
+COMMAND_WITH_SLOW_STEPS = [
     sys.executable,
     "-c",
     "import time; from charladder.training import Trainer; from charladder.cli.main import command\n"
@@ -81,7 +81,7 @@ def edit_config(run: Path, old: str, new: str) -> None:
     config.write_text(edited)
 
 
-def compiled_with(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:
+def compile_with_flags(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:
     """Until the test ends, these libraries are the only ones, and they are compiled with further flags."""
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *flags))
     monkeypatch.setattr(build, "LIBRARIES", {sources: build.LIBRARIES[sources] for sources in libraries})

@@ -6,12 +6,12 @@ from benchmarks.writers import hugging_face, qwen3_tensors, write_gguf
 
 from benchmarks import generation
 from charladder.cli.main import main
-from generation.drafting import stirred
+from generation.drafting import random_network
 
 
 def test_the_peer_is_the_same_network():
     pytest.importorskip("transformers")
-    network = stirred(256, context=32)
+    network = random_network(256, context=32)
     assert len(qwen3_tensors(network)) == len(network.state_dict())
     (written,) = hugging_face(network, torch.float32)([[1, 2, 3]], 9)
     assert len(written) == 9
@@ -19,7 +19,7 @@ def test_the_peer_is_the_same_network():
 
 def test_the_file_for_llama_cpp_holds_every_weight(tmp_path):
     gguf = pytest.importorskip("gguf")
-    network = stirred(256)
+    network = random_network(256)
     write_gguf(network, tmp_path / "network.gguf", torch.bfloat16)
     tensors = gguf.GGUFReader(tmp_path / "network.gguf").tensors
     assert len(tensors) == len(network.state_dict())

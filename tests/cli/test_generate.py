@@ -159,7 +159,7 @@ def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
     pieces = list(model.stream(b"g"))
     assert "\ufffd" not in "".join(pieces[:-1])
     assert "".join(pieces).startswith("rö")
-    model.stops = [list("😀x".encode()), list("→→".encode()), list("→".encode())]
+    model.stop_ids = [list("😀x".encode()), list("→→".encode()), list("→".encode())]
     stopped = list(model.stream(b"g"))
     assert "".join(stopped) == "".join(pieces)[: "".join(pieces).index("→")]
 

@@ -22,7 +22,7 @@ from charladder.run import open_run
 from charladder.text import cached_text
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
-from helpers import PROSE, UNHURRIED, assert_same_tensors
+from helpers import COMMAND_WITH_SLOW_STEPS, PROSE, assert_same_tensors
 
 LADDER = [sys.executable, "-m", "charladder"]
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Pa
     return tmp_path
 
 
-def begin(*words: str, program: list[str] = UNHURRIED, **settings) -> subprocess.Popen:
+def begin(*words: str, program: list[str] = COMMAND_WITH_SLOW_STEPS, **settings) -> subprocess.Popen:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     command = [*program, "train", *words]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)

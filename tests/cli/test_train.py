@@ -20,7 +20,7 @@ from charladder.objective.cross_entropy_kernels import describe
 from charladder.run import open_run, run_lock
 from charladder.training.best_weights import BestWeights, save_best
 from charladder.training.metrics import read_metrics
-from helpers import UNHURRIED, assert_same_tensors, edit_config
+from helpers import COMMAND_WITH_SLOW_STEPS, assert_same_tensors, edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 
@@ -200,7 +200,7 @@ def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
     words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
     assert main([*words, "--run", "whole"]) == 0
-    process = subprocess.Popen([*UNHURRIED, *words, "--run", "cut"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND_WITH_SLOW_STEPS, *words, "--run", "cut"], stdout=subprocess.PIPE, text=True)
     metrics = Path("cut/metrics.jsonl")
     until = time.monotonic() + 240
     while not (metrics.exists() and metrics.read_text().count("\n") > 20):

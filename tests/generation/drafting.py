@@ -21,7 +21,7 @@ from helpers import small
 DRAFTERS = ("none", "plain targets", "chained targets", "early-exit", "ngram", "auto")
 
 
-def stirred(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
+def random_network(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
     """A network whose weights all are something."""
     model = Transformer(small(**changes), alphabet).eval()
     with torch.no_grad():

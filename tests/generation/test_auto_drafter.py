@@ -63,7 +63,7 @@ def test_where_one_pays_it_is_found(seed):
 def test_a_choice_is_tried_again_while_it_has_had_few_trials_or_is_close():
     auto = AutoDrafter([(Costly("targets"), [4])])
     none, targets = auto.candidates
-    none.measure(100, 1.0)
+    none.record(100, 1.0)
     none.trials = 1
     assert auto.next_trial(none) is targets  # never tried
     for characters, trials, again in ((10, MIN_TRIALS - 1, True), (10, MIN_TRIALS, False), (90, MIN_TRIALS, True)):

@@ -8,20 +8,20 @@ from charladder.generation import SamplingParams
 from charladder.generation.speculative import EarlyExitDrafter, IndependentHeadsDrafter
 from charladder.generation.speculative.ngram import MostFrequentNext
 from charladder.inference.factory import open_runner
-from generation.drafting import stirred
+from generation.drafting import random_network
 
 
 def test_the_commonest_next_character_is_proposed_not_a_rare_one():
     for often, seldom in ((2, 3), (3, 2)):
         text = np.array([0, 1, often, 0, 1, seldom, 0, 1, often], np.uint8)
         counted = MostFrequentNext(text, 2)
-        assert counted.after([0, 1]) == often
-        assert counted.after([1, seldom]) == 0
-        assert counted.after([often, seldom]) == -1
+        assert counted.predict([0, 1]) == often
+        assert counted.predict([1, seldom]) == 0
+        assert counted.predict([often, seldom]) == -1
 
 
 def test_a_layers_classifier_reads_the_state_normed_only_where_it_was_trained_so():
-    reader = open_runner(stirred(5))
+    reader = open_runner(random_network(5))
     random = torch.Generator().manual_seed(1)
     x_ND, weight_VD, bias_V = (torch.randn(*shape, generator=random) for shape in ((3, 32), (5, 32), (5,)))
     for normed in (True, False):

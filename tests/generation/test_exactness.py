@@ -16,7 +16,7 @@ from charladder.generation.sampler import Drafts, NativeSampler, ReferenceSample
 from charladder.inference.packed_cpu import PackedRunner, PackedWeights
 from charladder.inference.runner import EagerRunner
 from charladder.kernels import native
-from generation.drafting import DRAFTERS, make_drafter, stirred
+from generation.drafting import DRAFTERS, make_drafter, random_network
 
 SAMPLINGS = [
     SamplingParams(),
@@ -106,7 +106,7 @@ def after_one(expected: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], f
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("samples", [4_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_three_drafted_characters_are_distributed_as_enumeration_says(name, sampling, samples):
-    network = stirred(4, 0.5)
+    network = random_network(4, 0.5)
     expected = after_one(expected_of(network, sampling, 4))
     assert sum(expected.values()) == pytest.approx(1)
     assert_distributed(drawn_texts(network, name, sampling, samples), expected)
@@ -114,7 +114,7 @@ def test_three_drafted_characters_are_distributed_as_enumeration_says(name, samp
 
 @needs_c
 def test_the_check_of_distributions_can_fail():
-    network = stirred(4, 0.5)
+    network = random_network(4, 0.5)
     texts = drawn_texts(network, "chained targets", SamplingParams(temperature=1.1), 20_000)
     with pytest.raises(AssertionError):
         assert_distributed(texts, after_one(expected_of(network, SamplingParams(), 4)))
@@ -130,7 +130,7 @@ def test_the_check_of_distributions_can_fail():
 def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
     """Without any C."""
     monkeypatch.setattr(native, "library", lambda *_: None)
-    network, sampling, texts = stirred(3, 0.5), SamplingParams(temperature=0.9), []
+    network, sampling, texts = random_network(3, 0.5), SamplingParams(temperature=0.9), []
     reader = EagerRunner(network, 20, 16)
     for seed in range(40):
         writer = GenerationLoop(reader, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, reader, sampling))
@@ -144,7 +144,7 @@ def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
 def test_greedy_drafted_text_is_the_same_text(name):
     """20 prompts, 10,000 characters, most of them past the context. Not one may differ: rows of the packed reader do
     not depend on each other."""
-    network, greedy = stirred(256), SamplingParams(temperature=0)
+    network, greedy = random_network(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts = []
     for drafting in ("none", name):
@@ -160,7 +160,7 @@ def test_greedy_drafted_text_is_the_same_text(name):
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
-    network, race, texts = stirred(64), SamplingParams(temperature=0.7, coupled=True), []
+    network, race, texts = random_network(64), SamplingParams(temperature=0.7, coupled=True), []
     for drafting in ("none", name):
         reader = PackedRunner(PackedWeights(network), 4, 16)
         writer = GenerationLoop(
@@ -174,7 +174,7 @@ def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS[:-1])
 def test_a_stream_writes_the_same_beside_others_as_alone(name):
-    network, sampling = stirred(64), SamplingParams(temperature=0.7)
+    network, sampling = random_network(64), SamplingParams(temperature=0.7)
     prompts, texts = [[5, 6, 7], [], [9], [8] * 40], []
     for some in (prompts, *([prompt] for prompt in prompts)):
         reader = PackedRunner(PackedWeights(network), len(some), 16)
@@ -188,7 +188,7 @@ def test_a_stream_writes_the_same_beside_others_as_alone(name):
 @needs_c
 def test_greedy_text_of_the_packed_reader_is_that_of_the_plain_one():
     """A first difference only where the two best logits are within 1e-4, and these are counted."""
-    network, greedy = stirred(256), SamplingParams(temperature=0)
+    network, greedy = random_network(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts, close = [], 0
     for reader in (EagerRunner(network, 20, 16), PackedRunner(PackedWeights(network), 20, 16)):

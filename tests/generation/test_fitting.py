@@ -8,13 +8,13 @@ from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, fit, head_losses
 from charladder.text import Windows
-from generation.drafting import stirred
+from generation.drafting import random_network
 
 
 def test_heads_learn_and_the_network_does_not():
-    network = stirred(8, 0.3)
+    network = random_network(8, 0.3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    heads = DraftingHeads(32, 8, 32, (2,), (1, 2)).begin_like(network)
+    heads = DraftingHeads(32, 8, 32, (2,), (1, 2)).initialise_from(network)
     windows = Windows(np.random.default_rng(0).integers(0, 8, 4000), (0, 4000), 16, 3, 0)
     steps = list(fit(network, heads, windows, FitConfig(steps=150, ahead=3, rate=0.01), torch.float32))
     assert [step.step for step in steps] == list(range(1, 151))
@@ -34,9 +34,9 @@ def test_heads_learn_and_the_network_does_not():
 
 def test_targets_stand_where_they_belong():
     """Heads that know the answer have the network's own entropy as their loss; one place off, they have not."""
-    network = stirred(8, 0.5)
+    network = random_network(8, 0.5)
     ids_BT = torch.randint(0, 8, (4, 19), generator=torch.Generator().manual_seed(0))
-    heads = DraftingHeads(32, 8, 32, (), (2,)).begin_like(network)
+    heads = DraftingHeads(32, 8, 32, (), (2,)).initialise_from(network)
     losses = head_losses(network, heads, ids_BT, 2)
     with torch.no_grad():
         said = network(ids_BT[:, :16], output_hidden={2, 3})
@@ -52,8 +52,8 @@ def test_budgets():
     for fields in ({}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "batch": 0}, {"steps": 1, "rate": float("nan")}):
         with pytest.raises(UserError):
             FitConfig(**fields)
-    network = stirred(8)
-    heads = DraftingHeads(32, 8, 32).begin_like(network)
+    network = random_network(8)
+    heads = DraftingHeads(32, 8, 32).initialise_from(network)
     windows = Windows(np.random.default_rng(0).integers(0, 8, 400), (0, 400), 16, 5, 0)
     steps = list(fit(network, heads, windows, FitConfig(seconds=0.3), torch.float32))
     assert steps[-1].progress == 1.0

@@ -14,8 +14,8 @@ from charladder.inference.factory import open_runner
 from charladder.inference.packed_cpu import PackedRunner
 from charladder.inference.runner import TokenBatch
 from charladder.kernels import build, native
-from generation.drafting import stirred
-from helpers import compiled_with
+from generation.drafting import random_network
+from helpers import compile_with_flags
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads share all matrices": ("-DNEAR=0",)}
@@ -23,7 +23,7 @@ WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads shar
 
 @pytest.fixture(params=["as it is", *(pytest.param(way, marks=pytest.mark.slow) for way in [*WAYS][1:])])
 def ways(request, monkeypatch):
-    compiled_with(monkeypatch, WAYS[request.param], build.NETWORK, build.SAMPLING)
+    compile_with_flags(monkeypatch, WAYS[request.param], build.NETWORK, build.SAMPLING)
 
 
 @pytest.fixture(params=[1, 3])
@@ -74,7 +74,7 @@ def written(network, weights, sampling, pause, stops=(), pace=0.0, count=40, len
     ids=["race", "rejection", "greedy"],
 )  # fmt: skip
 def test_it_is_what_comes_one_at_a_time(ways, threads, calls, weights, sampling):
-    network = stirred(256)
+    network = random_network(256)
     expected = written(network, weights, sampling, 0)
     assert not any(calls)
     assert written(network, weights, sampling, 100.0) == expected
@@ -85,7 +85,7 @@ def test_it_is_what_comes_one_at_a_time(ways, threads, calls, weights, sampling)
 
 
 def test_a_stop_string_ends_a_text_in_the_middle_of_a_call(calls):
-    network, stops = stirred(5), [[1, 2], [4, 4, 4]]
+    network, stops = random_network(5), [[1, 2], [4, 4, 4]]
     expected = written(network, torch.float32, SamplingParams(coupled=True), 0, stops=stops)
     got = written(network, torch.float32, SamplingParams(coupled=True), 100.0, stops=stops)
     assert got == expected
@@ -94,7 +94,7 @@ def test_a_stop_string_ends_a_text_in_the_middle_of_a_call(calls):
 
 
 def test_whoever_drafts_is_written_by_steps(calls):
-    network = stirred(5)
+    network = random_network(5)
 
     class Awake(NoDrafter):
         def draft(self, streams, most):
@@ -106,7 +106,7 @@ def test_whoever_drafts_is_written_by_steps(calls):
 
 
 def test_the_pause_bounds_a_call(calls):
-    writer = GenerationLoop(open_runner(stirred(5), 2), [[1], [2]], 100, SamplingParams(coupled=True))
+    writer = GenerationLoop(open_runner(random_network(5), 2), [[1], [2]], 100, SamplingParams(coupled=True))
     writer.step(100.0)  # how long one takes is not known yet
     assert not calls
     writer.seconds_per_pass = 1.0
@@ -119,7 +119,7 @@ def test_the_pause_bounds_a_call(calls):
 
 def test_those_who_have_waited_longest_are_next():
     writer = GenerationLoop(
-        open_runner(stirred(5), 20), [[n % 5] for n in range(20)], 10_000, SamplingParams(coupled=True)
+        open_runner(random_network(5), 20), [[n % 5] for n in range(20)], 10_000, SamplingParams(coupled=True)
     )
     writer.step()
     for turn in range(1, 11):
@@ -132,7 +132,7 @@ def test_those_who_have_waited_longest_are_next():
 
 
 def test_of_a_large_network_all_are_written_together(calls):
-    reader = open_runner(stirred(5), 20)
+    reader = open_runner(random_network(5), 20)
     assert isinstance(reader, PackedRunner)
     reader.fits_cache = False
     writer = GenerationLoop(reader, [[n % 5] for n in range(20)], 100, SamplingParams(coupled=True))
@@ -143,7 +143,7 @@ def test_of_a_large_network_all_are_written_together(calls):
 
 
 def test_a_broken_network_says_so():
-    reader = open_runner(stirred(5), 2)
+    reader = open_runner(random_network(5), 2)
     assert isinstance(reader, PackedRunner)
     writer = GenerationLoop(reader, [[1], [2]], 100, SamplingParams(coupled=True))
     writer.step()
@@ -153,7 +153,7 @@ def test_a_broken_network_says_so():
 
 
 def test_places_past_the_context_are_refused():
-    network = stirred(5)
+    network = random_network(5)
     reader = open_runner(network)
     assert isinstance(reader, PackedRunner)
     chooser = make_sampler(SamplingParams(coupled=True))

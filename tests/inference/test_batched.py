@@ -11,7 +11,7 @@ from charladder.generation import GenerationLoop, SamplingParams
 from charladder.inference.batched import BatchedRunner
 from charladder.inference.factory import open_runner
 from charladder.inference.runner import EagerRunner, TokenBatch
-from generation.drafting import stirred
+from generation.drafting import random_network
 
 C = 16
 KINDS = {
@@ -39,8 +39,8 @@ def whole(ids: list[int]) -> TokenBatch:
 @given(data=st.data())
 def test_streams_together_are_as_each_alone(kind, device, data):
     """Any streams read, rolled back and read again, a few characters or one of each, through all layers or in two."""
-    network = stirred(9, **KINDS[kind])
-    plain = stirred(9, **KINDS[kind])
+    network = random_network(9, **KINDS[kind])
+    plain = random_network(9, **KINDS[kind])
     reader = BatchedRunner(network.to(device), 5, C)
     held: list[list[int]] = [[] for _ in range(5)]
     for _ in range(data.draw(st.integers(1, 6))):
@@ -73,7 +73,7 @@ def test_streams_together_are_as_each_alone(kind, device, data):
 
 
 def test_those_side_by_side_are_read_in_one_pass_for_each_length(monkeypatch):
-    reader, shapes = BatchedRunner(stirred(9), 4, C), []
+    reader, shapes = BatchedRunner(random_network(9), 4, C), []
     climb = reader.forward_layers
     monkeypatch.setattr(
         reader, "forward_layers", lambda given, *more: (shapes.append(tuple(given.shape)), climb(given, *more))[1]
@@ -84,10 +84,13 @@ def test_those_side_by_side_are_read_in_one_pass_for_each_length(monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_greedy_text_of_many_is_that_of_each_alone(device):
-    network, prompts = stirred(64, block="paper", positions="tables"), [[5, 6, 7], [], [9], [8] * 40, [5, 6, 7], [3]]
+    network, prompts = (
+        random_network(64, block="paper", positions="tables"),
+        [[5, 6, 7], [], [9], [8] * 40, [5, 6, 7], [3]],
+    )
     together = GenerationLoop(BatchedRunner(network.to(device), 6, C), prompts, 60, SamplingParams(temperature=0), 7)
     together.run()
-    plain = stirred(64, block="paper", positions="tables")
+    plain = random_network(64, block="paper", positions="tables")
     for number, prompt in enumerate(prompts):
         alone = GenerationLoop(EagerRunner(plain, 1, C), [prompt], 60, SamplingParams(temperature=0), 7)
         alone.run()
@@ -109,7 +112,7 @@ class Replay:
 @pytest.mark.parametrize("works", [True, False])
 def test_few_characters_are_replayed_with_streams_to_spare_or_read_as_they_are(works, monkeypatch):
     """As on a GPU: for 3 of 5 streams a graph of 4, whose last row is nobody's. One character of each, then two."""
-    reader, made = BatchedRunner(stirred(9), 5, C), []
+    reader, made = BatchedRunner(random_network(9), 5, C), []
 
     def recorded(given, longest):
         made.append((*given.shape[1:], longest))
@@ -125,17 +128,17 @@ def test_few_characters_are_replayed_with_streams_to_spare_or_read_as_they_are(w
         with torch.inference_mode():
             found = reader.replay(asked)
         for row in range(3):
-            expected = EagerRunner(stirred(9), 1, C).run(whole([row + place for place in range(end)])).logits_NV
+            expected = EagerRunner(random_network(9), 1, C).run(whole([row + place for place in range(end)])).logits_NV
             assert expected is not None
             np.testing.assert_allclose(found[row, :, -9:], expected[begin:], rtol=0, atol=1e-5)
     assert made == [(4, 1, 1), (4, 1, 2), (4, 2, 4), (4, 2, 5)]
 
 
 def test_logits_of_a_rounded_network_are_not_rounded():
-    half = stirred(27).to(torch.bfloat16)
+    half = random_network(27).to(torch.bfloat16)
     half.output.float()
     ids = list(range(C))
-    rounded, exact = (BatchedRunner(one, 1, C).run(whole(ids)).logits_NV for one in (half, stirred(27)))
+    rounded, exact = (BatchedRunner(one, 1, C).run(whole(ids)).logits_NV for one in (half, random_network(27)))
     assert rounded is not None and exact is not None
     assert np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
     assert (torch.from_numpy(rounded).bfloat16().float().numpy() != rounded).any()
@@ -143,7 +146,7 @@ def test_logits_of_a_rounded_network_are_not_rounded():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
-    network = stirred(27, context=200).to("cuda")
+    network = random_network(27, context=200).to("cuda")
     reader = open_runner(network, 20, None, torch.bfloat16)
     assert isinstance(reader, BatchedRunner) and network.output.weight.dtype == torch.float32
     other = open_runner(network, 3, None, torch.bfloat16, reader)
@@ -161,7 +164,7 @@ def test_a_gpu_reads_in_bfloat16_and_records_few_graphs():
 
 
 def test_what_does_not_fit_is_refused():
-    reader = BatchedRunner(stirred(9), 1, C)
+    reader = BatchedRunner(random_network(9), 1, C)
     for stream, place, one in ((0, C, 1), (1, 0, 1), (0, 0, 9), (0, 0, -1), (0, -1, 0)):
         rows = TokenBatch([stream], [place], [one])
         with pytest.raises(UserError):
@@ -169,7 +172,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_one_stream_of_a_cpu_is_read_plainly_and_several_together():
-    network = stirred(9, block="paper")
+    network = random_network(9, block="paper")
     assert isinstance(open_runner(network, 1), EagerRunner)
     assert isinstance(open_runner(network, 2), BatchedRunner)
     with pytest.raises(UserError, match="this network is not of the kind it reads"):

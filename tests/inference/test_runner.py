@@ -14,8 +14,8 @@ from charladder.inference.packed_cpu import LARGE_PAGE, PackedRunner, PackedWeig
 from charladder.inference.runner import EagerRunner, TokenBatch
 from charladder.kernels import build, native
 from charladder.model.transformer import Transformer
-from generation.drafting import stirred
-from helpers import compiled_with
+from generation.drafting import random_network
+from helpers import compile_with_flags
 
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
 SHAPES = [
@@ -46,13 +46,13 @@ SELDOM = ("vectors of 4", "threads share all matrices")  # each takes a while to
 def units(request, monkeypatch):
     """This processor's way, and the ways of those that can do less, and of large networks."""
     more = WAYS[request.param] if platform.machine() == "x86_64" or request.param.startswith("threads") else ()
-    compiled_with(monkeypatch, more, build.NETWORK)
+    compile_with_flags(monkeypatch, more, build.NETWORK)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("alphabet", [3, 27, 256])
 def test_packed_is_plain(units, shape, alphabet):
-    network = stirred(alphabet, **shape)
+    network = random_network(alphabet, **shape)
     C = network.settings.context
     ids = np.random.default_rng(0).integers(0, alphabet, C).tolist()
     plain, packed = (
@@ -65,7 +65,7 @@ def test_packed_is_plain(units, shape, alphabet):
 
 def test_attention_scores_that_are_all_far_below_zero():
     """Keys that are the queries with the opposite sign: each character's score of itself is -400 sqrt(head size)."""
-    network = stirred(27)
+    network = random_network(27)
     with torch.no_grad():
         for block in network.blocks:
             attention = block.attention
@@ -102,9 +102,9 @@ def test_bfloat16_rounds_weights_keys_and_values(units, shape):
     found = native.library(torch.bfloat16)
     assert found is not None
     ids = list(range(16))
-    half = PackedRunner(PackedWeights(stirred(27, **shape), torch.bfloat16), 1, 16).run(whole(ids)).logits_NV
-    expected = rounding_reader(stirred(27, **shape), bool(found.rounds_inputs())).run(whole(ids)).logits_NV
-    plain = EagerRunner(stirred(27, **shape), 1, 16).run(whole(ids)).logits_NV
+    half = PackedRunner(PackedWeights(random_network(27, **shape), torch.bfloat16), 1, 16).run(whole(ids)).logits_NV
+    expected = rounding_reader(random_network(27, **shape), bool(found.rounds_inputs())).run(whole(ids)).logits_NV
+    plain = EagerRunner(random_network(27, **shape), 1, 16).run(whole(ids)).logits_NV
     assert half is not None and expected is not None and plain is not None
     # A last bit of float32 may decide which way a number is rounded.
     assert np.abs(half - expected).max() < 0.02 * np.abs(expected).max()
@@ -114,7 +114,7 @@ def test_bfloat16_rounds_weights_keys_and_values(units, shape):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_is_the_same_alone_and_in_company_whatever_the_threads(units, dtype, threads):
-    network, before = stirred(256, layers=3), torch.get_num_threads()
+    network, before = random_network(256, layers=3), torch.get_num_threads()
     weights = PackedWeights(network, dtype)
     ids = np.random.default_rng(0).integers(0, 256, (5, 16)).tolist()
     alone = PackedRunner(weights, 5, 16)
@@ -136,7 +136,7 @@ def test_a_row_is_the_same_alone_and_in_company_whatever_the_threads(units, dtyp
 @given(data=st.data())
 def test_a_cache_rolled_back_is_as_a_fresh_one(data):
     """Any streams read, forgotten and read again, some rows at a time, through all layers at once or in two parts."""
-    network = stirred(9)
+    network = random_network(9)
     for reader, tolerance in ((PackedRunner(PackedWeights(network), 3, 16), 0), (EagerRunner(network, 3, 16), 2e-5)):
         held: list[list[int]] = [[], [], []]
         for _ in range(data.draw(st.integers(1, 6))):
@@ -167,7 +167,7 @@ def test_a_cache_rolled_back_is_as_a_fresh_one(data):
 
 
 def test_what_does_not_fit_is_refused():
-    reader = PackedRunner(PackedWeights(stirred(9)), 1, 16)
+    reader = PackedRunner(PackedWeights(random_network(9)), 1, 16)
     for rows in (
         TokenBatch([0], [16], [1]),
         TokenBatch([1], [0], [1]),
@@ -176,9 +176,9 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(UserError):
             reader.run(rows)
-    assert not can_pack(stirred(9, block="paper"))
-    assert not can_pack(stirred(9, ngrams=4))
-    assert not can_pack(stirred(9).double())
+    assert not can_pack(random_network(9, block="paper"))
+    assert not can_pack(random_network(9, ngrams=4))
+    assert not can_pack(random_network(9).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -194,12 +194,12 @@ def test_what_is_large_begins_with_a_large_page(shape, dtype):
 
 
 def test_sinusoidal_positions_are_not_read_in_c_and_go_on_past_the_context():
-    network = stirred(27, positions="sinusoidal")
+    network = random_network(27, positions="sinusoidal")
     assert not can_pack(network)
     assert isinstance(open_runner(network), EagerRunner)
     assert open_runner(network, context=40).context == 40
     with pytest.raises(UserError, match=r"--precision bfloat16 on a CPU .* not of the kind"):
-        open_runner(network, weights=torch.bfloat16)
+        open_runner(network, dtype=torch.bfloat16)
     for learned in ("table", "tables"):
         with pytest.raises(UserError, match="--context 40 is longer than the position tables, which end at 16"):
-            open_runner(stirred(27, positions=learned), context=40)
+            open_runner(random_network(27, positions=learned), context=40)

@@ -231,7 +231,7 @@ def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
             found += [c.drafter for c in getattr(drafter, "candidates", [])] or [drafter]
         ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()
         assert len(ngrams) == 2
-        assert all(one.max_characters == 4096 and not (one.texts or one.latest or one.seen) for one in ngrams)
+        assert all(one.max_characters == 4096 and not (one.texts or one.latest or one.indexed) for one in ngrams)
 
 
 @pytest.mark.parametrize(("length", "stop"), [(0, None), (1, None), (50, "A"), (50, None)])

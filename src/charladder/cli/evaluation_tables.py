@@ -14,7 +14,7 @@ from charladder.evaluation.by_context import by_context, by_position, contexts_o
 from charladder.evaluation.copying_probe import probe_copying
 from charladder.evaluation.last_learned import LastLearned, TrainingMoment, last_learned
 from charladder.evaluation.layers import evaluate_layers
-from charladder.generation.speculative.heads_file import FittedTo, load_heads
+from charladder.generation.speculative.heads_file import HeadsMetadata, load_heads
 
 TableResult = tuple[str, list[dict[str, Any]], AdaptiveTable]
 
@@ -74,7 +74,7 @@ def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
     return "by_layer", found, table
 
 
-def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], FittedTo | None]:
+def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], HeadsMetadata | None]:
     """The heads that `refit` has fitted to intermediate layers, and when they last learned; none where it has not run,
     or has for another network, which a note then says."""
     try:

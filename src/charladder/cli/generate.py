@@ -154,7 +154,7 @@ def _write_samples(model: TextGenerator, prompt: Prompt, samples: int, as_json: 
 
 
 def _decode_prompt(model: TextGenerator, prompt: Prompt) -> str:
-    return model.decoder().decode(prompt.data, final=True)
+    return model.make_decoder().decode(prompt.data, final=True)
 
 
 def _text_entries(text: GeneratedText, log_probabilities: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
-from charladder.generation.speculative.heads_file import FittedTo, load_heads, save_heads
+from charladder.generation.speculative.heads_file import HeadsMetadata, load_heads, save_heads
 from charladder.run import Run, file_ends, open_data, open_run, run_lock, split_of
 from charladder.strict_json import dumps
 from charladder.text import Windows
@@ -67,20 +67,22 @@ def main(argv: list[str]) -> int:
             "random", file_ends(run.recipe, corpus),
         )  # fmt: skip
         old = None if options.fresh else _load_existing_heads(run)
-        heads, about = old or (None, FittedTo(digest, 0, 0))
+        heads, about = old or (None, HeadsMetadata(digest, 0, 0))
         if heads is not None and options.layers is None:
             wanted = tuple(sorted(map(int, heads.early_exit)))
         if heads is None or tuple(sorted(map(int, heads.early_exit))) != wanted:
             kept = {} if heads is None else heads.state_dict()
             inside = width if heads is None else len(heads.chain.gate.weight)
-            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), wanted).begin_like(network, options.seed)
+            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), wanted).initialise_from(
+                network, options.seed
+            )
             own = heads.state_dict()
             heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
         windows.restore({"examples": about.steps * options.batch})  # examples that were not read yet
         network, heads = network.to(device), heads.to(device)
         last, interrupted = _fit_with_progress(fit(network, heads, windows, settings,
                                    choose_precision(options.precision, device)))  # fmt: skip
-        about = FittedTo(digest, about.steps + last.step, about.characters + last.characters)
+        about = HeadsMetadata(digest, about.steps + last.step, about.characters + last.characters)
         save_heads(run, heads, about)
     if interrupted:
         raise KeyboardInterrupt
@@ -114,7 +116,7 @@ def _parse_layers(option: str | None, layer_count: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _load_existing_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
+def _load_existing_heads(run: Run) -> tuple[DraftingHeads, HeadsMetadata] | None:
     """The heads to go on with; None where there are none, or they are of another network."""
     try:
         return load_heads(run)

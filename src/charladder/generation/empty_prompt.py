@@ -2,7 +2,7 @@
 
 from charladder.text import Alphabet
 
-OPENINGS = "\n", " "  # in training, a line begins after the first, and a word after the second
+_START_CHARACTERS = "\n", " "  # in training, a line begins after the first, and a word after the second
 
 
 def ids_before_empty_prompt(alphabet: Alphabet) -> list[int]:
@@ -11,7 +11,7 @@ def ids_before_empty_prompt(alphabet: Alphabet) -> list[int]:
     They are no part of the text. Empty where the alphabet has neither (DNA, say): the first character is then drawn
     uniformly, because the network predicts nothing without an input.
     """
-    for letter in OPENINGS:
+    for letter in _START_CHARACTERS:
         if not alphabet.letters or letter in alphabet.letters:
             return alphabet.encode(letter.encode()).tolist()
     return []

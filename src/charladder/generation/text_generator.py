@@ -112,7 +112,7 @@ class _Request:
     stops: list[list[int]]
 
 
-def training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
+def load_training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
     """The text that a run was trained on, ids; None where it is gone or not opened unasked, and `report` hears why."""
     try:
         corpus = open_data(run)
@@ -138,19 +138,19 @@ class TextGenerator:
         run: Run,
         settings: GenerationConfig | None = None,
         report: Callable[[str], None] = lambda sentence: None,
-        training: Callable[[], np.ndarray | None] | None = None,
+        training_text: Callable[[], np.ndarray | None] | None = None,
     ) -> None:
         self.run, self.settings, self.report = run, settings or GenerationConfig(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
         self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
-        self.stops = self.encode_stops(self.settings.stops, "--stop")
+        self.stop_ids = self.encode_stops(self.settings.stops, "--stop")
         self.network = run.network().to(choose_device(self.settings.device))
         self.runners = {1: open_runner(self.network, 1, self.settings.context, self.weights)}
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
         self.draft = self.settings.draft
-        self.fetch_training_text = training or partial(training_text, run, report)
+        self.fetch_training_text = training_text or partial(load_training_text, run, report)
         by_clock = self.settings.draft in ("auto", "none")
         self.sampling = replace(self.settings.sampling, coupled=self.settings.sampling.coupled or by_clock)
 
@@ -161,7 +161,7 @@ class TextGenerator:
     def encode_stops(self, stops: Sequence[bytes], where: str) -> list[list[int]]:
         return [self.run.alphabet.encode(stop, where, "error").tolist() for stop in dict.fromkeys(stops)]
 
-    def decoder(self) -> codecs.IncrementalDecoder:
+    def make_decoder(self) -> codecs.IncrementalDecoder:
         """Turns the bytes that the run writes into text, as they come."""
         encoding = "utf-8" if self.run.alphabet.letters else self.settings.encoding
         return codecs.getincrementaldecoder(encoding)("replace")
@@ -170,11 +170,11 @@ class TextGenerator:
         """A loop that generates after these prompts (ids), as the configuration says."""
         s, given = self.settings, [tuple(prompt) for prompt in prompts]
         samples = sample_indices(given)
-        return self._open(
-            [_Request(ids, s.length, s.seed, n, self.stops) for ids, n in zip(given, samples, strict=True)]
+        return self._start_loop(
+            [_Request(ids, s.length, s.seed, n, self.stop_ids) for ids, n in zip(given, samples, strict=True)]
         )
 
-    def _open(self, texts: Sequence[_Request]) -> GenerationLoop:
+    def _start_loop(self, texts: Sequence[_Request]) -> GenerationLoop:
         """Starts these texts, all in one loop."""
         count, s = len(texts), self.settings
         if count not in self.runners:
@@ -197,7 +197,7 @@ class TextGenerator:
         loop.add(sequences, [config] * len(sequences))
         return loop
 
-    def _plan(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Request]:
+    def _make_requests(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Request]:
         """`samples` texts for each prompt. Raises UserError for one that the alphabet cannot spell."""
         planned: list[_Request] = []
         for number, prompt in enumerate(prompts, 1):
@@ -205,7 +205,7 @@ class TextGenerator:
             ids = tuple(self.encode(given.data, given.where))
             length = self.settings.length if given.length is None else given.length
             seed = self.settings.seed if given.seed is None else given.seed
-            stops = self.stops if given.stops is None else self.encode_stops(given.stops, f"{given.where}: stop")
+            stops = self.stop_ids if given.stops is None else self.encode_stops(given.stops, f"{given.where}: stop")
             planned += [_Request(ids, length, seed, 0, stops)] * samples
         numbers = sample_indices([(text.seed, text.prompt) for text in planned])
         return [replace(text, sample=number) for text, number in zip(planned, numbers, strict=True)]
@@ -215,14 +215,14 @@ class TextGenerator:
 
         What is written after a prompt does not depend on the other prompts; texts of the same prompt and seed differ.
         """
-        planned = self._plan(prompts, samples)
+        planned = self._make_requests(prompts, samples)
         for first in range(0, len(planned), self.settings.batch_size):
             began = time.perf_counter()
-            loop = self._open(planned[first : first + self.settings.batch_size])
+            loop = self._start_loop(planned[first : first + self.settings.batch_size])
             loop.run()
-            self.add_to_totals(loop, time.perf_counter() - began)
+            self._add_to_totals(loop, time.perf_counter() - began)
             for sequence in loop.sequences:
-                yield self.text(sequence)
+                yield self._to_generated_text(sequence)
 
     def stream(self, prompt: bytes | Prompt) -> Iterator[str]:
         """The text after one prompt, as soon as it is settled: whole Unicode characters, no part of a stop string."""
@@ -233,25 +233,25 @@ class TextGenerator:
         """The same, each piece with the state of the sequence."""
         began = time.perf_counter()
         given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        loop = self._open(self._plan([given], 1))
+        loop = self._start_loop(self._make_requests([given], 1))
         (sequence,) = loop.sequences
-        decoder, done = self.decoder(), 0
+        decoder, done = self.make_decoder(), 0
         while True:
             piece = decoder.decode(self.run.alphabet.decode(np.array(sequence.ids[done : sequence.settled], np.int64)))
             done = sequence.settled
             if sequence.finish_reason:
-                self.add_to_totals(loop, time.perf_counter() - began)
+                self._add_to_totals(loop, time.perf_counter() - began)
                 yield sequence, piece + decoder.decode(b"", final=True)
                 return
             if piece:
                 yield sequence, piece
             loop.step(STEP_SECONDS)
 
-    def text(self, sequence: SequenceState) -> GeneratedText:
-        spelled = self.decoder().decode(self.run.alphabet.decode(np.array(sequence.ids, np.int64)), final=True)
+    def _to_generated_text(self, sequence: SequenceState) -> GeneratedText:
+        spelled = self.make_decoder().decode(self.run.alphabet.decode(np.array(sequence.ids, np.int64)), final=True)
         return GeneratedText(spelled, sequence.ids, sequence.nats, sequence.finish_reason or "")
 
-    def add_to_totals(self, loop: GenerationLoop, seconds: float) -> None:
+    def _add_to_totals(self, loop: GenerationLoop, seconds: float) -> None:
         self.passes += loop.passes
         self.characters += loop.pass_characters
         self.seconds += seconds

@@ -42,9 +42,9 @@ class CacheIndex:
 class BatchedRunner:
     """A cache of `slots` sequences of `context` characters, in the dtype of the network's weights."""
 
-    def __init__(self, network: Transformer, streams: int, context: int) -> None:
+    def __init__(self, network: Transformer, slots: int, context: int) -> None:
         weight, s = network.output.weight, network.settings
-        self.network, self.slots, self.context = network, streams, context
+        self.network, self.slots, self.context = network, slots, context
         self.layers, self.width, self.alphabet_size = s.layers, s.width, network.output.out_features
         self.owner: object = None
         self.device, self.dtype = weight.device, network.embedding.weight.dtype
@@ -57,18 +57,18 @@ class BatchedRunner:
         sinusoidal = s.positions == "sinusoidal"
         self.signal = sinusoidal_signal(context, s.width).to(self.device, self.dtype) if sinusoidal else None
         # One stream more: a graph for a few more streams than there are writes what is over to it.
-        shape = (streams + 1, s.attention_heads, context, s.head_size)
+        shape = (slots + 1, s.attention_heads, context, s.head_size)
         like: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         self.keys = [torch.zeros(shape, **like) for _ in range(s.layers)]
         self.values = [torch.zeros(shape, **like) for _ in range(s.layers)]
-        self.ids_SC = torch.zeros(streams + 1, context, dtype=torch.long, device=self.device)
+        self.ids_SC = torch.zeros(slots + 1, context, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
     def run(
-        self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
+        self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        last = self.layers if last is None else last
-        numbers, places, ids = (np.asarray(part, dtype=np.int64) for part in (rows.slots, rows.positions, rows.ids))
+        last_layer = self.layers if last_layer is None else last_layer
+        numbers, places, ids = (np.asarray(part, dtype=np.int64) for part in (batch.slots, batch.positions, batch.ids))
         if places.max(initial=0) >= self.context:
             raise UserError(f"{places.max() + 1} characters are more than the {self.context} the cache holds")
         limits = (
@@ -81,19 +81,21 @@ class BatchedRunner:
                 raise UserError(f"{what} {part.min()} to {part.max()} were to be read, and there are {count}")
         edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
         runs = sorted(zip(edges[1:] - edges[:-1], numbers[edges[:-1]], edges[:-1], strict=True))
-        whole = last == self.layers
+        whole = last_layer == self.layers
         found = np.empty((len(ids), (2 * self.width + self.alphabet_size) if whole else self.width), np.float32)
         for length, some in groupby(runs, key=lambda run: run[0]):
             at_ST = np.array([begin for _, _, begin in some])[:, None] + np.arange(length)
             asked = np.stack((ids[at_ST], places[at_ST], numbers[at_ST]))
-            if first == 0 and whole and length <= MAX_GRAPH_TOKENS and self.device.type == "cuda":
+            if first_layer == 0 and whole and length <= MAX_GRAPH_TOKENS and self.device.type == "cuda":
                 found[at_ST] = self.replay(asked)
                 continue
-            below_STD = None if x_ND is None or not first else torch.from_numpy(x_ND[at_ST]).to(self.keys[0])
+            below_STD = None if x_ND is None or not first_layer else torch.from_numpy(x_ND[at_ST]).to(self.keys[0])
             given = torch.from_numpy(asked).to(self.device)
             longest = self.padded_length(int(asked[1].max()) + 1)
             found[at_ST] = (
-                self.forward_layers(given, self.slot_index(asked[2, :, 0]), longest, first, last, below_STD)
+                self.forward_layers(
+                    given, self._slot_index(asked[2, :, 0]), longest, first_layer, last_layer, below_STD
+                )
                 .cpu()
                 .numpy()
             )
@@ -107,7 +109,7 @@ class BatchedRunner:
             return longest
         return min(self.context, max(MIN_GRAPH_LENGTH, 1 << (longest - 1).bit_length()))
 
-    def slot_index(self, numbers_S: np.ndarray) -> slice | Tensor:
+    def _slot_index(self, numbers_S: np.ndarray) -> slice | Tensor:
         """The index of these slots: a slice where they are adjacent, which needs no copy."""
         begin, end = int(numbers_S[0]), int(numbers_S[-1]) + 1
         if end - begin == len(numbers_S) and (np.diff(numbers_S) == 1).all():
@@ -138,7 +140,7 @@ class BatchedRunner:
             table_CD = network.tables[layer] if layer < len(network.tables) else self.signal if layer == 0 else None
             if table_CD is not None:
                 x_STD = x_STD + table_CD[places_ST]
-            x_STD = network.blocks[layer](x_STD, angles, partial(self.extend, layer, where), None)
+            x_STD = network.blocks[layer](x_STD, angles, partial(self._extend_cache, layer, where), None)
         assert x_STD is not None
         if last < self.layers:
             return x_STD.float()
@@ -146,7 +148,7 @@ class BatchedRunner:
         logits_STV = network.output(final_STD.to(network.output.weight.dtype))
         return torch.cat((x_STD.float(), final_STD.float(), logits_STV.float()), -1)
 
-    def extend(
+    def _extend_cache(
         self, layer: int, where: CacheIndex, key_SHTE: Tensor, value_SHTE: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Writes keys and values of new characters; all of these streams, and what of them may be seen."""

@@ -16,8 +16,8 @@ def open_runner(
     network: Transformer,
     slots: int = 1,
     context: int | None = None,
-    weights: torch.dtype = torch.float32,
-    like: ModelRunner | None = None,
+    dtype: torch.dtype = torch.float32,
+    share_weights_with: ModelRunner | None = None,
 ) -> ModelRunner:
     """The fastest reader there is for a network, of so many streams, at `context` characters (its own unless given).
 
@@ -30,21 +30,21 @@ def open_runner(
         raise UserError(f"--context {context} is too small; it must be at least 2 characters")
     if context > s.context and s.learned_positions:
         raise UserError(f"--context {context} is longer than the position tables, which end at {s.context}")
-    if isinstance(like, PackedRunner):
-        return PackedRunner(like.weights, slots, context)
-    if can_pack(network, weights):
-        return PackedRunner(PackedWeights(network, weights), slots, context)
+    if isinstance(share_weights_with, PackedRunner):
+        return PackedRunner(share_weights_with.weights, slots, context)
+    if can_pack(network, dtype):
+        return PackedRunner(PackedWeights(network, dtype), slots, context)
     on_cpu = network.output.weight.device.type == "cpu"
-    if weights != torch.float32 and on_cpu:
+    if dtype != torch.float32 and on_cpu:
         why = (
             native.unavailable_reason() if has_packed_architecture(network) else None
         ) or "this network is not of the kind it reads"
         raise UserError(
             f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
         )
-    if isinstance(like, BatchedRunner):
-        network = like.network
-    elif weights != torch.float32:
-        network = copy.deepcopy(network).to(weights)
+    if isinstance(share_weights_with, BatchedRunner):
+        network = share_weights_with.network
+    elif dtype != torch.float32:
+        network = copy.deepcopy(network).to(dtype)
         network.output.float()  # logits are not rounded
     return EagerRunner(network, 1, context) if slots == 1 and on_cpu else BatchedRunner(network, slots, context)

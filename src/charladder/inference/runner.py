@@ -47,7 +47,7 @@ class ModelRunner(Protocol):
     owner: object  # a mark of the generation loop that uses it
 
     def run(
-        self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
+        self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
         """Runs the layers after `first` up to `last` (by default all of them) on a batch. x_ND: the output of layer
         `first`, where that is not 0. Raises UserError for a position past the context."""
@@ -58,33 +58,35 @@ class EagerRunner:
     """Runs the network's own modules, one sequence after the other: the reference for all other runners. It works for
     every network and device."""
 
-    def __init__(self, network: Transformer, streams: int, context: int) -> None:
+    def __init__(self, network: Transformer, slots: int, context: int) -> None:
         weight = network.output.weight
-        self.network, self.slots, self.context = network, streams, context
+        self.network, self.slots, self.context = network, slots, context
         self.layers, self.width = network.settings.layers, network.settings.width
         self.alphabet_size = network.output.out_features
         self.owner: object = None
-        self.caches = [KVCache(network.settings, 1, context, weight.dtype, weight.device) for _ in range(streams)]
+        self.caches = [KVCache(network.settings, 1, context, weight.dtype, weight.device) for _ in range(slots)]
 
     @torch.inference_mode()
     def run(
-        self, rows: TokenBatch, first: int = 0, last: int | None = None, x_ND: np.ndarray | None = None
+        self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        last = self.layers if last is None else last
+        last_layer = self.layers if last_layer is None else last_layer
         found = []
         begin = 0
-        while begin < len(rows.ids):
+        while begin < len(batch.ids):
             end = begin + 1
-            while end < len(rows.ids) and rows.slots[end] == rows.slots[begin]:
+            while end < len(batch.ids) and batch.slots[end] == batch.slots[begin]:
                 end += 1
-            below = None if x_ND is None or not first else x_ND[begin:end]
-            ids, place = list(rows.ids[begin:end]), rows.positions[begin]
-            found.append(self.run_slot(self.caches[rows.slots[begin]], place, ids, first, last, below))
+            below = None if x_ND is None or not first_layer else x_ND[begin:end]
+            ids, place = list(batch.ids[begin:end]), batch.positions[begin]
+            found.append(
+                self._run_sequence(self.caches[batch.slots[begin]], place, ids, first_layer, last_layer, below)
+            )
             begin = end
         x_ND, final_ND, logits_NV = (np.concatenate([part[i] for part in found]) for i in range(3))
-        return RunnerOutput(x_ND, final_ND, logits_NV) if last == self.layers else RunnerOutput(x_ND, None, None)
+        return RunnerOutput(x_ND, final_ND, logits_NV) if last_layer == self.layers else RunnerOutput(x_ND, None, None)
 
-    def run_slot(
+    def _run_sequence(
         self, cache: KVCache, place: int, ids: list[int], first: int, last: int, below_TD: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         network, device = self.network, self.network.output.weight.device

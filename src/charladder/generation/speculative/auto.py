@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TRIAL_PASSES = 6  # of a trial
 MIN_TRIALS = 3  # trials, however bad the first one looked: something else may have held the machine
-MAX_LOST_SHARE = 0.005  # of the time that trials may lose
+MAX_TRIAL_COST = 0.005  # of the time that trials may lose
 PASSES_BETWEEN_DECISIONS = 8  # passes between two looks at the rivals
 DECAY = 0.98  # of what was measured before, with each pass
 WARM_UP_PASSES = 2  # passes of a trial that are not counted: caches are cold
@@ -38,7 +38,7 @@ class Candidate:
     def speed(self) -> float:
         return self.characters / self.seconds if self.seconds else 0.0
 
-    def measure(self, characters: int, seconds: float) -> None:
+    def record(self, characters: int, seconds: float) -> None:
         self.characters = DECAY * self.characters + characters
         self.seconds = DECAY * self.seconds + seconds
 
@@ -51,8 +51,8 @@ class AutoDrafter:
     def __init__(self, drafters: Sequence[tuple[Any, Sequence[int]]]) -> None:
         self.candidates = [Candidate(NoDrafter(), 0)]
         self.candidates += [Candidate(drafter, n) for drafter, lengths in drafters for n in lengths]
-        self.current, self.passes, self.trying = self.candidates[0], 0, True
-        self.lost = self.total = 0.0  # seconds
+        self.current, self.passes, self.is_trial = self.candidates[0], 0, True
+        self.trial_loss = self.total_seconds = 0.0  # seconds
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
         for drafter in {id(c.drafter): c.drafter for c in self.candidates}.values():
@@ -70,22 +70,22 @@ class AutoDrafter:
     def observe(self, passes: int, characters: int, seconds: float) -> None:
         now = self.current
         self.passes += 1
-        self.total += seconds
-        if not self.trying or self.passes > WARM_UP_PASSES:
-            now.measure(characters, seconds)
-        if not self.trying and self.passes % PASSES_BETWEEN_DECISIONS:  # what follows takes its time
+        self.total_seconds += seconds
+        if not self.is_trial or self.passes > WARM_UP_PASSES:
+            now.record(characters, seconds)
+        if not self.is_trial and self.passes % PASSES_BETWEEN_DECISIONS:  # what follows takes its time
             return
         best = max(self.candidates, key=lambda c: c.speed)
-        if self.trying and best.speed:
-            self.lost += max(0.0, seconds - characters / best.speed)
-        if self.trying and self.passes < TRIAL_PASSES + WARM_UP_PASSES:
+        if self.is_trial and best.speed:
+            self.trial_loss += max(0.0, seconds - characters / best.speed)
+        if self.is_trial and self.passes < TRIAL_PASSES + WARM_UP_PASSES:
             return
-        now.trials += self.trying
-        self.current, self.trying, self.passes = best, False, 0
-        if self.lost <= MAX_LOST_SHARE * self.total or not self.candidates[0].trials:
+        now.trials += self.is_trial
+        self.current, self.is_trial, self.passes = best, False, 0
+        if self.trial_loss <= MAX_TRIAL_COST * self.total_seconds or not self.candidates[0].trials:
             rival = self.next_trial(best)
             if rival is not None:
-                self.current, self.trying = rival, True
+                self.current, self.is_trial = rival, True
 
     def next_trial(self, best: Candidate) -> Candidate | None:
         """Who is to be tried next: who has not been, then whoever is close, or may have had bad luck; None where nobody

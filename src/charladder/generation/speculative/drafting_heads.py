@@ -44,7 +44,7 @@ class DraftingHeads(nn.Module):
         self.early_exit = nn.ModuleDict({str(r): nn.Linear(width, alphabet, bias=False) for r in layers})
 
     @torch.no_grad()
-    def begin_like(self, network: Transformer, seed: int = 0) -> "DraftingHeads":
+    def initialise_from(self, network: Transformer, seed: int = 0) -> "DraftingHeads":
         """Where fitting begins: classifiers like the network's own, the chain's layer at zero."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():

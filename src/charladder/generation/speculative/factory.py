@@ -31,8 +31,8 @@ def make_drafter(
     runner: ModelRunner,
     sampling: SamplingParams,
     length: int | None = None,
-    training: Callable[[], np.ndarray | None] = lambda: None,
-    weights: torch.dtype = torch.float32,
+    training_text: Callable[[], np.ndarray | None] = lambda: None,
+    dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Drafter:
     """The drafter called `name`, which proposes `length` characters (its own choice unless given).
@@ -45,13 +45,13 @@ def make_drafter(
     if name == "none":
         return NoDrafter()
     if name == "ngram":
-        return NgramDrafter(training(), length or 4)
+        return NgramDrafter(training_text(), length or 4)
     if name == "auto":
         found: list[Drafter] = []
         said = set()
-        for make in (make_target_heads, make_early_exit):
+        for make in (_make_target_heads, _make_early_exit):
             try:
-                drafter = make(run, runner, sampling, length or 8, weights)
+                drafter = make(run, runner, sampling, length or 8, dtype)
             except UserError as error:
                 if str(error) not in said:
                     report(f"{error}; writing goes on without them")
@@ -60,10 +60,10 @@ def make_drafter(
             if drafter is not None:
                 found.append(drafter)
         found.append(NgramDrafter(None, length or 8))
-        return AutoDrafter([(d, lengths_to_try(d, length)) for d in found])
+        return AutoDrafter([(d, _lengths_to_try(d, length)) for d in found])
     if name == "early-exit" and run.recipe.model.layers < 2:
         raise UserError(f"{run.path} has a single layer, and none below it that could draft; use another --draft")
-    drafter = (make_target_heads if name == "targets" else make_early_exit)(run, runner, sampling, length, weights)
+    drafter = (_make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "intermediate layers"
         command = f"charladder refit {run.words}"
@@ -71,13 +71,13 @@ def make_drafter(
     return drafter
 
 
-def lengths_to_try(drafter: Any, length: int | None) -> tuple[int, ...]:
+def _lengths_to_try(drafter: Any, length: int | None) -> tuple[int, ...]:
     """How many characters of a drafter are worth a trial."""
     wanted = (length,) if length else LENGTHS_TO_TRY[drafter.name]
     return tuple(sorted({min(n, drafter.max_length) for n in wanted}))
 
 
-def make_target_heads(
+def _make_target_heads(
     run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
     """The chain of refitted heads, or else the target heads that were trained with the network."""
@@ -94,7 +94,7 @@ def make_target_heads(
     return IndependentHeadsDrafter(heads, sampling, length or 8) if 2 in heads else None
 
 
-def make_early_exit(
+def _make_early_exit(
     run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
     """The lowest refitted layer, or else one trained with the network that learned to its end."""

@@ -54,7 +54,7 @@ class FitProgress:
 
 
 def fit(
-    network: Transformer, heads: DraftingHeads, windows: Windows, settings: FitConfig, products: torch.dtype
+    network: Transformer, heads: DraftingHeads, windows: Windows, settings: FitConfig, autocast_dtype: torch.dtype
 ) -> Iterator[FitProgress]:
     """Fits `heads` step by step, by AdamW with a rate that rises and falls to 0; yields after each. windows: T inputs
     and any further characters, which are not read. The
@@ -69,7 +69,7 @@ def fit(
             group["lr"] = settings.rate * min(1.0, (step + 1) / 20, max(0.02, 1.1 * (1 - progress)))
         ids, _ = windows.take(settings.batch)
         ids_BT = torch.from_numpy(ids).to(device)
-        with torch.autocast(device.type, products, enabled=products != torch.float32):
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype != torch.float32):
             losses = head_losses(network, heads, ids_BT, settings.ahead)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()

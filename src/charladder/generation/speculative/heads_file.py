@@ -15,11 +15,11 @@ from charladder.training.identity import entries
 from charladder.training.tensor_files import file_digest, load_tensors, save_tensors
 
 FILE_NAME = "drafting.safetensors"
-MAX_BYTES = 1 << 31  # bytes of it
+MAX_FILE_BYTES = 1 << 31  # bytes of it
 
 
 @dataclass(frozen=True)
-class FittedTo:
+class HeadsMetadata:
     """What stands beside the heads: the network they were fitted to (SHA-256 of its file), and after how many steps
     and characters they last learned."""
 
@@ -28,14 +28,14 @@ class FittedTo:
     characters: int
 
 
-def save_heads(run: Run, heads: DraftingHeads, about: FittedTo) -> None:
+def save_heads(run: Run, heads: DraftingHeads, about: HeadsMetadata) -> None:
     """Writes a run's drafting heads, over older ones. Raises OSError."""
     save_tensors(
         run.path / FILE_NAME, heads.state_dict(), {"about": json.dumps(about.__dict__), **entries(run.identity)}
     )
 
 
-def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
+def load_heads(run: Run) -> tuple[DraftingHeads, HeadsMetadata] | None:
     """A run's drafting heads; None where it has none. Raises UserError where they are not whole, or another's."""
     path = run.path / FILE_NAME
     if not path.exists() and not path.is_symlink():
@@ -43,18 +43,18 @@ def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path} is no plain file, and is not followed")
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path} is larger than any that refit writes, and is not read")
         with safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             plain = all(part.get_dtype() == "F32" for part in slices.values())
-            about = parse_fitted_to((opened.metadata() or {}).get("about", ""))
+            about = _parse_metadata((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
     again = f"`charladder refit {run.words}` makes new ones"
     with torch.device("meta"):
-        made = heads_of_shapes(run, shapes)
+        made = _heads_from_shapes(run, shapes)
     if (
         not plain
         or about is None
@@ -64,7 +64,7 @@ def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
         raise UserError(f"{path} does not hold drafting heads of this network; {again}")
     if about.network != file_digest(run.network_path):
         raise UserError(f"{path} was fitted to another network than {run.network_path.name} is now; {again}")
-    heads = heads_of_shapes(run, shapes)
+    heads = _heads_from_shapes(run, shapes)
     assert heads is not None
     try:
         heads.load_state_dict(load_tensors(path, run.identity))
@@ -73,7 +73,7 @@ def load_heads(run: Run) -> tuple[DraftingHeads, FittedTo] | None:
     return heads.eval(), about
 
 
-def heads_of_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
+def _heads_from_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHeads | None:
     """Heads for tensors of these names and shapes; None where there is nothing of the kind."""
     gate = shapes.get("chain.gate.weight", ())
     kinds: dict[str, list[int]] = {"targets": [], "early_exit": []}
@@ -93,10 +93,10 @@ def heads_of_shapes(run: Run, shapes: dict[str, tuple[int, ...]]) -> DraftingHea
     return DraftingHeads(width, run.alphabet.size, gate[0], tuple(kinds["targets"]), tuple(kinds["early_exit"]))
 
 
-def parse_fitted_to(text: str) -> FittedTo | None:
+def _parse_metadata(text: str) -> HeadsMetadata | None:
     try:
         found: Any = json.loads(text)
-        about = FittedTo(**found)
+        about = HeadsMetadata(**found)
     except (ValueError, TypeError, RecursionError):
         return None
     numbers = about.steps, about.characters

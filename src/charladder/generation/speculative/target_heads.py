@@ -86,18 +86,18 @@ class ChainedHeadDrafter:
     name = "targets"
 
     def __init__(
-        self, chain: ChainedHead, sampling: SamplingParams, length: int = 4, weights: torch.dtype = torch.float32
+        self, chain: ChainedHead, sampling: SamplingParams, length: int = 4, dtype: torch.dtype = torch.float32
     ) -> None:
         self.chain, self.max_length = chain, length
         self.sampler = make_sampler(sampling)
         self.sampling = to_c(sampling)
-        self.library = native.library(weights, SOURCES)
+        self.library = native.library(dtype, SOURCES)
         gate_up = interleave_gate(chain.gate.weight.detach(), chain.up.weight.detach())
         self.tensors = [
             chain.embedding.weight.detach(),
             chain.norm.weight.detach(),
             chain.final_norm.weight.detach(),
-            *(pack_panels(m, weights) for m in (gate_up, chain.down.weight.detach(), chain.output.weight.detach())),
+            *(pack_panels(m, dtype) for m in (gate_up, chain.down.weight.detach(), chain.output.weight.detach())),
         ]
         self.alphabet, self.width = chain.embedding.weight.shape
         self.inside = len(chain.gate.weight)
