@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from charladder.cli.options import Parser
+from charladder.cli.progress import reading_progress
 from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import reading_progress
 from charladder.errors import UserError, nearest
 from charladder.strict_json import dumps
 from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is_url, open_corpus, prune

@@ -1,15 +1,15 @@
 """charladder evaluate"""
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from charladder.cli import evaluation_tables
+from charladder.cli.notes import print_note, print_text_notes
 from charladder.cli.options import Parser, add_data_option, add_weights_option
+from charladder.cli.progress import reading_progress
 from charladder.cli.scoring import ScoringJob, check_finite, open_scoring_job, print_score, score_entries, score_job
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters
 from charladder.evaluation.character_export import exporting
@@ -73,10 +73,9 @@ def main(argv: list[str]) -> int:
             corpus = open_data(run, report, options.moved)
     print_text_notes(corpus)
     if options.data and not options.encoding and find_codec(encoding) is not None:
-        print(
-            f"note: {corpus.name} was read as {encoding}, the encoding that {run.path} was trained with; "
-            "give --encoding if it has another",
-            file=sys.stderr,
+        print_note(
+            f"{corpus.name} was read as {encoding}, the encoding that {run.path} was trained with; give --encoding if "
+            "it has another"
         )
     console = Terminal(stderr=options.json)
     part = "all" if options.data else options.split or "valid"

@@ -1,13 +1,14 @@
 """A closer look at where the bits go, for `evaluate`: each gives its key in the JSON, what stands there, a table."""
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
-from charladder.cli.scoring import ScoringJob, score_job, scoring_bar
+from charladder.cli.notes import print_note
+from charladder.cli.progress import scoring_bar
+from charladder.cli.scoring import ScoringJob, score_job
 from charladder.cli.tables import AdaptiveTable
 from charladder.errors import UserError
 from charladder.evaluation.by_context import by_context, by_position, contexts_of
@@ -80,7 +81,7 @@ def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], HeadsMetad
     try:
         found = load_heads(job.run)
     except UserError as error:
-        print(f"note: {error}; the heads of refit are not scored", file=sys.stderr)
+        print_note(f"{error}; the heads of refit are not scored")
         found = None
     if found is None:
         return {}, None

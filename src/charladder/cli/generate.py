@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from charladder.cli.notes import print_note
 from charladder.cli.options import Parser, add_weights_option
 from charladder.cli.prompts import choose_encoding, encode_argument, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
     lines = [] if options.prompts is None else read_prompts(options.prompts, encoding)
     prompt = _read_prompt(options, run, encoding)
     check_context(run, run.recipe.model.context if options.context is None else options.context)
-    model = TextGenerator(run, settings, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
+    model = TextGenerator(run, settings, print_note)
     if options.prompts is not None:
         return _write_json_lines(model, lines, options.samples, options.log_probabilities)
     if options.raw:

@@ -1,15 +1,13 @@
 """charladder refit"""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from charladder.cli.next_steps import command_after_refit
+from charladder.cli.notes import print_text_notes
 from charladder.cli.options import Parser, add_data_option, add_weights_option
+from charladder.cli.progress import PlainLineTimer, percentage_bar, reading_progress
 from charladder.cli.terminal import Terminal
-from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
@@ -125,13 +123,9 @@ def _load_existing_heads(run: Run) -> tuple[DraftingHeads, HeadsMetadata] | None
 
 
 def _fit_with_progress(steps: Iterator[FitProgress]) -> tuple[FitProgress, bool]:
-    """Shows the steps as they come; returns the last, and whether somebody has stopped it there."""
-    console, last, said = Terminal(stderr=True), None, time.monotonic()
-    with Progress(
-        TextColumn("fitting"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=1.0, said="")
+    """Runs the steps and shows their progress. Returns the last step, and whether Ctrl-C ended the fit there."""
+    console, timer, last = Terminal(stderr=True), PlainLineTimer(), None
+    with percentage_bar(console, "fitting", 1.0) as update:
         while True:
             try:
                 last = next(steps)
@@ -141,11 +135,10 @@ def _fit_with_progress(steps: Iterator[FitProgress]) -> tuple[FitProgress, bool]
                 if last is None:
                     raise
                 return last, True
-            words = " ".join(f"{name}={bits:.2f}" for name, bits in last.bits.items())
+            bits = " ".join(f"{name}={value:.2f}" for name, value in last.bits.items())
             speed = f"{last.characters / last.seconds:,.0f} chars/s"
-            bar.update(task, completed=last.progress, said=f"{speed}  {words}")
-            if not console.is_terminal and time.monotonic() - said > 10:
-                said = time.monotonic()
-                console.print(f"step {last.step} {100 * last.progress:5.1f}% | {speed} | {words}", highlight=False)
+            update(last.progress, f"{speed}  {bits}")
+            if not console.is_terminal and timer.is_due():
+                console.print(f"step {last.step} {100 * last.progress:5.1f}% | {speed} | {bits}", highlight=False)
     assert last is not None
     return last, False

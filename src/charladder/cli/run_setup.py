@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from charladder.cli.budget_change import describe_budget_change
 from charladder.cli.estimate import check_memory, fit_micro_batch
 from charladder.cli.initial_weights import read_initial_fields
+from charladder.cli.notes import print_note, print_text_notes
 from charladder.cli.options import BUDGET_FIELDS, given_fields, read_recipe_fields
-from charladder.cli.text_progress import print_text_notes, reading_progress
+from charladder.cli.progress import reading_progress
 from charladder.default_shape import PASSES, SMALL
 from charladder.environment import environment_of
 from charladder.errors import UserError
@@ -126,7 +126,7 @@ def _remove_automatic_batch(options: Namespace) -> bool:
 
 def _print_note_once(sentence: str) -> None:
     if is_rank_zero():
-        print(f"note: {sentence}", file=sys.stderr)
+        print_note(sentence)
 
 
 def _read_text_in_turn(read: Callable[[Report], Corpus]) -> Corpus:

@@ -1,16 +1,15 @@
 """Scoring a run with a progress bar: what `evaluate` and the end of `train` share."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from charladder.cli.progress import scoring_bar
 from charladder.errors import UserError
 from charladder.evaluation import Score, ScoredCharacters, evaluate
 from charladder.model import Transformer
@@ -76,27 +75,6 @@ def open_scoring_job(
             raise UserError(f"--limit is {limit}; it must be at least 1 character")
         end = min(end, begin + limit)
     return ScoringJob(run, run.network().to(device), corpus, split, (begin, end), context, stride, device)
-
-
-@contextmanager
-def scoring_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int, float | None], None]]:
-    """A bar, to be told of the characters scored and their bits."""
-    with Progress(
-        TextColumn(f"scoring {what}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=total, said="")
-
-        def report(characters: int, bits: float | None = None) -> None:
-            said = "" if bits is None else f"{bits / characters:.3f} bits/char"
-            bar.update(task, completed=characters, said=said)
-
-        yield report
 
 
 def score_job(

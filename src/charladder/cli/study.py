@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from charladder.cli.notes import print_text_notes
 from charladder.cli.options import Parser
+from charladder.cli.progress import reading_progress
 from charladder.cli.signals import stop_on_signal
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal, print_message
-from charladder.cli.text_progress import print_text_notes, reading_progress
 from charladder.errors import UserError
 from charladder.run import split_of
 from charladder.strict_json import dumps

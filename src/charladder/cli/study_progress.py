@@ -2,12 +2,11 @@
 
 import time
 from statistics import fmean
-from types import TracebackType
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from charladder.cli.progress import LiveDisplay, format_time_left
 from charladder.cli.tables import AdaptiveTable
 from charladder.studies.plan import Plan
 from charladder.studies.runner import Event, RunFailed, RunFinished, RunInterrupted, RunProgress, RunStarted
@@ -15,12 +14,12 @@ from charladder.studies.runner import Event, RunFailed, RunFinished, RunInterrup
 _RunKey = tuple[str, int]
 
 
-class StudyProgress:
+class StudyProgress(LiveDisplay):
     """A context manager; `show` takes the events of the runner."""
 
     def __init__(self, console: Console, plan: Plan, jobs: int) -> None:
-        self.console, self.plan, self.jobs = console, plan, jobs
-        self.live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+        super().__init__(console, refresh_per_second=2)
+        self.plan, self.jobs = plan, jobs
         self.cells: dict[_RunKey, str] = {}
         self.scores: dict[_RunKey, float] = {}
         self.progress_by_run: dict[_RunKey, float] = {}  # progress
@@ -28,15 +27,6 @@ class StudyProgress:
         self.pace_start: tuple[float, float] | None = (
             None  # when the pace began to be measured, and the runs done by then
         )
-
-    def __enter__(self) -> "StudyProgress":
-        if self.live:
-            self.live.__enter__()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.__exit__(kind, error, trace)
 
     def show(self, event: Event) -> None:
         key = event.run.arm.name, event.run.seed
@@ -95,8 +85,7 @@ class StudyProgress:
             * (self.total_runs - self.already_finished - self._done_runs())
             / (self._done_runs() - before)
         )
-        minutes, rest = divmod(max(0, round(seconds)), 60)
-        return f"{minutes}:{rest:02d}"
+        return format_time_left(seconds)
 
     def _render_table(self) -> Group:
         table = AdaptiveTable("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")

@@ -1,45 +1,32 @@
 """What a person sees while a network trains: a live panel on a terminal, plain lines elsewhere."""
 
-import time
-from types import TracebackType
-
 from rich.console import Console, Group
-from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charladder.cli.progress import LiveDisplay, PlainLineTimer, format_time_left
 from charladder.cli.tables import AdaptiveTable, join_wrapped
 from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Unrecorded, Validated
 
-_PLAIN_LINE_SECONDS = 10.0
 _MAX_TERMS = 12
 _MAX_BAR_COLUMNS = 40  # columns of the progress bar, where there is room
 
 
-class TrainingProgress:
+class TrainingProgress(LiveDisplay):
     """A context manager; `show` takes the events of the training loop."""
 
     def __init__(self, console: Console, trainer: Trainer) -> None:
-        self.console, self.trainer = console, trainer
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        super().__init__(console, refresh_per_second=4)
+        self.trainer = trainer
         self._smoothed_bits, self._steps_seen = 0.0, 0
         self._valid_bits: float | None = None
         self._line: dict = {}
-        self._printed_at = -_PLAIN_LINE_SECONDS
+        self._timer = PlainLineTimer(immediate=True)
         self._first_line: dict | None = None  # the line of the first step; the pace is measured from its end
         self._first_progress = 0.0  # the progress then
         self._ascii_only = not (console.encoding or "").lower().startswith("utf")
-
-    def __enter__(self) -> "TrainingProgress":
-        if self._live:
-            self._live.__enter__()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live:
-            self._live.__exit__(kind, error, trace)
 
     def show(self, event: Event) -> None:
         if isinstance(event, Stepped):
@@ -50,10 +37,9 @@ class TrainingProgress:
             self._steps_seen += 1
             share = max(0.1, 1 / self._steps_seen)  # a plain mean at first, then one that forgets
             self._smoothed_bits = (1 - share) * self._smoothed_bits + share * main
-            if self._live:
-                self._live.update(self.panel())
-            elif time.monotonic() - self._printed_at > _PLAIN_LINE_SECONDS:
-                self._printed_at = time.monotonic()
+            if self.live:
+                self.live.update(self.panel())
+            elif self._timer.is_due():
                 self.console.print(self.plain_line(), highlight=False, markup=False, soft_wrap=True)
         elif isinstance(event, Skipped):
             self.console.print(f"step {event.step} was left out: {event.reason}", highlight=False, markup=False)
@@ -69,9 +55,9 @@ class TrainingProgress:
             )  # fmt: skip
         elif isinstance(event, Validated):
             self._valid_bits = event.bits_per_character
-            if not self._live:
+            if not self.live:
                 self.console.print(f"valid (a stretch): {self._valid_bits:.3f} bits per character", highlight=False)
-        elif isinstance(event, Saved) and not self._live:
+        elif isinstance(event, Saved) and not self.live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
     def _characters_per_second(self) -> str:
@@ -89,8 +75,7 @@ class TrainingProgress:
             left = (seconds - self._first_line["seconds"]) * (1 - progress) / (progress - self._first_progress)
         else:
             return "?"
-        minutes, rest = divmod(max(0, round(left)), 60)
-        return f"{minutes}:{rest:02d}"
+        return format_time_left(left)
 
     def _layer_marks(self) -> str:
         """One mark a layer: whether it still contributes to the loss."""
