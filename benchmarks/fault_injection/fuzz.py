@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fault_injection.kills import TEXT, TINY, cache
 from charladder.cli.main import main
-from charladder.errors import DataLeftOut, UserError
+from charladder.errors import DamagedDataWarning, UserError
 from charladder.model import ModelConfig, Transformer
 from charladder.recipe import field_types, parse, resolve
 from charladder.run import load_module, open_run
@@ -96,7 +96,9 @@ def metrics(lines: bytes, folder: Path) -> Target:
         path = folder / "metrics.jsonl"
         path.write_bytes(data)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataLeftOut)  # damaged lines are left out, which is what is tried here
+            warnings.simplefilter(
+                "ignore", DamagedDataWarning
+            )  # damaged lines are left out, which is what is tried here
             found = read_metrics(path)
         assert all(type(line["step"]) is int for line in found)
         read_json(path)

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from charladder.default_shape import FIELDS, choose_shape
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
 from charladder.model.config import MAX_SIZE
@@ -128,7 +128,7 @@ def meant_field(name: str) -> str | None:
 def nearest_field(name: str) -> str:
     """The end of a sentence about an unknown field: the one that is meant, or most alike."""
     meant = meant_field(name)
-    return f"; did you mean {meant}?" if meant else nearest(name, field_types())
+    return f"; did you mean {meant}?" if meant else suggest_names(name, field_types())
 
 
 def recipe_names() -> list[str]:
@@ -150,7 +150,7 @@ def read_raw(name: str) -> Raw:
     elif name in recipe_names():
         data = (resources.files("charladder") / "recipes" / f"{name}.toml").read_bytes()
     else:
-        raise UserError(f"there is no recipe called {name!r}{nearest(name, recipe_names())}")
+        raise UserError(f"there is no recipe called {name!r}{suggest_names(name, recipe_names())}")
     return parse(data, name)
 
 
@@ -176,7 +176,7 @@ def parse_tables(tables: dict[str, Any], where: str) -> Raw:
     types = field_types()
     for section, fields in tables.items():
         if section not in SECTIONS or not isinstance(fields, dict):
-            raise UserError(f"{where} has the unknown section {section!r}{nearest(section, SECTIONS)}")
+            raise UserError(f"{where} has the unknown section {section!r}{suggest_names(section, SECTIONS)}")
         for name, value in fields.items():
             dotted = f"{section}.{name}"
             if dotted not in types:

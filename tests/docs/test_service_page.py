@@ -24,10 +24,11 @@ def test_options_exist(capsys):
 def test_limits_are_the_defaults():
     limits = Limits()
     for figure in (
-        f"{limits.streams} texts at once", f"{limits.waiting} waiting", f"{limits.completion:,} characters\na text",
-        f"{limits.prompt:,} of a prompt", f"{limits.body >> 20} MiB a body", f"{limits.seconds:g} seconds a request",
-        f"takes nothing for {limits.patience:g} seconds", f"has {limits.patience:g} seconds for a",
-        f"head ({limits.head >> 10} KiB at most)", f"where there are {limits.connections:,}",
+        f"{limits.streams} texts at once", f"{limits.waiting} waiting", f"{limits.max_tokens:,} characters\na text",
+        f"{limits.prompt:,} of a prompt", f"{limits.body_bytes >> 20} MiB a body", f"{limits.seconds:g} "
+        "seconds a request",
+        f"takes nothing for {limits.client_seconds:g} seconds", f"has {limits.client_seconds:g} seconds for a",
+        f"head ({limits.head_bytes >> 10} KiB at most)", f"where there are {limits.connections:,}",
     ):  # fmt: skip
         assert figure in PAGE
     assert limits.prompt == limits.score
@@ -52,6 +53,6 @@ def test_the_example_works(tmp_path, text_file, monkeypatch, capsys):
 
 @pytest.mark.parametrize("status", re.findall(r"(\d{3}) ", PAGE[PAGE.index("own exceptions: ") :].split("\n\n")[0]))
 def test_statuses_are_documented(status):
-    from charladder.serving.api_errors import ANSWERS
+    from charladder.serving.api_errors import ERROR_RESPONSES
 
-    assert int(status) in ANSWERS and issubclass(openai.APIStatusError, Exception)
+    assert int(status) in ERROR_RESPONSES and issubclass(openai.APIStatusError, Exception)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charladder.auxiliary import term_name
-from charladder.errors import DataLeftOut
+from charladder.errors import DamagedDataWarning
 from charladder.evaluation.last_learned import TrainingMoment, last_learned
 from charladder.objective import term_weights
 from charladder.recipe import read_raw, resolve
@@ -172,5 +172,5 @@ def test_a_line_with_numbers_that_no_run_writes_is_left_out(tmp_path, change):
 def test_without_metrics_nothing_is_known(tmp_path):
     assert last_learned(make_run(tmp_path, BUDGETS["steps"], {})) == {}
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\nnonsense\n{"step": 4, "terms": {}}\n')
-    with pytest.warns(DataLeftOut, match="2 lines of .* left out: 2, 3"):
+    with pytest.warns(DamagedDataWarning, match="2 lines of .* left out: 2, 3"):
         assert contributed(make_run(tmp_path, BUDGETS["steps"], {})) == {}

@@ -44,7 +44,7 @@ def serving(
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-        assert not any(batch.thread.is_alive() for batch in service.engine.batches)
+        assert not any(worker.thread.is_alive() for worker in service.scheduler.workers)
 
 
 def post(body: dict[str, Any], path: bytes = b"/v1/completions") -> bytes:

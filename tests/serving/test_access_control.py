@@ -8,7 +8,7 @@ import pytest
 from charladder.cli import serve
 from charladder.cli.main import main
 from charladder.cli.serve import is_loopback, listen
-from charladder.serving.openapi import prefix_of
+from charladder.serving.openapi import parse_root_path
 from serving.served import serving
 
 ELSEWHERE = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
@@ -68,8 +68,8 @@ def test_a_proxy_names_its_path(served):
 
 
 def test_prefixes():
-    assert prefix_of("/ladder/") == prefix_of("/ladder") == "/ladder"
-    assert prefix_of("") == prefix_of("/") == prefix_of("ladder") == prefix_of("/a//b") == ""
+    assert parse_root_path("/ladder/") == parse_root_path("/ladder") == "/ladder"
+    assert parse_root_path("") == parse_root_path("/") == parse_root_path("ladder") == parse_root_path("/a//b") == ""
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "LOCALHOST", "ladder.test"])

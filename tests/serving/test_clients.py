@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from charladder.generation.speculative import NgramDrafter
-from charladder.serving.scoring import Gone
+from charladder.serving.scoring import RequestCancelled
 from serving.served import Served, post, serving, until
 
 REQUEST = {"prompt": "A lädder ", "max_tokens": 20_000, "stream": True, "seed": 1}
@@ -41,8 +41,12 @@ def counted(served: Served) -> list[str]:
 
 
 def quiet(served) -> bool:
-    engine = served.service.engine
-    return not engine.active and not engine.waiting and not any(batch.loop.sequences for batch in engine.batches)
+    scheduler = served.service.scheduler
+    return (
+        not scheduler.num_active
+        and not scheduler.waiting
+        and not any(worker.loop.sequences for worker in scheduler.workers)
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -56,20 +60,20 @@ def test_whoever_vanishes_leaves_nothing(runs, stream):
 
         asyncio.run(crowd())
         until(lambda: len(ended) == 60)
-        until(lambda: quiet(served) and sorted(served.service.engine.batches[0].free) == [0, 1, 2, 3])
+        until(lambda: quiet(served) and sorted(served.service.scheduler.workers[0].free_slots) == [0, 1, 2, 3])
         until(lambda: httpx2.get(f"{served.url}/health").json()["streams"]["active"] == 0)
         answer = httpx2.post(f"{served.url}/v1/completions", json=REQUEST | {"stream": False, "max_tokens": 30})
         assert answer.json()["usage"]["completion_tokens"] == 30
 
 
 def test_a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up(runs):
-    with serving(runs / "run", streams=2, patience=0.5, completion=10_000_000, numbers=10**9) as served:
+    with serving(runs / "run", streams=2, client_seconds=0.5, max_tokens=10_000_000, logprobs=10**9) as served:
 
         async def scene() -> float:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
             writer.transport.pause_reading()
             writer.write(post(REQUEST | {"max_tokens": 10_000_000, "logprobs": 20}))
-            while not served.service.engine.active:
+            while not served.service.scheduler.num_active:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
             began = time.monotonic()
@@ -105,7 +109,7 @@ def test_texts_in_a_crowd_are_those_of_one_alone(runs):
             return [text(answer) for answer in answers]
 
         assert asyncio.run(crowd()) == alone
-        assert served.service.engine.batches[0].loop.passes < sum(len(one) for one in alone) * 4
+        assert served.service.scheduler.workers[0].loop.passes < sum(len(one) for one in alone) * 4
 
 
 def text(answer) -> str:
@@ -113,12 +117,12 @@ def text(answer) -> str:
 
 
 def test_texts_that_are_being_written_end_when_the_service_does(runs):
-    with serving(runs / "run", completion=10_000_000) as served, httpx2.Client(timeout=30) as client:
+    with serving(runs / "run", max_tokens=10_000_000) as served, httpx2.Client(timeout=30) as client:
         asked = REQUEST | {"max_tokens": 10_000_000}
         with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
-            served.service.engine.close()
+            served.service.scheduler.close()
             said = [line for line in lines if line]
         assert "the service is closing" in said[-2] and said[-1] == "data: [DONE]"
         assert client.post(f"{served.url}/v1/completions", json={"prompt": "a"}).status_code == 429
@@ -126,14 +130,14 @@ def test_texts_that_are_being_written_end_when_the_service_does(runs):
 
 def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
     with serving(runs / "run") as served:
-        read = served.service.engine.batches[0].loop.runner.run
+        read = served.service.scheduler.workers[0].loop.runner.run
 
         def broken(*arguments, **more):
             found = read(*arguments, **more)
             found.logits_NV[:] = float("nan")
             return found
 
-        monkeypatch.setattr(served.service.engine.batches[0].loop.runner, "run", broken)
+        monkeypatch.setattr(served.service.scheduler.workers[0].loop.runner, "run", broken)
         answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"})
         assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]
         monkeypatch.undo()
@@ -142,34 +146,34 @@ def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
 
 def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
     with serving(runs / "run") as served:
-        looker, stopped = served.service.looker, []
-        score = looker.score
+        scorer, stopped = served.service.scorer, []
+        score = scorer.score
 
         def watched(*arguments):
             try:
                 return score(*arguments)
-            except Gone:
+            except RequestCancelled:
                 stopped.append(True)
                 raise
 
-        looker.score = watched
+        scorer.score = watched
 
         async def scene() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(post({"text": "x" * 100_000, "layers": True}, b"/score"))
-            while not looker.inside:
+            while not scorer.num_requests:
                 await asyncio.sleep(0.01)
             writer.transport.abort()
 
         asyncio.run(scene())
-        until(lambda: not looker.inside)
+        until(lambda: not scorer.num_requests)
         assert httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60).status_code == 200
         assert stopped
 
 
 def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
-    with serving(runs / "run", looks=1) as served:
-        served.service.looker.inside = 1
+    with serving(runs / "run", scorings=1) as served:
+        served.service.scorer.num_requests = 1
         for stream in (False, True):
             body = {"prompt": "abc", "echo": True, "logprobs": 1, "stream": stream}
             answer = httpx2.post(f"{served.url}/v1/completions", json=body)
@@ -179,14 +183,14 @@ def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
 
 def test_an_answer_that_nobody_takes_is_cut_off(runs):
     """Not only a stream: the connection itself is gone, and what waited in it."""
-    with serving(runs / "run", patience=5) as served, socket.socket() as dawdler:
+    with serving(runs / "run", client_seconds=5) as served, socket.socket() as dawdler:
         dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dawdler.connect(("127.0.0.1", served.port))
         dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
-        until(lambda: served.service.looker.inside)
-        guard = served.server.config.app.app
-        guard.limits = replace(guard.limits, patience=0.5)  # now that the body is there
-        until(lambda: not served.service.looker.inside, 60)
+        until(lambda: served.service.scorer.num_requests)
+        middleware = served.server.config.app.app
+        middleware.limits = replace(middleware.limits, client_seconds=0.5)  # now that the body is there
+        until(lambda: not served.service.scorer.num_requests, 60)
         until(lambda: not served.server.server_state.connections, 60)
         dawdler.settimeout(5)
         taken = 0
@@ -198,15 +202,15 @@ def test_an_answer_that_nobody_takes_is_cut_off(runs):
 
 def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, monkeypatch):
     with serving(runs / "run", streams=2) as served:
-        (batch,) = served.service.engine.batches
-        made = batch.manners.of
+        (worker,) = served.service.scheduler.workers
+        made = worker.decoding_configs.get
 
         def broken(sampling, draft):
             if draft == "targets":
                 raise OSError("the heads are gone")
             return made(sampling, draft)
 
-        monkeypatch.setattr(batch.manners, "of", broken)
+        monkeypatch.setattr(worker.decoding_configs, "get", broken)
         with httpx2.Client(timeout=60) as client:
             asked = REQUEST | {"draft": "none", "max_tokens": 3000}
             with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
@@ -216,7 +220,7 @@ def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, mon
                 assert failed.status_code == 500
                 assert "failed at this text; its operator finds more in its log" in failed.json()["error"]["message"]
                 assert "error" not in "".join(lines)
-        until(lambda: sorted(batch.free) == [0, 1])
+        until(lambda: sorted(worker.free_slots) == [0, 1])
 
 
 def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
@@ -226,7 +230,7 @@ def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
             assert httpx2.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
         until(lambda: quiet(served))
         found = []
-        for manner in served.service.engine.batches[0].manners.kept.values():
+        for manner in served.service.scheduler.workers[0].decoding_configs.cache.values():
             drafter = getattr(manner.drafter, "drafter", manner.drafter)
             found += [c.drafter for c in getattr(drafter, "candidates", [])] or [drafter]
         ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()
@@ -247,7 +251,7 @@ def test_accepted_per_pass_is_never_less_than_one(runs, length, stop):
 def test_a_network_without_numbers_is_said_to_be_broken_when_looked_at(runs):
     with serving(runs / "run") as served:
         with torch.no_grad():
-            served.service.looker.network.embedding.weight.fill_(float("nan"))
+            served.service.scorer.network.embedding.weight.fill_(float("nan"))
         for path, body in (("score", {"text": "abc"}), ("layers", {"text": "abc", "place": 1})):
             answer = httpx2.post(f"{served.url}/{path}", json=body)
             assert answer.status_code == 500 and "its weights are broken" in answer.json()["error"]["message"]

@@ -16,9 +16,9 @@ import httpx2
 import pytest
 
 from browser.chromium import BEGINNING, ENVIRONMENT
-from charladder.serving.connections import RESERVED, affordable, opened
+from charladder.serving.connections import RESERVED_DESCRIPTORS, limit_connections, num_open_descriptors
 from charladder.serving.limits import Limits
-from charladder.serving.log_filter import Sparing
+from charladder.serving.log_filter import RepeatFilter
 from serving.served import Served, post, serving, until
 from serving.test_clients import REQUEST, counted, vanish
 
@@ -68,7 +68,7 @@ def test_half_open_requests_give_way_to_whole_ones(runs):
 
 
 def test_connections_with_requests_do_not_give_way(runs):
-    with serving(runs / "run", connections=2, completion=10_000_000) as served, httpx2.Client() as client:
+    with serving(runs / "run", connections=2, max_tokens=10_000_000) as served, httpx2.Client() as client:
         body = REQUEST | {"max_tokens": 10_000_000}
         with connected(served, post(body), 2) as (one, other):
             assert one.recv(20) and other.recv(20)
@@ -80,7 +80,7 @@ def test_connections_with_requests_do_not_give_way(runs):
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(runs):
-    with serving(runs / "run", patience=0.3) as served:
+    with serving(runs / "run", client_seconds=0.3) as served:
         for before in (b"", GET):
             with connected(served, before) as (slow,):
                 if before:
@@ -91,12 +91,12 @@ def test_a_head_that_does_not_come_is_not_waited_for(runs):
 
 
 def test_a_silent_connection_is_closed(runs):
-    with serving(runs / "run", patience=0.3) as served, connected(served) as (silent,):
+    with serving(runs / "run", client_seconds=0.3) as served, connected(served) as (silent,):
         assert answer(silent) == b""
 
 
 def test_a_slow_head_does_not_end_the_answer_before_it(runs):
-    with serving(runs / "run", patience=0.3, completion=10_000_000) as served:
+    with serving(runs / "run", client_seconds=0.3, max_tokens=10_000_000) as served:
         body = REQUEST | {"max_tokens": 10_000_000}
         with connected(served, post(body) + HALF) as (client,):
             end = time.monotonic() + 1.5
@@ -128,7 +128,7 @@ def test_a_head_that_is_too_large_is_refused_before_the_token_is_asked_for(runs,
         until(lambda: not served.server.server_state.connections)
 
 
-@pytest.mark.parametrize(("size", "status"), [(Limits.head, b"200"), (Limits.head + 1, b"431")])
+@pytest.mark.parametrize(("size", "status"), [(Limits.head_bytes, b"200"), (Limits.head_bytes + 1, b"431")])
 def test_the_limit_of_a_head_is_exact(served, size, status):
     before, after = GET[:-2] + b"X-Long: ", b"\r\nConnection: close\r\n\r\n"
     with connected(served, before + b"x" * (size - len(before) - len(after)) + after) as (client,):
@@ -190,7 +190,7 @@ def test_clients_that_vanish_are_not_logged(runs, caplog):
     for name in ("asyncio", "uvicorn.error"):
         for one in list(logging.getLogger(name).filters):
             logging.getLogger(name).removeFilter(one)
-    with serving(runs / "run", patience=0.5, completion=10_000_000, numbers=10**9) as served:
+    with serving(runs / "run", client_seconds=0.5, max_tokens=10_000_000, logprobs=10**9) as served:
         for name in ("asyncio", "uvicorn.error"):
             for one in list(logging.getLogger(name).filters):
                 logging.getLogger(name).removeFilter(one)
@@ -212,7 +212,7 @@ def test_clients_that_vanish_are_not_logged(runs, caplog):
 
 
 def test_a_sentence_is_logged_once_a_minute():
-    sparing = Sparing()
+    sparing = RepeatFilter()
 
     def passes(message: str, error: BaseException | None = None) -> bool:
         information = (type(error), error, error.__traceback__) if error else None
@@ -221,7 +221,7 @@ def test_a_sentence_is_logged_once_a_minute():
     assert passes("one") and passes("other") and not passes("one")
     assert passes("failed", ValueError("a")) and not passes("failed", ValueError("b")) and passes("failed", KeyError())
     assert not passes("cut off", asyncio.CancelledError())
-    sparing.passed = {key: when - 61 for key, when in sparing.passed.items()}
+    sparing.logged_at = {key: when - 61 for key, when in sparing.logged_at.items()}
     assert passes("one")
 
 
@@ -234,7 +234,7 @@ def test_connections_fit_the_limit_of_open_files(monkeypatch, soft, hard, most, 
     asked = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: asked.append(limits))
-    found, beside = affordable(2048), opened() + RESERVED
+    found, beside = limit_connections(2048), num_open_descriptors() + RESERVED_DESCRIPTORS
     assert found == (most if most == 2048 else most - beside)
     wanted = None if raised is None else (raised + (beside if raised == 2048 else 0), hard)
     assert asked == ([] if wanted is None else [wanted]) or soft == hard

@@ -112,7 +112,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(served):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(runs):
-    with serving(runs / "run", patience=0.3) as hurried:
+    with serving(runs / "run", client_seconds=0.3) as hurried:
         head = (
             b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
         )

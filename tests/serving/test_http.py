@@ -6,7 +6,7 @@ import json
 import httpx2
 import pytest
 
-from charladder.serving.json_encoding import AT_ONCE, encode
+from charladder.serving.json_encoding import MAX_NUMBERS_PER_CALL, encode_json
 from serving.served import serving
 
 
@@ -69,11 +69,11 @@ def test_the_description_says_which_requests_need_the_token(runs, served):
                     assert httpx2.get(guarded.url + path).status_code == (200 if open_to_all else 401)
 
 
-@pytest.mark.parametrize("size", [0, 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE])
+@pytest.mark.parametrize("size", [0, 1, MAX_NUMBERS_PER_CALL, MAX_NUMBERS_PER_CALL + 1, 3 * MAX_NUMBERS_PER_CALL])
 def test_encoding_in_pieces_is_the_same_json(size):
     row = [None if n % 7 == 0 else n / 3 for n in range(size)]
     value = {"bits": row, "layers": [{"term": 'a"ü', "bits": row}, {}], "none": [], "empty": {}, "n": 1.5}
-    assert json.loads(encode(value)) == value
+    assert json.loads(encode_json(value)) == value
 
 
 def test_what_fails_inside_names_no_file_to_clients(runs, capfd):
@@ -82,8 +82,8 @@ def test_what_fails_inside_names_no_file_to_clients(runs, capfd):
         def missing(*arguments):
             raise FileNotFoundError(2, "No such file or directory", "/srv/secret/heads.safetensors")
 
-        for batch in served.service.engine.batches:
-            batch.manners.of = missing
+        for batch in served.service.scheduler.workers:
+            batch.decoding_configs.get = missing
         answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "max_tokens": 2})
     assert answer.status_code == 500
     assert "secret" not in answer.text

@@ -242,27 +242,27 @@ def test_a_token_is_wanted_where_there_is_one(runs):
 
 def test_too_many_texts_are_refused_and_places_come_free(runs):
     with (
-        serving(runs / "run", streams=1, waiting=1, completion=10_000_000) as small,
+        serving(runs / "run", streams=1, waiting=1, max_tokens=10_000_000) as small,
         openai.OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client,
     ):
         with pytest.raises(openai.RateLimitError, match="too many texts"):
             write(client, n=3)
         # Long enough to be written still when the second one, whose answer begins a second later, is looked for.
         long = write(client, max_tokens=10_000_000, stream=True)
-        until(lambda: small.service.engine.active)
+        until(lambda: small.service.scheduler.num_active)
         waiting = write(client, max_tokens=10_000_000, stream=True)
-        until(lambda: small.service.engine.waiting)
+        until(lambda: small.service.scheduler.waiting)
         with pytest.raises(openai.RateLimitError):
             write(client)
         long.close()
         waiting.close()
-        until(lambda: not small.service.engine.active)
+        until(lambda: not small.service.scheduler.num_active)
         assert len(write(client).choices[0].text) > 0
 
 
 def test_a_request_ends_when_its_time_is_over(runs):
     with (
-        serving(runs / "run", seconds=0.3, completion=10_000_000) as hurried,
+        serving(runs / "run", seconds=0.3, max_tokens=10_000_000) as hurried,
         openai.OpenAI(base_url=f"{hurried.url}/v1", api_key="none", max_retries=0) as client,
     ):
         choice = write(client, max_tokens=10_000_000).choices[0]

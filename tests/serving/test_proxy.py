@@ -82,7 +82,7 @@ def listening(port: int) -> bool:
 def test_the_documented_proxy_serves_the_page_and_programs(runs, tmp_path):
     access = {"hosts": ("localhost", "127.0.0.1", "ladder.example")}
     with (
-        serving(runs / "run", token="sesame", access=access, completion=10_000_000) as served,
+        serving(runs / "run", token="sesame", access=access, max_tokens=10_000_000) as served,
         proxied(tmp_path, served) as (client, port),
     ):
         page = client.get("").raise_for_status().text
@@ -101,8 +101,8 @@ def test_the_documented_proxy_serves_the_page_and_programs(runs, tmp_path):
         )  # fmt: skip
         with api.completions.create(model="run", prompt="a", max_tokens=10_000_000, stream=True) as stream:
             assert next(iter(stream)).choices[0].text is not None
-            assert served.service.engine.active == 1  # what was written came at once
-        until(lambda: not served.service.engine.active)
+            assert served.service.scheduler.num_active == 1  # what was written came at once
+        until(lambda: not served.service.scheduler.num_active)
 
 
 def test_a_proxy_that_does_not_pass_the_host_on(runs, tmp_path):

@@ -82,13 +82,13 @@ def test_a_wrong_body_costs_no_more_than_a_valid_one(served, valid, name):
 
 
 def test_large_bodies_are_read_in_a_thread_of_their_own(served, monkeypatch):
-    parse, threads = app.parse, []
+    parse, threads = app.parse_body, []
 
     def noted(data, model):
         threads.append(threading.current_thread().name)
         return parse(data, model)
 
-    monkeypatch.setattr(app, "parse", noted)
+    monkeypatch.setattr(app, "parse_body", noted)
     for body in (encode({"prompt": "a" * 20_000, "max_tokens": 0}), VALID):
         answer = post(served, "v1/completions", body)
         assert answer.status_code == 200

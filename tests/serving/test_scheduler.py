@@ -19,14 +19,14 @@ LONG = {"prompt": "a", "max_tokens": 10_000_000}
 @contextlib.contextmanager
 def full(runs, seconds: float) -> Iterator[Served]:
     """A service with one place, which is taken by a text; later ones have so many seconds."""
-    with serving(runs / "run", streams=1, completion=10_000_000) as served:
+    with serving(runs / "run", streams=1, max_tokens=10_000_000) as served:
         with httpx2.stream("POST", f"{served.url}/v1/completions", json=LONG | {"stream": True}, timeout=60) as first:
             lines = first.iter_lines()  # kept: the connection ends with it
             next(lines)
-            completions, engine = served.service.completions, served.service.engine
-            completions.limits = engine.limits = replace(completions.limits, seconds=seconds)
+            completions, scheduler = served.service.completions, served.service.scheduler
+            completions.limits = scheduler.limits = replace(completions.limits, seconds=seconds)
             yield served
-        until(lambda: not served.service.engine.active)
+        until(lambda: not served.service.scheduler.num_active)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -37,12 +37,12 @@ def test_a_text_that_finds_no_place_in_time_is_refused(runs, stream):
             client.completions.create(model="run", prompt="a", stream=stream)
         assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
         assert caught.value.type == "server_error"
-        assert served.service.engine.active == 1 and not served.service.engine.waiting
+        assert served.service.scheduler.num_active == 1 and not served.service.scheduler.waiting
 
 
 def test_a_stream_that_waits_sends_comments_and_then_its_error(runs, monkeypatch):
-    monkeypatch.setattr(event_stream, "BEGIN", 0.1)
-    monkeypatch.setattr(event_stream, "PING", 0.1)
+    monkeypatch.setattr(event_stream, "FIRST_COMMENT_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.1)
     with full(runs, 1.0) as served:
         answer = httpx2.post(f"{served.url}/v1/completions", json=LONG | {"stream": True}, timeout=60)
     assert answer.status_code == 200
@@ -53,28 +53,28 @@ def test_a_stream_that_waits_sends_comments_and_then_its_error(runs, monkeypatch
 
 
 def test_comments_do_not_disturb_the_text_that_follows(runs, monkeypatch):
-    monkeypatch.setattr(event_stream, "BEGIN", 0.01)
-    monkeypatch.setattr(event_stream, "PING", 0.01)
+    monkeypatch.setattr(event_stream, "FIRST_COMMENT_SECONDS", 0.01)
+    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.01)
     with full(runs, 300) as served:
         body = {"prompt": "a", "max_tokens": 300, "seed": 1}
         with httpx2.stream("POST", f"{served.url}/v1/completions", json=body | {"stream": True}, timeout=60) as waiting:
             lines = waiting.iter_lines()
             assert next(lines) == ": waiting"
-            served.service.engine.cancel(served.service.engine.batches[0].active)
+            served.service.scheduler.cancel(served.service.scheduler.workers[0].active)
             pieces = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         whole = httpx2.post(f"{served.url}/v1/completions", json=body).json()
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == whole["choices"][0]["text"]
 
 
 def test_texts_of_one_request_that_wait_for_each_other_are_refused_together(runs):
-    with serving(runs / "run", streams=1, seconds=1.0, completion=10_000_000) as served:
+    with serving(runs / "run", streams=1, seconds=1.0, max_tokens=10_000_000) as served:
         answer = httpx2.post(f"{served.url}/v1/completions", json=LONG | {"n": 2}, timeout=60)
     assert answer.status_code == 503
 
 
 def test_a_score_whose_turn_does_not_come_is_refused(runs):
     with serving(runs / "run", seconds=0.3) as served:
-        busy = served.service.looker.executor.submit(time.sleep, 0.6)
+        busy = served.service.scorer.executor.submit(time.sleep, 0.6)
         answer = httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60)
         busy.result()
     assert answer.status_code == 503 and "its turn did not come" in answer.json()["error"]["message"]

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from browser.chromium import BEGINNING, ENVIRONMENT
-from charladder.serving.api_errors import CLOSING
+from charladder.serving.api_errors import SHUTTING_DOWN
 from serving.served import post, serving
 
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
@@ -81,7 +81,7 @@ def test_while_a_text_is_written(runs, times):
             err = said_at_the_end(process, times)
             if times == 1:  # who asks twice does not wait until it has been sent
                 rest = [line for line in lines if line]
-                assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"] == CLOSING
+                assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"] == SHUTTING_DOWN
                 assert rest[-1] == "data: [DONE]"
         assert err == "charladder: interrupted\n"
 
@@ -98,8 +98,8 @@ def test_while_a_client_takes_nothing(runs):
 
 
 def test_whoever_waits_for_an_answer_is_told(runs):
-    with serving(runs / "run", completion=10_000_000) as served:
-        looker, engine = served.service.looker, served.service.engine
+    with serving(runs / "run", max_tokens=10_000_000) as served:
+        scorer, scheduler = served.service.scorer, served.service.scheduler
 
         async def scene() -> list[httpx2.Response]:
             async with httpx2.AsyncClient(timeout=60) as client:
@@ -108,12 +108,12 @@ def test_whoever_waits_for_an_answer_is_told(runs):
                 answers = [
                     asyncio.ensure_future(client.post(f"{served.url}/{path}", json=body)) for path, body in asked
                 ]
-                while not (looker.inside and engine.active):
+                while not (scorer.num_requests and scheduler.num_active):
                     await asyncio.sleep(0.01)
                 served.server.should_exit = True
                 return await asyncio.gather(*answers)
 
         text, *scores = asyncio.run(scene())
-        assert text.status_code == 503 and CLOSING in text.text
-        assert all(one.status_code == 200 or CLOSING in one.text for one in scores)
+        assert text.status_code == 503 and SHUTTING_DOWN in text.text
+        assert all(one.status_code == 200 or SHUTTING_DOWN in one.text for one in scores)
         assert any(one.status_code == 503 for one in scores)

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charladder.serving.tokens import Decoder, Symbols
+from charladder.serving.tokens import IncrementalDecoder, Tokenizer
 from charladder.text import Alphabet
 
-BYTES = Symbols(Alphabet(), "error")
+BYTES = Tokenizer(Alphabet(), "error")
 PIECES = st.lists(st.one_of(st.text(max_size=4).map(str.encode), st.binary(max_size=4)), max_size=8)
 
 
@@ -17,12 +17,12 @@ def test_in_pieces_as_at_once(pieces, marks):
     pieces = [*pieces, "ä".encode()]
     ids = b"".join(pieces)
     drafted = marks.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-    whole = Decoder(BYTES, 3).add(list(ids), drafted, True)
+    whole = IncrementalDecoder(BYTES, 3).add(list(ids), drafted, True)
     assert whole.text == ids.decode("utf-8", "replace")
-    decoder, at, text, marked, offsets = Decoder(BYTES, 3), 0, "", "", []
+    decoder, at, text, marked, offsets = IncrementalDecoder(BYTES, 3), 0, "", "", []
     for number, piece in enumerate(pieces):
         part = drafted[at : at + len(piece)]
         spelled = decoder.add(list(piece), part, number + 1 == len(pieces))
-        at, text, marked = at + len(piece), text + spelled.text, marked + spelled.marked
+        at, text, marked = at + len(piece), text + spelled.text, marked + spelled.marks
         offsets += spelled.offsets
-    assert (text, marked, offsets) == (whole.text, whole.marked, whole.offsets)
+    assert (text, marked, offsets) == (whole.text, whole.marks, whole.offsets)

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from charladder.errors import DataLeftOut, UserError
+from charladder.errors import DamagedDataWarning, UserError
 from charladder.training.curves import draw_curves
 from charladder.training.metrics import MOST_LINE, Metrics, read_metrics
 
@@ -27,7 +27,7 @@ LONG = int("9" * 400)
 def test_integers_that_no_float_can_hold_are_left_out(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(GOOD)}\n{json.dumps(line)}\n")
-    with pytest.warns(DataLeftOut, match="line 2 of .*metrics.jsonl is damaged, and is left out"):
+    with pytest.warns(DamagedDataWarning, match="line 2 of .*metrics.jsonl is damaged, and is left out"):
         assert read_metrics(path) == [GOOD]
 
 
@@ -36,10 +36,10 @@ def test_damaged_lines_are_counted_and_a_line_without_its_end_is_none(tmp_path):
     path.write_text(f"{good}\n" + good[:20])
     assert read_metrics(path) == [GOOD], "a crash cut the last line short, or it is being written"
     path.write_bytes(f"{good}\n{good[:20]}\n\xff\n[]\n{good}\n".encode("latin-1"))
-    with pytest.warns(DataLeftOut, match="3 lines of .*metrics.jsonl are damaged, and are left out: 2, 3, 4$"):
+    with pytest.warns(DamagedDataWarning, match="3 lines of .*metrics.jsonl are damaged, and are left out: 2, 3, 4$"):
         assert read_metrics(path) == [GOOD, GOOD]
     path.write_text("x\n" * 1000 + good + "\n")
-    with pytest.warns(DataLeftOut, match="1,000 lines of .* are left out: 1, 2, 3, 4, 5 and 995 more$"):
+    with pytest.warns(DamagedDataWarning, match="1,000 lines of .* are left out: 1, 2, 3, 4, 5 and 995 more$"):
         assert read_metrics(path) == [GOOD]
 
 
@@ -50,7 +50,7 @@ def test_a_long_line_and_a_long_file_take_no_memory(tmp_path):
         file.seek(0, 2)
         file.write(f"\n{json.dumps(GOOD)}\n".encode())
     tracemalloc.start()
-    with pytest.warns(DataLeftOut, match="line 1 of"):
+    with pytest.warns(DamagedDataWarning, match="line 1 of"):
         assert read_metrics(path) == [GOOD]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from charladder.errors import DataLeftOut, UserError
+from charladder.errors import DamagedDataWarning, UserError
 from charladder.training import TrainingDiverged, Validated, load_newest, train
 from charladder.training.curves import _read_diagnoses, _validation_points, draw_curves
 from charladder.training.metrics import read_metrics
@@ -61,7 +61,7 @@ def test_lines_beyond_the_checkpoint_are_written_again_not_twice(tmp_path, prose
         file.write(json.dumps({"step": 5, "terms": {}}) + '\n{"step": 6, "ter')
     resumed = make_trainer(prose, steps=8, log_every=1)
     resumed.restore(load_newest(tmp_path / "checkpoints"))
-    with pytest.warns(DataLeftOut, match="line 7 of"):
+    with pytest.warns(DamagedDataWarning, match="line 7 of"):
         run(resumed, tmp_path)
     steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "terms" in line]
     assert steps == list(range(1, 9))

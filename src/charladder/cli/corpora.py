@@ -7,7 +7,7 @@ from charladder.cli.options import Parser
 from charladder.cli.progress import reading_progress
 from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.strict_json import dumps
 from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is_url, open_corpus, prune
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
             corpus = open_corpus(options.name, report=report)
         facts: dict[str, Any] = {options.name: {"characters": len(corpus.ids_N), "sha256": corpus.sha256}}
     elif options.name and options.name not in known:
-        raise UserError(f"there is no corpus called {options.name!r}{nearest(options.name, known)}")
+        raise UserError(f"there is no corpus called {options.name!r}{suggest_names(options.name, known)}")
     else:
         if options.download:
             with reading_progress() as report:

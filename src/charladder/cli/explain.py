@@ -11,7 +11,7 @@ from rich.table import Table
 from charladder.auxiliary import Row, explain, presets
 from charladder.cli.options import BUDGET_FIELDS, Parser
 from charladder.cli.terminal import Terminal
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.objective import ObjectiveConfig, term_weights
 from charladder.recipe import convert, field_types, read_raw, resolve
 from charladder.strict_json import dumps
@@ -101,7 +101,7 @@ def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
 def _read_preset(option: str, name: str | None, known: Collection[str], type_: Any) -> Any:
     """The name of a preset, the paper's where none is given. Raises UserError with the nearest name."""
     if name is not None and name not in known:
-        raise UserError(f"{option}: there is no preset called {name!r}{nearest(name, known)}")
+        raise UserError(f"{option}: there is no preset called {name!r}{suggest_names(name, known)}")
     return convert(option, name or "al_rfou", type_)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from charladder import __version__
 from charladder.cli.terminal import discard_output, print_message
-from charladder.errors import DataLeftOut, UserError, lost_rank, nearest, out_of_memory
+from charladder.errors import DamagedDataWarning, UserError, is_lost_rank, is_out_of_memory, suggest_names
 
 COMMANDS = {
     "train": "train a network on a text",
@@ -80,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         discard_output(sys.stdout)  # whoever read our output has gone (`| head`)
         return 0
     except (MemoryError, RuntimeError) as error:
-        if lost_rank(error):
+        if is_lost_rank(error):
             print_message("another process of this job has ended, or cannot be reached; look above for what it said")
             discard_output(sys.stdout)
             return 1
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print_message("there is not enough memory for this; use a smaller network, batch or context")
         return 2
@@ -97,19 +97,19 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _print_warnings_as_notes() -> Iterator[None]:
-    """A DataLeftOut warning is printed as a note, each sentence once."""
+    """A DamagedDataWarning warning is printed as a note, each sentence once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-            if not issubclass(category, DataLeftOut):
+            if not issubclass(category, DamagedDataWarning):
                 other(message, category, *rest)
             elif str(message) not in said:
                 said.add(str(message))
                 print_message(f"note: {message}")
 
-        warnings.simplefilter("always", DataLeftOut)
+        warnings.simplefilter("always", DamagedDataWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield
 
@@ -124,7 +124,7 @@ def _run_command(argv: list[str]) -> int:
         return 0
     verb = _ALIASES.get(argv[0], argv[0])
     if verb not in COMMANDS:
-        raise UserError(f"there is no verb {argv[0]!r}{nearest(argv[0], COMMANDS)}")
+        raise UserError(f"there is no verb {argv[0]!r}{suggest_names(argv[0], COMMANDS)}")
     try:
         return importlib.import_module(f"charladder.cli.{verb}").main(argv[1:])
     except SystemExit as end:  # argparse, after --help

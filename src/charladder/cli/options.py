@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from charladder.errors import UserError, closest, nearest
+from charladder.errors import UserError, closest_name, suggest_names
 from charladder.recipe import Raw, convert, field_types, meant_field, read_raw
 
 SHORT_OPTIONS = {
@@ -79,8 +79,8 @@ class Parser(argparse.ArgumentParser):
                 if option in options:
                     return f"; did you mean {option}?"
         by_name = {option.lstrip("-"): option for option in options}
-        close = closest(plain, by_name)
-        return f"; did you mean {by_name[close]}?" if close is not None else nearest("", options)
+        close = closest_name(plain, by_name)
+        return f"; did you mean {by_name[close]}?" if close is not None else suggest_names("", options)
 
 
 def add_data_option(parser: Parser) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from charladder.cli.options import Parser
 from charladder.cli.terminal import Terminal, print_message
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.recipe import read_raw, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
@@ -127,7 +127,7 @@ def _parse_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
         raise UserError(f"--terms is {given!r}; give names of terms with commas between them, as main,layer1.target1")
     for name in names:
         if name not in known:
-            raise UserError(f"--terms: no run given here has a term called {name!r}{nearest(name, known)}")
+            raise UserError(f"--terms: no run given here has a term called {name!r}{suggest_names(name, known)}")
     if len(names) > MAX_TERMS:
         raise UserError(f"--terms names {len(names)} terms; a picture holds at most {MAX_TERMS}")
     return names

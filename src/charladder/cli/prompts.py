@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.generation.text_generator import Prompt
 from charladder.run import Run
 from charladder.text.encodings import find_codec, recoded
@@ -107,7 +107,7 @@ def read_prompts(name: str, encoding: str) -> list[tuple[dict[str, Any], Prompt]
 def _unknown_field_text(fields: dict[str, Any]) -> str:
     """The end of a sentence about the first field of a line that no prompt has; empty where there is none."""
     strange = next((name for name in fields if name not in _PROMPT_FIELDS), None)
-    return "" if strange is None else f": unknown field {strange!r}{nearest(strange, _PROMPT_FIELDS)}"
+    return "" if strange is None else f": unknown field {strange!r}{suggest_names(strange, _PROMPT_FIELDS)}"
 
 
 def _parse_prompt(fields: dict[str, Any], encoding: str, where: str) -> Prompt:

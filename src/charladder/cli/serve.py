@@ -14,8 +14,9 @@ from charladder.errors import UserError
 from charladder.run import open_run
 from charladder.serving.limits import Limits
 
-LONGEST = 4096  # bytes of a token
-SWITCH = 0.0005  # seconds that the event loop may keep the interpreter from decoding; Python's 0.005 costs a quarter
+_MAX_TOKEN_BYTES = 4096  # bytes of a token
+# How long the event loop may keep the interpreter lock from the decoding threads. Python's 0.005 s costs a quarter.
+_SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str]) -> int:
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
         help=f"texts decoded at once (default {limits.streams})",
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=limits.completion, metavar="N",
-        help=f"characters of a text, at most (default {limits.completion:,})",
+        "--max-tokens", type=int, default=limits.max_tokens, metavar="N",
+        help=f"characters of a text, at most (default {limits.max_tokens:,})",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=limits.seconds, metavar="X",
@@ -66,22 +67,22 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--port is {options.port}; it must be between 0 and 65535")
     if not options.host:
         raise UserError("--host is empty; give an address, 0.0.0.0 for all of this machine's")
-    limits = Limits(streams=options.streams, completion=options.max_tokens, seconds=options.seconds)
+    limits = Limits(streams=options.streams, max_tokens=options.max_tokens, seconds=options.seconds)
     token = read_token(options.token_file)
     run = open_run(Path(options.run), options.weights)
     try:
-        from charladder.serving.access_control import LOCAL, read_hosts, read_origins
+        from charladder.serving.access_control import LOCAL_HOSTS, parse_hosts, parse_origins
         from charladder.serving.app import make_app, open_service
-        from charladder.serving.connections import affordable
-        from charladder.serving.openapi import prefix_of
+        from charladder.serving.connections import limit_connections
+        from charladder.serving.openapi import parse_root_path
         from charladder.serving.server import Server
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
-    hosts, origins = read_hosts(options.allow_host), read_origins(options.allow_origin)
-    root_path = prefix_of(options.root_path)
+    hosts, origins = parse_hosts(options.allow_host), parse_origins(options.allow_origin)
+    root_path = parse_root_path(options.root_path)
     if options.root_path and not root_path:
         raise UserError(f"--root-path is {options.root_path!r}; give a path such as /ladder")
-    limits = replace(limits, connections=affordable(limits.connections))
+    limits = replace(limits, connections=limit_connections(limits.connections))
     service = open_service(run, limits, token, options.precision, options.device)
     listening = listen(options.host, options.port)
     local = is_loopback(listening.getsockname()[0])
@@ -91,11 +92,11 @@ def main(argv: list[str]) -> int:
             f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
             "it may ask; set CHARLADDER_TOKEN, or give --token-file"
         )
-    known = (*LOCAL, name.lower(), *hosts) if local or hosts else None
+    known = (*LOCAL_HOSTS, name.lower(), *hosts) if local or hosts else None
     app = make_app(service, known, origins, root_path, options.access_log)
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # what is loaded now stays: nobody need look through it again and again
     server = Server(service, app)
     try:
@@ -121,12 +122,12 @@ def read_token(name: str | None) -> str | None:
     if name is not None:
         try:
             with Path(name).open("rb") as file:
-                data = file.read(LONGEST + 1)
+                data = file.read(_MAX_TOKEN_BYTES + 1)
         except OSError as error:
             raise UserError(f"--token-file {name} cannot be read: {error.strerror}") from None
         token = data.decode("ascii", "replace").strip()
     if token is not None and not (
-        token.isascii() and token.isprintable() and " " not in token and len(token) <= LONGEST
+        token.isascii() and token.isprintable() and " " not in token and len(token) <= _MAX_TOKEN_BYTES
     ):
         raise UserError("the token must be printable ASCII without blanks, of 4,096 characters at most; choose another")
     if name is not None and not token:

@@ -16,7 +16,7 @@ from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
 from charladder.cli.training_summary import SummaryOptions, summarize
 from charladder.environment import environment_of
-from charladder.errors import UserError, out_of_memory
+from charladder.errors import UserError, is_out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe
 from charladder.run import Run, file_ends, run_lock, split_of
@@ -74,7 +74,7 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         windows = trainer.settings.micro_batch or trainer.settings.batch // world_size()
         smaller = max_windows(run.recipe, trainer.device)

@@ -7,16 +7,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from charladder.errors import UserError
-from charladder.serving.schemas import ErrorAnswer
+from charladder.serving.schemas import ErrorResponse
 
-TYPES = {
+_ERROR_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "server_error", 503: "server_error",
 }  # fmt: skip
-CLOSING = "the service is closing"
+SHUTTING_DOWN = "the service is closing"
 OPTION = r"--([a-z][a-z-]*)"
-ANSWERS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorAnswer, "description": what}
+ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorResponse, "description": what}
     for status, what in {
         400: "a field is wrong, or the body is no JSON",
         401: "no token, or a wrong one",
@@ -33,44 +33,44 @@ ANSWERS: dict[int | str, dict[str, object]] = {
 }
 
 
-class Refused(Exception):
+class APIError(Exception):
     """An answer other than success. `sentence` says what is wrong, where, and what to do."""
 
-    def __init__(self, status: int, sentence: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.param, self.code = status, sentence, param, code
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
 
-    def body(self) -> dict[str, object]:
-        kind = TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.sentence, "type": kind, "param": self.param, "code": self.code}}
+    def to_body(self) -> dict[str, object]:
+        kind = _ERROR_TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def answer(self) -> JSONResponse:
+    def to_response(self) -> JSONResponse:
         headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}.get(
             self.status
         )
-        return JSONResponse(self.body(), self.status, headers)
+        return JSONResponse(self.to_body(), self.status, headers)
 
 
-def refuse(error: UserError, field: str | None = None) -> Refused:
+def to_api_error(error: UserError, field: str | None = None) -> APIError:
     """A sentence made for the command line, as one about fields. field: where the mistake is, unless the sentence
     begins with the option of another field."""
     sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
     sentence = re.sub(OPTION, lambda option: option[1].replace("-", "_"), sentence)
     named = re.match(OPTION, str(error))
-    return Refused(400, sentence, named[1].replace("-", "_") if named else field)
+    return APIError(400, sentence, named[1].replace("-", "_") if named else field)
 
 
-async def on_refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    return error.answer()
+async def handle_api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, APIError)
+    return error.to_response()
 
 
-async def on_bad_input(request: Request, error: Exception) -> JSONResponse:
+async def handle_user_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UserError)
-    return refuse(error).answer()
+    return to_api_error(error).to_response()
 
 
-async def on_http(request: Request, error: Exception) -> JSONResponse:
+async def handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     """What the framework itself refuses."""
     assert isinstance(error, HTTPException)
     sentences = {
@@ -78,6 +78,6 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.url.path!r} does not take {request.method}",
         400: "the body cannot be read as JSON; send an object, UTF-8",
     }
-    answer = Refused(error.status_code, sentences.get(error.status_code, str(error.detail))).answer()
+    answer = APIError(error.status_code, sentences.get(error.status_code, str(error.detail))).to_response()
     answer.headers.update(error.headers or {})
     return answer

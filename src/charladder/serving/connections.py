@@ -15,13 +15,13 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from charladder.serving.api_errors import Refused
+from charladder.serving.api_errors import APIError
 from charladder.serving.limits import Limits
 
-PIECE = 1 << 14  # bytes given to the parser at once, between two checks of what has been sent
-PIPELINED = 64  # requests of one connection that wait for the answer to the one before
-LINGER = 1.0  # seconds for which input is discarded after a refusal; closed at once, the refusal might not arrive
-RESERVED = 64  # descriptors for connections that are being accepted or refused, and for files
+_PARSE_BYTES = 1 << 14  # bytes given to the parser at once, between two checks of what has been sent
+_MAX_PIPELINED_REQUESTS = 64  # requests of one connection that wait for the answer to the one before
+_LINGER_SECONDS = 1.0  # how long input is discarded after a refusal; an immediate close might lose the refusal
+RESERVED_DESCRIPTORS = 64  # descriptors for connections that are being accepted or refused, and for files
 
 
 class Connection(HttpToolsProtocol):
@@ -32,8 +32,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **more)
         self.limits, self.idle = limits, idle
         self.app = self._answer
-        self.unparsed = 0  # bytes since the last part of a request that was complete
-        self.refused = False
+        self.unparsed_bytes = 0  # bytes since the last part of a request that was complete
+        self.is_refused = False
         self.parser: Any  # None when the connection is lost
         self.timer: asyncio.TimerHandle | None = None
 
@@ -57,15 +57,17 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         begin = 0
         while begin < len(data):
-            if self.refused or self.transport.is_closing():
+            if self.is_refused or self.transport.is_closing():
                 return
             # A piece ends where the limit is, so that a head one byte larger is not complete in it.
-            piece = data[begin : begin + min(PIECE, self.limits.head - self.unparsed)]
+            piece = data[begin : begin + min(_PARSE_BYTES, self.limits.head_bytes - self.unparsed_bytes)]
             begin += len(piece)
-            self.unparsed += len(piece)
+            self.unparsed_bytes += len(piece)
             self._parse(piece)
-            if self.unparsed >= self.limits.head:
-                self._refuse(431, f"the request head is larger than {self.limits.head:,} bytes; send shorter headers")
+            if self.unparsed_bytes >= self.limits.head_bytes:
+                self._refuse(
+                    431, f"the request head is larger than {self.limits.head_bytes:,} bytes; send shorter headers"
+                )
 
     def _parse(self, data: bytes) -> None:
         """Gives data to the parser. It takes a request to end at a head that asks for another protocol, which is not
@@ -90,15 +92,15 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self.unparsed = 0
+        self.unparsed_bytes = 0
         self._stop_waiting()
-        if len(self.pipeline) >= PIPELINED:
+        if len(self.pipeline) >= _MAX_PIPELINED_REQUESTS:
             self.transport.abort()
             return
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self.unparsed = 0
+        self.unparsed_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -134,7 +136,7 @@ class Connection(HttpToolsProtocol):
     def _wait_for_request(self) -> None:
         self._stop_waiting()
         self.idle[self] = None
-        self.timer = self.loop.call_later(self.limits.patience, self._end_waiting)
+        self.timer = self.loop.call_later(self.limits.client_seconds, self._end_waiting)
 
     def _stop_waiting(self) -> None:
         self.idle.pop(self, None)
@@ -143,14 +145,14 @@ class Connection(HttpToolsProtocol):
             self.timer = None
 
     def _end_waiting(self) -> None:
-        if self.unparsed and not self.transport.is_closing():
+        if self.unparsed_bytes and not self.transport.is_closing():
             self._refuse(408, "the request head did not come in time; send it at once")
         else:
             self.transport.abort()  # with what the client has not taken
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answers without the application. Where an answer is being sent already, cuts the connection."""
-        self.refused = True
+        self.is_refused = True
         self._stop_waiting()
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started or self.pipeline:
@@ -158,31 +160,35 @@ class Connection(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # whose body is the mistake
             self.cycle.message_event.set()
-        body = json.dumps(Refused(status, sentence).body()).encode()
+        body = json.dumps(APIError(status, sentence).to_body()).encode()
         head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.timer = self.loop.call_later(LINGER, self.transport.abort)
+        self.timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
-def affordable(connections: int) -> int:
+def limit_connections(connections: int) -> int:
     """How many connections the limit of open files allows, at most `connections`. Raises the limit where it may."""
     try:
         import resource
     except ImportError:  # not on Unix
         return connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + opened() + RESERVED
+    wanted = connections + num_open_descriptors() + RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(ValueError, OSError):  # the system has a lower limit of its own
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
-    return connections if soft == resource.RLIM_INFINITY else max(1, min(connections, soft - opened() - RESERVED))
+    return (
+        connections
+        if soft == resource.RLIM_INFINITY
+        else max(1, min(connections, soft - num_open_descriptors() - RESERVED_DESCRIPTORS))
+    )
 
 
-def opened() -> int:
+def num_open_descriptors() -> int:
     """How many descriptors of this process are open."""
     try:
         return len(list(Path("/dev/fd").iterdir()))

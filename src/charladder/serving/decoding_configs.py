@@ -19,46 +19,46 @@ from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
-LOOKED_UP = 4096  # characters
-KEPT = 16  # manners; a drafter packs its weights for itself
+_MAX_NGRAM_CHARACTERS = 4096  # characters
+_MAX_CACHED_CONFIGS = 16  # manners; a drafter packs its weights for itself
 
 
-class Alone:
+class SingleTextDrafter:
     """Drafts for one text while it is the only one: in company a pass is full anyway."""
 
-    def __init__(self, drafter: Any, company: Callable[[], int]) -> None:
-        self.drafter, self.company, self.name = drafter, company, drafter.name
-        self.on = False
-        self.begun: set[int] = set()
+    def __init__(self, drafter: Any, num_active: Callable[[], int]) -> None:
+        self.drafter, self.num_active, self.name = drafter, num_active, drafter.name
+        self.is_active = False
+        self.started_ids: set[int] = set()
 
     def begin(self, sequences: Sequence[SequenceState]) -> None:
         """Later, if it comes to that: to take in a prompt takes time from everybody."""
 
     def draft(self, sequences: Sequence[SequenceState], limits: Sequence[int]) -> Drafts:
-        self.on = self.company() == 1
-        if not self.on:
+        self.is_active = self.num_active() == 1
+        if not self.is_active:
             return no_drafts(sequences, idle=True)
-        new = [sequence for sequence in sequences if id(sequence) not in self.begun]
+        new = [sequence for sequence in sequences if id(sequence) not in self.started_ids]
         self.drafter.begin(new)
-        self.begun |= {id(sequence) for sequence in new}
+        self.started_ids |= {id(sequence) for sequence in new}
         return self.drafter.draft(sequences, limits)
 
     def end(self, sequences: Sequence[SequenceState]) -> None:
-        self.drafter.end([sequence for sequence in sequences if id(sequence) in self.begun])
-        self.begun -= {id(sequence) for sequence in sequences}
+        self.drafter.end([sequence for sequence in sequences if id(sequence) in self.started_ids])
+        self.started_ids -= {id(sequence) for sequence in sequences}
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        if self.on:
+        if self.is_active:
             self.drafter.observe(passes, characters, seconds)
 
 
-def bound(drafter: object) -> None:
+def _limit_ngram_lookup(drafter: object) -> None:
     """An n-gram drafter looks up in the last part of a text alone: all of a long prompt would hold everybody up."""
     if isinstance(drafter, NgramDrafter):
-        drafter.max_characters = LOOKED_UP
+        drafter.max_characters = _MAX_NGRAM_CHARACTERS
 
 
-class Manners:
+class DecodingConfigs:
     """Finds or makes them. Not for several threads at once."""
 
     def __init__(
@@ -66,29 +66,29 @@ class Manners:
         run: Run,
         runner: ModelRunner,
         weights: torch.dtype,
-        company: Callable[[], int],
+        num_active: Callable[[], int],
     ) -> None:
-        self.run, self.runner, self.weights, self.company = run, runner, weights, company
-        self.kept: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
+        self.run, self.runner, self.weights, self.num_active = run, runner, weights, num_active
+        self.cache: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
 
-    def of(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
+    def get(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
         """Raises UserError where the run has nothing to draft with in this way."""
         key = sampling, draft
-        if key in self.kept:
-            self.kept.move_to_end(key)
-            return self.kept[key]
+        if key in self.cache:
+            self.cache.move_to_end(key)
+            return self.cache[key]
         drafter = make_drafter(draft, self.run, self.runner, sampling, None, lambda: None, self.weights)
         for one in drafter.candidates if isinstance(drafter, AutoDrafter) else ():
-            bound(one.drafter)
-        bound(drafter)
+            _limit_ngram_lookup(one.drafter)
+        _limit_ngram_lookup(drafter)
         if draft == "auto":
-            drafter = cast(Any, Alone(drafter, self.company))
-        self.kept[key] = config = DecodingConfig(sampling, drafter)
-        while len(self.kept) > KEPT:
-            self.kept.popitem(last=False)
+            drafter = cast(Any, SingleTextDrafter(drafter, self.num_active))
+        self.cache[key] = config = DecodingConfig(sampling, drafter)
+        while len(self.cache) > _MAX_CACHED_CONFIGS:
+            self.cache.popitem(last=False)
         return config
 
-    def drafters(self) -> list[str]:
+    def available_drafters(self) -> list[str]:
         """By name, those that this run has."""
         found = []
         for name in ("auto", "none", "targets", "early-exit", "ngram"):

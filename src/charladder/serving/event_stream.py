@@ -9,31 +9,31 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
-from charladder.serving.api_errors import Refused
+from charladder.serving.api_errors import APIError
 from charladder.serving.middleware import Receive, Send
-from charladder.serving.requests import Failed
+from charladder.serving.requests import GenerationError
 
-DONE = b"data: [DONE]\n\n"
-encode = json.JSONEncoder(separators=(",", ":")).encode
-BEGIN = 1.0  # seconds after which a stream begins with a comment, if it has nothing else to send
-PING = 5.0  # seconds of silence after which it sends another one
-LISTEN = 0.25  # seconds between two looks at whether the client is still there
+_DONE_EVENT = b"data: [DONE]\n\n"
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+FIRST_COMMENT_SECONDS = 1.0  # seconds after which a stream begins with a comment, if it has nothing else to send
+KEEPALIVE_SECONDS = 5.0  # seconds of silence after which it sends another one
+_DISCONNECT_POLL_SECONDS = 0.25  # seconds between two looks at whether the client is still there
 Answer = TypeVar("Answer")
 
 
-async def attended(request: Request, answering: Coroutine[Any, Any, Answer]) -> Answer:
+async def run_while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """What is being made for a client, given up where the client goes. Raises Refused."""
-    task = asyncio.ensure_future(answering)
+    task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait([task], timeout=LISTEN))[0]:
+        while not (await asyncio.wait([task], timeout=_DISCONNECT_POLL_SECONDS))[0]:
             if await request.is_disconnected():
-                raise Refused(499, "the client has gone")
+                raise APIError(499, "the client has gone")
         return task.result()
     finally:
-        await given_up([task])
+        await cancel_and_wait([task])
 
 
-async def given_up(tasks: Sequence[asyncio.Future[Any]]) -> None:
+async def cancel_and_wait(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Cancels what is not done, and waits until it has ended."""
     for task in tasks:
         task.cancel()
@@ -48,64 +48,70 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[tuple[dict[str, Any], bool]], ended: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[tuple[dict[str, Any], bool]], on_end: Callable[[], None]) -> None:
         super().__init__(media_type=self.media_type)
-        self.events, self.ended = events, ended
+        self.events, self.on_end = events, on_end
         self.raw_headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-        self.begun = self.complete = False
+        self.has_started = self.is_complete = False
         self.lock = asyncio.Lock()
-        self.latest = time.monotonic()  # when something was sent
+        self.last_sent_at = time.monotonic()  # when something was sent
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self.send_all(scope, receive, send))
-        watching = asyncio.ensure_future(until_gone(receive))
-        pinging = asyncio.ensure_future(self.ping(send))
+        sending = asyncio.ensure_future(self._send_events(scope, receive, send))
+        watching = asyncio.ensure_future(_wait_for_disconnect(receive))
+        pinging = asyncio.ensure_future(self._send_keepalives(send))
         try:
             await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
-            self.ended()
-            await given_up([sending, watching, pinging])
+            self.on_end()
+            await cancel_and_wait([sending, watching, pinging])
 
-    async def send_all(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _send_events(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         try:
             async for event, last in self.events:
-                await self.send(send, line(event), last)
-        except (Failed, Refused) as error:
-            refused = error if isinstance(error, Refused) else Refused(error.status, error.sentence)
+                await self._send(send, _format_event(event), last)
+        except (GenerationError, APIError) as error:
+            refused = error if isinstance(error, APIError) else APIError(error.status, error.message)
             async with self.lock:
-                if not self.begun:
-                    self.begun = self.complete = True
-                    await refused.answer()(scope, receive, send)
+                if not self.has_started:
+                    self.has_started = self.is_complete = True
+                    await refused.to_response()(scope, receive, send)
             refused.code = refused.code or str(refused.status)
-            await self.send(send, line(refused.body()), True)
+            await self._send(send, _format_event(refused.to_body()), True)
 
-    async def ping(self, send: Send) -> None:
+    async def _send_keepalives(self, send: Send) -> None:
         """Sends comments, which clients skip."""
-        while not self.complete:
-            left = self.latest + (PING if self.begun else BEGIN) - time.monotonic()
+        while not self.is_complete:
+            left = (
+                self.last_sent_at
+                + (KEEPALIVE_SECONDS if self.has_started else FIRST_COMMENT_SECONDS)
+                - time.monotonic()
+            )
             if left > 0:
                 await asyncio.sleep(left)
             else:
-                await self.send(send, b": waiting\n\n", False)
+                await self._send(send, b": waiting\n\n", False)
 
-    async def send(self, send: Send, body: bytes, last: bool) -> None:
+    async def _send(self, send: Send, body: bytes, last: bool) -> None:
         async with self.lock:
-            if self.complete:
+            if self.is_complete:
                 return
-            if not self.begun:
-                self.begun = True
+            if not self.has_started:
+                self.has_started = True
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self.complete = last
-            await send({"type": "http.response.body", "body": body + DONE if last else body, "more_body": not last})
-            self.latest = time.monotonic()
+            self.is_complete = last
+            await send(
+                {"type": "http.response.body", "body": body + _DONE_EVENT if last else body, "more_body": not last}
+            )
+            self.last_sent_at = time.monotonic()
 
 
-def line(event: dict[str, Any]) -> bytes:
-    return f"data: {encode(event)}\n\n".encode()
+def _format_event(event: dict[str, Any]) -> bytes:
+    return f"data: {_encode_json(event)}\n\n".encode()
 
 
-async def until_gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -5,10 +5,10 @@ from typing import Any
 
 from charladder.strict_json import dumps
 
-AT_ONCE = 2000  # numbers of a list, which take about a millisecond
+MAX_NUMBERS_PER_CALL = 2000  # numbers of a list, which take about a millisecond
 
 
-def encode(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """The JSON of dicts and lists, in UTF-8. Python's encoder holds the interpreter lock for as long as one call takes,
     and the answer to a text of 100,000 characters has millions of numbers."""
     return "".join(_pieces(value)).encode()
@@ -25,8 +25,8 @@ def _pieces(value: Any) -> Iterator[str]:
             yield "[" if number == 0 else ", "
             yield from _pieces(each)
         yield "]"
-    elif isinstance(value, list) and len(value) > AT_ONCE:
-        parts = (value[begin : begin + AT_ONCE] for begin in range(0, len(value), AT_ONCE))
+    elif isinstance(value, list) and len(value) > MAX_NUMBERS_PER_CALL:
+        parts = (value[begin : begin + MAX_NUMBERS_PER_CALL] for begin in range(0, len(value), MAX_NUMBERS_PER_CALL))
         for number, part in enumerate(parts):
             yield ("[" if number == 0 else ", ") + dumps(part)[1:-1]
         yield "]"

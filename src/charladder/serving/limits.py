@@ -16,23 +16,23 @@ class Limits:
     streams: int = 64
     waiting: int = 512
     prompt: int = 100_000
-    completion: int = 20_000
+    max_tokens: int = 20_000
     score: int = 100_000
     choices: int = 64
     stop: int = 128
-    numbers: int = 500_000
-    body: int = 4 << 20
-    head: int = 1 << 16
+    logprobs: int = 500_000
+    body_bytes: int = 4 << 20
+    head_bytes: int = 1 << 16
     connections: int = 2048
     requests: int = 1024
-    looks: int = 32
+    scorings: int = 32
     seconds: float = 300.0
-    patience: float = 20.0
+    client_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.streams <= 4096:
             raise UserError(f"--streams is {self.streams}; it must be between 1 and 4,096 texts at once")
-        if not 1 <= self.completion <= 1 << 24:
-            raise UserError(f"--max-tokens is {self.completion}; it must be between 1 and 16,777,216 characters")
+        if not 1 <= self.max_tokens <= 1 << 24:
+            raise UserError(f"--max-tokens is {self.max_tokens}; it must be between 1 and 16,777,216 characters")
         if not 0 < self.seconds < 1e6:
             raise UserError(f"--seconds is {self.seconds:g}; it must be above 0 and below a million")

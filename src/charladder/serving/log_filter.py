@@ -5,24 +5,24 @@ import logging
 import time
 import traceback
 
-MINUTE = 60.0
+_REPEAT_SECONDS = 60.0
 
 
-def quieten() -> None:
+def add_log_filters() -> None:
     """Filters the loggers of the web server and of the event loop."""
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
-        if not any(isinstance(one, Sparing) for one in logger.filters):
-            logger.addFilter(Sparing())
+        if not any(isinstance(one, RepeatFilter) for one in logger.filters):
+            logger.addFilter(RepeatFilter())
 
 
-class Sparing(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Lets a record pass if none like it has passed within a minute: the same message, or the same place of an error.
     One client could otherwise fill a disk."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.passed: dict[tuple[object, ...], float] = {}
+        self.logged_at: dict[tuple[object, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -31,9 +31,9 @@ class Sparing(logging.Filter):
         place = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
         key = record.msg if error is None else type(error), *((one.filename, one.lineno) for one in place)
         now = time.monotonic()
-        if now - self.passed.get(key, -MINUTE) < MINUTE:
+        if now - self.logged_at.get(key, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
             return False
-        if len(self.passed) > 1000:
-            self.passed.clear()
-        self.passed[key] = now
+        if len(self.logged_at) > 1000:
+            self.logged_at.clear()
+        self.logged_at[key] = now
         return True

@@ -11,28 +11,28 @@ from urllib.parse import quote
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
-BOUNDS = 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0  # seconds: the upper ends of the buckets of a histogram
-GROUPS = "/page/", "/v1/models/"  # paths that begin so are counted together
+_BUCKET_SECONDS = 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0  # seconds: the upper ends of the buckets of a histogram
+_PATH_GROUPS = "/page/", "/v1/models/"  # paths that begin so are counted together
 
 
 @dataclass
-class Requests:
+class RequestMetrics:
     """Requests that have ended. known: the paths that are counted by name; all others are counted as `other`."""
 
-    known: frozenset[str] = frozenset()
+    named_paths: frozenset[str] = frozenset()
     by_status: Counter[tuple[str, int]] = field(default_factory=Counter)
     buckets: dict[str, list[int]] = field(default_factory=dict)  # the last one is of all that took longer
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, path: str, status: int, seconds: float) -> None:
         """Counts a request. seconds: from its head to the end of its answer."""
-        group = next((group for group in GROUPS if path.startswith(group)), None)
-        name = group or (path if path in self.known else "other")
+        group = next((group for group in _PATH_GROUPS if path.startswith(group)), None)
+        name = group or (path if path in self.named_paths else "other")
         self.by_status[name, status] += 1
-        self.buckets.setdefault(name, [0] * (len(BOUNDS) + 1))[bisect_left(BOUNDS, seconds)] += 1
+        self.buckets.setdefault(name, [0] * (len(_BUCKET_SECONDS) + 1))[bisect_left(_BUCKET_SECONDS, seconds)] += 1
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
-    def lines(self) -> Iterable[str]:
+    def prometheus_lines(self) -> Iterable[str]:
         """The text format of Prometheus, version 0.0.4."""
         yield "# HELP charladder_requests_total Requests that have ended."
         yield "# TYPE charladder_requests_total counter"
@@ -41,23 +41,23 @@ class Requests:
         yield "# HELP charladder_request_seconds Seconds from the head of a request to the end of its answer."
         yield "# TYPE charladder_request_seconds histogram"
         for name, counts in sorted(self.buckets.items()):
-            for place, bound in enumerate([*map(str, BOUNDS), "+Inf"]):
+            for place, bound in enumerate([*map(str, _BUCKET_SECONDS), "+Inf"]):
                 yield f'charladder_request_seconds_bucket{{path="{name}",le="{bound}"}} {sum(counts[: place + 1])}'
             yield f'charladder_request_seconds_sum{{path="{name}"}} {self.seconds[name]:.6f}'
             yield f'charladder_request_seconds_count{{path="{name}"}} {sum(counts)}'
 
 
-def gauge(name: str, kind: str, about: str, value: float) -> list[str]:
+def metric_lines(name: str, kind: str, description: str, value: float) -> list[str]:
     """One number without labels. kind: `gauge` or `counter`."""
-    return [f"# HELP {name} {about}", f"# TYPE {name} {kind}", f"{name} {value}"]
+    return [f"# HELP {name} {description}", f"# TYPE {name} {kind}", f"{name} {value}"]
 
 
 @dataclass
-class Observed:
+class MetricsMiddleware:
     """An ASGI application around another, which counts its requests and, with `log`, writes a line for each."""
 
     app: Any
-    requests: Requests
+    metrics: RequestMetrics
     log: bool = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
@@ -77,7 +77,7 @@ class Observed:
             await self.app(scope, receive, noted)
         finally:
             seconds = time.monotonic() - began
-            self.requests.add(scope["path"], status, seconds)
+            self.metrics.add(scope["path"], status, seconds)
             if self.log:
                 client = (scope.get("client") or ("-",))[0]
                 line = f"{scope['method']} {quote(scope['path'])} {status} {size} {seconds:.3f}"

@@ -5,20 +5,20 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from charladder.serving.access_control import Access
-from charladder.serving.api_errors import Refused
+from charladder.serving.access_control import AccessControl
+from charladder.serving.api_errors import APIError
 from charladder.serving.limits import Limits
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-PART = 1 << 16  # bytes of an answer sent at once
-POLICY = (
+_MAX_SEND_BYTES = 1 << 16  # bytes of an answer sent at once
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
+_SECURITY_HEADERS = [
+    (b"content-security-policy", _CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -28,15 +28,15 @@ HEADERS = [
 
 
 @dataclass
-class Guard:
+class RequestMiddleware:
     """An ASGI application around another. root_path: the path under which a proxy publishes it, without a slash at the
     end; it is removed from paths that begin with it."""
 
     app: Any
     limits: Limits
-    access: Access
+    access: AccessControl
     root_path: str = ""
-    inside: int = 0
+    num_requests: int = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -45,7 +45,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope = self.below_root(scope)
+        scope = self._strip_root_path(scope)
         head = scope["method"] == "HEAD"
         answering, loop, whole = False, asyncio.get_running_loop(), asyncio.timeout(None)
         since: float | None = None  # when the sending that is going on began
@@ -53,7 +53,7 @@ class Guard:
         def look() -> None:
             """Cuts off who takes nothing. One timer for all messages: a stream has many, most of them taken at once."""
             nonlocal timer
-            left = self.limits.patience if since is None else since + self.limits.patience - loop.time()
+            left = self.limits.client_seconds if since is None else since + self.limits.client_seconds - loop.time()
             if left <= 0:
                 whole.reschedule(loop.time())
             else:
@@ -63,25 +63,25 @@ class Guard:
             nonlocal answering, since
             if message["type"] == "http.response.start":
                 answering = True
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                message["headers"] = [*message.get("headers", []), *_SECURITY_HEADERS]
             if head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
-            for part in parts(message):
+            for part in _split_message(message):
                 since = loop.time()
                 try:
                     await send(part)
                 finally:
                     since = None
 
-        timer = loop.call_later(self.limits.patience, look)
-        self.inside += 1
+        timer = loop.call_later(self.limits.client_seconds, look)
+        self.num_requests += 1
         try:
             async with whole:
                 try:
-                    if self.inside > self.limits.requests:
-                        raise Refused(429, f"{self.limits.requests:,} requests are being answered; try again later")
-                    self.check(scope)
-                    body = await self.read(scope, receive)
+                    if self.num_requests > self.limits.requests:
+                        raise APIError(429, f"{self.limits.requests:,} requests are being answered; try again later")
+                    self._check_headers(scope)
+                    body = await self._read_body(scope, receive)
                     given = False
 
                     async def replay() -> Message:
@@ -93,9 +93,9 @@ class Guard:
 
                     # HEAD is answered as GET is, and its body is left out.
                     await self.app({**scope, "method": "GET"} if head else scope, replay, patient_send)
-                except Refused as refused:
+                except APIError as refused:
                     if not answering:
-                        await refused.answer()(scope, receive, patient_send)
+                        await refused.to_response()(scope, receive, patient_send)
         except TimeoutError:
             # The client takes nothing. Its connection is cut, with what waits there: closed, it would wait for ever.
             cut = scope.get("extensions", {}).get("charladder.cut")
@@ -103,63 +103,63 @@ class Guard:
                 cut()
         finally:
             timer.cancel()
-            self.inside -= 1
+            self.num_requests -= 1
 
-    def below_root(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def _strip_root_path(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """A request as the application knows it. A proxy may have removed the root path already."""
         path, root = scope["path"], self.root_path
         if not root or not path.startswith(f"{root}/"):
             return scope
         return {**scope, "path": path[len(root) :], "raw_path": scope["raw_path"][len(root) :]}
 
-    def check(self, scope: MutableMapping[str, Any]) -> None:
+    def _check_headers(self, scope: MutableMapping[str, Any]) -> None:
         """Raises Refused for a request that may not be answered, and for a body that is not read."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if sum(name == b"host" for name, _ in scope["headers"]) > 1:
-            raise Refused(400, "the request has more than one `Host` header; send one")
+            raise APIError(400, "the request has more than one `Host` header; send one")
         self.access.check(scope["method"], scope["path"], headers)
         if scope["method"] in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                raise Refused(415, "a body must be JSON, and say so: `Content-Type: application/json`")
+                raise APIError(415, "a body must be JSON, and say so: `Content-Type: application/json`")
             coding = headers.get(b"content-encoding", "identity").strip().lower()
             if coding != "identity":
-                raise Refused(415, "a compressed body is not read; send it without `Content-Encoding`")
+                raise APIError(415, "a compressed body is not read; send it without `Content-Encoding`")
         length = headers.get(b"content-length", "0")
-        if not length.isdecimal() or int(length[:19]) > self.limits.body:
-            raise self.too_large()
+        if not length.isdecimal() or int(length[:19]) > self.limits.body_bytes:
+            raise self._body_too_large()
 
-    def too_large(self) -> Refused:
-        return Refused(413, f"the body is larger than {self.limits.body:,} bytes; send less at once")
+    def _body_too_large(self) -> APIError:
+        return APIError(413, f"the body is larger than {self.limits.body_bytes:,} bytes; send less at once")
 
-    async def read(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
+    async def _read_body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         """The whole body. Raises Refused for one that is too large, or does not come."""
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             return b""
         parts, size = [], 0
         try:
-            async with asyncio.timeout(self.limits.patience):
+            async with asyncio.timeout(self.limits.client_seconds):
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
-                        raise Refused(400, "the body ended before its end")
+                        raise APIError(400, "the body ended before its end")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self.limits.body:
-                        raise self.too_large()
+                    if size > self.limits.body_bytes:
+                        raise self._body_too_large()
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise Refused(408, "the body did not come in time; send it at once") from None
+            raise APIError(408, "the body did not come in time; send it at once") from None
 
 
-def parts(message: Message) -> list[Message]:
+def _split_message(message: Message) -> list[Message]:
     """A message part by part, for only between two of them is a client that takes nothing noticed."""
     body = message.get("body", b"")
-    if len(body) <= PART:
+    if len(body) <= _MAX_SEND_BYTES:
         return [message]
     more, end = message.get("more_body", False), len(body)
     return [
-        {**message, "body": body[begin : begin + PART], "more_body": more or begin + PART < end}
-        for begin in range(0, end, PART)
+        {**message, "body": body[begin : begin + _MAX_SEND_BYTES], "more_body": more or begin + _MAX_SEND_BYTES < end}
+        for begin in range(0, end, _MAX_SEND_BYTES)
     ]

@@ -6,16 +6,16 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from charladder.errors import nearest
-from charladder.serving.api_errors import Refused
-from charladder.serving.schemas import Asked, StreamOptions
+from charladder.errors import suggest_names
+from charladder.serving.api_errors import APIError
+from charladder.serving.schemas import RequestModel, StreamOptions
 
-UNCHECKED = 1 << 10  # bytes of a body that cannot hold much
-MOST = 256  # lists and objects of a body, and keys of all its objects
-Body = TypeVar("Body", bound=Asked)
+_MIN_CHECKED_BYTES = 1 << 10  # bytes of a body that cannot hold much
+_MAX_STRUCTURES = 256  # lists and objects of a body, and keys of all its objects
+Body = TypeVar("Body", bound=RequestModel)
 
 
-def parse(data: bytes, model: type[Body]) -> Body:
+def parse_body(data: bytes, model: type[Body]) -> Body:
     """A body as a request. Time and memory are at most proportional to the size of `data`, whatever it contains: a body
     of many small lists, objects or keys is refused before it is parsed, and the validation of a list ends at its first
     wrong item.
@@ -26,9 +26,9 @@ def parse(data: bytes, model: type[Body]) -> Body:
     try:
         value = from_json(data)
     except ValueError as error:
-        raise Refused(400, f"the body cannot be read as JSON: {error}; send an object, UTF-8") from None
+        raise APIError(400, f"the body cannot be read as JSON: {error}; send an object, UTF-8") from None
     if not isinstance(value, dict):
-        raise Refused(400, "the body is JSON, but not an object; send an object")
+        raise APIError(400, "the body is JSON, but not an object; send an object")
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -38,18 +38,18 @@ def parse(data: bytes, model: type[Body]) -> Body:
 def check_structure(data: bytes) -> None:
     """Raises Refused for a body of more lists, objects or keys than a request can have. Characters inside strings do
     not count."""
-    if len(data) <= UNCHECKED:
+    if len(data) <= _MIN_CHECKED_BYTES:
         return
     plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__")  # every quote that is left begins or ends a string
     data_N = np.frombuffer(plain, np.uint8)
     outside_N = np.cumsum(data_N == ord('"'), dtype=np.uint8) % 2 == 0
     for marks, what in (("[{", "lists and objects"), (":", "keys")):
         count = sum(int(np.count_nonzero((data_N == ord(mark)) & outside_N)) for mark in marks)
-        if count > MOST:
-            raise Refused(400, f"the body has {count:,} {what}; send {MOST} at most")
+        if count > _MAX_STRUCTURES:
+            raise APIError(400, f"the body has {count:,} {what}; send {_MAX_STRUCTURES} at most")
 
 
-def wrong_field(error: ValidationError, model: type[Asked]) -> Refused:
+def wrong_field(error: ValidationError, model: type[RequestModel]) -> APIError:
     """The first field that does not fit, in one sentence. The value that was sent is not repeated."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     field = errors[0]["loc"][0]
@@ -58,12 +58,12 @@ def wrong_field(error: ValidationError, model: type[Asked]) -> Refused:
     if worst["type"] == "extra_forbidden":
         known = model if len(worst["loc"]) == 1 else StreamOptions
         name = printable(worst["loc"][-1])
-        return Refused(400, f"there is no field {name!r}{nearest(name, known.model_fields)}", name)
+        return APIError(400, f"there is no field {name!r}{suggest_names(name, known.model_fields)}", name)
     name = printable(field)
     if worst["type"] == "missing":
-        return Refused(400, f"the field {name!r} is missing; send it", name)
+        return APIError(400, f"the field {name!r} is missing; send it", name)
     reason = worst["msg"].lower().replace(" after validation", "")
-    return Refused(400, f"the field {name!r} does not fit: {reason}", name)
+    return APIError(400, f"the field {name!r} does not fit: {reason}", name)
 
 
 def printable(part: str | int) -> str:

@@ -10,32 +10,32 @@ from charladder.generation.sequence import SequenceState
 from charladder.generation.speculative.factory import DrafterName
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """There is no place for more, now."""
 
 
-class Failed(Exception):
+class GenerationError(Exception):
     """The text cannot be written. `sentence` is for the client, `status` that of the answer."""
 
-    def __init__(self, sentence: str, status: int = 500) -> None:
-        super().__init__(sentence)
-        self.sentence, self.status = sentence, status
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
 
 
 @dataclass(frozen=True)
-class Piece:
+class OutputChunk:
     """What has been settled since the piece before: ids, their nats, whether each was an accepted draft, the likeliest
     symbols there. finish: None, `length`, `stop`, or `time` where the time was over."""
 
     ids: list[int]
     nats: list[float]
     drafted: list[bool]
-    likeliest: list[list[tuple[int, float]]]
-    finish: str | None
+    top_candidates: list[list[tuple[int, float]]]
+    finish_reason: str | None
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class GenerationRequest:
     """A text that is wanted, and where it stands."""
 
     prompt: list[int]
@@ -43,35 +43,35 @@ class Ticket:
     sampling: SamplingParams
     draft: DrafterName
     seed: int
-    sample: int  # which of the texts after the same prompt
-    opening: list[int]  # what the network reads where the prompt is empty
+    sample_index: int  # which of the texts after the same prompt
+    empty_prompt_ids: list[int]  # what the network reads where the prompt is empty
     stops: Sequence[Sequence[int]] = ()
-    top: int = 0
+    num_candidates: int = 0
     deadline: float = float("inf")  # of time.monotonic()
     sequence: SequenceState | None = None
-    cancelled: bool = False
-    sent: int = 0  # characters that the event loop knows of
-    told: float = 0.0
-    steps: int = 0
-    began: float = 0.0  # when it joined
-    ended: float = 0.0
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    pieces: deque[Piece | Exception] = field(default_factory=deque)
+    is_cancelled: bool = False
+    num_sent: int = 0  # characters that the event loop knows of
+    last_sent_at: float = 0.0
+    num_steps: int = 0
+    started_at: float = 0.0  # when it joined
+    finished_at: float = 0.0
+    has_output: asyncio.Event = field(default_factory=asyncio.Event)
+    outputs: deque[OutputChunk | Exception] = field(default_factory=deque)
 
-    def receive(self, piece: Piece | Exception) -> None:
+    def put_output(self, piece: OutputChunk | Exception) -> None:
         """In the event loop."""
-        self.pieces.append(piece)
-        self.arrived.set()
+        self.outputs.append(piece)
+        self.has_output.set()
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def __aiter__(self) -> AsyncIterator[OutputChunk]:
         """Pieces until the one with a finish. Raises Failed."""
         while True:
-            while not self.pieces:
-                self.arrived.clear()
-                await self.arrived.wait()
-            piece = self.pieces.popleft()
+            while not self.outputs:
+                self.has_output.clear()
+                await self.has_output.wait()
+            piece = self.outputs.popleft()
             if isinstance(piece, Exception):
                 raise piece
             yield piece
-            if piece.finish:
+            if piece.finish_reason:
                 return

@@ -6,23 +6,23 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, St
 
 from charladder.serving.limits import Limits
 
-MOST = 1 << 31
+_MAX_INTEGER = 1 << 31
 Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
 Tokens = Annotated[list[Token], Field(fail_fast=True)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Draft = Literal["auto", "none", "targets", "early-exit", "ngram"]
 
 
-class Asked(BaseModel):
+class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class StreamOptions(Asked):
+class StreamOptions(RequestModel):
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False  # OpenAI's padding against guessing from sizes: accepted, never done
 
 
-def form_of(prompt: Any) -> str | None:
+def prompt_kind(prompt: Any) -> str | None:
     """Which form of a prompt was meant, so that the others are not tried; None for a value of no such form."""
     if isinstance(prompt, str):
         return "text"
@@ -37,31 +37,31 @@ Prompt = Annotated[
     | Annotated[Tokens, Tag("tokens")]
     | Annotated[list[StrictStr], Field(fail_fast=True, max_length=Limits.choices), Tag("texts")]
     | Annotated[list[Tokens], Field(fail_fast=True, max_length=Limits.choices), Tag("lists")],
-    Discriminator(form_of, "prompt_type", "input should be a text, a list of tokens, or a list of either"),
+    Discriminator(prompt_kind, "prompt_type", "input should be a text, a list of tokens, or a list of either"),
 ]
 
 
-def form_of_stop(stop: Any) -> str | None:
+def stop_kind(stop: Any) -> str | None:
     """The same of a stop."""
     return "text" if isinstance(stop, str) else "texts" if isinstance(stop, list) else None
 
 
 Stop = Annotated[
     Annotated[StrictStr, Tag("text")] | Annotated[list[StrictStr], Field(fail_fast=True, max_length=16), Tag("texts")],
-    Discriminator(form_of_stop, "stop_type", "input should be a text, or a list of texts"),
+    Discriminator(stop_kind, "stop_type", "input should be a text, or a list of texts"),
 ]
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(RequestModel):
     """OpenAI's fields; a token is a symbol of the alphabet, a byte for bytes. Ours are top_k, min_p and draft."""
 
     model: StrictStr | None = None
     prompt: Prompt | None = ""
-    max_tokens: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 16
+    max_tokens: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] | None = 16
     temperature: Annotated[Number, Field(ge=0)] | None = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = 1.0
-    n: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = 1
-    best_of: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=_MAX_INTEGER)] | None = 1
+    best_of: Annotated[StrictInt, Field(ge=1, le=_MAX_INTEGER)] | None = None
     echo: StrictBool | None = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
@@ -73,33 +73,33 @@ class CompletionRequest(Asked):
     presence_penalty: Number | None = 0
     frequency_penalty: Number | None = 0
     logit_bias: dict[str, Number] | None = None
-    top_k: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = 0
+    top_k: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] | None = 0
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = 0.0
     draft: Draft | None = "auto"
 
 
-class Text(Asked):
+class TextRequest(RequestModel):
     """A text, or its symbols."""
 
     text: StrictStr | None = None
     ids: Tokens | None = None
 
 
-class ScoreRequest(Text):
+class ScoreRequest(TextRequest):
     """begin, end: the symbols to score, of all that are sent."""
 
-    begin: Annotated[StrictInt, Field(ge=0, le=MOST)] = 0
-    end: Annotated[StrictInt, Field(ge=0, le=MOST)] | None = None
+    begin: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] = 0
+    end: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] | None = None
     layers: StrictBool = False
 
 
-class LayersRequest(Text):
+class LayersRequest(TextRequest):
     """place: a symbol's, from 0; the number of symbols asks for what comes after the text."""
 
-    place: Annotated[StrictInt, Field(ge=0, le=MOST)]
+    place: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)]
 
 
-class TokenizeRequest(Asked):
+class TokenizeRequest(RequestModel):
     """vLLM's fields. add_special_tokens is accepted, and there are none."""
 
     model: StrictStr | None = None
@@ -108,19 +108,19 @@ class TokenizeRequest(Asked):
     return_token_strs: StrictBool | None = None
 
 
-class DetokenizeRequest(Asked):
+class DetokenizeRequest(RequestModel):
     model: StrictStr | None = None
     tokens: Tokens
 
 
-class TokenizeAnswer(BaseModel):
+class TokenizeResponse(BaseModel):
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
 
 
-class DetokenizeAnswer(BaseModel):
+class DetokenizeResponse(BaseModel):
     prompt: str
 
 
@@ -137,18 +137,18 @@ class TokenizerInfo(BaseModel):
     chat_template: str | None
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorAnswer(BaseModel):
-    error: Problem
+class ErrorResponse(BaseModel):
+    error: ErrorDetail
 
 
-class LogProbabilities(BaseModel):
+class Logprobs(BaseModel):
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None] | None
@@ -158,7 +158,7 @@ class LogProbabilities(BaseModel):
 class Choice(BaseModel):
     index: int
     text: str
-    logprobs: LogProbabilities | None
+    logprobs: Logprobs | None
     finish_reason: str | None
     charladder: dict[str, Any]
 
@@ -169,7 +169,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Completion(BaseModel):
+class CompletionResponse(BaseModel):
     id: str
     object: Literal["text_completion"]
     created: int
@@ -178,16 +178,16 @@ class Completion(BaseModel):
     usage: Usage | None = None
 
 
-class Model(BaseModel):
+class ModelInfo(BaseModel):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     object: Literal["list"]
-    data: list[Model]
+    data: list[ModelInfo]
 
 
 class HeadScores(BaseModel):
@@ -197,7 +197,7 @@ class HeadScores(BaseModel):
     bits: list[float | None]
 
 
-class ScoreAnswer(BaseModel):
+class ScoreResponse(BaseModel):
     """offsets: for a text, which of its code points each scored symbol belongs to."""
 
     characters: int
@@ -221,34 +221,34 @@ class Candidate(Symbol):
     probability: float
 
 
-class Actual(Candidate):
+class ActualSymbol(Candidate):
     """rank: how many symbols were held likelier; 0 is the first guess."""
 
     rank: int
 
 
-class Head(BaseModel):
+class HeadPredictions(BaseModel):
     term: str
     target: int
     last_learned: dict[str, Any] | None
-    actual: Actual | None
+    actual: ActualSymbol | None
     likeliest: list[Candidate]
 
 
-class Row(BaseModel):
+class LayerPredictions(BaseModel):
     layer: int
-    heads: list[Head]
+    heads: list[HeadPredictions]
 
 
-class LayersAnswer(BaseModel):
+class LayersResponse(BaseModel):
     place: int
     symbol: Symbol | None
     bits: float | None
     note: str | None
-    rows: list[Row]
+    rows: list[LayerPredictions]
 
 
-class Health(BaseModel):
+class HealthResponse(BaseModel):
     status: Literal["ok"]
     model: str
     streams: dict[str, int]
@@ -256,7 +256,7 @@ class Health(BaseModel):
     uptime_seconds: float
 
 
-class About(BaseModel):
+class ServiceInfo(BaseModel):
     model: str
     alphabet: dict[str, Any]
     layers: int

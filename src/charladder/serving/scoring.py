@@ -25,75 +25,75 @@ from charladder.generation.distribution import NOT_FINITE, top_candidates
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.run import Run
-from charladder.serving.api_errors import CLOSING, Refused, refuse
+from charladder.serving.api_errors import SHUTTING_DOWN, APIError, to_api_error
 from charladder.serving.limits import Limits
-from charladder.serving.tokens import Symbols
+from charladder.serving.tokens import Tokenizer
 
-SHOWN = 5  # likeliest symbols of a head
-AT_ONCE = 4096  # characters read together: between two of these a look at whether anybody still waits
+_NUM_CANDIDATES = 5  # likeliest symbols of a head
+_MAX_BATCH_CHARACTERS = 4096  # characters read together: between two of these a look at whether anybody still waits
 
 
-class Gone(Exception):
+class RequestCancelled(Exception):
     """Nobody waits for it any more."""
 
 
-def finite(numbers_N: np.ndarray) -> list[float]:
+def _to_finite_list(numbers_N: np.ndarray) -> list[float]:
     """As a list. Raises Refused where a network's numbers are broken."""
     if not np.isfinite(numbers_N).all():
-        raise Refused(500, NOT_FINITE)
+        raise APIError(500, NOT_FINITE)
     return numbers_N.tolist()
 
 
-class Looker:
+class Scorer:
     """Looks at texts with a run's network and, where they are there, its trained heads."""
 
-    def __init__(self, run: Run, network: Transformer, symbols: Symbols, limits: Limits) -> None:
-        self.network, self.symbols, self.limits = network, symbols, limits
+    def __init__(self, run: Run, network: Transformer, tokenizer: Tokenizer, limits: Limits) -> None:
+        self.network, self.tokenizer, self.limits = network, tokenizer, limits
         self.context = run.recipe.model.context
         self.stride = max(1, self.context // 2)
         self.layers = run.recipe.model.layers
         self.objective: LanguageModelObjective | None = None
         if run.heads_path.is_file():
             self.objective = run.objective().to(network.output.weight.device).eval()
-        self.learned = last_learned(run)
+        self.last_learned = last_learned(run)
         self.executor = ThreadPoolExecutor(1, "looking")
-        self.inside = 0
-        self.closing = threading.Event()
+        self.num_requests = 0
+        self.is_closing = threading.Event()
 
-    async def run(self, deadline: float, look: Any, *arguments: Any) -> Any:
+    async def run(self, deadline: float, method: Any, *arguments: Any) -> Any:
         """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
-        if self.closing.is_set():
-            raise Refused(503, CLOSING)
-        if self.inside >= self.limits.looks:
-            raise Refused(429, "too many texts are being looked at; try again later")
+        if self.is_closing.is_set():
+            raise APIError(503, SHUTTING_DOWN)
+        if self.num_requests >= self.limits.scorings:
+            raise APIError(429, "too many texts are being looked at; try again later")
         gone = threading.Event()
 
         def check(*_: Any) -> None:
             if gone.is_set():
-                raise Gone
-            if self.closing.is_set():
-                raise Refused(503, CLOSING)
+                raise RequestCancelled
+            if self.is_closing.is_set():
+                raise APIError(503, SHUTTING_DOWN)
             if time.monotonic() > deadline:
-                raise Refused(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
+                raise APIError(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 
         def work() -> Any:
             if time.monotonic() > deadline and not gone.is_set():
-                raise Refused(503, f"its turn did not come within {self.limits.seconds:g} seconds; try again later")
+                raise APIError(503, f"its turn did not come within {self.limits.seconds:g} seconds; try again later")
             check()
-            return partial(look, *arguments)(check)
+            return partial(method, *arguments)(check)
 
-        self.inside += 1
+        self.num_requests += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.executor, work)
         except UserError as error:
-            raise refuse(error) from None
+            raise to_api_error(error) from None
         finally:
             gone.set()
-            self.inside -= 1
+            self.num_requests -= 1
 
     def close(self) -> None:
         """Ends all looks at the next check."""
-        self.closing.set()
+        self.is_closing.set()
         self.executor.shutdown(wait=False)
 
     def score(self, ids: list[int], begin: int, end: int, layers: bool, check: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Looker:
         began = time.perf_counter()
         ids_N = np.array(ids, np.int64)
         bits_N = np.zeros(len(ids))
-        bits_N[:1] = math.log2(self.symbols.alphabet.size)
+        bits_N[:1] = math.log2(self.tokenizer.alphabet.size)
         part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
 
         def note(scored: ScoredCharacters) -> None:
@@ -112,12 +112,12 @@ class Looker:
         if part[0] < end:
             evaluate(
                 lambda tokens_BT, keep: self.network(tokens_BT, logits_to_keep=keep).logits_BTV, ids_N, part,
-                self.context, self.stride, self.symbols.alphabet.size, self.network.output.weight.device, AT_ONCE,
-                check, each=note,
+                self.context, self.stride, self.tokenizer.alphabet.size, self.network.output.weight.device,
+                _MAX_BATCH_CHARACTERS, check, each=note,
             )  # fmt: skip
         if layers:
-            result["layers"] = self.score_layers(ids_N, part, begin, end, check)
-        bits = finite(bits_N[begin:end])
+            result["layers"] = self._score_layers(ids_N, part, begin, end, check)
+        bits = _to_finite_list(bits_N[begin:end])
         return {
             "characters": len(bits),
             "begin": begin,
@@ -129,14 +129,20 @@ class Looker:
             "seconds": time.perf_counter() - began,
         } | result
 
-    def prompt(self, ids: list[int], top: int, check: Any) -> tuple[list[float], list[list[tuple[int, float]]]]:
+    def prompt_logprobs(
+        self, ids: list[int], num_candidates: int, check: Any
+    ) -> tuple[list[float], list[list[tuple[int, float]]]]:
         """Of every symbol but the first: its nats, and the `top` likeliest there with theirs."""
         ids_N, nats, found = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
         last: list[list[tuple[int, float]]] = []  # of the windows that are noted next
 
         def predict(tokens_BT: Tensor, keep: int) -> Tensor:
             logits_BTV = self.network(tokens_BT, logits_to_keep=keep).logits_BTV
-            last[:] = top_candidates(logits_BTV.flatten(0, 1), top) if top else [[]] * logits_BTV[..., 0].numel()
+            last[:] = (
+                top_candidates(logits_BTV.flatten(0, 1), num_candidates)
+                if num_candidates
+                else [[]] * logits_BTV[..., 0].numel()
+            )
             return logits_BTV
 
         def note(scored: ScoredCharacters) -> None:
@@ -144,13 +150,13 @@ class Looker:
                 nats[place], found[place] = -said, best
 
         evaluate(
-            predict, ids_N, (0, len(ids)), self.context, self.stride, self.symbols.alphabet.size,
-            self.network.output.weight.device, AT_ONCE, check, each=note,
+            predict, ids_N, (0, len(ids)), self.context, self.stride, self.tokenizer.alphabet.size,
+            self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, each=note,
         )  # fmt: skip
-        finite(np.array(nats))
+        _to_finite_list(np.array(nats))
         return nats[1:], found[1:]
 
-    def score_layers(
+    def _score_layers(
         self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
     ) -> list[dict[str, Any]]:
         """A list for each head, of the bits of every symbol; None where it predicts none, as in the first places."""
@@ -164,7 +170,7 @@ class Looker:
 
         if self.objective is None:
             sentence = "this run has no heads.safetensors, so its layers predict nothing; ask without `layers`"
-            raise Refused(400, sentence, "layers")
+            raise APIError(400, sentence, "layers")
         if part[0] < end:
             evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
         return [
@@ -179,15 +185,15 @@ class Looker:
         bits: float | None = None
         if place:
             for one in predictions_at(self.network, self.objective, ids_N, place, self.context, self.stride):
-                finite(one.p_V)
+                _to_finite_list(one.p_V)
                 if (one.layer, one.target) == (self.layers, 1) and place < len(ids):
                     bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
-                heads[one.layer].append(self.describe(one, ids, place))
+                heads[one.layer].append(self._describe_head(one, ids, place))
         elif ids:
-            bits = math.log2(self.symbols.alphabet.size)
+            bits = math.log2(self.tokenizer.alphabet.size)
         return {
             "place": place,
-            "symbol": self.symbol(ids[place]) if place < len(ids) else None,
+            "symbol": self._describe_symbol(ids[place]) if place < len(ids) else None,
             "bits": bits,
             "note": None
             if place
@@ -195,20 +201,26 @@ class Looker:
             "rows": [{"layer": layer, "heads": found} for layer, found in heads.items()],
         }
 
-    def describe(self, one: HeadPrediction, ids: list[int], place: int) -> dict[str, Any]:
-        there = place + one.target - 1
+    def _describe_head(self, prediction: HeadPrediction, ids: list[int], place: int) -> dict[str, Any]:
+        there = place + prediction.target - 1
         actual = None
         if there < len(ids):
             seen = ids[there]
-            actual = self.symbol(seen) | {"probability": float(one.p_V[seen]), "rank": one.rank(seen)}
-        learned = self.learned.get(one.term)
+            actual = self._describe_symbol(seen) | {
+                "probability": float(prediction.p_V[seen]),
+                "rank": prediction.rank(seen),
+            }
+        learned = self.last_learned.get(prediction.term)
         return {
-            "term": one.term,
-            "target": one.target,
+            "term": prediction.term,
+            "target": prediction.target,
             "last_learned": None if learned is None or learned.head is None else asdict(learned.head),
             "actual": actual,
-            "likeliest": [self.symbol(n) | {"probability": float(one.p_V[n])} for n in one.likeliest(SHOWN)],
+            "likeliest": [
+                self._describe_symbol(n) | {"probability": float(prediction.p_V[n])}
+                for n in prediction.likeliest(_NUM_CANDIDATES)
+            ],
         }
 
-    def symbol(self, symbol: int) -> dict[str, Any]:
-        return {"id": symbol, "text": self.symbols.token(symbol, "")}
+    def _describe_symbol(self, symbol: int) -> dict[str, Any]:
+        return {"id": symbol, "text": self.tokenizer.token_string(symbol, "")}

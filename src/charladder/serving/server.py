@@ -12,8 +12,8 @@ from charladder.serving import log_filter
 from charladder.serving.app import Service
 from charladder.serving.connections import Connection
 
-ACCEPTED = 16  # connections accepted before any of them is looked at
-BACKLOG = 1024  # connections that the system keeps until they are accepted
+_MAX_ACCEPTED_AT_ONCE = 16  # connections accepted before any of them is looked at
+_BACKLOG_CONNECTIONS = 1024  # connections that the system keeps until they are accepted
 
 
 class Server(uvicorn.Server):
@@ -25,21 +25,21 @@ class Server(uvicorn.Server):
         protocol = functools.partial(Connection, limits=service.limits, idle={})
         config = uvicorn.Config(
             app, http=cast(Any, protocol), ws="none", log_level="warning", access_log=False, lifespan="on",
-            timeout_graceful_shutdown=graceful, server_header=False, backlog=ACCEPTED,
+            timeout_graceful_shutdown=graceful, server_header=False, backlog=_MAX_ACCEPTED_AT_ONCE,
         )  # fmt: skip
         super().__init__(config)
         self.service = service
-        log_filter.quieten()
+        log_filter.add_log_filters()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # asyncio accepts as many connections at once as may wait, and logs an error for each that finds no descriptor.
         for one in sockets or []:
-            one.listen(BACKLOG)
+            one.listen(_BACKLOG_CONNECTIONS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.service.looker.close()
-        await asyncio.to_thread(self.service.engine.close)
+        self.service.scorer.close()
+        await asyncio.to_thread(self.service.scheduler.close)
         await super().shutdown(sockets)
         if self.force_exit:  # it has left this out, and would cancel what waits for it
             await self.lifespan.shutdown()

@@ -13,30 +13,30 @@ from charladder.errors import UserError
 from charladder.text import Alphabet
 
 
-class Symbols:
+class Tokenizer:
     """An alphabet, and what becomes of letters outside it (the run's own rule)."""
 
     def __init__(self, alphabet: Alphabet, unknown: str) -> None:
         self.alphabet, self.unknown = alphabet, unknown
 
-    def encode(self, text: str, where: str) -> list[int]:
+    def encode(self, text: str, name: str) -> list[int]:
         """Ids. Raises UserError for half a surrogate pair and for letters that the alphabet cannot spell."""
-        return self.alphabet.encode(utf8(text, where), where, self.unknown).tolist()
+        return self.alphabet.encode(_encode_utf8(text, name), name, self.unknown).tolist()
 
-    def spell(self, text: str, where: str) -> list[int] | None:
+    def encode_exact(self, text: str, name: str) -> list[int] | None:
         """Ids that decode to exactly this text; None where there are none, because it has a letter outside the
         alphabet. Raises UserError for half a surrogate pair."""
-        data = utf8(text, where)
+        data = _encode_utf8(text, name)
         if self.alphabet.letters and any(self.alphabet.table_P[ord(letter)] < 0 for letter in text):
             return None
-        return self.alphabet.encode(data, where).tolist()
+        return self.alphabet.encode(data, name).tolist()
 
-    def check(self, ids: Sequence[int], where: str) -> list[int]:
+    def check_ids(self, ids: Sequence[int], name: str) -> list[int]:
         """Ids as they came. Raises UserError for one outside the alphabet."""
         if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
             wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
             raise UserError(
-                f"{where} has the token {wrong} at place {ids.index(wrong)}, and the tokens are 0 to "
+                f"{name} has the token {wrong} at place {ids.index(wrong)}, and the tokens are 0 to "
                 f"{self.alphabet.size - 1}"
             )
         return list(ids)
@@ -54,42 +54,42 @@ class Symbols:
         data_N = np.frombuffer(text.encode(), np.uint8)
         return (np.cumsum((data_N & 0xC0) != 0x80) - 1).tolist()
 
-    def token(self, symbol: int, mark: str = "bytes:") -> str:
+    def token_string(self, symbol: int, byte_prefix: str = "bytes:") -> str:
         """A symbol by itself, as OpenAI's protocol has it: a byte that is no text alone is `bytes:\\xe2`."""
         if self.alphabet.letters:
             return self.alphabet.letters[symbol]
-        return chr(symbol) if symbol < 128 else f"{mark}\\x{symbol:02x}"
+        return chr(symbol) if symbol < 128 else f"{byte_prefix}\\x{symbol:02x}"
 
 
-def utf8(text: str, where: str) -> bytes:
+def _encode_utf8(text: str, name: str) -> bytes:
     """Raises UserError for half a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{where} has half a surrogate pair, which is no text; send whole characters") from None
+        raise UserError(f"{name} has half a surrogate pair, which is no text; send whole characters") from None
 
 
 @dataclass(frozen=True)
-class Spelled:
+class DecodedText:
     """What symbols spell. marked: for each code point 1 where the symbol that completes it is marked, else 0. offsets:
     in which code point of the whole text each symbol lies."""
 
     text: str
-    marked: str
+    marks: str
     offsets: list[int]
 
 
-class Decoder:
+class IncrementalDecoder:
     """Symbols as they come, as whole characters; bytes that are no UTF-8 become replacement characters. begin: code
     points that stand before."""
 
-    def __init__(self, symbols: Symbols, begin: int = 0) -> None:
-        self.alphabet, self.length = symbols.alphabet, begin
+    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
+        self.alphabet, self.length = tokenizer.alphabet, offset
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def add(self, ids: Sequence[int], marks: Sequence[bool], last: bool) -> Spelled:
+    def add(self, ids: Sequence[int], marks: Sequence[bool], last: bool) -> DecodedText:
         if not self.alphabet.letters and max(ids, default=0) < 128 and not self.utf8.getstate()[0]:
-            return self.add_plain(bytes(ids).decode(), marks)
+            return self._add_ascii(bytes(ids).decode(), marks)
         text, marked, offsets = "", "", []
         for one, mark in zip(ids, marks, strict=True):
             piece = self.utf8.decode(self.alphabet.letters[one].encode() if self.alphabet.letters else bytes((one,)))
@@ -101,9 +101,9 @@ class Decoder:
             piece = self.utf8.decode(b"", True)
             text, marked = text + piece, marked + "0" * len(piece)
         self.length += len(text)
-        return Spelled(text, marked, offsets)
+        return DecodedText(text, marked, offsets)
 
-    def add_plain(self, text: str, marks: Sequence[bool]) -> Spelled:
+    def _add_ascii(self, text: str, marks: Sequence[bool]) -> DecodedText:
         """ASCII, which is most of what most networks write: a symbol a character, and none begun before."""
         begin, self.length = self.length, self.length + len(text)
-        return Spelled(text, "".join(["1" if mark else "0" for mark in marks]), list(range(begin, self.length)))
+        return DecodedText(text, "".join(["1" if mark else "0" for mark in marks]), list(range(begin, self.length)))

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
 from charladder.text.sources import STDIN
@@ -85,7 +85,8 @@ def read_plan(name_or_path: str | Path) -> Plan:
             raise UserError(f"plan {name} cannot be read: {error.strerror}") from None
     else:
         raise UserError(
-            f"there is no plan called {name!r}{nearest(name, list_bundled_plans())}; a file of yours ends in .toml"
+            f"there is no plan called {name!r}{suggest_names(name, list_bundled_plans())}; a file of yours ends "
+            "in .toml"
         )
     tables = parse_toml(data, f"plan {name}")
     plan = _parse_plan(tables, Path(name).stem, folder)
@@ -145,7 +146,7 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
     """The plan that TOML tables describe; a base recipe that is a file is looked for beside the plan."""
     for key in tables:
         if key not in _PLAN_KEYS:
-            raise UserError(f"the plan has the unknown key {key!r}{nearest(key, _PLAN_KEYS)}")
+            raise UserError(f"the plan has the unknown key {key!r}{suggest_names(key, _PLAN_KEYS)}")
     base = _get_string(tables, "base", "ladder")
     if base.endswith(".toml") and folder is not None:
         base = str(folder / base)
@@ -175,7 +176,7 @@ def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, 
         plus, minus = (convert(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
         for arm in (*plus, *minus):
             if arm not in arms:
-                raise UserError(f"{where} has the unknown arm {arm!r}{nearest(arm, arms)}")
+                raise UserError(f"{where} has the unknown arm {arm!r}{suggest_names(arm, arms)}")
         if not plus or len(plus) != len(minus):
             raise UserError(f"{where} adds {len(plus)} arms and takes away {len(minus)}; give as many of both")
         found.append(Contrast(name, plus, minus))
@@ -316,7 +317,9 @@ def _check_names(plan: Plan) -> None:
         if lowered.count(name.casefold()) > 1:
             raise UserError(f"two arms of the plan are called {name!r}, in capitals or not; rename one")
     if plan.baseline not in names:
-        raise UserError(f"the plan's baseline {plan.baseline!r} is none of its arms{nearest(plan.baseline, names)}")
+        raise UserError(
+            f"the plan's baseline {plan.baseline!r} is none of its arms{suggest_names(plan.baseline, names)}"
+        )
 
 
 def _check_budget(plan: Plan, arm: Arm) -> None:

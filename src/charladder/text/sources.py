@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from charladder.errors import UserError, nearest
+from charladder.errors import UserError, suggest_names
 from charladder.text.cache import cache_folder
 
 STDIN = "-"
@@ -92,7 +92,7 @@ def find(data: str, known: Iterable[str]) -> list[Source]:
             return [Source(str(file), file, found=True) for file in files]
         status = path.stat()
     except FileNotFoundError:
-        link = " (it is a link to nothing)" if path.is_symlink() else nearest(data, known)
+        link = " (it is a link to nothing)" if path.is_symlink() else suggest_names(data, known)
         raise UserError(f"there is no file or corpus called {data!r}{link}") from None
     except OSError as error:
         raise UserError(f"{data} cannot be read: {error.strerror}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from charladder.atomic_io import write_text
-from charladder.errors import DataLeftOut
+from charladder.errors import DamagedDataWarning
 from charladder.input_files import open_regular
 from charladder.strict_json import dumps
 
@@ -58,7 +58,7 @@ class NullMetrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines. Damaged ones are left out, with a DataLeftOut warning that says how many and which.
+    """All whole lines. Damaged ones are left out, with a DamagedDataWarning warning that says how many and which.
 
     The bits of an evaluation that was not finite, which the file has as null, are NaN. A last line without its end is
     no damage: it is being written, or a crash cut it short. Raises UserError where the file is not a regular one, or is
@@ -77,7 +77,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             elif line.endswith(b"\n"):
                 damaged.append(place)
     if damaged:
-        warnings.warn(about(path, damaged), DataLeftOut, stacklevel=2)
+        warnings.warn(about(path, damaged), DamagedDataWarning, stacklevel=2)
     return lines
 
 
