@@ -323,7 +323,11 @@ def test_a_micro_batch_without_predictions_leaves_the_others_as_they_are():
             "has reduction='sum', and a sum cannot be told from a",
         ),
         (term(nn.CrossEntropyLoss(reduction="sum")), LABELS, "or return a pair"),
-        (term(lambda p, y: F.cross_entropy(p, y[0])), (LABELS,), "of type tuple, which does not say how many"),
+        (
+            term(lambda p, y: F.cross_entropy(p, y[0])),
+            (LABELS,),
+            "of type tuple, from which its number of",
+        ),
         (
             term(lambda p, y: 1 - F.cosine_similarity(p, y)),
             torch.randn(6, 3),

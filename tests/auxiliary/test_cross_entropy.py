@@ -109,10 +109,10 @@ def test_no_logits_are_kept():
 def test_other_weights_in_the_backward_pass_are_an_error():
     hidden, classifiers, targets = parts()
     a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
-    with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+    with pytest.raises(aux.AuxiliaryError, match="have other weights in the backward pass"):
         (a + 2 * b).backward()
     a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 1.0])
-    with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+    with pytest.raises(aux.AuxiliaryError, match="have other weights in the backward pass"):
         a.backward()
 
 
@@ -122,7 +122,7 @@ def test_the_check_of_the_weights_tolerates_rounding_and_no_more(dtype):
     for factor in (1.001, 0.999, 1.0001):
         hidden, classifiers, targets = parts(dtype=dtype)
         a, b = aux.linear_cross_entropy(hidden, classifiers, targets, [1.0, 0.7])
-        with pytest.raises(aux.AuxiliaryError, match="weighed otherwise"):
+        with pytest.raises(aux.AuxiliaryError, match="have other weights in the backward pass"):
             (a + factor * 0.7 * b).backward()
     for factor in (1 + 1e-6, 1 - 1e-6):
         hidden, classifiers, targets = parts(dtype=dtype)

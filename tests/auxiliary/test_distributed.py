@@ -49,8 +49,8 @@ def test_two_ranks_under_ddp_do_what_one_process_does(ranks, case):
 @pytest.mark.parametrize(
     "case, reason",
     [
-        (two_ranks.diagnosis, "gradients by term cannot be had under FSDP2"),
-        (two_ranks.gate, "gradients by term cannot be had under FSDP2"),
+        (two_ranks.diagnosis, "gradients by term cannot be computed under FSDP2"),
+        (two_ranks.gate, "gradients by term cannot be computed under FSDP2"),
         (two_ranks.resharded_head, "its head is a part of a sharded model"),
         (two_ranks.detached_head, "its head is sharded"),
     ],

@@ -1,6 +1,7 @@
 """What is public in the auxiliary library: a name that is added, renamed or removed changes this file."""
 
 import importlib
+import inspect
 import pkgutil
 
 import pytest
@@ -33,5 +34,10 @@ def test_every_exported_name_has_a_docstring(name):
 @pytest.mark.parametrize("name", sorted(PUBLIC_MODULES))
 def test_every_public_function_of_a_public_module_has_a_docstring(name):
     module = importlib.import_module(f"charladder.auxiliary.{name}")
-    own = [one for one in vars(module).values() if callable(one) and getattr(one, "__module__", "") == module.__name__]
-    assert not [one.__name__ for one in own if not one.__name__.startswith("_") and not (one.__doc__ or "").strip()]
+    defined = [
+        one
+        for one in vars(module).values()
+        if (inspect.isfunction(one) or inspect.isclass(one)) and one.__module__ == module.__name__
+    ]
+    assert defined
+    assert not [one.__name__ for one in defined if not one.__name__.startswith("_") and not (one.__doc__ or "").strip()]

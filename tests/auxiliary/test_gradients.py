@@ -143,7 +143,7 @@ def test_diagnosis_by_hand():
     report.total.backward()  # after it, the gradients are what they would have been
     for parameter, wanted in zip([*model.parameters(), *objective.parameters()], plain, strict=True):
         assert torch.equal(parameter.grad, wanted)
-    with pytest.raises(aux.AuxiliaryError, match="gradients by term come before backward"):
+    with pytest.raises(aux.AuxiliaryError, match="gradients by term must be computed before backward"):
         aux.diagnose(report, depths)
 
 

@@ -379,7 +379,7 @@ def test_inference_alone_runs_no_head(data):
     head.register_forward_hook(lambda *_: calls.append(1))
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head=head)}, model=model)
     model(x)
-    assert not calls and not objective.taps.recorder.caught
+    assert not calls and not objective.taps.recorder.outputs
     with torch.no_grad():
         assert not objective(model, x, y).total.requires_grad
 
@@ -452,7 +452,7 @@ def test_copies_and_pickles_are_attached_to_no_model(data):
     expected = objective(model, x, y, progress=0.1).total
     objective.remove()
     for again in (copy.deepcopy(objective), copy.deepcopy(aux.Objective(term()))):
-        assert not again.attached and torch.isfinite(again(model, x, y, progress=0.1).total)
+        assert again.taps.model is None and torch.isfinite(again(model, x, y, progress=0.1).total)
         again.remove()
     plain = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3), weight="inception")})
     before = plain(model, x, y).total

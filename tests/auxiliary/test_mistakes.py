@@ -95,7 +95,7 @@ MISTAKES = {
     "tap never reached": (unused, "term 'a': its tap spare was never reached in this forward pass; tap a module"),
     "reentrant checkpoint": (
         reentrant,
-        "inside ran with gradients off, so the term could teach the model nothing; check",
+        "inside ran with gradients off, so the term could not train the model; check",
     ),
     "several calls": (
         lambda: run(model=Loops(), a=term(tap="layer", head=HEAD)),
@@ -107,7 +107,7 @@ MISTAKES = {
     ),
     "a call without gradients": (
         lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD, call=0)),
-        "so the term could teach the model nothing; choose a call that has gradients with Term(call=...)",
+        "so the term could not train the model; choose a call that has gradients with Term(call=...)",
     ),
     "several calls, some without gradients": (
         lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD)),
@@ -182,7 +182,7 @@ MISTAKES = {
     ),
     "strange weight function": (
         lambda: run(a=TAPPED(weight=lambda layer, depth: 1.0)),
-        "term 'a': its weight function takes 'depth', which it cannot be given; it may take progress, step",
+        "term 'a': its weight function takes 'depth', which is not available; it may take progress, step",
     ),
     "weight that is nan": (lambda: run(a=TAPPED(weight=lambda t: float("nan")), call={"progress": 0}), "weight is nan"),
     "weight that is text": (lambda: run(a=TAPPED(weight=None)), "its weight is None; it must be a finite number"),
@@ -249,7 +249,7 @@ MISTAKES = {
     "counts that lack a term": (lambda: run(a=TAPPED(), call={"counts": {"main": 6}}), "counts lacks the term 'a'"),
     "DataParallel": (
         lambda: run(model=nn.DataParallel(stack()), a=TAPPED()),
-        "nn.DataParallel cannot be tapped, for it runs copies of the model; use DistributedDataParallel",
+        "nn.DataParallel cannot be tapped, because it runs copies of the model; use DistributedDataParallel",
     ),
     "order that lacks a term": (
         lambda: aux.Objective(term(), {"a": term()}, order=["main"]),
@@ -295,19 +295,19 @@ MISTAKES = {
     ),
     "layers of one layer": (
         lambda: aux.intermediate_terms(stack(depth=1), "layers.*", F.cross_entropy),
-        "layers(): layers.0 alone fits 'layers.*', and the last of the layers has the main loss; give a pattern that",
+        "intermediate_terms(): layers.0 alone matches 'layers.*', and the last of the layers has the main loss; give",
     ),
     "layers of one shared layer": (
         lambda: aux.intermediate_terms(shared_layers(1), "layers.*", F.cross_entropy),
-        "layers(): 6 names fit 'layers.*', and they are one module that the model calls several times; make a Term(tap",
+        "intermediate_terms(): 6 names match 'layers.*', and they are one module that the model calls",
     ),
     "layers of some shared layers": (
         lambda: aux.intermediate_terms(shared_layers(2), "layers.*", F.cross_entropy),
-        "layers(): 6 names fit 'layers.*', and they are 2 modules that the model calls several times",
+        "intermediate_terms(): 6 names match 'layers.*', and they are 2 modules that the model calls several times",
     ),
     "call without a tap": (
         lambda: term(call=-1),
-        "a Term has call=-1 and no tap whose calls that could mean; give tap=",
+        "a Term has call=-1 and no tap; give tap=, or leave call= out",
     ),
     "detached head that is none": (
         lambda: term(detach_head=True),
@@ -318,7 +318,7 @@ MISTAKES = {
             model=nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)),
             a=term(tap="0", head=HEAD),
         ),
-        "term 'a': what 0 returned was changed in place afterwards, so that it is no more what the tap saw",
+        "term 'a': what 0 returned was changed in place afterwards, so the tap has no longer the module's output",
     ),
     "the paper's preset without a layer": (
         lambda: run(a=TAPPED(weight="al_rfou"), call={"progress": 0.0}),
@@ -337,9 +337,9 @@ MISTAKES = {
     ),
     "weight that tells nothing": (
         lambda: run(a=TAPPED(weight=lambda *all: 1.0)),
-        "does not say what it takes; name the",
+        "have no names; name the parameters of a weight function",
     ),
-    "weight in C": (lambda: run(a=TAPPED(weight=max)), "does not say what it takes; wrap it in a lambda"),
+    "weight in C": (lambda: run(a=TAPPED(weight=max)), "cannot be read; wrap it in a lambda"),
     "rule that returns nothing": (lambda: run(rule=lambda values: None), "the rule returned NoneType; it must return"),
     "progress as text": (lambda: run(call={"progress": "0.5"}), "progress is 0.5; it must lie in [0, 1]"),
     "weights of nobody": (
@@ -352,15 +352,15 @@ MISTAKES = {
     ),
     "head that nobody made": (
         lambda: aux.Objective(term(), {"a": term(tap="layers.0", head=lambda shape: None)}).build(stack(), X),
-        "term 'a': what was to make its head made None; it must return a module",
+        "term 'a': the function that makes its head returned None, and not a module",
     ),
     "nothing to diagnose": (
         lambda: aux.diagnose(run(a=TAPPED()), {"x": []}),
-        "there are no parameters to look at",
+        "there are no parameters to diagnose",
     ),
     "adaptive weight of a loss below 0": (
         lambda: run(a=TAPPED(lambda p, t: p.mean() * 0 - 1.0), rule=aux.rules.AdaLoss(["a"])),
-        "AdaLoss weighs by 1 / loss, and that of 'a' is not above 0",
+        "AdaLoss divides by losses, and that of 'a' is not above 0",
     ),
     "weights before the model": (
         lambda: aux.Objective(term(), {"a": term(tap="layers.*")}).weights(0.0),

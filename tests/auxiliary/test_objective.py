@@ -202,7 +202,7 @@ def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
     gc.collect()
     assert len(calls) == 1 and set(report.terms) == {"main"}
     assert alive[-1]() is None
-    assert objective.taps.recorder.caught == {}
+    assert objective.taps.recorder.outputs == {}
     report = objective(model, x, y, progress=0.5)
     assert torch.equal(report.total, F.cross_entropy(model(x), y))
     report.total.backward()
@@ -344,7 +344,7 @@ def test_counts_are_refused_where_only_the_loss_knows_them(data):
         objective(stack(), x, y, counts=objective.counts([y]))
     assert objective(stack(), x, y, counts={"main": 6, "own": 18}).terms["own"].count == 18
     without = aux.Objective(term(), {"own": term(lambda p: p.mean(), target=None, select=lambda out: out)})
-    with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target, which does not say how many"):
+    with pytest.raises(aux.AuxiliaryError, match="term 'own' has no target, from which its number of"):
         without.counts([y])
 
 

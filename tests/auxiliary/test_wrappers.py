@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
-from charladder.auxiliary import distributed
+from charladder.auxiliary._parallel import ddp_around
 
 
 @pytest.fixture(autouse=True)
@@ -169,8 +169,8 @@ def test_ddp_is_found_inside_other_wrappers(wrap):
     ddp = DistributedDataParallel.__new__(DistributedDataParallel)  # without a process group
     nn.Module.__init__(ddp)
     ddp.module = stack()
-    assert distributed.ddp_around(wrap(ddp)) is ddp
-    assert distributed.ddp_around(Compiled(Engine(stack()))) is None
+    assert ddp_around(wrap(ddp)) is ddp
+    assert ddp_around(Compiled(Engine(stack()))) is None
 
 
 class Adapted(nn.Module):

@@ -1,64 +1,167 @@
-"""From one forward pass to a report: every active term measured, divided and weighed."""
+"""The weighted sum of the main loss and the auxiliary losses, each divided by its count.
+
+total = sum over terms of weight * factor of the rule * loss / count + penalty of the rule
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary import distributed
-from charladder.auxiliary._counts import Count, as_exact, count_of, count_targets, no_scalar_count, replace_zero
+from charladder.auxiliary._counts import (
+    Count,
+    TargetCounts,
+    count_of,
+    count_targets,
+    replace_zero,
+    to_exact,
+    unknown_count,
+)
 from charladder.auxiliary._errors import AuxiliaryError, is_control_flow, nearest, raised_by
-from charladder.auxiliary._measure import Measured, measure
-from charladder.auxiliary._predictions import TapOutputs, mask_of, predict, read_predictions, target_of
-from charladder.auxiliary._report import TermReport
-from charladder.auxiliary._term import Term
+from charladder.auxiliary._measure import MeasuredLoss, measure
+from charladder.auxiliary._predictions import head_input, mask_of, predict, target_of
+from charladder.auxiliary._report import Report, TermReport
+from charladder.auxiliary._select import is_mapping, is_tuple
+from charladder.auxiliary._taps import TapOutputs
+from charladder.auxiliary._term import MAIN, Term
 
-# A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name; names
-# it leaves out have 1. It may return a pair instead: the factors, and a penalty to add to the total.
+# A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name. The
+# factor of a name that it leaves out is 1. It may return a pair instead: the factors, and a penalty that is added.
 Rule = Callable[[dict[str, Tensor]], Any]
 
 
 def measure_all(
     terms: Mapping[str, Term],
     active: Iterable[str],
-    heads: Mapping[str, nn.Module],
+    model_heads: Mapping[str, nn.Module],
     output: Any,
     targets: Any,
-    caught: TapOutputs,
+    tap_outputs: TapOutputs,
     model: Any,
-) -> dict[str, Measured]:
-    """The loss of every active term, before weights. heads: those that are the model's, by name."""
-    measured, known = {}, {}  # counts by target, with the target, so that no other takes its id
+) -> dict[str, MeasuredLoss]:
+    """The loss of every active term, without its weight. model_heads: heads that are modules of the model, by name."""
+    measured: dict[str, MeasuredLoss] = {}
+    # Terms may share a target. The target is kept here, so that no other object gets its id.
+    counts: dict[tuple[int, int, int], tuple[Any, Count | None]] = {}
     for name in active:
         term = terms[name]
-        head = heads.get(term.head) if isinstance(term.head, str) else term.head
+        head = model_heads.get(term.head) if isinstance(term.head, str) else term.head
         if head is None and term.head is not None:
             raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
-        prediction = predict(name, term, head, read_predictions(name, terms, output, caught, model))
-
+        prediction = predict(name, term, head, head_input(name, terms, output, tap_outputs, model))
         target, mask = target_of(name, term, targets), mask_of(name, term, targets)
 
         def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
             key = id(target), id(term.count), id(term.loss)
-            if key not in known:
-                known[key] = target, count_of(name, term, target)
-            return known[key][1]
+            if key not in counts:
+                counts[key] = target, count_of(name, term, target)
+            return counts[key][1]
 
         measured[name] = measure(name, term, prediction, target, mask, count)
     return measured
 
 
-def check_scalars(measured: Mapping[str, Measured]) -> None:
-    """Raises AuxiliaryError for a mean over an unknown number of predictions: it would make a mean of means."""
+def aggregate(
+    measured: Mapping[str, MeasuredLoss],
+    terms: Mapping[str, Term],
+    weights: Mapping[str, float],
+    rule: Rule | None,
+    counts: Mapping[str, Count] | None,
+    targets: Any,
+    world: int,
+) -> Report:
+    """The report of one call: every measured loss divided by its count, weighted and summed.
+
+    counts: those of the whole batch of this process; None for those of this call. world: the number of processes.
+    """
+    if world > 1 or counts is not None:
+        _check_counts_known(measured)
+    if isinstance(counts, TargetCounts):
+        _check_same_counts(terms, measured, targets)
+    reports, divisors = _reduce(measured, weights, counts, world)
+    factors, penalty = _apply_rule(rule, terms, reports)
+    total: Tensor | None = None
+    parts: dict[str, Tensor] = {}
     for name, one in measured.items():
-        if not one.counted:
-            raise no_scalar_count(name)
+        part = one.loss * _scale(weights[name], one, divisors[name], world)
+        if name in factors:
+            part = part * factors[name]
+            reports[name].weight *= float(torch.as_tensor(factors[name]).detach())
+        parts[name] = part
+        total = part if total is None else total + part
+    if penalty is not None:
+        if counts is not None:  # the share of this micro-batch
+            name = MAIN if MAIN in measured else next(iter(measured))
+            share = to_exact(reports[name].count) / replace_zero(divisors[name])
+            penalty = penalty * torch.as_tensor(share).to(penalty)
+        total = penalty if total is None else total + penalty
+    if total is None:  # every term is silent; backward must still be possible
+        total = torch.zeros((), requires_grad=torch.is_grad_enabled())
+    return Report(total, reports, parts)
+
+
+def _reduce(
+    measured: Mapping[str, MeasuredLoss], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
+) -> tuple[dict[str, TermReport], dict[str, Count]]:
+    """The reports of all terms and their divisors, over all ranks."""
+    reports = {
+        name: TermReport(one.loss.detach(), one.count, weights[name], one.mean, one.counted)
+        for name, one in measured.items()
+    }
+    missing = [name for name in measured if counts is not None and name not in counts]
+    if missing:
+        raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
+    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
+    if world > 1 and measured:
+        sums, local_counts, global_counts = distributed.all_reduce_sums(
+            [report.sum for report in reports.values()],
+            [report.count for report in reports.values()],
+            list(divisors.values()),
+        )
+        reports = {name: TermReport(sums[at], local_counts[at], weights[name]) for at, name in enumerate(measured)}
+        divisors = {name: global_counts[at] for at, name in enumerate(measured)}
+    return reports, divisors
+
+
+def _scale(weight: float, one: MeasuredLoss, divisor: Count, world: int) -> Any:
+    """The factor of a loss in the total. For a mean over all predictions it is exactly the weight."""
+    if one.mean and divisor is one.count:
+        return weight
+    factor = weight * world * (to_exact(one.count) if one.mean else 1) / replace_zero(divisor)
+    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor
+
+
+def _apply_rule(
+    rule: Rule | None, names: Iterable[str], reports: Mapping[str, TermReport]
+) -> tuple[dict[str, Any], Tensor | None]:
+    """The factors of the rule, by name, and its penalty. names: of all terms, active or not."""
+    if rule is None or not reports:
+        return {}, None
+    predicting = {n: r for n, r in reports.items() if float(r.count)}
+    values = {n: r.loss if r.mean else r.loss / to_exact(r.count) for n, r in predicting.items()}
+    try:
+        answer = rule(values)
+    except AuxiliaryError:  # from the library's own rules, whose messages are complete
+        raise
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        raise raised_by("the rule", error) from error
+    factors, penalty = answer if is_tuple(answer) else (answer, None)
+    if not is_mapping(factors):
+        raise AuxiliaryError(f"the rule returned {type(factors).__name__}; it must return factors by the terms' names")
+    unknown = [name for name in factors if name not in names]
+    if unknown:
+        raise AuxiliaryError(f"the rule has a factor for {unknown[0]!r}, and there is no such term")
+    return {name: factor for name, factor in factors.items() if name in reports}, penalty
 
 
 def check_counts(terms: Mapping[str, Term], counts: Any) -> None:
-    """Raises AuxiliaryError where the `counts` of a call are not numbers by the names of terms."""
-    if not isinstance(counts, dict | Mapping):
+    """Raises AuxiliaryError if the `counts` of a call are not numbers by the names of terms."""
+    if not is_mapping(counts):
         raise AuxiliaryError(f"counts is of {type(counts)}; give a dict of numbers, or objective.counts(batches)")
     for name, count in counts.items():
         if name not in terms:
@@ -69,68 +172,20 @@ def check_counts(terms: Mapping[str, Term], counts: Any) -> None:
             raise AuxiliaryError(f"counts[{name!r}] is {count!r}; it must be at least 0")
 
 
-def check_counted(terms: Mapping[str, Term], measured: Mapping[str, Measured], targets: Any) -> None:
-    """Raises AuxiliaryError for a loss that counts otherwise than `counts` did before it was seen."""
+def _check_counts_known(measured: Mapping[str, MeasuredLoss]) -> None:
+    """Raises AuxiliaryError for a mean over an unknown number of predictions: the result would be a mean of means."""
+    for name, one in measured.items():
+        if not one.counted:
+            raise unknown_count(name)
+
+
+def _check_same_counts(terms: Mapping[str, Term], measured: Mapping[str, MeasuredLoss], targets: Any) -> None:
+    """Raises AuxiliaryError for a loss whose count is not the one that `objective.counts` has for its target."""
     for name, one in measured.items():
         term = terms[name]
-        said = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
-        if not math.isclose(float(one.count), float(said), rel_tol=1e-6):
+        expected = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
+        if not math.isclose(float(one.count), float(expected), rel_tol=1e-6):
             raise AuxiliaryError(
                 f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "
-                f"{float(said):g}; give Term(count=...), or counts in a dict of your own"
+                f"{float(expected):g}; give Term(count=...), or counts in a dict of your own"
             )
-
-
-def rule_factors(
-    rule: Rule | None, names: Iterable[str], terms: Mapping[str, TermReport]
-) -> tuple[dict[str, Any], Tensor | None]:
-    """What the rule says: factors by name, and a penalty. `names`: of all terms that there are."""
-    if rule is None or not terms:
-        return {}, None
-    known = {n: t for n, t in terms.items() if float(t.count)}  # nothing is known of a term with nothing to predict
-    values = {n: t.loss if t.mean else t.loss / as_exact(t.count) for n, t in known.items()}
-    try:
-        answer = rule(values)
-    except AuxiliaryError:  # of the library's own rules, whose sentences are complete
-        raise
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        raise raised_by("the rule", error) from error
-    factors, penalty = answer if isinstance(answer, tuple) else (answer, None)
-    if not isinstance(factors, Mapping):
-        raise AuxiliaryError(f"the rule returned {type(factors).__name__}; it must return factors by the terms' names")
-    strange = [name for name in factors if name not in names]
-    if strange:
-        raise AuxiliaryError(f"the rule has a factor for {strange[0]!r}, and there is no such term")
-    return {name: factor for name, factor in factors.items() if name in terms}, penalty
-
-
-def report_terms(
-    measured: Mapping[str, Measured], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
-) -> tuple[dict[str, TermReport], dict[str, Count]]:
-    """The report of every term, over all ranks, and what each is divided by."""
-    terms = {
-        name: TermReport(one.loss.detach(), one.count, weights[name], one.mean, one.counted)
-        for name, one in measured.items()
-    }
-    missing = [name for name in measured if counts is not None and name not in counts]
-    if missing:
-        raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
-    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
-    if world > 1 and measured:
-        names = list(measured)
-        sums, found, whole = distributed.all_reduce_sums(
-            [terms[name].sum for name in names], [terms[name].count for name in names], list(divisors.values())
-        )
-        terms = {name: TermReport(sums[at], found[at], weights[name]) for at, name in enumerate(names)}
-        divisors = {name: whole[at] for at, name in enumerate(names)}
-    return terms, divisors
-
-
-def scale(weight: float, one: Measured, divisor: Count, world: int) -> Any:
-    """What a loss is multiplied by. A mean over all there is has its weight, to the last bit."""
-    if one.mean and divisor is one.count:
-        return weight
-    factor = weight * world * (as_exact(one.count) if one.mean else 1) / replace_zero(divisor)
-    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor

@@ -1,20 +1,20 @@
-"""Do the auxiliary losses pull with the main one? Where in the network does any gradient arrive?
+"""Gradients of auxiliary terms compared with those of the main term, and gradient norms by depth.
 
-`diagnose` measures it at one moment, by one more backward pass for each group of terms; every 50 steps of training
-that is some 3% of the time. The gradients that are trained on stay as they are, to the last bit; only what a backward
-pass itself changes (batch statistics inside a checkpoint, which runs again) is changed once more.
+`diagnose` measures one step with one more backward pass for each group of terms; every 50 steps of training that takes
+some 3% of the time. The gradients of training do not change by a bit. State that a backward pass changes (batch
+statistics inside a checkpoint, which runs again) changes once more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._modules import match_modules, named_modules
 from charladder.auxiliary._report import Report
-from charladder.auxiliary._taps import match_modules, named_modules
 from charladder.auxiliary._term import MAIN
 from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.gradients import by_group
@@ -24,11 +24,11 @@ Groups = Mapping[str, Iterable[str]] | Callable[[str], str]
 
 @dataclass(frozen=True)
 class GradientComparison:
-    """One group of auxiliary terms against the main one, over all parameters that were looked at.
+    """The gradient of one group of auxiliary terms compared with that of the main term, over all given parameters.
 
-    cosine: of the angle between the two gradients: below 0 they pull apart. ratio: the norm of the group's gradient
-    over that of the main one. share: what part of the whole gradient g is the group's, g_group . g / g . g; the
-    shares of all groups and of the main term add up to 1, and one that pulls against the whole is negative.
+    cosine: of the angle between the two gradients; below 0 they point against each other. ratio: the norm of the
+    group's gradient over that of the main one. share: the part of the total gradient g that is the group's,
+    g_group . g / g . g; the shares of all groups and of the main term add up to 1, and one against g is negative.
     """
 
     cosine: float
@@ -38,8 +38,8 @@ class GradientComparison:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """groups: facts by name. main_share: what is left of the whole gradient for the main term.
-    without, whole: norms of the gradient of the main term, and of all terms, by depth, in the order that was given.
+    """groups: comparisons by name. main_share: the share of the main term in the total gradient.
+    main_norms, total_norms: norms of the gradients of the main term, and of all terms, by depth, in the given order.
     """
 
     groups: dict[str, GradientComparison]
@@ -49,23 +49,23 @@ class Diagnosis:
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Diagnosis":
-        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for what it cannot have given."""
+        """The inverse of `as_dict`. Raises KeyError, TypeError or ValueError for other dictionaries."""
         groups = {
-            name: GradientComparison(float(facts["cosine"]), float(facts["ratio"]), float(facts["share"]))
-            for name, facts in dict(numbers["groups"]).items()
+            str(name): GradientComparison(float(one["cosine"]), float(one["ratio"]), float(one["share"]))
+            for name, one in dict[Any, Any](numbers["groups"]).items()
         }
-        without, whole = (
-            {name: float(norm) for name, norm in dict(numbers[key]).items()}
+        main_norms, total_norms = (
+            {str(name): float(norm) for name, norm in dict[Any, Any](numbers[key]).items()}
             for key in ("gradient_norms_without", "gradient_norms")
         )
-        if list(without) != list(whole):
-            raise ValueError("the two lists of gradient norms are of different depths")
-        return cls(groups, float(numbers["main_share"]), without, whole)
+        if list(main_norms) != list(total_norms):
+            raise ValueError("the two lists of gradient norms have different depths")
+        return cls(groups, float(numbers["main_share"]), main_norms, total_norms)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         return {
-            "groups": {name: dict(vars(facts)) for name, facts in self.groups.items()},
+            "groups": {name: dict(vars(comparison)) for name, comparison in self.groups.items()},
             "main_share": self.main_share,
             "gradient_norms_without": self.main_norms,
             "gradient_norms": self.total_norms,
@@ -79,59 +79,62 @@ def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups:
     a term's name to its group; every auxiliary term is a group of its own when None.
     Raises AuxiliaryError under FSDP2, and after `backward`.
     """
-    depths = {name: [p for p in several if p.requires_grad] for name, several in parameters.items()}
-    depths = {name: several for name, several in depths.items() if several}
-    names = [name for name in report.parts if name != MAIN]
-    if groups is None or callable(groups):
-        sorted_names: dict[str, list[str]] = {}
-        for name in names:
-            sorted_names.setdefault(groups(name) if groups else name, []).append(name)
-    else:
-        sorted_names = {group: [n for n in members if n in names] for group, members in groups.items()}
+    depths = {name: [p for p in tensors if p.requires_grad] for name, tensors in parameters.items()}
+    depths = {name: tensors for name, tensors in depths.items() if tensors}
     if not depths:
-        raise AuxiliaryError("there are no parameters to look at: none were given, or all are frozen")
-    wanted = {MAIN: [MAIN]} | {group: members for group, members in sorted_names.items() if members}
-    flat = [parameter for several in depths.values() for parameter in several]
-    gradients = by_group(report, flat, wanted)
+        raise AuxiliaryError("there are no parameters to diagnose: none were given, or all are frozen")
+    names = [name for name in report.parts if name != MAIN]
+    members: dict[str, list[str]] = {MAIN: [MAIN]}
+    if groups is None or callable(groups):
+        for name in names:
+            members.setdefault(groups(name) if groups else name, []).append(name)
+    else:
+        present = {group: [name for name in several if name in names] for group, several in groups.items()}
+        members |= {group: several for group, several in present.items() if several}
+    gradients = by_group(report, [parameter for tensors in depths.values() for parameter in tensors], members)
     main = gradients.pop(MAIN)
-    whole = sum(gradients.values(), main)
-    facts = {name: compare(gradient, main, whole) for name, gradient in gradients.items()}
-    return Diagnosis(facts, compare(main, main, whole).share, by_part(main, depths), by_part(whole, depths))
+    total = sum(gradients.values(), main)
+    comparisons = {name: _compare(gradient, main, total) for name, gradient in gradients.items()}
+    share = _compare(main, main, total).share
+    return Diagnosis(comparisons, share, _norms_by_depth(main, depths), _norms_by_depth(total, depths))
 
 
-def compare(gradient: Tensor, main: Tensor, whole: Tensor) -> GradientComparison:
-    """A silent side has no direction: its cosine, ratio or share is 0."""
-    own, other = float(gradient.norm()), float(main.norm())
-    squared = float(whole.dot(whole))
-    cosine = float(gradient.dot(main)) / (own * other) if own and other else 0.0
-    return GradientComparison(
-        cosine, own / other if other else 0.0, float(gradient.dot(whole)) / squared if squared else 0.0
-    )
+def _compare(gradient: Tensor, main: Tensor, total: Tensor) -> GradientComparison:
+    """Numbers that would be divided by 0 are 0."""
+    norm, main_norm = _norm(gradient), _norm(main)
+    squared = float(total.dot(total))
+    cosine = float(gradient.dot(main)) / (norm * main_norm) if norm and main_norm else 0.0
+    share = float(gradient.dot(total)) / squared if squared else 0.0
+    return GradientComparison(cosine, norm / main_norm if main_norm else 0.0, share)
 
 
-def by_part(gradient: Tensor, depths: Mapping[str, list[Tensor]]) -> dict[str, float]:
+def _norms_by_depth(gradient: Tensor, depths: Mapping[str, list[Tensor]]) -> dict[str, float]:
     """Norms of the pieces of a flat gradient."""
-    sizes = [sum(parameter.numel() for parameter in several) for several in depths.values()]
-    return {name: float(piece.norm()) for name, piece in zip(depths, torch.split(gradient, sizes), strict=True)}
+    sizes = [sum(parameter.numel() for parameter in tensors) for tensors in depths.values()]
+    return {name: _norm(piece) for name, piece in zip(depths, torch.split(gradient, sizes), strict=True)}
+
+
+def _norm(gradient: Tensor) -> float:
+    return float(cast("Tensor", gradient.norm()))
 
 
 def by_depth(model: nn.Module, pattern: str) -> dict[str, list[nn.Parameter]]:
-    """The parameters of each module that fits a pattern (`encoder.layers.*`), by its name, in the model's order."""
+    """The parameters of each module that matches a pattern (`encoder.layers.*`), by its name, in the model's order."""
     base = unwrap(model, [pattern])
     modules = named_modules(base)
     return {name: list(modules[name].parameters()) for name in match_modules(base, pattern, "by_depth()")}
 
 
 def draw_depths(axes: Any, diagnoses: Iterable[Diagnosis]) -> None:
-    """The picture of vanishing gradients, on matplotlib's axes: the mean norm by depth, with and without."""
+    """Draws mean gradient norms by depth, of all terms and of the main term alone, on matplotlib's axes."""
     several = list(diagnoses)
     names = list(several[0].total_norms)
     several = [one for one in several if list(one.total_norms) == names]
-    for label, style, colour, pick in (
-        ("all terms", "o-", "#0072b2", lambda one: one.total_norms),
-        ("main term alone", "s--", "#d55e00", lambda one: one.main_norms),
+    for label, style, colour, norms in (
+        ("all terms", "o-", "#0072b2", [one.total_norms for one in several]),
+        ("main term alone", "s--", "#d55e00", [one.main_norms for one in several]),
     ):
-        means = [sum(pick(one)[name] for one in several) / len(several) for name in names]
+        means = [sum(one[name] for one in norms) / len(norms) for name in names]
         axes.plot(range(1, len(names) + 1), means, style, label=label, color=colour)
     axes.set(yscale="log", xlabel="depth", ylabel="gradient norm")
     axes.xaxis.get_major_locator().set_params(integer=True)

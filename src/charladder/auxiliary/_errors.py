@@ -1,4 +1,4 @@
-"""What the library raises: one sentence that names the term, says what is wrong and what to do."""
+"""Exceptions of the library. A message is one sentence: which term, what is wrong, what to do."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import torch
 
 
 class AuxiliaryError(ValueError):
-    """A mistake in the use of this library. Its cause, where it has one, is the exception of torch."""
+    """A mistake in the use of this library. Its cause, where it has one, is an exception of torch or of the user."""
 
 
 class NotFiniteError(AuxiliaryError):
@@ -20,7 +20,7 @@ class NotFiniteError(AuxiliaryError):
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of somebody else's says, as the end of a sentence of ours."""
+    """The first line of another exception's message, without its full stop, to quote at the end of a message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -52,10 +52,10 @@ def is_control_flow(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | NotFiniteError) or type(error).__name__.startswith("_")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known ones, or all of them where they are few."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the most similar choices, or all of them if they are few."""
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     if close:
         return f"; the nearest are {', '.join(close)}"
-    return f"; there are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; there are {', '.join(choices)}" if 0 < len(choices) <= 12 else ""

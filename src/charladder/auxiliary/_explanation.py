@@ -1,7 +1,8 @@
-"""What the three losses of Al-Rfou et al. 2018 ask for, written out for a short text without training anything."""
+"""The predictions and weights of the three losses of Al-Rfou et al. 2018 on a short text, without a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import MAIN
@@ -10,8 +11,8 @@ from charladder.auxiliary.weights import TermPlace, Weight, check_progress, make
 
 @dataclass(frozen=True)
 class Row:
-    """One prediction: `loss` (the term's name) at `layer` is `given` a text and asked for the `target` that lies
-    `offset` ahead, with a `weight`; `active` while that is not 0."""
+    """One prediction: term `loss` at `layer` reads the text `given` and predicts `target`, `offset` characters ahead,
+    with a `weight`; `active` means that the weight is not 0."""
 
     loss: str
     layer: int
@@ -35,9 +36,9 @@ def explain(
     weight: Weight | Mapping[tuple[int, int], float] = "al_rfou",
     step: int = 0,
 ) -> list[Row]:
-    """Every prediction that a ladder of `layers` layers is asked for, `targets` ahead; layer by layer, then by offset.
+    """Every prediction of a model with `layers` layers and `targets` targets; by layer, then by offset.
 
-    What would lie past the end of the text is absent. weight: as of a Term, or numbers by (layer, offset).
+    Targets past the end of the text are left out. weight: as in Term, or numbers by (layer, offset).
 
     >>> [f"{row.given} -> {row.target}" for row in explain("ABCD", layers=1, targets=2, progress=0.0)]
     ['A -> B', 'AB -> C', 'ABC -> D', 'A -> C', 'AB -> D']
@@ -45,17 +46,15 @@ def explain(
     check_progress(progress)
     if layers < 1 or targets < 1:
         raise AuxiliaryError(f"there are {layers} layers and {targets} targets; both must be at least 1")
-    rows = []
+    rows: list[Row] = []
     for layer in range(1, layers + 1):
         for offset in range(1, targets + 1):
             name = term_name(layer, offset, layers)
             if isinstance(weight, Mapping):
-                value = weight[layer, offset]
+                value = cast("Mapping[tuple[int, int], float]", weight)[layer, offset]
             else:
-                main = name == MAIN
-                value = make_weight_function(name, weight, TermPlace(layer, layers, offset, targets, main))(
-                    progress, step
-                )
+                place = TermPlace(layer, layers, offset, targets, name == MAIN)
+                value = make_weight_function(name, weight, place)(progress, step)
             rows += [
                 Row(name, layer, text[: end + 1], offset, text[end + offset], value, value != 0)
                 for end in range(len(text) - offset)

@@ -1,8 +1,8 @@
-"""What a loss function returns, as something that can be divided once by a global count.
+"""The loss of one term in a form that can be divided once by a global count.
 
 A loss may return a scalar (a mean over `count` predictions), a value per element (masked and summed here), or a pair
-(sum, count), which is exact. Integer targets of -100 are left out of the count, as torch's own losses leave them out.
-A count of 0 makes a loss of 0, with a gradient of zeros; so does a mean that is not finite where all targets are -100.
+(sum, count), which is exact. Integer targets of -100 are left out of the count, as in torch's own losses. A count of 0
+makes a loss of 0, with a gradient of zeros; so does a mean that is not finite if all targets are -100.
 """
 
 import dataclasses
@@ -15,22 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from charladder.auxiliary._counts import Count, count_of, counts_scalar, is_integer, is_zero, weight_mask
+from charladder.auxiliary._counts import Count, count_of, is_integer, is_zero, knows_scalar_count, weight_mask
 from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
-from charladder.auxiliary._select import map_tensors, tensors_in
+from charladder.auxiliary._select import is_tuple_or_list, map_tensors, tensors_in
 from charladder.auxiliary._term import Term
-from charladder.auxiliary._torch_losses import option
-from charladder.auxiliary._zero_losses import ReplaceWhereEmpty, zero_loss
+from charladder.auxiliary._torch_losses import loss_option
+from charladder.auxiliary._zero_losses import zero_gradient_where, zero_loss
 
-# These stretch a prediction and a target of different shapes over each other, with a warning at most.
-STRETCHING = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
-STRETCHING_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+# These broadcast a prediction and a target of different shapes, with at most a warning.
+_BROADCASTING_FUNCTIONS = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+_BROADCASTING_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum. counted: whether the
-    count is known; see TermReport."""
+class MeasuredLoss:
+    """The loss of one term, attached to the graph: a `mean` over `count` predictions, or their sum.
+
+    counted: whether the count is known; see TermReport.
+    """
 
     loss: Tensor
     count: Count
@@ -40,48 +42,50 @@ class Measured:
 
 def measure(
     name: str, term: Term, prediction: Any, target: Any, mask: Tensor | None, count: Callable[[], Count | None]
-) -> Measured:
-    """Calls the loss of a term; `count` says how many predictions its target asks for.
+) -> MeasuredLoss:
+    """Calls the loss of a term; `count` returns the number of predictions in its target.
 
-    A target of None means that the loss takes the prediction alone. Raises AuxiliaryError that names the term.
+    With a target of None the loss takes the prediction alone. Raises AuxiliaryError that names the term.
     """
-    loss, prediction = without_empty(term, prediction, count)
-    one = call_loss(name, term, loss, prediction, target, mask, count)
-    empty = is_empty(one)
+    loss, prediction = _guard_gradients(term, prediction, count)
+    measured = _call_loss(name, term, loss, prediction, target, mask, count)
+    empty = _is_empty(measured)
     if isinstance(empty, Tensor):
-        return dataclasses.replace(one, loss=torch.where(empty, 0, one.loss))
+        return dataclasses.replace(measured, loss=torch.where(empty, 0, measured.loss))
     if not empty:
-        return one
-    trained = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
-    return dataclasses.replace(one, loss=zero_loss([*tensors_in(prediction), *trained]).to(one.loss))
+        return measured
+    parameters = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
+    zero = zero_loss([*tensors_in(prediction), *parameters])
+    return dataclasses.replace(measured, loss=zero.to(measured.loss))
 
 
-def is_empty(one: Measured) -> bool | Tensor:
+def _is_empty(measured: MeasuredLoss) -> bool | Tensor:
     """Whether a term has nothing to predict; a tensor as from `is_zero`.
 
-    Where the count is not known, all targets are -100 and the mean is not finite: a finite one has read them as labels.
+    With an unknown count: if all targets are -100 and the mean is not finite. A finite mean used them as labels.
     """
-    empty = is_zero(one.count)
-    if one.counted or empty is False:
+    empty = is_zero(measured.count)
+    if measured.counted or empty is False:
         return empty
-    empty = empty & ~one.loss.detach().isfinite()
+    empty = empty & ~measured.loss.detach().isfinite()
     return bool(empty) if empty.device.type == "cpu" else empty
 
 
-def without_empty(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:
-    """The loss of a term and its prediction. They are protected from the gradient of a mean over nothing, which may be
-    NaN, where only a device knows whether the count is 0; it is zeros for torch's losses, unless they have weights.
+def _guard_gradients(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:
+    """The loss of a term and its prediction, guarded against the gradient of a mean over nothing, which may be NaN.
+
+    Only where the count is on an accelerator. torch's losses have gradients of zero there, unless they have weights.
     """
     loss = term.loss
-    if term.count is None and (option(loss, "weight") is None or not counts_scalar(term)):
+    if term.count is None and (loss_option(loss, "weight") is None or not knows_scalar_count(term)):
         return loss, prediction
-    found = count()
-    empty = found is not None and is_zero(found)
+    number = count()
+    empty = number is not None and is_zero(number)
     if not isinstance(empty, Tensor):
         return loss, prediction
 
     def guard(tensor: Tensor) -> Tensor:
-        return ReplaceWhereEmpty.apply(tensor, empty) if tensor.requires_grad else tensor
+        return zero_gradient_where(empty, tensor)
 
     if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
         parameters = {key: guard(parameter) for key, parameter in loss.named_parameters()}
@@ -89,7 +93,7 @@ def without_empty(term: Term, prediction: Any, count: Callable[[], Count | None]
     return loss, map_tensors(guard, prediction)
 
 
-def call_loss(
+def _call_loss(
     name: str,
     term: Term,
     loss: Callable[..., Any],
@@ -97,27 +101,29 @@ def call_loss(
     target: Any,
     mask: Tensor | None,
     count: Callable[[], Count | None],
-) -> Measured:
-    """What the loss of a term returned."""
-    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and broadcasts(term.loss):
+) -> MeasuredLoss:
+    """Calls the loss function and checks what it returned."""
+    if getattr(prediction, "shape", None) != getattr(target, "shape", None) and _broadcasts(term.loss):
         raise AuxiliaryError(
-            f"term {name!r}: its loss would compare {compare_shapes(prediction, target)}; give both the same shape"
+            f"term {name!r}: its loss would compare {_describe_both(prediction, target)}; give both the same shape"
         )
     try:
         result = loss(prediction) if target is None else loss(prediction, target)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        hint = '; say which part of the output is meant with Term(select="logits")' if is_scalar(prediction) else ""
+        # Some models return their loss, a scalar, as the first output.
+        is_scalar = isinstance(prediction, Tensor) and prediction.ndim == 0
+        hint = '; say which part of the output is meant with Term(select="logits")' if is_scalar else ""
         raise AuxiliaryError(
-            f"term {name!r}: its loss cannot compare {compare_shapes(prediction, target)}: {first_line(error)}{hint}"
+            f"term {name!r}: its loss cannot compare {_describe_both(prediction, target)}: {first_line(error)}{hint}"
         ) from error
     except Exception as error:
         if is_control_flow(error):
             raise
         raise raised_by(f"term {name!r}: its loss", error) from error
     if isinstance(result, tuple):
-        return pair(name, result, mask)
+        return _from_pair(name, result, mask)
     if not isinstance(result, Tensor):
         raise AuxiliaryError(
             f"term {name!r}: its loss returned {describe(result)}; it must return a scalar, a value per element, or "
@@ -129,31 +135,32 @@ def call_loss(
                 f"term {name!r} has a mask, and its loss returned one scalar; make it return a value per element "
                 "(reduction='none')"
             )
-        if option(term.loss, "reduction") == "sum":
+        if loss_option(term.loss, "reduction") == "sum":
             raise AuxiliaryError(
                 f"term {name!r}: its loss has reduction='sum', and a sum cannot be told from a mean; use 'mean' or "
                 "'none', or return a pair (sum, count)"
             )
-        found = count()
-        counted = found is not None and counts_scalar(term)
-        return Measured(result, 1 if found is None else found, mean=True, counted=counted)
-    return per_element(name, term, result, target, mask, count)
+        number = count()
+        counted = number is not None and knows_scalar_count(term)
+        return MeasuredLoss(result, 1 if number is None else number, mean=True, counted=counted)
+    return _sum_elements(name, term, result, target, mask, count)
 
 
-def pair(name: str, result: tuple[Any, ...], mask: Tensor | None) -> Measured:
-    """A loss that has summed and counted by itself."""
+def _from_pair(name: str, result: Any, mask: Tensor | None) -> MeasuredLoss:
+    """From a loss that returned (sum, count)."""
     if len(result) != 2 or not isinstance(result[0], Tensor) or result[0].numel() != 1:
         raise AuxiliaryError(f"term {name!r}: its loss returned {describe(result)}; a pair must be (sum, count)")
     if mask is not None:
         raise AuxiliaryError(f"term {name!r} has a mask, and its loss counts by itself; apply the mask in the loss")
-    return Measured(result[0].reshape(()), result[1], mean=False)
+    return MeasuredLoss(result[0].reshape(()), result[1], mean=False)
 
 
-def per_element(
+def _sum_elements(
     name: str, term: Term, values: Tensor, target: Any, mask: Tensor | None, count: Callable[[], Count | None]
-) -> Measured:
+) -> MeasuredLoss:
     """The sum of a loss per element, in at least float32, over the elements that count."""
-    wide = torch.promote_types(values.dtype, torch.float32)
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    number: Count | None = None
     if mask is not None:
         if mask.shape != values.shape[: mask.ndim]:
             raise AuxiliaryError(
@@ -162,45 +169,38 @@ def per_element(
             )
         values = values.flatten(mask.ndim).mean(-1) if values.ndim > mask.ndim else values
         where = weight_mask(term, target, mask)
-        # Chosen, not multiplied: NaN in a place that does not count must not come through.
+        # torch.where, and not a product: NaN times 0 is NaN.
         if where is not None and where.is_floating_point():
-            values = torch.where(where != 0, values * where.to(wide), 0)
+            values = torch.where(where != 0, values * where.to(dtype), 0)
         elif where is not None:
             values = torch.where(where, values, 0)
-        found = count_of(name, term, target, mask)
-        return Measured(values.sum(dtype=wide), values.numel() if found is None else found, mean=False)
-    total = values.sum(dtype=wide)
-    if not isinstance(target, Tensor):
-        found = None if term.count is None else count()
-        return Measured(total, values.numel() if found is None else found, mean=False)
-    labels = is_integer(target) or target.dtype == torch.bool
-    if not (values.numel() == target.numel() if labels else values.shape == target.shape[: values.ndim]):
-        raise AuxiliaryError(
-            f"term {name!r}: its loss has shape {tuple(values.shape)} for targets of shape {tuple(target.shape)}; "
-            "one value per target is needed, or a mean"
-        )
-    found = count() if labels or term.count is not None else None
-    return Measured(total, values.numel() if found is None else found, mean=False)
+        number = count_of(name, term, target, mask)
+    elif isinstance(target, Tensor):
+        labels = is_integer(target) or target.dtype == torch.bool
+        if not (values.numel() == target.numel() if labels else values.shape == target.shape[: values.ndim]):
+            raise AuxiliaryError(
+                f"term {name!r}: its loss has shape {tuple(values.shape)} for targets of shape {tuple(target.shape)}; "
+                "one value per target is needed, or a mean"
+            )
+        number = count() if labels or term.count is not None else None
+    elif term.count is not None:
+        number = count()
+    return MeasuredLoss(values.sum(dtype=dtype), values.numel() if number is None else number, mean=False)
 
 
-def broadcasts(loss: Callable[..., Any]) -> bool:
-    return getattr(loss, "func", loss) in STRETCHING or isinstance(loss, STRETCHING_MODULES)
+def _broadcasts(loss: Any) -> bool:
+    return getattr(loss, "func", loss) in _BROADCASTING_FUNCTIONS or isinstance(loss, _BROADCASTING_MODULES)
 
 
-def is_scalar(prediction: Any) -> bool:
-    """Whether what was to be a prediction is one number: the loss that some models return first."""
-    return isinstance(prediction, Tensor) and prediction.ndim == 0
-
-
-def compare_shapes(prediction: Any, target: Any) -> str:
+def _describe_both(prediction: Any, target: Any) -> str:
     what = f"a prediction {describe(prediction)}"
     return what if target is None else f"{what} with a target {describe(target)}"
 
 
-def describe(thing: Any) -> str:
-    """A thing in a message: shapes for tensors, types for the rest."""
-    if isinstance(thing, Tensor):
-        return f"of shape {tuple(thing.shape)}"
-    if isinstance(thing, tuple | list):
-        return f"({', '.join(describe(part) for part in thing)})"
-    return f"of type {type(thing).__name__}"
+def describe(value: Any) -> str:
+    """A value in a message: shapes of tensors, types of other values."""
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    if is_tuple_or_list(value):
+        return f"({', '.join(describe(part) for part in value)})"
+    return f"of type {type(value).__name__}"

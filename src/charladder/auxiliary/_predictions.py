@@ -1,7 +1,7 @@
-"""From one forward pass to the prediction and the target of one term."""
+"""The prediction and the target of one term, from the model's output, its tap and the targets."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,53 +11,58 @@ from charladder.auxiliary import distributed
 from charladder.auxiliary._build_heads import trainable_dtypes
 from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
 from charladder.auxiliary._measure import describe
-from charladder.auxiliary._select import check_output, first_tensor, main_part, map_tensors, pick, tensors_in
-from charladder.auxiliary._taps import Call, compiled
+from charladder.auxiliary._modules import is_compiled
+from charladder.auxiliary._select import (
+    auxiliary_prediction,
+    first_tensor,
+    main_prediction,
+    map_tensors,
+    pick,
+    tensors_in,
+)
+from charladder.auxiliary._taps import TapCall, TapOutputs
 from charladder.auxiliary._term import DEFAULT_TARGET, MAIN, Term
 
-# What taps caught in one forward pass, by the tap's name.
-TapOutputs = Mapping[str, list[Call]]
 
-
-def read_predictions(name: str, terms: Mapping[str, Term], output: Any, caught: TapOutputs, model: Any) -> Any:
-    """What the head of a term reads: a part of the model's output, or of what its tap caught (a list: of all calls)."""
+def head_input(name: str, terms: Mapping[str, Term], output: Any, tap_outputs: TapOutputs, model: Any) -> Any:
+    """The input of a term's head: a part of the model's output, or of its tap's output (a list for all calls)."""
     term = terms[name]
     if term.tap is not None:
-        return read_tap(name, term, term.tap, caught.get(term.tap, []), model)
+        return _tap_output(name, term, term.tap, tap_outputs.get(term.tap, []), model)
     if term.select is not None:
         return pick(name, output, term.select, "the model's output")
     if name == MAIN:
-        return main_part(name, output, "the model's output")
-    beside = [n for n, t in terms.items() if t.tap is None and t.select is None and n != MAIN]
-    return check_output(name, output, beside.index(name), len(beside))
+        return main_prediction(name, output, "the model's output")
+    returned = [n for n, t in terms.items() if t.tap is None and t.select is None and n != MAIN]
+    return auxiliary_prediction(name, output, returned.index(name), len(returned))
 
 
-def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> Any:
+def _tap_output(name: str, term: Term, tap: str, calls: list[TapCall], model: Any) -> Any:
     if not calls:
         hint = (
             "torch.compile runs a graph without this hook, which was made before the objective was attached, or for "
             "another model of the same class; attach the objective (Objective(model=...)) before anything is compiled, "
             "call torch.compiler.reset() after attaching, or set torch._dynamo.config.skip_nnmodule_hook_guards = "
             "False at the start of the program"
-            if compiled(model)
+            if is_compiled(model)
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    read = select_call(name, term, tap, calls)
-    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in read):
-        some = "choose a call that has gradients with Term(call=...)"
-        cure = some if any(call.gradients for call in calls) else "checkpoint with use_reentrant=False"
+    selected = _select_calls(name, term, tap, calls)
+    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in selected):
+        other_call = "choose a call that has gradients with Term(call=...)"
+        cure = other_call if any(call.gradients for call in calls) else "checkpoint with use_reentrant=False"
         raise AuxiliaryError(
-            f"term {name!r}: its tap {tap} ran with gradients off, so the term could teach the model nothing; {cure}, "
+            f"term {name!r}: its tap {tap} ran with gradients off, so the term could not train the model; {cure}, "
             "or give Term(detach_tap=True)"
         )
     what = f"what {tap} returned"
-    if any(call.changed() for call in read):
+    if any(call.is_modified() for call in selected):
         raise AuxiliaryError(
-            f"term {name!r}: {what} was changed in place afterwards, so that it is no more what the tap saw; leave out "
-            "inplace=True there, or tap the module that changes it"
+            f"term {name!r}: {what} was changed in place afterwards, so the tap has no longer the module's output; "
+            "leave out inplace=True there, or tap the module that changes it"
         )
-    outputs = [call.output for call in read]
+    outputs = [call.output for call in selected]
     if any(tensor.is_nested for output in outputs for tensor in tensors_in(output)):
         raise AuxiliaryError(
             f"term {name!r}: {what} is a nested tensor; make the encoder with enable_nested_tensor=False"
@@ -66,9 +71,9 @@ def read_tap(name: str, term: Term, tap: str, calls: list[Call], model: Any) -> 
     return states if term.call == "all" else states[0]
 
 
-def select_call(name: str, term: Term, tap: str, calls: list[Call]) -> list[Call]:
-    """The calls of a tapped module that a term reads: all of them, or one. Raises AuxiliaryError where it is unclear
-    which one is meant."""
+def _select_calls(name: str, term: Term, tap: str, calls: list[TapCall]) -> list[TapCall]:
+    """The calls of a tapped module that a term reads: all of them, or one. Raises AuxiliaryError if it is not clear
+    which one."""
     if term.call == "all":
         return calls
     if len(calls) > 1 and term.call is None:
@@ -85,9 +90,12 @@ def select_call(name: str, term: Term, tap: str, calls: list[Call]) -> list[Call
 
 
 def predict(name: str, term: Term, head: Any, state: Any) -> Any:
-    """Through the head of a term, where it has one. Raises AuxiliaryError where it cannot read this."""
+    """The prediction of a term: its head applied to `state`, or `state` itself without a head.
+
+    Raises AuxiliaryError if the head cannot read the state.
+    """
     if isinstance(state, list):
-        return [predict(name, term, head, one) for one in state]
+        return [predict(name, term, head, one) for one in cast("list[Any]", state)]
     if term.detach_tap:
         state = map_tensors(torch.Tensor.detach, state)
     if head is None:
@@ -108,7 +116,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
                 f"term {name!r}: its head is sharded, and FSDP2 would put back the parameters that detach_head takes "
                 "away; leave the head whole"
             )
-    state = in_dtype_of(head, state)
+    state = _to_dtype_of(head, state)
     try:
         if term.detach_head:
             fixed = {key: value.detach() for key, value in head.named_parameters()}
@@ -118,11 +126,11 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         where = f"the tap {term.tap}" if term.tap else "the model's output"
-        sort = (
+        kind = (
             f"Linear({head.in_features}, {head.out_features})" if isinstance(head, nn.Linear) else type(head).__name__
         )
         raise AuxiliaryError(
-            f"term {name!r}: its head {sort} cannot read {where} {describe(state)}: {first_line(error)}"
+            f"term {name!r}: its head {kind} cannot read {where} {describe(state)}: {first_line(error)}"
         ) from error
     except Exception as error:
         if is_control_flow(error):
@@ -130,10 +138,10 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         raise raised_by(f"term {name!r}: its head", error) from error
 
 
-def in_dtype_of(head: nn.Module, state: Any) -> Any:
-    """What a head reads, converted to the dtype of its parameters, where they all have one.
+def _to_dtype_of(head: nn.Module, state: Any) -> Any:
+    """The state in the dtype of the head's parameters, if they all have one dtype.
 
-    A model that is in autocast inside (accelerate, Trainer) or in mixed precision (FSDP2) returns other dtypes than its
+    A model with autocast inside (accelerate, Trainer) or in mixed precision (FSDP2) returns other dtypes than its
     parameters have, and the heads run outside of it. Under autocast nothing is converted.
     """
     dtypes = trainable_dtypes(head)
@@ -142,20 +150,20 @@ def in_dtype_of(head: nn.Module, state: Any) -> Any:
     (dtype,) = dtypes
 
     def differs(tensor: Tensor) -> bool:
-        return tensor.is_floating_point() and tensor.dtype != dtype and not under_autocast(tensor)
+        return tensor.is_floating_point() and tensor.dtype != dtype and not _is_under_autocast(tensor)
 
     if not any(map(differs, tensors_in(state))):
         return state
     return map_tensors(lambda tensor: tensor.to(dtype) if differs(tensor) else tensor, state)
 
 
-def under_autocast(tensor: Tensor) -> bool:
+def _is_under_autocast(tensor: Tensor) -> bool:
     device = tensor.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def target_of(name: str, term: Term, targets: Any) -> Any:
-    """What the prediction of a term is compared with; None where its loss takes no target."""
+    """The target of a term; None if its loss takes no target."""
     if term.target is None:
         return None
     if term.target is not DEFAULT_TARGET:
@@ -170,7 +178,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
 
 
 def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
-    """Which elements of a term's loss count, as booleans, or how much, as floating-point numbers; None where all do."""
+    """The mask of a term: booleans, or floating-point weights; None if all elements of its loss count."""
     if term.mask is None:
         return None
     mask = pick(name, targets, term.mask, "targets", "mask")
@@ -180,7 +188,7 @@ def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
         return mask.bool()
     if mask.requires_grad:
         raise AuxiliaryError(f"term {name!r}: its mask requires a gradient and would get none; detach it")
-    # Masks that are added to scores have 0 where an element counts, and a negative number elsewhere.
+    # Masks that are added to attention scores have 0 where an element counts, and a negative number elsewhere.
     if mask.device.type == "cpu" and not bool((mask >= 0).all()):
         raise AuxiliaryError(
             f"term {name!r}: its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's "

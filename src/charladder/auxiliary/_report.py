@@ -1,4 +1,4 @@
-"""What one call of an objective found: the total to call backward on, and every term by name."""
+"""The result of one call of an objective: the total to call backward on, and every term by name."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from charladder.auxiliary._counts import Count, as_exact, no_scalar_count, replace_zero
+from charladder.auxiliary._counts import Count, replace_zero, to_exact, unknown_count
 from charladder.auxiliary._errors import NotFiniteError
 
 
@@ -15,7 +15,7 @@ from charladder.auxiliary._errors import NotFiniteError
 class TermReport:
     """One term: its `loss`, detached (a sum over `count` predictions, or their `mean`), and its `weight`.
 
-    counted: whether the count is known. It is not where a function of the user's has returned a scalar and the term has
+    counted: whether the count is known. It is not if a function of the user's has returned a scalar and the term has
     no `count`; the count here is then the number of the target's elements.
     """
 
@@ -32,7 +32,7 @@ class TermReport:
 
     @property
     def bits(self) -> float:
-        """The mean loss in bits, where the loss is in nats."""
+        """The mean loss in bits, if the loss is in nats."""
         return self.value / math.log(2)
 
     @property
@@ -42,25 +42,25 @@ class TermReport:
 
     @property
     def sum(self) -> Tensor:
-        """The sum of the losses; a mean's in float64 where the device has it, which keeps the division exact."""
+        """The sum of the losses; of a mean in float64 if the device has it, which keeps the division exact."""
         if not self.mean:
             return self.loss
         wide = self.loss if self.loss.device.type == "mps" else self.loss.double()
-        return wide * as_exact(self.count)
+        return wide * to_exact(self.count)
 
 
 @dataclass
 class Report:
-    """`total`: what to call backward on. `terms`: what it is made of, by name.
+    """`total`: the tensor to call backward on. `terms`: the active terms, by name.
 
     Under several ranks the terms are those of all ranks, and `total` is this rank's share, times the number of ranks:
-    the average of the ranks' gradients, which DDP and FSDP2 take, is then the gradient of the whole.
+    the average of the ranks' gradients, which DDP and FSDP2 take, is then the gradient of the global loss.
     `parts` has what each term adds to `total`, attached to the graph: for gradients by term.
     """
 
     total: Tensor
     terms: dict[str, TermReport]
-    parts: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
 
     @property
     def value(self) -> float:
@@ -69,32 +69,33 @@ class Report:
 
 
 def merge(reports: Iterable[Report]) -> Report:
-    """The report of several micro-batches of one batch: totals and sums add up, counts too; nothing to go back on.
+    """The report of several micro-batches of one batch: totals, sums and counts are added. It has no graph.
 
     Raises AuxiliaryError for a term in several reports whose counts are not known: their mean would be wrong.
     """
-    total, terms = torch.zeros(()), {}
+    total = torch.zeros(())
+    terms: dict[str, TermReport] = {}
     for report in reports:
         total = total + report.total.detach().to(total.device)
         for name, term in report.terms.items():
-            known = terms.get(name)
-            if known is not None and not (term.counted and known.counted):
-                raise no_scalar_count(name)
+            before = terms.get(name)
+            if before is not None and not (term.counted and before.counted):
+                raise unknown_count(name)
             terms[name] = TermReport(
-                term.sum if known is None else known.sum + term.sum,
-                term.count + (0 if known is None else known.count),
+                term.sum if before is None else before.sum + term.sum,
+                term.count + (0 if before is None else before.count),
                 term.weight,
                 counted=term.counted,
             )
     return Report(total, terms)
 
 
-def check_finite(total: Tensor, terms: dict[str, TermReport]) -> None:
-    """Raises NotFiniteError, which names the term, where something is NaN or infinite; on every rank alike."""
-    losses = [term.loss.detach().float() for term in terms.values()]
-    if bool(torch.isfinite(torch.stack([total.detach().float(), *losses])).all()):
+def check_finite(report: Report) -> None:
+    """Raises NotFiniteError, which names the term, if a loss is NaN or infinite; on every rank the same."""
+    losses = [term.loss.detach().float() for term in report.terms.values()]
+    if bool(torch.isfinite(torch.stack([report.total.detach().float(), *losses])).all()):
         return
-    for name, term in terms.items():
+    for name, term in report.terms.items():
         if not math.isfinite(term.value):
             raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g})", name)
     raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")

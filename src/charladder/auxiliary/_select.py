@@ -1,132 +1,148 @@
-"""Picking a part: of what a model or a module returns, or of what is given as targets."""
+"""Parts of a model's output, of a module's output, or of the targets."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest
 
 
-def pick(name: str, whole: Any, selector: Any, what: str, role: str = "select") -> Any:
-    """The part of `whole` that a selector names: a key, index or attribute, several in turn, or a function.
+def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
 
-    `what` says in a message what `whole` is, and `role` which field of the Term the selector is. Raises AuxiliaryError
-    where there is no such part, and where a function raises.
+
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence)
+
+
+def is_tuple_or_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, tuple | list)
+
+
+def pick(name: str, container: Any, selector: Any, what: str, role: str = "select") -> Any:
+    """The part of `container` that a selector names: a key, index or attribute, several in turn, or a function.
+
+    name: the term. what, role: how messages call the container and the field of the Term that has the selector.
+    Raises AuxiliaryError if there is no such part, and if a function raises.
     """
     if callable(selector):
-        return call_named(f"term {name!r}: its {role} function", selector, whole)
-    for step in selector if isinstance(selector, tuple) else (selector,):
-        whole = one_step(name, whole, step, what, role)
-    return whole
+        return call_named(f"term {name!r}: its {role} function", selector, container)
+    for step in selector if is_tuple(selector) else (selector,):
+        container = _pick_one(name, container, step, what, role)
+    return container
 
 
-def one_step(name: str, whole: Any, step: Any, what: str, role: str = "select") -> Any:
+def is_tuple(value: Any) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
+
+
+def _pick_one(name: str, container: Any, step: Any, what: str, role: str = "select") -> Any:
     # An index would take one sample of a batch, and a name one of a tensor's methods.
-    if isinstance(whole, Tensor) or (isinstance(step, int) and hasattr(whole, "__array__")):
+    if isinstance(container, Tensor) or (isinstance(step, int) and hasattr(container, "__array__")):
         raise AuxiliaryError(
             f"term {name!r}: {role}={step!r} picks a part of a list, tuple or mapping, and here {what} "
-            f"{'are' if what == 'targets' else 'is'} one tensor of shape {tuple(whole.shape)}; leave {role} out, or "
-            "give a function where the parts are there in training only"
+            f"{'are' if what == 'targets' else 'is'} one tensor of shape {tuple(container.shape)}; leave {role} out, "
+            "or give a function where the parts are there in training only"
         )
-    if isinstance(whole, Mapping) or isinstance(step, int):
+    if is_mapping(container) or isinstance(step, int):
         try:
-            return whole[step]
+            return container[step]
         except (KeyError, IndexError, TypeError):
             pass
-    elif isinstance(step, str) and hasattr(whole, step) and not callable(getattr(whole, step)):  # a method is no part
-        return getattr(whole, step)
-    raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), parts(whole))}")
+    elif isinstance(step, str) and hasattr(container, step) and not callable(getattr(container, step)):
+        return getattr(container, step)  # an attribute, and not a method
+    raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), part_names(container))}")
 
 
-def first_tensor(name: str, whole: Any, what: str) -> Any:
-    """What is meant when nobody says which part: a tensor itself, or the first part of anything else."""
-    if isinstance(whole, Tensor):
-        return whole
-    if isinstance(whole, Mapping):
-        found = next(iter(whole.values()), None)
-    elif isinstance(whole, Sequence) and not isinstance(whole, str):
-        found = whole[0] if whole else None
-    elif dataclasses.is_dataclass(whole):
-        found = getattr(whole, dataclasses.fields(whole)[0].name)
-    else:
-        found = None
-    if not isinstance(found, Tensor):
+def first_tensor(name: str, container: Any, what: str) -> Tensor:
+    """The part that is used without a selector: the container if it is a tensor, else its first part."""
+    first = container
+    if is_mapping(container):
+        first = next(iter(container.values()), None)
+    elif is_sequence(container) and not isinstance(container, str):
+        first = container[0] if container else None
+    elif dataclasses.is_dataclass(container):
+        first = getattr(container, dataclasses.fields(container)[0].name)
+    if not isinstance(first, Tensor):
         raise AuxiliaryError(
-            f"term {name!r}: {what} is of type {type(whole).__name__}, and it is not clear which part of it is meant; "
-            f"say so with Term(select=...){nearest('', parts(whole))}"
+            f"term {name!r}: {what} is of type {type(container).__name__}, and it is not clear which part of it is "
+            f"meant; say so with Term(select=...){nearest('', part_names(container))}"
         )
-    return found
+    return first
 
 
-def main_part(name: str, whole: Any, what: str) -> Any:
-    """The main prediction when nobody says which part it is: the part of that name, or else the first."""
-    if name in parts(whole):
-        return one_step(name, whole, name, what)
-    return first_tensor(name, whole, what)
+def main_prediction(name: str, output: Any, what: str) -> Any:
+    """The main prediction without a selector: the part with the term's name, or else the first."""
+    if name in part_names(output):
+        return _pick_one(name, output, name, what)
+    return first_tensor(name, output, what)
 
 
-def tensors_in(whole: Any) -> list[Tensor]:
-    """All tensors of what a module returned: in tuples, lists, mappings and dataclasses."""
-    if isinstance(whole, Tensor):
-        return [whole]
-    if isinstance(whole, Mapping):
-        inside = list(whole.values())
-    elif dataclasses.is_dataclass(whole) and not isinstance(whole, type):
-        inside = [getattr(whole, field.name) for field in dataclasses.fields(whole)]
-    else:
-        inside = list(whole) if isinstance(whole, tuple | list) else []
-    return [tensor for part in inside for tensor in tensors_in(part)]
+def auxiliary_prediction(name: str, output: Any, place: int, terms: int) -> Any:
+    """The prediction of auxiliary term `name`, number `place` of the `terms` without a tap, in a model's output.
 
-
-def map_tensors(function: Callable[[Tensor], Tensor], whole: Any) -> Any:
-    """A copy of tuples, lists, mappings and dataclasses with the function applied to every tensor inside."""
-    if isinstance(whole, Tensor):
-        return function(whole)
-    if dataclasses.is_dataclass(whole) and not isinstance(whole, type):
-        names = [field.name for field in dataclasses.fields(whole)]
-        return dataclasses.replace(whole, **{name: map_tensors(function, getattr(whole, name)) for name in names})
-    if isinstance(whole, Mapping):
-        return {key: map_tensors(function, part) for key, part in whole.items()}
-    if isinstance(whole, tuple) and hasattr(whole, "_fields"):
-        return type(whole)(*(map_tensors(function, part) for part in whole))
-    return type(whole)(map_tensors(function, part) for part in whole) if isinstance(whole, tuple | list) else whole
-
-
-def check_output(name: str, output: Any, place: int, terms: int) -> Any:
-    """The prediction of auxiliary term `name`, the one at `place` of `terms` without a tap, in a model's output.
-
-    By name, where the output has a part of that name; else by order: from `(final, predictions)`, or from
+    By name, if the output has a part of that name; else by order: from `(final, predictions)`, or from
     `(final, first, second, ...)`.
     """
-    if isinstance(output, Mapping):
+    if is_mapping(output):
         if name in output:
             return output[name]
     elif name in getattr(output, "_fields", ()) or dataclasses.is_dataclass(output):
         if hasattr(output, name):
             return getattr(output, name)
-    elif isinstance(output, Sequence) and len(output) > 1:
-        rest = output[1] if len(output) == 2 and not isinstance(output[1], Tensor) else output[1:]
-        if isinstance(rest, Mapping) and name in rest:
+    elif is_sequence(output) and len(output) > 1:
+        rest: Any = output[1] if len(output) == 2 and not isinstance(output[1], Tensor) else output[1:]
+        if is_mapping(rest) and name in rest:
             return rest[name]
-        if isinstance(rest, Sequence) and len(rest) == terms:
+        if is_sequence(rest) and len(rest) == terms:
             return rest[place]
-        if isinstance(rest, Sequence):
+        if is_sequence(rest):
             raise AuxiliaryError(
                 f"term {name!r}: the model returns {len(rest)} predictions beside the main one, and {terms} of the "
                 "terms have neither tap nor select; say which is whose with Term(select=...)"
             )
     raise AuxiliaryError(
         f"term {name!r} has no tap, and the model's output ({type(output).__name__}) has no part of that name; give "
-        f"Term(tap=...) or Term(select=...){nearest(name, parts(output))}"
+        f"Term(tap=...) or Term(select=...){nearest(name, part_names(output))}"
     )
 
 
-def parts(whole: Any) -> list[str]:
+def tensors_in(container: Any) -> list[Tensor]:
+    """All tensors in tuples, lists, mappings and dataclasses, at any depth."""
+    if isinstance(container, Tensor):
+        return [container]
+    parts: list[Any] = []
+    if is_mapping(container):
+        parts += container.values()
+    elif dataclasses.is_dataclass(container) and not isinstance(container, type):
+        parts += [getattr(container, field.name) for field in dataclasses.fields(container)]
+    elif is_tuple_or_list(container):
+        parts += container
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], container: Any) -> Any:
+    """A copy of tuples, lists, mappings and dataclasses with the function applied to every tensor inside."""
+    if isinstance(container, Tensor):
+        return function(container)
+    if dataclasses.is_dataclass(container) and not isinstance(container, type):
+        parts = {f.name: map_tensors(function, getattr(container, f.name)) for f in dataclasses.fields(container)}
+        return dataclasses.replace(container, **parts)
+    if is_mapping(container):
+        return {key: map_tensors(function, part) for key, part in container.items()}
+    if not is_tuple_or_list(container):
+        return container
+    mapped: Any = [map_tensors(function, part) for part in container]
+    kind: Any = type(container)
+    return kind(*mapped) if hasattr(container, "_fields") else kind(mapped)
+
+
+def part_names(container: Any) -> list[str]:
     """The names of the parts of a mapping, a dataclass or a named tuple."""
-    if isinstance(whole, Mapping):
-        return [str(key) for key in whole]
-    if dataclasses.is_dataclass(whole):
-        return [field.name for field in dataclasses.fields(whole)]
-    return list(getattr(whole, "_fields", ()))
+    if is_mapping(container):
+        return [str(key) for key in container]
+    if dataclasses.is_dataclass(container):
+        return [field.name for field in dataclasses.fields(container)]
+    return list(getattr(container, "_fields", ()))

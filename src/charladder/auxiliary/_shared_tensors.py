@@ -1,48 +1,44 @@
-"""What an objective saves and loads where its heads share tensors with the model: only what is its own.
+"""State-dict hooks that leave out the tensors that heads share with the model.
 
-The shared tensors are in the model's state_dict. Loading a state_dict of the heads must not change the model.
+The model's state_dict has the shared tensors. Loading a state_dict of the heads must not change the model.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
-from charladder.auxiliary._taps import modules_of
-
-
-def model_tensors(models: Iterable[nn.Module]) -> set[int]:
-    """The ids of the parameters and buffers of models, without those of objectives inside."""
-    modules = [module for model in models for module in modules_of(model)]
-    return {id(tensor) for module in modules for _, tensor in unshared_tensors(module)}
-
-
-def unshared_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """What a module saves itself, without the modules inside it."""
-    several = [*module._parameters.items(), *module._buffers.items()]
-    return [(name, one) for name, one in several if one is not None and name not in module._non_persistent_buffers_set]
-
-
-def shared(objective: Any) -> dict[str, Tensor]:
-    """The tensors of the model inside an objective's heads and losses, by their names in its state_dict."""
-    theirs = model_tensors(objective.attached)
-    if not theirs:
-        return {}
-    return {
-        f"{path}.{name}": tensor
-        for path, module in objective.named_modules(remove_duplicate=False)
-        for name, tensor in unshared_tensors(module)
-        if id(tensor) in theirs
-    }
+from charladder.auxiliary._modules import model_modules
 
 
 def leave_out_shared(objective: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """The hook on state_dict."""
-    for name in shared(objective):
+    """The hook on state_dict: removes the shared tensors."""
+    for name in _shared_tensors(objective):
         state.pop(prefix + name, None)
 
 
 def keep_shared(objective: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The hook before load_state_dict: the shared tensors are loaded from themselves. A state_dict of version 0.1 has
+    """The hook before load_state_dict: shared tensors keep their values, also when a state_dict of version 0.1 has
     values for them."""
-    state.update({prefix + name: tensor for name, tensor in shared(objective).items()})
+    state.update({prefix + name: tensor for name, tensor in _shared_tensors(objective).items()})
+
+
+def _shared_tensors(objective: Any) -> dict[str, Tensor]:
+    """The tensors of the model inside an objective's heads and losses, by their names in its state_dict."""
+    model: nn.Module | None = objective.taps.model
+    if model is None:
+        return {}
+    of_model = {id(tensor) for module in model_modules(model) for _, tensor in _saved_tensors(module)}
+    return {
+        f"{path}.{name}": tensor
+        for path, module in objective.named_modules(remove_duplicate=False)
+        for name, tensor in _saved_tensors(module)
+        if id(tensor) in of_model
+    }
+
+
+def _saved_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters and persistent buffers of a module, without those of its submodules."""
+    buffers = module.named_buffers(recurse=False, remove_duplicate=False)
+    skipped = module._non_persistent_buffers_set  # pyright: ignore[reportPrivateUsage]
+    parameters = nn.Module.named_parameters(module, recurse=False, remove_duplicate=False)
+    return [*parameters, *((name, buffer) for name, buffer in buffers if name not in skipped)]

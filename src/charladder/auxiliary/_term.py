@@ -1,5 +1,6 @@
-"""One term of an objective, as its owner writes it down."""
+"""One term of an objective, as the user writes it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -8,52 +9,61 @@ from typing import Any
 from torch import nn
 
 from charladder.auxiliary._errors import AuxiliaryError
-from charladder.auxiliary.weights import TermPlace, Weight
+from charladder.auxiliary._modules import is_pattern
+from charladder.auxiliary._select import is_mapping
+from charladder.auxiliary.weights import TermPlace, Weight, WeightFunction, make_weight_function
 
 MAIN = "main"
-# What picks a part of something: a key or index, several in turn, or a function.
+# What picks a part of a container: a key or index, several in turn, or a function.
 Selector = Any
 
 
-class Same(Enum):
-    """The target of a term that says nothing about it: see Term. One of it in the world, copied or not."""
+class DefaultTarget(Enum):
+    """The target of a term that does not set one: see Term. An enum, so that copies and pickles are the same object."""
 
-    SAME = "same"
+    DEFAULT = "default"
 
 
-DEFAULT_TARGET = Same.SAME
+DEFAULT_TARGET = DefaultTarget.DEFAULT
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss and where its prediction and target come from. Everything but the loss may be left out.
+    """A loss, and where its prediction and its target come from. Everything but the loss may be left out.
+
+    >>> import torch.nn.functional as F
+    >>> from charladder import auxiliary as aux
+    >>> term = aux.Term(F.cross_entropy, tap="encoder.layers.4", head=aux.heads.linear(10), weight=0.3)
+    >>> term.tap, term.weight
+    ('encoder.layers.4', 0.3)
 
     loss: `loss(prediction, target)`; returns a scalar (a mean), a value per element, or a pair (sum, count). Of values
     per element, those count whose integer target is not -100.
     tap: the name of a module of the model (as in `model.named_modules()`) whose output is read, or a pattern in which
-    `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that fits. None: the prediction
-    is one that the model returns.
+    `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that matches. None: the
+    prediction is one that the model returns.
     select: the part of what the model (or the tapped module) returns: a key, an index, an attribute, a tuple of these
-    one after the other, or a function. Left out: see `selection.py`. An index picks from a list, tuple or mapping, not
-    from a tensor, whose first dimension is that of the samples.
-    head: turns what was read into a prediction. A module belongs to the objective (or to the model, where it is one
-    of the model's); a string names a module of the model; a function makes the module from the shape it is to read
-    (heads.linear(10)) when `objective.build` is called. None: what was read is the prediction. With a pattern, a module
-    is shared by all its terms, and a function makes one for each.
-    weight: a number, a function of progress (schedules), a function of where the term stands, or a preset's name.
+    one after the other, or a function. Left out: the part with the term's name, or the first one. An index picks from a
+    list, tuple or mapping, not from a tensor, whose first dimension is that of the samples.
+    head: turns the tapped output into a prediction. A module belongs to the objective (or to the model, if it is one of
+    the model's); a string names a module of the model; a function makes the module from the shape of its input
+    (heads.linear(10)) when `objective.build` is called. None: the tapped output is the prediction. With a pattern, all
+    terms share a module, and a function makes one for each.
+    weight: a number, a function of progress (schedules), a function of the term's layer and offset, or a preset's name.
     target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
-    entry under the term's name where it is a mapping. None: the loss takes the prediction alone.
+    entry under the term's name if it is a mapping. None: the loss takes the prediction alone.
     mask: like target. Booleans and integers: the elements of the loss that are not 0 count. Floating-point numbers, at
     least 0: weights of the elements; the term is their weighted mean, and its count the sum of the weights. Needs a
     loss with a value per element.
-    count: of how many predictions a scalar is the mean: a number, or a function of the target. Left out: what a loss of
-    torch (a function, a module, or one with keyword arguments bound) divides by. It is not known of other functions,
-    whose scalars are refused under `counts=` and in several processes. A term with a count of 0 adds 0.
-    call: which call of a tapped module, when the model calls it several times: 0 the first, -1 the last, or "all": the
+    count: of how many predictions a scalar is the mean: a number, or a function of the target. Left out: the divisor of
+    a torch loss (a function, a module, or one with keyword arguments bound). The count of other functions is unknown;
+    their scalars are refused under `counts=` and in several processes. A term with a count of 0 adds 0.
+    call: which call of a tapped module, if the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
-    detach_tap: the model learns nothing from this term, only the head. detach_head: the head learns nothing from it.
-    target_name: the name under which targets have its entry, where that is not its own: the terms of a pattern
-    share one. layer, layers, offset, offsets: where the term stands, for weights that depend on it.
+    detach_tap: the term trains the head, but not the model. detach_head: the term does not train the head.
+    target_name: the key of the term's target in `targets`, if it is not the term's name: the terms of a pattern share
+    the pattern's name.
+    layer, layers, offset, offsets: the term's layer and target offset, for weights that depend on them.
     """
 
     loss: Callable[..., Any]
@@ -76,10 +86,10 @@ class Term:
     def __post_init__(self) -> None:
         if not callable(self.loss):
             raise AuxiliaryError(f"a Term's loss is {self.loss!r}; it must be a function of a prediction and a target")
-        if not isinstance(self.tap, str | None):
+        if not isinstance(self.tap, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AuxiliaryError(f"a Term's tap is of type {type(self.tap).__name__}; give the name of a module")
         if self.call is not None and self.tap is None:
-            raise AuxiliaryError(f"a Term has call={self.call!r} and no tap whose calls that could mean; give tap=")
+            raise AuxiliaryError(f"a Term has call={self.call!r} and no tap; give tap=, or leave call= out")
         if self.mask is not None and self.count is not None:
             raise AuxiliaryError("a Term has a mask and a count, and the mask says what counts; leave one of them out")
         if self.detach_head and self.head is None:
@@ -90,11 +100,12 @@ class Term:
             raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
 
     def place(self, main: bool = False) -> TermPlace:
+        """The term's layer and offset, for weight functions."""
         return TermPlace(self.layer, self.layers, self.offset, self.offsets, main)
 
 
 class Terms(Mapping[str, Term]):
-    """The terms of an objective by name. They cannot be replaced: heads, hooks and weights are made from them once."""
+    """The terms of an objective by name. Read-only: heads, hooks and weights are made from them once."""
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
         self._terms = dict(terms)
@@ -108,14 +119,47 @@ class Terms(Mapping[str, Term]):
     def __len__(self) -> int:
         return len(self._terms)
 
+    def weight_functions(self) -> dict[str, WeightFunction]:
+        """The weight of every term as a function of progress and step. The main term is the last layer."""
+        layers = max((term.layers or 1 for term in self.values()), default=1)
+        places = {name: term.place(name == MAIN) for name, term in self.items()}
+        if places[MAIN].layer is None:
+            places[MAIN] = dataclasses.replace(places[MAIN], layer=layers, layers=layers)
+        return {name: make_weight_function(name, term.weight, places[name]) for name, term in self.items()}
+
+    def in_order(self, order: list[str]) -> "Terms":
+        """The same terms in another order. Raises AuxiliaryError if the order does not have every term once."""
+        if sorted(order) != sorted(self):
+            raise AuxiliaryError(f"order is {order}; it must have every term once: {', '.join(self)}")
+        return Terms({name: self[name] for name in order})
+
     def __setitem__(self, name: str, term: Term) -> None:
-        raise fixed_terms(name)
+        raise _read_only(name)
 
     def __delitem__(self, name: str) -> None:
-        raise fixed_terms(name)
+        raise _read_only(name)
 
 
-def fixed_terms(name: str) -> AuxiliaryError:
+def collect_terms(main: Any, auxiliary: Any) -> Terms:
+    """The terms given to an Objective, by name, the main one first. Raises AuxiliaryError for what is not a term."""
+    terms: dict[str, Term] = {MAIN: main}
+    for name, term in auxiliary.items() if is_mapping(auxiliary) else auxiliary:
+        if not isinstance(name, str) or not name or not isinstance(term, Term):
+            raise AuxiliaryError(f"auxiliary has {name!r}: {type(term).__name__}; it must have a Term by each name")
+        if name in terms:
+            raise two_terms(name)
+        terms[name] = term
+    if not isinstance(main, Term) or (main.tap is not None and is_pattern(main.tap)):
+        raise AuxiliaryError("main must be one Term, and its tap one module's name")
+    return Terms(terms)
+
+
+def two_terms(name: str) -> AuxiliaryError:
+    """The error to raise for two terms of one name."""
+    return AuxiliaryError(f"there are two terms called {name!r}; give each a name of its own")
+
+
+def _read_only(name: str) -> AuxiliaryError:
     return AuxiliaryError(
         f"term {name!r} cannot be replaced, added or removed after the objective is made; make a new Objective, or let "
         "Term(weight=...) be a function that changes the weight"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-class ZeroLoss(torch.autograd.Function):
-    """0, with a gradient of zeros for every tensor. Not `0 * tensor`, which is NaN where the tensor is infinite."""
+class _ZeroLoss(torch.autograd.Function):
+    """0, with a gradient of zeros for every tensor. Not `0 * tensor`, which is NaN if the tensor is infinite."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
@@ -20,8 +20,8 @@ class ZeroLoss(torch.autograd.Function):
         return tuple(like.new_zeros(shape) for like, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True))
 
 
-class ReplaceWhereEmpty(torch.autograd.Function):
-    """The tensor as it is, with a gradient of zeros where `empty` is true, even if the gradient is NaN."""
+class _ZeroGradientWhere(torch.autograd.Function):
+    """The same tensor, with a gradient of zeros where `empty` is true, even if the gradient is NaN."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, empty: Tensor) -> Tensor:
@@ -37,4 +37,13 @@ class ReplaceWhereEmpty(torch.autograd.Function):
 def zero_loss(tensors: list[Tensor]) -> Tensor:
     """0, from which the backward pass reaches all of these tensors that require gradients."""
     reached = [tensor for tensor in tensors if tensor.requires_grad]
-    return ZeroLoss.apply(*reached) if reached else torch.zeros((), device=tensors[0].device if tensors else None)
+    if not reached:
+        return torch.zeros((), device=tensors[0].device if tensors else None)
+    zero: Any = _ZeroLoss
+    return zero.apply(*reached)
+
+
+def zero_gradient_where(empty: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor, whose gradient becomes zeros if `empty` is true."""
+    replace: Any = _ZeroGradientWhere
+    return replace.apply(tensor, empty) if tensor.requires_grad else tensor

@@ -1,7 +1,7 @@
-"""Classifiers and their cross-entropies in one step that never holds all logits.
+"""Linear classifiers and their cross-entropies in one operation that never holds all logits.
 
-The gradient is computed with the loss, a few rows at a time, so that what stays for the backward pass is as large as
-the hidden state and the classifiers, however many there are.
+The gradient is computed with the loss, some rows at a time, so that the tensors kept for the backward pass are as large
+as the hidden state and the classifiers, for any number of classes and classifiers.
 
 Shapes: R rows (predictions), D features, K classifiers, V classes, W = K V.
 """
@@ -18,32 +18,32 @@ from charladder.auxiliary._counts import IGNORE_INDEX
 from charladder.auxiliary._errors import AuxiliaryError
 
 LAYER_NORM_EPSILON = 1e-5  # F.layer_norm's
-FLOAT32_SUBNORMAL_STEP = 2e-45  # numbers of float32 below its smallest are rounded to it, or to 0
-CPU_ROWS_PER_CHUNK = 1024  # at once: their logits stay in a processor's cache
+FLOAT32_SUBNORMAL_STEP = 2e-45  # rounding error of the smallest numbers of float32
+CPU_ROWS_PER_CHUNK = 1024  # the logits of a chunk fit the cache of a processor
 LOGIT_BYTES_PER_CHUNK = 64 << 20  # on other devices, where each launch costs more than memory does
 
 
 class CrossEntropyOperations(Protocol):
-    """What lies between the products, so that others may compute it in fewer passes over memory. Rows are contiguous,
-    and at least one."""
+    """The operations other than matrix products, which may have faster implementations. Rows are contiguous, and there
+    is at least one."""
 
     def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
-        """Rows brought to mean 0 and variance 1, in the type of products, and what `normalize_backward` needs
-        of them."""
+        """Rows with mean 0 and variance 1, in the dtype of matrix products, and moments for `normalize_backward`."""
         ...
 
     def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
-        """The gradient of the rows, in the type of products."""
+        """The gradient of the rows, in the dtype of matrix products."""
         ...
 
     def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the weighed losses by the logits, which may be overwritten, in their type; and the sum of
-        each classifier's losses, (K,), in that of the weights. A target of IGNORED has no loss and no gradient."""
+        """The gradient of the weighted losses by the logits, in their dtype, which may overwrite them; and the sum of
+        each classifier's losses, (K,), in the dtype of the weights. A target of IGNORE_INDEX has no loss and no
+        gradient."""
         ...
 
 
 class TorchOperations:
-    """With torch, for any device and type."""
+    """With torch, for any device and dtype."""
 
     def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         y_RD, *moments = torch.native_layer_norm(x_RD, x_RD.shape[1:], None, None, LAYER_NORM_EPSILON)
@@ -57,24 +57,24 @@ class TorchOperations:
 
     def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
-        ignores = True  # unless it is known without waiting for the device that no target is ignored
+        may_ignore = True  # on a CPU, reading whether a target is ignored does not wait for a device
         if targets_RK.device.type == "cpu" and not torch.compiler.is_compiling():
-            ignores = check_targets(targets_RK, logs_RKV.shape[-1])
+            may_ignore = check_targets(targets_RK, logs_RKV.shape[-1])
         ignored_RK1 = (targets_RK == IGNORE_INDEX)[..., None]
         index_RK1 = targets_RK[..., None].masked_fill(ignored_RK1, 0)
         # Filled, not multiplied by 0: logits of an ignored row may be NaN.
         losses_K = -logs_RKV.gather(-1, index_RK1).masked_fill_(ignored_RK1, 0).sum((0, 2))
-        slope_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
-        slope_RKV.mul_(weights_K[:, None])
-        if ignores:
-            slope_RKV.masked_fill_(ignored_RK1, 0)
-        return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_K
+        gradient_RKV = logs_RKV.exp_().scatter_add_(-1, index_RK1, -torch.ones_like(index_RK1, dtype=logs_RKV.dtype))
+        gradient_RKV.mul_(weights_K[:, None])
+        if may_ignore:
+            gradient_RKV.masked_fill_(ignored_RK1, 0)
+        return gradient_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_K
 
 
 def check_targets(targets: Tensor, classes: int) -> bool:
-    """Whether some targets are IGNORED. Waits for the device.
+    """Whether some targets are IGNORE_INDEX. Waits for the device.
 
-    Raises AuxiliaryError for a target that is neither a class nor IGNORED.
+    Raises AuxiliaryError for a target that is neither a class nor IGNORE_INDEX.
     """
     low, high = map(int, targets.aminmax())
     if low >= 0 and high < classes:
@@ -92,8 +92,9 @@ TORCH_OPERATIONS = TorchOperations()
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Sums of losses (K,), from hidden_RD (normed first, where asked for), targets_RK, the weights that the losses will
-    get, and the matrices (V, D) of all classifiers, then their biases, if they have any. `products`: their type."""
+    """Sums of losses (K,), from hidden_RD, targets_RK, the weights of the losses, and the matrices (V, D) of all
+    classifiers, then their biases, if they have any. normed: whether hidden_RD is normalised first. products: the dtype
+    of matrix products."""
 
     @staticmethod
     def forward(
@@ -102,7 +103,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         targets_RK: Tensor,
         weights_K: Tensor,
         normed: bool,
-        steps: CrossEntropyOperations,
+        operations: CrossEntropyOperations,
         products: torch.dtype,
         *parameters: Tensor,
     ) -> Tensor:
@@ -114,76 +115,76 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_matrix = None
         of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
         losses_K = torch.zeros_like(weights_K)
-        together = _rows_at_once(hidden_RD.device, len(matrix_WD) * wide.itemsize)
-        for begin in range(0, R, together):
-            rows = slice(begin, begin + together)
-            read_RD, moments = hidden_RD[rows], ()
+        chunk = _rows_per_chunk(hidden_RD.device, len(matrix_WD) * wide.itemsize)
+        for begin in range(0, R, chunk):
+            rows = slice(begin, begin + chunk)
+            moments: Sequence[Tensor] = ()
             if normed:
-                read_RD, moments = steps.normalize(read_RD, products)
+                read_RD, moments = operations.normalize(hidden_RD[rows], products)
             else:
-                read_RD = read_RD.to(products)
+                read_RD = hidden_RD[rows].to(products)
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
-            slope_RW, found_K = steps.losses_and_gradient(logits_RW, targets_RK[rows], weights_K)
-            losses_K += found_K
+            of_logits_RW, sums_K = operations.losses_and_gradient(logits_RW, targets_RK[rows], weights_K)
+            losses_K += sums_K
             if normed:
-                of_hidden[rows] = steps.normalize_backward(slope_RW @ matrix_WD, hidden_RD[rows], moments)
+                of_hidden[rows] = operations.normalize_backward(of_logits_RW @ matrix_WD, hidden_RD[rows], moments)
             else:
-                torch.mm(slope_RW, matrix_WD, out=of_hidden[rows])
+                torch.mm(of_logits_RW, matrix_WD, out=of_hidden[rows])
             if of_matrix is None:
-                of_matrix = (slope_RW.mT @ read_RD).to(wide if together < R else products)
+                of_matrix = (of_logits_RW.mT @ read_RD).to(wide if chunk < R else products)
             elif products == wide:
-                of_matrix.addmm_(slope_RW.mT, read_RD)
+                of_matrix.addmm_(of_logits_RW.mT, read_RD)
             else:
-                of_matrix += slope_RW.mT @ read_RD
+                of_matrix += of_logits_RW.mT @ read_RD
             if of_bias is not None:
-                of_bias += slope_RW.sum(0)
+                of_bias += of_logits_RW.sum(0)
         of_matrix = torch.zeros_like(matrix_WD) if of_matrix is None else of_matrix.to(products)
-        ctx.exact, ctx.exact_too = hidden_RD.dtype, [parameter.dtype for parameter in parameters]
+        ctx.hidden_dtype, ctx.parameter_dtypes = hidden_RD.dtype, [parameter.dtype for parameter in parameters]
         ctx.save_for_backward(weights_K, of_hidden, of_matrix, *([] if of_bias is None else [of_bias.to(products)]))
         return losses_K
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_K: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient_K: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         weights_K, of_hidden, of_matrix, *of_bias = ctx.saved_tensors
         factor = gradient_K[0] / weights_K[0]
         if gradient_K.device.type == "cpu" and not _proportional(gradient_K.tolist(), weights_K.tolist()):
             raise AuxiliaryError(
-                "the losses of linear_cross_entropy were weighed otherwise than `weights` said when they were computed"
+                "the losses of linear_cross_entropy have other weights in the backward pass than in its `weights`"
             )
-        parts = [part for whole in (of_matrix, *of_bias) for part in whole.chunk(len(weights_K))]
-        of_parameters = [_scale(part, factor, exact) for part, exact in zip(parts, ctx.exact_too, strict=True)]
-        return _scale(of_hidden, factor, ctx.exact), None, None, None, None, None, *of_parameters
+        parts = [part for joint in (of_matrix, *of_bias) for part in joint.chunk(len(weights_K))]
+        of_parameters = [_scale(part, factor, dtype) for part, dtype in zip(parts, ctx.parameter_dtypes, strict=True)]
+        return _scale(of_hidden, factor, ctx.hidden_dtype), None, None, None, None, None, *of_parameters
 
 
-def _rows_at_once(device: torch.device, row_bytes: int) -> int:
+def _rows_per_chunk(device: torch.device, row_bytes: int) -> int:
     return CPU_ROWS_PER_CHUNK if device.type == "cpu" else max(CPU_ROWS_PER_CHUNK, LOGIT_BYTES_PER_CHUNK // row_bytes)
 
 
 def _concatenate(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
-    """One tensor of all of them, in the type of products."""
+    """One tensor of all of them, in the dtype of matrix products."""
     rows = [len(parameter) for parameter in parameters]
-    whole = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=products)
-    for part, parameter in zip(whole.split(rows), parameters, strict=True):
+    joint = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=products)
+    for part, parameter in zip(torch.split(joint, rows), parameters, strict=True):
         part.copy_(parameter)
-    return whole
+    return joint
 
 
-def _place_weights(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On a GPU without a copy from here, which a CUDA graph could not hold."""
+def _weights_on(weights: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights as a tensor; on a GPU without a copy from the host, which a CUDA graph cannot capture."""
     if device.type != "cuda":
         return torch.tensor(weights, dtype=dtype, device=device)
-    found_K = torch.empty(len(weights), dtype=dtype, device=device)
-    for one, weight in zip(found_K, weights, strict=True):
+    weights_K = torch.empty(len(weights), dtype=dtype, device=device)
+    for one, weight in zip(weights_K, weights, strict=True):
         one.fill_(weight)
-    return found_K
+    return weights_K
 
 
-def _scale(gradient: Tensor, factor: Tensor, exact: torch.dtype) -> Tensor:
-    """A new tensor, which whoever collects gradients may keep as it is."""
-    if gradient.is_cuda and gradient.dtype != exact:  # converted and multiplied in one launch
-        return gradient * factor.to(exact).view(1)
-    return torch.mul(gradient, factor) if gradient.dtype == exact else gradient.to(exact).mul_(factor)
+def _scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A new tensor, because autograd may keep it as the `.grad` of a parameter."""
+    if gradient.is_cuda and gradient.dtype != dtype:  # converted and multiplied in one launch
+        return gradient * factor.to(dtype).view(1)
+    return torch.mul(gradient, factor) if gradient.dtype == dtype else gradient.to(dtype).mul_(factor)
 
 
 def _proportional(gradient: list[float], weights: list[float]) -> bool:
@@ -204,34 +205,34 @@ def linear_cross_entropy(
     """The summed cross-entropy, in nats, of each linear classifier of `hidden` (..., D), for its own targets (...).
 
     targets: classes, or -100 where a classifier has nothing to predict: that adds no loss and no gradient, as in
-    F.cross_entropy, and does not belong in the count that the sum is divided by.
-    weights: what the losses will be multiplied by, up to one factor for all: their gradients are added up with them
-    here, and a backward pass that weighs them otherwise raises AuxiliaryError (where the device is a CPU).
-    normed: the classifiers read the hidden state brought to mean 0 and variance 1 over D first, as F.layer_norm without
-    parameters does; then the state itself need not be kept.
-    steps: who computes what lies between the products; torch, unless told otherwise.
-    Memory: one hidden state and one copy of the classifiers; the logits of ROWS predictions at a time, or LOGITS bytes
-    of them where the device is no CPU.
-    Raises AuxiliaryError for classifiers that differ in size, for a weight of zero (leave such a loss out), and, where
+    F.cross_entropy, and must not be in the count that the sum is divided by.
+    weights: the factors of the losses in the total, up to one factor for all. The gradients are summed with them here,
+    and a backward pass with other weights raises AuxiliaryError (if the device is a CPU).
+    normed: normalises the hidden state to mean 0 and variance 1 over D first, as F.layer_norm without parameters does.
+    The normalised state is not kept.
+    operations: an implementation of the operations other than matrix products.
+    Memory: one hidden state and one copy of the classifiers; the logits of one chunk of rows.
+    Raises AuxiliaryError for classifiers that differ in size, for a weight of zero (leave such a loss out), and, if
     the device is a CPU, for a target that is no class.
     """
     if any(weight == 0 for weight in weights):
         raise AuxiliaryError("linear_cross_entropy got a weight of 0; leave that loss out")
-    if len({(one.weight.shape, one.bias is None) for one in classifiers}) != 1:
+    matrices = [classifier.weight for classifier in classifiers]
+    biases = [classifier.bias for classifier in classifiers if _has_bias(classifier)]
+    if len({matrix.shape for matrix in matrices}) != 1 or len(biases) not in (0, len(matrices)):
         raise AuxiliaryError(
             "linear_cross_entropy needs classifiers that are all of one size, all with bias or without"
         )
-    matrices = [one.weight for one in classifiers]
-    biases = [one.bias for one in classifiers if one.bias is not None]
     products = matrices[0].dtype
     if torch.is_autocast_enabled(hidden.device.type):
         products = torch.get_autocast_dtype(hidden.device.type)
         hidden = hidden if normed else hidden.to(products)
+    function: Any = LinearCrossEntropy
     with torch.autocast(hidden.device.type, enabled=False):
-        losses_K = LinearCrossEntropy.apply(
+        losses_K = function.apply(
             hidden.flatten(0, -2),
             torch.stack([target.flatten() for target in targets], -1),
-            _place_weights(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
+            _weights_on(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
             normed,
             operations,
             products,
@@ -239,3 +240,7 @@ def linear_cross_entropy(
             *biases,
         )
     return losses_K.unbind()
+
+
+def _has_bias(classifier: Any) -> bool:
+    return classifier.bias is not None

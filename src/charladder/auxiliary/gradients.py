@@ -1,11 +1,11 @@
-"""Gradients term by term, and ways to put them together that a weighted sum cannot express.
+"""Gradients by term, and aggregators that combine them in ways that a weighted sum cannot express.
 
-J is a matrix with one row a term, the main one first: the gradients of the weighted terms for the shared parameters.
-An aggregator is a function from J (m, P) to the gradient (P) that is used. Your own is a function; torchjd's are.
+J is a matrix with one row for each term, the main one first: the gradients of the weighted terms for the shared
+parameters. An aggregator is any function from J (m, P) to the gradient (P) that is used, such as TorchJD's.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,35 +19,35 @@ Aggregator = Callable[[Tensor], Tensor]
 
 
 def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, Iterable[str]]) -> dict[str, Tensor]:
-    """The gradient (P) of each group of terms for `parameters` laid end to end, over all ranks; before `backward`.
+    """The gradient (P) of each group of terms for the concatenated `parameters`, over all ranks; before `backward`.
 
-    Raises AuxiliaryError for sharded parameters, whose gradients exist in pieces only inside FSDP2's own backward pass,
-    and under reentrant checkpointing.
+    Raises AuxiliaryError for sharded parameters, whose gradients exist only in pieces and inside FSDP2's own backward
+    pass, and under reentrant checkpointing.
     """
     if any(map(distributed.is_sharded, parameters)):
         raise AuxiliaryError(
-            "gradients by term cannot be had under FSDP2, which makes gradients only in its own backward pass; use DDP "
-            "or one process to look at them"
+            "gradients by term cannot be computed under FSDP2, which makes gradients only in its own backward pass; "
+            "use DDP or one process to compute them"
         )
-    if _hides_parameters(report.total):
+    if _has_reentrant_checkpoint(report.total):
         raise AuxiliaryError(
-            "gradients by term cannot be had under checkpointing with use_reentrant=True, which makes gradients only "
-            "in its own backward pass; checkpoint with use_reentrant=False"
+            "gradients by term cannot be computed under checkpointing with use_reentrant=True, which makes gradients "
+            "only in its own backward pass; checkpoint with use_reentrant=False"
         )
-    found = {}
+    gradients: dict[str, Tensor] = {}
     for group, names in groups.items():
         parts = [report.parts[name] for name in names if name in report.parts]
         parts = [part for part in parts if part.requires_grad]
-        found[group] = _flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else _zeros(parameters)
-    for gradient in found.values():
+        gradients[group] = _flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else _zeros(parameters)
+    for gradient in gradients.values():
         distributed.all_reduce_mean(gradient)
-    return found
+    return gradients
 
 
-def _hides_parameters(loss: Tensor) -> bool:
-    """Whether a part of the graph is reentrant checkpointing, inside which `grad` finds nothing."""
+def _has_reentrant_checkpoint(loss: Tensor) -> bool:
+    """Whether a part of the graph is reentrant checkpointing, inside which `grad` reaches no parameter."""
     nodes: list[Any] = [loss.grad_fn]
-    seen = set()
+    seen: set[Any] = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -61,7 +61,7 @@ def _hides_parameters(loss: Tensor) -> bool:
 
 def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     try:
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        gradients = _grad(loss, parameters, retain_graph=True)
     except RuntimeError as error:
         if "donated" in str(error):
             raise AuxiliaryError(
@@ -69,17 +69,19 @@ def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
                 "= False before it is compiled"
             ) from error
         if "second time" in str(error):
-            raise AuxiliaryError(
-                "gradients by term come before backward, which frees the graph; turn them around"
-            ) from error
+            raise AuxiliaryError("gradients by term must be computed before backward, which frees the graph") from error
         raise
     return torch.cat([_flat(g, p) for g, p in zip(gradients, parameters, strict=True)])
 
 
+def _grad(loss: Tensor, parameters: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+
+
 def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """In at least float32; zeros where a loss does not reach a parameter."""
-    whole = torch.zeros_like(parameter) if gradient is None else gradient
-    return whole.flatten().to(torch.promote_types(parameter.dtype, torch.float32))
+    """In at least float32; zeros if the loss does not depend on the parameter."""
+    gradient = torch.zeros_like(parameter) if gradient is None else gradient
+    return gradient.flatten().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _zeros(parameters: Sequence[Tensor]) -> Tensor:
@@ -89,21 +91,21 @@ def _zeros(parameters: Sequence[Tensor]) -> Tensor:
 def backward(
     report: Report, shared: Iterable[Tensor], aggregate: Aggregator, others: Iterable[Tensor] = ()
 ) -> dict[str, Tensor]:
-    """In place of `report.total.backward()`: adds to the `.grad` of `shared` what `aggregate` makes of J.
+    """In place of `report.total.backward()`: adds `aggregate(J)` to the `.grad` of `shared`.
 
-    others: what only some terms reach, such as `objective.parameters()`; they get the gradient of the total. Costs a
-    backward pass a term. Returns the rows of J by term.
+    others: parameters of some terms only, such as `objective.parameters()`; they get the gradient of the total. Costs
+    a backward pass for each term. Returns the rows of J by term.
     """
     shared = [parameter for parameter in shared if parameter.requires_grad]
     names = [name for name in report.parts if name != MAIN]
     rows = by_group(report, shared, {MAIN: [MAIN]} | {name: [name] for name in names})
     combined = aggregate(torch.stack(list(rows.values()))).to(rows[MAIN])
-    mine = set(map(id, shared))
-    rest = [p for p in others if p.requires_grad and id(p) not in mine]
+    shared_ids = set(map(id, shared))
+    rest = [p for p in others if p.requires_grad and id(p) not in shared_ids]
     # Not total.backward(inputs=rest): DDP would see a part of its parameters, and wait for the others.
-    some = rest and report.total.requires_grad
-    left = torch.autograd.grad(report.total, rest, allow_unused=True) if some else [None] * len(rest)
-    reached = {p: _flat(g, p) for p, g in zip(rest, left, strict=True) if g is not None}
+    rest = rest if report.total.requires_grad else []
+    gradients = _grad(report.total, rest) if rest else ()
+    reached = {p: _flat(g, p) for p, g in zip(rest, gradients, strict=True) if g is not None}
     _add(combined, shared)
     if reached:
         _add(distributed.all_reduce_mean(torch.cat(list(reached.values()))), list(reached))
@@ -111,15 +113,16 @@ def backward(
 
 
 def _add(gradient: Tensor, parameters: Sequence[Tensor]) -> None:
-    """The pieces of a flat gradient to the `.grad` of its parameters."""
-    for parameter, piece in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+    """Adds the pieces of a flat gradient to the `.grad` of its parameters."""
+    pieces = torch.split(gradient, [p.numel() for p in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
         piece = piece.view_as(parameter).to(parameter.dtype)
         parameter.grad = piece.clone() if parameter.grad is None else parameter.grad + piece
 
 
 def cosine_gate(J: Tensor) -> Tensor:
     """g_main + sum of max(0, cos(g_main, g_i)) g_i: Du et al. 2018, "Adapting Auxiliary Losses Using Gradient
-    Similarity". What pulls against the main loss is left out; each term has a gate of its own."""
+    Similarity". A gradient that points against the main one is left out; each term has its own factor."""
     cosines = torch.nn.functional.cosine_similarity(J[:1], J[1:], dim=1)
     return J[0] + (cosines.clamp(min=0)[:, None] * J[1:]).sum(0)
 
@@ -127,7 +130,7 @@ def cosine_gate(J: Tensor) -> Tensor:
 class MetaBalance:
     """Each auxiliary gradient scaled towards the norm of the main one: He et al. 2022, "MetaBalance".
 
-    g_i (r |g_main| / |g_i| + 1 - r), the norms as moving averages with `decay`. r = 1 makes them equally long.
+    g_i (r |g_main| / |g_i| + 1 - r), the norms as moving averages with `decay`. r = 1 makes the norms equal.
     """
 
     def __init__(self, r: float = 0.7, decay: float = 0.9) -> None:
@@ -135,11 +138,12 @@ class MetaBalance:
         self.norms: Tensor | None = None
 
     def __call__(self, J: Tensor) -> Tensor:
-        norms = J.norm(dim=1)
-        if self.norms is None or len(self.norms) != len(norms):  # a term began or ended: begin anew
+        norms = cast("Tensor", J.norm(dim=1))
+        if self.norms is None or len(self.norms) != len(norms):  # the active terms have changed
             self.norms = norms
-        self.norms = self.decay * self.norms + (1 - self.decay) * norms
-        ratio = self.norms[0] / self.norms[1:].clamp(min=1e-12)
+        average = self.decay * self.norms + (1 - self.decay) * norms
+        self.norms = average
+        ratio = average[0] / torch.clamp(average[1:], min=1e-12)
         return J[0] + ((self.r * ratio + 1 - self.r)[:, None] * J[1:]).sum(0)
 
 
@@ -147,16 +151,16 @@ def torchjd(name: str, **options: Any) -> Aggregator:
     """An aggregator of TorchJD by its name there: `PCGrad` (Yu et al. 2020), `UPGrad` (Quinton and Rey 2024), `CAGrad`
     (Liu et al. 2021; c=0.5) and others. PCGrad is on the scale of a sum, UPGrad and CAGrad on that of a mean.
 
-    Raises AuxiliaryError where it, or what it needs, is not installed.
+    Raises AuxiliaryError if it, or a library that it needs, is not installed.
     """
-    needs = f'{name} needs TorchJD: pip install "charladder[gradients]"'
+    not_installed = f'{name} needs TorchJD: pip install "charladder[gradients]"'
     try:
         from torchjd import aggregation
     except ImportError:
-        raise AuxiliaryError(needs) from None
+        raise AuxiliaryError(not_installed) from None
     if name not in aggregation.__all__:
         raise AuxiliaryError(f"TorchJD has no aggregator {name!r}; it has {', '.join(aggregation.__all__)}")
     try:
         return getattr(aggregation, name)(**options)
     except ImportError:
-        raise AuxiliaryError(needs) from None
+        raise AuxiliaryError(not_installed) from None

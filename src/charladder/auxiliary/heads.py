@@ -1,6 +1,11 @@
-"""Heads made from the shape they are to read, for Term(head=...): each function here returns such a maker.
+"""Heads made from the shape of their input, for Term(head=...): each function here returns a factory of heads.
 
-A maker is nothing but a function from a shape to a module; write your own as `lambda shape: ...`.
+A head factory is a function from a shape to a module; write your own as `lambda shape: ...`.
+
+>>> import torch
+>>> head = linear(10)(torch.Size([32, 512]))
+>>> head
+Linear(in_features=512, out_features=10, bias=True)
 """
 
 from collections.abc import Callable
@@ -18,13 +23,13 @@ def linear(classes: int, bias: bool = True) -> HeadFactory:
 
 
 def normed(classes: int, bias: bool = True) -> HeadFactory:
-    """A layer norm and a linear layer: (..., D) to (..., classes). For the inside of a pre-norm transformer, whose
-    hidden states have not met the final norm."""
+    """A layer norm and a linear layer: (..., D) to (..., classes). For intermediate layers of a pre-norm transformer,
+    whose hidden states are not normalised."""
     return partial(_normed, classes, bias)
 
 
 def pooled(classes: int, bias: bool = True) -> HeadFactory:
-    """The mean over all places, and a linear layer: (B, C, ...) to (B, classes). For feature maps of images."""
+    """The mean over all positions, and a linear layer: (B, C, ...) to (B, classes). For feature maps of images."""
     return partial(_pooled, classes, bias)
 
 
@@ -35,7 +40,7 @@ class GlobalAveragePool(nn.Module):
         return features.flatten(2).mean(-1)
 
 
-# Functions of this module, and not lambdas, so that an objective can be pickled before its heads are built.
+# Functions of this module instead of lambdas, so that an objective can be pickled before its heads are built.
 
 
 def _linear(classes: int, bias: bool, shape: torch.Size) -> nn.Module:

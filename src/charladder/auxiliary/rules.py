@@ -1,8 +1,13 @@
-"""Weights that follow the losses: rules for Objective(rule=...).
+"""Rules for Objective(rule=...): weights that depend on the losses.
 
 A rule is a function from the values of the active terms (detached scalars, over all ranks, by name) to factors for
-their weights, by name; a name that it leaves out has 1. One that also adds to the loss returns (factors, penalty).
-Your own is a function; one with parameters or a memory is a module, and is trained and saved with the objective.
+their weights, by name; the factor of a name that it leaves out is 1. A rule that also adds to the loss returns
+(factors, penalty). Any function can be a rule; one with parameters or state is a module, and is trained and saved with
+the objective.
+
+>>> rule = hinge(0.5)
+>>> rule({"main": torch.tensor(2.0), "layer1": torch.tensor(0.4), "layer2": torch.tensor(0.9)})
+{'layer1': 0.0}
 """
 
 from collections.abc import Iterable
@@ -17,9 +22,9 @@ from charladder.auxiliary._term import MAIN
 
 class Uncertainty(nn.Module):
     """sum of exp(-s_i) L_i + s_i / 2, with every s_i learned: Kendall et al. 2018, "Multi-Task Learning Using
-    Uncertainty to Weigh Losses". `names`: the terms that take part, `main` too where it is named; s starts at 0.
+    Uncertainty to Weigh Losses". `names`: the weighted terms, `main` too if it is named; s starts at 0.
 
-    A term's own weight stays in front: exp(-s_i) w_i L_i. A silent term has no penalty, so its s stays.
+    The weight of the term remains a factor: exp(-s_i) w_i L_i. A silent term has no penalty, so its s does not change.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -38,8 +43,8 @@ class Uncertainty(nn.Module):
 
 class AdaLoss(nn.Module):
     """w_i proportional to 1 / (moving average of L_i): Hu et al. 2019, "Learning Anytime Predictions in Neural
-    Networks via Adaptive Loss Balancing". The constant is such that the main term has 1, so every term weighs as much
-    as the main one. The averages start at the first value, and move when gradients are on.
+    Networks via Adaptive Loss Balancing". The main term has weight 1, so every term contributes as much as the main
+    one. The averages start at the first value, and change when gradients are enabled.
     """
 
     def __init__(self, names: Iterable[str], decay: float = 0.99) -> None:
@@ -51,22 +56,20 @@ class AdaLoss(nn.Module):
         if MAIN not in values:
             return {}
         averages: Tensor = self.get_buffer("averages")
+        active = [(index, name) for index, name in enumerate(self.names) if name in values]
         if torch.is_grad_enabled():
-            for place, name in enumerate(self.names):
-                if name in values:
-                    value = values[name].to(averages)
-                    known = averages[place]
-                    averages[place] = torch.where(known.isnan(), value, self.decay * known + (1 - self.decay) * value)
-        bad = [name for at, name in enumerate(self.names) if name in values and float(averages[at]) <= 0]
-        if bad:
-            raise AuxiliaryError(f"AdaLoss weighs by 1 / loss, and that of {bad[0]!r} is not above 0; leave it out")
+            for index, name in active:
+                value, average = values[name].to(averages), averages[index]
+                averages[index] = torch.where(average.isnan(), value, self.decay * average + (1 - self.decay) * value)
+        invalid = [name for index, name in active if float(averages[index]) <= 0]
+        if invalid:
+            raise AuxiliaryError(f"AdaLoss divides by losses, and that of {invalid[0]!r} is not above 0; leave it out")
         factors = averages[0] / averages.clamp(min=1e-12)
-        return {n: float(factors[at]) for at, n in enumerate(self.names) if n in values and not factors[at].isnan()}
+        return {name: float(factors[index]) for index, name in active if not factors[index].isnan()}
 
 
 def hinge(threshold: float) -> Rule:
-    """Drops an auxiliary term while its loss is below `threshold`, for then it is good enough: Lee et al. 2015,
-    "Deeply-Supervised Nets"."""
+    """Drops an auxiliary term while its loss is below `threshold`: Lee et al. 2015, "Deeply-Supervised Nets"."""
 
     def rule(values: dict[str, Tensor]) -> dict[str, float]:
         return {name: 0.0 for name, value in values.items() if name != MAIN and float(value) < threshold}

@@ -1,7 +1,7 @@
-"""Weights over time: each function here makes a schedule, which is a pure function of progress in [0, 1].
+"""Schedules: weights as pure functions of progress in [0, 1]. Each function here makes one.
 
-A schedule is nothing but a function; write your own as `def mine(progress): ...` or a lambda. All of these are
-bounded by the values they are given, and hold their last value from their end on.
+Any function of progress is a schedule, also `def mine(progress): ...` or a lambda. Those made here stay between the
+values they are given, and keep their last value after their end.
 
 >>> weight = linear(0.8, 0.0, until=0.5)
 >>> weight(0.0), weight(0.25), weight(0.5), weight(1.0)
@@ -42,15 +42,15 @@ def linear(start: float, end: float, until: float = 1.0) -> Schedule:
 
 
 def cosine(start: float, end: float, until: float = 1.0) -> Schedule:
-    """Half a cosine from `start` at 0 to `end` at progress `until`: flat at both ends. Continuous."""
+    """Half a period of a cosine from `start` at 0 to `end` at progress `until`: flat at both ends. Continuous."""
     _check_end("until", until)
     return partial(_cosine, start, end, until)
 
 
 def exponential(start: float, end: float, until: float = 1.0) -> Schedule:
-    """Equal factors in equal times, from `start` at 0 to `end` at progress `until`. Continuous.
+    """Geometric interpolation from `start` at 0 to `end` at progress `until`. Continuous.
 
-    Raises AuxiliaryError unless both are above 0: nothing falls to 0 by factors.
+    Raises AuxiliaryError unless both are above 0.
     """
     _check_end("until", until)
     if not (start > 0 and end > 0):
@@ -90,7 +90,7 @@ def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
 
 
 def product(*schedules: Schedule) -> Schedule:
-    """All of them multiplied: `product(warm_up(0.1), until(0.5))`. It is 0 from where the first of them is."""
+    """The product of several schedules: `product(warm_up(0.1), until(0.5))`."""
     return partial(_product, schedules)
 
 
@@ -106,8 +106,7 @@ def _check_rising(what: str, times: Sequence[float]) -> None:
         raise AuxiliaryError(f"the times of {what} are {list(times)}; they must rise, and lie in [0, 1]")
 
 
-# What the schedules compute: functions of this module, and not lambdas, so that a model that holds an objective can be
-# pickled.
+# Functions of this module instead of lambdas, so that a model that holds an objective can be pickled.
 
 
 def _constant(value: float, progress: float) -> float:
@@ -135,12 +134,12 @@ def _step(values: Sequence[float], at: Sequence[float], progress: float) -> floa
 
 
 def _piecewise(times: Sequence[float], values: Sequence[float], progress: float) -> float:
-    place = bisect_right(times, progress)
-    if place == 0 or place == len(times):
-        return values[max(0, place - 1)]
-    begin, end = times[place - 1], times[place]
+    after = bisect_right(times, progress)
+    if after == 0 or after == len(times):
+        return values[max(0, after - 1)]
+    begin, end = times[after - 1], times[after]
     part = (progress - begin) / (end - begin)
-    return values[place - 1] * (1 - part) + values[place] * part
+    return values[after - 1] * (1 - part) + values[after] * part
 
 
 def _product(schedules: Sequence[Schedule], progress: float) -> float:
