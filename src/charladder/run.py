@@ -90,7 +90,8 @@ class Run:
         ):
             raise UserError(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
-                f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use --weights last"
+                f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use its last weights",
+                field="weights",
             )
         return objective
 
@@ -127,8 +128,11 @@ def load_module(make: Callable[[], Module], path: Path, least: int, identity: st
             return module
     except FileNotFoundError:
         best_there = path.name == "model.safetensors" and path.with_name(best_weights.NETWORK).exists()
-        instead = ", or use --weights best" if best_there else ""
-        raise UserError(f"{path} is not there yet; train the run until its first checkpoint{instead}") from None
+        instead = ", or use its best weights" if best_there else ""
+        raise UserError(
+            f"{path} is not there yet; train the run until its first checkpoint{instead}",
+            field="weights" if best_there else None,
+        ) from None
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, SafetensorError) as error:
@@ -199,7 +203,9 @@ def choose_weights(run: Run, weights: Weights) -> Run:
     metrics = run.path / "metrics.jsonl"
     lines = read_metrics(metrics) if metrics.is_file() else []
     if not any(is_validation(line) and math.isfinite(line["bits_per_character"]) for line in lines):
-        raise UserError(f"{run.path} has no best weights, because it was never validated; leave out --weights best")
+        raise UserError(
+            f"{run.path} has no best weights, because it was never validated", field="weights", rule="use last"
+        )
     return run
 
 
@@ -207,7 +213,7 @@ def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Co
     """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
     the run began, or from the cache. Raises UserError where it is not there, and where the place that the run names is
     one that is not opened unasked: see `charladder.text.trusted_data`."""
-    text, advice = run.recipe.text, "say where it is with --data PATH"
+    text, advice = run.recipe.text, "give its path"
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)
     else:
@@ -219,15 +225,15 @@ def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Co
             )  # fmt: skip
         except NotOpened as error:
             raise UserError(
-                f"{error}; if you trust what {run.path} names, give it with --data DATA, else {advice}"
+                f"{error}; if you trust what {run.path} names, give it as the data, else {advice}", field="data"
             ) from None
         except UserError as error:
-            raise UserError(f"{error}; if the text of {run.path} has moved, {advice}") from None
+            raise UserError(f"{error}; if the text of {run.path} has moved, {advice}", field="data") from None
     if corpus.sha256 != text.sha256:
         marks = f"(SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} then)"
         if data:
             raise UserError(
-                f"{corpus.name} is not the text that {run.path} was trained on {marks}; give that to --data"
+                f"{corpus.name} is not the text that {run.path} was trained on {marks}", field="data", rule="give that"
             )
         raise UserError(
             f"{corpus.name} has changed since {run.path} began {marks}, and the cache has no copy of the text that it "
@@ -236,7 +242,8 @@ def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Co
     if text.boundaries == "keep" and len(corpus.ends_F) != text.files:
         raise UserError(
             f"{corpus.name} has {len(corpus.ends_F)} files now and had {text.files} when {run.path} began, and windows "
-            "keep to files; put the old files back, or say where they are with --data PATH"
+            "keep to files; put the old files back, or give their path",
+            field="data",
         )
     return corpus
 

@@ -50,7 +50,7 @@ def checked_identity(config: Path, found: dict[str, Any], began: Any) -> str | N
         what = "; ".join(changed_fields(found, began)) or "it does not have the SHA-256 of its [identity] table"
         raise UserError(
             f"{config} was edited ({what}); undo the edit, or accept it: remove the line sha256 from the [identity] "
-            "table (a longer budget needs no edit, but charladder train --resume with --extend)"
+            "table (a longer budget needs no edit: resume the run with an extended one)"
         )
     return run
 

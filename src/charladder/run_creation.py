@@ -100,7 +100,8 @@ def create_run(run: Run, corpus: Corpus) -> None:
 def run_exists(path: Path) -> RunExists:
     name = shlex.quote(str(path))
     return RunExists(
-        f"{path} exists and a run is never overwritten; choose another --run, or go on with --resume {name}"
+        f"{path} exists and a run is never overwritten; "
+        f"choose another path, or resume it: charladder train --resume {name}"
     )
 
 

@@ -140,9 +140,9 @@ def test_the_encoding_that_is_assumed_of_other_text_is_told(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["run", "--export", "each.csv"], "must end in .jsonl or .parquet"),
-        (["run", "--export", "text.jsonl"], "text.jsonl exists and is not overwritten"),
-        (["run", "--by-context", "--stride", "40"], "--stride 40 is above the smallest context, 32"),
+        (["run", "--export", "each.csv"], "--export is each.csv; it must end in .jsonl or .parquet"),
+        (["run", "--export", "text.jsonl"], "text.jsonl exists and is not overwritten; choose another name (--export)"),
+        (["run", "--by-context", "--stride", "40"], "--stride is 40; it must be at most the smallest context, 32"),
         (["run", "--copying", "--probes", "1"], "--probes must be at least 2"),
         (["run", "--copying", "--context", "16"], "too short for the copying probe"),
         (["headless", "--by-layer"], "heads.safetensors is not there yet"),

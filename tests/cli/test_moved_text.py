@@ -60,7 +60,7 @@ def test_where_the_cache_has_no_copy_data_says_where_the_text_is(here, capsys):
     shutil.rmtree(cache_folder())
     for words in (["evaluate", "run"], ["train", "--resume", "run"], ["refit", "run", "--steps", "1"]):
         assert main(words) == 2
-        assert "say where it is with --data PATH" in capsys.readouterr().err
+        assert "give its path (--data)" in capsys.readouterr().err
         Path("elsewhere2").write_text(TEXT + "!")
         assert main([*words, "--data", "elsewhere2"]) == 2
         assert "elsewhere2 is not the text that run was trained on (SHA-256" in capsys.readouterr().err

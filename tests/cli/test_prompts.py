@@ -140,7 +140,7 @@ MISTAKES = [
     ('{"prompt": "x", "seed": true}', [], "line 2: seed is true; it must be a whole number"),
     ('{"prompt": "x", "seed": -1}', [], "prompts, line 2: seed is -1; it must be at least 0"),
     ('{"prompt": "x", "length": -1}', [], "prompts, line 2: length is -1; it must be at least 0"),
-    ('{"prompt": "x", "stop": ""}', [], "prompts, line 2: stop is empty"),
+    ('{"prompt": "x", "stop": ""}', [], "prompts, line 2: stop is ''; it must have"),
     ('{"prompt": "x", "stop": [3]}', [], "prompts, line 2: stop is neither a string nor a list of strings"),
     ('"Ω"', ["--encoding", "latin-1"], "prompts, line 2: the prompt has the character 'Ω', which latin-1 cannot write"),
 ]

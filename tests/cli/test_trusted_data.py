@@ -81,7 +81,7 @@ def test_data_that_only_the_run_names_is_not_opened(here, capsys, monkeypatch, d
         assert main(words) == 2
         said = capsys.readouterr().err
         assert why in said
-        assert "if you trust what run names, give it with --data DATA" in said
+        assert "if you trust what run names, give it as the data, else give its path (--data)" in said
         assert not cached()
         if words[0] == "evaluate":
             assert main([*words, "--data", "text"]) == 0

@@ -82,7 +82,7 @@ def test_by_context_is_the_score_at_each_context(network):
         assert part.accuracy == sum(right) / len(right)
         assert part.stride == part.at // 2
     assert [(part.at, part.stride) for part in by_context(scored_by(network, (40, 50)), [1, 3])] == [(1, 1), (3, 1)]
-    with pytest.raises(UserError, match="--stride 8 is above the smallest context, 4"):
+    with pytest.raises(UserError, match="stride is 8; it must be at most the smallest context, 4"):
         by_context(scored_by(network), [4, 16], stride=8)
 
 

@@ -81,7 +81,7 @@ def test_half_stride_is_what_generation_sees(network):
 
 def test_strides_and_parts_that_cannot_be(network):
     for stride in (0, CONTEXT + 1, -3):
-        with pytest.raises(UserError, match=f"--stride {stride} must be between 1"):
+        with pytest.raises(UserError, match=f"stride is {stride}; it must be between 1"):
             evaluate(predictor(network), IDS, (0, 50), CONTEXT, stride, 256)
     with pytest.raises(UserError, match="no characters to score"):
         evaluate(predictor(network), IDS, (50, 50), CONTEXT, 1, 256)

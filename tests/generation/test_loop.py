@@ -100,7 +100,7 @@ def test_samples_follow_the_distribution():
 
 
 def test_mistakes(network):
-    with pytest.raises(UserError, match="--length is -1"):
+    with pytest.raises(UserError, match="length is -1"):
         next(generate(network, [1], -1))
     with pytest.raises(UserError, match="NaN"):
         distribution(torch.full((1, 4), float("nan")), SamplingParams())

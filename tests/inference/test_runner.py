@@ -198,8 +198,8 @@ def test_sinusoidal_positions_are_not_read_in_c_and_go_on_past_the_context():
     assert not can_pack(network)
     assert isinstance(open_runner(network), EagerRunner)
     assert open_runner(network, context=40).context == 40
-    with pytest.raises(UserError, match=r"--precision bfloat16 on a CPU .* not of the kind"):
+    with pytest.raises(UserError, match=r"bfloat16 on a CPU .* not of the kind"):
         open_runner(network, dtype=torch.bfloat16)
     for learned in ("table", "tables"):
-        with pytest.raises(UserError, match="--context 40 is longer than the position tables, which end at 16"):
+        with pytest.raises(UserError, match="context is 40; the position tables end at 16"):
             open_runner(random_network(27, positions=learned), context=40)

@@ -83,7 +83,7 @@ def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place,
     assert states(whole) == before
     more = run_plan(plan(place, seeds=3), whole, jobs=1, stop=lambda: True)
     assert len(list(more)) == 4
-    with pytest.raises(UserError, match=r"has the seeds \[0, 1, 2\], which this plan has not all"):
+    with pytest.raises(UserError, match=r"has runs of the seeds \[0, 1, 2\], and some are not in this plan"):
         next(run_plan(plan(place), whole, jobs=1))
     assert len(list(run_plan(plan(place, seeds=3), whole, jobs=1, stop=lambda: True))) == 4
 

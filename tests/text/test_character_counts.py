@@ -40,7 +40,7 @@ def test_more_than_256_letters_are_two_bytes_each():
     corpus = open_corpus("text", "unicode")
     assert (corpus.ids_N.dtype, len(corpus.ids_N)) == (np.uint16, 3000)
     assert corpus.alphabet.decode(corpus.ids_N).decode() == text
-    with pytest.raises(UserError, match=r"text has 3000 different characters.* --alphabet unicode holds 65536"):
+    with pytest.raises(UserError, match=r"text has 3000 different characters.* the alphabet unicode holds 65536"):
         open_corpus("text", "letters")
     corpus = open_corpus("text", "letters", unknown="replace")
     assert (corpus.alphabet.size, corpus.unknown) == (256, 3000 - 255)
@@ -77,7 +77,7 @@ def test_what_is_unknown_is_named_with_its_file_and_byte():
     with pytest.raises(UserError, match="two has the character 'ß' at byte 11,"):
         open_corpus(["one", "two"], alphabet)
     Path("three").write_bytes(b"ok \xff")
-    with pytest.raises(UserError, match=r"three is not UTF-8 at byte 3, .*--encoding"):
+    with pytest.raises(UserError, match=r"three is not UTF-8 at byte 3, .*its encoding"):
         open_corpus(["one", "three"], "letters")
     Path("cut").write_bytes("ladder ä".encode()[:-1])
     with pytest.raises(UserError, match="cut is not UTF-8 at byte 7"):
@@ -105,7 +105,7 @@ def test_ends_are_right_where_letters_are_dropped():
 
 def test_replace_wants_an_alphabet_that_can():
     Path("text").write_text("abc")
-    with pytest.raises(UserError, match="only a run trained with --unknown replace has"):
+    with pytest.raises(UserError, match="only an alphabet learned with `replace` has"):
         open_corpus("text", Alphabet("ab"), unknown="replace")
     assert open_corpus("text", Alphabet("ab" + UNKNOWN), unknown="replace").unknown == 1
     with pytest.raises(UserError, match="must be one of error, replace, drop"):
@@ -120,7 +120,7 @@ def test_a_text_without_any_letter_of_the_alphabet_is_refused():
 
 def test_encoding_and_letters_together():
     Path("text").write_bytes("Übermut tut selten gut".encode("cp1252"))
-    with pytest.raises(UserError, match=r"not UTF-8 at byte 0.* say which --encoding"):
+    with pytest.raises(UserError, match=r"not UTF-8 at byte 0.* give its encoding"):
         open_corpus("text", "letters")
     corpus = open_corpus("text", "letters", "cp1252")
     assert corpus.alphabet.decode(corpus.ids_N).decode() == "Übermut tut selten gut"

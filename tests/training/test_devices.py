@@ -20,5 +20,5 @@ def test_a_device_below_the_count_of_its_kind_is_there(two_gpus, name):
 
 @pytest.mark.parametrize("name", ["cpu:1", "cuda:2", "mps", "meta"])
 def test_a_device_from_the_count_of_its_kind_on_is_refused(two_gpus, name):
-    with pytest.raises(UserError, match=f"--device {name} is not on this machine, which has: cpu, cuda$"):
+    with pytest.raises(UserError, match=f"device is '{name}'; this machine has only cpu, cuda$"):
         choose_device(name)

@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": "parameters, operations, memory and settings of a run or recipe",
 }
 _ALIASES = {"ablate": "study"}  # until 1.0
+_OPTIONS_OF_FIELDS = {"batch_size": "--together"}  # of other names than their fields
 _HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
 usage: charladder VERB ...
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             discard_output(sys.stdout)
         return code
     except UserError as error:
-        print_message(str(error))
+        print_message(_name_option(error))
         return 2
     except KeyboardInterrupt:
         print_message("interrupted")
@@ -93,6 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         print_message(f"{where}{error.strerror or error}")
         discard_output(sys.stdout)
         return 2
+
+
+def _name_option(error: UserError) -> str:
+    """The sentence of an error, with the option of its field. The dotted name of a recipe's field is its option."""
+    if error.field is None or "." in error.field:
+        return str(error)
+    option = _OPTIONS_OF_FIELDS.get(error.field, f"--{error.field.replace('_', '-')}")
+    return error.sentence(option) if error.problem is None else f"{error} ({option})"
 
 
 @contextlib.contextmanager

@@ -43,9 +43,7 @@ def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None =
     """The whole part scored with each context; stride: half of each unless given. Raises UserError for a stride above
     the smallest context."""
     if stride is not None and stride > min(contexts):
-        raise UserError(
-            f"--stride {stride} is above the smallest context, {min(contexts)}, of --by-context; give a lower one"
-        )
+        raise UserError(field="stride", value=stride, rule=f"it must be at most the smallest context, {min(contexts)}")
     found = []
     for context in contexts:
         right = 0

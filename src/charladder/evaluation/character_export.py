@@ -26,11 +26,11 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
     wants pyarrow.
     """
     if path.suffix not in (".jsonl", ".parquet"):
-        raise UserError(f"--export {path} must end in .jsonl or .parquet")
+        raise UserError(field="export", value=path, rule="it must end in .jsonl or .parquet")
     if path.exists():
-        raise UserError(f"{path} exists and is not overwritten; give --export another name")
+        raise UserError(f"{path} exists and is not overwritten", field="export", rule="choose another name")
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for --export {path}")
+        raise UserError(f"there is no folder {path.parent} for {path.name}", field="export", rule="make it first")
     spelled = [alphabet.decode(np.array([one])).decode("utf-8", "replace") for one in range(alphabet.size)]
 
     def columns(scored: ScoredCharacters) -> dict[str, list]:
@@ -45,7 +45,9 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
             from pyarrow import parquet
         except ImportError:
             raise UserError(
-                'parquet wants pyarrow, which is missing: pip install "charladder[parquet]"; or --export to a .jsonl'
+                "parquet needs pyarrow, which is not installed",
+                field="export",
+                rule='install it with pip install "charladder[parquet]", or choose a name in .jsonl',
             ) from None
         kinds = (
             pyarrow.int64(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.int32(), pyarrow.int32(),

@@ -100,9 +100,9 @@ def evaluate(
     or a stride that is not between 1 and the context.
     """
     if not 1 <= stride <= context:
-        raise UserError(f"--stride {stride} must be between 1 and the context, {context}")
+        raise UserError(field="stride", value=stride, rule=f"it must be between 1 and the context, {context}")
     if part[1] <= part[0]:
-        raise UserError("there are no characters to score in this part; choose another --split or hold out more")
+        raise UserError("there are no characters to score in this part; choose another split or hold out more")
     began = time.perf_counter()
     bits, done = 0.0, 0
     group: list[tuple[int, int, int]] = []

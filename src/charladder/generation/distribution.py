@@ -38,17 +38,18 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"--temperature is {self.temperature:g}; it must be at least 0 (0 is greedy)")
+            raise UserError(field="temperature", value=self.temperature, rule="it must be at least 0 (0 is greedy)")
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise UserError(
-                f"--temperature is {self.temperature:g}; give 0, which is greedy, or at least {MIN_TEMPERATURE:g}"
-            )
+                field="temperature", value=self.temperature,
+                rule=f"give 0, which is greedy, or at least {MIN_TEMPERATURE:g}",
+            )  # fmt: skip
         if self.top_k < 0:
-            raise UserError(f"--top-k is {self.top_k}; it must be at least 0 (0 takes all)")
+            raise UserError(field="top_k", value=self.top_k, rule="it must be at least 0 (0 takes all)")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p is {self.top_p:g}; it must be above 0 and at most 1")
+            raise UserError(field="top_p", value=self.top_p, rule="it must be above 0 and at most 1")
         if not 0 <= self.min_p <= 1:
-            raise UserError(f"--min-p is {self.min_p:g}; it must be between 0 and 1")
+            raise UserError(field="min_p", value=self.min_p, rule="it must be between 0 and 1")
 
 
 def distribution(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:

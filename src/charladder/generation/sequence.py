@@ -68,7 +68,7 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         if self.length < 0:
-            raise UserError(f"--length is {self.length}; it must be at least 0")
+            raise UserError(field="length", value=self.length, rule="it must be at least 0")
         self.uniforms = [] if self.coupled else None
         if not self.length:
             self.finish_reason = "length"

@@ -55,20 +55,20 @@ class GenerationConfig:
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        check_limits("--", self.length, self.seed, self.stops)
+        check_limits(self.length, self.seed, self.stops)
         find_codec(self.encoding)
         if not 1 <= self.batch_size <= 4096:
-            raise UserError(f"--together is {self.batch_size}; it must be between 1 and 4,096 prompts")
+            raise UserError(field="batch_size", value=self.batch_size, rule="it must be between 1 and 4,096 prompts")
 
 
-def check_limits(name: str, length: int, seed: int, stops: Sequence[bytes]) -> None:
-    """Raises UserError for a length, seed or stop string that no text can have; `name` is put before the field's."""
+def check_limits(length: int, seed: int, stops: Sequence[bytes]) -> None:
+    """Raises UserError for a length, seed or stop string that no text can have."""
     if length < 0:
-        raise UserError(f"{name}length is {length}; it must be at least 0")
+        raise UserError(field="length", value=length, rule="it must be at least 0")
     if not 0 <= seed < 1 << 63:
-        raise UserError(f"{name}seed is {seed}; it must be at least 0 and below 2^63")
+        raise UserError(field="seed", value=seed, rule="it must be at least 0 and below 2^63")
     if not all(stops):
-        raise UserError(f"{name}stop is empty; it must have at least one character")
+        raise UserError(field="stop", value="", rule="it must have at least one character")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class Prompt:
     where: str = "the prompt"
 
     def __post_init__(self) -> None:
-        check_limits(f"{self.where}: ", self.length or 0, self.seed or 0, self.stops or ())
+        try:
+            check_limits(self.length or 0, self.seed or 0, self.stops or ())
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class TextGenerator:
         self.run, self.settings, self.report = run, settings or GenerationConfig(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
         self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
-        self.stop_ids = self.encode_stops(self.settings.stops, "--stop")
+        self.stop_ids = self.encode_stops(self.settings.stops, "the stop string")
         self.network = run.network().to(choose_device(self.settings.device))
         self.runners = {1: open_runner(self.network, 1, self.settings.context, self.weights)}
         self.drafters: dict[int, Drafter] = {}

@@ -27,9 +27,9 @@ def open_runner(
     s = network.settings
     context = s.context if context is None else context
     if context < 2:
-        raise UserError(f"--context {context} is too small; it must be at least 2 characters")
+        raise UserError(field="context", value=context, rule="it must be at least 2 characters")
     if context > s.context and s.learned_positions:
-        raise UserError(f"--context {context} is longer than the position tables, which end at {s.context}")
+        raise UserError(field="context", value=context, rule=f"the position tables end at {s.context}")
     if isinstance(share_weights_with, PackedRunner):
         return PackedRunner(share_weights_with.weights, slots, context)
     if can_pack(network, dtype):
@@ -39,9 +39,7 @@ def open_runner(
         why = (
             native.unavailable_reason() if has_packed_architecture(network) else None
         ) or "this network is not of the kind it reads"
-        raise UserError(
-            f"--precision bfloat16 on a CPU is for modern networks, which are read in C: {why}; leave it out"
-        )
+        raise UserError(f"bfloat16 on a CPU needs packed weights: {why}", field="precision", rule="use float32")
     if isinstance(share_weights_with, BatchedRunner):
         network = share_weights_with.network
     elif dtype != torch.float32:

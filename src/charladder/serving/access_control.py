@@ -58,7 +58,9 @@ def parse_hosts(names: list[str]) -> tuple[str, ...]:
     for name in names:
         found = _HOST_PATTERN.fullmatch(name.lower())
         if found is None or found[1] != name.lower():
-            raise UserError(f"--allow-host is {name!r}; give a name or an address alone, such as ladder.example")
+            raise UserError(
+                field="allow_host", value=name, rule="give a name or an address alone, such as ladder.example"
+            )
     return tuple(name.lower() for name in names)
 
 
@@ -67,6 +69,7 @@ def parse_origins(origins: list[str]) -> tuple[str, ...]:
     for origin in origins:
         if not _ORIGIN_PATTERN.fullmatch(origin.lower()):
             raise UserError(
-                f"--allow-origin is {origin!r}; give a scheme and a host alone, such as https://ladder.example"
-            )
+                field="allow_origin", value=origin,
+                rule="give a scheme and a host alone, such as https://ladder.example",
+            )  # fmt: skip
     return tuple(origin.lower() for origin in origins)

@@ -1,7 +1,5 @@
 """What goes wrong, as an answer that OpenAI's clients turn into an exception of their own."""
 
-import re
-
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -14,7 +12,6 @@ _ERROR_TYPES = {
     500: "server_error", 503: "server_error",
 }  # fmt: skip
 SHUTTING_DOWN = "the service is closing"
-OPTION = r"--([a-z][a-z-]*)"
 ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorResponse, "description": what}
     for status, what in {
@@ -51,15 +48,6 @@ class APIError(Exception):
         return JSONResponse(self.to_body(), self.status, headers)
 
 
-def to_api_error(error: UserError, field: str | None = None) -> APIError:
-    """A sentence made for the command line, as one about fields. field: where the mistake is, unless the sentence
-    begins with the option of another field."""
-    sentence = str(error).replace("; remove it, give --unknown drop, or train with --alphabet bytes", "; leave it out")
-    sentence = re.sub(OPTION, lambda option: option[1].replace("-", "_"), sentence)
-    named = re.match(OPTION, str(error))
-    return APIError(400, sentence, named[1].replace("-", "_") if named else field)
-
-
 async def handle_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, APIError)
     return error.to_response()
@@ -67,7 +55,7 @@ async def handle_api_error(request: Request, error: Exception) -> JSONResponse:
 
 async def handle_user_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UserError)
-    return to_api_error(error).to_response()
+    return APIError(400, str(error), error.field).to_response()
 
 
 async def handle_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -24,7 +24,7 @@ from charladder.model.transformer import Transformer
 from charladder.run import Run
 from charladder.serving import api_errors, openapi, schemas
 from charladder.serving.access_control import LOCAL_HOSTS, AccessControl
-from charladder.serving.api_errors import ERROR_RESPONSES, APIError, to_api_error
+from charladder.serving.api_errors import ERROR_RESPONSES, APIError
 from charladder.serving.completions import Completions
 from charladder.serving.decoding_configs import DecodingConfigs
 from charladder.serving.event_stream import EventStream, run_while_connected
@@ -93,15 +93,10 @@ class Service:
         """What is to be looked at, as ids. Raises Refused."""
         if (asked.text is None) == (asked.ids is None):
             raise APIError(400, "send either `text` or `ids`", "text")
-        field = "ids" if asked.text is None else "text"
-        try:
-            ids = (
-                self.tokenizer.check_ids(asked.ids or [], field)
-                if asked.text is None
-                else self.tokenizer.encode(asked.text, field)
-            )
-        except UserError as error:
-            raise to_api_error(error, field) from None
+        if asked.text is None:
+            field, ids = "ids", self.tokenizer.check_ids(asked.ids or [], "ids")
+        else:
+            field, ids = "text", self.tokenizer.encode(asked.text, "text")
         if len(ids) > self.limits.score:
             raise APIError(400, f"the text has {len(ids):,} characters; send {self.limits.score:,} at most", field)
         return ids
@@ -298,10 +293,7 @@ def add_tokenizer_routes(app: FastAPI, service: Service) -> None:
         """A text as tokens. A text that the alphabet cannot spell is an error, or loses letters, by the run's rule."""
 
         def read(asked: schemas.TokenizeRequest) -> list[int]:
-            try:
-                return service.tokenizer.encode(asked.prompt, "prompt")
-            except UserError as error:
-                raise to_api_error(error, "prompt") from None
+            return service.tokenizer.encode(asked.prompt, "prompt")
 
         asked, ids = await service.parse(request, schemas.TokenizeRequest, read)
         answer = {"count": len(ids), "max_model_len": service.run.recipe.model.context, "tokens": ids}
@@ -314,10 +306,7 @@ def add_tokenizer_routes(app: FastAPI, service: Service) -> None:
         """Tokens as a text; bytes that are not UTF-8 become U+FFFD."""
 
         def read(asked: schemas.DetokenizeRequest) -> str:
-            try:
-                return service.tokenizer.decode(service.tokenizer.check_ids(asked.tokens, "tokens"))
-            except UserError as error:
-                raise to_api_error(error, "tokens") from None
+            return service.tokenizer.decode(service.tokenizer.check_ids(asked.tokens, "tokens"))
 
         _, text = await service.parse(request, schemas.DetokenizeRequest, read)
         return JSONResponse({"prompt": text})

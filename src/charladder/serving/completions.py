@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from charladder.errors import UserError
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.generation.sequence import sample_indices
-from charladder.serving.api_errors import APIError, to_api_error
+from charladder.serving.api_errors import APIError
 from charladder.serving.event_stream import cancel_and_wait
 from charladder.serving.limits import Limits
 from charladder.serving.requests import GenerationError, GenerationRequest, OutputChunk, QueueFull
@@ -59,15 +58,12 @@ class Completions:
         length = 16 if body.max_tokens is None else body.max_tokens
         if length > self.limits.max_tokens:
             raise APIError(400, f"max_tokens is {length}; it must be at most {self.limits.max_tokens:,}", "max_tokens")
-        try:
-            sampling = SamplingParams(
-                *(1.0 if body.temperature is None else body.temperature, body.top_k or 0),
-                *(1.0 if body.top_p is None else body.top_p, body.min_p or 0.0), coupled=True,
-            )  # fmt: skip
-            stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-            spelled = [self.tokenizer.encode_exact(stop, "stop") for stop in dict.fromkeys(stops)]
-        except UserError as error:
-            raise to_api_error(error, "stop") from None
+        sampling = SamplingParams(
+            *(1.0 if body.temperature is None else body.temperature, body.top_k or 0),
+            *(1.0 if body.top_p is None else body.top_p, body.min_p or 0.0), coupled=True,
+        )  # fmt: skip
+        stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+        spelled = [self.tokenizer.encode_exact(stop, "stop") for stop in dict.fromkeys(stops)]
         stop_ids = [ids for ids in spelled if ids is not None]  # others cannot occur
         if any(not 1 <= len(stop) <= self.limits.stop for stop in stop_ids):
             raise APIError(
@@ -125,6 +121,7 @@ class Completions:
 
     def _encode_prompts(self, body: CompletionRequest) -> list[list[int]]:
         """Every prompt as ids. Raises Refused."""
+        tokenizer = self.tokenizer
         given: Any = "" if body.prompt is None else body.prompt
         if isinstance(given, str) or (given and isinstance(given[0], int)):
             given = [given]
@@ -132,14 +129,7 @@ class Completions:
             raise APIError(400, "prompt is an empty list; send a text, or tokens", "prompt")
         found = []
         for one in given:
-            try:
-                ids = (
-                    self.tokenizer.encode(one, "prompt")
-                    if isinstance(one, str)
-                    else self.tokenizer.check_ids(one, "prompt")
-                )
-            except UserError as error:
-                raise to_api_error(error, "prompt") from None
+            ids = tokenizer.encode(one, "prompt") if isinstance(one, str) else tokenizer.check_ids(one, "prompt")
             if len(ids) > self.limits.prompt:
                 raise APIError(
                     400, f"a prompt has {len(ids):,} characters; send {self.limits.prompt:,} at most", "prompt",

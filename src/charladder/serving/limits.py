@@ -31,8 +31,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.streams <= 4096:
-            raise UserError(f"--streams is {self.streams}; it must be between 1 and 4,096 texts at once")
+            raise UserError(field="streams", value=self.streams, rule="it must be between 1 and 4,096 texts at once")
         if not 1 <= self.max_tokens <= 1 << 24:
-            raise UserError(f"--max-tokens is {self.max_tokens}; it must be between 1 and 16,777,216 characters")
+            raise UserError(
+                field="max_tokens", value=self.max_tokens, rule="it must be between 1 and 16,777,216 characters"
+            )
         if not 0 < self.seconds < 1e6:
-            raise UserError(f"--seconds is {self.seconds:g}; it must be above 0 and below a million")
+            raise UserError(field="seconds", value=self.seconds, rule="it must be above 0 and below a million")

@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from charladder.auxiliary import term_name
-from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters, evaluate
 from charladder.evaluation.head_predictions import HeadPrediction, predictions_at, window_start
 from charladder.evaluation.last_learned import last_learned
@@ -25,7 +24,7 @@ from charladder.generation.distribution import NOT_FINITE, top_candidates
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.run import Run
-from charladder.serving.api_errors import SHUTTING_DOWN, APIError, to_api_error
+from charladder.serving.api_errors import SHUTTING_DOWN, APIError
 from charladder.serving.limits import Limits
 from charladder.serving.tokens import Tokenizer
 
@@ -85,8 +84,6 @@ class Scorer:
         self.num_requests += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.executor, work)
-        except UserError as error:
-            raise to_api_error(error) from None
         finally:
             gone.set()
             self.num_requests -= 1

@@ -20,8 +20,12 @@ class Tokenizer:
         self.alphabet, self.unknown = alphabet, unknown
 
     def encode(self, text: str, name: str) -> list[int]:
-        """Ids. Raises UserError for half a surrogate pair and for letters that the alphabet cannot spell."""
-        return self.alphabet.encode(_encode_utf8(text, name), name, self.unknown).tolist()
+        """The ids of a request's field `name`. Raises UserError for half a surrogate pair and for unknown letters."""
+        data = _encode_utf8(text, name)
+        try:
+            return self.alphabet.encode(data, name, self.unknown).tolist()
+        except UserError as error:
+            raise UserError(error.problem, field=name, rule="leave it out") from None
 
     def encode_exact(self, text: str, name: str) -> list[int] | None:
         """Ids that decode to exactly this text; None where there are none, because it has a letter outside the
@@ -35,10 +39,8 @@ class Tokenizer:
         """Ids as they came. Raises UserError for one outside the alphabet."""
         if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
             wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
-            raise UserError(
-                f"{name} has the token {wrong} at place {ids.index(wrong)}, and the tokens are 0 to "
-                f"{self.alphabet.size - 1}"
-            )
+            problem = f"{name} has the token {wrong} at position {ids.index(wrong)}"
+            raise UserError(problem, field=name, rule=f"the tokens are 0 to {self.alphabet.size - 1}")
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -66,7 +68,7 @@ def _encode_utf8(text: str, name: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{name} has half a surrogate pair, which is no text; send whole characters") from None
+        raise UserError(f"{name} has half a surrogate pair", field=name, rule="send whole characters") from None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _nest_fields(raw: dict[str, Any]) -> dict[str, Any]:
 def check_study_directory(plan: Plan, folder: Path) -> None:
     """Raises UserError where a plan cannot be carried out in this folder, for what is there already."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and a plan needs a folder; choose another --out")
+        raise UserError(f"{folder} is a file, and a plan needs a folder", field="out", rule="choose another folder")
     _check_same_plan(plan, folder)
     for run in list_planned_runs(plan, folder):
         _check_same_settings(plan, run)
@@ -98,16 +98,20 @@ def _check_same_plan(plan: Plan, folder: Path) -> None:
         old = parse_toml(read_bytes(path), str(path))
         same_base = not (folder / _BASE_FILE).exists() or read_raw(str(folder / _BASE_FILE)) == read_raw(plan.base)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; choose another --out") from None
+        raise UserError(f"{path} cannot be read: {error}", field="out", rule="choose another folder") from None
     new = tomllib.loads(tomli_w.dumps(_plan_file_tables(plan)))
     had, have = old.pop("seeds", None), new.pop("seeds")
     for tables in (old, new):
         tables.pop("contrasts", None)  # they ask other questions of the same runs
     if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
         what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
-        raise UserError(f"{folder} holds another plan ({what} differs); choose another --out")
+        raise UserError(f"{folder} holds another plan ({what} differs)", field="out", rule="choose another folder")
     if not isinstance(had, list) or not set(had) <= set(have):
-        raise UserError(f"{folder} has the seeds {had}, which this plan has not all; choose another --out")
+        raise UserError(
+            f"{folder} has runs of the seeds {had}, and some are not in this plan",
+            field="out",
+            rule="choose another folder",
+        )
 
 
 def _check_same_settings(plan: Plan, run: PlannedRun) -> None:
@@ -116,7 +120,10 @@ def _check_same_settings(plan: Plan, run: PlannedRun) -> None:
         return
     found, wanted = open_run(run.path).recipe, resolve_recipe(plan, run.arm, run.seed)
     if _comparable_settings(found) != _comparable_settings(wanted):
-        raise UserError(f"{run.path} is a run with other settings than the plan's; move it, or choose another --out")
+        raise UserError(
+            f"{run.path} is a run with other settings than the plan's", field="out",
+            rule="move it, or choose another folder",
+        )  # fmt: skip
 
 
 def _comparable_settings(recipe: Recipe) -> tuple[Any, ...]:

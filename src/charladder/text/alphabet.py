@@ -56,12 +56,12 @@ class Alphabet:
     def check_policy(self, unknown: str) -> None:
         """Raises UserError where this alphabet cannot do what is asked with unknown letters."""
         if unknown not in POLICIES:
-            raise UserError(f"--unknown is {unknown!r}; it must be one of {', '.join(POLICIES)}")
+            raise UserError(field="unknown", value=unknown, rule=f"it must be one of {', '.join(POLICIES)}")
         if unknown == "replace" and self.letters and UNKNOWN not in self.letters:
             raise UserError(
-                "--unknown replace wants an alphabet with the replacement letter, which only a run trained with "
-                "--unknown replace has; use --unknown drop"
-            )
+                field="unknown", value=unknown,
+                rule="only an alphabet learned with `replace` has the replacement letter; use `drop`",
+            )  # fmt: skip
 
     def encode(self, data: bytes, where: str = "the text", unknown: str = "error") -> np.ndarray:
         """The ids of UTF-8 `data`, of shape (characters,) and `dtype`.
@@ -78,15 +78,15 @@ class Alphabet:
         if outside.any():
             if unknown == "error":
                 place = int(np.argmax(outside))
-                raise UserError(self.unknown_sentence(text[place], where, f"position {place}"))
+                raise self.unknown_letter_error(text[place], where, f"position {place}")
             ids = ids[~outside] if unknown == "drop" else np.where(outside, self.table_P[ord(UNKNOWN)], ids)
         return ids.astype(self.dtype)
 
-    def unknown_sentence(self, letter: str, where: str, place: str) -> str:
-        return (
-            f"{where} has the character {letter!r} at {place}, which is not among the {self.size} letters of "
-            "this alphabet; remove it, give --unknown drop, or train with --alphabet bytes"
-        )
+    def unknown_letter_error(self, letter: str, where: str, place: str) -> UserError:
+        return UserError(
+            f"{where} has the character {letter!r} at {place}, which is not among the {self.size} letters of this "
+            "alphabet", rule="remove it, set `unknown` to drop, or train with the alphabet bytes"
+        )  # fmt: skip
 
     def decode(self, ids: np.ndarray) -> bytes:
         """The bytes that `ids` spell; with letters, their UTF-8."""
@@ -129,7 +129,7 @@ def decode_utf8(data: bytes, where: str) -> str:
 def not_utf8(where: str, place: int) -> str:
     return (
         f"{where} is not UTF-8 at byte {place}, and letters are Unicode characters; "
-        "say which --encoding it is in, or use --alphabet bytes, which takes any file"
+        "give its encoding, or use the alphabet bytes, which takes any file"
     )
 
 
@@ -152,10 +152,10 @@ def choose_letters(
     chosen = set(counts) | ({UNKNOWN} if unknown == "replace" else set())
     if len(chosen) > most:
         if unknown == "error":
-            wider = "" if most == LARGE else f" --alphabet unicode holds {LARGE},"
+            wider = "" if most == LARGE else f" the alphabet unicode holds {LARGE},"
             raise UserError(
                 f"{where} has {len(counts)} different characters, more than the {most} a letter alphabet holds;"
-                f"{wider} --alphabet bytes takes any text, and --unknown replace or drop gives up the rarest"
+                f"{wider} the alphabet bytes takes any text, and `unknown` replace or drop gives up the rarest"
             )
         reserved = {UNKNOWN} & chosen if unknown == "replace" else set()
         ranked = sorted(set(counts) - reserved, key=lambda letter: (-counts[letter], letter))

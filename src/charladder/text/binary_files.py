@@ -37,5 +37,5 @@ def left_out_note(names: list[str]) -> str:
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
     return (
         f"{files} left out, for {have} zero bytes, as no text has: {shown}; to read such a file, give its own name, or "
-        "its --encoding if it is text"
+        "its encoding if it is text"
     )

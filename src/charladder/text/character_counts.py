@@ -102,7 +102,7 @@ def spell_to(
                 first = int(np.argmax(outside_C))
                 where, place = place_in(text, done + int(np.flatnonzero(begins_N)[first]))
                 letter = chr(points_C[first])
-                raise UserError(alphabet.unknown_sentence(letter, where, f"byte {place}"))
+                raise alphabet.unknown_letter_error(letter, where, f"byte {place}")
         kept_C = ~outside_C if unknown == "drop" else np.ones(len(ids_C), bool)
         # how many ids have been written before each character of the stretch, and after the last
         before_C = spelled + np.concatenate([[0], np.cumsum(kept_C)])

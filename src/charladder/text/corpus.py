@@ -127,7 +127,7 @@ def opened_corpus(
     chosen = alphabet if isinstance(alphabet, Alphabet) else learn(text, alphabet, unknown, shown, report)
     path, ends_F, strange = spell(text, chosen, unknown, report)
     if path.stat().st_size == 0:
-        raise UserError(f"{shown} has no letter of this alphabet, so nothing of it is left; use --alphabet bytes")
+        raise UserError(f"{shown} has no letter of this alphabet, so nothing of it is left; use the alphabet bytes")
     ids_N = map_ids(path, chosen.dtype)
     return Corpus(kept_names, ids_N, ends_F, chosen, text.sha256, text.bytes, strange, text.notes)
 

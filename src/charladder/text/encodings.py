@@ -34,7 +34,7 @@ def recoded(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Ite
         except UnicodeError as error:
             place = seen - held + error.start if isinstance(error, UnicodeDecodeError) else seen
             other = "utf-16-le or utf-16-be, if it has no mark at its start" if codec.name == "utf-16" else "another"
-            raise UserError(f"{name} is not {codec.name} at byte {place}; give {other}, as --encoding") from None
+            raise UserError(f"{name} is not {codec.name} at byte {place}; give {other} as its encoding") from None
 
     for chunk in content:
         yield decode(chunk, False)

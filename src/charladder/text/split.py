@@ -31,11 +31,13 @@ def split(characters: int, valid: float, test: float) -> Split:
     sizes = {}
     for name, share in (("valid", valid), ("test", test)):
         if not (math.isfinite(share) and share >= 0 and (share < 1 or share == int(share))):
-            raise UserError(f"--{name} {share:g} is neither a whole number of characters nor a fraction below 1")
+            raise UserError(
+                field=f"text.{name}", value=share, rule="it must be a whole number of characters or a fraction below 1"
+            )
         sizes[name] = int(share * min(characters, WHOLE)) if share < 1 else int(share)
     left = characters - sizes["valid"] - sizes["test"]
     if left <= 0:
         raise UserError(
-            f"the text has {characters} characters, and --valid {valid:g} and --test {test:g} leave none to train on"
+            f"the text has {characters} characters; text.valid {valid:g} and text.test {test:g} leave none to train on"
         )
     return Split((0, left), (left, left + sizes["valid"]), (left + sizes["valid"], characters))

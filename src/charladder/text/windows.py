@@ -78,7 +78,7 @@ class Windows:
             one = "the training part has" if ends_F is None else "the longest file of the training part has"
             raise UserError(
                 f"{one} {longest} characters, fewer than one window of {length} "
-                f"and {ahead} further ones; give more text or a smaller --context"
+                f"and {ahead} further ones; give more text or a smaller context"
             )
         long_S = ends_S - self.begins_S >= length + ahead
         self.begins_S, ends_S = self.begins_S[long_S], ends_S[long_S]

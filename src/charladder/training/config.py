@@ -122,11 +122,13 @@ class TrainingConfig:
             if not (math.isfinite(amount) and amount >= 0):
                 raise UserError(f"training.{name} is {amount}; a budget must be above 0")
         if sum(amount > 0 for amount in budgets.values()) != 1:
-            raise UserError("a run needs exactly one budget above 0: --minutes, --steps or --chars")
+            raise UserError(
+                "a run needs exactly one budget above 0: training.minutes, training.steps or training.characters"
+            )
         if self.patience and not self.validations:
             raise UserError(
                 f"training.patience is {self.patience} and training.validations is 0, so it could never end training; "
-                "set training.validations above 0, or leave --patience out"
+                "set training.validations above 0, or training.patience to 0"
             )
         if self.compile == "graphs" and self.micro_batch not in (0, self.batch):
             raise UserError(

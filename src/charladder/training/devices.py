@@ -16,13 +16,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name} is not the name of a device; use auto, cpu, cuda, cuda:1 or mps") from None
+        raise UserError(field="device", value=name, rule="use auto, cpu, cuda, cuda:1 or mps") from None
     if device == torch.device("cuda"):
         device = torch.device("cuda", local_rank())
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= counts.get(device.type, 0):
         there = [kind for kind, count in counts.items() if count]
-        raise UserError(f"--device {name} is not on this machine, which has: {', '.join(there)}")
+        raise UserError(field="device", value=name, rule=f"this machine has only {', '.join(there)}")
     return device
 
 

@@ -122,14 +122,14 @@ def on_rank_zero(action: Callable[[], Any]) -> Any:
         try:
             found = {"value": action()}
         except UserError as error:
-            found = {"refused": str(error)}
+            found = {"refused": str(error), "field": error.field}
         except OSError as error:
             found = {"refused": f"{error.filename or 'a file'}: {error.strerror or error}"}
     sent: list[Any] = [json.dumps(found)]
     dist.broadcast_object_list(sent, 0)
     found = json.loads(sent[0])
     if "refused" in found:
-        raise UserError(found["refused"])
+        raise UserError(found["refused"], field=found.get("field"))
     return found["value"]
 
 

@@ -41,7 +41,7 @@ def make_drafter(
     a drafter that is asked for, or unusable ones; `auto` does without, and reports why.
     """
     if length is not None and not 1 <= length <= 64:
-        raise UserError(f"--draft-length is {length}; it must be between 1 and 64 characters")
+        raise UserError(field="draft_length", value=length, rule="it must be between 1 and 64 characters")
     if name == "none":
         return NoDrafter()
     if name == "ngram":
@@ -62,7 +62,9 @@ def make_drafter(
         found.append(NgramDrafter(None, length or 8))
         return AutoDrafter([(d, _lengths_to_try(d, length)) for d in found])
     if name == "early-exit" and run.recipe.model.layers < 2:
-        raise UserError(f"{run.path} has a single layer, and none below it that could draft; use another --draft")
+        raise UserError(
+            f"{run.path} has no layer below the last to draft from", field="draft", rule="use another drafter"
+        )
     drafter = (_make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
     if drafter is None:
         what = "targets ahead" if name == "targets" else "intermediate layers"

@@ -33,13 +33,13 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.seconds > 0):
-            raise UserError("refit wants one budget above 0: --steps or --minutes")
+            raise UserError("refit needs one budget above 0, in steps or in minutes")
         if not 1 <= self.batch <= 1 << 16:
-            raise UserError(f"--batch is {self.batch}; it must be between 1 and 65,536 windows")
+            raise UserError(field="batch", value=self.batch, rule="it must be between 1 and 65,536 windows")
         if not 0 < self.rate < 1:
-            raise UserError(f"--rate is {self.rate}; it must be above 0 and below 1")
+            raise UserError(field="rate", value=self.rate, rule="it must be above 0 and below 1")
         if not 1 <= self.ahead <= 64:
-            raise UserError(f"--ahead is {self.ahead}; it must be between 1 and 64 characters")
+            raise UserError(field="ahead", value=self.ahead, rule="it must be between 1 and 64 characters")
 
 
 @dataclass(frozen=True)
