@@ -78,6 +78,15 @@ def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups:
     parameters: by depth, in order (`by_depth(model, "layers.*")`). groups: names of terms by group, or a function from
     a term's name to its group; every auxiliary term is a group of its own when None.
     Raises AuxiliaryError under FSDP2, and after `backward`.
+
+    >>> from charladder import auxiliary as aux
+    >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> loss, head = nn.functional.cross_entropy, nn.Linear(8, 3)
+    >>> objective = aux.Objective(aux.Term(loss), {"early": aux.Term(loss, tap="0", head=head)})
+    >>> report = objective(model, torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))
+    >>> diagnosis = aux.diagnose(report, aux.by_depth(model, "*"))
+    >>> list(diagnosis.groups), list(diagnosis.total_norms)
+    (['early'], ['0', '2'])
     """
     depths = {name: [p for p in tensors if p.requires_grad] for name, tensors in parameters.items()}
     depths = {name: tensors for name, tensors in depths.items() if tensors}

@@ -26,6 +26,12 @@ def intermediate_terms(
     filled in. fields: any other field of Term. All terms share a head given as a module; a head given as a function is
     made for each.
     Raises AuxiliaryError if no module matches, or only one, or if several names are one module.
+
+    >>> from charladder import auxiliary as aux
+    >>> model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    >>> terms = aux.intermediate_terms(model, "*", nn.functional.cross_entropy, weight="calm")
+    >>> [(name, term.tap) for name, term in terms.items()]
+    [('layer1', '0'), ('layer2', '1'), ('layer3', '2')]
     """
     base = unwrap(model, [pattern])
     taps = match_modules(base, pattern, _CALLER)

@@ -214,6 +214,14 @@ def linear_cross_entropy(
     Memory: one hidden state and one copy of the classifiers; the logits of one chunk of rows.
     Raises AuxiliaryError for classifiers that differ in size, for a weight of zero (leave such a loss out), and, if
     the device is a CPU, for a target that is no class.
+
+    >>> hidden, target = torch.randn(5, 8, requires_grad=True), torch.tensor([0, 2, 1, 1, -100])
+    >>> classifier = torch.nn.Linear(8, 3)
+    >>> (total,) = linear_cross_entropy(hidden, [classifier], [target], weights=[0.5])
+    >>> expected = torch.nn.functional.cross_entropy(classifier(hidden), target, reduction="sum")
+    >>> bool(torch.isclose(total, expected))
+    True
+    >>> (0.5 * total / 4).backward()
     """
     if any(weight == 0 for weight in weights):
         raise AuxiliaryError("linear_cross_entropy got a weight of 0; leave that loss out")

@@ -4,11 +4,6 @@ Each is a pure function: of the layer l of `layers` (1-based; the last one has t
 `offsets` targets ahead (1 is the next), and of progress t in [0, 1]; a curriculum that changes every step is one of the
 step too. INTERMEDIATE and TARGETS list them by name. What else a paper does (shared heads, layer dropout, chained
 modules) is not implemented here; docstrings name it.
-
->>> [al_rfou(layer, 4, progress=0.2) for layer in (1, 2, 3, 4)]
-[0.0, 1.0, 1.0, 1.0]
->>> [medusa(offset) for offset in (1, 2, 3)]
-[1.0, 0.8, 0.6400000000000001]
 """
 
 import math
@@ -37,6 +32,9 @@ def al_rfou(layer: int, layers: int, progress: float, span: float = 0.5) -> floa
     Al-Rfou et al. 2018, "Character-Level Language Modeling with Deeper Self-Attention", section "Intermediate Layer
     Losses". The lowest layers stop first. With span 0.5 all have stopped at half of training; another interval in the
     paper corresponds to span 1.
+
+    >>> [al_rfou(layer, 4, progress=0.2) for layer in (1, 2, 3, 4)]
+    [0.0, 1.0, 1.0, 1.0]
     """
     return 1.0 if layer == layers else schedules.until(span * layer / layers)(progress)
 
@@ -170,7 +168,11 @@ def blockwise(offset: int, offsets: int, step: int, seed: int = 0) -> float:
 
 
 def medusa(offset: int, decay: float = 0.8) -> float:
-    """0.8^h for head h = offset - 1, so 1 for the model's own head. Cai et al. 2024, "Medusa", section 2.2."""
+    """0.8^h for head h = offset - 1, so 1 for the model's own head. Cai et al. 2024, "Medusa", section 2.2.
+
+    >>> [round(medusa(offset), 2) for offset in (1, 2, 3)]
+    [1.0, 0.8, 0.64]
+    """
     return decay ** (offset - 1)
 
 

@@ -4,10 +4,6 @@ A rule is a function from the values of the active terms (detached scalars, over
 their weights, by name; the factor of a name that it leaves out is 1. A rule that also adds to the loss returns
 (factors, penalty). Any function can be a rule; one with parameters or state is a module, and is trained and saved with
 the objective.
-
->>> rule = hinge(0.5)
->>> rule({"main": torch.tensor(2.0), "layer1": torch.tensor(0.4), "layer2": torch.tensor(0.9)})
-{'layer1': 0.0}
 """
 
 from collections.abc import Iterable
@@ -45,6 +41,9 @@ class AdaLoss(nn.Module):
     """w_i proportional to 1 / (moving average of L_i): Hu et al. 2019, "Learning Anytime Predictions in Neural
     Networks via Adaptive Loss Balancing". The main term has weight 1, so every term contributes as much as the main
     one. The averages start at the first value, and change when gradients are enabled.
+
+    >>> AdaLoss(["early"])({"main": torch.tensor(2.0), "early": torch.tensor(4.0)})
+    {'main': 1.0, 'early': 0.5}
     """
 
     def __init__(self, names: Iterable[str], decay: float = 0.99) -> None:
@@ -69,7 +68,11 @@ class AdaLoss(nn.Module):
 
 
 def hinge(threshold: float) -> Rule:
-    """Drops an auxiliary term while its loss is below `threshold`: Lee et al. 2015, "Deeply-Supervised Nets"."""
+    """Drops an auxiliary term while its loss is below `threshold`: Lee et al. 2015, "Deeply-Supervised Nets".
+
+    >>> hinge(0.5)({"main": torch.tensor(2.0), "layer1": torch.tensor(0.4), "layer2": torch.tensor(0.9)})
+    {'layer1': 0.0}
+    """
 
     def rule(values: dict[str, Tensor]) -> dict[str, float]:
         return {name: 0.0 for name, value in values.items() if name != MAIN and float(value) < threshold}

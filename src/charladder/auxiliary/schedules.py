@@ -2,10 +2,6 @@
 
 Any function of progress is a schedule, also `def mine(progress): ...` or a lambda. Those made here stay between the
 values they are given, and keep their last value after their end.
-
->>> weight = linear(0.8, 0.0, until=0.5)
->>> weight(0.0), weight(0.25), weight(0.5), weight(1.0)
-(0.8, 0.4, 0.0, 0.0)
 """
 
 import math
@@ -30,13 +26,22 @@ def constant(value: float) -> Schedule:
 
 
 def until(end: float, value: float = 1.0) -> Schedule:
-    """`value` while progress < end, then 0."""
+    """`value` while progress < end, then 0.
+
+    >>> [until(0.5, 0.3)(progress) for progress in (0.0, 0.4, 0.5, 1.0)]
+    [0.3, 0.3, 0.0, 0.0]
+    """
     _check_end("end", end)
     return partial(_until, end, value)
 
 
 def linear(start: float, end: float, until: float = 1.0) -> Schedule:
-    """A straight line from `start` at 0 to `end` at progress `until`, and `end` from there. Continuous."""
+    """A straight line from `start` at 0 to `end` at progress `until`, and `end` from there. Continuous.
+
+    >>> weight = linear(0.8, 0.0, until=0.5)
+    >>> weight(0.0), weight(0.25), weight(0.5), weight(1.0)
+    (0.8, 0.4, 0.0, 0.0)
+    """
     _check_end("until", until)
     return partial(_linear, start, end, until)
 

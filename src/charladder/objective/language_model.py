@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,8 @@ from charladder.errors import UserError
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
 from charladder.objective.cross_entropy_kernels import choose_operations
 
-# Names of our own for the weight of a layer; every preset of the library is one more.
-INTERMEDIATE_SCHEDULES: dict[str, Callable[..., float]] = presets.INTERMEDIATE | {
+# Schedules that only the language model has, and every preset of the library.
+INTERMEDIATE_SCHEDULES: dict[str, Callable[..., float]] = {
     "half": presets.al_rfou,
     "whole": lambda layer, layers, progress: presets.al_rfou(layer, layers, progress, span=1.0),
     "fade": lambda layer, layers, progress: (
@@ -34,16 +34,12 @@ INTERMEDIATE_SCHEDULES: dict[str, Callable[..., float]] = presets.INTERMEDIATE |
     ),
     "never": presets.detr,
     "constant": presets.detr,
+    **presets.INTERMEDIATE,
 }
-IntermediateSchedule = Literal[
-    "half", "whole", "fade", "never", "constant", "al_rfou", "layerskip", "layerskip_gradual",
-    "layerskip_from_zero", "layerskip_gradual_from_zero", "ee_llm", "calm", "deed",
-    "deeply_supervised", "inception", "pspnet", "inter_ctc", "detr", "early_anneal", "shallow_heavy",
-]  # fmt: skip
-TargetSchedule = Literal[
-    "plain", "al_rfou", "multi_token", "multi_token_anneal", "forward_curriculum", "reverse_curriculum", "blockwise",
-    "medusa", "deepseek",
-]  # fmt: skip
+if TYPE_CHECKING:
+    IntermediateSchedule = TargetSchedule = str
+else:  # the choices of these fields, for recipes and the command line
+    IntermediateSchedule, TargetSchedule = Literal[*INTERMEDIATE_SCHEDULES], Literal["plain", *presets.TARGETS]
 
 
 MAX_TARGETS = 256
