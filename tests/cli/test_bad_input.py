@@ -18,7 +18,7 @@ TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--
 TRAIN = ["train", "text", "--steps", "2"]
 
 MISTAKES = [
-    (["trian"], "there is no verb 'trian'; did you mean train?"),
+    (["trian"], "there is no command 'trian'; did you mean train?"),
     (["train", "missing.txt", "--steps", "2"], "no file or corpus called 'missing.txt'"),
     (["train", "empty", "--steps", "2"], "empty is empty"),
     (["train", "short", "--steps", "2"], "fewer than one window of 32"),
@@ -189,7 +189,7 @@ MISTAKES = [
     (["corpora", "text8", "--prune"], "--prune is of the whole cache; leave out NAME"),
     (["corpora", "--prune", "--days", "-1"], "--days is -1; it must be a number of at least 0"),
     (["corpora", "--prune", "--days", "nan"], "--days is nan; it must be a number of at least 0"),
-    (["copora"], "there is no verb 'copora'; did you mean corpora?"),
+    (["copora"], "there is no command 'copora'; did you mean corpora?"),
     # found in review
     (["train", "", "--steps", "2"], "DATA is an empty name"),
     (["evaluate", "run", ""], "DATA is an empty name"),
@@ -224,7 +224,7 @@ MISTAKES = [
     (["corpora", "http://127.0.0.1:9/\udcff", "--download"], "cannot be fetched"),
     (["train", "cut.tar", "--steps", "2"], "cut.tar cannot be unpacked"),
     (["train", "more.tar", "--steps", "2"], "there is more after its end"),
-    (["--verbose"], "there is no verb '--verbose'"),
+    (["--verbose"], "there is no command '--verbose'"),
 ]
 
 
@@ -332,6 +332,6 @@ def test_a_context_beyond_the_trained_one(place, monkeypatch, capsys):
     assert "trained at context 16" in capsys.readouterr().err
     paper = ["--model.block", "paper", "--model.positions", "tables"]
     assert main(["train", "text", *TINY, *paper, "--run", "tables"]) == 0
-    for verb in ("evaluate", "generate"):
-        assert main([verb, "tables", "--context", "32"]) == 2
+    for command in ("evaluate", "generate"):
+        assert main([command, "tables", "--context", "32"]) == 2
         assert "position tables" in capsys.readouterr().err

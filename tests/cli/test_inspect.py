@@ -82,4 +82,4 @@ def test_help(capsys, words):
     out = capsys.readouterr().out
     assert out
     if len(words) == 2:
-        assert "example:" in out
+        assert "examples:" in out

@@ -4,7 +4,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import traceback
@@ -16,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from charladder.cli.main import COMMANDS, main
+from charladder.cli.commands import COMMANDS, load_command
+from charladder.cli.main import main
 from charladder.text import datasets, download
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2"]
@@ -25,15 +25,12 @@ SAME = not {"RANDOM_COMMANDS", "EXPLORE"} & {*os.environ}  # commands every time
 SECONDS = 1.0
 
 
-def options_of(verb: str) -> list[str]:
-    """Every option that the help of a verb names."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        main([verb, "--help"])
-    return sorted(set(re.findall(r"--[a-z][\w.-]*", said.getvalue())))
+def options_of(command: str) -> list[str]:
+    """Every option of a command, those that its help page leaves out included."""
+    return sorted(load_command(command).make_parser()._option_string_actions.keys() - {"-h"})
 
 
-OPTIONS = {verb: options_of(verb) for verb in COMMANDS}
+OPTIONS = {command: options_of(command) for command in COMMANDS}
 PLACES = ["text", "run", "half", "empty", "folder", "packed.gz", "python", "text8", "-", ".", "*", "t12", "own.toml"]
 odd = st.text(st.characters(blacklist_characters="/", blacklist_categories=["Cs"]), max_size=12)
 values = st.one_of(
@@ -64,21 +61,21 @@ values = st.one_of(
 
 @st.composite
 def commands(draw: st.DrawFn) -> list[str]:
-    verb = draw(st.sampled_from([*COMMANDS, *COMMANDS, *COMMANDS, "train", "train", "trian", "--json"]))
-    first = {"train": ["text"], "corpora": [], "inspect": ["run"]}.get(verb, ["run"])
+    command = draw(st.sampled_from([*COMMANDS, *COMMANDS, *COMMANDS, "train", "train", "trian", "--json"]))
+    first = {"train": ["text"], "corpora": [], "inspect": ["run"]}.get(command, ["run"])
     words = draw(st.just(first) | st.just(first) | st.lists(st.sampled_from(PLACES) | odd, max_size=2))[:]
-    for option in draw(st.lists(st.sampled_from(OPTIONS.get(verb, ["--json"])), max_size=5)):
+    for option in draw(st.lists(st.sampled_from(OPTIONS.get(command, ["--json"])), max_size=5)):
         words.append(option)
         if draw(st.booleans()) or "." in option:
             words.append(draw(values))
-    if verb == "train" and draw(st.booleans()):
+    if command == "train" and draw(st.booleans()):
         words += [*TINY, "--steps", "2"]
-    return [verb, *words]
+    return [command, *words]
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """A person who presses Ctrl-C after a second, and again each second after."""
+def interrupting_every_second() -> Iterator[None]:
+    """Sends SIGINT after a second, and again after every further second."""
     before = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
     # Where tests run in the background SIGINT is ignored, and a run of three minutes would take three minutes.
     answer = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,7 +114,7 @@ def answer(words: list[str], err: Path) -> NoReturn:
             sys.stdin = text
             with contextlib.redirect_stderr(said):
                 try:
-                    with impatient():
+                    with interrupting_every_second():
                         code = main(words)
                 except SystemExit as end:
                     code = end.code or 0

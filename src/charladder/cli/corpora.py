@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime
 from typing import Any
 
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_json_option
 from charladder.cli.progress import reading_progress
 from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
@@ -14,20 +14,25 @@ from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is
 _DEFAULT_DAYS = 30.0  # without use, after which a text is removed by --prune
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "corpora",
-        "The texts that have a name: what they are, where they come from, what is in the cache. With --prune, what\n"
-        "has not been used for some days is removed from the cache; what a running process uses never is.",
+        "Texts that have a name: what they are, where they come from, which are in the cache. --prune removes from the "
+        "cache what has not been used for some days, but nothing that a running process uses.",
         "charladder corpora text8 --download",
+        "charladder corpora --prune --days 10 --dry-run",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME|URL", help="one of them (default: all)")
-    parser.add_argument("--download", action="store_true", help="fetch it, check it and put it in the cache")
-    parser.add_argument("--prune", action="store_true", help="remove from the cache what has not been used lately")
-    parser.add_argument("--days", type=float, metavar="N", help="with --prune: for how long not (default 30)")
-    parser.add_argument("--dry-run", action="store_true", help="with --prune: only say what would be removed")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    parser.add_argument("name", nargs="?", metavar="NAME|URL", help="one text (default: all)")
+    parser.add_argument("--download", action="store_true", help="download the text, verify it and put it in the cache")
+    parser.add_argument("--prune", action="store_true", help="remove texts from the cache that have not been used")
+    parser.add_argument("--days", type=float, help=f"with --prune: days without use (default {_DEFAULT_DAYS:g})")
+    parser.add_argument("--dry-run", action="store_true", help="with --prune: only list what would be removed")
+    add_json_option(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     if options.prune:
         if options.name or options.download:
             raise UserError("--prune is of the whole cache; leave out NAME and --download")

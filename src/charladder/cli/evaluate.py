@@ -6,7 +6,7 @@ from pathlib import Path
 
 from charladder.cli import evaluation_tables
 from charladder.cli.notes import print_note, print_text_notes
-from charladder.cli.options import Parser, add_data_option, add_weights_option
+from charladder.cli.options import Parser, add_data_option, add_device_option, add_json_option, add_weights_option
 from charladder.cli.progress import reading_progress
 from charladder.cli.scoring import ScoringJob, check_finite, open_scoring_job, print_score, score_entries, score_job
 from charladder.cli.terminal import Terminal
@@ -20,36 +20,41 @@ from charladder.text.encodings import find_codec
 from charladder.training.devices import choose_device
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "evaluate",
-        "Bits per character of RUN on its held-out text, or on all of DATA. Every character is scored once, from at\n"
-        "least C - S + 1 characters before it (C the context, S the stride); stride 1 is the paper's protocol.\n"
-        "--by-context, --by-layer, --by-position and --copying look closer; several may be given.",
+        "Bits per character of RUN on its held-out text, or on all of DATA. Every character is scored once, from at "
+        "least C - S + 1 characters before it (C the context, S the stride); stride 1 is the paper's protocol.",
         "charladder evaluate runs/ladder-1 --split test --stride 64",
+        "charladder evaluate runs/ladder-1 novel.txt --by-layer --json",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("data", nargs="*", metavar="DATA", help="other text, scored whole (as in train)")
-    add_data_option(parser)
-    parser.add_argument("--split", choices=("valid", "test"), help="which held-out part (default valid)")
-    parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
-    parser.add_argument("--stride", type=int, metavar="S", help="characters scored a window (default C/2)")
-    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N characters")
-    parser.add_argument("--by-context", action="store_true", help="contexts 32, 64 ... C, each at half its stride")
-    parser.add_argument("--by-layer", action="store_true", help="every layer's and target's own bits per character")
-    parser.add_argument("--by-position", action="store_true", help="bits by how much of the window stands before")
-    parser.add_argument("--copying", action="store_true", help="are invented names known when they come again?")
-    parser.add_argument("--probes", type=int, default=200, metavar="N", help="names for --copying (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the names of --copying (default 0)")
-    parser.add_argument("--export", metavar="FILE", help="every character's bits, to a new .jsonl or .parquet")
-    parser.add_argument("--encoding", metavar="X", help="text encoding of DATA (default: as trained)")
-    parser.add_argument(
-        "--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
-    )
-    add_weights_option(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    parser.add_argument("data", nargs="*", metavar="DATA", help="another text, all of which is scored (as in train)")
+    text = parser.add_argument_group("text")
+    text.add_argument("--split", choices=("valid", "test"), help="held-out part of the run's text (default valid)")
+    add_data_option(text)
+    text.add_argument("--limit", type=int, help="score only the first N characters")
+    text.add_argument("--encoding", metavar="NAME", help="text encoding of DATA (default: as trained)")
+    text.add_argument("--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)")
+    network = parser.add_argument_group("network")
+    network.add_argument("--context", type=int, help="characters of context (default: as trained)")
+    network.add_argument("--stride", type=int, help="characters scored in each window (default: half the context)")
+    add_weights_option(network)
+    add_device_option(network)
+    output = parser.add_argument_group("more tables and output")
+    output.add_argument("--by-context", action="store_true", help="contexts 32, 64 ... C, each at half its stride")
+    output.add_argument("--by-layer", action="store_true", help="bits per character of every layer and target")
+    output.add_argument("--by-position", action="store_true", help="bits by the number of characters before it")
+    output.add_argument("--copying", action="store_true", help="whether invented names are predicted when they recur")
+    output.add_argument("--probes", type=int, default=200, help="names for --copying")
+    output.add_argument("--seed", type=int, default=0, help="seed of the names for --copying")
+    output.add_argument("--export", metavar="FILE", help="bits of every character, to a new .jsonl or .parquet")
+    add_json_option(output)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     if options.split and options.data:
         raise UserError("--split is of the run's own text, and DATA is scored whole; give one of them")
     if options.moved and options.data:

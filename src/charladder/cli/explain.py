@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from charladder.auxiliary import Row, explain, presets
-from charladder.cli.options import BUDGET_FIELDS, Parser
+from charladder.cli.options import BUDGET_FIELDS, Parser, add_json_option
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, suggest_names
 from charladder.objective import ObjectiveConfig, term_weights
@@ -22,29 +22,32 @@ _MAX_ROWS = 20_000
 _MIN_TABLE_COLUMNS = 60
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "explain",
-        "Every prediction that the three auxiliary losses ask for on a short TEXT, without training anything: at all\n"
-        "positions, from all layers, of several targets ahead; what each weighs now, and what has fallen silent.",
+        "The predictions that the three auxiliary losses score on a short TEXT: at all positions, of all layers, on "
+        "several targets. Shows the weight of each now, and which losses have stopped. Trains nothing.",
         "charladder explain ABCDEF --layers 3 --targets 2 --progress 0.2",
+        "charladder explain ABCDEF --recipe t12 --json",
     )
     parser.add_argument("text", metavar="TEXT", help=f"2 to {_MAX_CHARACTERS} characters")
-    parser.add_argument("--layers", metavar="N", help="layers (default 3, or the recipe's)")
-    parser.add_argument("--targets", metavar="K", help="characters ahead (default 2, or the recipe's)")
-    parser.add_argument("--progress", metavar="P", default="0", help="0 at the start of training, 1 at its end")
-    parser.add_argument("--step", metavar="N", default="0", help="the training step, for presets that move every step")
-    parser.add_argument(
-        "--intermediate",
-        metavar="PRESET",
-        help=f"weights of layers (default al_rfou): {', '.join(presets.INTERMEDIATE)}",
-    )
-    parser.add_argument(
-        "--ahead", metavar="PRESET", help=f"weights of targets (default al_rfou): {', '.join(presets.TARGETS)}"
-    )
-    parser.add_argument("--recipe", metavar="NAME|FILE.toml", help="the weights of a recipe, in place of presets")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    losses = parser.add_argument_group("losses")
+    losses.add_argument("--layers", metavar="INT", help="number of layers (default 3, or the recipe's)")
+    losses.add_argument("--targets", metavar="INT", help="characters predicted ahead (default 2, or the recipe's)")
+    about = f"preset of the layers' weights (default al_rfou): {', '.join(presets.INTERMEDIATE)}"
+    losses.add_argument("--intermediate", metavar="PRESET", help=about)
+    about = f"preset of the targets' weights (default al_rfou): {', '.join(presets.TARGETS)}"
+    losses.add_argument("--ahead", metavar="PRESET", help=about)
+    losses.add_argument("--recipe", metavar="NAME|FILE.toml", help="the weights of a recipe, in place of presets")
+    moment = parser.add_argument_group("moment of training")
+    moment.add_argument("--progress", metavar="FLOAT", default="0", help="0 at the start of training, 1 at its end")
+    moment.add_argument("--step", metavar="INT", default="0", help="the step, for presets that change at every step")
+    add_json_option(moment)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     progress, step = convert("--progress", options.progress, float), convert("--step", options.step, int)
     if not 0 <= progress <= 1:
         raise UserError(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from charladder.cli.notes import print_note
-from charladder.cli.options import Parser, add_weights_option
+from charladder.cli.options import Parser, add_device_option, add_json_option, add_weights_option
 from charladder.cli.prompts import choose_encoding, encode_argument, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
@@ -24,54 +24,50 @@ from charladder.text import POLICIES
 _MAX_SAMPLES = 1 << 16
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "generate",
-        "Writes text with RUN, streaming as it goes. Past the context the last C/2 characters are kept.\n"
-        "With --prompts, one text for each line of a file: a JSON string, or an object with `prompt` and, for this\n"
-        "line alone, `seed`, `length`, `stop` (a string or a list of them) and any `id`; what is written is a line of\n"
-        "JSON for each, in their order.",
+        "Writes text with RUN, a run directory. Past the context, the last half of it is kept.",
         "charladder generate runs/ladder-1 --prompt 'def ' --length 400 --temperature 0.8",
+        "charladder generate runs/ladder-1 --prompts prompts.jsonl --stop . --together 64",
     )
-    parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("--prompt", help="text to go on from (default: none)")
-    parser.add_argument("--prompt-file", metavar="FILE", help="all of a file as the prompt; - is standard input")
-    parser.add_argument("--prompts", metavar="FILE", help="many prompts, a line of JSON each; - is standard input")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="texts after each prompt (default 1)")
-    parser.add_argument(
-        "--encoding", metavar="X",
-        help="of the bytes that RUN was trained on, where they were taken as they are, and of --prompt-file "
-        "(default utf-8)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--raw", action="store_true", help="the prompt and the text as bytes, and nothing else, on standard output"
-    )
-    parser.add_argument("--length", type=int, default=400, metavar="N", help="characters to write (default 400)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be repeated")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0 is greedy (default 1)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest (0: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="only the likeliest that make up P")
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="only those at least P times the best")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default 0)")
-    parser.add_argument("--context", type=int, metavar="C", help="characters of context (default: as trained)")
-    parser.add_argument("--unknown", choices=POLICIES, help="letters of the prompt outside the alphabet")
-    parser.add_argument(
-        "--draft", choices=get_args(DrafterName), default="auto",
-        help="what proposes characters for the network to verify; the text is distributed as without. auto (default) "
-        "measures what pays here and now, and writes what none writes from the same seed",
-    )  # fmt: skip
-    parser.add_argument(
-        "--draft-length", type=int, metavar="N", help="characters proposed at once (default: by drafter)"
-    )
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of weights, keys and values"
-    )
-    parser.add_argument("--log-probabilities", action="store_true", help="of each character, in nats (with JSON)")
-    parser.add_argument("--together", type=int, default=16, metavar="N", help="prompts written at once (default 16)")
-    add_weights_option(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    parser.add_argument("run", metavar="RUN", help=argparse.SUPPRESS)
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument("--prompt", help="the text to continue (default: none)")
+    prompts.add_argument("--prompt-file", metavar="FILE", help="a file that is the prompt; - is standard input")
+    about = "JSON lines: strings, or objects (prompt, seed, length, stop, id)"
+    prompts.add_argument("--prompts", metavar="FILE", help=about)
+    prompts.add_argument("--samples", type=int, default=1, help="texts for each prompt")
+    prompts.add_argument("--encoding", metavar="NAME", help="of RUN's bytes, and of --prompt-file (default utf-8)")
+    prompts.add_argument("--unknown", choices=POLICIES, help="letters of the prompt outside the alphabet")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--length", type=int, default=400, help="characters to write")
+    sampling.add_argument("--stop", action="append", default=[], help="text that ends the output; repeatable")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    sampling.add_argument("--top-k", type=int, default=0, help="only the K most probable characters; 0: all")
+    sampling.add_argument("--top-p", type=float, default=1.0, help="only the most probable, up to a total of P")
+    sampling.add_argument("--min-p", type=float, default=0.0, help="only those at least P times the most probable")
+    sampling.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
+    speed = parser.add_argument_group("network and speed")
+    speed.add_argument("--context", type=int, help="characters of context (default: as trained)")
+    about = "drafter; auto is the fastest here"
+    speed.add_argument("--draft", choices=get_args(DrafterName), default="auto", help=about)
+    speed.add_argument("--draft-length", type=int, help="characters drafted at once (default: by drafter)")
+    about = "dtype of weights, keys and values"
+    speed.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=about)
+    speed.add_argument("--together", type=int, default=16, help="prompts in one batch")
+    add_weights_option(speed)
+    add_device_option(speed)
+    output = parser.add_argument_group("output")
+    output.add_argument("--raw", action="store_true", help="only the bytes of the prompt and the text")
+    about = "of every character, in nats (with --json or --prompts)"
+    output.add_argument("--log-probabilities", action="store_true", help=about)
+    add_json_option(output)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     _check_options(options)
     run = open_run(Path(options.run), options.weights)
     encoding = choose_encoding(run, options.encoding, options.prompt_file is not None)

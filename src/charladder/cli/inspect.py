@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from charladder.cli.estimate import describe_recipe
-from charladder.cli.options import Parser, add_recipe_options, given_fields, read_recipe_fields
+from charladder.cli.options import Parser, add_json_option, add_recipe_options, given_fields, read_recipe_fields
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
 from charladder.recipe import resolve, tables
@@ -15,16 +15,21 @@ from charladder.run import open_run
 from charladder.strict_json import dumps
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "inspect",
-        "What a run or a recipe is: parameters in training and at inference, operations, memory, all settings.",
+        "Parameters in training and at inference, operations, memory and all settings of a run or recipe.",
         "charladder inspect t64",
+        "charladder inspect runs/ladder-1 --json",
     )
     parser.add_argument("what", nargs="?", metavar="RUN|RECIPE", help="default: the recipe ladder")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_json_option(parser)
     add_recipe_options(parser)
-    options = parser.parse(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     if options.what is not None and options.recipe is not None:
         raise UserError("RUN|RECIPE and --recipe name two things to inspect; give one")
     if options.what and Path(options.what).is_dir():

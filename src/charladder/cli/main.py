@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import importlib
 import io
 import os
 import sys
@@ -11,30 +10,23 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from charladder import __version__
+from charladder.cli.commands import ALIASES, COMMANDS, GROUPS, load_command
 from charladder.cli.terminal import discard_output, print_message
 from charladder.errors import DamagedDataWarning, UserError, is_lost_rank, is_out_of_memory, suggest_names
 
-COMMANDS = {
-    "train": "train a network on a text",
-    "evaluate": "bits per character of a run on held-out or other text",
-    "generate": "write text with a run",
-    "refit": "fit heads that draft to a trained network",
-    "study": "train a plan of runs that differ in a few fields, and compare them",
-    "explain": "what the auxiliary losses ask for on a short text, and what it weighs",
-    "corpora": "texts by name: what there is, what is cached; downloads",
-    "serve": "answer OpenAI's clients over HTTP, with a page that shows the ladder at every character",
-    "plot": "curves of several runs side by side; the schedule of the layers as a picture",
-    "inspect": "parameters, operations, memory and settings of a run or recipe",
-}
-_ALIASES = {"ablate": "study"}  # until 1.0
 _OPTIONS_OF_FIELDS = {"batch_size": "--together"}  # of other names than their fields
+_LISTING = "\n\n".join(
+    "\n".join([f"{title}:", *(f"  {name:12}{about}" for name, about in group.items())])
+    for title, group in GROUPS.items()
+)
 _HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
 
-usage: charladder VERB ...
+usage: charladder COMMAND [options]
 
-{chr(10).join(f"  {verb:10} {what}" for verb, what in COMMANDS.items())}
+{_LISTING}
 
-charladder VERB --help explains a verb, with an example. To begin: charladder train --minutes 2
+charladder COMMAND --help shows the options of a command, with examples.
+To begin: charladder train --minutes 2
 """
 
 
@@ -131,10 +123,10 @@ def _run_command(argv: list[str]) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
-    verb = _ALIASES.get(argv[0], argv[0])
-    if verb not in COMMANDS:
-        raise UserError(f"there is no verb {argv[0]!r}{suggest_names(argv[0], COMMANDS)}")
+    name = ALIASES.get(argv[0], argv[0])
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {argv[0]!r}{suggest_names(argv[0], COMMANDS)}")
     try:
-        return importlib.import_module(f"charladder.cli.{verb}").main(argv[1:])
+        return load_command(name).main(argv[1:])
     except SystemExit as end:  # argparse, after --help
         return int(end.code or 0)

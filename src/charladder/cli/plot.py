@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_json_option
 from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError, suggest_names
 from charladder.recipe import read_raw, resolve
@@ -19,21 +19,26 @@ MAX_TERMS = 24
 FORMATS = ".png", ".svg"
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "plot",
-        "Curves of several runs side by side: bits per character of valid text and of training batches. With\n"
-        "--schedule a picture of when the layers of a RUN or RECIPE contribute to the loss, and how much.",
+        "Curves of several runs: bits per character of validation text and of training batches. With --schedule, a "
+        "picture of when the layers of a RUN or RECIPE contribute to the loss, and how much.",
         "charladder plot runs/ladder-1 runs/ladder-2 --terms main,layer1.target1",
+        "charladder plot t12 --schedule --out schedule.svg",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories; a recipe, with --schedule")
-    parser.add_argument("--out", default="plot.png", metavar="FILE", help="a .png or .svg (default plot.png)")
-    parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
-    parser.add_argument("--by", choices=tuple(X_AXES), help="what the curves run over (default characters)")
+    parser.add_argument("--out", default="plot.png", metavar="FILE", help="a .png or .svg file")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
+    parser.add_argument("--by", choices=tuple(X_AXES), help="the horizontal axis of curves (default characters)")
     parser.add_argument("--terms", metavar="NAME,NAME", help="terms of the training loss (default main)")
     parser.add_argument("--schedule", action="store_true", help="draw the schedule of the layers in place of curves")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    add_json_option(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     path = Path(options.out)
     _check_output_path(path, options.force)
     facts = _plot_schedule(options, path) if options.schedule else _plot_runs(options, path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from charladder.cli.next_steps import command_after_refit
 from charladder.cli.notes import print_text_notes
-from charladder.cli.options import Parser, add_data_option, add_weights_option
+from charladder.cli.options import Parser, add_data_option, add_device_option, add_json_option, add_weights_option
 from charladder.cli.progress import PlainLineTimer, percentage_bar, reading_progress
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
@@ -19,30 +19,36 @@ from charladder.training.devices import choose_device, choose_precision
 from charladder.training.tensor_files import file_digest
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "refit",
-        "Fits heads that draft to the network of RUN, on the text it was trained on. The network stays as it is; the\n"
-        "heads go into drafting.safetensors beside it, and `generate` uses them by itself.",
+        "Fits heads that draft text to the network of RUN, on the text that it was trained on. The network does not "
+        "change. The heads are saved in RUN/drafting.safetensors, and generate uses them.",
         "charladder refit runs/ladder-1 --minutes 2",
+        "charladder refit runs/ladder-1 --fresh --layers 2,4 --ahead 8",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    add_data_option(parser)
-    parser.add_argument("--minutes", type=float, default=0.0, metavar="X", help="budget in minutes (default 2)")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="budget in steps")
-    parser.add_argument("--ahead", type=int, default=5, metavar="K", help="characters drafted at once (default 5)")
-    parser.add_argument(
-        "--layers", metavar="R,R", help="intermediate layers that are to draft (default: one in four from below)"
-    )
-    parser.add_argument("--batch", type=int, default=8, metavar="B", help="windows a step (default 8)")
-    parser.add_argument("--rate", type=float, default=3e-3, metavar="X", help="highest learning rate (default 0.003)")
-    parser.add_argument("--seed", type=int, default=0, help="of windows and weights (default 0)")
-    parser.add_argument("--fresh", action="store_true", help="begin anew where there are heads already")
-    add_weights_option(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of products")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    fit = parser.add_argument_group("fit")
+    fit.add_argument("--minutes", type=float, default=0.0, help="budget in minutes (default 2)")
+    fit.add_argument("--steps", type=int, default=0, help="budget in steps (default: --minutes)")
+    fit.add_argument("--ahead", type=int, default=5, help="characters drafted at once")
+    fit.add_argument("--layers", metavar="L,L", help="intermediate layers that draft (default: a quarter of the depth)")
+    fit.add_argument("--batch", type=int, default=8, help="windows of a step")
+    fit.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    fit.add_argument("--seed", type=int, default=0, help="seed of windows and weights")
+    fit.add_argument("--fresh", action="store_true", help="replace existing heads, which are otherwise trained further")
+    network = parser.add_argument_group("network and text")
+    add_weights_option(network)
+    add_data_option(network)
+    add_device_option(network)
+    about = "dtype of matrix products"
+    network.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help=about)
+    add_json_option(network)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     if options.minutes and options.steps:
         raise UserError("--minutes and --steps are both given; give one budget")
     if not 0 <= options.minutes < float("inf") or options.steps < 0:

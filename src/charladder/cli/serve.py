@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from charladder.cli.options import Parser, add_weights_option
+from charladder.cli.options import Parser, add_device_option, add_weights_option
 from charladder.cli.terminal import print_message
 from charladder.errors import UserError
 from charladder.run import open_run
@@ -19,50 +19,41 @@ _MAX_TOKEN_BYTES = 4096  # bytes of a token
 _SWITCH_SECONDS = 0.0005
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     limits = Limits()
     parser = Parser(
         "serve",
-        "RUN as an HTTP service: OpenAI's /v1/completions and /v1/models, /score, /layers, and a page that shows the\n"
-        "ladder at every character. Texts are decoded together. CHARLADDER_TOKEN in the environment, or\n"
-        "--token-file, is a token that clients must send; without one whoever reaches the port may ask.",
+        "RUN as an HTTP service: OpenAI's /v1/completions and /v1/models, /score, /layers, and a page that shows the "
+        "predictions of every layer. Clients must send the token of CHARLADDER_TOKEN or --token-file; without a token "
+        "every client that reaches the port is served.",
         "charladder serve runs/ladder-1 --port 8000",
+        "charladder serve runs/ladder-1 --host 0.0.0.0 --token-file token.txt --access-log",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
-    parser.add_argument("--token-file", metavar="FILE", help="a file that holds the token that clients must send")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME",
-        help="a further name under which it answers, such as that of a proxy; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--allow-origin", action="append", default=[], metavar="ORIGIN",
-        help="of pages that may use it beside its own, such as https://ladder.example; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--root-path", default="", metavar="PATH", help="the path under which a proxy publishes it")
-    parser.add_argument("--access-log", action="store_true", help="a line on standard error for each request")
-    parser.add_argument(
-        "--streams",
-        type=int,
-        default=limits.streams,
-        metavar="N",
-        help=f"texts decoded at once (default {limits.streams})",
-    )
-    parser.add_argument(
-        "--max-tokens", type=int, default=limits.max_tokens, metavar="N",
-        help=f"characters of a text, at most (default {limits.max_tokens:,})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=float, default=limits.seconds, metavar="X",
-        help=f"for one request, at most (default {limits.seconds:g})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of weights, keys and values"
-    )
-    add_weights_option(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    options = parser.parse(argv)
+    address = parser.add_argument_group("address")
+    address.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    address.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
+    address.add_argument("--root-path", default="", metavar="PATH", help="path at which a proxy publishes the service")
+    about = "a further accepted host name, such as a proxy's; repeatable"
+    address.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "a further accepted origin of pages, such as https://ladder.example; repeatable"
+    address.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help=about)
+    address.add_argument("--token-file", metavar="FILE", help="file with the token that clients must send")
+    address.add_argument("--access-log", action="store_true", help="print a line on standard error for each request")
+    bounds = parser.add_argument_group("limits")
+    bounds.add_argument("--streams", type=int, default=limits.streams, help="texts decoded at once")
+    bounds.add_argument("--max-tokens", type=int, default=limits.max_tokens, help="most characters of a text")
+    bounds.add_argument("--seconds", type=float, default=limits.seconds, help="most seconds of a request")
+    model = parser.add_argument_group("network")
+    about = "dtype of weights, keys and values"
+    model.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=about)
+    add_weights_option(model)
+    add_device_option(model)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port is {options.port}; it must be between 0 and 65535")
     if not options.host:

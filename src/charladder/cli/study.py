@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from charladder.cli.notes import print_text_notes
-from charladder.cli.options import Parser
+from charladder.cli.options import Parser, add_json_option
 from charladder.cli.progress import reading_progress
 from charladder.cli.signals import stop_on_signal
 from charladder.cli.study_progress import StudyProgress
@@ -33,26 +33,30 @@ from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, de
 from charladder.text import Corpus, exists, not_fetched, open_corpus
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "study",
-        "Trains every arm of PLAN with every seed, and reports which differences are real. PLAN is the name of one of\n"
-        "ours (paper: Table 4 of the paper, in small) or a TOML file. Finished runs are never repeated: after an\n"
-        "interruption the same command goes on.",
+        "Trains every arm of PLAN with every seed, and reports which differences are real. PLAN is a plan by name "
+        "(paper: Table 4 of the paper, on a small scale) or a TOML file. Finished runs are never repeated: after an "
+        "interruption, the same command continues.",
         "charladder study paper --seeds 3",
+        "charladder study mine.toml novel.txt --set training.minutes=2 --dry-run",
     )
-    parser.add_argument("plan", metavar="PLAN", help="a plan by name, or a file FILE.toml")
+    parser.add_argument("plan", metavar="PLAN", help="a plan by name, or FILE.toml")
     parser.add_argument("data", nargs="*", metavar="DATA", help="the text, in place of the plan's")
-    parser.add_argument("--out", metavar="DIR", help="where to keep the runs (default studies/<plan>)")
-    parser.add_argument("--jobs", metavar="N", help="runs at once (default: as many as cores or GPUs allow)")
-    parser.add_argument("--seeds", metavar="N", help="the seeds 0 to N-1, in place of the plan's")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field of all arms; may be repeated"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check all, say what would be trained, and stop")
-    parser.add_argument("--report-only", action="store_true", help="only write the report of what is there")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse(argv)
+    parser.add_argument("--out", metavar="DIR", help="directory of the runs (default studies/PLAN)")
+    parser.add_argument("--jobs", metavar="INT", help="runs at once (default: as many as cores or GPUs allow)")
+    parser.add_argument("--seeds", metavar="INT", help="the seeds 0 to N-1, in place of the plan's")
+    about = "a recipe field of all arms (see charladder recipe); repeatable"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
+    parser.add_argument("--dry-run", action="store_true", help="check the plan and list the runs; train nothing")
+    parser.add_argument("--report-only", action="store_true", help="only write the report of finished runs")
+    add_json_option(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
     jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)

@@ -1,5 +1,6 @@
 """charladder train"""
 
+import argparse
 import contextlib
 import shlex
 import time
@@ -8,7 +9,7 @@ from rich.console import Console
 
 from charladder.cli.estimate import max_windows
 from charladder.cli.final_score import parse_score
-from charladder.cli.options import Parser, add_data_option, add_recipe_options, add_weights_option
+from charladder.cli.options import Parser, add_data_option, add_json_option, add_recipe_options, add_weights_option
 from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
 from charladder.cli.signals import stop_on_signal
 from charladder.cli.terminal import Terminal, print_message
@@ -27,29 +28,35 @@ from charladder.training.compilation import uncompiled
 from charladder.training.distributed import barrier, is_rank_zero, process_group, world_size
 
 
-def main(argv: list[str]) -> int:
+def make_parser() -> Parser:
     parser = Parser(
         "train",
-        "Trains a network on DATA with auxiliary losses: at all positions, from all layers, of several targets.\n"
-        "DATA is `python` (the standard library's sources; the default), text8 or enwik8, a file (plain, .gz, .xz,\n"
-        ".bz2, .zst, .zip, .tar), a folder, a pattern in quotes, a URL, or - for standard input.",
-        "charladder train TEXT --minutes 3",
+        "Trains a network on DATA with auxiliary losses: at all positions, of all layers, on several targets. "
+        "DATA is `python` (the standard library's sources, the default), text8, enwik8, a file (plain or "
+        "compressed), a folder, a quoted pattern, a URL, or - for standard input. Several are joined in this order.",
+        "charladder train novel.txt --minutes 3",
+        "charladder train --resume runs/ladder-1 --extend --minutes 10",
     )
-    parser.add_argument("data", nargs="*", metavar="DATA", help="one or more, one after the other")
-    # torchrun takes --run for an unclear one of its own, wherever it stands, and --run-dir for none.
-    about = "where to keep the run (default runs/<recipe>-<n>); under torchrun say --run-dir"
-    parser.add_argument("--run", "--run-dir", metavar="DIR", help=about)
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run, with everything as it was")
-    about = "begin with the weights of this run, its recipe and its alphabet, on another text"
-    parser.add_argument("--from", dest="source", metavar="RUN", help=about)
-    add_weights_option(parser)
-    add_data_option(parser)
-    parser.add_argument("--extend", action="store_true", help="with --resume and a budget: change the budget")
-    about = "characters of the valid part to score at the end: whole, none or N (default: a tenth of those trained on)"
-    parser.add_argument("--score", metavar="WHAT", help=about)
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("data", nargs="*", metavar="DATA", help=argparse.SUPPRESS)
+    run = parser.add_argument_group("run")
+    # torchrun takes --run for an ambiguous option of its own, wherever it is, but not --run-dir.
+    about = "directory of the run (default runs/RECIPE-N); --run-dir under torchrun"
+    run.add_argument("--run", "--run-dir", metavar="DIR", help=about)
+    run.add_argument("--resume", metavar="RUN", help="continue this run, with its settings and its text")
+    about = "start from the weights of this run, with its recipe, on another text"
+    run.add_argument("--from", dest="source", metavar="RUN", help=about)
+    add_weights_option(run)
+    add_data_option(run)
+    run.add_argument("--extend", action="store_true", help="with --resume: change the budget or --patience")
+    about = "characters scored at the end (default: a tenth of those trained on)"
+    run.add_argument("--score", metavar="whole|none|INT", help=about)
+    add_json_option(run)
     add_recipe_options(parser)
-    options = parser.parse(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse(argv)
     wanted = parse_score(options.score)
     with process_group(), contextlib.ExitStack() as claims:
         console = Terminal(stderr=options.json, ignore_write_errors=True, quiet=not is_rank_zero())
