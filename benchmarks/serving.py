@@ -1,12 +1,10 @@
-"""How much does a service write for 64 clients at once, against one; and what do clients leave that vanish?
+"""Throughput of the service with 64 clients against one, and the memory that disconnected clients leave.
 
-`charladder serve RUN` in a process of its own, asked over loopback without drafting. First one stream, then so many for
-a minute, each asking for its next text as soon as it has one, then one again, all of it so many times; characters as
-the service counts them in each event, errors, and how long the first character took. The ratio is the median of the
-rounds'. What the crowd makes of the machine's rate of square products (between the rounds, of the better type) is said
-too, and what four times the one stream would: where a small network's weights lie in a cache, one stream alone is a
-good part of what there is. Then twice as many clients vanish in the middle as are asked for: memory and places of the
-service after the first half, and after the second.
+`charladder serve RUN` runs in its own process, without drafting. A round measures one stream, then 64 clients for a
+minute, each of which requests its next text when it has one, then one stream again. The ratio is the median of the
+rounds. The throughput is also compared with the machine's rate of square matrix products, measured between the rounds
+in the better precision: where the weights fit a cache, one stream alone uses a large part of it. Then clients
+disconnect in the middle of their texts, in two equal halves; the memory after each half is compared.
 
     python -m benchmarks serving --run RUN
 """
@@ -36,11 +34,11 @@ COUNT = re.compile(rb'"characters":(\d+)')
 
 
 @dataclass
-class Told:
-    """What clients saw: characters, seconds to the first of each text, texts that came whole, errors."""
+class ClientStats:
+    """Counts of clients. first_seconds: the time to the first character of each text."""
 
     characters: int = 0
-    firsts: list[float] = field(default_factory=list)
+    first_seconds: list[float] = field(default_factory=list)
     texts: int = 0
     errors: int = 0
 
@@ -49,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks serving", description=__doc__)
     parser.add_argument("--run", required=True, help="a run directory")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd; one stream has a quarter, twice")
+    parser.add_argument("--seconds", type=float, default=60.0, help="with all clients; one stream: a quarter, twice")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--vanishing", type=int, default=500)
     parser.add_argument("--length", type=int, default=200, help="characters of a text")
@@ -63,15 +61,15 @@ def main(argv: Sequence[str]) -> int:
         ["", "one, characters/s", "together", "of square products", "four times one",
          "first character, median and 99th", "texts", "errors", "memory after"]
     ]  # fmt: skip
-    each = operations(options.run, options.length)
+    each = operations_per_character(options.run, options.length)
     ratios, measured = {}, {}
     for precision in options.precision:
         with served(options.run, precision) as (port, process):
-            load = under_load(port, options)
+            load = measure_load(port, options)
             start = memory(process.pid)
-            vanish_all(port, options.vanishing)  # room for so many connections at once is kept: it is made once
+            disconnect_all(port, options.vanishing)  # the first half also allocates room for the connections
             before = memory(process.pid)
-            vanish_all(port, options.vanishing)
+            disconnect_all(port, options.vanishing)
             after = memory(process.pid)
             left = health(port)["streams"]
             share = statistics.median(load["ratios"])
@@ -97,31 +95,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def under_load(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One stream, the crowd, one stream, so many times: characters a second of each, and what the crowd saw."""
-    asyncio.run(ask(port, 1, 2.0, options.length))  # warm
-    alone, crowds, products, moment = [], [], [], options.seconds / 4
+def measure_load(port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The rounds: characters per second of one stream and of all clients, and the counts of the clients."""
+    asyncio.run(run_clients(port, 1, 2.0, options.length))  # warm
+    alone, crowds, products, one_seconds = [], [], [], options.seconds / 4
     for _ in range(options.rounds):
         products.append(max(matrix_rate(), matrix_rate(torch.bfloat16)))
-        alone.append(asyncio.run(ask(port, 1, moment, options.length)))
-        crowds.append(asyncio.run(ask(port, options.clients, options.seconds, options.length)))
-        alone.append(asyncio.run(ask(port, 1, moment, options.length)))
-    one = [told.characters / moment for told in alone]
-    crowd = [told.characters / options.seconds for told in crowds]
-    firsts = sorted(first for told in crowds for first in told.firsts)
+        alone.append(asyncio.run(run_clients(port, 1, one_seconds, options.length)))
+        crowds.append(asyncio.run(run_clients(port, options.clients, options.seconds, options.length)))
+        alone.append(asyncio.run(run_clients(port, 1, one_seconds, options.length)))
+    one = [stats.characters / one_seconds for stats in alone]
+    crowd = [stats.characters / options.seconds for stats in crowds]
+    firsts = sorted(first for stats in crowds for first in stats.first_seconds)
     return {
         "one": one, "crowd": crowd, "products": statistics.median(products),
         "ratios": [2 * many / sum(one[2 * n : 2 * n + 2]) for n, many in enumerate(crowd)],
-        "texts": sum(told.texts for told in crowds), "errors": sum(told.errors for told in alone + crowds),
+        "texts": sum(stats.texts for stats in crowds), "errors": sum(stats.errors for stats in alone + crowds),
         "first_character_median_s": statistics.median(firsts),
         "first_character_99th_s": firsts[min(len(firsts) - 1, int(0.99 * len(firsts)))],
-        "one_first_character_median_s": statistics.median(first for told in alone for first in told.firsts),
+        "one_first_character_median_s": statistics.median(first for stats in alone for first in stats.first_seconds),
     }  # fmt: skip
 
 
-def operations(run: str, length: int) -> int:
-    """Of one character, at the middle place of a text: two for each weight that it is multiplied with, and for each
-    number of the keys and values that it looks at."""
+def operations_per_character(run: str, length: int) -> int:
+    """The operations of one character in the middle of a text: two for each weight, and for each number of the keys
+    and values."""
     opened = open_run(Path(run))
     s = opened.recipe.model
     place = min(s.context, len(PROMPT) + length // 2)
@@ -137,7 +135,7 @@ def served(run: str, precision: str) -> Iterator[tuple[int, subprocess.Popen[str
         try:
             found = re.search(r":(\d+)/", process.stdout.readline())
             if found is None:
-                raise SystemExit(process.wait() or 1)  # it has said why
+                raise SystemExit(process.wait() or 1)  # the service has printed the reason
             yield int(found[1]), process
         finally:
             process.terminate()
@@ -152,14 +150,14 @@ def request(length: int, seed: int) -> bytes:
     )
 
 
-async def ask(port: int, clients: int, seconds: float, length: int) -> Told:
-    """So many clients for so long. What comes after the end is not counted."""
-    told, end = Told(), time.perf_counter() + seconds
-    await asyncio.gather(*(client(port, n, end, length, told) for n in range(clients)))
-    return told
+async def run_clients(port: int, clients: int, seconds: float, length: int) -> ClientStats:
+    """Runs clients for some seconds. What arrives later is not counted."""
+    stats, end = ClientStats(), time.perf_counter() + seconds
+    await asyncio.gather(*(client(port, n, end, length, stats) for n in range(clients)))
+    return stats
 
 
-async def client(port: int, number: int, end: float, length: int, told: Told) -> None:
+async def client(port: int, number: int, end: float, length: int, stats: ClientStats) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     seed = number * 1_000_000
     while time.perf_counter() < end:
@@ -169,22 +167,22 @@ async def client(port: int, number: int, end: float, length: int, told: Told) ->
         while not tail.endswith(b"0\r\n\r\n"):
             data = await reader.read(65536)
             if not data or b'"error"' in data or (not tail and not data.startswith(b"HTTP/1.1 200")):
-                told.errors += 1
+                stats.errors += 1
                 return
             now = time.perf_counter()
             characters = sum(int(n) for n in COUNT.findall(data))
             if characters and not first:
                 first = True
-                told.firsts.append(now - began)
+                stats.first_seconds.append(now - began)
             if now < end:
-                told.characters += characters
+                stats.characters += characters
             tail = (tail + data)[-64:]
-        told.texts += 1
+        stats.texts += 1
     writer.close()
 
 
-def vanish_all(port: int, clients: int) -> None:
-    """Clients that read a little of a long text and are gone; then waits until their places are free."""
+def disconnect_all(port: int, clients: int) -> None:
+    """Clients that read a little of a long text and disconnect; then waits until their streams are free."""
 
     async def one(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -193,14 +191,14 @@ def vanish_all(port: int, clients: int) -> None:
             await reader.read(2000)
         writer.transport.abort()
 
-    async def everybody() -> None:
+    async def all_clients() -> None:
         await asyncio.gather(*(one(n) for n in range(clients)))
 
-    asyncio.run(everybody())
+    asyncio.run(all_clients())
     end = time.monotonic() + 60
     while (found := health(port)["streams"])["active"] or found["waiting"]:
         if time.monotonic() > end:
-            raise RuntimeError(f"a minute later there are still {found}")
+            raise RuntimeError(f"after a minute there are still {found}")
         time.sleep(0.1)
 
 
@@ -210,5 +208,5 @@ def health(port: int) -> dict:
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process holds."""
+    """The resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096

@@ -71,12 +71,12 @@ def test_drafting_heads_are_of_the_weights_that_they_were_fitted_to(two, capsys)
 
 
 def test_a_service_reads_the_best_weights(two, capsys, monkeypatch):
-    app = pytest.importorskip("charladder.serving.app")
+    service = pytest.importorskip("charladder.serving.service")
 
     def stop(run, *_):
         raise UserError(f"{run.network_path} and {run.heads_path}")
 
-    monkeypatch.setattr(app, "open_service", stop)
+    monkeypatch.setattr(service, "open_service", stop)
     for words, names in ((["--weights", "best"], (NETWORK, HEADS)), ([], ("model.safetensors", "heads.safetensors"))):
         assert main(["serve", "run", "--port", "0", *words]) == 2
         assert f"run/{names[0]} and run/{names[1]}" in capsys.readouterr().err

@@ -13,9 +13,10 @@ import uvicorn
 
 from charladder.cli.serve import listen
 from charladder.run import open_run
-from charladder.serving.app import Service, make_app, open_service
+from charladder.serving.app import make_app
 from charladder.serving.limits import Limits
 from charladder.serving.server import Server
+from charladder.serving.service import Service, open_service
 
 
 @dataclass

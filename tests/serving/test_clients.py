@@ -177,7 +177,7 @@ def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
         for stream in (False, True):
             body = {"prompt": "abc", "echo": True, "logprobs": 1, "stream": stream}
             answer = httpx2.post(f"{served.url}/v1/completions", json=body)
-            assert answer.status_code == 429 and "looked at" in answer.json()["error"]["message"]
+            assert answer.status_code == 429 and "are being scored" in answer.json()["error"]["message"]
         assert quiet(served)
 
 
@@ -218,7 +218,7 @@ def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, mon
                 next(lines)
                 failed = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "draft": "targets"})
                 assert failed.status_code == 500
-                assert "failed at this text; its operator finds more in its log" in failed.json()["error"]["message"]
+                assert "failed to generate this text; its log says more" in failed.json()["error"]["message"]
                 assert "error" not in "".join(lines)
         until(lambda: sorted(worker.free_slots) == [0, 1])
 

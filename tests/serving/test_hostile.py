@@ -98,7 +98,7 @@ def test_bodies_that_are_wrong(served, path, body):
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(served):
-    most = served.service.limits.body
+    most = served.service.limits.body_bytes
     assert httpx2.post(f"{served.url}/score", content=b"x" * (most + 1), headers=J, timeout=30).status_code == 413
 
     def parts():

@@ -6,7 +6,7 @@ from charladder.errors import UserError
 from charladder.serving.limits import Limits
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("streams", 1, 4096), ("completion", 1, 1 << 24)])
+@pytest.mark.parametrize(("name", "least", "most"), [("streams", 1, 4096), ("max_tokens", 1, 1 << 24)])
 def test_a_limit_may_be_as_low_and_as_high_as_the_sentence_says(name, least, most):
     for value in (least, most):
         assert getattr(Limits(**{name: value}), name) == value

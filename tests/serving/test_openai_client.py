@@ -232,7 +232,7 @@ def test_a_token_is_wanted_where_there_is_one(runs):
             openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0) for key in ("sesame", "sesam")
         )
         assert right.models.list().data
-        with pytest.raises(openai.AuthenticationError, match="wants its token"):
+        with pytest.raises(openai.AuthenticationError, match="needs its token"):
             wrong.models.list()
         assert httpx2.get(f"{guarded.url}/health").status_code == 200
         assert httpx2.get(f"{guarded.url}/about").status_code == 401

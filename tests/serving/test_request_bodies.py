@@ -8,7 +8,7 @@ import tracemalloc
 import httpx2
 import pytest
 
-from charladder.serving import app
+from charladder.serving import service
 from serving.served import Served
 
 SIZE = 300_000  # bytes of each body
@@ -82,17 +82,17 @@ def test_a_wrong_body_costs_no_more_than_a_valid_one(served, valid, name):
 
 
 def test_large_bodies_are_read_in_a_thread_of_their_own(served, monkeypatch):
-    parse, threads = app.parse_body, []
+    parse, threads = service.parse_body, []
 
     def noted(data, model):
         threads.append(threading.current_thread().name)
         return parse(data, model)
 
-    monkeypatch.setattr(app, "parse_body", noted)
+    monkeypatch.setattr(service, "parse_body", noted)
     for body in (encode({"prompt": "a" * 20_000, "max_tokens": 0}), VALID):
         answer = post(served, "v1/completions", body)
         assert answer.status_code == 200
-    assert len(threads) == 2 and all(name.startswith("reading") for name in threads)
+    assert len(threads) == 2 and all(name.startswith("parse") for name in threads)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def full(runs, seconds: float) -> Iterator[Served]:
 def test_a_text_that_finds_no_place_in_time_is_refused(runs, stream):
     """Before anything was sent, by the status of the answer."""
     with full(runs, 0.3) as served, openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
-        with pytest.raises(openai.InternalServerError, match="no place became free within") as caught:
+        with pytest.raises(openai.InternalServerError, match="no stream became free within") as caught:
             client.completions.create(model="run", prompt="a", stream=stream)
         assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
         assert caught.value.type == "server_error"
@@ -49,7 +49,7 @@ def test_a_stream_that_waits_sends_comments_and_then_its_error(runs, monkeypatch
     first, *comments, error, done = [line for line in answer.text.split("\n") if line]
     assert {first, *comments} == {": waiting"} and done == "data: [DONE]"
     error = json.loads(error.removeprefix("data: "))["error"]
-    assert error["message"].startswith("no place became free") and error["code"] == "503"
+    assert error["message"].startswith("no stream became free") and error["code"] == "503"
 
 
 def test_comments_do_not_disturb_the_text_that_follows(runs, monkeypatch):
@@ -77,4 +77,4 @@ def test_a_score_whose_turn_does_not_come_is_refused(runs):
         busy = served.service.scorer.executor.submit(time.sleep, 0.6)
         answer = httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60)
         busy.result()
-    assert answer.status_code == 503 and "its turn did not come" in answer.json()["error"]["message"]
+    assert answer.status_code == 503 and "scoring did not begin" in answer.json()["error"]["message"]

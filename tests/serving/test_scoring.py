@@ -104,7 +104,7 @@ def test_there_is_a_row_for_each_layer_and_it_agrees_with_the_score(served, plac
 
 def test_before_the_first_character_and_after_the_last(served):
     first = ask(served, "layers", text="abc", place=0)
-    assert first["bits"] == 8.0 and "nothing stands before" in first["note"]
+    assert first["bits"] == 8.0 and "no text before it" in first["note"]
     assert [row["heads"] for row in first["rows"]] == [[], [], []]
     last = ask(served, "layers", text="abc", place=3)
     assert last["symbol"] is None and last["bits"] is None

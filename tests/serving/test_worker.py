@@ -9,8 +9,8 @@ import torch
 from charladder.inference import packed_cpu
 from charladder.inference.packed_cpu import PackedRunner
 from charladder.run import open_run
-from charladder.serving import app
-from charladder.serving.app import open_runners
+from charladder.serving import service
+from charladder.serving.service import open_runners
 from serving.served import Served, serving, until
 from serving.test_clients import REQUEST, counted, quiet, text, vanish
 
@@ -20,7 +20,7 @@ def cores(monkeypatch):
     """Three, and a worker for each, however few streams there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    monkeypatch.setattr(app, "MIN_STREAMS_PER_WORKER", 1)
+    monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 1)
     yield
     torch.set_num_threads(before)
 
@@ -85,7 +85,7 @@ def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeyp
     network = open_run(runs / "run").network()
     assert [reader.slots for reader in open_runners(network, 5, torch.float32)] == [1, 2, 2]
     assert [reader.slots for reader in open_runners(network, 1, torch.float32)] == [1]
-    monkeypatch.setattr(app, "MIN_STREAMS_PER_WORKER", 3)
+    monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 3)
     assert [reader.slots for reader in open_runners(network, 7, torch.float32)] == [3, 4]
     monkeypatch.setattr(packed_cpu, "SHARED_CACHE_BYTES", 0)
     (reader,) = open_runners(network, 5, torch.float32)

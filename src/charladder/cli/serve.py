@@ -63,10 +63,11 @@ def main(argv: list[str]) -> int:
     run = open_run(Path(options.run), options.weights)
     try:
         from charladder.serving.access_control import LOCAL_HOSTS, parse_hosts, parse_origins
-        from charladder.serving.app import make_app, open_service
+        from charladder.serving.app import make_app
         from charladder.serving.connections import limit_connections
         from charladder.serving.openapi import parse_root_path
         from charladder.serving.server import Server
+        from charladder.serving.service import open_service
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}; install it with: pip install 'charladder[serve]'") from None
     hosts, origins = parse_hosts(options.allow_host), parse_origins(options.allow_origin)

@@ -1,1 +1,1 @@
-"""A run as an HTTP service: OpenAI's completions, scores, the ladder at a place, and the explorer page."""
+"""A run as an HTTP service: OpenAI's completions, scores, predictions of every layer, and the explorer page."""

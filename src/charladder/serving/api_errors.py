@@ -1,4 +1,4 @@
-"""What goes wrong, as an answer that OpenAI's clients turn into an exception of their own."""
+"""Errors as JSON responses in OpenAI's format."""
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -7,31 +7,32 @@ from starlette.exceptions import HTTPException
 from charladder.errors import UserError
 from charladder.serving.schemas import ErrorResponse
 
+SHUTTING_DOWN = "the service is closing"
 _ERROR_TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
     500: "server_error", 503: "server_error",
 }  # fmt: skip
-SHUTTING_DOWN = "the service is closing"
 ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorResponse, "description": what}
-    for status, what in {
-        400: "a field is wrong, or the body is no JSON",
-        401: "no token, or a wrong one",
-        403: "a request from another site, or for another host",
-        404: "no such model or path",
-        405: "no such method here",
-        408: "not done within the time there is",
-        413: "a body that is too large",
-        415: "a body that is no application/json",
-        429: "too much is going on",
-        431: "a request head that is too large",
-        503: "too many connections, no place for a text within the time there is, or the service is closing",
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "a field is wrong, or the body is not JSON",
+        401: "the token is missing or wrong",
+        403: "the request comes from another site, or for another host",
+        404: "there is no such model or path",
+        405: "the path does not support this method",
+        408: "the request took too long",
+        413: "the body is too large",
+        415: "the body is not application/json",
+        429: "there are too many requests",
+        431: "the request head is too large",
+        503: "there are too many connections, the request waited too long, or the service is closing",
     }.items()
 }
 
 
 class APIError(Exception):
-    """An answer other than success. `sentence` says what is wrong, where, and what to do."""
+    """A response with an error status. message: one sentence: what is wrong, and what to do. param: the request's
+    field that is wrong."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -54,18 +55,19 @@ async def handle_api_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_user_error(request: Request, error: Exception) -> JSONResponse:
+    """A UserError of the library has the name of the request's field."""
     assert isinstance(error, UserError)
     return APIError(400, str(error), error.field).to_response()
 
 
 async def handle_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses."""
+    """Errors that Starlette and FastAPI raise themselves."""
     assert isinstance(error, HTTPException)
-    sentences = {
+    messages = {
         404: f"there is nothing at {request.url.path!r} here",
         405: f"{request.url.path!r} does not take {request.method}",
         400: "the body cannot be read as JSON; send an object, UTF-8",
     }
-    answer = APIError(error.status_code, sentences.get(error.status_code, str(error.detail))).to_response()
-    answer.headers.update(error.headers or {})
-    return answer
+    response = APIError(error.status_code, messages.get(error.status_code, str(error.detail))).to_response()
+    response.headers.update(error.headers or {})
+    return response

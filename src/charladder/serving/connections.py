@@ -1,8 +1,4 @@
-"""Connections of clients: how many there are, how long they may be silent, and how much of a request head is read.
-
-uvicorn bounds none of these. A connection without a complete request costs a descriptor and the bytes it has sent; it
-has no right to either for long.
-"""
+"""Client connections with limits that uvicorn lacks: their number, their idle time and the size of a request head."""
 
 import asyncio
 import contextlib
@@ -18,23 +14,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from charladder.serving.api_errors import APIError
 from charladder.serving.limits import Limits
 
-_PARSE_BYTES = 1 << 14  # bytes given to the parser at once, between two checks of what has been sent
-_MAX_PIPELINED_REQUESTS = 64  # requests of one connection that wait for the answer to the one before
+_PARSE_BYTES = 1 << 14  # given to the parser at once
+_MAX_PIPELINED_REQUESTS = 64  # of one connection, waiting for the response to the one before
 _LINGER_SECONDS = 1.0  # how long input is discarded after a refusal; an immediate close might lose the refusal
-RESERVED_DESCRIPTORS = 64  # descriptors for connections that are being accepted or refused, and for files
+RESERVED_DESCRIPTORS = 64  # for connections being accepted or refused, and for files
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. idle: all those without a complete request, the oldest first. A new connection takes the place of
-    the oldest of them where there are too many; where all have requests, it is refused."""
+    """One connection. idle: all connections without a complete request, the oldest first. When there are too many
+    connections, a new one closes the oldest idle one; if none is idle, the new one is refused."""
 
     def __init__(self, *arguments: Any, limits: Limits, idle: dict["Connection", None], **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.limits, self.idle = limits, idle
         self.app = self._answer
-        self.unparsed_bytes = 0  # bytes since the last part of a request that was complete
+        self.unparsed_bytes = 0  # since the last complete part of a request
         self.is_refused = False
-        self.parser: Any  # None when the connection is lost
+        self.parser: Any  # None after the connection is lost
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,7 +55,7 @@ class Connection(HttpToolsProtocol):
         while begin < len(data):
             if self.is_refused or self.transport.is_closing():
                 return
-            # A piece ends where the limit is, so that a head one byte larger is not complete in it.
+            # A part ends at the limit, so that a larger head is never complete.
             piece = data[begin : begin + min(_PARSE_BYTES, self.limits.head_bytes - self.unparsed_bytes)]
             begin += len(piece)
             self.unparsed_bytes += len(piece)
@@ -70,8 +66,8 @@ class Connection(HttpToolsProtocol):
                 )
 
     def _parse(self, data: bytes) -> None:
-        """Gives data to the parser. It takes a request to end at a head that asks for another protocol, which is not
-        spoken here: such a head is parsed again without its `Upgrade`, so that the body after it is read."""
+        """Parses data. httptools ends a request at a head that asks for another protocol. Such a head is parsed again
+        without its `Upgrade`, so that the body after it is read."""
         while data:
             try:
                 self.parser.feed_data(data)
@@ -79,14 +75,14 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 method = self.parser.get_method()
                 if method == b"CONNECT":
-                    self._refuse(405, "this service is no proxy; send GET or POST")
+                    self._refuse(405, "this service is not a proxy; send GET or POST")
                     return
                 version = self.parser.get_http_version().encode()
                 fields = [(name, value) for name, value in self.headers if name != b"upgrade"]
                 head = [b"%s %s HTTP/%s" % (method, self.url, version), *(b"%s: %s" % field for field in fields)]
                 data = b"\r\n".join([*head, b"", b""]) + data[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self._refuse(400, "this is not a request in HTTP/1.1, or one with a mistake")
+                self._refuse(400, "this is not a valid HTTP/1.1 request")
                 return
 
     def on_headers_complete(self) -> None:
@@ -113,8 +109,8 @@ class Connection(HttpToolsProtocol):
             self._wait_for_request()
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Calls the application, whose answer goes nowhere once the connection is closing. An HTTP/1.0 client does not
-        know chunks: its answer ends with the connection."""
+        """Calls the application, and drops its response once the connection is closing. HTTP/1.0 has no chunked
+        encoding, so there the end of the connection ends the response."""
         cycle, app = send.__self__, cast(Any, self.config.loaded_app)
         unframed = scope["http_version"] == "1.0" and scope["method"] != "HEAD"
 
@@ -148,17 +144,17 @@ class Connection(HttpToolsProtocol):
         if self.unparsed_bytes and not self.transport.is_closing():
             self._refuse(408, "the request head did not come in time; send it at once")
         else:
-            self.transport.abort()  # with what the client has not taken
+            self.transport.abort()  # with the data that the client has not received
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answers without the application. Where an answer is being sent already, cuts the connection."""
+        """Responds without the application. Aborts the connection if a response has begun already."""
         self.is_refused = True
         self._stop_waiting()
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started or self.pipeline:
                 self.transport.abort()
                 return
-            self.cycle.disconnected = True  # whose body is the mistake
+            self.cycle.disconnected = True  # the body of this request is malformed
             self.cycle.message_event.set()
         body = json.dumps(APIError(status, sentence).to_body()).encode()
         head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
@@ -169,7 +165,7 @@ class Connection(HttpToolsProtocol):
 
 
 def limit_connections(connections: int) -> int:
-    """How many connections the limit of open files allows, at most `connections`. Raises the limit where it may."""
+    """How many connections the limit of open files allows, at most `connections`. Raises the limit if it can."""
     try:
         import resource
     except ImportError:  # not on Unix
@@ -178,7 +174,7 @@ def limit_connections(connections: int) -> int:
     wanted = connections + num_open_descriptors() + RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):  # the system has a lower limit of its own
+        with contextlib.suppress(ValueError, OSError):  # the system has a lower limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
     return (
@@ -189,7 +185,7 @@ def limit_connections(connections: int) -> int:
 
 
 def num_open_descriptors() -> int:
-    """How many descriptors of this process are open."""
+    """The number of open file descriptors of this process."""
     try:
         return len(list(Path("/dev/fd").iterdir()))
     except OSError:

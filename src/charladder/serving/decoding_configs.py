@@ -1,6 +1,8 @@
-"""How texts are written, by what a request asks for. Chance is a race (Daliri et al. 2024), so the text of a seed is
-the same whatever drafts, and whoever else is being served. Drafts by n-grams know the text so far alone: to count those
-of the training text would keep everybody waiting."""
+"""The decoding configs of a runner, cached by sampling parameters and drafter.
+
+Sampling is coupled (Daliri et al. 2024): the text of a seed depends neither on the drafter nor on other requests.
+N-gram drafters look up the text so far and not the training text, which would take too long to count.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,12 +21,12 @@ from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
-_MAX_NGRAM_CHARACTERS = 4096  # characters
-_MAX_CACHED_CONFIGS = 16  # manners; a drafter packs its weights for itself
+_MAX_NGRAM_CHARACTERS = 4096
+_MAX_CACHED_CONFIGS = 16  # each drafter has packed weights of its own
 
 
 class SingleTextDrafter:
-    """Drafts for one text while it is the only one: in company a pass is full anyway."""
+    """Drafts only while a single text is active: with several, a pass has enough to do without drafts."""
 
     def __init__(self, drafter: Any, num_active: Callable[[], int]) -> None:
         self.drafter, self.num_active, self.name = drafter, num_active, drafter.name
@@ -32,7 +34,7 @@ class SingleTextDrafter:
         self.started_ids: set[int] = set()
 
     def begin(self, sequences: Sequence[SequenceState]) -> None:
-        """Later, if it comes to that: to take in a prompt takes time from everybody."""
+        """Delays the drafter's `begin` to the first draft, because reading a prompt delays all texts."""
 
     def draft(self, sequences: Sequence[SequenceState], limits: Sequence[int]) -> Drafts:
         self.is_active = self.num_active() == 1
@@ -53,33 +55,27 @@ class SingleTextDrafter:
 
 
 def _limit_ngram_lookup(drafter: object) -> None:
-    """An n-gram drafter looks up in the last part of a text alone: all of a long prompt would hold everybody up."""
+    """Limits an n-gram drafter to the end of the text: looking up in a long prompt would delay all texts."""
     if isinstance(drafter, NgramDrafter):
         drafter.max_characters = _MAX_NGRAM_CHARACTERS
 
 
 class DecodingConfigs:
-    """Finds or makes them. Not for several threads at once."""
+    """Makes and caches the configs of one runner. Not thread-safe."""
 
-    def __init__(
-        self,
-        run: Run,
-        runner: ModelRunner,
-        weights: torch.dtype,
-        num_active: Callable[[], int],
-    ) -> None:
-        self.run, self.runner, self.weights, self.num_active = run, runner, weights, num_active
+    def __init__(self, run: Run, runner: ModelRunner, dtype: torch.dtype, num_active: Callable[[], int]) -> None:
+        self.run, self.runner, self.dtype, self.num_active = run, runner, dtype, num_active
         self.cache: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
 
     def get(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
-        """Raises UserError where the run has nothing to draft with in this way."""
+        """Raises UserError if the run has no heads for this drafter."""
         key = sampling, draft
         if key in self.cache:
             self.cache.move_to_end(key)
             return self.cache[key]
-        drafter = make_drafter(draft, self.run, self.runner, sampling, None, lambda: None, self.weights)
-        for one in drafter.candidates if isinstance(drafter, AutoDrafter) else ():
-            _limit_ngram_lookup(one.drafter)
+        drafter = self._make_drafter(draft, sampling)
+        for candidate in drafter.candidates if isinstance(drafter, AutoDrafter) else ():
+            _limit_ngram_lookup(candidate.drafter)
         _limit_ngram_lookup(drafter)
         if draft == "auto":
             drafter = cast(Any, SingleTextDrafter(drafter, self.num_active))
@@ -89,14 +85,15 @@ class DecodingConfigs:
         return config
 
     def available_drafters(self) -> list[str]:
-        """By name, those that this run has."""
-        found = []
+        """The names of the drafters that this run supports."""
+        names = []
         for name in ("auto", "none", "targets", "early-exit", "ngram"):
             try:
-                make_drafter(
-                    name, self.run, self.runner, SamplingParams(coupled=True), None, lambda: None, self.weights
-                )
+                self._make_drafter(name, SamplingParams(coupled=True))
             except UserError:
                 continue
-            found.append(name)
-        return found
+            names.append(name)
+        return names
+
+    def _make_drafter(self, name: DrafterName, sampling: SamplingParams) -> Any:
+        return make_drafter(name, self.run, self.runner, sampling, None, lambda: None, self.dtype)

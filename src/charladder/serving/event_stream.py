@@ -1,4 +1,4 @@
-"""Server-sent events, to clients that may vanish or dawdle."""
+"""Server-sent events, and work that ends when its client disconnects."""
 
 import asyncio
 import json
@@ -15,36 +15,37 @@ from charladder.serving.requests import GenerationError
 
 _DONE_EVENT = b"data: [DONE]\n\n"
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
-FIRST_COMMENT_SECONDS = 1.0  # seconds after which a stream begins with a comment, if it has nothing else to send
-KEEPALIVE_SECONDS = 5.0  # seconds of silence after which it sends another one
-_DISCONNECT_POLL_SECONDS = 0.25  # seconds between two looks at whether the client is still there
+FIRST_COMMENT_SECONDS = 1.0  # a stream that has nothing to send begins with a comment after this time
+KEEPALIVE_SECONDS = 5.0  # and sends another comment after this time without an event
+_DISCONNECT_POLL_SECONDS = 0.25
 Answer = TypeVar("Answer")
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """What is being made for a client, given up where the client goes. Raises Refused."""
+    """The result of `work`, which is cancelled if the client disconnects. Raises APIError."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=_DISCONNECT_POLL_SECONDS))[0]:
             if await request.is_disconnected():
-                raise APIError(499, "the client has gone")
+                raise APIError(499, "the client has disconnected")
         return task.result()
     finally:
         await cancel_and_wait([task])
 
 
 async def cancel_and_wait(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancels what is not done, and waits until it has ended."""
+    """Cancels tasks that are not done, and waits until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):
-    """Sends objects as events, each given with whether it is the last, then `[DONE]`. While there is nothing to send, a
-    comment every few seconds tells the client, and proxies on the way, that the stream goes on. An error before the
-    first event or comment is an answer with its own status; later it is an event, with the status as its code. `ended`
-    is called whatever happens: the client has everything, has gone, or takes nothing."""
+    """Sends objects as events, each given with whether it is the last, then `[DONE]`.
+
+    While there is nothing to send, a comment every few seconds keeps the connection open in clients and proxies. An
+    error before the first event or comment is a response with its own status; a later one is an event with the status
+    as its code. `on_end` is always called: after the last event, a disconnection or a timeout."""
 
     media_type = "text/event-stream"
 
@@ -54,7 +55,7 @@ class EventStream(Response):
         self.raw_headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         self.has_started = self.is_complete = False
         self.lock = asyncio.Lock()
-        self.last_sent_at = time.monotonic()  # when something was sent
+        self.last_sent_at = time.monotonic()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_events(scope, receive, send))
@@ -82,7 +83,7 @@ class EventStream(Response):
             await self._send(send, _format_event(refused.to_body()), True)
 
     async def _send_keepalives(self, send: Send) -> None:
-        """Sends comments, which clients skip."""
+        """Sends comments, which clients ignore."""
         while not self.is_complete:
             left = (
                 self.last_sent_at

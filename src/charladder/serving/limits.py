@@ -1,4 +1,4 @@
-"""What the service takes on, at most."""
+"""Limits of the service."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from charladder.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """streams: texts decoded at once; waiting: further ones that may wait for a place. prompt, completion, score, stop:
-    characters of each. choices: texts of one request. numbers: log-probabilities of one answer. body: bytes of one.
-    head: bytes of a request's line and headers. connections: open at once. requests: being answered at once, of all
-    kinds. looks: scores and ladders that wait for their turn. seconds: for a request from its arrival; patience: for a
-    client to send its head, then its body, and to take each part of the answer."""
+    """streams: texts decoded at once. waiting: texts in the queue. prompt, max_tokens, score, stop: characters of each.
+    choices: texts of one request. logprobs: log-probabilities of one answer. body_bytes: of one body. head_bytes: of a
+    request's line and headers. connections: open at once. requests: answered at once, of all kinds. scorings: requests
+    for scores in the queue. seconds: for a request from its arrival. client_seconds: for a client to send its head,
+    then its body, and to receive each part of the answer."""
 
     streams: int = 64
     waiting: int = 512
@@ -33,8 +33,7 @@ class Limits:
         if not 1 <= self.streams <= 4096:
             raise UserError(field="streams", value=self.streams, rule="it must be between 1 and 4,096 texts at once")
         if not 1 <= self.max_tokens <= 1 << 24:
-            raise UserError(
-                field="max_tokens", value=self.max_tokens, rule="it must be between 1 and 16,777,216 characters"
-            )
+            rule = "it must be between 1 and 16,777,216 characters"
+            raise UserError(field="max_tokens", value=self.max_tokens, rule=rule)
         if not 0 < self.seconds < 1e6:
             raise UserError(field="seconds", value=self.seconds, rule="it must be above 0 and below a million")

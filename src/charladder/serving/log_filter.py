@@ -1,4 +1,4 @@
-"""What the service logs: nothing about clients that were cut off, and no sentence more than once a minute."""
+"""Log filters: no errors of disconnected clients, and each message at most once a minute."""
 
 import asyncio
 import logging
@@ -6,10 +6,11 @@ import time
 import traceback
 
 _REPEAT_SECONDS = 60.0
+_MAX_KEYS = 1000
 
 
 def add_log_filters() -> None:
-    """Filters the loggers of the web server and of the event loop."""
+    """Filters the loggers of uvicorn and asyncio."""
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         if not any(isinstance(one, RepeatFilter) for one in logger.filters):
@@ -17,8 +18,8 @@ def add_log_filters() -> None:
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a record pass if none like it has passed within a minute: the same message, or the same place of an error.
-    One client could otherwise fill a disk."""
+    """Drops a record if one with the same message, or with an error from the same line, passed within a minute. A
+    client could otherwise fill the disk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,14 +27,14 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, asyncio.CancelledError):  # the end of the service cut off a client
+        if isinstance(error, asyncio.CancelledError):  # shutting down cancels requests
             return False
-        place = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
-        key = record.msg if error is None else type(error), *((one.filename, one.lineno) for one in place)
+        frames = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
+        key = record.msg if error is None else type(error), *((frame.filename, frame.lineno) for frame in frames)
         now = time.monotonic()
         if now - self.logged_at.get(key, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
             return False
-        if len(self.logged_at) > 1000:
+        if len(self.logged_at) > _MAX_KEYS:
             self.logged_at.clear()
         self.logged_at[key] = now
         return True

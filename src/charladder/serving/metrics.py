@@ -1,4 +1,4 @@
-"""What the service counts of its requests: /metrics for Prometheus, and the access log."""
+"""Counters of requests for Prometheus, and the access log."""
 
 import sys
 import time
@@ -11,21 +11,21 @@ from urllib.parse import quote
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
-_BUCKET_SECONDS = 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0  # seconds: the upper ends of the buckets of a histogram
-_PATH_GROUPS = "/page/", "/v1/models/"  # paths that begin so are counted together
+_BUCKET_SECONDS = 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0  # upper bounds of the histogram
+_PATH_GROUPS = "/page/", "/v1/models/"  # prefixes whose paths are counted together
 
 
 @dataclass
 class RequestMetrics:
-    """Requests that have ended. known: the paths that are counted by name; all others are counted as `other`."""
+    """Counters of finished requests. named_paths: paths that are counted by name; others are counted as `other`."""
 
     named_paths: frozenset[str] = frozenset()
     by_status: Counter[tuple[str, int]] = field(default_factory=Counter)
-    buckets: dict[str, list[int]] = field(default_factory=dict)  # the last one is of all that took longer
+    buckets: dict[str, list[int]] = field(default_factory=dict)  # the last bucket has no upper bound
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, path: str, status: int, seconds: float) -> None:
-        """Counts a request. seconds: from its head to the end of its answer."""
+        """Counts a request. seconds: from its head to the end of the response."""
         group = next((group for group in _PATH_GROUPS if path.startswith(group)), None)
         name = group or (path if path in self.named_paths else "other")
         self.by_status[name, status] += 1
@@ -34,7 +34,7 @@ class RequestMetrics:
 
     def prometheus_lines(self) -> Iterable[str]:
         """The text format of Prometheus, version 0.0.4."""
-        yield "# HELP charladder_requests_total Requests that have ended."
+        yield "# HELP charladder_requests_total Finished requests."
         yield "# TYPE charladder_requests_total counter"
         for (name, status), count in sorted(self.by_status.items()):
             yield f'charladder_requests_total{{path="{name}",status="{status}"}} {count}'
@@ -48,13 +48,13 @@ class RequestMetrics:
 
 
 def metric_lines(name: str, kind: str, description: str, value: float) -> list[str]:
-    """One number without labels. kind: `gauge` or `counter`."""
+    """The lines of one number without labels. kind: `gauge` or `counter`."""
     return [f"# HELP {name} {description}", f"# TYPE {name} {kind}", f"{name} {value}"]
 
 
 @dataclass
 class MetricsMiddleware:
-    """An ASGI application around another, which counts its requests and, with `log`, writes a line for each."""
+    """ASGI middleware that counts requests and, with `log`, writes a line for each to standard error."""
 
     app: Any
     metrics: RequestMetrics
@@ -64,9 +64,9 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, size = time.monotonic(), 499, 0  # 499: the client left before it was answered
+        began, status, size = time.monotonic(), 499, 0  # 499: the client disconnected before the response
 
-        async def noted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -74,7 +74,7 @@ class MetricsMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, send_and_count)
         finally:
             seconds = time.monotonic() - began
             self.metrics.add(scope["path"], status, seconds)

@@ -1,4 +1,4 @@
-"""Stands before the service: who may ask, how much may be sent, and for how long anybody is waited for."""
+"""The middleware in front of the application: access control, limits of size and time, and security headers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +12,7 @@ from charladder.serving.limits import Limits
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-_MAX_SEND_BYTES = 1 << 16  # bytes of an answer sent at once
+_MAX_SEND_BYTES = 1 << 16
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -29,8 +29,8 @@ _SECURITY_HEADERS = [
 
 @dataclass
 class RequestMiddleware:
-    """An ASGI application around another. root_path: the path under which a proxy publishes it, without a slash at the
-    end; it is removed from paths that begin with it."""
+    """ASGI middleware. root_path: the path under which a proxy publishes the service, without a slash at the end; it
+    is removed from paths that begin with it."""
 
     app: Any
     limits: Limits
@@ -47,57 +47,58 @@ class RequestMiddleware:
             return
         scope = self._strip_root_path(scope)
         head = scope["method"] == "HEAD"
-        answering, loop, whole = False, asyncio.get_running_loop(), asyncio.timeout(None)
-        since: float | None = None  # when the sending that is going on began
+        has_started, loop, timeout = False, asyncio.get_running_loop(), asyncio.timeout(None)
+        sending_since: float | None = None
 
-        def look() -> None:
-            """Cuts off who takes nothing. One timer for all messages: a stream has many, most of them taken at once."""
+        def check_client() -> None:
+            """Times out if the client receives nothing. One timer serves all messages, because a stream has many."""
             nonlocal timer
-            left = self.limits.client_seconds if since is None else since + self.limits.client_seconds - loop.time()
+            limit = self.limits.client_seconds
+            left = limit if sending_since is None else sending_since + limit - loop.time()
             if left <= 0:
-                whole.reschedule(loop.time())
+                timeout.reschedule(loop.time())
             else:
-                timer = loop.call_later(left, look)
+                timer = loop.call_later(left, check_client)
 
-        async def patient_send(message: Message) -> None:
-            nonlocal answering, since
+        async def send_parts(message: Message) -> None:
+            nonlocal has_started, sending_since
             if message["type"] == "http.response.start":
-                answering = True
+                has_started = True
                 message["headers"] = [*message.get("headers", []), *_SECURITY_HEADERS]
             if head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             for part in _split_message(message):
-                since = loop.time()
+                sending_since = loop.time()
                 try:
                     await send(part)
                 finally:
-                    since = None
+                    sending_since = None
 
-        timer = loop.call_later(self.limits.client_seconds, look)
+        timer = loop.call_later(self.limits.client_seconds, check_client)
         self.num_requests += 1
         try:
-            async with whole:
+            async with timeout:
                 try:
                     if self.num_requests > self.limits.requests:
                         raise APIError(429, f"{self.limits.requests:,} requests are being answered; try again later")
                     self._check_headers(scope)
                     body = await self._read_body(scope, receive)
-                    given = False
+                    body_received = False
 
                     async def replay() -> Message:
-                        nonlocal given
-                        if given:
+                        nonlocal body_received
+                        if body_received:
                             return await receive()
-                        given = True
+                        body_received = True
                         return {"type": "http.request", "body": body, "more_body": False}
 
-                    # HEAD is answered as GET is, and its body is left out.
-                    await self.app({**scope, "method": "GET"} if head else scope, replay, patient_send)
-                except APIError as refused:
-                    if not answering:
-                        await refused.to_response()(scope, receive, patient_send)
+                    # HEAD is answered like GET, without the body.
+                    await self.app({**scope, "method": "GET"} if head else scope, replay, send_parts)
+                except APIError as error:
+                    if not has_started:
+                        await error.to_response()(scope, receive, send_parts)
         except TimeoutError:
-            # The client takes nothing. Its connection is cut, with what waits there: closed, it would wait for ever.
+            # The client receives nothing. Closing the connection would wait for it forever, so it is aborted.
             cut = scope.get("extensions", {}).get("charladder.cut")
             if cut is not None:
                 cut()
@@ -106,14 +107,14 @@ class RequestMiddleware:
             self.num_requests -= 1
 
     def _strip_root_path(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """A request as the application knows it. A proxy may have removed the root path already."""
+        """The scope without the root path, which a proxy may have removed already."""
         path, root = scope["path"], self.root_path
         if not root or not path.startswith(f"{root}/"):
             return scope
         return {**scope, "path": path[len(root) :], "raw_path": scope["raw_path"][len(root) :]}
 
     def _check_headers(self, scope: MutableMapping[str, Any]) -> None:
-        """Raises Refused for a request that may not be answered, and for a body that is not read."""
+        """Raises APIError for a request that is not allowed, or whose body cannot be read."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if sum(name == b"host" for name, _ in scope["headers"]) > 1:
             raise APIError(400, "the request has more than one `Host` header; send one")
@@ -133,7 +134,7 @@ class RequestMiddleware:
         return APIError(413, f"the body is larger than {self.limits.body_bytes:,} bytes; send less at once")
 
     async def _read_body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
-        """The whole body. Raises Refused for one that is too large, or does not come."""
+        """The whole body. Raises APIError if it is too large or late."""
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             return b""
         parts, size = [], 0
@@ -154,7 +155,7 @@ class RequestMiddleware:
 
 
 def _split_message(message: Message) -> list[Message]:
-    """A message part by part, for only between two of them is a client that takes nothing noticed."""
+    """A message in parts, because a client that receives nothing is only noticed between two of them."""
     body = message.get("body", b"")
     if len(body) <= _MAX_SEND_BYTES:
         return [message]

@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON that is bounded before it is parsed, and validated up to the first mistakes."""
+"""Bodies of requests: JSON whose structure is limited before it is parsed and validated."""
 
 from typing import TypeVar
 
@@ -10,17 +10,16 @@ from charladder.errors import suggest_names
 from charladder.serving.api_errors import APIError
 from charladder.serving.schemas import RequestModel, StreamOptions
 
-_MIN_CHECKED_BYTES = 1 << 10  # bytes of a body that cannot hold much
+_MIN_CHECKED_BYTES = 1 << 10  # a smaller body cannot be expensive
 _MAX_STRUCTURES = 256  # lists and objects of a body, and keys of all its objects
 Body = TypeVar("Body", bound=RequestModel)
 
 
 def parse_body(data: bytes, model: type[Body]) -> Body:
-    """A body as a request. Time and memory are at most proportional to the size of `data`, whatever it contains: a body
-    of many small lists, objects or keys is refused before it is parsed, and the validation of a list ends at its first
-    wrong item.
+    """A validated body. Time and memory are at most proportional to the size of `data`: a body of many small lists,
+    objects or keys is refused before it is parsed, and the validation of a list ends at its first wrong item.
 
-    Raises Refused for a body that is not a JSON object, and for one that does not fit `model`.
+    Raises APIError for a body that is not a JSON object, or does not fit `model`.
     """
     check_structure(data)
     try:
@@ -36,11 +35,10 @@ def parse_body(data: bytes, model: type[Body]) -> Body:
 
 
 def check_structure(data: bytes) -> None:
-    """Raises Refused for a body of more lists, objects or keys than a request can have. Characters inside strings do
-    not count."""
+    """Raises APIError for more lists, objects or keys than a request can have. Characters in strings do not count."""
     if len(data) <= _MIN_CHECKED_BYTES:
         return
-    plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__")  # every quote that is left begins or ends a string
+    plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__")  # each remaining quote begins or ends a string
     data_N = np.frombuffer(plain, np.uint8)
     outside_N = np.cumsum(data_N == ord('"'), dtype=np.uint8) % 2 == 0
     for marks, what in (("[{", "lists and objects"), (":", "keys")):
@@ -50,10 +48,10 @@ def check_structure(data: bytes) -> None:
 
 
 def wrong_field(error: ValidationError, model: type[RequestModel]) -> APIError:
-    """The first field that does not fit, in one sentence. The value that was sent is not repeated."""
+    """An error for the first field that does not fit. Its message does not repeat the value."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     field = errors[0]["loc"][0]
-    # A field of several types has an error for each of them. The one that lies deepest is of the type that was meant.
+    # A field of several types has an error for each. The deepest one is of the type that was meant.
     worst = max((one for one in errors if one["loc"][0] == field), key=lambda one: len(one["loc"]))
     if worst["type"] == "extra_forbidden":
         known = model if len(worst["loc"]) == 1 else StreamOptions

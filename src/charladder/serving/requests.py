@@ -1,4 +1,4 @@
-"""A text that is wanted, and what the event loop hears of it."""
+"""A text to generate, and the queue through which the event loop receives it."""
 
 import asyncio
 from collections import deque
@@ -11,11 +11,11 @@ from charladder.generation.speculative.factory import DrafterName
 
 
 class QueueFull(Exception):
-    """There is no place for more, now."""
+    """The scheduler's queue is full."""
 
 
 class GenerationError(Exception):
-    """The text cannot be written. `sentence` is for the client, `status` that of the answer."""
+    """A text cannot be generated. `message` is for the client; `status` is that of the response."""
 
     def __init__(self, message: str, status: int = 500) -> None:
         super().__init__(message)
@@ -24,8 +24,9 @@ class GenerationError(Exception):
 
 @dataclass(frozen=True)
 class OutputChunk:
-    """What has been settled since the piece before: ids, their nats, whether each was an accepted draft, the likeliest
-    symbols there. finish: None, `length`, `stop`, or `time` where the time was over."""
+    """The symbols generated since the chunk before: ids, log-probabilities in nats, whether each was an accepted draft,
+    and the most likely candidates of each position. finish_reason: None, `length`, `stop`, or `time` after the
+    deadline."""
 
     ids: list[int]
     nats: list[float]
@@ -36,42 +37,44 @@ class OutputChunk:
 
 @dataclass(eq=False, slots=True)
 class GenerationRequest:
-    """A text that is wanted, and where it stands."""
+    """A text to generate, and its progress. sample_index: which of the texts with the same prompt it is.
+    empty_prompt_ids: what the network reads if the prompt is empty. num_candidates: most likely symbols to record at
+    each position. deadline: of time.monotonic(). num_sent: symbols sent to the event loop."""
 
     prompt: list[int]
     length: int
     sampling: SamplingParams
     draft: DrafterName
     seed: int
-    sample_index: int  # which of the texts after the same prompt
-    empty_prompt_ids: list[int]  # what the network reads where the prompt is empty
+    sample_index: int
+    empty_prompt_ids: list[int]
     stops: Sequence[Sequence[int]] = ()
     num_candidates: int = 0
-    deadline: float = float("inf")  # of time.monotonic()
+    deadline: float = float("inf")
     sequence: SequenceState | None = None
     is_cancelled: bool = False
-    num_sent: int = 0  # characters that the event loop knows of
+    num_sent: int = 0
     last_sent_at: float = 0.0
     num_steps: int = 0
-    started_at: float = 0.0  # when it joined
+    started_at: float = 0.0
     finished_at: float = 0.0
     has_output: asyncio.Event = field(default_factory=asyncio.Event)
     outputs: deque[OutputChunk | Exception] = field(default_factory=deque)
 
-    def put_output(self, piece: OutputChunk | Exception) -> None:
-        """In the event loop."""
-        self.outputs.append(piece)
+    def put_output(self, output: OutputChunk | Exception) -> None:
+        """Adds an output. Called in the event loop."""
+        self.outputs.append(output)
         self.has_output.set()
 
     async def __aiter__(self) -> AsyncIterator[OutputChunk]:
-        """Pieces until the one with a finish. Raises Failed."""
+        """Chunks up to the one with a finish reason. Raises GenerationError."""
         while True:
             while not self.outputs:
                 self.has_output.clear()
                 await self.has_output.wait()
-            piece = self.outputs.popleft()
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-            if piece.finish_reason:
+            output = self.outputs.popleft()
+            if isinstance(output, Exception):
+                raise output
+            yield output
+            if output.finish_reason:
                 return

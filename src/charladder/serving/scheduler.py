@@ -1,7 +1,7 @@
-"""Texts that are wanted, and the batches that decode them: one for all, or one for each core.
+"""The queue of requests, and the workers that decode them: one for all, or one for each core.
 
-The event loop hands over tickets and hears of what was written; nobody waits for anybody. What a client has not taken
-yet lies with its ticket, and is bounded by the length of its text.
+The event loop submits requests and receives outputs without blocking. Outputs that a client has not received stay in
+the queue of its request, which the length of the text bounds.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from charladder.serving.limits import Limits
 from charladder.serving.requests import GenerationError, GenerationRequest, QueueFull
 from charladder.serving.worker import RequestOutput, Worker
 
-_MAX_JOINING_PER_STEP = 8  # texts that join in one step, at most: prompts are read while the others wait
+_MAX_JOINING_PER_STEP = 8  # texts: reading their prompts delays the texts that are being decoded
 
 
 class Scheduler:
-    """A batch for each of `readers`, which nobody else may use. manners: of a reader. `start` wants a running event
-    loop."""
+    """A worker for each of `runners`, which must not be used elsewhere. make_configs: makes the decoding configs of a
+    runner. `start` needs a running event loop."""
 
     def __init__(
         self, runners: Sequence[ModelRunner], limits: Limits, make_configs: Callable[[ModelRunner], DecodingConfigs]
@@ -34,106 +34,107 @@ class Scheduler:
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.workers = [
-            Worker(reader, make_configs(reader), self.wait_for_requests, self.deliver, lambda: self.num_active)
-            for reader in runners
+            Worker(runner, make_configs(runner), self.wait_for_requests, self.deliver, lambda: self.num_active)
+            for runner in runners
         ]
 
     @property
     def num_active(self) -> int:
         """How many texts are being decoded."""
-        return sum(len(batch.active) for batch in self.workers)
+        return sum(len(worker.active) for worker in self.workers)
 
     @property
     def generated_characters(self) -> int:
-        """Written, of all texts."""
-        return sum(batch.generated_characters for batch in self.workers)
+        """Characters of all texts so far."""
+        return sum(worker.generated_characters for worker in self.workers)
 
     def is_only_active(self, runner: ModelRunner) -> bool:
-        """Whether no other batch than that of `reader` decodes anything."""
-        return not any(batch.active for batch in self.workers if batch.loop.runner is not runner)
+        """Whether no worker but that of `runner` has texts."""
+        return not any(worker.active for worker in self.workers if worker.loop.runner is not runner)
 
     def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        for batch in self.workers:
-            batch.thread.start()
+        for worker in self.workers:
+            worker.thread.start()
 
     def close(self) -> None:
-        """Ends all texts where they are."""
+        """Ends all texts, with an error."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-        for batch in self.workers:
-            if batch.thread.is_alive():
-                batch.thread.join()
+        for worker in self.workers:
+            if worker.thread.is_alive():
+                worker.thread.join()
         with self.changed:
             failing = list(self.waiting)
             self.waiting.clear()
-        self.deliver([(ticket, GenerationError(SHUTTING_DOWN, 503)) for ticket in failing])
+        self.deliver([(request, GenerationError(SHUTTING_DOWN, 503)) for request in failing])
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """All of them, or none. Raises Full."""
+        """Queues all requests, or none. Raises QueueFull."""
         with self.changed:
             if self.closed:
                 raise QueueFull
-            free = sum(len(batch.free_slots) for batch in self.workers)
+            free = sum(len(worker.free_slots) for worker in self.workers)
             if len(requests) > self.limits.waiting + free - len(self.waiting):
                 raise QueueFull
             self.waiting += requests
             self.changed.notify_all()
 
     def cancel(self, requests: Sequence[GenerationRequest]) -> None:
-        """Nobody waits for these any more: their places are free at the next step."""
+        """Drops requests. Their slots are free at the next step."""
         with self.changed:
-            for ticket in requests:
-                ticket.is_cancelled = True
-            self.waiting = deque(ticket for ticket in self.waiting if not ticket.is_cancelled)
+            for request in requests:
+                request.is_cancelled = True
+            self.waiting = deque(request for request in self.waiting if not request.is_cancelled)
             self.changed.notify_all()
 
     def wait_for_requests(self, worker: Worker) -> list[GenerationRequest] | None:
-        """What a batch has to do, as soon as there is anything: the texts that join it, if any. All batches get equal
-        shares, those with the fewest texts first, so that a text alone always is the first batch's, whose drafter has
-        learned from the one before."""
+        """Blocks until a worker has something to do. Returns the requests that join it; None when closed.
+
+        Workers get equal shares, those with the fewest texts first. A single text always goes to the first worker,
+        whose drafter has learned from the texts before."""
         with self.changed:
             while not self.closed:
-                worker.remove([ticket for ticket in worker.active if ticket.is_cancelled])
+                worker.remove([request for request in worker.active if request.is_cancelled])
                 self._fail_expired()
                 joining = [self.waiting.popleft() for _ in range(self._num_joining(worker))]
                 if joining or worker.active:
                     if self.waiting:
-                        self.changed.notify_all()  # it may be another's turn now
+                        self.changed.notify_all()  # another worker may be next
                     return joining
                 self.changed.wait()
             return None
 
     def _fail_expired(self) -> None:
-        """Texts that have waited until their time was over are not begun. Called between two steps: while texts wait,
-        others are being decoded."""
+        """Fails requests that have waited past their deadline. Called between two steps, because texts only wait while
+        others are decoded."""
         now = time.monotonic()
-        late = [ticket for ticket in self.waiting if now > ticket.deadline]
+        late = [request for request in self.waiting if now > request.deadline]
         if late:
-            self.waiting = deque(ticket for ticket in self.waiting if now <= ticket.deadline)
-            sentence = f"no place became free within {self.limits.seconds:g} seconds; try again later"
-            self.deliver([(ticket, GenerationError(sentence, 503)) for ticket in late])
+            self.waiting = deque(request for request in self.waiting if now <= request.deadline)
+            sentence = f"no stream became free within {self.limits.seconds:g} seconds; try again later"
+            self.deliver([(request, GenerationError(sentence, 503)) for request in late])
 
     def _num_joining(self, worker: Worker) -> int:
-        """How many of those who wait join a batch now."""
+        """How many waiting requests join a worker now."""
         if not self.waiting:
             return 0
-        with_places = [one for one in self.workers if one.free_slots]
-        turn = sorted(with_places, key=lambda one: len(one.active))
-        if worker not in turn[: len(self.waiting)]:
+        with_slots = [other for other in self.workers if other.free_slots]
+        first = sorted(with_slots, key=lambda other: len(other.active))
+        if worker not in first[: len(self.waiting)]:
             return 0
         share = -(-(len(self.waiting) + self.num_active) // len(self.workers))
         return min(len(self.waiting), len(worker.free_slots), max(0, share - len(worker.active)), _MAX_JOINING_PER_STEP)
 
     def deliver(self, outputs: Sequence[RequestOutput]) -> None:
-        """Hands pieces to the event loop, all in one call."""
+        """Passes outputs to the event loop, in one call."""
         if not outputs or self.loop is None:
             return
 
         def receive() -> None:
-            for ticket, piece in outputs:
-                ticket.put_output(piece)
+            for request, output in outputs:
+                request.put_output(output)
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self.loop.call_soon_threadsafe(receive)

@@ -1,4 +1,4 @@
-"""What is asked and answered, as pydantic models: OpenAI's completions with a few fields of ours, scores, ladders."""
+"""Requests and responses as pydantic models. The completions have OpenAI's fields and a few more."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,11 +19,11 @@ class RequestModel(BaseModel):
 
 class StreamOptions(RequestModel):
     include_usage: StrictBool = False
-    include_obfuscation: StrictBool = False  # OpenAI's padding against guessing from sizes: accepted, never done
+    include_obfuscation: StrictBool = False  # OpenAI's padding of events: accepted and ignored
 
 
 def prompt_kind(prompt: Any) -> str | None:
-    """Which form of a prompt was meant, so that the others are not tried; None for a value of no such form."""
+    """The type of a prompt, so that pydantic tries no other; None for a value that is not a prompt."""
     if isinstance(prompt, str):
         return "text"
     if not isinstance(prompt, list):
@@ -42,7 +42,7 @@ Prompt = Annotated[
 
 
 def stop_kind(stop: Any) -> str | None:
-    """The same of a stop."""
+    """The type of a stop."""
     return "text" if isinstance(stop, str) else "texts" if isinstance(stop, list) else None
 
 
@@ -53,7 +53,7 @@ Stop = Annotated[
 
 
 class CompletionRequest(RequestModel):
-    """OpenAI's fields; a token is a symbol of the alphabet, a byte for bytes. Ours are top_k, min_p and draft."""
+    """OpenAI's fields, and top_k, min_p and draft. A token is a symbol of the alphabet."""
 
     model: StrictStr | None = None
     prompt: Prompt | None = ""
@@ -86,7 +86,7 @@ class TextRequest(RequestModel):
 
 
 class ScoreRequest(TextRequest):
-    """begin, end: the symbols to score, of all that are sent."""
+    """begin, end: the range of symbols to score."""
 
     begin: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] = 0
     end: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] | None = None
@@ -94,13 +94,13 @@ class ScoreRequest(TextRequest):
 
 
 class LayersRequest(TextRequest):
-    """place: a symbol's, from 0; the number of symbols asks for what comes after the text."""
+    """place: the position of a symbol, from 0; the number of symbols is the position after the text."""
 
     place: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)]
 
 
 class TokenizeRequest(RequestModel):
-    """vLLM's fields. add_special_tokens is accepted, and there are none."""
+    """vLLM's fields. add_special_tokens is accepted and ignored: the alphabet has no special tokens."""
 
     model: StrictStr | None = None
     prompt: StrictStr
@@ -125,7 +125,7 @@ class DetokenizeResponse(BaseModel):
 
 
 class TokenizerInfo(BaseModel):
-    """Special tokens are null: the alphabet has none."""
+    """The special tokens are null: the alphabet has none."""
 
     tokenizer_class: str
     vocab_size: int
@@ -198,7 +198,7 @@ class HeadScores(BaseModel):
 
 
 class ScoreResponse(BaseModel):
-    """offsets: for a text, which of its code points each scored symbol belongs to."""
+    """offsets: for a text, the index of the code point of each scored symbol."""
 
     characters: int
     begin: int
@@ -222,7 +222,7 @@ class Candidate(Symbol):
 
 
 class ActualSymbol(Candidate):
-    """rank: how many symbols were held likelier; 0 is the first guess."""
+    """rank: the number of symbols that are more likely."""
 
     rank: int
 

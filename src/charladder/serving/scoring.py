@@ -1,4 +1,4 @@
-"""Scores of texts, and the ladder at a place of one. One at a time, in a thread of its own, beside the decoding.
+"""Scores of texts, and the predictions of every head at one position. One request at a time, in a thread.
 
 Shapes: N symbols.
 """
@@ -28,23 +28,23 @@ from charladder.serving.api_errors import SHUTTING_DOWN, APIError
 from charladder.serving.limits import Limits
 from charladder.serving.tokens import Tokenizer
 
-_NUM_CANDIDATES = 5  # likeliest symbols of a head
-_MAX_BATCH_CHARACTERS = 4096  # characters read together: between two of these a look at whether anybody still waits
+_NUM_CANDIDATES = 5  # shown for each head
+_MAX_BATCH_CHARACTERS = 4096  # between two checks for cancellation
 
 
 class RequestCancelled(Exception):
-    """Nobody waits for it any more."""
+    """The client has disconnected."""
 
 
 def _to_finite_list(numbers_N: np.ndarray) -> list[float]:
-    """As a list. Raises Refused where a network's numbers are broken."""
+    """As a list. Raises APIError for NaN and infinities."""
     if not np.isfinite(numbers_N).all():
         raise APIError(500, NOT_FINITE)
     return numbers_N.tolist()
 
 
 class Scorer:
-    """Looks at texts with a run's network and, where they are there, its trained heads."""
+    """Scores texts with a run's network and, if the run has them, its heads."""
 
     def __init__(self, run: Run, network: Transformer, tokenizer: Tokenizer, limits: Limits) -> None:
         self.network, self.tokenizer, self.limits = network, tokenizer, limits
@@ -55,29 +55,30 @@ class Scorer:
         if run.heads_path.is_file():
             self.objective = run.objective().to(network.output.weight.device).eval()
         self.last_learned = last_learned(run)
-        self.executor = ThreadPoolExecutor(1, "looking")
+        self.executor = ThreadPoolExecutor(1, "scoring")
         self.num_requests = 0
         self.is_closing = threading.Event()
 
     async def run(self, deadline: float, method: Any, *arguments: Any) -> Any:
-        """`look` of this class in its thread. Raises Refused; when cancelled, the thread stops soon."""
+        """The result of a method of this class, run in its thread. Cancelling it ends the thread's work soon. Raises
+        APIError and UserError."""
         if self.is_closing.is_set():
             raise APIError(503, SHUTTING_DOWN)
         if self.num_requests >= self.limits.scorings:
-            raise APIError(429, "too many texts are being looked at; try again later")
-        gone = threading.Event()
+            raise APIError(429, "too many texts are being scored; try again later")
+        is_cancelled = threading.Event()
 
         def check(*_: Any) -> None:
-            if gone.is_set():
+            if is_cancelled.is_set():
                 raise RequestCancelled
             if self.is_closing.is_set():
                 raise APIError(503, SHUTTING_DOWN)
             if time.monotonic() > deadline:
-                raise APIError(408, f"it takes longer than {self.limits.seconds:g} seconds; send a shorter text")
+                raise APIError(408, f"scoring takes longer than {self.limits.seconds:g} seconds; send a shorter text")
 
         def work() -> Any:
-            if time.monotonic() > deadline and not gone.is_set():
-                raise APIError(503, f"its turn did not come within {self.limits.seconds:g} seconds; try again later")
+            if time.monotonic() > deadline and not is_cancelled.is_set():
+                raise APIError(503, f"scoring did not begin within {self.limits.seconds:g} seconds; try again later")
             check()
             return partial(method, *arguments)(check)
 
@@ -85,24 +86,24 @@ class Scorer:
         try:
             return await asyncio.get_running_loop().run_in_executor(self.executor, work)
         finally:
-            gone.set()
+            is_cancelled.set()
             self.num_requests -= 1
 
     def close(self) -> None:
-        """Ends all looks at the next check."""
+        """Ends all requests at their next check."""
         self.is_closing.set()
         self.executor.shutdown(wait=False)
 
     def score(self, ids: list[int], begin: int, end: int, layers: bool, check: Any) -> dict[str, Any]:
-        """Bits of the symbols from `begin` to `end`, each from what evaluation at stride C/2 of the whole text sees, so
-        they do not depend on where the part begins; with `layers`, those of every head."""
-        began = time.perf_counter()
+        """The bits of the symbols from `begin` to `end`, and with `layers` those of every head. They equal those of an
+        evaluation of the whole text at stride C/2, so they do not depend on `begin`."""
+        started_at = time.perf_counter()
         ids_N = np.array(ids, np.int64)
         bits_N = np.zeros(len(ids))
         bits_N[:1] = math.log2(self.tokenizer.alphabet.size)
         part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
 
-        def note(scored: ScoredCharacters) -> None:
+        def record(scored: ScoredCharacters) -> None:
             bits_N[scored.places_M] = scored.nats_M / math.log(2)
 
         result: dict[str, Any] = {}
@@ -110,7 +111,7 @@ class Scorer:
             evaluate(
                 lambda tokens_BT, keep: self.network(tokens_BT, logits_to_keep=keep).logits_BTV, ids_N, part,
                 self.context, self.stride, self.tokenizer.alphabet.size, self.network.output.weight.device,
-                _MAX_BATCH_CHARACTERS, check, each=note,
+                _MAX_BATCH_CHARACTERS, check, each=record,
             )  # fmt: skip
         if layers:
             result["layers"] = self._score_layers(ids_N, part, begin, end, check)
@@ -123,15 +124,15 @@ class Scorer:
             "bits_per_character": math.fsum(bits) / len(bits) if bits else 0.0,
             "context": self.context,
             "stride": self.stride,
-            "seconds": time.perf_counter() - began,
+            "seconds": time.perf_counter() - started_at,
         } | result
 
     def prompt_logprobs(
         self, ids: list[int], num_candidates: int, check: Any
     ) -> tuple[list[float], list[list[tuple[int, float]]]]:
-        """Of every symbol but the first: its nats, and the `top` likeliest there with theirs."""
+        """Of every symbol but the first: its log-probability, and the most likely candidates with theirs."""
         ids_N, nats, found = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
-        last: list[list[tuple[int, float]]] = []  # of the windows that are noted next
+        last: list[list[tuple[int, float]]] = []  # of the windows that `record` receives next
 
         def predict(tokens_BT: Tensor, keep: int) -> Tensor:
             logits_BTV = self.network(tokens_BT, logits_to_keep=keep).logits_BTV
@@ -142,13 +143,13 @@ class Scorer:
             )
             return logits_BTV
 
-        def note(scored: ScoredCharacters) -> None:
+        def record(scored: ScoredCharacters) -> None:
             for place, said, best in zip(scored.places_M.tolist(), scored.nats_M.tolist(), last, strict=True):
                 nats[place], found[place] = -said, best
 
         evaluate(
             predict, ids_N, (0, len(ids)), self.context, self.stride, self.tokenizer.alphabet.size,
-            self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, each=note,
+            self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, each=record,
         )  # fmt: skip
         _to_finite_list(np.array(nats))
         return nats[1:], found[1:]
@@ -156,27 +157,27 @@ class Scorer:
     def _score_layers(
         self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
     ) -> list[dict[str, Any]]:
-        """A list for each head, of the bits of every symbol; None where it predicts none, as in the first places."""
+        """For each head the bits of every symbol; None at the first positions, which it does not predict."""
         found: dict[tuple[int, int], list[float | None]] = {}
 
-        def note(layer: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
+        def record(layer: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
             bits = found.setdefault((layer, target), [None] * (end - begin))
             for place, nats in zip(places_M.tolist(), nats_M.tolist(), strict=True):
                 if begin <= place < end:
                     bits[place - begin] = nats / math.log(2)
 
         if self.objective is None:
-            sentence = "this run has no heads.safetensors, so its layers predict nothing; ask without `layers`"
+            sentence = "this run has no heads.safetensors, so its layers predict nothing; leave out `layers`"
             raise APIError(400, sentence, "layers")
         if part[0] < end:
-            evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, note)
+            evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, record)
         return [
             {"term": term_name(layer, k, self.layers), "layer": layer, "target": k, "bits": found[layer, k]}
             for layer, k in sorted(found)
         ]
 
     def predictions_at(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
-        """What every head expected at `place` and after it, from what stands before."""
+        """What every head predicts at `place` and after it, from the text before."""
         ids_N = np.array(ids, np.int64)
         heads: dict[int, list[dict[str, Any]]] = {layer: [] for layer in range(1, self.layers + 1)}
         bits: float | None = None
@@ -194,7 +195,7 @@ class Scorer:
             "bits": bits,
             "note": None
             if place
-            else "nothing stands before the first character, so it is charged as one of the alphabet drawn uniformly",
+            else "the first character has no text before it and is scored as a uniform draw from the alphabet",
             "rows": [{"layer": layer, "heads": found} for layer, found in heads.items()],
         }
 

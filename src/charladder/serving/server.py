@@ -1,5 +1,4 @@
-"""The web server of a service, and its end: texts that are being written end with a word to whoever reads them, without
-a traceback."""
+"""uvicorn with an orderly shutdown: active requests end with an error, and no traceback is logged."""
 
 import asyncio
 import functools
@@ -9,19 +8,19 @@ from typing import Any, cast
 import uvicorn
 
 from charladder.serving import log_filter
-from charladder.serving.app import Service
 from charladder.serving.connections import Connection
+from charladder.serving.service import Service
 
-_MAX_ACCEPTED_AT_ONCE = 16  # connections accepted before any of them is looked at
-_BACKLOG_CONNECTIONS = 1024  # connections that the system keeps until they are accepted
+_MAX_ACCEPTED_AT_ONCE = 16  # before any of them is handled
+_BACKLOG_CONNECTIONS = 1024  # that the system queues until they are accepted
 
 
 class Server(uvicorn.Server):
-    """Asked to end, it ends all texts where they are. Without, they would be waited for, and then cut off in silence.
-    Whoever asks twice does not wait for clients that take nothing either."""
+    """Ends all texts with an error at the first signal; uvicorn alone would wait for them and then drop them. At the
+    second signal it does not wait for clients either."""
 
     def __init__(self, service: Service, app: Any, graceful: int = 5) -> None:
-        """graceful: seconds for which clients are waited for at the end."""
+        """graceful: seconds to wait for clients at shutdown."""
         protocol = functools.partial(Connection, limits=service.limits, idle={})
         config = uvicorn.Config(
             app, http=cast(Any, protocol), ws="none", log_level="warning", access_log=False, lifespan="on",
@@ -33,7 +32,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # asyncio accepts as many connections at once as may wait, and logs an error for each that finds no descriptor.
+        # asyncio accepts as many connections at once as its backlog, and logs an error for each without a descriptor.
         for one in sockets or []:
             one.listen(_BACKLOG_CONNECTIONS)
 
@@ -41,5 +40,5 @@ class Server(uvicorn.Server):
         self.service.scorer.close()
         await asyncio.to_thread(self.service.scheduler.close)
         await super().shutdown(sockets)
-        if self.force_exit:  # it has left this out, and would cancel what waits for it
+        if self.force_exit:  # uvicorn skips the lifespan then
             await self.lifespan.shutdown()

@@ -1,4 +1,4 @@
-"""Text of requests as symbols of the alphabet, and symbols as text of answers.
+"""Text of requests as symbols of the alphabet, and symbols as text of responses.
 
 Shapes: N symbols.
 """
@@ -14,7 +14,7 @@ from charladder.text import Alphabet
 
 
 class Tokenizer:
-    """An alphabet, and what becomes of letters outside it (the run's own rule)."""
+    """An alphabet, and the run's rule for letters outside it."""
 
     def __init__(self, alphabet: Alphabet, unknown: str) -> None:
         self.alphabet, self.unknown = alphabet, unknown
@@ -28,15 +28,15 @@ class Tokenizer:
             raise UserError(error.problem, field=name, rule="leave it out") from None
 
     def encode_exact(self, text: str, name: str) -> list[int] | None:
-        """Ids that decode to exactly this text; None where there are none, because it has a letter outside the
-        alphabet. Raises UserError for half a surrogate pair."""
+        """Ids that decode to exactly this text; None if it has a letter outside the alphabet. Raises UserError for half
+        a surrogate pair."""
         data = _encode_utf8(text, name)
         if self.alphabet.letters and any(self.alphabet.table_P[ord(letter)] < 0 for letter in text):
             return None
         return self.alphabet.encode(data, name).tolist()
 
     def check_ids(self, ids: Sequence[int], name: str) -> list[int]:
-        """Ids as they came. Raises UserError for one outside the alphabet."""
+        """The same ids. Raises UserError for one outside the alphabet."""
         if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
             wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
             problem = f"{name} has the token {wrong} at position {ids.index(wrong)}"
@@ -44,11 +44,11 @@ class Tokenizer:
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What ids spell; bytes that are no UTF-8 become replacement characters."""
+        """The text of ids; bytes that are not UTF-8 become replacement characters."""
         return self.alphabet.decode(np.array(ids, np.int64)).decode("utf-8", "replace")
 
     def offsets(self, text: str) -> list[int]:
-        """For every symbol of an encoded text, which of its code points it belongs to."""
+        """For every symbol of an encoded text, the index of its code point."""
         if self.alphabet.letters:
             points_N = np.frombuffer(text.encode("utf-32-le"), np.uint32)
             known_N = self.alphabet.table_P[points_N] >= 0
@@ -57,7 +57,7 @@ class Tokenizer:
         return (np.cumsum((data_N & 0xC0) != 0x80) - 1).tolist()
 
     def token_string(self, symbol: int, byte_prefix: str = "bytes:") -> str:
-        """A symbol by itself, as OpenAI's protocol has it: a byte that is no text alone is `bytes:\\xe2`."""
+        """A symbol in OpenAI's notation: a byte that is not a character is `bytes:\\xe2`."""
         if self.alphabet.letters:
             return self.alphabet.letters[symbol]
         return chr(symbol) if symbol < 128 else f"{byte_prefix}\\x{symbol:02x}"
@@ -73,8 +73,8 @@ def _encode_utf8(text: str, name: str) -> bytes:
 
 @dataclass(frozen=True)
 class DecodedText:
-    """What symbols spell. marked: for each code point 1 where the symbol that completes it is marked, else 0. offsets:
-    in which code point of the whole text each symbol lies."""
+    """The text of symbols. marks: for each code point 1 if the symbol that completes it is marked, else 0. offsets: for
+    each symbol the index of its code point in the whole text."""
 
     text: str
     marks: str
@@ -82,8 +82,8 @@ class DecodedText:
 
 
 class IncrementalDecoder:
-    """Symbols as they come, as whole characters; bytes that are no UTF-8 become replacement characters. begin: code
-    points that stand before."""
+    """Decodes symbols in parts, as whole characters; bytes that are not UTF-8 become replacement characters. offset:
+    the number of code points before."""
 
     def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
         self.alphabet, self.length = tokenizer.alphabet, offset
@@ -106,6 +106,6 @@ class IncrementalDecoder:
         return DecodedText(text, marked, offsets)
 
     def _add_ascii(self, text: str, marks: Sequence[bool]) -> DecodedText:
-        """ASCII, which is most of what most networks write: a symbol a character, and none begun before."""
+        """The fast path for ASCII: each symbol is a character."""
         begin, self.length = self.length, self.length + len(text)
         return DecodedText(text, "".join(["1" if mark else "0" for mark in marks]), list(range(begin, self.length)))
