@@ -1,6 +1,6 @@
-"""The cells of the table of support: a feature in every setting a model is trained in; and the same by hand.
+"""The cells of the table in docs/support.md: a feature of the library in a training setting, and its hand-written peer.
 
-`run` trains with the library, `run_by_hand` with losses written out on the plain network. Both return tensors by name:
+`run` trains with the library, `run_by_hand` with hand-written losses on the same network. Both return tensors by name:
 gradients, weights after some steps, or the numbers of a diagnosis.
 """
 
@@ -16,12 +16,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from auxiliary.features import PIECE, RATE, STEPS, WEIGHT, Feature, Network, data, fill, head
+from auxiliary.features import FIRST_MICRO_BATCH, RATE, STEPS, WEIGHT, Feature, Network, data, fill_parameters, head
 from charladder import auxiliary as aux
 
 # Settings: the columns.
 
-ALONE = [
+SINGLE_PROCESS = [
     "plain",
     "autocast bf16",
     "attached, then compiled",
@@ -29,24 +29,24 @@ ALONE = [
     "checkpointing, `use_reentrant=False`",
     "checkpointing, `use_reentrant=True`",
 ]
-PLAIN, AUTOCAST, ATTACHED_FIRST, COMPILED_FIRST, CHECKPOINTED, REENTRANT = ALONE
+PLAIN, AUTOCAST, ATTACHED_FIRST, COMPILED_FIRST, CHECKPOINTED, REENTRANT = SINGLE_PROCESS
 DDP, FSDP2 = "DDP", "FSDP2"
 
 
-def precision(setting: str) -> tuple[torch.dtype, Any]:
-    """The type of the weights, and what a forward pass happens in."""
+def dtype_and_context(setting: str) -> tuple[torch.dtype, Any]:
+    """The dtype of the weights, and the context of a forward pass."""
     if setting == AUTOCAST:
         return torch.float32, torch.autocast("cpu", torch.bfloat16)
     return torch.float64, contextlib.nullcontext()
 
 
 def compiled(network: nn.Module) -> Any:
-    torch.compiler.reset()  # one cell has nothing from another
+    torch.compiler.reset()  # compiled code of other cells
     return torch.compile(network, backend="aot_eager")
 
 
-def wrap(network: Network, setting: str) -> Any:
-    """For several ranks."""
+def wrap_parallel(network: Network, setting: str) -> Any:
+    """The network in DDP or FSDP2, or itself."""
     if setting == DDP:
         return DistributedDataParallel(network)
     if setting == FSDP2:
@@ -58,26 +58,26 @@ def wrap(network: Network, setting: str) -> Any:
 
 
 @contextlib.contextmanager
-def gradients_at_home(model: Any, stay: bool) -> Iterator[None]:
-    """Of a micro-batch that is not the last."""
+def gradient_sync_off(model: Any, stay: bool) -> Iterator[None]:
+    """Without exchange of gradients, if `stay`: for a micro-batch that is not the last."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(not stay)
     with model.no_sync() if stay and isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
         yield
 
 
-def whole(tensor: Tensor | None, like: Tensor) -> Tensor:
-    """A gradient or a weight from all ranks; zeros for no gradient."""
+def full_tensor(tensor: Tensor | None, like: Tensor) -> Tensor:
+    """A gradient or a weight, gathered from all ranks; zeros for no gradient."""
     tensor = torch.zeros_like(like) if tensor is None else tensor
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def gradients_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{k} {n}": whole(p.grad, p) for k, module in modules.items() for n, p in module.named_parameters()}
+    return {f"{k} {n}": full_tensor(p.grad, p) for k, module in modules.items() for n, p in module.named_parameters()}
 
 
 def weights_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{k} {n}": whole(p, p) for k, module in modules.items() for n, p in module.named_parameters()}
+    return {f"{k} {n}": full_tensor(p, p) for k, module in modules.items() for n, p in module.named_parameters()}
 
 
 def sgd(modules: dict[str, nn.Module]) -> torch.optim.SGD:
@@ -88,29 +88,31 @@ def sgd(modules: dict[str, nn.Module]) -> torch.optim.SGD:
 
 
 def run(feature: Feature, setting: str, share: slice = slice(None)) -> dict[str, Tensor]:
-    """What the library makes of a feature in a setting; `share`: of the batch, this rank's. Raises AuxiliaryError."""
-    dtype, mode = precision(setting)
+    """The result of the library for a feature in a setting; share: the examples of this rank. Raises AuxiliaryError."""
+    dtype, mode = dtype_and_context(setting)
     reentrant = {CHECKPOINTED: False, REENTRANT: True}.get(setting)
     network = Network(**feature.options, reentrant=reentrant).to(dtype)
-    fill(network, 0)
+    fill_parameters(network, 0)
     x, y = (tensor[share] for tensor in data(dtype))
     objective = aux.Objective(aux.Term(F.cross_entropy), feature.terms())
-    model = wrap(network, setting)
+    model = wrap_parallel(network, setting)
     if setting == ATTACHED_FIRST:
         objective.attach(network)
         model = compiled(network)
     if setting == COMPILED_FIRST:
         model = compiled(network)
-        model(x[: PIECE if feature.training == "pieces" else None])  # for another shape it would be compiled anew
+        model(
+            x[: FIRST_MICRO_BATCH if feature.training == "micro_batches" else None]
+        )  # another shape would compile again
     if feature.build:
         objective.build(model, x)
     objective.to(dtype)
-    fill(objective, 1)
-    return getattr(Library(network, model, objective, mode), feature.training)(x, y)
+    fill_parameters(objective, 1)
+    return getattr(LibraryTrainer(network, model, objective, mode), feature.training)(x, y)
 
 
-class Library:
-    """The ways to train, with the library."""
+class LibraryTrainer:
+    """Training with the library; one method for each kind of `Feature.training`."""
 
     def __init__(self, network: Network, model: Any, objective: aux.Objective, mode: Any) -> None:
         self.network, self.model, self.objective, self.mode = network, model, objective, mode
@@ -124,7 +126,7 @@ class Library:
         self.report(x, y).total.backward()
         return gradients_of(self.modules)
 
-    def silence(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def silent_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         for step in range(STEPS):
             self.report(x, y, progress=step / STEPS).total.backward()
@@ -132,16 +134,16 @@ class Library:
             optimizer.zero_grad()
         return weights_of(self.modules)
 
-    def pieces(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        pieces = [(x[:PIECE], y[:PIECE]), (x[PIECE:], y[PIECE:])]
+    def micro_batches(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        pieces = [(x[:FIRST_MICRO_BATCH], y[:FIRST_MICRO_BATCH]), (x[FIRST_MICRO_BATCH:], y[FIRST_MICRO_BATCH:])]
         counts = self.objective.counts(y for _, y in pieces)
         for place, (x, y) in enumerate(pieces, 1):
-            with gradients_at_home(self.model, stay=place < len(pieces)):
+            with gradient_sync_off(self.model, stay=place < len(pieces)):
                 self.report(x, y, counts=counts).total.backward()
         return gradients_of(self.modules)
 
     def diagnosis(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        self.report(x, y).total.backward()  # a diagnosis comes after ordinary steps; a compiled model remembers them
+        self.report(x, y).total.backward()  # a compiled model has run a training step before
         for module in self.modules.values():
             module.zero_grad()
         report = self.report(x, y)
@@ -151,14 +153,14 @@ class Library:
         norms = [*numbers["gradient_norms_without"].values(), *numbers["gradient_norms"].values()]
         return {"diagnosis": torch.tensor(facts + norms, dtype=torch.float64)} | gradients_of(self.modules)
 
-    def gate(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def gated_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         trunk = self.network.trunk()
         mine = set(map(id, trunk))
         others = [p for p in self.network.parameters() if id(p) not in mine]
         self.report(x, y).total.backward()  # as before a diagnosis
         optimizer.zero_grad()
-        for _ in range(2):  # DDP complains in the next forward pass, if at all
+        for _ in range(2):  # DDP raises in the next forward pass
             aux.gradients.backward(self.report(x, y), trunk, aux.gradients.cosine_gate, others)
             optimizer.step()
             optimizer.zero_grad()
@@ -169,16 +171,16 @@ class Library:
 
 
 def run_by_hand(feature: Feature, setting: str) -> dict[str, Tensor]:
-    """The tensors that `run` is to give, over the whole batch, in one process."""
-    dtype, mode = precision(setting)
+    """The tensors that `run` must return, over the full batch, in one process."""
+    dtype, mode = dtype_and_context(setting)
     network, own = Network(**feature.options).to(dtype), head().to(dtype)
-    fill(network, 0)
-    fill(own, 1)
-    return getattr(ByHand(feature, network, own, mode), feature.training)(*data(dtype))
+    fill_parameters(network, 0)
+    fill_parameters(own, 1)
+    return getattr(HandWrittenTrainer(feature, network, own, mode), feature.training)(*data(dtype))
 
 
-class ByHand:
-    """The ways to train, written out."""
+class HandWrittenTrainer:
+    """The same training as LibraryTrainer's, with hand-written losses."""
 
     def __init__(self, feature: Feature, network: Network, own: nn.Linear, mode: Any) -> None:
         self.feature, self.network, self.own, self.mode = feature, network, own, mode
@@ -194,7 +196,7 @@ class ByHand:
         sum(self.losses(x, y)).backward()
         return gradients_of(self.modules)
 
-    def silence(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def silent_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         for step in range(STEPS):
             main, inner = self.losses(x, y)
@@ -203,8 +205,8 @@ class ByHand:
             optimizer.zero_grad()
         return weights_of(self.modules)
 
-    def pieces(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        for piece in (slice(PIECE), slice(PIECE, None)):
+    def micro_batches(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        for piece in (slice(FIRST_MICRO_BATCH), slice(FIRST_MICRO_BATCH, None)):
             part = len(y[piece]) / len(y)
             sum(part * loss for loss in self.losses(x[piece], y[piece])).backward()
         return gradients_of(self.modules)
@@ -214,7 +216,7 @@ class ByHand:
         found = [
             torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True) for one in self.losses(x, y)
         ]
-        return [torch.cat([whole(g, p).flatten() for g, p in zip(row, parameters, strict=True)]) for row in found]
+        return [torch.cat([full_tensor(g, p).flatten() for g, p in zip(row, parameters, strict=True)]) for row in found]
 
     def diagnosis(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         blocks = [list(block.parameters()) for block in self.network.blocks]
@@ -225,7 +227,7 @@ class ByHand:
         norms = [piece.norm() for gradient in (main, total) for piece in gradient.chunk(2)]
         return {"diagnosis": torch.stack(facts + norms)} | self.gradients(x, y)
 
-    def gate(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def gated_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         trunk = self.network.trunk()
         for _ in range(2):
@@ -239,9 +241,9 @@ class ByHand:
         return weights_of(self.modules)
 
 
-def difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The largest, relative to the largest number in each tensor. The heads of the library have names of their own, and
-    by hand there is one even where a feature has none."""
+def max_relative_difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """The largest difference, relative to the largest number in each tensor. Heads have other names in the library. The
+    hand-written peer has a head even if the feature has none."""
     gaps = []
     for names in ("network", "heads", "diagnosis"):
         ours = [tensor for name, tensor in found.items() if name.startswith(names)]

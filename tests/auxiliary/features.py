@@ -1,4 +1,4 @@
-"""The rows of the table of support: what the auxiliary library can do, on a small network."""
+"""The rows of the table in docs/support.md: features of the auxiliary library on a small network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from charladder import auxiliary as aux
 
 WIDTH, CLASSES, BATCH = 6, 3, 10
 WEIGHT = 0.5  # of every auxiliary term
-PIECE = 2  # the first micro-batch: unequal parts find more mistakes than equal ones
+FIRST_MICRO_BATCH = 2  # examples; micro-batches of different sizes, because equal sizes hide wrong divisors
 STEPS, RATE = 4, 0.5
 
 
 @dataclass
 class State:
-    """What some blocks return; what is meant is not the first part."""
+    """The output of some blocks. The hidden state is not the first field."""
 
     norm: Tensor
     hidden: Tensor
@@ -44,8 +44,8 @@ def hidden_of(returned: Any) -> Tensor:
 
 
 class Network(nn.Module):
-    """Two blocks, called `rounds` times. side: a prediction from the first block, made here with parameters of its own.
-    spare: a head that forward does not call. reentrant: of the checkpointing around every block; None for none."""
+    """Two blocks, called `rounds` times. side: also returns a prediction from the first block. spare: has a head that
+    forward does not call. reentrant: `use_reentrant` of the checkpoint around every block; None for no checkpoint."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Network(nn.Module):
         return final if self.side is None else {"final": final, "inner": self.side(states[0])}
 
     def states(self, x: Tensor) -> list[Tensor]:
-        """What the blocks return, in the order of their calls."""
+        """The outputs of the blocks, in the order of their calls."""
         hidden, states = self.first(x), []
         for _ in range(self.rounds):
             for block in self.blocks:
@@ -86,8 +86,8 @@ class Network(nn.Module):
         return [*self.first.parameters(), *self.blocks.parameters()]
 
 
-def fill(module: nn.Module, seed: int) -> None:
-    """Numbers that depend on nothing but the seed and the place of a parameter."""
+def fill_parameters(module: nn.Module, seed: int) -> None:
+    """Sets parameters to random numbers that depend only on the seed and the order of the parameters."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -107,8 +107,8 @@ Losses = Callable[[Network, nn.Linear, list[Tensor], Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Feature:
-    """terms: the auxiliary ones. by_hand: the same, unweighted, from (network, head, states, targets).
-    training: `gradients`, `silence`, `pieces`, `diagnosis` or `gate`; see Library and ByHand."""
+    """terms: the auxiliary terms. by_hand: their loss without weight, from (network, head, states, targets).
+    training: the name of a method of LibraryTrainer and HandWrittenTrainer."""
 
     name: str
     terms: Callable[[], dict[str, aux.Term]]
@@ -123,7 +123,7 @@ def head() -> nn.Linear:
 
 
 def tapped(**fields: Any) -> Callable[[], dict[str, aux.Term]]:
-    """One term, called `inner`, on the first block."""
+    """A function that makes one term, `inner`, on the first block."""
     return lambda: {
         "inner": aux.Term(
             **({"loss": F.cross_entropy, "tap": "blocks.0", "head": head(), "weight": WEIGHT} | fields),
@@ -139,19 +139,22 @@ def all_calls(predictions: list[Tensor], targets: Tensor) -> Tensor:
     return sum((F.cross_entropy(one, targets) for one in predictions), torch.zeros(()))
 
 
-def on_state(at: int) -> Losses:
+def loss_of_state(at: int) -> Losses:
     return lambda network, head, states, targets: F.cross_entropy(head(states[at]), targets)
 
 
-def from_side(network: Network, head: nn.Linear, states: list[Tensor], targets: Tensor) -> Tensor:
+def loss_of_side(network: Network, head: nn.Linear, states: list[Tensor], targets: Tensor) -> Tensor:
     return F.cross_entropy(network.side(states[0]), targets)
 
 
 FEATURES = [
-    Feature("prediction that the model returns", returned, from_side, {"side": True}),
-    Feature("tap with a head of its own", tapped(), on_state(0)),
+    Feature("prediction that the model returns", returned, loss_of_side, {"side": True}),
+    Feature("tap with a head of its own", tapped(), loss_of_state(0)),
     Feature(
-        "tap with a head made from the shape (`build`)", tapped(head=aux.heads.linear(CLASSES)), on_state(0), build=True
+        "tap with a head made from the shape (`build`)",
+        tapped(head=aux.heads.linear(CLASSES)),
+        loss_of_state(0),
+        build=True,
     ),
     Feature(
         "taps by pattern",
@@ -165,15 +168,15 @@ FEATURES = [
         tapped(head="last"),
         lambda network, head, states, targets: F.cross_entropy(network.last(states[0]), targets),
     ),
-    Feature("module called several times, `call=-1`", tapped(call=-1), on_state(2), {"rounds": 2}),
+    Feature("module called several times, `call=-1`", tapped(call=-1), loss_of_state(2), {"rounds": 2}),
     Feature(
         'module called several times, `call="all"`',
         tapped(call="all", loss=all_calls, count=len),
         lambda network, head, states, targets: all_calls([head(states[0]), head(states[2])], targets),
         {"rounds": 2},
     ),
-    Feature("tap that returns a tuple", tapped(), on_state(0), {"returns": "tuple"}),
-    Feature("tap that returns a dataclass", tapped(select="hidden"), on_state(0), {"returns": "dataclass"}),
+    Feature("tap that returns a tuple", tapped(), loss_of_state(0), {"returns": "tuple"}),
+    Feature("tap that returns a dataclass", tapped(select="hidden"), loss_of_state(0), {"returns": "dataclass"}),
     Feature(
         "detached tap",
         tapped(detach_tap=True),
@@ -189,10 +192,10 @@ FEATURES = [
     Feature(
         "weight that falls silent in training",
         tapped(weight=aux.schedules.until(0.5, WEIGHT)),
-        on_state(0),
-        training="silence",
+        loss_of_state(0),
+        training="silent_steps",
     ),
-    Feature("accumulation over micro-batches (`counts=`)", tapped(), on_state(0), training="pieces"),
-    Feature("diagnosis (`diagnose`)", returned, from_side, {"side": True}, training="diagnosis"),
-    Feature("cosine gate (`gradients.backward`)", returned, from_side, {"side": True}, training="gate"),
+    Feature("accumulation over micro-batches (`counts=`)", tapped(), loss_of_state(0), training="micro_batches"),
+    Feature("diagnosis (`diagnose`)", returned, loss_of_side, {"side": True}, training="diagnosis"),
+    Feature("cosine gate (`gradients.backward`)", returned, loss_of_side, {"side": True}, training="gated_steps"),
 ]

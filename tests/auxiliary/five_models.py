@@ -1,4 +1,4 @@
-"""Five models that know nothing of auxiliary losses, each with taps, heads, and the same total written by hand."""
+"""Five models without auxiliary losses, each with taps, heads, and a hand-written total."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from helpers import small
 
 @dataclass
 class Case:
-    """A model, what it takes, what it is to say, and by tap a head and what the head reads of the tap's output."""
+    """A model, its inputs and targets, heads by tap, and the part of a tap's output that heads read (`select`)."""
 
     model: nn.Module
     inputs: Any
@@ -25,22 +25,22 @@ class Case:
     select: Any = None
 
     def by_hand(self, weights: dict[str, float]) -> Tensor:
-        """main + the sum of weight times loss, with hooks of its own."""
-        caught, handles = {}, []
+        """main + the sum of weight times loss, with hand-written hooks."""
+        outputs, handles = {}, []
         for tap in self.heads:
             module = self.model.get_submodule(tap)
-            handles.append(module.register_forward_hook(lambda m, a, out, tap=tap: caught.update({tap: out})))
+            handles.append(module.register_forward_hook(lambda m, a, out, tap=tap: outputs.update({tap: out})))
         output = self.model(**self.inputs) if isinstance(self.inputs, dict) else self.model(self.inputs)
         for handle in handles:
             handle.remove()
         total = self.loss(self.main(output), self.targets)
         for tap, head in self.heads.items():
-            state = caught[tap] if self.select is None else caught[tap][self.select]
+            state = outputs[tap] if self.select is None else outputs[tap][self.select]
             total = total + weights[tap] * self.loss(head(state), self.targets)
         return total
 
 
-def letters(logits: Tensor, targets: Tensor) -> Tensor:
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
@@ -52,7 +52,7 @@ def mlp() -> Case:
 
 
 class Inception(nn.Module):
-    """Three branches over the same picture, side by side."""
+    """Three parallel convolutions of one image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Recurrent(nn.Module):
 def lstm() -> Case:
     x = torch.randint(0, 20, (4, 9))
     heads: dict[str, nn.Module] = {"lower": nn.Linear(8, 20)}
-    return Case(Recurrent(), x[:, :-1], x[:, 1:], letters, heads, select=0)
+    return Case(Recurrent(), x[:, :-1], x[:, 1:], token_cross_entropy, heads, select=0)
 
 
 def hugging_face() -> Case:
@@ -98,12 +98,12 @@ def hugging_face() -> Case:
     )  # fmt: skip
     model = BertForSequenceClassification(config)
     inputs = {"input_ids": torch.randint(0, 30, (5, 7)), "attention_mask": torch.ones(5, 7, dtype=torch.long)}
-    heads = {f"bert.encoder.layer.{at}": FirstPlace() for at in (0, 1)}
+    heads = {f"bert.encoder.layer.{at}": FirstPositionHead() for at in (0, 1)}
     return Case(model, inputs, torch.randint(0, 4, (5,)), F.cross_entropy, heads, main=lambda output: output.logits)
 
 
-class FirstPlace(nn.Module):
-    """Reads the first position of a sequence, or of the tuple that has it."""
+class FirstPositionHead(nn.Module):
+    """Reads the first position of a sequence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,11 +113,11 @@ class FirstPlace(nn.Module):
         return self.out(hidden[:, 0])
 
 
-def ladder() -> Case:
+def language_model() -> Case:
     x = torch.randint(0, 256, (4, 17))
     heads = {f"blocks.{at}": nn.Linear(32, 256) for at in (0, 1)}
     network = Transformer(small(), 256, seed=0)
-    return Case(network, x[:, :-1], x[:, 1:], letters, heads, main=lambda output: output.logits_BTV)
+    return Case(network, x[:, :-1], x[:, 1:], token_cross_entropy, heads, main=lambda output: output.logits_BTV)
 
 
-FIVE = {"mlp": mlp, "cnn": cnn, "lstm": lstm, "hugging_face": hugging_face, "ladder": ladder}
+MODELS = {"mlp": mlp, "cnn": cnn, "lstm": lstm, "hugging_face": hugging_face, "ladder": language_model}

@@ -1,4 +1,4 @@
-"""Compiled models: one graph serves a whole schedule."""
+"""Compiled models: one graph for a whole schedule."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
 
-DEPTH = 13  # the last layer has the main loss, and twelve fall silent one by one
+DEPTH = 13  # the last layer has the main loss; the other twelve become silent in turn
 SLOW = [pytest.param(backend, marks=pytest.mark.slow) for backend in ("aot_eager", "inductor")]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # in inductor's imports
 @pytest.mark.parametrize("backend", ["eager", *SLOW])
-def test_one_graph_while_layers_fall_silent_one_by_one(backend):
+def test_one_compiled_graph_while_layers_become_silent(backend):
     torch.compiler.reset()
     torch.manual_seed(5)
     x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
@@ -39,13 +39,13 @@ def test_one_graph_while_layers_fall_silent_one_by_one(backend):
     assert counter.frame_count == 1
 
 
-def attached(model):
+def make_attached(model):
     return aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_a_graph_that_was_compiled_without_the_hook_is_named_with_its_cures(same):
-    """torch.compile does not compile again for hooks, and one graph serves all models of a class."""
+def test_error_for_graph_compiled_before_attach_names_cures(same):
+    """torch.compile does not compile again for hooks, and uses one graph for all models of a class."""
     x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
 
     def run(reset=False):
@@ -53,7 +53,7 @@ def test_a_graph_that_was_compiled_without_the_hook_is_named_with_its_cures(same
         model, other = stack(), stack()
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         (compiled if same else torch.compile(other, backend="eager", fullgraph=True))(x)
-        objective = attached(model)
+        objective = make_attached(model)
         if reset:
             torch.compiler.reset()
         head = objective.terms["a"].head
@@ -72,11 +72,11 @@ def test_a_graph_that_was_compiled_without_the_hook_is_named_with_its_cures(same
     assert found == pytest.approx(expected)
 
 
-def test_models_of_one_class_with_an_objective_each_have_their_own_taps():
+def test_compiled_models_of_one_class_have_separate_taps():
     torch.compiler.reset()
     x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
     models = [stack() for _ in range(3)]
-    objectives = [attached(model) for model in models]
+    objectives = [make_attached(model) for model in models]
     for model, objective in zip(models, objectives, strict=True):
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         expected = F.cross_entropy(objective.terms["a"].head(model.layers[0](x)), y).item()

@@ -1,4 +1,4 @@
-"""What a term is divided by: the same with and without micro-batches, whatever its loss is."""
+"""Divisors of terms: micro-batches and the full batch give the same total, for every kind of loss."""
 
 import dataclasses
 from functools import partial
@@ -31,22 +31,25 @@ CASES = {
     "mean": (term(), LABELS),
     "class weights": (term(nn.CrossEntropyLoss(weight=WEIGHT)), LABELS),
     "class weights, bound": (term(partial(F.cross_entropy, weight=WEIGHT)), LABELS),
-    "another number ignored": (term(nn.CrossEntropyLoss(ignore_index=0)), LABELS.clamp(min=0)),
-    "each, another number ignored": (term(nn.CrossEntropyLoss(ignore_index=0, reduction="none")), LABELS.clamp(min=0)),
-    "each": (term(partial(F.cross_entropy, reduction="none")), LABELS),
+    "other ignore_index": (term(nn.CrossEntropyLoss(ignore_index=0)), LABELS.clamp(min=0)),
+    "per element, other ignore_index": (
+        term(nn.CrossEntropyLoss(ignore_index=0, reduction="none")),
+        LABELS.clamp(min=0),
+    ),
+    "per element": (term(partial(F.cross_entropy, reduction="none")), LABELS),
     "probabilities": (term(), torch.softmax(torch.randn(6, 3), 1)),
-    "numbers": (term(F.mse_loss), torch.randn(6, 3)),
-    "each number": (term(partial(F.mse_loss, reduction="none")), torch.randn(6, 3)),
-    "fractions of its own": (term(weighted, count=lambda y: WEIGHT[y[y != -100]].sum()), LABELS),
-    "a count of the owner's": (term(lambda p, y: F.cross_entropy(p, y[0]), target=lambda y: (y,), count=5), LABELS),
+    "regression": (term(F.mse_loss), torch.randn(6, 3)),
+    "regression per element": (term(partial(F.mse_loss, reduction="none")), torch.randn(6, 3)),
+    "fractional count": (term(weighted, count=lambda y: WEIGHT[y[y != -100]].sum()), LABELS),
+    "user count": (term(lambda p, y: F.cross_entropy(p, y[0]), target=lambda y: (y,), count=5), LABELS),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_micro_batches_add_up_to_the_whole(name):
+def test_micro_batches_sum_to_the_full_batch(name):
     one, target = CASES[name]
     model = stack()
-    if name == "a count of the owner's":  # five in each call, whatever is in it
+    if name == "user count":  # a count of five in each call
         pieces = [3, 3]
         target = LABELS.clamp(min=0)
     else:
@@ -60,7 +63,7 @@ def test_micro_batches_add_up_to_the_whole(name):
     assert aux.merge(reports).terms["main"].value == pytest.approx(whole.value, rel=1e-6)
 
 
-def test_fractions_and_ignored_numbers_by_hand():
+def test_fractional_counts_and_ignored_labels_match_hand_computation():
     model, y = stack(), torch.tensor([0, 1, 2, 2, 0, 1])
     loss = F.cross_entropy(model(X), y, weight=WEIGHT)
     small = aux.Objective(
@@ -76,7 +79,7 @@ def test_fractions_and_ignored_numbers_by_hand():
     assert float(each.terms["main"].count) == 4
 
 
-def test_a_mask_leaves_out_what_torch_ignores_too():
+def test_mask_also_leaves_out_ignored_labels():
     model, mask = stack(), torch.ones(6, dtype=torch.bool)
     loss = term(partial(F.cross_entropy, reduction="none"), target="y", mask="m")
     report = aux.Objective(loss)(model, X, {"y": LABELS, "m": mask})
@@ -84,7 +87,7 @@ def test_a_mask_leaves_out_what_torch_ignores_too():
     assert int(report.terms["main"].count) == 5
 
 
-def test_a_mask_of_numbers_weighs_the_elements():
+def test_floating_point_mask_weights_elements():
     model, weights = stack(), torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25])
     objective = aux.Objective(term(partial(F.cross_entropy, reduction="none"), target="y", mask="w"))
     each = F.cross_entropy(model(X), LABELS, reduction="none")
@@ -103,10 +106,10 @@ def test_a_mask_of_numbers_weighs_the_elements():
         assert float(same.terms["main"].count) == 4
 
 
-def test_a_mask_of_numbers_for_rows_weighs_their_means():
+def test_floating_point_mask_weights_row_means():
     model, weights = stack(), torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25])
     target = torch.randn(6, 3)
-    target[2] = torch.nan  # has weight 0
+    target[2] = torch.nan  # its weight is 0
     objective = aux.Objective(term(partial(F.l1_loss, reduction="none"), target="y", mask="w"))
     report = objective(model, X, {"y": target, "w": weights})
     kept = [0, 1, 3, 4, 5]
@@ -116,7 +119,7 @@ def test_a_mask_of_numbers_for_rows_weighs_their_means():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_labels_in_a_byte_cannot_be_ignored():
+def test_uint8_labels_are_never_ignored():
     target = torch.tensor([156, 1, 2, 156, 0, 1], dtype=torch.uint8)
     model = stack(classes=200)
     report = aux.Objective(term(lambda p, t: F.cross_entropy(p, t.long(), reduction="none")))(model, X, target)
@@ -124,18 +127,18 @@ def test_labels_in_a_byte_cannot_be_ignored():
     torch.testing.assert_close(report.total, F.cross_entropy(model(X), target.long()))
 
 
-def test_half_precision_is_summed_in_float32():
+def test_half_precision_losses_are_summed_in_float32():
     target = torch.zeros(400, 400, dtype=torch.float16)
     objective = aux.Objective(term(lambda p, t: (p - t).square()))
     report = objective(lambda x: x, torch.full((400, 400), 1.5, dtype=torch.float16, requires_grad=True), target)
     assert report.value == 2.25
 
 
-# Every loss of torch that takes a prediction and a target, with targets for six samples of three.
+# Every torch loss of a prediction and a target, with targets for six samples of three.
 
 LOGS = torch.randn(6, 3, generator=torch.Generator().manual_seed(2)).log_softmax(1)
 ZERO_ONE, SIGNS = LOGS.gt(-1).float(), torch.where(LOGS.gt(-1), 1.0, -1.0)
-TORCHS = {
+TORCH_LOSSES = {
     "cross_entropy": (F.cross_entropy, nn.CrossEntropyLoss, LABELS),
     "nll_loss": (F.nll_loss, nn.NLLLoss, LABELS),
     "binary_cross_entropy": (F.binary_cross_entropy, nn.BCELoss, ZERO_ONE),
@@ -163,9 +166,9 @@ TORCHS = {
 
 
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both the batch size")
-@pytest.mark.parametrize("name", TORCHS)
-def test_micro_batches_of_every_loss_of_torch_add_up(name):
-    function, module, target = TORCHS[name]
+@pytest.mark.parametrize("name", TORCH_LOSSES)
+def test_micro_batches_of_every_torch_loss_sum_to_the_full_batch(name):
+    function, module, target = TORCH_LOSSES[name]
     model = nn.Sequential(stack(), nn.Sigmoid() if name == "binary_cross_entropy" else nn.Identity())
     for loss in [function, module()] if module else [function]:
         expected = loss(model(X), target)
@@ -177,7 +180,7 @@ def test_micro_batches_of_every_loss_of_torch_add_up(name):
         assert aux.merge(reports).value == pytest.approx(float(expected.detach()))
 
 
-def test_weights_of_elements_are_what_a_mean_is_divided_by():
+def test_mean_is_divided_by_the_sum_of_element_weights():
     weight = torch.tensor([[0.5, 2.0, 1.0]])
     objective = aux.Objective(term(partial(F.mse_loss, weight=weight)))
     report = objective(stack(), X[:1], LOGS[:1])
@@ -185,13 +188,13 @@ def test_weights_of_elements_are_what_a_mean_is_divided_by():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_no_number_is_ignored_where_torch_ignores_none(reduction):
+def test_elementwise_losses_ignore_no_target(reduction):
     target = torch.tensor([[-100, 1, 2]] * 6)
     report = aux.Objective(term(partial(F.mse_loss, reduction=reduction)))(stack(), X, target)
     assert int(report.terms["main"].count) == 18
 
 
-# What returns one scalar, of a count that cannot be known.
+# Losses that return one scalar, whose count is not known.
 
 
 class Shifted(nn.CrossEntropyLoss):
@@ -205,28 +208,28 @@ def shifted(prediction: Tensor, target: Tensor, **more: object) -> Tensor:
     return F.cross_entropy(prediction[1:], target[1:], **more)
 
 
-SCALARS = {
+SCALAR_LOSSES = {
     "a function": shifted,
-    "a function of a loss of torch's": lambda p, y: F.cross_entropy(p, y.clamp(min=0), ignore_index=0),
+    "a function that calls a torch loss": lambda p, y: F.cross_entropy(p, y.clamp(min=0), ignore_index=0),
     "arguments bound": partial(shifted, reduction="mean"),
     "a subclass": Shifted(),
-    "arguments of before": partial(F.cross_entropy, size_average=True),
+    "legacy arguments": partial(F.cross_entropy, size_average=True),
 }
-UNKNOWN = "term 'main': its loss returned one scalar, and of how many predictions it is the mean is not known"
+UNKNOWN_COUNT = "term 'main': its loss returned one scalar, and of how many predictions it is the mean is not known"
 PIECES = list(zip(X.split([4, 2]), LABELS.split([4, 2]), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
-@pytest.mark.parametrize("name", SCALARS)
-def test_a_scalar_of_an_unknown_count_is_refused_where_the_count_matters(name):
-    loss, model = SCALARS[name], stack()
+@pytest.mark.parametrize("name", SCALAR_LOSSES)
+def test_scalar_with_unknown_count_is_refused_if_the_count_is_needed(name):
+    loss, model = SCALAR_LOSSES[name], stack()
     objective = aux.Objective(term(loss))
     assert torch.equal(objective(model, X, LABELS).total, loss(model(X), LABELS))
     counted = objective.counts(y for _, y in PIECES)
     for counts in (counted, {"main": 5}):
-        with pytest.raises(aux.AuxiliaryError, match=UNKNOWN):
+        with pytest.raises(aux.AuxiliaryError, match=UNKNOWN_COUNT):
             objective(model, *PIECES[0], counts=counts)
-    with pytest.raises(aux.AuxiliaryError, match=UNKNOWN):
+    with pytest.raises(aux.AuxiliaryError, match=UNKNOWN_COUNT):
         aux.merge(objective(model, x, y) for x, y in PIECES)
     assert aux.merge([objective(model, X, LABELS)]).terms["main"].value > 0
 
@@ -242,9 +245,9 @@ def without_the_first(labels: Tensor) -> Tensor:
         term(lambda p, y: (shifted(p, y, reduction="sum"), (y[1:] != -100).sum())),
         term(lambda p, y: F.cross_entropy(p, y, reduction="none"), target=without_the_first),
     ],
-    ids=["count", "pair", "each"],
+    ids=["count", "pair", "per element"],
 )
-def test_what_the_refusal_says_to_give_makes_it_exact(one):
+def test_cures_of_the_unknown_count_error_give_exact_sums(one):
     model = stack()
     losses = [(shifted(model(x), y, reduction="sum"), int((y[1:] != -100).sum())) for x, y in PIECES]
     expected = sum(loss for loss, _ in losses) / sum(count for _, count in losses)
@@ -257,8 +260,8 @@ def test_what_the_refusal_says_to_give_makes_it_exact(one):
 # A count of 0.
 
 
-def averaged(prediction: Tensor, target: Tensor) -> Tensor:
-    """A mean over labels; NaN, and so is its gradient, where there are none."""
+def mean_over_labels(prediction: Tensor, target: Tensor) -> Tensor:
+    """A mean over labels; without labels, it and its gradient are NaN."""
     where = target != -100
     return (F.cross_entropy(prediction, target, reduction="none") * where).sum() / where.sum()
 
@@ -269,30 +272,30 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return self.scale * averaged(prediction, target)
+        return self.scale * mean_over_labels(prediction, target)
 
 
 IGNORED = torch.full((6,), -100)
-NOTHING = {
+EMPTY_TARGETS = {
     "mean": (term(), IGNORED),
     "module": (term(nn.CrossEntropyLoss()), IGNORED),
-    "another number ignored": (term(nn.CrossEntropyLoss(ignore_index=2)), torch.full((6,), 2)),
+    "other ignore_index": (term(nn.CrossEntropyLoss(ignore_index=2)), torch.full((6,), 2)),
     "classes of weight 0": (term(nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1]))), torch.zeros_like(IGNORED)),
-    "a count of the owner's": (term(averaged, count=lambda y: (y != -100).sum()), IGNORED),
-    "a number of the owner's": (term(averaged, count=0), IGNORED),
+    "user count": (term(mean_over_labels, count=lambda y: (y != -100).sum()), IGNORED),
+    "user count of 0": (term(mean_over_labels, count=0), IGNORED),
     "a loss with a parameter": (term(Scaled(), count=lambda y: (y != -100).sum()), IGNORED),
-    "pair": (term(lambda p, y: (averaged(p, y), (y != -100).sum())), IGNORED),
-    "each": (term(partial(F.cross_entropy, reduction="none")), IGNORED),
+    "pair": (term(lambda p, y: (mean_over_labels(p, y), (y != -100).sum())), IGNORED),
+    "per element": (term(partial(F.cross_entropy, reduction="none")), IGNORED),
     "a mask of zeros": (term(partial(F.cross_entropy, reduction="none"), mask=lambda y: torch.zeros(6)), LABELS),
 }
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["known here", "known to a device"])
-@pytest.mark.parametrize("name", NOTHING)
-def test_a_count_of_0_adds_0_and_gradients_of_zero(name, waits, monkeypatch):
-    if not waits:  # as for counts on a GPU
+@pytest.mark.parametrize("on_host", [True, False], ids=["count on host", "count on device"])
+@pytest.mark.parametrize("name", EMPTY_TARGETS)
+def test_count_of_0_adds_0_and_zero_gradients(name, on_host, monkeypatch):
+    if not on_host:  # as counts on a GPU
         monkeypatch.setattr("charladder.auxiliary._measure.is_zero", lambda count: torch.as_tensor(count) == 0)
-    one, target = NOTHING[name]
+    one, target = EMPTY_TARGETS[name]
     model = stack()
     objective = aux.Objective(term(select=0, target=1), {"nothing": dataclasses.replace(one, select=0, target=0)})
     expected = torch.autograd.grad(F.cross_entropy(model(X), LABELS), list(model.parameters()))
@@ -305,7 +308,7 @@ def test_a_count_of_0_adds_0_and_gradients_of_zero(name, waits, monkeypatch):
     assert all(p.grad is not None and not p.grad.any() for p in [*model.parameters(), *alone.parameters()])
 
 
-def test_a_micro_batch_without_predictions_leaves_the_others_as_they_are():
+def test_micro_batch_without_predictions_does_not_change_others():
     model, objective = stack(), aux.Objective(term())
     pieces = [(X, IGNORED), (X, LABELS)]
     counts = objective.counts(y for _, y in pieces)
@@ -335,7 +338,7 @@ def test_a_micro_batch_without_predictions_leaves_the_others_as_they_are():
         ),
     ],
 )
-def test_what_cannot_be_counted_is_refused(one, target, sentence):
+def test_losses_without_a_known_count_are_refused(one, target, sentence):
     objective = aux.Objective(one)
     with pytest.raises(aux.AuxiliaryError) as caught:
         objective(stack(), X, target, counts=objective.counts([target]))

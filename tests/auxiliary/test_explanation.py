@@ -1,4 +1,4 @@
-"""What the three losses ask for, row by row."""
+"""Rows of `explain`."""
 
 import pytest
 
@@ -9,7 +9,7 @@ NEXT = [("A", "B"), ("AB", "C"), ("ABC", "D"), ("ABCD", "E"), ("ABCDE", "F")]
 SECOND = [("A", "C"), ("AB", "D"), ("ABC", "E"), ("ABCD", "F")]
 
 
-def test_golden_rows():
+def test_rows_of_a_short_text():
     rows = aux.explain("ABCDEF", layers=3, targets=2, progress=0.2)
     golden = [
         (loss, layer, given, offset, target, weight, weight > 0)
@@ -35,12 +35,12 @@ def test_every_preset_can_be_explained(preset, progress):
     assert all("ABCD"["ABCD".index(row.given[-1]) + row.offset] == row.target for row in rows)
 
 
-def test_what_lies_past_the_end_is_absent():
+def test_targets_past_the_end_are_left_out():
     assert aux.explain("A", 1, 1, 0.0) == []
     assert [row.offset for row in aux.explain("AB", 1, 9, 0.0)] == [1]
 
 
 @pytest.mark.parametrize(("layers", "targets", "progress"), [(0, 1, 0.0), (1, 0, 0.0), (1, 1, -0.1), (1, 1, 1.5)])
-def test_what_cannot_be(layers, targets, progress):
+def test_invalid_layers_targets_and_progress_raise(layers, targets, progress):
     with pytest.raises(aux.AuxiliaryError):
         aux.explain("AB", layers, targets, progress)

@@ -1,4 +1,4 @@
-"""What is public in the auxiliary library: a name that is added, renamed or removed changes this file."""
+"""Public names of the auxiliary library. Adding, renaming or removing one changes this file."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ EXPORTED = {
 PUBLIC_MODULES = {"cross_entropy", "distributed", "gradients", "heads", "presets", "rules", "schedules", "weights"}
 
 
-def test_the_exported_names():
+def test_exported_names():
     assert set(auxiliary.__all__) == EXPORTED
     assert all(hasattr(auxiliary, name) for name in EXPORTED)
 

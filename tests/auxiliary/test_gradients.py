@@ -1,4 +1,4 @@
-"""Gradients term by term, what is made of them, and what diagnosis says of them."""
+"""Gradients by term, aggregators, and diagnosis."""
 
 import sys
 
@@ -35,7 +35,7 @@ def flat(loss, parameters):
 
 
 def test_the_cosine_gate_by_hand():
-    """cos(main, first) = -1/sqrt 2: shut; cos(main, second) = 0.6: (1, 0) + 0.6 (3, 4)."""
+    """cos(main, first) = -1/sqrt 2, factor 0; cos(main, second) = 0.6: (1, 0) + 0.6 (3, 4)."""
     torch.testing.assert_close(gradients.cosine_gate(J), torch.tensor([2.8, 2.4, 0.0]))
     assert torch.equal(gradients.cosine_gate(J[:1]), J[0])
 
@@ -51,20 +51,20 @@ def test_metabalance_by_hand():
     torch.testing.assert_close(slow(torch.stack([J[0], 2 * J[2]])), J[0] + 2 * J[2] / 7.5)
 
 
-def test_metabalance_keeps_the_part_of_the_old_norm_that_decay_says():
+def test_metabalance_norms_are_moving_averages():
     """With decay 0.8, an auxiliary norm of 5 and then 10 has the moving average 0.8 * 5 + 0.2 * 10 = 6."""
     rule = gradients.MetaBalance(r=1.0, decay=0.8)
     rule(J[[0, 2]])
     torch.testing.assert_close(rule(torch.stack([J[0], 2 * J[2]])), J[0] + 2 * J[2] / 6)
 
 
-def test_metabalance_leaves_out_a_term_whose_gradient_is_zero():
+def test_metabalance_ignores_zero_gradients():
     silent = torch.stack([J[0], torch.zeros(3), J[2]])
     torch.testing.assert_close(gradients.MetaBalance(r=1.0)(silent), J[0] + J[2] / 5)
 
 
-def test_rows_of_parameters_in_bfloat16_are_float32():
-    """In bfloat16, 1 + 2**-9 is 1: an aggregator that reads two such rows has to add them in more digits."""
+def test_gradient_rows_of_bfloat16_parameters_are_float32():
+    """In bfloat16, 1 + 2**-9 is 1: an aggregator must add rows in a wider dtype."""
     parameter = nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     values = {"main": parameter.sum(), "a": 2.0**-9 * parameter.sum()}
     report = aux.Report(values["main"] + values["a"], {}, values)
@@ -77,7 +77,7 @@ def test_rows_of_parameters_in_bfloat16_are_float32():
     assert gradients._flat(None, doubles).dtype == torch.float64
 
 
-def test_backward_with_a_sum_is_backward():
+def test_backward_with_sum_equals_plain_backward():
     model, objective, report = make(0.7)
     expected = torch.autograd.grad(report.total, [*model.parameters(), *objective.parameters()], retain_graph=True)
     rows = gradients.backward(report, model.parameters(), lambda J: J.sum(0), objective.parameters())
@@ -86,7 +86,7 @@ def test_backward_with_a_sum_is_backward():
         torch.testing.assert_close(parameter.grad, wanted)
 
 
-def test_backward_adds_to_what_is_there():
+def test_backward_accumulates_into_grad():
     model, _, report = make()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -102,7 +102,7 @@ def grads(report, model):
 
 
 @pytest.mark.parametrize("name", ["PCGrad", "UPGrad", "CAGrad"])
-def test_torchjds_aggregators(name):
+def test_torchjd_aggregators(name):
     options = {"c": 0.5} if name == "CAGrad" else {}
     model, objective, report = make()
     main = flat(report.parts["main"], list(model.parameters()))
@@ -115,7 +115,7 @@ def test_torchjds_aggregators(name):
     torch.testing.assert_close(result, torch.tensor(by_hand), rtol=0, atol=2e-3)
 
 
-def test_torchjd_absent_or_asked_for_what_it_has_not(monkeypatch):
+def test_torchjd_missing_or_unknown_aggregator_raises(monkeypatch):
     with pytest.raises(aux.AuxiliaryError, match="TorchJD has no aggregator 'Mine'; it has"):
         gradients.torchjd("Mine")
     monkeypatch.setitem(sys.modules, "torchjd", None)
@@ -133,21 +133,21 @@ def test_diagnosis_by_hand():
     plain = torch.autograd.grad(report.total, [*model.parameters(), *objective.parameters()], retain_graph=True)
     found = aux.diagnose(report, depths)
     for name, gradient in (("a", a), ("b", b)):
-        facts = found.groups[name]
-        assert facts.cosine == pytest.approx(float(F.cosine_similarity(gradient, main, dim=0)), rel=1e-5)
-        assert facts.ratio == pytest.approx(float(gradient.norm() / main.norm()), rel=1e-5)
-        assert facts.share == pytest.approx(float(gradient.dot(whole) / whole.dot(whole)), rel=1e-5)
-    assert found.main_share + sum(facts.share for facts in found.groups.values()) == pytest.approx(1)
+        comparison = found.groups[name]
+        assert comparison.cosine == pytest.approx(float(F.cosine_similarity(gradient, main, dim=0)), rel=1e-5)
+        assert comparison.ratio == pytest.approx(float(gradient.norm() / main.norm()), rel=1e-5)
+        assert comparison.share == pytest.approx(float(gradient.dot(whole) / whole.dot(whole)), rel=1e-5)
+    assert found.main_share + sum(comparison.share for comparison in found.groups.values()) == pytest.approx(1)
     assert found.main_norms["layers.0"] == pytest.approx(float(main[:72].norm()), rel=1e-5)
     assert found.total_norms["layers.2"] == pytest.approx(float(whole[144:].norm()), rel=1e-5)
-    report.total.backward()  # after it, the gradients are what they would have been
+    report.total.backward()  # the gradients are the same as without diagnose
     for parameter, wanted in zip([*model.parameters(), *objective.parameters()], plain, strict=True):
         assert torch.equal(parameter.grad, wanted)
     with pytest.raises(aux.AuxiliaryError, match="gradients by term must be computed before backward"):
         aux.diagnose(report, depths)
 
 
-def test_diagnosis_by_groups_and_as_numbers():
+def test_diagnosis_with_groups_round_trips_through_dict():
     model, _, report = make()
     depths = aux.by_depth(model, "layers.*")
     together = aux.diagnose(report, depths, {"low": ["a", "b", "gone"], "none": ["gone"]})
@@ -156,8 +156,8 @@ def test_diagnosis_by_groups_and_as_numbers():
     assert aux.Diagnosis.from_dict(together.as_dict()) == together
 
 
-def test_diagnosis_shows_a_gradient_that_vanishes_and_who_mends_it():
-    """A deep sigmoid network: by the time the main gradient reaches the bottom there is next to nothing left."""
+def test_diagnosis_shows_vanishing_gradient_and_effect_of_auxiliary_term():
+    """In a deep sigmoid network the gradient of the main term almost vanishes in the lowest layer."""
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()) for _ in range(10)]
     model = nn.Sequential(*layers, nn.Linear(8, 3))
@@ -168,7 +168,7 @@ def test_diagnosis_shows_a_gradient_that_vanishes_and_who_mends_it():
     assert found.total_norms["0"] > 100 * found.main_norms["0"]
 
 
-def test_diagnosis_is_drawn():
+def test_draw_depths_draws_two_lines():
     from matplotlib.figure import Figure
 
     model, _, report = make()
@@ -178,7 +178,7 @@ def test_diagnosis_is_drawn():
     assert all(len(line.get_xdata()) == 3 for line in axes.get_lines())
 
 
-def test_diagnoses_of_other_depths_are_not_drawn_with_the_first():
+def test_draw_depths_skips_diagnoses_of_other_depths():
     from matplotlib.figure import Figure
 
     def made(*depths):

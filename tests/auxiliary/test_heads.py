@@ -1,4 +1,4 @@
-"""Heads: who owns them, how they are made, who learns from them, and what is left when they have gone."""
+"""Heads: registration, building, training, saving and removal."""
 
 import copy
 import pickle
@@ -42,7 +42,7 @@ def test_pattern_taps_and_heads_built_from_the_shape(data):
     }  # fmt: skip
 
 
-def test_building_leaves_batch_statistics_and_dropout_alone():
+def test_build_does_not_change_batch_statistics_or_modes():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 2))
     before = copy.deepcopy(model.state_dict())
     aux.Objective(term(), {"a": term(tap="2", head=aux.heads.pooled(2))}).build(model, torch.randn(3, 1, 8, 8))
@@ -50,8 +50,8 @@ def test_building_leaves_batch_statistics_and_dropout_alone():
     assert model.training and model[1].training
 
 
-class Lowered(nn.Module):
-    """Runs in autocast inside, as accelerate and the Trainer of transformers make a model do."""
+class AutocastInside(nn.Module):
+    """Runs under autocast inside forward, as accelerate and the Trainer of transformers do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,11 +89,11 @@ class Quantised(nn.Module):
         (NormBeforeHalf, "layer", torch.bfloat16),
         (Quantised, "layer", torch.float32),
         (lambda: Quantised(torch.bfloat16), "layer", torch.bfloat16),
-        (Lowered, "layer", torch.float32),
+        (AutocastInside, "layer", torch.float32),
         (lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)).double(), "0", torch.float64),
     ],
 )
-def test_a_head_is_built_in_the_dtype_of_what_it_reads(data, make, tap, dtype):
+def test_built_head_has_the_dtype_of_its_input(data, make, tap, dtype):
     x, y = data[0].to(torch.float64 if dtype == torch.float64 else torch.float32), data[1]
     model = make()
     loss = term(lambda p, t: F.cross_entropy(p.float(), t))
@@ -103,7 +103,7 @@ def test_a_head_is_built_in_the_dtype_of_what_it_reads(data, make, tap, dtype):
     assert all(p.grad.isfinite().all() for p in objective.parameters())
 
 
-def test_a_head_built_under_autocast_is_as_exact_as_the_model(data):
+def test_head_built_under_autocast_has_the_dtype_of_the_model(data):
     x, _ = data
     model = stack()
     with torch.autocast("cpu", torch.bfloat16):
@@ -111,8 +111,8 @@ def test_a_head_built_under_autocast_is_as_exact_as_the_model(data):
     assert objective.terms["a"].head.weight.dtype == torch.float32
 
 
-def test_a_head_is_as_exact_as_the_parameters_before_the_pass(data):
-    """FSDP2 with mixed precision leaves bfloat16 parameters in a model that it has run without gradients."""
+def test_built_head_has_the_dtype_of_parameters_before_the_forward_pass(data):
+    """FSDP2 with mixed precision leaves bfloat16 parameters in a model after a forward pass without gradients."""
 
     def lower(model, arguments):
         for layer in model:
@@ -126,22 +126,22 @@ def test_a_head_is_as_exact_as_the_parameters_before_the_pass(data):
     assert objective.terms["a"].head.weight.dtype == torch.float32
 
 
-def test_a_head_that_reads_whole_numbers_is_built_in_its_own_dtype():
+def test_built_head_with_integer_input_keeps_its_dtype():
     model, ids = nn.Sequential(nn.Identity(), nn.Embedding(9, 3)), torch.arange(6)
     objective = aux.Objective(term(), {"a": term(tap="0", head=lambda shape: nn.Embedding(9, 3))}).build(model, ids)
     assert objective.terms["a"].head.weight.dtype == torch.float32
 
 
-def test_a_shape_to_build_from_is_that_of_one_tensor():
+def test_build_needs_a_tensor_as_head_input():
     one = term(tap="0", head=aux.heads.linear(3), select=lambda returned: returned)
     with pytest.raises(aux.AuxiliaryError, match="what it would read is of type tuple; pick a tensor with Term"):
         aux.Objective(term(), {"a": one}).build(nn.Sequential(nn.LSTM(8, 3)), torch.randn(2, 8))
 
 
 @pytest.mark.parametrize("detach", [{}, {"detach_tap": True}, {"detach_head": True}])
-def test_heads_outside_the_autocast_of_a_model_read_their_own_dtype(data, detach):
+def test_head_outside_autocast_reads_input_in_its_dtype(data, detach):
     x, y = data
-    model, head = Lowered(), nn.Linear(8, 3)
+    model, head = AutocastInside(), nn.Linear(8, 3)
     objective = aux.Objective(term(), {"a": term(tap="layer", head=head, **detach)})
     report = objective(model, x, y)
     with torch.autocast("cpu", torch.bfloat16):
@@ -152,19 +152,19 @@ def test_heads_outside_the_autocast_of_a_model_read_their_own_dtype(data, detach
     assert (head.weight.grad is None) == ("detach_head" in detach)
 
 
-def test_under_autocast_a_head_reads_what_the_tap_returned(data):
+def test_head_under_autocast_reads_unconverted_input(data):
     x, y = data
     seen = []
     head = nn.Linear(8, 3)
     head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].dtype))
     objective = aux.Objective(term(), {"a": term(tap="layer", head=head)})
     with torch.autocast("cpu", torch.bfloat16):
-        objective(Lowered(), x, y)
+        objective(AutocastInside(), x, y)
     assert seen == [torch.bfloat16]
 
 
-def test_all_tensors_of_what_a_head_reads_have_its_dtype():
-    """An LSTM returns a tuple in a tuple; whole numbers stay as they are."""
+def test_all_tensors_of_a_head_input_are_converted():
+    """An LSTM returns a tuple in a tuple. Integers are not converted."""
     seen = []
 
     class Reads(LastState):
@@ -178,7 +178,7 @@ def test_all_tensors_of_what_a_head_reads_have_its_dtype():
             self.inner = nn.LSTM(4, 8, batch_first=True).bfloat16()
 
         def forward(self, x):
-            return Both(self.inner(x), torch.arange(3))
+            return StateAndPlace(self.inner(x), torch.arange(3))
 
     one = term(tap="0", head=Reads(), select=lambda out: out)
     objective = aux.Objective(term(lambda out: out.state[0].sum() * 0, target=None, select=lambda out: out), {"a": one})
@@ -187,12 +187,12 @@ def test_all_tensors_of_what_a_head_reads_have_its_dtype():
 
 
 @dataclass
-class Both:
+class StateAndPlace:
     state: tuple
     place: Tensor
 
 
-def test_a_head_is_owned_once(data):
+def test_shared_and_model_heads_are_registered_once(data):
     x, y = data
     model, shared = stack(), nn.Linear(8, 3)
     objective = aux.Objective(
@@ -200,7 +200,7 @@ def test_a_head_is_owned_once(data):
         {
             "a": term(tap="layers.0", head=shared),
             "b": term(tap="layers.1", head=shared),
-            "theirs": term(tap="layers.1", head=model.out),
+            "of_model": term(tap="layers.1", head=model.out),
             "by_name": term(tap="layers.0", head="out"),
             "tied": term(tap="layers.0", head=nn.Linear(8, 3)),
         },
@@ -222,7 +222,7 @@ def test_a_head_is_owned_once(data):
 
 
 class Normed(nn.Module):
-    """A model whose norm has buffers."""
+    """A model with a norm that has buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class Normed(nn.Module):
         return self.out(self.norm(self.layer(x)))
 
 
-def sharing(model: nn.Module) -> aux.Objective:
+def make_sharing_objective(model: nn.Module) -> aux.Objective:
     """A head with a norm of the model, and a head with a weight of the model."""
     tied = nn.Linear(8, 3)
     tied.weight = model.out.weight
@@ -240,8 +240,8 @@ def sharing(model: nn.Module) -> aux.Objective:
     return aux.Objective(term(), {name: term(tap="layer", head=head) for name, head in heads.items()}, model=model)
 
 
-def test_a_head_that_shares_a_part_of_the_model_saves_what_it_trains():
-    objective = sharing(Normed())
+def test_state_dict_of_partly_shared_head_has_only_its_own_tensors():
+    objective = make_sharing_objective(Normed())
     own = {"heads.norm.1.weight", "heads.norm.1.bias", "heads.tied.bias"}
     assert set(objective.state_dict()) == {name for name, _ in objective.named_parameters()} == own
     assert set(nn.ModuleDict({"o": objective}).state_dict()) == {f"o.{name}" for name in own}
@@ -249,9 +249,9 @@ def test_a_head_that_shares_a_part_of_the_model_saves_what_it_trains():
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
-def test_loading_heads_does_not_change_what_they_share_with_the_model(assign, nested):
+def test_loading_heads_does_not_change_shared_tensors(assign, nested):
     model, other = Normed(), Normed()
-    objective, source = sharing(model), sharing(other)
+    objective, source = make_sharing_objective(model), make_sharing_objective(other)
     before = copy.deepcopy(model.state_dict())
     holder, saved = (nn.ModuleDict({"o": one}) if nested else one for one in (objective, source))
     assert not any(holder.load_state_dict(saved.state_dict(), assign=assign))
@@ -261,10 +261,10 @@ def test_loading_heads_does_not_change_what_they_share_with_the_model(assign, ne
     assert torch.equal(objective.terms["norm"].head[1].weight, source.terms["norm"].head[1].weight)
 
 
-def test_a_state_that_has_the_shared_part_is_loaded_without_it():
-    """As version 0.1 saved it, and as an objective saves it that does not know the model yet."""
+def test_shared_tensors_in_an_old_state_dict_are_ignored():
+    """Version 0.1 saved shared tensors, and so does an objective that is not attached."""
     model, other = Normed(), Normed()
-    objective, source = sharing(model), sharing(other)
+    objective, source = make_sharing_objective(model), make_sharing_objective(other)
     before = copy.deepcopy(model.state_dict())
     source.remove()
     state = source.state_dict()
@@ -274,19 +274,19 @@ def test_a_state_that_has_the_shared_part_is_loaded_without_it():
     assert torch.equal(objective.terms["tied"].head.bias, source.terms["tied"].head.bias)
 
 
-def test_a_model_that_holds_its_objective_saves_shared_parts_once():
+def test_model_with_objective_saves_shared_tensors_once():
     model = Normed()
-    model.objective = sharing(model)
+    model.objective = make_sharing_objective(model)
     state = model.state_dict()
     assert len(state) == len(Normed().state_dict()) + 3
     again = Normed()
-    again.objective = sharing(again)
+    again.objective = make_sharing_objective(again)
     again.load_state_dict(state)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in state.items())
 
 
-def test_heads_have_the_mode_of_the_objective_and_not_of_the_model(data):
-    """A probe trains with dropout on a model in evaluation mode; for validation, both are put into it."""
+def test_heads_have_the_training_mode_of_the_objective(data):
+    """A probe trains with dropout on a model in evaluation mode; for validation, both are in evaluation mode."""
     x, y = data
     model, head = Normed(), nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3))
     objective = aux.Objective(term(), {"a": term(tap="layer", head=head)}, model=model)
@@ -301,9 +301,9 @@ def test_heads_have_the_mode_of_the_objective_and_not_of_the_model(data):
     assert value() == F.cross_entropy(head[1](model.layer(x)), y).item()
 
 
-def test_the_mode_of_the_objective_leaves_the_model_alone():
+def test_training_mode_of_objective_does_not_change_the_model():
     model = Normed()
-    objective = sharing(model)
+    objective = make_sharing_objective(model)
     for mode in (False, True):
         model.train(not mode)
         assert objective.train(mode) is objective
@@ -316,7 +316,7 @@ def test_the_mode_of_the_objective_leaves_the_model_alone():
     assert not any(module.training for module in model.modules())
 
 
-def test_loss_modules_with_parameters_are_trained_along(data):
+def test_parameters_of_loss_modules_are_trained(data):
     x, y = data
 
     class Scaled(nn.Module):
@@ -346,7 +346,7 @@ def test_detached_taps_and_heads(data):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_removal_leaves_the_model_as_it_was(data, fails):
+def test_remove_restores_the_model(data, fails):
     x, y = data
     model = stack()
     before, keys = copy.deepcopy(model.state_dict()), {name: set(vars(m)) for name, m in model.named_modules()}
@@ -363,7 +363,7 @@ def test_removal_leaves_the_model_as_it_was(data, fails):
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
 
 
-def test_a_copy_of_the_model_does_not_record(data):
+def test_copied_model_does_not_record_taps(data):
     x, y = data
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
@@ -373,7 +373,7 @@ def test_a_copy_of_the_model_does_not_record(data):
     assert torch.equal(average(x), model(x))
 
 
-def test_inference_alone_runs_no_head(data):
+def test_plain_forward_pass_runs_no_head(data):
     x, y = data
     model, calls, head = stack(), [], nn.Linear(8, 3)
     head.register_forward_hook(lambda *_: calls.append(1))
@@ -384,7 +384,7 @@ def test_inference_alone_runs_no_head(data):
         assert not objective(model, x, y).total.requires_grad
 
 
-def test_a_term_may_be_called_like_anything_that_a_module_has(data):
+def test_term_names_may_be_module_attribute_names(data):
     x, y = data
     names = ["type", "half", "values", "a.b", "a_b"]
     objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
@@ -407,21 +407,21 @@ def test_heads_keep_their_weights_when_terms_are_reordered(names):
         assert torch.equal(first.terms[name].head.weight, second.terms[name].head.weight)
 
 
-def test_heads_of_other_names_keep_their_keys():
-    """Those of saved objectives; a term whose key is not shared has its name, with `_` for `.`."""
+def test_head_keys_in_state_dict():
+    """The keys of saved objectives: the name of the term, with `_` for `.`."""
     names = ["side", "layer.0", "layer.1", "layer10", "half"]
     objective = aux.Objective(term(), {name: term(tap="layers.0", head=nn.Linear(8, 3)) for name in names})
     assert list(objective.heads) == ["side", "layer_0", "layer_1", "layer10", "half_"]
 
 
-def test_a_head_saved_before_its_key_was_shared_is_not_taken_for_another():
+def test_saved_head_is_not_loaded_into_a_colliding_key():
     alone = aux.Objective(term(), {"a.b": term(tap="layers.0", head=nn.Linear(8, 3))})
     both = aux.Objective(term(), {n: term(tap="layers.0", head=nn.Linear(8, 3)) for n in ("a_b", "a.b")})
     found = both.load_state_dict(alone.state_dict(), strict=False)
     assert found.unexpected_keys == ["heads.a_b.weight", "heads.a_b.bias"] and len(found.missing_keys) == 4
 
 
-def test_a_head_made_of_the_models_parts_is_the_models(data):
+def test_head_of_model_modules_has_no_parameters_of_its_own(data):
     x, y = data
     model = stack()
     objective = aux.Objective(
@@ -432,8 +432,8 @@ def test_a_head_made_of_the_models_parts_is_the_models(data):
     assert model.out.weight.grad is not None
 
 
-def test_heads_made_after_the_model_lost_parameters_are_all_trained(data):
-    """What a freed parameter's address is given to next is nobody's but the new head's."""
+def test_heads_built_after_model_change_are_trained(data):
+    """A new head may get the address, and so the id, of a freed parameter of the model."""
     x, _ = data
     for _ in range(30):
         model = stack()
@@ -443,7 +443,7 @@ def test_heads_made_after_the_model_lost_parameters_are_all_trained(data):
         assert len(list(objective.parameters())) == 2
 
 
-def test_copies_and_pickles_are_attached_to_no_model(data):
+def test_copies_and_pickles_are_not_attached(data):
     x, y = data
     model = stack()
     objective = aux.Objective(
@@ -458,16 +458,16 @@ def test_copies_and_pickles_are_attached_to_no_model(data):
     before = plain(model, x, y).total
     plain.remove()
     assert torch.equal(pickle.loads(pickle.dumps(plain))(model, x, y).total, before)
-    assert torch.equal(copy.deepcopy(objective)(stack_like(model), x, y, progress=0.1).total, expected)
+    assert torch.equal(copy.deepcopy(objective)(copy_of_stack(model), x, y, progress=0.1).total, expected)
 
 
-def stack_like(model: nn.Module) -> nn.Module:
+def copy_of_stack(model: nn.Module) -> nn.Module:
     again = stack()
     again.load_state_dict(model.state_dict())
     return again
 
 
-def test_detached_taps_of_whatever_a_module_returns():
+def test_detached_tap_with_nested_output():
     model = nn.LSTM(4, 8, batch_first=True)
     head = LastState()
     one = term(tap="0", head=head, select=lambda out: out, detach_tap=True)
@@ -478,7 +478,7 @@ def test_detached_taps_of_whatever_a_module_returns():
 
 
 class LastState(nn.Module):
-    """Reads the last state of an LSTM, out of all that it returns."""
+    """Reads the last state from the output of an LSTM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -488,19 +488,19 @@ class LastState(nn.Module):
         return self.out(returned[1][0][0])
 
 
-def test_silence_of_every_term_is_no_error(data):
+def test_backward_with_every_term_silent(data):
     x, y = data
     aux.Objective(term(weight=0.0))(stack(), x, y).total.backward()
 
 
-def test_a_module_loss_alone_does_not_tie_an_objective_to_one_model(data):
+def test_objective_without_taps_accepts_several_models(data):
     x, y = data
     objective = aux.Objective(term(nn.CrossEntropyLoss()))
     assert objective(stack(), x, y).value > 0 and objective(stack(), x, y).value > 0
     assert objective(lambda x: x[:, :3], x, y).value > 0
 
 
-def test_the_main_prediction_goes_by_its_name(data):
+def test_main_prediction_is_found_by_name(data):
     x, y = data
     report = aux.Objective(term(), {"side": term()})(lambda x: {"side": x[:, 3:6], "main": x[:, :3]}, x, y)
     assert report.terms["main"].value == float(F.cross_entropy(x[:, :3], y))

@@ -1,4 +1,4 @@
-"""An objective that is a submodule of the model it reads, as in a LightningModule that is itself the network.
+"""An objective that is a submodule of its model, as in a LightningModule that is itself the network.
 
 Under DDP and FSDP2: `silent_inside` in two_ranks.py.
 """
@@ -32,7 +32,7 @@ class Scaled(nn.Module):
 
 
 class Net(nn.Module):
-    """Holds an objective with a head of its own, a head that is the network's, and a loss with a parameter."""
+    """Has an objective with a head of its own, a head that is the network's, and a loss with a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def net() -> Net:
     return Net()
 
 
-def test_it_keeps_its_heads(net):
+def test_model_with_objective_keeps_heads_in_state_dict(net):
     assert list(net.state_dict()) == KEYS
     torch.testing.assert_close(net.loss(), net.by_hand())
     net.loss().backward()
@@ -74,7 +74,7 @@ def test_it_keeps_its_heads(net):
     assert all(parameter.grad.any() for parameter in net.parameters())
 
 
-def test_a_model_that_is_attached_at_the_first_call_keeps_them_too():
+def test_model_attached_at_first_call_keeps_heads():
     net = Net()
     net.objective = aux.Objective(term(), {"own": term(tap="a", head=nn.Linear(8, 3))})
     before = list(net.state_dict())
@@ -82,7 +82,7 @@ def test_a_model_that_is_attached_at_the_first_call_keeps_them_too():
     assert list(net.state_dict()) == before == KEYS[:6]
 
 
-def test_two_objectives_that_share_a_head_both_keep_it(net):
+def test_two_objectives_with_a_shared_head_both_register_it(net):
     head = net.objective.heads["own"]
     net.second = aux.Objective(term(), {"own": term(tap="a", head=head)})
     net.loss()
@@ -91,7 +91,7 @@ def test_two_objectives_that_share_a_head_both_keep_it(net):
     assert [one is other for one, other in zip(net.second.parameters(), head.parameters(), strict=True)]
 
 
-def test_heads_are_made_and_trained_with_the_model():
+def test_heads_are_built_and_trained_with_the_model():
     net = Net()
     net.objective = aux.Objective(term(), {"own": term(tap="a", head=aux.heads.linear(3))}).build(net, X)
     assert list(net.state_dict()) == KEYS[:6] and net.training and net.objective.training
@@ -102,7 +102,7 @@ def test_heads_are_made_and_trained_with_the_model():
     assert all(not torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_patterns_do_not_find_the_modules_of_the_objective(net):
+def test_patterns_do_not_match_modules_of_the_objective(net):
     objective = aux.Objective(term(), {"any": term(tap="*", head="out", select=lambda out: out[:, :8])})
     assert set(objective.attach(net).terms) == {"main", "any.a", "any.out"}
     with pytest.raises(aux.AuxiliaryError, match=r"no module 'objective.heads.\*'"):
@@ -110,7 +110,7 @@ def test_patterns_do_not_find_the_modules_of_the_objective(net):
 
 
 @pytest.mark.parametrize("called", [False, True])
-def test_a_deep_copy_has_an_objective_of_its_own(net, called):
+def test_deep_copy_of_model_has_its_own_attached_objective(net, called):
     if called:
         net.loss()
     again = copy.deepcopy(net)
@@ -126,7 +126,7 @@ def test_a_deep_copy_has_an_objective_of_its_own(net, called):
     assert not again.a._forward_hooks and net.a._forward_hooks
 
 
-def test_a_moving_average_of_the_model_can_be_taken(net):
+def test_averaged_model_of_model_with_objective(net):
     average = AveragedModel(net)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -136,12 +136,12 @@ def test_a_moving_average_of_the_model_can_be_taken(net):
     torch.testing.assert_close(average.module.loss(), net.loss())
 
 
-def test_an_objective_that_is_copied_alone_leaves_the_model_behind(net):
+def test_objective_copied_without_model_is_not_attached(net):
     alone = copy.deepcopy(net.objective)
     assert alone.taps.model is None and net.objective.taps.model is net
 
 
-def test_a_pickle_of_the_model_has_its_objective():
+def test_pickled_model_has_its_objective():
     net = Net()
     again = pickle.loads(pickle.dumps(net))
     torch.testing.assert_close(again.loss(), net.loss())
@@ -150,7 +150,7 @@ def test_a_pickle_of_the_model_has_its_objective():
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_a_compiled_model_may_hold_its_objective(net):
+def test_compiled_model_with_objective(net):
     torch.compiler.reset()
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     expected = torch.autograd.grad(net.by_hand(), list(net.parameters()))
@@ -168,7 +168,7 @@ def test_a_compiled_model_may_hold_its_objective(net):
         aux.schedules.product(aux.schedules.warm_up(0.5), aux.schedules.until(0.75)),
     ],
 )  # fmt: skip
-def test_an_objective_with_any_weight_and_head_can_be_pickled(weight):
+def test_objective_with_any_weight_and_head_can_be_pickled(weight):
     side = aux.Term(F.cross_entropy, tap="0", head=aux.heads.normed(3), weight=weight, layer=1, layers=2)
     objective = aux.Objective(aux.Term(F.cross_entropy), {"side": side})
     again = pickle.loads(pickle.dumps(objective))

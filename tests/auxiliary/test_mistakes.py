@@ -1,4 +1,4 @@
-"""Every mistake is one sentence that names the term, says what is wrong and what to do."""
+"""Error messages: one sentence that names the term, what is wrong and what to do."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from auxiliary.test_objective import LastPassAlone, Loops, Predicts, stack, term
+from auxiliary.test_objective import CallsLayerThreeTimes, OnlyLastCallHasGradients, Predicts, stack, term
 from charladder import auxiliary as aux
 
 X, Y = torch.ones(6, 8), torch.zeros(6, dtype=torch.long)
@@ -19,7 +19,7 @@ def run(main=None, model=None, inputs=X, targets=Y, call=None, rule=None, **term
     return objective(model or stack(), inputs, targets, **(call or {}))
 
 
-def twice():
+def two_terms_of_one_name():
     return aux.Objective(term(), [("a", term()), ("a", term())])
 
 
@@ -47,7 +47,7 @@ def reentrant():
     return run(model=Checkpointed(), inputs=inputs, a=term(tap="inside", head="out"))
 
 
-def unused():
+def unused_tap():
     model = stack()
     model.spare = nn.Linear(8, 8)
     model.forward = lambda x: model.out(model.layers(x))
@@ -60,7 +60,7 @@ def replaced(change):
 
 
 def shared_layers(modules: int) -> nn.Module:
-    """Six layers that are fewer modules."""
+    """Six names of layers for fewer modules."""
     several = [nn.Linear(8, 8) for _ in range(modules)]
     return nn.ModuleDict({"layers": nn.ModuleList([several[at % modules] for at in range(6)])})
 
@@ -77,7 +77,7 @@ def nan_loss(prediction, target):
 HEAD = nn.Linear(8, 3)
 TAPPED = partial(term, tap="layers.0", head=HEAD)
 MISTAKES = {
-    "two of one name": (twice, "there are two terms called 'a'; give each a name of its own"),
+    "two of one name": (two_terms_of_one_name, "there are two terms called 'a'; give each a name of its own"),
     "a term called main": (lambda: aux.Objective(term(), {"main": term()}), "there are two terms called 'main'"),
     "patterns that collide": (
         lambda: run(**{"a": term(tap="layers.*", head=HEAD), "a.1": TAPPED()}),
@@ -92,36 +92,38 @@ MISTAKES = {
         "the model has no module 'blocks.*'; there are",
     ),
     "unknown head": (lambda: run(a=term(tap="layers.0", head="outt")), "no module 'outt'; the nearest are out"),
-    "tap never reached": (unused, "term 'a': its tap spare was never reached in this forward pass; tap a module"),
+    "tap never reached": (unused_tap, "term 'a': its tap spare was never reached in this forward pass; tap a module"),
     "reentrant checkpoint": (
         reentrant,
         "inside ran with gradients off, so the term could not train the model; check",
     ),
     "several calls": (
-        lambda: run(model=Loops(), a=term(tap="layer", head=HEAD)),
+        lambda: run(model=CallsLayerThreeTimes(), a=term(tap="layer", head=HEAD)),
         "the model calls its tap layer 3 times in a forward pass; say which call",
     ),
     "no such call": (
-        lambda: run(model=Loops(), a=term(tap="layer", head=HEAD, call=3)),
+        lambda: run(model=CallsLayerThreeTimes(), a=term(tap="layer", head=HEAD, call=3)),
         "its call is 3, and the model calls its tap layer 3 times",
     ),
     "a call without gradients": (
-        lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD, call=0)),
+        lambda: run(model=OnlyLastCallHasGradients(), a=term(tap="layer", head=HEAD, call=0)),
         "so the term could not train the model; choose a call that has gradients with Term(call=...)",
     ),
     "several calls, some without gradients": (
-        lambda: run(model=LastPassAlone(), a=term(tap="layer", head=HEAD)),
+        lambda: run(model=OnlyLastCallHasGradients(), a=term(tap="layer", head=HEAD)),
         "the model calls its tap layer 3 times in a forward pass; say which call",
     ),
     "all calls, some without gradients": (
-        lambda: run(model=LastPassAlone(), a=term(lambda p, t: p[-1].mean(), tap="layer", head=HEAD, call="all")),
+        lambda: run(
+            model=OnlyLastCallHasGradients(), a=term(lambda p, t: p[-1].mean(), tap="layer", head=HEAD, call="all")
+        ),
         "choose a call that has gradients with Term(call=...), or give Term(detach_tap=True)",
     ),
     "head of the wrong width": (
         lambda: run(a=term(tap="layers.0", head=nn.Linear(9, 3))),
         r"term 'a': its head Linear(9, 3) cannot read the tap layers.0 of shape (6, 8): mat1 and mat2",
     ),
-    "head still to be made": (
+    "head not built": (
         lambda: run(a=term(tap="layers.0", head=aux.heads.linear(3))),
         "term 'a': its head is still to be made; call objective.build(model, inputs) once",
     ),
@@ -130,15 +132,15 @@ MISTAKES = {
         lambda: run(targets={"main": Y, "coarse": Y}, corase=TAPPED()),
         "term 'corase': targets has no part 'corase'; the nearest are coarse",
     ),
-    "misshapen target": (
+    "target of the wrong shape": (
         lambda: run(a=TAPPED(target=lambda y: y[:4])),
         "term 'a': its loss cannot compare a prediction of shape (6, 3) with a target of shape (4,): Expected input",
     ),
-    "targets that would stretch": (
+    "targets that would broadcast": (
         lambda: run(a=TAPPED(F.mse_loss, target=lambda y: torch.zeros(6, 1))),
         "would compare a prediction of shape (6, 3) with a target of shape (6, 1); give both the same shape",
     ),
-    "targets that would stretch, module": (
+    "targets that would broadcast, module": (
         lambda: run(a=TAPPED(nn.MSELoss(), target=lambda y: torch.zeros(3))),
         "give both the same shape",
     ),
@@ -150,7 +152,7 @@ MISTAKES = {
         lambda: run(a=TAPPED(lambda p, t: 3.0)),
         "its loss returned of type float; it must return a scalar",
     ),
-    "pair that is none": (lambda: run(a=TAPPED(lambda p, t: (p, p, p))), "a pair must be (sum, count)"),
+    "tuple that is no pair": (lambda: run(a=TAPPED(lambda p, t: (p, p, p))), "a pair must be (sum, count)"),
     "mask on a mean": (
         lambda: run(targets={"main": Y, "a": Y, "m": Y}, a=TAPPED(mask="m")),
         "term 'a' has a mask, and its loss returned one scalar; make it return a value per element",
@@ -180,7 +182,7 @@ MISTAKES = {
         lambda: run(a=TAPPED(weight="clam")),
         "term 'a': there is no preset 'clam'; the nearest are calm",
     ),
-    "strange weight function": (
+    "weight function with an unknown parameter": (
         lambda: run(a=TAPPED(weight=lambda layer, depth: 1.0)),
         "term 'a': its weight function takes 'depth', which is not available; it may take progress, step",
     ),
@@ -233,12 +235,12 @@ MISTAKES = {
         lambda: run(a=TAPPED(mask=0)),
         "term 'a': mask=0 picks a part of a list, tuple or mapping",
     ),
-    "count that is nothing": (
+    "count that is None": (
         lambda: run(a=TAPPED(count=lambda target: None)),
         "term 'a': its count is None; it must be a number of predictions, at least 0",
     ),
     "count below 0": (lambda: run(a=TAPPED(count=-1)), "term 'a': its count is -1; it must be a number"),
-    "count of many": (
+    "count with two numbers": (
         lambda: run(a=TAPPED(count=lambda target: target.float().mean()[None].expand(2))),
         "term 'a': its count is tensor([0., 0.]); it must be a number",
     ),
@@ -255,7 +257,7 @@ MISTAKES = {
         lambda: aux.Objective(term(), {"a": term()}, order=["main"]),
         "it must have every term",
     ),
-    "rule about nobody": (
+    "rule for an unknown term": (
         lambda: run(rule=lambda values: {"b": 1.0}),
         "the rule has a factor for 'b', and there is no",
     ),
@@ -268,16 +270,16 @@ MISTAKES = {
         "term 'a': its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's elements",
     ),
     "mask with NaN": (lambda: masked(torch.full((6,), torch.nan)), "its mask has numbers below 0 or NaN"),
-    "mask that learns": (
+    "mask that requires a gradient": (
         lambda: masked(torch.ones(6, requires_grad=True)),
         "term 'a': its mask requires a gradient and would get none; detach it",
     ),
     "mask and count": (lambda: masked(torch.ones(6), count=3), "a Term has a mask and a count, and the mask says what"),
-    "weight that learns": (
+    "weight that requires a gradient": (
         lambda: run(a=TAPPED(weight=nn.Parameter(torch.tensor(0.5)))),
         "term 'a': its weight requires a gradient and would get none; give a number, or learn weights with Objective(r",
     ),
-    "weight function that learns": (
+    "weight function that requires a gradient": (
         lambda: run(a=TAPPED(weight=lambda progress: HEAD.bias.sum() * progress), call={"progress": 0.5}),
         "term 'a': its weight requires a gradient and would get none",
     ),
@@ -309,7 +311,7 @@ MISTAKES = {
         lambda: term(call=-1),
         "a Term has call=-1 and no tap; give tap=, or leave call= out",
     ),
-    "detached head that is none": (
+    "detached head without a head": (
         lambda: term(detach_head=True),
         "a Term has detach_head=True and no head; give head=",
     ),
@@ -327,30 +329,33 @@ MISTAKES = {
     "layer past the last": (lambda: term(layer=9, layers=4), "a Term has layer 9 of 4; layers go from 1 to layers="),
     "layer 0": (lambda: term(layer=0, layers=4), "a Term has layer 0 of 4"),
     "offset past the last": (lambda: term(offset=2), "a Term has offset 2 of 1; offsets go from 1 to offsets="),
-    "loss that is none": (lambda: term(3), "a Term's loss is 3; it must be a function"),
+    "loss that is no function": (lambda: term(3), "a Term's loss is 3; it must be a function"),
     "tap that is a module": (lambda: term(tap=HEAD), "a Term's tap is of type Linear; give the name of a module"),
-    "a loss for a term": (lambda: aux.Objective(term(), {"a": F.cross_entropy}), "it must have a Term by each name"),
-    "a name that is none": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
+    "function instead of a term": (
+        lambda: aux.Objective(term(), {"a": F.cross_entropy}),
+        "it must have a Term by each name",
+    ),
+    "empty name": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
     "main with a pattern": (
         lambda: run(main=term(tap="layers.*")),
         "main must be one Term, and its tap one module's name",
     ),
-    "weight that tells nothing": (
+    "weight function without parameter names": (
         lambda: run(a=TAPPED(weight=lambda *all: 1.0)),
         "have no names; name the parameters of a weight function",
     ),
     "weight in C": (lambda: run(a=TAPPED(weight=max)), "cannot be read; wrap it in a lambda"),
     "rule that returns nothing": (lambda: run(rule=lambda values: None), "the rule returned NoneType; it must return"),
     "progress as text": (lambda: run(call={"progress": "0.5"}), "progress is 0.5; it must lie in [0, 1]"),
-    "weights of nobody": (
+    "weights of an unknown term": (
         lambda: aux.Objective(term()).from_output(X, Y, weights={"mian": 1.0}),
         "weights has 'mian', and there is no such term; the nearest are main",
     ),
-    "head of a model that is not known": (
+    "head of a model that is not attached": (
         lambda: aux.Objective(term(), {"a": term(select=lambda out: out, head="out")}).from_output(X[:, :3], Y),
         "term 'a': its head 'out' is the model's; attach(model) first",
     ),
-    "head that nobody made": (
+    "head factory that returns None": (
         lambda: aux.Objective(term(), {"a": term(tap="layers.0", head=lambda shape: None)}).build(stack(), X),
         "term 'a': the function that makes its head returned None, and not a module",
     ),
@@ -370,7 +375,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_one_sentence(name):
+def test_message_is_one_sentence(name):
     mistake, sentence = MISTAKES[name]
     with pytest.raises(aux.AuxiliaryError) as caught:
         mistake()
@@ -379,7 +384,7 @@ def test_one_sentence(name):
     assert "\n" not in message and not message.endswith(".")
 
 
-def test_a_loss_that_is_not_finite_is_named_before_any_gradient():
+def test_not_finite_loss_is_reported_before_backward():
     with pytest.raises(aux.NotFiniteError) as caught:
         run(a=TAPPED(), b=TAPPED(nan_loss))
     assert caught.value.term == "b"
@@ -392,7 +397,7 @@ def test_a_loss_that_is_not_finite_is_named_before_any_gradient():
         )
 
 
-def test_out_of_memory_is_not_dressed_up():
+def test_out_of_memory_error_is_unchanged():
     def greedy(prediction, target):
         raise torch.OutOfMemoryError("too much")
 
@@ -400,55 +405,55 @@ def test_out_of_memory_is_not_dressed_up():
         run(a=TAPPED(greedy))
 
 
-class Fails(nn.Module):
+class RaisesKeyError(nn.Module):
     def forward(self, *arguments):
-        return fails()
+        return raises_key_error()
 
 
-def fails(*arguments):
+def raises_key_error(*arguments):
     return {}["absent"]
 
 
-FUNCTIONS = {
-    "select": (lambda: run(a=TAPPED(select=fails)), "term 'a': its select function"),
-    "target": (lambda: run(a=TAPPED(target=fails)), "term 'a': its target function"),
-    "mask": (lambda: run(a=TAPPED(mask=fails)), "term 'a': its mask function"),
+USER_FUNCTIONS = {
+    "select": (lambda: run(a=TAPPED(select=raises_key_error)), "term 'a': its select function"),
+    "target": (lambda: run(a=TAPPED(target=raises_key_error)), "term 'a': its target function"),
+    "mask": (lambda: run(a=TAPPED(mask=raises_key_error)), "term 'a': its mask function"),
     "weight of the progress": (
-        lambda: run(a=TAPPED(weight=lambda t: fails()), call={"progress": 0.5}),
+        lambda: run(a=TAPPED(weight=lambda t: raises_key_error()), call={"progress": 0.5}),
         "term 'a': its weight function",
     ),
     "weight of the step": (
-        lambda: run(a=TAPPED(weight=lambda step: fails()), call={"step": 5}),
+        lambda: run(a=TAPPED(weight=lambda step: raises_key_error()), call={"step": 5}),
         "term 'a': its weight function",
     ),
-    "count": (lambda: run(a=TAPPED(count=fails)), "term 'a': its count function"),
+    "count": (lambda: run(a=TAPPED(count=raises_key_error)), "term 'a': its count function"),
     "count of several batches": (
-        lambda: aux.Objective(term(), {"a": TAPPED(count=fails)}).counts([Y]),
+        lambda: aux.Objective(term(), {"a": TAPPED(count=raises_key_error)}).counts([Y]),
         "term 'a': its count function",
     ),
-    "loss": (lambda: run(a=TAPPED(fails)), "term 'a': its loss"),
-    "loss without a target": (lambda: run(a=TAPPED(fails, target=None)), "term 'a': its loss"),
-    "loss module": (lambda: run(a=TAPPED(Fails())), "term 'a': its loss"),
-    "head": (lambda: run(a=TAPPED(head=Fails())), "term 'a': its head"),
-    "detached head": (lambda: run(a=TAPPED(head=Fails(), detach_head=True)), "term 'a': its head"),
-    "maker of a head": (
-        lambda: aux.Objective(term(), {"a": TAPPED(head=fails)}).build(stack(), X),
+    "loss": (lambda: run(a=TAPPED(raises_key_error)), "term 'a': its loss"),
+    "loss without a target": (lambda: run(a=TAPPED(raises_key_error, target=None)), "term 'a': its loss"),
+    "loss module": (lambda: run(a=TAPPED(RaisesKeyError())), "term 'a': its loss"),
+    "head": (lambda: run(a=TAPPED(head=RaisesKeyError())), "term 'a': its head"),
+    "detached head": (lambda: run(a=TAPPED(head=RaisesKeyError(), detach_head=True)), "term 'a': its head"),
+    "head factory": (
+        lambda: aux.Objective(term(), {"a": TAPPED(head=raises_key_error)}).build(stack(), X),
         "term 'a': the function that makes its head",
     ),
-    "rule": (lambda: run(rule=fails), "the rule"),
+    "rule": (lambda: run(rule=raises_key_error), "the rule"),
 }
 
 
-@pytest.mark.parametrize("role", FUNCTIONS)
-def test_an_exception_in_a_function_of_the_user_names_the_term_and_the_role(role):
-    call, subject = FUNCTIONS[role]
+@pytest.mark.parametrize("role", USER_FUNCTIONS)
+def test_error_of_user_function_names_term_and_role(role):
+    call, subject = USER_FUNCTIONS[role]
     with pytest.raises(aux.AuxiliaryError) as caught:
         call()
     assert str(caught.value) == f"{subject} raised KeyError: 'absent'"
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_an_exception_without_a_message_and_one_of_the_library():
+def test_user_exceptions_without_message_and_from_the_library():
     def silent(targets):
         raise StopIteration
 
@@ -464,8 +469,8 @@ def test_an_exception_without_a_message_and_one_of_the_library():
 
 
 @pytest.mark.parametrize("inside", ["loss", "head", "target", "rule"])
-def test_an_objective_inside_gradient_checkpointing_lets_the_recomputation_stop(inside):
-    """torch ends the recomputation with a private exception, which passes through every function of the user."""
+def test_objective_inside_gradient_checkpointing(inside):
+    """torch stops the recomputation with a private exception, which must pass through user functions unchanged."""
     model = stack()
 
     def half(*given):
@@ -497,7 +502,7 @@ def test_an_objective_inside_gradient_checkpointing_lets_the_recomputation_stop(
     assert model.out.weight.grad.isfinite().all()
 
 
-def test_torchs_own_error_is_the_cause():
+def test_torch_error_is_the_cause():
     with pytest.raises(aux.AuxiliaryError) as caught:
         run(a=term(tap="layers.0", head=nn.Linear(9, 3)))
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -514,12 +519,12 @@ def test_torchs_own_error_is_the_cause():
         ({"main": float("nan")}, "counts\\['main'\\] is nan; it must be at least 0"),
     ],
 )
-def test_counts_that_are_no_numbers_by_names_of_terms(counts, said):
+def test_invalid_counts_raise(counts, said):
     objective = aux.Objective(aux.Term(F.cross_entropy))
     with pytest.raises(aux.AuxiliaryError, match=said):
         objective(nn.Linear(8, 3), torch.randn(6, 8), torch.randint(0, 3, (6,)), counts=counts)
 
 
-def test_layers_of_all_layers_of_a_model_without_other_modules():
+def test_intermediate_terms_of_model_of_layers_only():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
     assert list(aux.intermediate_terms(model, "*", F.cross_entropy)) == ["layer1", "layer2"]

@@ -1,4 +1,4 @@
-"""The objective on any model, against the same total written by hand."""
+"""The objective on several models, against a hand-written total."""
 
 import gc
 import threading
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxiliary.five_models import FIVE
+from auxiliary.five_models import MODELS
 from charladder import auxiliary as aux
 
 
@@ -37,9 +37,9 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 8), torch.randint(0, 3, (6,))
 
 
-@pytest.mark.parametrize("name", FIVE)
-def test_gradients_are_those_of_the_total_by_hand_bitwise(name):
-    case = FIVE[name]()
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_match_hand_written_total_bitwise(name):
+    case = MODELS[name]()
     weights = {tap: 0.3 + 0.25 * place for place, tap in enumerate(case.heads)}
     terms = {
         tap: term(case.loss, tap=tap, head=head, weight=weights[tap], select=case.select)
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_the_total_by_hand_bitwise(name):
 
 
 class Predicts(nn.Module):
-    """Returns its predictions: `final, predictions`, or all in one of several shapes."""
+    """Returns its predictions in one of several containers."""
 
     def __init__(self, shape: str) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Named:
 
 
 @pytest.mark.parametrize("shape", ["pair", "flat", "names", "mapping", "dataclass"])
-def test_predictions_that_the_model_returns(shape, data):
+def test_predictions_returned_by_the_model(shape, data):
     x, y = data
     model = Predicts(shape)
     objective = aux.Objective(term(), {"first": term(weight=0.4), "second": term(weight=0.8)})
@@ -101,26 +101,26 @@ def test_predictions_that_the_model_returns(shape, data):
     assert torch.equal(objective.from_output(model(x), y).total, by_hand)
 
 
-def test_own_targets_losses_and_masks(data):
+def test_targets_losses_and_masks_by_term(data):
     x, _ = data
     model = Predicts("pair")
-    y = {"main": torch.randint(0, 3, (6,)), "wave": torch.randn(6, 3), "kept": torch.tensor([1, 1, 0, 1, 0, 0])}
+    y = {"main": torch.randint(0, 3, (6,)), "wave": torch.randn(6, 3), "mask": torch.tensor([1, 1, 0, 1, 0, 0])}
     objective = aux.Objective(
         term(),
         {
             "mean": term(F.mse_loss, target="wave", weight=0.5),
-            "each": term(lambda p, t: (p - t).abs(), target=lambda all: all["wave"], mask="kept", weight=0.25),
+            "each": term(lambda p, t: (p - t).abs(), target=lambda all: all["wave"], mask="mask", weight=0.25),
         },
     )
     report = objective(model, x, y)
-    each = (model.c(x) - y["wave"]).abs().mean(1)[y["kept"].bool()].mean()
+    each = (model.c(x) - y["wave"]).abs().mean(1)[y["mask"].bool()].mean()
     expected = F.cross_entropy(model.a(x), y["main"]) + 0.5 * F.mse_loss(model.b(x), y["wave"]) + 0.25 * each
     torch.testing.assert_close(report.total, expected)
     assert [int(t.count) for t in report.terms.values()] == [6, 18, 3]
     assert report.terms["each"].value == pytest.approx(float(each.detach()))
 
 
-def test_a_loss_without_a_target_and_a_pair(data):
+def test_loss_without_target_that_returns_a_pair(data):
     x, y = data
     objective = aux.Objective(
         term(), {"small": term(lambda p: (p.square().sum(), p.numel()), target=None, select=0, weight=0.01)}
@@ -131,7 +131,7 @@ def test_a_loss_without_a_target_and_a_pair(data):
     assert report.terms["small"].count == 18
 
 
-def test_elements_that_torch_ignores_do_not_count(data):
+def test_ignored_labels_do_not_count(data):
     x, _ = data
     y = torch.tensor([0, -100, 2, -100, -100, 1])
     model = stack()
@@ -143,7 +143,7 @@ def test_elements_that_torch_ignores_do_not_count(data):
     assert float(nothing.total.detach()) == 0
 
 
-def test_nan_where_the_mask_is_off_does_not_come_through(data):
+def test_nan_in_masked_elements_has_no_effect(data):
     x, _ = data
     model = stack(classes=1)
     target, mask = (
@@ -157,7 +157,7 @@ def test_nan_where_the_mask_is_off_does_not_come_through(data):
 
 
 @pytest.mark.parametrize("pieces", [[2, 4], [1, 2, 3], [6]])
-def test_accumulation_divides_by_the_count_of_the_whole_batch(pieces, data):
+def test_accumulation_divides_by_the_count_of_the_full_batch(pieces, data):
     x, y = data[0].double(), torch.tensor([0, -100, 2, 1, -100, 1])
     model = stack().double()
     heads = {"a": nn.Linear(8, 3).double(), "b": nn.Linear(8, 3).double()}
@@ -186,7 +186,7 @@ def test_accumulation_divides_by_the_count_of_the_whole_batch(pieces, data):
         assert int(merged.terms[name].count) == int(one.count) == 4
 
 
-def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
+def test_silent_term_calls_no_head_and_keeps_no_output(data):
     x, y = data
     model, calls, alive = stack(), [], []
     head = nn.Linear(8, 3)
@@ -197,7 +197,7 @@ def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
     model.layers[0].register_forward_hook(lambda m, a, out: alive.append(weakref.ref(out)))
     report = objective(model, x, y, progress=0.4)
     assert len(calls) == 1 and set(report.terms) == {"main", "low"}
-    with torch.no_grad():  # nothing but a tap could keep the layer's output alive
+    with torch.no_grad():  # only a tap could keep the layer's output alive
         report = objective(model, x, y, progress=0.5)
     gc.collect()
     assert len(calls) == 1 and set(report.terms) == {"main"}
@@ -209,7 +209,7 @@ def test_a_term_at_weight_zero_calls_no_head_and_keeps_nothing(data):
     assert head.weight.grad is None
 
 
-def test_layers_leave_the_last_layer_to_the_main_loss(data):
+def test_intermediate_terms_leave_out_the_last_layer(data):
     x, y = data
     model = stack(depth=4)
     objective = aux.Objective(
@@ -221,7 +221,7 @@ def test_layers_leave_the_last_layer_to_the_main_loss(data):
     }  # fmt: skip
 
 
-def test_the_main_weight_follows_a_preset_that_says_so(data):
+def test_preset_as_weight_of_the_main_term(data):
     x, y = data
     model = stack(depth=4)
     terms = aux.intermediate_terms(model, "layers.*", F.cross_entropy, head=aux.heads.linear(3), weight="inter_ctc")
@@ -234,8 +234,8 @@ def test_the_main_weight_follows_a_preset_that_says_so(data):
     }
 
 
-class Loops(nn.Module):
-    """One layer, three times."""
+class CallsLayerThreeTimes(nn.Module):
+    """Calls one layer three times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,9 +247,9 @@ class Loops(nn.Module):
         return self.out(x)
 
 
-def test_a_module_that_is_called_several_times(data):
+def test_tapped_module_called_several_times(data):
     x, y = data
-    model, head = Loops(), nn.Linear(8, 3)
+    model, head = CallsLayerThreeTimes(), nn.Linear(8, 3)
     states, state = [], x
     for _ in range(3):
         states.append(model.layer(state))
@@ -263,8 +263,8 @@ def test_a_module_that_is_called_several_times(data):
     assert report.terms["a"].value == pytest.approx(expected)
 
 
-class LastPassAlone(Loops):
-    """Goes back through the last of its passes alone; the earlier ones are changed in place."""
+class OnlyLastCallHasGradients(CallsLayerThreeTimes):
+    """Has gradients in the last of three calls only; the outputs of the others are changed in place."""
 
     def forward(self, x):
         with torch.no_grad():
@@ -273,9 +273,9 @@ class LastPassAlone(Loops):
         return self.out(torch.tanh(self.layer(x)))
 
 
-def test_the_chosen_call_alone_needs_gradients(data):
+def test_only_the_selected_call_needs_gradients(data):
     x, y = data
-    model, head = LastPassAlone(), nn.Linear(8, 3)
+    model, head = OnlyLastCallHasGradients(), nn.Linear(8, 3)
     with torch.no_grad():
         state = torch.tanh(model.layer(torch.tanh(model.layer(x))))
     wanted = torch.autograd.grad(F.cross_entropy(head(model.layer(state)), y), [*model.layer.parameters()])
@@ -301,7 +301,7 @@ def test_inputs_as_tuples_and_mappings(data):
     assert torch.equal(objective(lambda x: x, a, y).total, F.cross_entropy(a, y))
 
 
-def test_the_weight_function_gets_what_it_names(data):
+def test_weight_function_gets_arguments_by_name(data):
     x, y = data
     seen = []
 
@@ -318,7 +318,7 @@ def test_the_weight_function_gets_what_it_names(data):
     assert positional.weights(0.25) == {"main": 1.0, "a": 0.75}
 
 
-def test_a_weight_that_is_a_tensor_may_be_changed_in_place(data):
+def test_tensor_weight_may_be_changed_in_place(data):
     x, y = data
     weight = torch.tensor(0.5)
     objective = aux.Objective(term(), {"a": term(select=lambda out: out, weight=weight)})
@@ -327,7 +327,7 @@ def test_a_weight_that_is_a_tensor_may_be_changed_in_place(data):
     assert objective(stack(), x, y).terms["a"].weight == 0.25
 
 
-def test_order_of_addition_can_be_given(data):
+def test_order_of_summation(data):
     x, y = data
     model = Predicts("flat")
     objective = aux.Objective(term(), {"a": term(weight=0.3), "b": term(weight=0.7)}, order=["a", "b", "main"])
@@ -336,7 +336,7 @@ def test_order_of_addition_can_be_given(data):
     assert list(objective(model, x, y).terms) == ["a", "b", "main"]
 
 
-def test_counts_are_refused_where_only_the_loss_knows_them(data):
+def test_counts_that_only_the_loss_determines_are_refused(data):
     x, y = data
     own = term(lambda p: (p.square().sum(), p.numel()), target=None, count=1, select=lambda out: out)
     objective = aux.Objective(term(), {"own": own})
@@ -348,8 +348,8 @@ def test_counts_are_refused_where_only_the_loss_knows_them(data):
         without.counts([y])
 
 
-class Waits(nn.Module):
-    """Waits in the middle of its forward pass until all threads are there."""
+class WaitsForThreads(nn.Module):
+    """Waits in the middle of its forward pass for all threads."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
@@ -362,10 +362,10 @@ class Waits(nn.Module):
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_threads_that_share_an_objective_read_their_own_taps(attached):
-    """The last thread runs the model alone, which must not be recorded."""
+def test_threads_with_a_shared_objective_read_separate_taps(attached):
+    """The last thread runs the model without the objective, which must not be recorded."""
     threads = 4
-    model, head = Waits(threads), nn.Linear(8, 3)
+    model, head = WaitsForThreads(threads), nn.Linear(8, 3)
     objective = aux.Objective(term(), {"a": term(tap="first", head=head)})
     if attached:
         objective.attach(model)
@@ -384,24 +384,24 @@ def test_threads_that_share_an_objective_read_their_own_taps(attached):
     assert len(model.first._forward_hooks) == 1
 
 
-def test_a_failed_attach_leaves_no_trace(data):
+def test_failed_attach_leaves_no_hooks(data):
     x, y = data
     model = stack()
-    objective = aux.Objective(term(), {"a": term(tap="layers.*", head="out", weight="nobody")})
+    objective = aux.Objective(term(), {"a": term(tap="layers.*", head="out", weight="unknown")})
     for _ in range(2):
-        with pytest.raises(aux.AuxiliaryError, match=r"term 'a.0': there is no preset 'nobody'"):
+        with pytest.raises(aux.AuxiliaryError, match=r"term 'a.0': there is no preset 'unknown'"):
             objective(model, x, y)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_terms_of_a_pattern_share_the_target_of_its_name(data):
+def test_terms_of_a_pattern_share_its_target(data):
     x, y = data
     objective = aux.Objective(term(), {"layer": term(tap="layers.[01]", head="out")})
     report = objective(stack(), x, {"main": y, "layer": (y + 1) % 3})
     assert set(report.terms) == {"main", "layer.0", "layer.1"}
 
 
-def test_targets_that_are_all_ignored_are_a_count_of_0_for_a_function_too(data):
+def test_ignored_targets_alone_give_count_0_for_functions(data):
     x, _ = data
     model, ignored = stack(), torch.full((6,), -100)
     objective = aux.Objective(term(), {"a": term(lambda p, t: F.cross_entropy(p, t), select=lambda out: out)})
@@ -411,10 +411,10 @@ def test_targets_that_are_all_ignored_are_a_count_of_0_for_a_function_too(data):
     assert not any(p.grad.any() for p in model.parameters())
 
 
-def test_a_loss_that_is_nan_for_other_reasons_is_not_taken_for_one_of_nothing(data):
+def test_nan_loss_with_some_targets_raises(data):
     x, y = data
     nan = term(lambda p, t: F.cross_entropy(p, t) * torch.nan)
     with pytest.raises(aux.NotFiniteError, match="term 'main' is nan"):
         aux.Objective(nan)(stack(), x, torch.where(torch.arange(6) < 5, -100, y))
-    labels = aux.Objective(term(lambda p, t: (p.sum(1) - t).square().mean()))  # of which -100 is one
+    labels = aux.Objective(term(lambda p, t: (p.sum(1) - t).square().mean()))  # -100 is a label here
     assert labels(stack(), x, torch.full((6,), -100)).value > 1

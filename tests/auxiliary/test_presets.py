@@ -1,5 +1,5 @@
-"""Presets by values worked out by hand. The paper's: against the defects of its public reproduction, whose integer
-divisions gave zero."""
+"""Presets against values computed by hand. al_rfou also against a defect of a public reproduction of the paper, whose
+integer divisions gave zero."""
 
 import math
 
@@ -12,7 +12,7 @@ from charladder.auxiliary.weights import TermPlace, make_weight_function
 
 
 @pytest.mark.parametrize("layer", range(1, 64))
-def test_every_layer_of_t64_leaves_at_l_over_2n(layer):
+def test_layer_l_of_t64_stops_at_l_over_2n(layer):
     end = layer / 128
     assert presets.al_rfou(layer, 64, 0.0) == 1
     assert presets.al_rfou(layer, 64, math.nextafter(end, 0)) == 1
@@ -23,34 +23,36 @@ def test_every_layer_of_t64_leaves_at_l_over_2n(layer):
 
 
 @given(st.floats(0, 1))
-def test_the_last_layer_never_leaves(progress):
+def test_last_layer_never_stops(progress):
     assert presets.al_rfou(64, 64, progress) == 1
 
 
-def test_no_integer_division():
-    """`i // (2 * n)` is zero for every layer: then all layers would leave at once, at the start."""
+def test_al_rfou_does_not_use_integer_division():
+    """`i // (2 * n)` is zero for every layer: all layers would stop at the start."""
     halfway = [presets.al_rfou(layer, 64, 0.25) for layer in range(1, 64)]
     assert halfway == [0.0] * 32 + [1.0] * 31
 
 
-def test_span_of_the_other_figure():
+def test_al_rfou_with_span_1():
     assert presets.al_rfou(32, 64, 0.49, span=1.0) == 1
     assert presets.al_rfou(32, 64, 0.5, span=1.0) == 0
 
 
-def over_layers(preset, layers, *rest, **more):
+def weights_of_layers(preset, layers, *rest, **more):
     return [preset(layer, layers, *rest, **more) for layer in range(1, layers + 1)]
 
 
 def test_layerskip_by_hand():
     """n = 4, s = 0.2: e = 0.2, 0.6, 1.2 and 3 + 1.2 = 4.2."""
-    rotating = [over_layers(presets.layerskip, 4, 0.0, step=step, every=3) for step in (0, 1, 2)]
+    rotating = [weights_of_layers(presets.layerskip, 4, 0.0, step=step, every=3) for step in (0, 1, 2)]
     assert rotating[0] == pytest.approx([0, 0, 1.2 / 5.4, 4.2 / 5.4])
     assert rotating[1] == pytest.approx([0.2 / 4.4, 0, 0, 4.2 / 4.4])
     assert rotating[2] == pytest.approx([0, 0.6 / 4.8, 0, 4.2 / 4.8])
-    assert over_layers(presets.layerskip_gradual, 4, 0.0) == [0, 0, 0, 1]
-    assert over_layers(presets.layerskip_gradual, 4, 0.125) == pytest.approx([0, 0, 1.2 / 5.4, 4.2 / 5.4])
-    assert over_layers(presets.layerskip_gradual, 4, 0.5) == pytest.approx([x / 6.2 for x in (0.2, 0.6, 1.2, 4.2)])
+    assert weights_of_layers(presets.layerskip_gradual, 4, 0.0) == [0, 0, 0, 1]
+    assert weights_of_layers(presets.layerskip_gradual, 4, 0.125) == pytest.approx([0, 0, 1.2 / 5.4, 4.2 / 5.4])
+    assert weights_of_layers(presets.layerskip_gradual, 4, 0.5) == pytest.approx(
+        [x / 6.2 for x in (0.2, 0.6, 1.2, 4.2)]
+    )
     assert presets.layerskip(1, 1, 0.0) == 1
 
 
@@ -58,48 +60,52 @@ def test_layerskip_counted_from_zero_by_hand():
     """n = 4, s = 0.2, layers 0 to 3: e = 0, 0.2, 0.6 and 3 + 0.6 = 3.6; all layers active, or every third in turn."""
     whole = [presets.layerskip_from_zero(layer, 4, 0.0) for layer in range(1, 5)]
     assert whole == pytest.approx([x / 4.4 for x in (0, 0.2, 0.6, 3.6)])
-    turns = [over_layers(presets.layerskip, 4, 0.0, step=step, every=3, from_zero=True) for step in (0, 1, 2)]
+    turns = [weights_of_layers(presets.layerskip, 4, 0.0, step=step, every=3, from_zero=True) for step in (0, 1, 2)]
     for turn, e in zip(turns, ([0, 0, 0.6, 3.6], [0, 0, 0, 3.6], [0, 0.2, 0, 3.6]), strict=True):
         assert turn == pytest.approx([x / sum(e) for x in e])
-    gradual = [over_layers(presets.layerskip_gradual_from_zero, 4, t) for t in (0.0, 0.125, 1.0)]
+    gradual = [weights_of_layers(presets.layerskip_gradual_from_zero, 4, t) for t in (0.0, 0.125, 1.0)]
     assert gradual[0] == [0, 0, 0, 1]
     assert gradual[1] == pytest.approx([0, 0, 0.6 / 4.2, 3.6 / 4.2])
     assert gradual[2] == pytest.approx([x / 4.4 for x in (0, 0.2, 0.6, 3.6)])
     assert presets.layerskip_from_zero(1, 1, 0.0) == presets.layerskip_gradual_from_zero(1, 1, 0.0) == 1
-    assert over_layers(presets.layerskip_from_zero, 2, 0.0) == [0, 1]
+    assert weights_of_layers(presets.layerskip_from_zero, 2, 0.0) == [0, 1]
 
 
 @pytest.mark.parametrize(("step", "turn"), [(0, 8), (1, 1), (7, 7), (9, 1)])
-def test_layerskip_takes_every_rth_layer_in_turn(step, turn):
-    active = [at + 1 for at, w in enumerate(over_layers(presets.layerskip, 32, 0.0, step=step)) if w]
+def test_layerskip_rotates_over_every_rth_layer(step, turn):
+    active = [at + 1 for at, w in enumerate(weights_of_layers(presets.layerskip, 32, 0.0, step=step)) if w]
     assert active == sorted({turn % 8 or 8, (turn % 8 or 8) + 8, (turn % 8 or 8) + 16, (turn % 8 or 8) + 24, 32})
 
 
-def test_the_other_presets_for_layers_by_hand():
-    assert over_layers(presets.ee_llm, 8) == [0, 0.25, 0, 0.5, 0, 0, 0, 1]
-    assert over_layers(lambda layer, layers: presets.ee_llm(layer, layers, 0.1, 0.2), 4) == [0.1, 0.2, 0, 1]
-    assert over_layers(presets.calm, 4) == [0.1, 0.2, 0.3, 0.4]
-    assert over_layers(presets.deed, 4) == [0.25, 0.25, 0.25, 1.25]
+def test_other_presets_for_layers_by_hand():
+    assert weights_of_layers(presets.ee_llm, 8) == [0, 0.25, 0, 0.5, 0, 0, 0, 1]
+    assert weights_of_layers(lambda layer, layers: presets.ee_llm(layer, layers, 0.1, 0.2), 4) == [0.1, 0.2, 0, 1]
+    assert weights_of_layers(presets.calm, 4) == [0.1, 0.2, 0.3, 0.4]
+    assert weights_of_layers(presets.deed, 4) == [0.25, 0.25, 0.25, 1.25]
     assert [presets.deeply_supervised(False, t) for t in (0, 0.5, 1)] == [0.1, 0.05, 0]
     assert presets.deeply_supervised(True, 0.5) == presets.inception(True) == presets.pspnet(True) == 1
     assert (presets.inception(False), presets.pspnet(False), presets.detr(False)) == (0.3, 0.4, 1)
-    assert over_layers(presets.inter_ctc, 4) == pytest.approx([0.1, 0.1, 0.1, 0.7])
+    assert weights_of_layers(presets.inter_ctc, 4) == pytest.approx([0.1, 0.1, 0.1, 0.7])
     assert presets.inter_ctc(1, 1) == 1
-    assert [over_layers(presets.early_anneal, 3, t) for t in (0, 0.025, 0.05)] == [[0.1, 0, 1], [0.05, 0, 1], [0, 0, 1]]
-    assert over_layers(presets.shallow_heavy, 4) == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1])
+    assert [weights_of_layers(presets.early_anneal, 3, t) for t in (0, 0.025, 0.05)] == [
+        [0.1, 0, 1],
+        [0.05, 0, 1],
+        [0, 0, 1],
+    ]
+    assert weights_of_layers(presets.shallow_heavy, 4) == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1])
 
 
 def test_ee_llm_rounds_a_quarter_and_a_half_of_the_depth_up():
-    assert over_layers(presets.ee_llm, 1) == [1]
-    assert over_layers(presets.ee_llm, 2) == [0.5, 1]  # both exits are layer 1: the second weight applies
-    assert over_layers(presets.ee_llm, 3) == [0.25, 0.5, 1]
-    assert over_layers(presets.ee_llm, 5) == [0, 0.25, 0.5, 0, 1]
-    assert over_layers(presets.ee_llm, 6) == [0, 0.25, 0.5, 0, 0, 1]
-    assert over_layers(presets.ee_llm, 7) == [0, 0.25, 0, 0.5, 0, 0, 1]
-    assert over_layers(presets.ee_llm, 9) == [0, 0, 0.25, 0, 0.5, 0, 0, 0, 1]
+    assert weights_of_layers(presets.ee_llm, 1) == [1]
+    assert weights_of_layers(presets.ee_llm, 2) == [0.5, 1]  # both exits are layer 1: the second weight applies
+    assert weights_of_layers(presets.ee_llm, 3) == [0.25, 0.5, 1]
+    assert weights_of_layers(presets.ee_llm, 5) == [0, 0.25, 0.5, 0, 1]
+    assert weights_of_layers(presets.ee_llm, 6) == [0, 0.25, 0.5, 0, 0, 1]
+    assert weights_of_layers(presets.ee_llm, 7) == [0, 0.25, 0, 0.5, 0, 0, 1]
+    assert weights_of_layers(presets.ee_llm, 9) == [0, 0, 0.25, 0, 0.5, 0, 0, 0, 1]
 
 
-def test_deepseek_changes_exactly_after_10_of_14_8_parts():
+def test_deepseek_changes_at_10_of_14_8_parts():
     boundary = 10 / 14.8
     assert presets.deepseek(2, 2, math.nextafter(boundary, 0)) == 0.3
     assert presets.deepseek(2, 2, boundary) == 0.1
@@ -158,7 +164,7 @@ def test_exact_weights_of_every_preset_for_layers(name):
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-@pytest.mark.parametrize("name", sorted(presets.TARGETS.keys() - {"blockwise"}))  # which is a draw
+@pytest.mark.parametrize("name", sorted(presets.TARGETS.keys() - {"blockwise"}))  # is random
 def test_exact_weights_of_every_preset_for_targets(name):
     for progress, expected in EXACT_TARGETS[name].items():
         found = [
@@ -185,7 +191,7 @@ def test_presets_for_targets_by_hand():
     assert [presets.deepseek(k, 2, 0.7) for k in (1, 2)] == [1, 0.1]
 
 
-def test_blockwise_gives_one_target_its_turn_and_all_the_same_share():
+def test_blockwise_draws_one_target_uniformly():
     turns = [[presets.blockwise(k, 4, step) for k in (1, 2, 3, 4)] for step in range(4000)]
     assert all(sum(turn) == 1 for turn in turns)
     assert [sum(column) / 4000 for column in zip(*turns, strict=True)] == pytest.approx([0.25] * 4, abs=0.03)
@@ -202,7 +208,7 @@ def weight(name, layer, layers, progress, step, offset=1, offsets=3):
 def test_every_preset_for_layers_is_bounded_and_pure(name, layers, progress, step):
     weights = [weight(name, layer, layers, progress, step) for layer in range(1, layers + 1)]
     assert all(0 <= one <= 2 for one in weights)
-    assert weights[-1] > 0  # nobody takes the main loss away
+    assert weights[-1] > 0  # the main loss is always active
     assert weights == [weight(name, layer, layers, progress, step) for layer in range(1, layers + 1)]
 
 
@@ -214,5 +220,5 @@ def test_every_preset_for_targets_is_bounded_and_pure(name, offsets, progress, s
 
 
 @pytest.mark.parametrize("name", ["early_anneal", "deeply_supervised", "al_rfou"])
-def test_those_that_fade_are_gone_at_the_end(name):
+def test_fading_presets_end_at_0(name):
     assert weight(name, 1, 4, 1.0, 0) == 0

@@ -1,4 +1,4 @@
-"""Reports: sums over counts, whatever a batch is cut into."""
+"""Reports: sums, counts, and merging."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from charladder.auxiliary import Report, TermReport, merge
 
 
-def test_reports_merge_by_sums_and_counts_not_by_means():
+def test_merge_adds_sums_and_counts():
     one = Report(torch.tensor(1.0), {"main": TermReport(torch.tensor(3.0), 3, 1.0)})
     two = Report(torch.tensor(2.0), {"main": TermReport(torch.tensor(9.0), 1, 1.0)})
     merged = merge([one, two])
@@ -17,7 +17,7 @@ def test_reports_merge_by_sums_and_counts_not_by_means():
     assert merged.terms["main"].bits == pytest.approx(3 / math.log(2))
 
 
-def test_a_mean_is_kept_to_the_last_bit_and_merges_by_its_count():
+def test_mean_value_is_exact_and_merges_by_count():
     one = TermReport(torch.tensor(1 / 3), 7, 1.0, mean=True)
     assert one.value == float(torch.tensor(1 / 3)) == float(one.sum) / 7
     merged = merge(

@@ -1,4 +1,4 @@
-"""Rules that set weights by the losses, against their formulas."""
+"""Rules, against their formulas."""
 
 import math
 
@@ -22,7 +22,7 @@ def losses(model):
     return [F.cross_entropy(prediction, Y) for prediction in model(X)]
 
 
-def test_uncertainty_is_its_formula_and_learns_its_s():
+def test_uncertainty_matches_its_formula():
     model, objective = two_terms(aux.rules.Uncertainty(["main", "a", "b"]))
     with torch.no_grad():
         for s, value in zip(objective.rule.log_variance, (0.1, -0.3, 0.7), strict=True):
@@ -40,7 +40,7 @@ def test_uncertainty_is_its_formula_and_learns_its_s():
     assert report.terms["a"].weight == pytest.approx(0.5 * math.exp(0.3))
 
 
-def test_uncertainty_leaves_out_whom_it_is_not_told_of_and_says_so():
+def test_uncertainty_ignores_unnamed_main_and_refuses_unnamed_terms():
     model, objective = two_terms(aux.rules.Uncertainty(["a", "b"]))
     assert objective(model, X, Y).terms["main"].weight == 1
     model, objective = two_terms(aux.rules.Uncertainty(["a"]))
@@ -48,14 +48,14 @@ def test_uncertainty_leaves_out_whom_it_is_not_told_of_and_says_so():
         objective(model, X, Y)
 
 
-def test_a_silent_term_pays_no_penalty():
+def test_silent_term_has_no_penalty():
     rule = aux.rules.Uncertainty(["main", "a"])
     objective = aux.Objective(term(), {"a": term(select=0, weight=aux.schedules.until(0.5))}, rule=rule)
     objective(Predicts("flat"), X, Y, progress=0.6).total.backward()
     assert rule.log_variance[0].grad is not None and rule.log_variance[1].grad is None
 
 
-def test_adaloss_makes_every_term_weigh_what_the_main_one_does():
+def test_adaloss_scales_every_term_to_the_main_loss():
     model, objective = two_terms(aux.rules.AdaLoss(["a", "b"], decay=0.5))
     main, a, b = (float(one.detach()) for one in losses(model))
     report = objective(model, X, Y)
@@ -70,12 +70,12 @@ def test_adaloss_makes_every_term_weigh_what_the_main_one_does():
     again = aux.rules.AdaLoss(["a", "b"], decay=0.5)
     again.load_state_dict(objective.rule.state_dict())
     assert torch.equal(again.averages, objective.rule.averages)
-    with torch.no_grad():  # looking at a validation loss teaches it nothing
+    with torch.no_grad():  # validation does not change the averages
         objective(model, -X, Y)
     assert torch.equal(again.averages, objective.rule.averages)
 
 
-def test_hinge_drops_an_auxiliary_term_that_is_good_enough_but_never_the_main_one():
+def test_hinge_drops_auxiliary_terms_below_threshold():
     model, objective = two_terms(aux.rules.hinge(100.0))
     report = objective(model, X, Y)
     assert [t.weight for t in report.terms.values()] == [1, 0, 0]
@@ -84,7 +84,7 @@ def test_hinge_drops_an_auxiliary_term_that_is_good_enough_but_never_the_main_on
     assert [t.weight for t in objective(model, X, Y).terms.values()] == [1, 0.5, 2]
 
 
-def test_an_own_rule_is_a_function():
+def test_function_as_rule():
     model, objective = two_terms(lambda values: {"a": 10.0 * (values["a"] > values["main"])})
     main, a, _ = losses(model)
     assert objective(model, X, Y).terms["a"].weight == (5.0 if bool(a > main) else 0.0)

@@ -1,4 +1,4 @@
-"""Schedules: bounded, still after their end, continuous where they say so, and functions of progress alone."""
+"""Schedules: bounded, constant after their end, continuous if documented so, and functions of progress alone."""
 
 import inspect
 import math
@@ -16,8 +16,8 @@ POINTS = st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=6, unique_by=l
 
 
 @st.composite
-def made(draw):
-    """A schedule, the values between which it stays, its value and time of rest, and whether it is continuous."""
+def schedule_cases(draw):
+    """A schedule, its bounds, its end and value there, and whether it is continuous."""
     a, b, end = draw(VALUES), draw(VALUES), draw(ENDS)
     kind = draw(
         st.sampled_from(["constant", "until", "linear", "cosine", "exponential", "warm_up", "step", "piecewise"])
@@ -39,25 +39,25 @@ def made(draw):
     return getattr(schedules, kind)(a, b, end), [a, b], (end, b), True
 
 
-@given(made(), st.floats(0, 1))
-def test_bounded_and_a_function_of_progress_alone(one, progress):
+@given(schedule_cases(), st.floats(0, 1))
+def test_schedules_are_bounded_and_pure(one, progress):
     schedule, values, _, _ = one
     value = schedule(progress)
     assert min(values) - 1e-9 <= value <= max(values) + 1e-9
-    assert schedule(1 - progress) is not None  # asked in another order ...
-    assert schedule(progress) == value  # ... it says the same
+    assert schedule(1 - progress) is not None  # a call in between ...
+    assert schedule(progress) == value  # ... does not change the value
 
 
-@given(made(), st.floats(0, 1))
-def test_at_rest_from_its_end_on(one, progress):
+@given(schedule_cases(), st.floats(0, 1))
+def test_schedules_are_constant_after_their_end(one, progress):
     schedule, _, (end, value), _ = one
     assert schedule(max(end, progress)) == value
     assert schedule(1.0) == value
 
 
-@given(made())
-def test_continuous_where_it_says_so(one):
-    """Halving the step must shrink the largest jump, all the way down to the corner of an end."""
+@given(schedule_cases())
+def test_continuous_schedules_have_no_jumps(one):
+    """The values just before and after the end are close."""
     schedule, values, (end, _), continuous = one
     before, after = math.nextafter(end, 0), min(1.0, math.nextafter(end, 1))
     if continuous:
@@ -65,13 +65,13 @@ def test_continuous_where_it_says_so(one):
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_piecewise_goes_through_its_points(x, y):
+def test_piecewise_passes_through_its_points(x, y):
     schedule = schedules.piecewise([(0.0, 1.0), (0.25, x), (0.75, y), (1.0, 0.0)])
     assert [schedule(t) for t in (0, 0.25, 0.75, 1)] == [1.0, x, y, 0.0]
     assert schedule(0.5) == pytest.approx((x + y) / 2)
 
 
-def test_values_worked_out_by_hand():
+def test_schedules_by_hand():
     assert [schedules.linear(1, 0, 0.5)(t) for t in (0, 0.125, 0.25, 0.5, 1)] == [1, 0.75, 0.5, 0, 0]
     assert schedules.cosine(1, 0)(0.5) == pytest.approx(0.5)
     assert schedules.cosine(1, 0)(1 / 3) == pytest.approx(0.75)  # (1 + cos 60 degrees) / 2
@@ -82,8 +82,8 @@ def test_values_worked_out_by_hand():
     assert [both(t) for t in (0, 0.1, 0.4, 0.5, 1)] == [0, 0.5, 1, 0, 0]
 
 
-AT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-# The values of every schedule at AT, calculated by hand.
+EXACT_AT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+# The values of every schedule at EXACT_AT, computed by hand.
 EXACT = {
     "constant": (schedules.constant(0.7), [0.7] * 6),
     "until": (schedules.until(0.3, 0.7), [0.7, 0.7, 0.7, 0, 0, 0]),
@@ -106,10 +106,10 @@ EXACT = {
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_values_of_every_schedule(name):
     schedule, expected = EXACT[name]
-    assert [schedule(progress) for progress in AT] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert [schedule(progress) for progress in EXACT_AT] == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-def test_no_schedule_is_left_out():
+def test_every_schedule_has_exact_values():
     public = {name for name, one in vars(schedules).items() if inspect.isfunction(one) and is_maker(one)}
     assert public == set(EXACT)
 
@@ -134,6 +134,6 @@ def is_maker(function):
         (lambda: schedules.cosine(1, 0, until=math.nan), "until is nan"),
     ],
 )
-def test_schedules_that_cannot_be(make, sentence):
+def test_invalid_schedules_raise(make, sentence):
     with pytest.raises(AuxiliaryError, match=sentence.replace("(", r"\(")):
         make()

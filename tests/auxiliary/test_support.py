@@ -1,6 +1,6 @@
-"""What works with what, cell by cell; `PYTHONPATH=tests python tests/auxiliary/test_support.py` writes docs/support.md.
+"""docs/support.md against results of every cell; `PYTHONPATH=tests python tests/auxiliary/test_support.py` writes it.
 
-Every cell is run, and is right, or refused with one sentence; anything else fails here.
+A cell is correct, or the library refuses it with one sentence; any other result fails.
 """
 
 import tempfile
@@ -13,12 +13,21 @@ import torch
 import torch._functorch.config
 
 from auxiliary import two_ranks
-from auxiliary.cells import ALONE, ATTACHED_FIRST, AUTOCAST, DDP, FSDP2, difference, run, run_by_hand
+from auxiliary.cells import (
+    ATTACHED_FIRST,
+    AUTOCAST,
+    DDP,
+    FSDP2,
+    SINGLE_PROCESS,
+    max_relative_difference,
+    run,
+    run_by_hand,
+)
 from auxiliary.features import FEATURES, Feature
 from charladder import auxiliary as aux
 
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
-TOGETHER = [DDP, FSDP2]
+TWO_PROCESSES = [DDP, FSDP2]
 HEAD = """\
 # What works with what
 
@@ -34,21 +43,21 @@ compares the page with the results.
 
 
 def checked(feature: Feature, setting: str, action: Callable[[], dict[str, torch.Tensor]]) -> str:
-    """`yes`, or the sentence of a refusal; fails where a result is wrong."""
+    """`yes`, or the message of a refusal. Raises AssertionError for a wrong result."""
     try:
         found = action()
     except aux.AuxiliaryError as error:
         return str(error)
-    # By hand the same operations run, but for the order of sums. In float64 that is some 1e-15; under autocast the
-    # roundings to bf16 are the same ones, and gradients add up in float32. A lost term or weight is above 1e-2.
+    # The hand-written peer differs in the order of summation: 1e-15 in float64; under autocast both round to bf16 at
+    # the same operations and sum gradients in float32. A missing term or weight is above 1e-2.
     tolerance = 1e-6 if setting == AUTOCAST else 1e-9
-    gap = difference(found, run_by_hand(feature, setting))
+    gap = max_relative_difference(found, run_by_hand(feature, setting))
     assert gap < tolerance, f"{feature.name}, {setting}: wrong by {gap:.2g}"
     return "yes"
 
 
-def from_ranks(feature: Feature, setting: str, ranks: list[dict[str, Any]]) -> str:
-    """The same for two ranks, who must agree."""
+def checked_ranks(feature: Feature, setting: str, ranks: list[dict[str, Any]]) -> str:
+    """`checked` for the results of two ranks, which must be equal."""
 
     def action(answer: dict[str, Any]) -> dict[str, torch.Tensor]:
         if "refused" in answer:
@@ -62,7 +71,7 @@ def from_ranks(feature: Feature, setting: str, ranks: list[dict[str, Any]]) -> s
 
 
 def page(ranks: list[dict[str, Any]]) -> str:
-    """Runs all cells."""
+    """The text of the page. Runs all cells."""
     sentences: list[str] = []
 
     def shown(answer: str) -> str:
@@ -72,20 +81,24 @@ def page(ranks: list[dict[str, Any]]) -> str:
             sentences.append(answer)
         return f"no [{sentences.index(answer) + 1}]"
 
-    lines = [HEAD, "| | " + " | ".join([*ALONE, *TOGETHER]) + " |", "| --- |" + " --- |" * len([*ALONE, *TOGETHER])]
+    lines = [
+        HEAD,
+        "| | " + " | ".join([*SINGLE_PROCESS, *TWO_PROCESSES]) + " |",
+        "| --- |" + " --- |" * len([*SINGLE_PROCESS, *TWO_PROCESSES]),
+    ]
     for feature in FEATURES:
-        cells = [checked(feature, setting, lambda f=feature, s=setting: run(f, s)) for setting in ALONE]
-        cells += [from_ranks(feature, setting, ranks) for setting in TOGETHER]
+        cells = [checked(feature, setting, lambda f=feature, s=setting: run(f, s)) for setting in SINGLE_PROCESS]
+        cells += [checked_ranks(feature, setting, ranks) for setting in TWO_PROCESSES]
         lines.append(f"| {feature.name} | " + " | ".join(map(shown, cells)) + " |")
     return "\n".join([*lines, "", *(f"{number}. {text}" for number, text in enumerate(sentences, 1))]) + "\n"
 
 
 @pytest.mark.slow
-def test_the_page_says_what_every_cell_does(tmp_path_factory: pytest.TempPathFactory):
-    assert PAGE.read_text() == page(two_ranks.results(two_ranks.folder_of_all(tmp_path_factory)))
+def test_support_page_matches_every_cell(tmp_path_factory: pytest.TempPathFactory):
+    assert PAGE.read_text() == page(two_ranks.results(two_ranks.shared_folder(tmp_path_factory)))
 
 
-def test_a_compiled_model_can_be_diagnosed_as_the_refusal_says():
+def test_compiled_model_can_be_diagnosed_without_donated_buffers():
     (feature,) = (feature for feature in FEATURES if feature.training == "diagnosis")
     with torch._functorch.config.patch(donated_buffer=False):
         assert checked(feature, ATTACHED_FIRST, lambda: run(feature, ATTACHED_FIRST)) == "yes"

@@ -1,4 +1,4 @@
-"""Models in wrappers, models that are changed after `attach`, and models whose objective is deleted."""
+"""Models in wrappers, models changed after `attach`, and deleted objectives."""
 
 import copy
 
@@ -26,7 +26,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 class Engine(nn.Module):
-    """As DeepSpeed's: a module that runs the model, and has nothing of its own."""
+    """Like DeepSpeed's engine: runs the model, and has no parameters of its own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Engine(nn.Module):
 
 
 class Compiled(nn.Module):
-    """As torch.compile's."""
+    """Like torch.compile's wrapper."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Compiled(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """As torch's apply_activation_checkpointing makes it."""
+    """Like the wrapper of torch's apply_activation_checkpointing."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Checkpointed(nn.Module):
 
 
 class FabricModule(nn.Module):
-    """As Lightning Fabric's, which holds the model twice: in what runs it, and itself."""
+    """Like Lightning Fabric's, which has the model twice: inside the wrapper that runs it, and by itself."""
 
     def __init__(self, model: nn.Module, runs: nn.Module | None = None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Tuner(nn.Module):
 
 
 class PeftModel(nn.Module):
-    """As PEFT's."""
+    """Like PEFT's."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ WRAPPERS = [
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
-def test_the_names_of_taps_are_those_inside_a_wrapper(data, wrap):
+def test_tap_names_are_those_inside_the_wrapper(data, wrap):
     x, y = data
     model, head = stack(), nn.Linear(8, 3)
     terms = {"own": term(tap="layers.0", head=head), "theirs": term(tap="layers.*", head="out")}
@@ -130,7 +130,7 @@ def test_the_names_of_taps_are_those_inside_a_wrapper(data, wrap):
     assert list(aux.by_depth(wrap(model), "layers.*")) == ["layers.0", "layers.1", "layers.2"]
 
 
-def test_an_averaged_model_has_an_objective_of_its_own(data):
+def test_averaged_model_needs_its_own_objective(data):
     x, y = data
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
@@ -143,7 +143,7 @@ def test_an_averaged_model_has_an_objective_of_its_own(data):
 @pytest.mark.parametrize(
     ("wrap", "prefix"), [(Engine, "module"), (PeftModel, "base_model.model"), (AveragedModel, "module")]
 )
-def test_the_names_of_a_wrapper_can_be_used_too(data, wrap, prefix):
+def test_tap_names_may_include_the_wrapper(data, wrap, prefix):
     x, y = data
     model = wrap(stack())
     objective = aux.Objective(term(), {"a": term(tap=f"{prefix}.layers.0", head=f"{prefix}.out")})
@@ -151,14 +151,14 @@ def test_the_names_of_a_wrapper_can_be_used_too(data, wrap, prefix):
     assert objective(model, x, y).terms["a"].value > 0
 
 
-def test_a_module_with_parameters_beside_module_is_no_wrapper(data):
+def test_module_with_its_own_parameters_is_no_wrapper(data):
     x, y = data
     model = Engine(stack())
     model.scale = nn.Parameter(torch.ones(()))
     head = nn.Sequential(nn.Linear(8, 3))
     head.scale = model.scale
     objective = aux.Objective(term(), {"a": term(tap="module.layers.0", head=head)}).attach(model)
-    assert len(list(objective.parameters())) == 2  # and not the scale
+    assert len(list(objective.parameters())) == 2  # without the scale
     assert objective(model, x, y).terms["a"].value > 0
 
 
@@ -174,7 +174,7 @@ def test_ddp_is_found_inside_other_wrappers(wrap):
 
 
 class Adapted(nn.Module):
-    """A layer of PEFT, around the one that it replaces."""
+    """Like a layer of PEFT, around the one that it replaces."""
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Adapted(nn.Module):
         return self.base_layer(x) + self.added(x)
 
 
-def test_a_tapped_module_that_was_replaced_is_not_read(data):
+def test_replaced_tapped_module_raises(data):
     x, y = data
     model, head = stack(), nn.Linear(8, 3)
     objective = aux.Objective(
@@ -194,13 +194,13 @@ def test_a_tapped_module_that_was_replaced_is_not_read(data):
     sentence = r"term 'a': its tap layers.0 was replaced by another module \(Adapted\) after the objective was attached"
     with pytest.raises(aux.AuxiliaryError, match=sentence):
         objective(model, x, y, progress=0.0)
-    assert set(objective(model, x, y, progress=0.5).terms) == {"main"}  # where the term is silent, nothing is read
+    assert set(objective(model, x, y, progress=0.5).terms) == {"main"}  # a silent term reads nothing
     objective.remove()
     report = objective.attach(model)(model, x, y, progress=0.0)
     assert report.terms["a"].value == float(F.cross_entropy(head(model.layers[0](x)), y).detach())
 
 
-def test_a_head_of_the_model_that_was_replaced_is_not_called(data):
+def test_replaced_head_of_the_model_raises(data):
     x, y = data
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=model)
@@ -219,7 +219,7 @@ def test_a_head_of_the_model_that_was_replaced_is_not_called(data):
             call()
 
 
-def test_a_tapped_module_that_was_taken_out_is_named(data):
+def test_removed_tapped_module_raises(data):
     x, y = data
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.2.1", head="out")}, model=model)
@@ -229,7 +229,7 @@ def test_a_tapped_module_that_was_taken_out_is_named(data):
 
 
 @pytest.mark.parametrize("how", ["checkpointing", "compilation"])
-def test_a_wrapper_around_a_tapped_module_is_no_replacement(data, how):
+def test_tapped_module_may_be_wrapped_after_attach(data, how):
     x, y = data
     model = stack()
     objective = aux.Objective(term(), {"a": term(tap="layers.0", head="out")}, model=model)
@@ -242,7 +242,7 @@ def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-def test_a_deleted_objective_leaves_no_hooks(data):
+def test_deleted_objective_leaves_no_hooks(data):
     x, y = data
     model = stack()
     others = model.layers[0].register_forward_hook(lambda *_: None)
@@ -251,15 +251,15 @@ def test_a_deleted_objective_leaves_no_hooks(data):
     assert hooks(model) == 7
     del first
     assert hooks(model) == 4
-    report.total.backward()  # what it has reported stays
+    report.total.backward()  # reports remain valid
     assert second(model, x, y).terms["a.0"].value > 0
     del second
     assert hooks(model) == 1
     others.remove()
 
 
-def test_a_deleted_copy_leaves_the_hooks_of_the_original(data):
-    """A model that holds its objective is copied with it."""
+def test_deleted_copy_keeps_the_hooks_of_the_original(data):
+    """A copied model has a copy of its objective."""
     x, y = data
     model = stack()
     model.objective = aux.Objective(term(), {"a": term(tap="layers.0", head=nn.Linear(8, 3))}, model=model)
@@ -272,7 +272,7 @@ def test_a_deleted_copy_leaves_the_hooks_of_the_original(data):
 
 
 @pytest.mark.parametrize("wrap", [lambda b: b, lambda b: nn.Sequential(nn.LayerNorm(8), b)], ids=["itself", "inside"])
-def test_a_given_head_of_the_model_that_is_replaced_is_not_used(wrap):
+def test_replaced_head_given_as_module_raises(wrap):
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
