@@ -3,11 +3,13 @@ import dataclasses
 import io
 import json
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 from scipy.stats import ttest_1samp
 
+from charladder.errors import UserError
 from charladder.studies import csv_tables, html_report, markdown_report, plan, report, report_figures, report_files
 from charladder.studies.results import collect_results
 from charladder.studies.statistics import TOO_FEW_SEEDS
@@ -91,7 +93,7 @@ def test_a_plan_without_any_run_has_a_report_all_the_same(tmp_path):
     built = build(tmp_path)
     assert [one.verdict for one in built.arms] == ["no finished run"] * 2
     assert len(built.missing) == 10
-    assert "not begun" in html_report.to_html(built) and "not begun" in markdown_report.to_markdown(built)
+    assert "not started" in html_report.to_html(built) and "not started" in markdown_report.to_markdown(built)
 
 
 def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
@@ -133,6 +135,38 @@ def test_the_page_stands_alone_and_escapes_what_files_say(tmp_path):
     assert reader.tags.count("svg") == 3
     assert len(set(reader.ids)) == len(reader.ids)
     assert "<script" not in markdown_report.to_markdown(built).replace("\\<", "")
+
+
+def test_names_are_shown_letter_by_letter_in_html(folder):
+    """Markdown in a name is neither rendered nor lost."""
+    name = "[a](http://b.c) **d** `e` &lt; ~f~ \\ | <g> 1. h"
+    texts = HtmlText()
+    texts.feed(html_report.to_html(build(folder, question=name, rule="1. h", name="- i")))
+    assert texts.lines.count(name) == 2 and texts.lines.count("1. h") == 1
+
+
+class HtmlText(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def handle_data(self, data):
+        self.lines.append(data.strip().removeprefix("question: "))
+
+
+def test_tables_of_the_page_scroll_and_name_rows_and_columns(folder):
+    text = html_report.to_html(build(folder))
+    assert text.count('<div class="wide" role="region" aria-label="Results" tabindex="0"><table>') == 1
+    assert text.count("<table>") == text.count("</table></div>") == 2
+    assert '<th scope="col">verdict</th>' in text and '<th scope="row">layers</th>' in text
+
+
+@pytest.mark.parametrize("library", ["scipy", "markdown_it", "matplotlib"])
+def test_a_missing_library_is_named_with_the_extra_to_install(folder, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.stats", None)
+    with pytest.raises(UserError, match=r'pip install "charladder\[(study|plot)\]"'):
+        html_report.to_html(build(folder))
 
 
 def test_all_files_say_the_same(folder):
@@ -227,7 +261,7 @@ def test_the_first_steps_do_not_flatten_the_learning_curves(folder, monkeypatch)
         first = json.dumps(json.loads(first) | {"terms": {"main": {"bits": 40.0, "weight": 1.0, "share": 40.0}}})
         metrics.write_text("\n".join([first, *others]) + "\n")
     figures = []
-    monkeypatch.setattr(report_figures, "svg", lambda figure, *about: figures.append(figure) or "")
+    monkeypatch.setattr(report_figures, "_to_svg", lambda figure, *about: figures.append(figure) or "")
     report_figures.learning_curves(build(folder), "train")
     (axes,) = figures[0].axes
     assert axes.lines[0].get_ydata().max() == 40

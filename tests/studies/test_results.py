@@ -33,7 +33,7 @@ def test_what_is_missing_is_a_gap_with_its_reason(tmp_path):
     results = collect_results(tmp_path, make_plan(seeds=6, arms=("none",)))
     assert results.finished == ()
     whys = [gap.reason for gap in results.missing]
-    assert results.missing[0] == MissingRun("none", 0, "not begun")
+    assert results.missing[0] == MissingRun("none", 0, "not started")
     assert whys[1] == f"unfinished at step {STEPS // 2 - 1}"
     assert whys[2].startswith("unreadable: ") and "config.toml is not valid TOML" in whys[2]
     assert whys[3].startswith("unreadable: ")

@@ -1,86 +1,81 @@
-"""The report of a plan as CSV, for other programs: all digits, an empty cell for what is not known."""
+"""The report of a study as CSV, for other programs: all digits, and an empty cell for an unknown value."""
 
 import csv
 import io
 from collections.abc import Iterable
 from typing import Any
 
-from charladder.studies.report import StudyReport
-from charladder.studies.report_figures import thirds
+from charladder.studies.report import ArmReport, StudyReport
+from charladder.studies.statistics import Difference, Estimate
 
 
 def runs_csv(report: StudyReport) -> str:
-    """report.csv: a row a planned run; `gap` says why one has no numbers."""
-    heads = "arm", "seed", "bits_per_character", "train_bits", "steps", "characters", "seconds", "run", "sha256", "gap"
-    found = {
+    """report.csv: a row for each planned run; `gap` says why a run has no numbers."""
+    headers = (
+        "arm", "seed", "bits_per_character", "train_bits", "steps", "characters", "seconds", "run", "sha256", "gap",
+    )  # fmt: skip
+    cells = {
         (run.arm, run.seed): (
             run.bits, run.train_bits, run.curves.steps, run.curves.characters, run.curves.seconds, run.path,
             (run.environment.get("data") or {}).get("sha256"), None,
         )
         for arm in report.arms
         for run in arm.runs
-    } | {(gap.arm, gap.seed): (*[None] * 7, gap.reason) for gap in report.missing}  # fmt: skip
+    } | {(run.arm, run.seed): (*[None] * 7, run.reason) for run in report.missing}  # fmt: skip
     planned = [(arm.name, seed) for arm in report.plan.arms for seed in report.plan.seeds]
-    return _to_csv(heads, ((*place, *found[place]) for place in planned))
+    return _to_csv(headers, ((*key, *cells[key]) for key in planned))
 
 
 def summary_csv(report: StudyReport) -> str:
-    """summary.csv: a row an arm."""
-    heads = (
+    """summary.csv: a row for each arm."""
+    headers = (
         "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
         "p", "p_holm", "verdict", "train_bits", "seconds", "characters_per_second", "reached_level",
         "characters_to_level", "seconds_to_level", "difference_at_equal_seconds", "timed_low", "timed_high",
         "timed_p_holm",
     )  # fmt: skip
-    rows = []
-    for one in report.arms:
-        bits, difference = one.bits, one.difference
-        rows.append(
-            (
-                one.arm.name,
-                len(one.runs),
-                *((bits.mean, bits.low, bits.high) if bits else (None, None, None)),
-                *((difference.mean, difference.low, difference.high) if difference else (None, None, None)),
-                len(difference.seeds) if difference else 0,
-                difference.p if difference else None,
-                one.p_holm,
-                one.verdict,
-                *(found.mean if found else None for found in (one.train_bits, one.seconds, one.characters_per_second)),
-                one.level_reached.reached_by,
-                one.level_reached.characters,
-                one.level_reached.seconds,
-                *(
-                    (
-                        one.difference_at_equal_seconds.mean,
-                        one.difference_at_equal_seconds.low,
-                        one.difference_at_equal_seconds.high,
-                    )
-                    if one.difference_at_equal_seconds
-                    else (None, None, None)
-                ),
-                one.p_holm_at_equal_seconds,
-            )
-        )
-    return _to_csv(heads, rows)
+    return _to_csv(headers, map(_summary_row, report.arms))
+
+
+def _summary_row(one: ArmReport) -> tuple[Any, ...]:
+    difference, level = one.difference, one.level_reached
+    return (
+        one.arm.name,
+        len(one.runs),
+        *_with_interval(one.bits),
+        *_with_interval(difference),
+        len(difference.seeds) if difference else 0,
+        difference.p if difference else None,
+        one.p_holm,
+        one.verdict,
+        *(_with_interval(number)[0] for number in (one.train_bits, one.seconds, one.characters_per_second)),
+        level.reached_by,
+        level.characters,
+        level.seconds,
+        *_with_interval(one.difference_at_equal_seconds),
+        one.p_holm_at_equal_seconds,
+    )
 
 
 def gradient_norms_csv(report: StudyReport) -> str:
-    """norms.csv: a row an arm, third of training and layer: the mean norm of the gradient of all terms, and of the main
-    one alone, over all measurements of its runs."""
-    rows = []
-    for one in report.arms:
-        whole = thirds([norm for run in one.runs for norm in run.curves.gradient_norms])
-        alone = thirds([norm for run in one.runs for norm in run.curves.main_gradient_norms])
-        for when, by_layer in whole.items():
-            rows += [
-                (one.arm.name, when, layer, norm, alone.get(when, {}).get(layer)) for layer, norm in by_layer.items()
-            ]
+    """norms.csv: a row for each arm, third of training and layer: the norm of the gradient of all terms, and of the
+    main term alone, in the mean over all measurements of the arm's runs."""
+    rows = [
+        (one.arm.name, third, layer, norm, one.main_gradient_norms.get(third, {}).get(layer))
+        for one in report.arms
+        for third, norms in one.gradient_norms.items()
+        for layer, norm in norms.items()
+    ]
     return _to_csv(("arm", "third", "layer", "norm", "norm_of_the_main_term_alone"), rows)
 
 
-def _to_csv(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def _with_interval(number: Estimate | Difference | None) -> tuple[float | None, float | None, float | None]:
+    return (number.mean, number.low, number.high) if number else (None, None, None)
+
+
+def _to_csv(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(heads)
+    writer.writerow(headers)
     writer.writerows(rows)
     return file.getvalue()

@@ -1,35 +1,27 @@
-"""The report of a plan as one page of HTML: it asks for nothing outside, and needs no script."""
+"""The report of a study as one HTML page: its Markdown and its figures, without scripts or requests."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from html import escape
+from typing import Any
 
-from charladder.studies.formatting import (
-    CONTRAST_HEADS,
-    CONTRASTED,
-    HEADS,
-    NOTES,
-    SPEED_HEADS,
-    TIMED,
-    contrast_rows,
-    level_text,
-    result_rows,
-    speed_rows,
-)
+from charladder.errors import UserError
+from charladder.studies.markdown_report import notices, provenance, tables, verdicts
 from charladder.studies.report import StudyReport
-from charladder.studies.report_figures import forest_plot, learning_curves, norms_by_depth
+from charladder.studies.report_figures import forest_plot, gradient_norms_by_layer, learning_curves
 
-STYLE = """
+_CSS = """
 :root { color-scheme: light dark; --ink: #1c2733; --paper: #fff; --line: #c9d1d9; --mark: #fff3d6; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e8ed; --paper: #14191f; --line: #3b4652; --mark: #4a3a12; } }
 body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1, h2 { line-height: 1.2; }
+details, .note { margin-top: 1rem; }
 .note { background: var(--mark); border-radius: .4rem; padding: .2rem 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; overflow-wrap: normal; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
-dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; }
+pre { white-space: pre-wrap; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { flex: 1 1 20rem; margin: 0; max-width: 34rem; }
 figure.lead { max-width: 46rem; }
@@ -39,84 +31,81 @@ svg { width: 100%; height: auto; }
 
 
 def to_html(report: StudyReport) -> str:
-    """report.html. Every text that comes from files is escaped."""
-    name = escape(report.plan.name)
+    """report.html. Raises UserError where markdown-it-py or matplotlib is missing."""
+    render, name = _markdown_renderer(), escape(report.plan.name)
+    notes = notices(report)
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>",
-    ]
-    parts.append(f"<h2>Verdict</h2>{listed(verdict_lines(report))}")
-    parts.append(
-        picture(
+        f"<title>{name}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n<h1>{name}</h1>",
+        render(verdicts(report)),
+        _figure(
             forest_plot(report),
-            "Difference of each arm to the baseline, paired by seed, with its 95% interval; blue where the "
+            "Difference of each arm from the baseline, paired by seed, with its 95% interval: blue where the "
             "difference is claimed (at least 5 seeds, corrected p below 0.05), grey elsewhere. A diamond is one seed.",
             "No arm can be compared with the baseline yet.",
             "lead",
-        )
-    )
-    if report.missing:
-        gaps = (f"{gap.arm}, seed {gap.seed}: {gap.reason}" for gap in report.missing)
-        parts.append(f'<section class="note"><h2>Gaps</h2>{listed(gaps)}</section>')
-    if report.warnings:
-        parts.append(f'<section class="note"><h2>Warnings</h2>{listed(report.warnings)}</section>')
-    parts += ["<h2>Results</h2>", table("Results by arm", HEADS, result_rows(report)), f"<p>{escape(NOTES)}</p>"]
-    if report.contrasts:
-        parts += ["<h2>Contrasts</h2>", table("Contrasts", CONTRAST_HEADS, contrast_rows(report))]
-        parts.append(f"<p>{escape(CONTRASTED)}</p>")
-    parts += ["<h2>Training</h2>", table("Training by arm", SPEED_HEADS, speed_rows(report))]
-    parts.append(f"<p>{escape(level_text(report))} {escape(TIMED)}</p>")
-    parts.append('<h2>Pictures</h2>\n<div class="pictures">')
-    parts += [
-        picture(
+        ),
+        f'<section class="note">\n{render(notes)}</section>' if notes else "",
+        render(tables(report)),
+        '<h2>Pictures</h2>\n<div class="pictures">',
+        _figure(
             learning_curves(report, "valid"),
-            "Learning curves on a stretch of the valid part: means over runs (their number in brackets), with 95% "
-            "intervals of the mean, where all runs of an arm have points on both sides.",
-            "No run was scored on the way.",
+            "Learning curves of validations, which score a stretch of the valid part: means over runs (their number in "
+            "brackets) with 95% intervals, where all runs of an arm have points on both sides.",
+            "No run was validated during training.",
         ),
-        picture(
+        _figure(
             learning_curves(report, "train"),
-            "Learning curves on training batches: means of neighbouring steps, then over runs, with 95% intervals.",
-            "No finished run.",
+            "Learning curves of training batches: means of neighbouring steps, then over runs, with 95% intervals.",
+            "No run has finished.",
         ),
-        picture(
-            norms_by_depth(report),
+        _figure(
+            gradient_norms_by_layer(report),
             "Norm of the gradient of all terms by layer, in the first, second and last third of training. It is "
-            "measured while auxiliary terms contribute; an arm or a third without such measurements is absent.",
-            "No gradient norms were measured: that is done while auxiliary terms contribute.",
+            "measured while auxiliary terms contribute; arms and thirds without measurements are left out.",
+            "No gradient norms were measured: they are measured while auxiliary terms contribute.",
         ),
+        f"</div>\n<details><summary>What was run</summary>\n{render(provenance(report))}</details>",
+        "</main>\n</body>\n</html>\n",
     ]
-    parts.append("</div>\n<details><summary>What was run</summary>\n<dl>")
-    parts += [f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in report.provenance]
-    parts.append(f"<dt>to repeat</dt><dd><code>{escape(report.command)}</code></dd></dl></details>")
-    parts.append("</main>\n</body>\n</html>\n")
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
-def verdict_lines(report: StudyReport) -> list[str]:
-    """The question and its rule, and what was found for each arm, a sentence each."""
-    found = [f"{one.arm.name}: {one.verdict}" for one in report.arms if one.arm.name != report.plan.baseline]
-    return [text for text in (report.plan.question, report.plan.rule) if text] + found
-
-
-def picture(drawn: str, caption: str, without: str, kind: str = "small") -> str:
-    """A picture with its caption, or `without` in its place where there is none; `kind` is its class in the page."""
-    return f'<figure class="{kind}">{drawn}<figcaption>{escape(caption if drawn else without)}</figcaption></figure>'
-
-
-def listed(texts: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
-
-
-def table(caption: str, heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table whose first column names its rows; it scrolls in itself on narrow screens."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>\n'
-        for first, *cells in rows
-    )
+def _figure(svg: str, caption: str, caption_if_empty: str, css_class: str = "small") -> str:
     return (
-        f'<div class="wide" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
+        f'<figure class="{css_class}">{svg}<figcaption>{escape(caption if svg else caption_if_empty)}</figcaption>'
+        "</figure>"
     )
+
+
+def _markdown_renderer() -> Callable[[str], str]:
+    """Returns the function from Markdown to HTML. Raw HTML in the Markdown is escaped; a table scrolls by itself where
+    the page is narrow, and its first column holds the headers of the rows."""
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError:
+        raise UserError('report.html needs markdown-it-py: pip install "charladder[study]"') from None
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    def render(text: str) -> str:
+        tokens, heading = markdown.parse(text), ""
+        for i, token in enumerate(tokens):
+            if token.type == "heading_open":
+                heading = tokens[i + 1].content
+            elif token.type == "table_open":
+                token.meta["name"] = heading
+            elif token.type == "th_open":
+                token.attrSet("scope", "col")
+            elif token.type == "tr_open" and tokens[i + 1].type == "td_open":
+                tokens[i + 1].tag = tokens[i + 3].tag = "th"
+                tokens[i + 1].attrSet("scope", "row")
+        return markdown.renderer.render(tokens, markdown.options, {})
+
+    def open_table(self: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
+        name = escape(tokens[i].meta["name"])
+        return f'<div class="wide" role="region" aria-label="{name}" tabindex="0"><table>\n'
+
+    markdown.add_render_rule("table_open", open_table)
+    markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    return render

@@ -1,46 +1,155 @@
-"""The report of a plan in Markdown."""
+"""The report of a study in Markdown: report.md, and the text of report.html."""
 
 import re
 from collections.abc import Iterable
 
-from charladder.studies.formatting import (
-    CONTRAST_HEADS,
-    CONTRASTED,
-    HEADS,
-    NOTES,
-    SPEED_HEADS,
-    TIMED,
-    contrast_rows,
-    level_text,
-    result_rows,
-    speed_rows,
+from charladder.studies.report import ArmReport, StudyReport
+from charladder.studies.statistics import Difference, Estimate
+
+NO_VALUE = "-"
+RESULT_HEADERS = (
+    "arm", "runs", "bits per character", "95% interval", "difference", "its 95% interval", "p", "p (Holm)", "verdict",
+)  # fmt: skip
+TRAINING_HEADERS = (
+    "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level",
+    "difference at equal seconds", "its 95% interval", "p (Holm)",
+)  # fmt: skip
+CONTRAST_HEADERS = (
+    "contrast", "plus", "minus", "seeds", "bits", "its 95% interval", "p", "training bits", "its 95% interval", "p",
+)  # fmt: skip
+RESULTS_NOTE = (
+    "Bits per character are of the whole valid part, scored once at the end of a run; fewer are better. Intervals are "
+    "95% intervals of the mean by Student's t. Differences and p-values are paired by seed (two-sided t-test), and "
+    "Holm's correction is over the arms that could be tested. A claim needs at least 5 seeds and a corrected p below "
+    "0.05."
 )
-from charladder.studies.report import StudyReport
+CONTRASTS_NOTE = (
+    "A contrast is the sum of the arms under `plus` minus the sum of those under `minus`, paired by seed. Its p-values "
+    "are not corrected for the number of contrasts."
+)
+EQUAL_SECONDS_NOTE = (
+    "The difference at equal seconds compares validations, interpolated to the second of the baseline's last "
+    "validation, or of the arm's if that is earlier. A slower arm is then scored before its learning rate has decayed; "
+    "a budget in minutes compares arms fairly."
+)
 
 
 def to_markdown(report: StudyReport) -> str:
-    """report.md: the same numbers as the page, without its pictures."""
-    parts = [f"# {plain(report.plan.name)}"]
-    if report.missing:
-        parts.append("## Gaps")
-        parts.append("\n".join(f"- {plain(gap.arm)}, seed {gap.seed}: {plain(gap.reason)}" for gap in report.missing))
-    if report.warnings:
-        parts.append("\n".join(f"- Warning: {plain(warning)}" for warning in report.warnings))
-    parts.append("\n".join(f"- {name}: {plain(said)}" for name, said in report.provenance))
-    parts.append(f"To repeat: `{report.command.replace('`', '')}`")
-    parts += ["## Results", table(HEADS, result_rows(report)), NOTES]
+    """report.md: the whole report without its figures."""
+    parts = [f"# {escape_markdown(report.plan.name)}", verdicts(report), notices(report), tables(report)]
+    parts += ["## What was run", provenance(report)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdicts(report: StudyReport) -> str:
+    """The question, the rule, and the verdict on every arm but the baseline."""
+    found = [f"{one.arm.name}: {one.verdict}" for one in report.arms if one.arm.name != report.plan.baseline]
+    return "## Verdict\n\n" + _list(filter(None, [report.plan.question, report.plan.rule, *found]))
+
+
+def notices(report: StudyReport) -> str:
+    """Missing runs and warnings; empty where there are none."""
+    missing = [f"{run.arm}, seed {run.seed}: {run.reason}" for run in report.missing]
+    sections = {"Gaps": missing, "Warnings": report.warnings}
+    return "\n\n".join(f"## {heading}\n\n{_list(items)}" for heading, items in sections.items() if items)
+
+
+def tables(report: StudyReport) -> str:
+    """Results, contrasts and training, each with its note."""
+    parts = ["## Results", _table(RESULT_HEADERS, map(_result_cells, report.arms)), RESULTS_NOTE]
     if report.contrasts:
-        parts += ["## Contrasts", table(CONTRAST_HEADS, contrast_rows(report)), CONTRASTED]
-    parts += ["## Training", table(SPEED_HEADS, speed_rows(report)), level_text(report), TIMED]
-    return "\n\n".join(parts) + "\n"
+        parts += ["## Contrasts", _table(CONTRAST_HEADERS, _contrast_rows(report)), CONTRASTS_NOTE]
+    parts += ["## Training", _table(TRAINING_HEADERS, map(_training_cells, report.arms))]
+    return "\n\n".join([*parts, f"{_level_note(report)} {EQUAL_SECONDS_NOTE}"])
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(heads), *rows]
-    shown = ["| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines]
-    return "\n".join([shown[0], "|" + "---|" * len(list(lines[0])), *shown[1:]])
+def provenance(report: StudyReport) -> str:
+    """Plan, data and machine, and the command that repeats the study, as a code block."""
+    command = report.command.replace("\n", "\n    ")
+    return _list(f"{name}: {text}" for name, text in report.provenance) + f"\n\nTo repeat:\n\n    {command}"
 
 
-def plain(text: str) -> str:
-    """On one line, with nothing that Markdown or HTML would take for its own."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+def escape_markdown(text: str) -> str:
+    """Text on one line, with the characters escaped that Markdown or HTML would interpret."""
+    text = re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", text)  # the start of a list
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {escape_markdown(item)}" for item in items)
+
+
+def _table(headers: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
+    lines = ["| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in (headers, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
+
+
+def _result_cells(one: ArmReport) -> tuple[str, ...]:
+    return (
+        one.arm.name,
+        f"{len(one.runs)} of {one.planned_runs}",
+        _mean(one.bits, ".4f"),
+        _interval(one.bits, ".4f"),
+        *_difference_cells(one.difference),
+        _p_value(one.p_holm),
+        one.verdict,
+    )
+
+
+def _training_cells(one: ArmReport) -> tuple[str, ...]:
+    return (
+        one.arm.name,
+        _mean(one.train_bits, ".4f"),
+        _mean(one.seconds, ",.1f"),
+        _mean(one.characters_per_second, ",.0f"),
+        _until_level(one, one.level_reached.characters, ",.0f"),
+        _until_level(one, one.level_reached.seconds, ",.1f"),
+        *_difference_cells(one.difference_at_equal_seconds)[:2],
+        _p_value(one.p_holm_at_equal_seconds),
+    )
+
+
+def _contrast_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
+    for one in report.contrasts:
+        contrast, seeds = one.contrast, len(one.bits.seeds) if one.bits else 0
+        arms = ", ".join(contrast.plus), ", ".join(contrast.minus)
+        yield contrast.name, *arms, str(seeds), *_difference_cells(one.bits), *_difference_cells(one.train_bits)
+
+
+def _difference_cells(difference: Difference | None) -> tuple[str, str, str]:
+    """The mean, its interval and the p-value."""
+    p = difference.p if difference else None
+    return _mean(difference, "+.4f"), _interval(difference, "+.4f"), _p_value(p)
+
+
+def _until_level(one: ArmReport, mean: float | None, spec: str) -> str:
+    """The mean characters or seconds until the level is reached, or how many runs reach it."""
+    if mean is not None:
+        return f"{mean:{spec}}"
+    reached = one.level_reached
+    return f"reached by {reached.reached_by} of {reached.runs}" if reached.runs else NO_VALUE
+
+
+def _mean(number: Estimate | Difference | None, spec: str) -> str:
+    return f"{number.mean:{spec}}" if number else NO_VALUE
+
+
+def _interval(number: Estimate | Difference | None, spec: str) -> str:
+    if number is None or number.low is None or number.high is None:
+        return NO_VALUE
+    return f"{number.low:{spec}} to {number.high:{spec}}"
+
+
+def _p_value(p: float | None) -> str:
+    return NO_VALUE if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _level_note(report: StudyReport) -> str:
+    if report.level is None:
+        return "No run of the baseline was validated during training, so there is no level to reach."
+    return (
+        f"The level is {report.level:.4f} bits per character: the mean of the baseline at its last validation during "
+        "training. Validations score a stretch of the valid part, so the level differs from the bits of the whole "
+        "part. The point at which a run reaches the level is interpolated between two validations and never "
+        "extrapolated; a mean is given where all runs of an arm reach the level."
+    )

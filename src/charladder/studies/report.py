@@ -1,4 +1,4 @@
-"""The report of a plan: every number that its pages, tables and pictures show."""
+"""The data of a study's report: every number and sentence that its tables and figures show."""
 
 import shlex
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from charladder.studies.plan import Arm, Contrast, Plan
-from charladder.studies.results import FinishedRun, MissingRun, StudyResults
+from charladder.studies.results import FinishedRun, GradientNorms, MissingRun, StudyResults
 from charladder.studies.statistics import (
     Difference,
     Estimate,
@@ -19,11 +19,13 @@ from charladder.studies.statistics import (
     paired_difference,
 )
 
+NormsByThird = dict[str, dict[str, float]]  # "early", "mid" or "late" -> number of the layer -> norm
+
 
 @dataclass(frozen=True)
 class LevelReached:
-    """When the runs of an arm come down to the level of the baseline: characters and seconds of training, in the mean
-    where all `of` them do; what only some reach has no mean, for it would be that of the fastest."""
+    """How many of the `runs` of an arm reach the level of the baseline, and the mean characters and seconds of training
+    that they need. The means are None unless all runs reach it: a mean over some would be that of the fastest."""
 
     reached_by: int
     runs: int
@@ -33,11 +35,15 @@ class LevelReached:
 
 @dataclass(frozen=True)
 class ArmReport:
-    """One arm. Bits are per character: `bits` of the whole valid part, `train_bits` of the last training batches.
-    seconds, speed: of training, characters a second. difference: of bits, to the baseline; None for itself. timed: the
-    same at equal seconds, of the stretch that is scored on the way."""
+    """The numbers of one arm. All bits are per character.
+
+    bits: of the whole valid part. train_bits: of the last training batches. difference: of `bits`, from the
+    baseline; None for the baseline itself. difference_at_equal_seconds: the same of the validations during training.
+    seconds, characters_per_second: of training. gradient_norms: of all terms; main_gradient_norms: of the main loss.
+    """
 
     arm: Arm
+    planned_runs: int
     runs: tuple[FinishedRun, ...]
     bits: Estimate | None
     train_bits: Estimate | None
@@ -49,11 +55,13 @@ class ArmReport:
     seconds: Estimate | None
     characters_per_second: Estimate | None
     level_reached: LevelReached
+    gradient_norms: NormsByThird
+    main_gradient_norms: NormsByThird
 
 
 @dataclass(frozen=True)
 class ContrastReport:
-    """A contrast of the plan, in bits of the whole valid part and in those of the last training batches."""
+    """A contrast of the plan, in bits of the whole valid part and of the last training batches."""
 
     contrast: Contrast
     bits: Difference | None
@@ -62,8 +70,8 @@ class ContrastReport:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """level: bits per character of the baseline's runs, in the mean, where the stretch of the valid part that is scored
-    on the way was scored last. facts: what stands at the head, as (name, text)."""
+    """The whole report. level: bits per character of the baseline at its last validation, in the mean over its runs.
+    provenance: plan, data and machine, as (name, text). command: repeats the study."""
 
     plan: Plan
     provenance: tuple[tuple[str, str], ...]
@@ -76,181 +84,188 @@ class StudyReport:
 
 
 def build_report(plan: Plan, results: StudyResults) -> StudyReport:
-    """All numbers of a report."""
-    baseline = {result.seed: result.bits for result in results.of_arm(plan.baseline)}
-    differences = {
-        arm.name: paired_difference({result.seed: result.bits for result in results.of_arm(arm.name)}, baseline)
-        for arm in plan.arms
-        if arm.name != plan.baseline
-    }
-    timed = {name: at_equal_seconds(results.of_arm(name), results.of_arm(plan.baseline)) for name in differences}
-    corrected, timed_corrected = (
-        holm_correction({name: one.p for name, one in found.items() if one is not None and one.p is not None})
-        for found in (differences, timed)
-    )
-    level = level_of(results.of_arm(plan.baseline))
-    arms = tuple(
-        arm_report(
-            plan,
-            arm,
-            results.of_arm(arm.name),
-            differences.get(arm.name),
-            corrected.get(arm.name),
-            timed.get(arm.name),
-            timed_corrected.get(arm.name),
-            level,
+    """Computes all numbers of a report."""
+    baseline = results.of_arm(plan.baseline)
+    others = [arm.name for arm in plan.arms if arm.name != plan.baseline]
+    differences = {name: paired_difference(_bits(results.of_arm(name)), _bits(baseline)) for name in others}
+    at_equal_seconds = {name: _difference_at_equal_seconds(results.of_arm(name), baseline) for name in others}
+    p_holm, p_holm_at_equal_seconds = _correct(differences), _correct(at_equal_seconds)
+    level = _baseline_level(baseline)
+    arms = []
+    for arm in plan.arms:
+        name, runs = arm.name, results.of_arm(arm.name)
+        verdict = make_verdict(differences.get(name), p_holm.get(name), plan.baseline)
+        if not runs:
+            verdict = "no finished run"
+        elif name == plan.baseline:
+            verdict = "the baseline"
+        report = ArmReport(
+            arm=arm,
+            planned_runs=len(plan.seeds),
+            runs=runs,
+            bits=estimate_mean([run.bits for run in runs]),
+            train_bits=estimate_mean([run.train_bits for run in runs]),
+            difference=differences.get(name),
+            p_holm=p_holm.get(name),
+            difference_at_equal_seconds=at_equal_seconds.get(name),
+            p_holm_at_equal_seconds=p_holm_at_equal_seconds.get(name),
+            verdict=verdict,
+            seconds=estimate_mean([run.curves.seconds for run in runs]),
+            characters_per_second=estimate_mean(
+                [speed for run in runs if (speed := run.characters_per_second) is not None]
+            ),
+            level_reached=_reach_level(runs, level),
+            gradient_norms=_mean_by_third(norms for run in runs for norms in run.curves.gradient_norms),
+            main_gradient_norms=_mean_by_third(norms for run in runs for norms in run.curves.main_gradient_norms),
         )
-        for arm in plan.arms
-    )
-    command = f"charladder study {shlex.quote(str(results.folder / 'plan.toml'))}"
-    contrasts = tuple(contrast_report(one, results) for one in plan.contrasts)
+        arms.append(report)
     return StudyReport(
-        plan, facts(plan, results), arms, contrasts, results.missing, warnings(results.finished), level, command
+        plan=plan,
+        provenance=_provenance(plan, results.finished),
+        arms=tuple(arms),
+        contrasts=tuple(_report_contrast(contrast, results) for contrast in plan.contrasts),
+        missing=results.missing,
+        warnings=_warnings(results.finished),
+        level=level,
+        command=f"charladder study {shlex.quote(str(results.folder / 'plan.toml'))}",
     )
 
 
-def contrast_report(contrast: Contrast, results: StudyResults) -> ContrastReport:
-    """Of the seeds for which all arms of it have finished."""
+def _bits(runs: Iterable[FinishedRun]) -> dict[int, float]:
+    return {run.seed: run.bits for run in runs}
 
-    def sums(arms: tuple[str, ...], name: str) -> dict[int, float]:
-        several = [{run.seed: float(getattr(run, name)) for run in results.of_arm(arm)} for arm in arms]
-        return {seed: sum(one[seed] for one in several) for seed in several[0] if all(seed in one for one in several)}
+
+def _correct(differences: dict[str, Difference | None]) -> dict[str, float]:
+    """p-values after Holm's correction over the arms that could be tested."""
+    return holm_correction({name: one.p for name, one in differences.items() if one and one.p is not None})
+
+
+def _report_contrast(contrast: Contrast, results: StudyResults) -> ContrastReport:
+    """Tests a contrast over the seeds for which all of its arms have finished."""
+
+    def sum_by_seed(arms: tuple[str, ...], name: str) -> dict[int, float]:
+        by_arm = [{run.seed: float(getattr(run, name)) for run in results.of_arm(arm)} for arm in arms]
+        seeds = [seed for seed in by_arm[0] if all(seed in bits for bits in by_arm)]
+        return {seed: sum(bits[seed] for bits in by_arm) for seed in seeds}
 
     bits, train_bits = (
-        paired_difference(sums(contrast.plus, name), sums(contrast.minus, name)) for name in ("bits", "train_bits")
+        paired_difference(sum_by_seed(contrast.plus, name), sum_by_seed(contrast.minus, name))
+        for name in ("bits", "train_bits")
     )
     return ContrastReport(contrast, bits, train_bits)
 
 
-def arm_report(
-    plan: Plan,
-    arm: Arm,
-    runs: tuple[FinishedRun, ...],
-    difference: Difference | None,
-    corrected: float | None,
-    timed: Difference | None,
-    timed_corrected: float | None,
-    level: float | None,
-) -> ArmReport:
-    said = "the baseline" if arm.name == plan.baseline else make_verdict(difference, corrected, plan.baseline)
-    return ArmReport(
-        arm,
-        runs,
-        estimate_mean([run.bits for run in runs]),
-        estimate_mean([run.train_bits for run in runs]),
-        difference,
-        corrected,
-        timed,
-        timed_corrected,
-        said if runs else "no finished run",
-        estimate_mean([run.curves.seconds for run in runs]),
-        estimate_mean([run.characters_per_second for run in runs if run.characters_per_second is not None]),
-        reached(runs, level),
-    )
+def _difference_at_equal_seconds(runs: Iterable[FinishedRun], baseline: Iterable[FinishedRun]) -> Difference | None:
+    """The difference of the validations at the second of the baseline's last one, or of the arm's if that is earlier.
 
-
-def at_equal_seconds(runs: Iterable[FinishedRun], baseline: Iterable[FinishedRun]) -> Difference | None:
-    """Bits of the stretch at the second at which the baseline's run of the same seed was scored last, or the arm's own
-    if that is earlier; each read between two measured points of its run. None where no seconds were written down."""
-    curves = {run.seed: run.curves.validations for run in baseline if len(run.curves.validations.bits_P)}
-    own, theirs = {}, {}
+    Pairs runs of the same seed, and interpolates linearly between validations. None where no seconds were recorded.
+    """
+    baseline_curves = {run.seed: run.curves.validations for run in baseline if len(run.curves.validations.bits_P)}
+    arm_bits, baseline_bits = {}, {}
     for run in runs:
-        mine, other = run.curves.validations, curves.get(run.seed)
-        if other is None or not len(mine.bits_P):
+        curve, other = run.curves.validations, baseline_curves.get(run.seed)
+        if other is None or not len(curve.bits_P):
             continue
-        until = min(mine.seconds_P[-1], other.seconds_P[-1])
-        if until >= max(mine.seconds_P[0], other.seconds_P[0]):  # false where they are unknown, too
-            own[run.seed] = float(np.interp(until, mine.seconds_P, mine.bits_P))
-            theirs[run.seed] = float(np.interp(until, other.seconds_P, other.bits_P))
-    return paired_difference(own, theirs)
+        second = min(curve.seconds_P[-1], other.seconds_P[-1])
+        if second >= max(curve.seconds_P[0], other.seconds_P[0]):  # false for NaN as well
+            arm_bits[run.seed] = float(np.interp(second, curve.seconds_P, curve.bits_P))
+            baseline_bits[run.seed] = float(np.interp(second, other.seconds_P, other.bits_P))
+    return paired_difference(arm_bits, baseline_bits)
 
 
-def level_of(runs: Iterable[FinishedRun]) -> float | None:
-    """The mean of the last scores of the stretch. The whole part's score is no point of that curve: it is of another
-    text, and may differ by more than arms do."""
+def _baseline_level(runs: Iterable[FinishedRun]) -> float | None:
+    """The mean bits of the last validations. The score of the whole valid part is of another text, and may differ
+    from a validation by more than the arms differ."""
     last = [float(run.curves.validations.bits_P[-1]) for run in runs if len(run.curves.validations.bits_P)]
     return sum(last) / len(last) if last else None
 
 
-def reached(runs: tuple[FinishedRun, ...], level: float | None) -> LevelReached:
+def _reach_level(runs: tuple[FinishedRun, ...], level: float | None) -> LevelReached:
     if level is None:
         return LevelReached(0, len(runs), None, None)
     curves = [run.curves.validations for run in runs]
     characters = [x for one in curves if (x := first_crossing(one.characters_P, one.bits_P, level)) is not None]
     seconds = [x for one in curves if (x := first_crossing(one.seconds_P, one.bits_P, level)) is not None]
-    whole = bool(runs) and len(characters) == len(runs)
-    return LevelReached(
-        len(characters),
-        len(runs),
-        sum(characters) / len(characters) if whole else None,
-        sum(seconds) / len(seconds) if whole else None,
-    )
+    if not runs or len(characters) < len(runs):
+        return LevelReached(len(characters), len(runs), None, None)
+    return LevelReached(len(runs), len(runs), sum(characters) / len(runs), sum(seconds) / len(runs))
 
 
-def facts(plan: Plan, results: StudyResults) -> tuple[tuple[str, str], ...]:
-    """What was asked of what, on which text and machine: of the plan, and of what the runs wrote down."""
-    found = results.finished
+def _mean_by_third(measured: Iterable[tuple[float, GradientNorms]]) -> NormsByThird:
+    """The mean norm by layer over the first, second and last third of progress; a third without norms is left out."""
+    measured, means = list(measured), {}
+    for third, name in enumerate(("early", "mid", "late")):
+        norms = [norms for progress, norms in measured if min(2, int(3 * progress)) == third]
+        layers = dict.fromkeys(layer for one in norms for layer in one)
+        if layers:
+            by_layer = {layer: [one[layer] for one in norms if layer in one] for layer in layers}
+            means[name] = {layer.removeprefix("layer"): sum(v) / len(v) for layer, v in by_layer.items()}
+    return means
+
+
+def _provenance(plan: Plan, runs: tuple[FinishedRun, ...]) -> tuple[tuple[str, str], ...]:
+    """The plan, and the data, machine and versions that the runs recorded."""
     return (
         ("question", plan.question),
         ("rule", plan.rule),
-        ("base", f"{plan.base}" + (f", with {fields_text(plan.fields)}" if plan.fields else "")),
-        ("arms", "; ".join(f"{arm.name}: {fields_text(arm.fields) or 'the base itself'}" for arm in plan.arms)),
+        ("base", f"{plan.base}" + (f", with {_format_fields(plan.fields)}" if plan.fields else "")),
+        ("arms", "; ".join(f"{arm.name}: {_format_fields(arm.fields) or 'the base recipe'}" for arm in plan.arms)),
         ("baseline", plan.baseline),
-        ("budget", several(budget(result) for result in found)),
+        ("budget", _join_distinct(map(_budget, runs))),
         ("seeds", ", ".join(map(str, plan.seeds))),
-        ("data", several(entry(result, "data", "name") for result in found)),
-        ("SHA-256 of the data", several(entry(result, "data", "sha256") for result in found)),
-        ("machine", several(machine(result) for result in found)),
-        ("versions", several(versions(result) for result in found)),
+        ("data", _join_distinct(_environment_entry(run, "data", "name") for run in runs)),
+        ("SHA-256 of the data", _join_distinct(_environment_entry(run, "data", "sha256") for run in runs)),
+        ("machine", _join_distinct(map(_machine, runs))),
+        ("versions", _join_distinct(map(_versions, runs))),
     )
 
 
-def fields_text(fields: dict[str, Any]) -> str:
+def _format_fields(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in fields.items())
 
 
-def several(texts: Iterable[str]) -> str:
-    """All that differ, once each."""
-    return "; ".join(dict.fromkeys(texts)) or "no finished run says so"
+def _join_distinct(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts)) or "unknown: no run has finished"
 
 
-def entry(result: FinishedRun, *keys: str) -> str:
-    found: Any = result.environment
+def _environment_entry(run: FinishedRun, *keys: str) -> str:
+    value: Any = run.environment
     for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return "unknown" if found is None else str(found)
+        value = value.get(key) if isinstance(value, dict) else None
+    return "unknown" if value is None else str(value)
 
 
-def budget(result: FinishedRun) -> str:
-    training = result.recipe.training
+def _budget(run: FinishedRun) -> str:
+    training = run.recipe.training
     if training.minutes:
         return f"{training.minutes:g} minutes"
     return f"{training.steps:,} steps" if training.steps else f"{training.characters:,} characters"
 
 
-def machine(result: FinishedRun) -> str:
-    names = {"processor": "", "capability": "", "threads": " threads", "gpu": "", "steps": ""}
-    found = {name: entry(result, "machine", name) for name in names}
-    return ", ".join(f"{found[name]}{unit}" for name, unit in names.items() if found[name] != "unknown") or "unknown"
+def _machine(run: FinishedRun) -> str:
+    units = {"processor": "", "capability": "", "threads": " threads", "gpu": "", "steps": ""}
+    values = {name: _environment_entry(run, "machine", name) for name in units}
+    return ", ".join(f"{values[name]}{unit}" for name, unit in units.items() if values[name] != "unknown") or "unknown"
 
 
-def versions(result: FinishedRun) -> str:
-    found = result.environment.get("versions")
-    several = dict(found) if isinstance(found, dict) else {}
-    return ", ".join(f"{name} {version}" for name, version in {"python": entry(result, "python"), **several}.items())
+def _versions(run: FinishedRun) -> str:
+    recorded = run.environment.get("versions")
+    libraries = recorded if isinstance(recorded, dict) else {}
+    versions = {"python": _environment_entry(run, "python"), **libraries}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def warnings(found: tuple[FinishedRun, ...]) -> tuple[str, ...]:
-    """In what the runs of one plan differ and should not."""
+def _warnings(runs: tuple[FinishedRun, ...]) -> tuple[str, ...]:
+    """A sentence for everything that should be the same in all runs and is not."""
     checks = {
-        "the data (SHA-256)": [entry(result, "data", "sha256") for result in found],
-        "the machine": [entry(result, "machine") for result in found],
-        "the versions of libraries": [versions(result) for result in found],
-        "the revision of charladder": [entry(result, "git") for result in found],
-        "the number of characters that are scored": [str(result.scored_characters) for result in found],
+        "the data (SHA-256)": [_environment_entry(run, "data", "sha256") for run in runs],
+        "the machine": [_environment_entry(run, "machine") for run in runs],
+        "the versions of libraries": [_versions(run) for run in runs],
+        "the revision of charladder": [_environment_entry(run, "git") for run in runs],
+        "the number of characters that are scored": [str(run.scored_characters) for run in runs],
     }
     return tuple(
-        f"the runs differ in {what}, and so their numbers may not be comparable"
-        for what, values in checks.items()
+        f"the runs differ in {name}, so their numbers may not be comparable"
+        for name, values in checks.items()
         if len(set(values)) > 1
     )
