@@ -1,14 +1,14 @@
-"""Deep supervision of two Hugging Face models, without changing a line of them.
+"""Deep supervision of two Hugging Face models, without editing them.
 
-Every layer below the last is asked for the answer too: an auxiliary loss each. The layers are found by their names, as
-`model.named_modules()` has them.
+Every layer below the last makes the prediction too, with an auxiliary loss. Layers are tapped by their names, as in
+`model.named_modules()`.
 
 1. An encoder, BertForSequenceClassification, reads scikit-learn's handwritten digits (8x8 pixels) row by row: the eight
-   pixels of a row, each light or dark, are the eight bits of a token. The lower layers answer through small heads of
-   their own, which are trained along and are not part of the model.
+   pixels of a row, each light or dark, are the eight bits of a token. The lower layers predict with small heads, which
+   are trained with the model and are not part of it.
 2. A decoder, Qwen3ForCausalLM, predicts the next byte of the source text of Python's `argparse`. The lower layers
-   answer through the model's own final norm and output layer, so that there is nothing to learn besides the model.
-   They fall silent one after the other in the first half of training.
+   predict with the model's own final norm and output layer, so there are no parameters besides the model's. They become
+   silent one after the other in the first half of training.
 
 Both are small and start from random weights: nothing is downloaded.
 
@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification, Qwen3Config,
 
 from charladder import auxiliary as aux
 
-START = 257  # the token where the answer is read; rows are the tokens 1 to 256, and 0 is BERT's padding
+START = 257  # the token whose hidden state is classified; rows are the tokens 1 to 256, and 0 is BERT's padding
 LENGTH = 64  # bytes in a window
 
 
@@ -46,7 +46,7 @@ def make_encoder() -> tuple[nn.Module, aux.Objective]:
         weight=0.3,
     )
     objective = aux.Objective(aux.Term(F.cross_entropy, select="logits"), {"layer": layers})
-    return model, objective.build(model, {"input_ids": torch.full((1, 9), START)})  # a pass shows what heads will read
+    return model, objective.build(model, {"input_ids": torch.full((1, 9), START)})  # a forward pass for the shapes
 
 
 def make_decoder() -> tuple[nn.Module, aux.Objective]:
@@ -62,8 +62,8 @@ def make_decoder() -> tuple[nn.Module, aux.Objective]:
 
 
 def next_byte(logits: Tensor, text: Tensor) -> tuple[Tensor, int]:
-    """Position t predicts byte t + 1: logits (B, T, 256), text (B, T). The sum of the losses, and how many they are:
-    of a mean over other labels than the targets, the library could not know the number."""
+    """Position t predicts byte t + 1: logits (B, T, 256), text (B, T). The sum of the losses and their number: the
+    number behind a mean over fewer labels than the targets is not known to the library."""
     following = text[:, 1:].flatten()
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), following, reduction="sum"), len(following)
 
@@ -79,7 +79,7 @@ def train(name: str, model: nn.Module, objective: aux.Objective, draw: Callable,
         optimizer.step()
         bits.append(report.terms["main"].bits)
         if step % 40 == 0 or step == steps - 1:
-            terms = "  ".join(f"{term} {facts.bits:.2f}" for term, facts in report.terms.items())
+            terms = "  ".join(f"{term} {one.bits:.2f}" for term, one in report.terms.items())
             print(f"{name}: step {step + 1:3}, bits: {terms}")
     objective.remove()  # takes the hooks off the model
     return {"first_bits": bits[0], "last_bits": bits[-1]}

@@ -1,10 +1,10 @@
-"""Google's Inception in small, with its two auxiliary classifiers (Szegedy et al. 2015, section 5).
+"""A small Inception network with its two auxiliary classifiers (Szegedy et al. 2015, section 5).
 
-A deep network is hard to train from its far end: little of the gradient may be left when it reaches the lowest layers.
-Inception has two small classifiers beside the trunk that make the same prediction on the way up. Their losses are added
-with a weight of 0.3, in training alone; afterwards they are thrown away. This network has six Inception modules in
-place of nine, few channels, and like the first Inception no batch norm. The images are scikit-learn's handwritten
-digits: 8x8 pixels, enlarged to 32x32 here.
+In a deep network, the gradient of the last layer's loss may be very small in the lowest layers. Inception has two small
+classifiers on intermediate layers that make the same prediction. Their losses are added with a weight of 0.3, in
+training only; afterwards the classifiers are removed. This network has six Inception modules instead of nine, few
+channels, and like the first Inception no batch norm. The images are scikit-learn's handwritten digits: 8x8 pixels,
+enlarged to 32x32.
 
     pip install "charladder[examples]"
     python examples/inception.py
@@ -25,7 +25,7 @@ def conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
 
 
 class Inception(nn.Module):
-    """Four branches side by side: 1x1, 3x3, 5x5 and a pool, each with a 1x1 that keeps it cheap."""
+    """Four parallel branches: 1x1, 3x3, 5x5 and a pool; 1x1 convolutions reduce their cost."""
 
     def __init__(self, inputs: int, each: int = 8) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Inception(nn.Module):
 
 
 class SmallGoogLeNet(nn.Module):
-    """Knows nothing of auxiliary losses."""
+    """A network without auxiliary losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class SmallGoogLeNet(nn.Module):
 
 
 def classifier() -> nn.Module:
-    """What an auxiliary classifier is: a pool, a 1x1 convolution and a linear layer."""
+    """An auxiliary classifier: a pool, a 1x1 convolution and a linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), conv(32, 16, 1), nn.Flatten(), nn.Linear(16 * 4 * 4, 10))
 
 
 def make_objective() -> aux.Objective:
-    """The classifiers read modules by name: there is no need to edit the network."""
+    """The classifiers read modules by name, so the network need not be edited."""
     return aux.Objective(
         main=aux.Term(F.cross_entropy),
         auxiliary={
@@ -83,7 +83,7 @@ def main(steps: int = 160) -> dict[str, object]:
     model, objective = SmallGoogLeNet(), make_objective()
     optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=3e-3)
     print("scikit-learn's digits, 8x8 enlarged to 32x32")
-    report = objective(model, x[learn[:100]], y[learn[:100]])  # no backward yet, which would free what diagnose needs
+    report = objective(model, x[learn[:100]], y[learn[:100]])  # diagnose needs the graph, which backward frees
     norms = aux.diagnose(report, aux.by_depth(model, "stem") | aux.by_depth(model, "trunk.*"))
 
     for step in range(steps):
@@ -100,7 +100,7 @@ def main(steps: int = 160) -> dict[str, object]:
     for name, without in norms.main_norms.items():
         print(f"  {name:10} {without:22.2e} {norms.total_norms[name]:22.2e}")
 
-    objective.remove()  # the classifiers are gone: the network alone is used and saved
+    objective.remove()  # takes the hooks off; the network alone is used and saved
     with torch.no_grad():
         accuracy = float((model(x[test]).argmax(1) == y[test]).float().mean())
     print(f"accuracy of the network alone, on {len(test)} images held out: {accuracy:.3f}")

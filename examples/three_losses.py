@@ -1,13 +1,13 @@
 """The three auxiliary losses of Al-Rfou et al. 2018 ("Character-Level Language Modeling with Deeper Self-Attention") on
 a transformer of ten lines that predicts the next character of the source text of Python's `argparse`.
 
-1. Multiple positions: a prediction is asked for after every character of a window, and not after the last one alone.
-2. Intermediate layers: every layer predicts, each through a head of its own. Layer l of n falls silent after l/(2n) of
-   training, the lowest first; from half of training on the last layer is alone.
+1. Multiple positions: the model predicts the next character after every character of a window, not only the last.
+2. Intermediate layers: every layer predicts, with its own head. Layer l of n becomes silent after l/(2n) of training,
+   the lowest first; in the second half of training only the last layer has losses.
 3. Multiple targets: every layer that predicts also predicts the character after the next, at half the weight.
 
-Each prediction is a term with a name: `layer2.target1` is the next character as layer 2 sees it, and `main` the next
-character as the last layer does.
+Each prediction is a term with a name: `layer2.target1` is the next character, predicted by layer 2, and `main` the next
+character, predicted by the last layer.
 
     pip install "charladder[examples]"
     python examples/three_losses.py
@@ -39,25 +39,25 @@ class Transformer(nn.Module):
 
 
 def every_position(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, T, symbols) and (B, T): a loss for each of the B * T predictions, of which the library takes the mean."""
+    """(B, T, symbols) and (B, T): a loss for each of the B * T predictions. The library takes the mean."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
 
 
 def make_objective(model: nn.Module, symbols: int) -> aux.Objective:
-    auxiliary, heads = {}, aux.heads.normed(symbols)  # a maker of heads: every term gets a new one
+    auxiliary, heads = {}, aux.heads.normed(symbols)  # a factory: every term gets a new head
     for offset in range(1, TARGETS + 1):
-        # What each of these has in common. The weight is the paper's rule for layers times that for targets.
+        # Fields of all these terms. The weight is the paper's for layers times the paper's for targets.
         common = {"target": offset, "weight": "al_rfou", "offset": offset, "offsets": TARGETS, "head": heads}
         layers = aux.intermediate_terms(model, "encoder.layers.*", every_position, **common)
         auxiliary |= {f"{name}.target{offset}": term for name, term in layers.items()}
-        if offset > 1:  # the last layer has the main loss, and the other targets as all layers have
+        if offset > 1:  # the last layer has the main loss for the next character, and a term for the others
             last = aux.Term(every_position, tap=f"encoder.layers.{LAYERS - 1}", layer=LAYERS, layers=LAYERS, **common)
             auxiliary[f"layer{LAYERS}.target{offset}"] = last
     return aux.Objective(aux.Term(every_position, target=1), auxiliary, model=model)
 
 
 def windows(text: Tensor, count: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """Characters, and for every one of them the next (1) and the one after (2)."""
+    """Windows of characters, and their targets by offset."""
     starts = torch.randint(len(text) - LENGTH - TARGETS, (count, 1))
     inputs = starts + torch.arange(LENGTH)
     return text[inputs], {offset: text[inputs + offset] for offset in range(1, TARGETS + 1)}

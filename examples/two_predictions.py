@@ -1,13 +1,13 @@
-"""A model that makes two predictions on its way to the final one, and is trained on all three.
+"""A model that makes two predictions besides the final one, and is trained on all three.
 
-The task is to read handwritten digits (scikit-learn's, 8x8 pixels). The model is also asked two easier questions by
-the way: is the digit odd, and is it below five? Each is an auxiliary loss: it has a target of its own, and is added to
-the main loss with a weight,
+The task is to classify handwritten digits (scikit-learn's, 8x8 pixels). The model also predicts whether the digit is
+odd, and whether it is below five. Each of these is an auxiliary loss with its own target, and is added to the main loss
+with a weight,
 
     total = main + 0.4 * odd + 0.8 * below_five
 
-so that gradients reach the layers below from three places instead of one. Any model works that returns its predictions
-as `final, predictions`; nothing about it has to change.
+so that the lower layers get gradients from three losses instead of one. Any model that returns `final, predictions`
+works without changes.
 
     pip install "charladder[examples]"
     python examples/two_predictions.py
@@ -22,7 +22,7 @@ from charladder import auxiliary as aux
 
 
 class Reader(nn.Module):
-    """Three layers; a question is asked after each of the first two, and the digit after the last."""
+    """Three layers; each of the first two makes an auxiliary prediction, and the last predicts the digit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Reader(nn.Module):
 
 
 def make_objective() -> aux.Objective:
-    """Auxiliary terms without a tap belong to the predictions that the model returns, in this order."""
+    """Auxiliary terms without a tap read the predictions that the model returns, in this order."""
     return aux.Objective(
         main=aux.Term(F.cross_entropy),
         auxiliary={
@@ -48,14 +48,14 @@ def make_objective() -> aux.Objective:
 
 
 def load() -> tuple[Tensor, dict[str, Tensor]]:
-    """All images, and what each term is compared with, under the term's name."""
+    """All images, and the target of each term by its name."""
     digits = load_digits()
     x, y = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
     return x, {"main": y, "odd": (y % 2).float(), "below_five": (y < 5).float()}
 
 
 def by_hand(model: nn.Module, x: Tensor, targets: dict[str, Tensor]) -> Tensor:
-    """The same sum, written out."""
+    """The hand-written total."""
     final, (odd, below_five) = model(x)
     return (
         F.cross_entropy(final, targets["main"])
@@ -93,7 +93,7 @@ def main(steps: int = 300) -> dict[str, float]:
         "odd": (odd > 0) == held_out["odd"].bool(),
         "below_five": (below_five > 0) == held_out["below_five"].bool(),
     }
-    accuracy = {f"{name}_accuracy": float(right.float().mean()) for name, right in correct.items()}
+    accuracy = {f"{name}_accuracy": float(is_correct.float().mean()) for name, is_correct in correct.items()}
     print("  ".join(f"{name}: {value:.3f}" for name, value in accuracy.items()))
     return accuracy | {"total": report.value, "same_by_hand": float(same)}
 

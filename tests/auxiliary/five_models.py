@@ -120,4 +120,4 @@ def language_model() -> Case:
     return Case(network, x[:, :-1], x[:, 1:], token_cross_entropy, heads, main=lambda output: output.logits_BTV)
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "lstm": lstm, "hugging_face": hugging_face, "ladder": language_model}
+MODELS = {"mlp": mlp, "cnn": cnn, "lstm": lstm, "hugging_face": hugging_face, "language_model": language_model}
