@@ -1,4 +1,4 @@
-"""The browser of these tests, and the server that it looks at."""
+"""The browser and the server of these tests."""
 
 import json
 import os
@@ -25,12 +25,12 @@ BEGINNING = re.compile(r"https?://[\w.:\[\]]+/")
 
 
 def executable() -> str | None:
-    """Where the browser is: what CHROMIUM names, or the first that is installed."""
+    """The path of the browser: CHROMIUM, or the first that is installed."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def missing() -> str | None:
-    """What has to be installed before these tests can run."""
+    """What is not installed that these tests need."""
     try:
         import playwright.sync_api  # noqa: F401
     except ImportError:
@@ -49,7 +49,7 @@ def browsing() -> Iterator[Any]:
 
 
 def train(folder: Path, text: str) -> Path:
-    """A run that knows `text` a little; it takes a few seconds."""
+    """A run trained on `text` for a few seconds."""
     book, run = folder / "book.txt", folder / "small"
     book.write_text(text)
     settings = [f"--{name}={value}" for name, value in SMALL.items()]
@@ -74,8 +74,8 @@ def serving(run: Path, token: str = "") -> Iterator[str]:
             process.terminate()
 
 
-def asked(url: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server answers a program: a POST where there is a body."""
+def fetch_json(url: str, body: dict[str, Any] | None = None) -> Any:
+    """The server's JSON response; a POST if there is a body."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:

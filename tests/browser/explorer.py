@@ -1,4 +1,4 @@
-"""What a person does on the explorer's page, and sees there."""
+"""What a user does and sees on the explorer page."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ RUNS = """() => [...document.querySelectorAll("#backdrop > span")].flatMap((chun
 HEIGHTS = """() => [document.getElementById("text").scrollHeight, document.getElementById("backdrop").offsetHeight]"""
 
 
-def settled(page: Page) -> None:
-    """Waits until the text as it is now has been scored."""
+def wait_until_scored(page: Page) -> None:
+    """Waits until the current text is scored."""
     expect(page.locator("#totals")).not_to_have_attribute("aria-busy", "true", timeout=20_000)
 
 
 def write(page: Page, text: str) -> None:
     page.locator("#text").fill(text)
-    settled(page)
+    wait_until_scored(page)
 
 
 def put_cursor(page: Page, unit: int) -> None:
@@ -32,7 +32,7 @@ def put_cursor(page: Page, unit: int) -> None:
 
 
 def runs(page: Page) -> list[tuple[str, set[str]]]:
-    """Stretches of the text that look alike, with their classes."""
+    """Runs of equally styled text, with their classes."""
     return [(text, set(classes.split())) for text, classes in page.evaluate(RUNS)]
 
 
@@ -46,8 +46,8 @@ def levels(page: Page) -> list[str | None]:
     return [next((name for name in names if name[:1] == "b"), None) for names in classes(page)]
 
 
-def continued(page: Page, **fields: Any) -> str:
-    """Continues the text from the cursor, to the end; returns what was said of it."""
+def continue_text(page: Page, **fields: Any) -> str:
+    """Continues the text from the cursor, to the end; returns the status line."""
     for name, value in fields.items():
         field = page.locator(f"#{name}")
         if name == "draft":
@@ -55,13 +55,13 @@ def continued(page: Page, **fields: Any) -> str:
         else:
             field.fill(str(value))
     page.locator("#continue").click()
-    finished(page)
+    wait_until_idle(page)
     return page.locator("#speed").inner_text()
 
 
-def finished(page: Page) -> None:
+def wait_until_idle(page: Page) -> None:
     expect(page.locator("#stop")).to_be_disabled(timeout=30_000)
-    settled(page)
+    wait_until_scored(page)
 
 
 def shown_layers(page: Page) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ PICTURES = {
 
 def draw(run: Path, folder: Path) -> None:
     from PIL import Image
-    from tests.browser.explorer import continued, put_cursor, write
+    from tests.browser.explorer import continue_text, put_cursor, write
 
     with serving(run) as url, browsing() as browser:
         for name, options in PICTURES.items():
@@ -25,7 +25,7 @@ def draw(run: Path, folder: Path) -> None:
             page.goto(url)
             write(page, TEXT)
             page.locator("#text").press("Control+End")
-            continued(page, length=160, seed=1)
+            continue_text(page, length=160, seed=1)
             put_cursor(page, TEXT.index("wall"))
             page.wait_for_timeout(1500)
             page.evaluate("() => scrollTo(0, 0)")

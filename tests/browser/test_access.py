@@ -1,8 +1,8 @@
-"""Keyboard alone, a phone, light and dark, and who listens instead of looking."""
+"""Accessibility: keyboard, phone, colour schemes and screen readers."""
 
 import pytest
 
-from browser.explorer import expect, finished, put_cursor, settled, write
+from browser.explorer import expect, put_cursor, wait_until_idle, wait_until_scored, write
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,11 @@ def focused(page) -> str:
     return page.evaluate("document.activeElement.id")
 
 
-def test_everything_can_be_done_with_the_keyboard(page):
+def test_keyboard_only(page):
     page.keyboard.press("Tab")
     assert focused(page) == "text"
     page.keyboard.type("The wall → ")
-    settled(page)
+    wait_until_scored(page)
     visited = []
     while focused(page) != "draft":
         page.keyboard.press("Tab")
@@ -43,19 +43,19 @@ def test_everything_can_be_done_with_the_keyboard(page):
     page.keyboard.press("Enter")  # in a field: continues
     expect(page.locator("#stop")).to_be_enabled()
     page.keyboard.press("Escape")
-    finished(page)
+    wait_until_idle(page)
     page.locator("#length").fill("10")
     page.locator("#continue").focus()
     page.keyboard.press("Enter")
-    finished(page)
+    wait_until_idle(page)
     assert focused(page) == "continue"
     page.keyboard.press("Tab")
     assert focused(page) == "back"
     page.keyboard.press("Enter")
-    settled(page)
+    wait_until_scored(page)
     page.locator("#text").focus()
     page.keyboard.press("Control+Enter")
-    finished(page)
+    wait_until_idle(page)
     assert focused(page) == "text"
     page.keyboard.press("Control+Home")
     for _ in range(9):
@@ -70,18 +70,18 @@ def test_everything_can_be_done_with_the_keyboard(page):
     assert focused(page) == "byte-after"
 
 
-def test_stop_takes_the_focus_of_the_button_that_is_not_there_meanwhile(page):
+def test_focus_moves_between_continue_and_stop(page):
     write(page, SENTENCE)
     page.locator("#length").fill("20000")
     page.locator("#continue").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#stop")).to_be_focused()
     page.keyboard.press("Enter")
-    finished(page)
+    wait_until_idle(page)
     assert focused(page) == "continue"
 
 
-def test_a_phone_scrolls_one_way_only(look):
+def test_phone_layout_scrolls_vertically_only(look):
     page = look(viewport={"width": 360, "height": 740})
     write(page, SENTENCE + " " + "x" * 300)
     put_cursor(page, SENTENCE.index("→"))
@@ -91,7 +91,7 @@ def test_a_phone_scrolls_one_way_only(look):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_on_every_colour(look, scheme):
+def test_contrast_on_every_colour(look, scheme):
     page = look(color_scheme=scheme)
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) == 12
@@ -107,14 +107,14 @@ def test_axe_finds_nothing_serious(look, scheme):
     put_cursor(page, SENTENCE.index("→"))
     expect(page.locator("#byte-place")).to_be_visible()
     page.locator("#continue").click()
-    finished(page)
+    wait_until_idle(page)
     page.wait_for_timeout(500)
     found = axe.Axe().run(page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found if rule["impact"] != "minor"] == []
 
 
 @pytest.mark.parametrize(("wish", "seconds"), [("reduce", "0s"), ("no-preference", "0.12s")])
-def test_nothing_moves_for_those_who_do_not_want_it(look, wish, seconds):
+def test_reduced_motion(look, wish, seconds):
     page = look(reduced_motion=wish)
     write(page, SENTENCE)
     bar = page.locator("#layers .bar").first

@@ -1,15 +1,15 @@
-"""Text is coloured by its surprise, and what is said of it is what the server says."""
+"""Colours and totals agree with the server's scores."""
 
 import pytest
 
-from browser.chromium import asked
-from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, settled, write
+from browser.chromium import fetch_json
+from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, wait_until_scored, write
 
 SENTENCE = "The ladder leans on the wall, and every layer of it is asked what it sees."
 
 
-def test_the_page_says_what_is_served(page, served):
-    about = asked(f"{served}about")
+def test_page_describes_the_model(page, served):
+    about = fetch_json(f"{served}about")
     expect(page.get_by_role("heading", level=1)).to_have_text("charladder")
     expect(page.locator("#model")).to_contain_text(f"{about['layers']} layers of width {about['width']}")
     assert page.locator("#draft option").all_inner_texts() == about["drafters"]
@@ -19,7 +19,7 @@ def test_the_page_says_what_is_served(page, served):
 
 def test_typing_colours_the_text_and_counts_its_bits(page):
     page.locator("#text").press_sequentially("The ladder", delay=20)
-    settled(page)
+    wait_until_scored(page)
     assert len(levels(page)) == 10
     assert None not in levels(page)
     assert float(page.locator("#total").inner_text()) > 0
@@ -29,15 +29,15 @@ def test_typing_colours_the_text_and_counts_its_bits(page):
 @pytest.mark.parametrize("text", [SENTENCE, "größer → 😀 e\u0301", "a\n\n  b\t\n"])
 def test_the_total_is_the_servers(page, served, text):
     write(page, text)
-    score = asked(f"{served}score", {"text": text})
+    score = fetch_json(f"{served}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
     assert page.locator("#average").inner_text() == f"{score['bits_per_character']:.3f}"
 
 
-def test_a_colour_is_the_level_of_all_bits_of_a_character(page, served):
+def test_colour_is_the_level_of_the_character_bits(page, served):
     text = "The wall → größer"
     write(page, text)
-    score = asked(f"{served}score", {"text": text})
+    score = fetch_json(f"{served}score", {"text": text})
     bits = [0.0] * len(text)
     for place, value in zip(score["offsets"], score["bits"], strict=True):
         bits[place] += value
@@ -45,49 +45,49 @@ def test_a_colour_is_the_level_of_all_bits_of_a_character(page, served):
     assert levels(page) == [f"b{sum(value >= least for least in beginnings) - 1}" for value in bits]
 
 
-def test_an_edit_scores_from_its_place_on(page, served):
+def test_edit_scores_from_its_position_on(page, served):
     write(page, SENTENCE)
     before = levels(page)
     bodies = []
     page.on("request", lambda request: "score" in request.url and bodies.append(request.post_data_json))
     put_cursor(page, 40)
     page.keyboard.type("XQ")
-    settled(page)
+    wait_until_scored(page)
     assert [body["begin"] for body in bodies] == [40]
     after = levels(page)
     assert after[:40] == before[:40]
     assert after[42:] != before[40:]
     text = SENTENCE[:40] + "XQ" + SENTENCE[40:]
-    assert page.locator("#total").inner_text() == f"{asked(f'{served}score', {'text': text})['total_bits']:,.1f}"
+    assert page.locator("#total").inner_text() == f"{fetch_json(f'{served}score', {'text': text})['total_bits']:,.1f}"
 
 
 @pytest.mark.parametrize("keys", [["Delete"], ["Backspace", "Backspace"], ["Control+A", "Delete"], ["Control+A", "x"]])
-def test_what_is_deleted_no_longer_counts(page, served, keys):
+def test_deleted_text_is_not_counted(page, served, keys):
     write(page, SENTENCE)
     put_cursor(page, 12)
     for key in keys:
         page.keyboard.press(key)
-    settled(page)
+    wait_until_scored(page)
     text = page.locator("#text").input_value()
     assert "".join(run for run, _ in runs(page)) == text
     assert None not in levels(page)
-    score = asked(f"{served}score", {"text": text})
+    score = fetch_json(f"{served}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
 
 
-def test_an_answer_that_was_overtaken_is_not_shown(page, served):
+def test_outdated_response_is_not_shown(page, served):
     held = []
     page.route("**/score", lambda route: route.continue_() if held else held.append(route))
     page.locator("#text").fill("The wall")
     while not held:
         page.wait_for_timeout(20)
     page.locator("#text").fill("The ladder on the wall")
-    settled(page)
+    wait_until_scored(page)
     total = page.locator("#total").inner_text()
     held[0].fulfill(json={"characters": 1, "begin": 0, "bits": [99.0], "offsets": [0]})
     page.wait_for_timeout(300)
     assert page.locator("#total").inner_text() == total
-    assert total == f"{asked(f'{served}score', {'text': 'The ladder on the wall'})['total_bits']:,.1f}"
+    assert total == f"{fetch_json(f'{served}score', {'text': 'The ladder on the wall'})['total_bits']:,.1f}"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_answer_that_was_overtaken_is_not_shown(page, served):
     ],
     ids=["words", "no blank", "empty lines", "tabs", "blanks", "scripts"],
 )
-def test_colours_lie_behind_their_characters(look, text):
+def test_backdrop_is_aligned_with_the_text(look, text):
     """The text area and the backdrop break their lines alike: at every width they are equally high."""
     page = look()
     write(page, text)
@@ -119,6 +119,6 @@ def test_half_a_character_is_sent_as_the_replacement_character(page):
     page.locator("#text").evaluate(
         "(area) => { area.value = 'a\\ud83d b'; area.dispatchEvent(new InputEvent('input', {bubbles: true})); }"
     )
-    settled(page)
+    wait_until_scored(page)
     assert bodies[-1]["text"] == "a\ufffd b"
     assert page.locator("#error").is_hidden()

@@ -4,18 +4,28 @@ import time
 
 import pytest
 
-from browser.chromium import LONGEST, asked
-from browser.explorer import classes, continued, expect, levels, put_cursor, runs, settled, shown_layers, write
+from browser.chromium import LONGEST, fetch_json
+from browser.explorer import (
+    classes,
+    continue_text,
+    expect,
+    levels,
+    put_cursor,
+    runs,
+    shown_layers,
+    wait_until_scored,
+    write,
+)
 
 pytestmark = pytest.mark.slow
 
 SENTENCE = "The ladder leans on the wall, "
 
 
-def test_it_is_written_at_the_cursor_and_scored(page, served):
+def test_continuation_is_inserted_at_the_cursor_and_scored(page, served):
     write(page, SENTENCE + "and then it ends.")
     put_cursor(page, len(SENTENCE))
-    said = continued(page, length=40, seed=5)
+    said = continue_text(page, length=40, seed=5)
     assert "Written: 40 characters" in said
     assert "a second" in said
     assert "accepted per pass" in said
@@ -26,13 +36,13 @@ def test_it_is_written_at_the_cursor_and_scored(page, served):
     assert None not in levels(page)
     written = [place for place, names in enumerate(classes(page)) if "written" in names]
     assert written == list(range(len(SENTENCE), len(text) - len("and then it ends.")))
-    score = asked(f"{served}score", {"text": text})
+    score = fetch_json(f"{served}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
     # The cursor is where the writing ended.
     assert page.evaluate("document.getElementById('text').selectionStart") == written[-1] + 1
 
 
-def test_it_comes_in_as_it_is_written_and_stops_when_told(page, served):
+def test_continuation_streams_and_can_be_stopped(page, served):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
     page.locator("#length").fill(f"{LONGEST}")
@@ -41,15 +51,15 @@ def test_it_comes_in_as_it_is_written_and_stops_when_told(page, served):
     expect(page.locator("#continue")).to_be_disabled()
     while len("".join(run for run, _ in runs(page))) < len(SENTENCE) + 20:  # shown, and not yet in the text area
         page.wait_for_timeout(20)
-    assert asked(f"{served}health")["streams"]["active"] == 1
+    assert fetch_json(f"{served}health")["streams"]["active"] == 1
     page.locator("#stop").click()
     expect(page.locator("#speed")).to_contain_text("Stopped:")
     expect(page.locator("#continue")).to_be_enabled()
     patience = time.monotonic() + 60
-    while asked(f"{served}health")["streams"]["active"]:
+    while fetch_json(f"{served}health")["streams"]["active"]:
         assert time.monotonic() < patience, "the server goes on writing for nobody"
         time.sleep(0.1)
-    settled(page)
+    wait_until_scored(page)
     text = page.locator("#text").input_value()
     assert len(SENTENCE) < len(text) < LONGEST
     page.wait_for_timeout(300)
@@ -59,10 +69,10 @@ def test_it_comes_in_as_it_is_written_and_stops_when_told(page, served):
 
 @pytest.mark.parametrize("draft", ["ngram", "targets"])
 def test_accepted_drafts_are_marked(page, served, draft):
-    assert draft in asked(f"{served}about")["drafters"]
+    assert draft in fetch_json(f"{served}about")["drafters"]
     write(page, "the wall and the wall and the wall and ")
     page.locator("#text").press("Control+End")
-    said = continued(page, length=150, seed=1, temperature=0.2, draft=draft)
+    said = continue_text(page, length=150, seed=1, temperature=0.2, draft=draft)
     assert f"({draft}" in said
     drafted = [place for place, names in enumerate(classes(page)) if "drafted" in names]
     assert drafted
@@ -72,30 +82,30 @@ def test_accepted_drafts_are_marked(page, served, draft):
     # The marks stay where they are while something else is typed.
     page.locator("#text").press("Control+Home")
     page.keyboard.type("So ")
-    settled(page)
+    wait_until_scored(page)
     assert [place for place, names in enumerate(classes(page)) if "drafted" in names] == [p + 3 for p in drafted]
 
 
-def test_a_seed_writes_the_same_again_and_what_was_written_can_be_taken_back(page):
+def test_seed_repeats_a_text_and_it_can_be_taken_back(page):
     write(page, SENTENCE + "END")
     texts = []
     for seed in (3, 3, 4):
         put_cursor(page, len(SENTENCE))
-        continued(page, length=30, seed=seed, draft="none")
+        continue_text(page, length=30, seed=seed, draft="none")
         texts.append(page.locator("#text").input_value())
         page.locator("#back").click()
-        settled(page)
+        wait_until_scored(page)
         assert page.locator("#text").input_value() == SENTENCE + "END"
         expect(page.locator("#back")).to_be_disabled()
         assert not any("written" in names for names in classes(page))
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_the_undo_history_of_the_browser_outlives_a_continuation(page):
+def test_undo_history_survives_a_continuation(page):
     page.locator("#text").focus()
     page.keyboard.type("The ladder ")
-    settled(page)
-    continued(page, length=20, seed=2)
+    wait_until_scored(page)
+    continue_text(page, length=20, seed=2)
     written = page.locator("#text").input_value()
     assert len(written) == len("The ladder ") + 20
     page.locator("#text").focus()
@@ -112,14 +122,14 @@ def test_the_undo_history_of_the_browser_outlives_a_continuation(page):
     expect(page.locator("#back")).to_be_disabled()
     while page.locator("#text").input_value() != written + "XY":
         page.keyboard.press("Control+Shift+z")
-    settled(page)
+    wait_until_scored(page)
     assert "".join(run for run, _ in runs(page)) == written + "XY"
 
 
-def test_what_was_written_can_be_taken_back_after_edits_around_it(page):
+def test_continuation_can_be_taken_back_after_edits(page):
     write(page, SENTENCE + "END")
     put_cursor(page, len(SENTENCE))
-    continued(page, length=30, seed=3)
+    continue_text(page, length=30, seed=3)
     put_cursor(page, 4)
     page.keyboard.type("tall ")
     page.locator("#text").press("Control+End")
@@ -127,7 +137,7 @@ def test_what_was_written_can_be_taken_back_after_edits_around_it(page):
     page.keyboard.press("Home")
     expect(page.locator("#back")).to_be_enabled()
     page.locator("#back").click()
-    settled(page)
+    wait_until_scored(page)
     assert page.locator("#text").input_value() == "The tall ladder leans on the wall, END!"
     expect(page.locator("#back")).to_be_disabled()
 
@@ -137,17 +147,17 @@ def test_continuations_are_taken_back_one_by_one_the_newest_first(page):
     texts = [SENTENCE]
     for seed in (1, 2):
         page.locator("#text").press("Control+End")
-        continued(page, length=10, seed=seed)
+        continue_text(page, length=10, seed=seed)
         texts.append(page.locator("#text").input_value())
     for text in reversed(texts[:-1]):
         page.locator("#back").click()
-        settled(page)
+        wait_until_scored(page)
         assert page.locator("#text").input_value() == text
     expect(page.locator("#back")).to_be_disabled()
 
 
 def test_an_empty_text_can_be_continued(page):
-    continued(page, length=20)
+    continue_text(page, length=20)
     assert page.locator("#text").input_value()
     expect(page.locator("#place")).to_contain_text("End of the text")
     assert shown_layers(page)

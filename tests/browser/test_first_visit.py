@@ -1,23 +1,23 @@
-"""What a visitor finds: an example that is scored, explained rows, and after a reload the text as it was."""
+"""The first visit: a scored example, explained rows, and a text that survives a reload."""
 
 from bisect import bisect
 
 import pytest
 
-from browser.chromium import asked
-from browser.explorer import classes, expect, levels, put_cursor, settled, shown_layers, write
+from browser.chromium import fetch_json
+from browser.explorer import classes, expect, levels, put_cursor, shown_layers, wait_until_scored, write
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_first_visit_begins_with_a_scored_example_at_a_telling_character(look, served):
+def test_first_visit_shows_a_scored_example(look, served):
     page = look(first=True)
     expect(page.locator("#total")).not_to_have_text("0.0")
-    settled(page)
+    wait_until_scored(page)
     text = page.locator("#text").input_value()
     assert len(text) > 50
     assert None not in levels(page)
-    bits = asked(f"{served}score", {"text": text})["bits"]
+    bits = fetch_json(f"{served}score", {"text": text})["bits"]
     place = max(range(8, len(bits)), key=bits.__getitem__)
     assert page.evaluate("document.getElementById('text').selectionEnd") == place
     expect(page.locator("#place")).to_contain_text(f"Character {place + 1}")
@@ -32,7 +32,7 @@ def test_three_examples_can_be_tried_and_undone(page):
     texts = set()
     for name in buttons.all_inner_texts():
         page.get_by_role("button", name=name).click()
-        settled(page)
+        wait_until_scored(page)
         texts.add(page.locator("#text").input_value())
         assert page.evaluate("document.getElementById('text').selectionEnd") >= 8
     assert len(texts) == 3
@@ -47,7 +47,7 @@ def test_the_text_and_the_cursor_survive_a_reload(page):
     put_cursor(page, 11)
     expect(page.locator("#place")).to_contain_text("Character 12")
     page.reload()
-    settled(page)
+    wait_until_scored(page)
     assert page.locator("#text").input_value() == "The ladder leans on the wall."
     expect(page.locator("#place")).to_contain_text("Character 12")
     assert None not in levels(page)
@@ -75,11 +75,11 @@ def with_letters(page) -> None:
     expect(page.locator("#continue")).to_be_enabled()
 
 
-def test_a_letter_outside_the_alphabet_marks_itself_and_nothing_else(page, served):
+def test_only_unknown_letters_are_marked(page, served):
     with_letters(page)
     write(page, "the Wall \U0001f600 and the wall")
     expect(page.locator("#left-out")).to_contain_text("2 of these characters")
-    bits = iter(asked(f"{served}score", {"text": "the all  and the wall"})["bits"])
+    bits = iter(fetch_json(f"{served}score", {"text": "the all  and the wall"})["bits"])
     beginnings = [0, 0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10]
     for letter, names in zip("the Wall \U0001f600 and the wall", classes(page), strict=True):
         level = f"b{bisect(beginnings, next(bits)) - 1}" if letter in LETTERS else None
@@ -91,11 +91,11 @@ def test_a_letter_outside_the_alphabet_marks_itself_and_nothing_else(page, serve
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
 
 
-def test_the_examples_are_spelled_in_the_alphabet(look):
+def test_examples_use_the_alphabet(look):
     page = look()
     with_letters(page)
     page.get_by_role("button", name="Prose").click()
-    settled(page)
+    wait_until_scored(page)
     text = page.locator("#text").input_value()
     assert set(text) <= set(LETTERS)
     assert text.startswith("the harbour was quiet")
@@ -117,7 +117,7 @@ def test_a_head_that_stopped_learning_early_is_dimmed_with_the_reason(page):
     expect(page.locator("[data-layer='1'] .learned")).to_contain_text("dimmed: it learned only until 8% of training")
     assert [row["layer"] for row in shown_layers(page)] == [3, 2, 1]
     assert page.locator(".head.stale").count() == 1
-    settled(page)
+    wait_until_scored(page)
     expect(page.locator("#place")).to_contain_text("End of the text")
     colours = page.evaluate(
         """() => [1, 2, 3].map((layer) =>
@@ -135,7 +135,7 @@ def test_a_head_that_stopped_learning_early_is_dimmed_with_the_reason(page):
         (0, ["not UTF-8", "not UTF-8", "U+2000\u2013U+2FFF", None, "Latin U+00C0\u2013U+00FF"]),
     ],
 )
-def test_guesses_inside_a_character_say_which_characters_they_leave(page, place, meanings):
+def test_predicted_bytes_show_their_character_ranges(page, place, meanings):
     answer = {"symbol": {"id": 0, "text": "x"}, "bits": 1.0, "place": place, "rows": [{"layer": 1, "heads": [head()]}]}
     page.route("**/layers", lambda route: route.fulfill(json=answer))
     write(page, "→ b")
@@ -168,7 +168,7 @@ def test_forced_colours_keep_the_bits_as_bars(look):
     assert all("gradient" in image for _, _, image in heights)
 
 
-def test_the_bars_of_forced_colours_are_seen_through_the_text(look):
+def test_forced_colour_bars_are_visible_behind_the_text(look):
     """Browsers draw a plate of the background behind forced text, which covered the bars."""
     page = look(forced_colors="active")
     write(page, "The ladder leans on the wall, and zebra QXZ!")

@@ -1,8 +1,8 @@
-"""The ladder of the character at the cursor."""
+"""The layers at the cursor."""
 
 import pytest
 
-from browser.chromium import asked
+from browser.chromium import fetch_json
 from browser.explorer import classes, expect, put_cursor, shown_layers, write
 
 pytestmark = pytest.mark.slow
@@ -14,9 +14,9 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
     write(page, SENTENCE)
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
-    answer = asked(f"{served}layers", {"text": SENTENCE, "place": 5})
+    answer = fetch_json(f"{served}layers", {"text": SENTENCE, "place": 5})
     shown = shown_layers(page)
-    assert [row["layer"] for row in shown] == list(range(asked(f"{served}about")["layers"], 0, -1))
+    assert [row["layer"] for row in shown] == list(range(fetch_json(f"{served}about")["layers"], 0, -1))
     for row, told in zip(shown, reversed(answer["rows"]), strict=True):
         assert [head["target"] for head in row["heads"]] == [head["target"] for head in told["heads"]]
         for head, truth in zip(row["heads"], told["heads"], strict=True):
@@ -32,7 +32,7 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
 def test_the_first_guess_has_rank_1(page, served):
     write(page, SENTENCE)
     for place in range(1, len(SENTENCE)):
-        answer = asked(f"{served}layers", {"text": SENTENCE, "place": place})
+        answer = fetch_json(f"{served}layers", {"text": SENTENCE, "place": place})
         top = answer["rows"][-1]["heads"][0]
         if top["likeliest"][0]["id"] == top["actual"]["id"]:
             break
@@ -42,11 +42,13 @@ def test_the_first_guess_has_rank_1(page, served):
     expect(page.locator("#place")).to_contain_text(f"the top layer gave it {top['actual']['probability']:.1%}, 1st")
 
 
-def test_nothing_stands_before_the_first_character(page):
+def test_first_character_has_no_predictions(page):
     write(page, SENTENCE)
     put_cursor(page, 0)
-    expect(page.locator("#place")).to_contain_text("Character 1, “T”: 8.00 bits. Nothing stands before")
-    assert all("never asked" not in row["text"] for row in shown_layers(page))
+    expect(page.locator("#place")).to_contain_text(
+        "Character 1, “T”: 8.00 bits. The first character has no text before it"
+    )
+    assert all("no trained head" not in row["text"] for row in shown_layers(page))
 
 
 def test_a_click_and_the_arrow_keys_choose_the_character(page):
@@ -61,7 +63,7 @@ def test_a_click_and_the_arrow_keys_choose_the_character(page):
     assert [place for place, names in enumerate(classes(page)) if "here" in names] == [3]
 
 
-def test_after_the_last_character_it_says_what_is_expected(page):
+def test_prediction_after_the_last_character(page):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
     expect(page.locator("#place")).to_contain_text("End of the text: the top layer expects")
@@ -96,12 +98,12 @@ def test_a_layer_without_a_head_says_so(page):
     rows = [{"layer": 1, "heads": []}, {"layer": 2, "heads": [head]}]
     page.route("**/layers", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
     page.locator("#text").fill("a")
-    expect(page.locator("#layers [data-layer='1']")).to_contain_text("never asked to predict")
+    expect(page.locator("#layers [data-layer='1']")).to_contain_text("This layer has no trained head")
     # Blanks and what has no picture of its own are shown.
     assert shown_layers(page)[0]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
 
 
-def test_the_ladder_is_not_read_aloud_at_every_key(page):
+def test_layers_are_not_announced_at_every_key(page):
     page.evaluate(
         """() => {
             window.said = 0;

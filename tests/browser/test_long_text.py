@@ -1,8 +1,8 @@
-"""Twenty thousand characters: a key does as much work as in a short text."""
+"""Twenty thousand characters: typing costs as much as in a short text."""
 
 import pytest
 
-from browser.explorer import HEIGHTS, expect, put_cursor, settled, write
+from browser.explorer import HEIGHTS, expect, put_cursor, wait_until_scored, write
 from helpers import PROSE
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ COUNT = """() => {
 
 
 @pytest.mark.parametrize("separator", ["\n", " "], ids=["lines", "one line"])
-def test_a_key_in_the_middle_of_a_long_text(page, separator):
+def test_typing_in_the_middle_of_a_long_text(page, separator):
     text = (PROSE.replace(". ", "." + separator) * 120)[:CHARACTERS]
     write(page, text)
     chunks = page.locator("#backdrop > span").count()
@@ -32,14 +32,14 @@ def test_a_key_in_the_middle_of_a_long_text(page, separator):
     page.keyboard.type("and so on, ", delay=30)
     # One chunk is replaced for a key, by two where it has become too long.
     assert page.evaluate("window.added") <= 2 * len("and so on, ")
-    settled(page)
+    wait_until_scored(page)
     assert all(body["begin"] == CHARACTERS // 2 for body in bodies)
     foreground, background = page.evaluate(HEIGHTS)
     assert foreground == background
     assert page.locator("#backdrop .here").count() == 1
 
 
-def test_what_scrolls_into_sight_gets_its_colours(page):
+def test_text_is_coloured_when_scrolled_into_view(page):
     write(page, (PROSE * 120)[:CHARACTERS])
     last = page.locator("#backdrop > span").last
     assert last.locator("span").count() == 0

@@ -1,11 +1,11 @@
-"""What goes wrong is said to the person, and text is text whatever is in it."""
+"""Errors are shown, and text is never executed."""
 
 import json
 
 import pytest
 
 from browser.chromium import serving
-from browser.explorer import continued, expect, put_cursor, settled, write
+from browser.explorer import continue_text, expect, put_cursor, wait_until_scored, write
 
 pytestmark = pytest.mark.slow
 
@@ -28,47 +28,47 @@ def test_an_error_is_shown_until_the_next_success(page, watch, status):
     expect(alert).to_be_visible()
     page.unroute("**/score")
     page.locator("#text").fill("The walls")
-    settled(page)
+    wait_until_scored(page)
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_an_error_that_is_no_json_is_shown_too(page, watch):
+def test_error_without_json_is_shown(page, watch):
     watch.expected = REFUSED
     page.route("**/layers", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("502")
 
 
-def test_a_server_that_is_gone_is_missed_and_found_again(page, watch):
+def test_lost_server_is_reported_and_recovered(page, watch):
     watch.expected = REFUSED
     page.route("**/score", lambda route: route.abort("connectionreset"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
     page.unroute("**/score")
-    settled(page)  # it asks again by itself
+    wait_until_scored(page)  # it asks again by itself
     expect(page.locator("#error")).to_be_hidden()
     assert float(page.locator("#total").inner_text()) > 0
 
 
-def test_what_was_written_before_an_error_stays(page):
+def test_text_before_an_error_is_kept(page):
     event = {"choices": [{"index": 0, "text": "abc", "finish_reason": None, "charladder": {"drafted": "010"}}]}
     body = "".join(f"data: {json.dumps(data)}\n\n" for data in (event, refusal("the network broke")))
     page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     write(page, "The wall ")
     page.locator("#text").press("Control+End")
-    assert "Broken off: 3 characters" in continued(page, length=5)
+    assert "Broken off: 3 characters" in continue_text(page, length=5)
     expect(page.get_by_role("alert")).to_have_text("the network broke")
     assert page.locator("#text").input_value() == "The wall abc"
     page.unroute("**/v1/completions")
-    continued(page, length=5)
+    continue_text(page, length=5)
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_a_refused_continuation_leaves_the_text_alone(page, watch):
+def test_refused_continuation_does_not_change_the_text(page, watch):
     watch.expected = REFUSED
     page.route("**/v1/completions", lambda route: route.fulfill(status=400, json=refusal("no such drafter")))
     write(page, "The wall ")
-    continued(page, length=5)
+    continue_text(page, length=5)
     expect(page.get_by_role("alert")).to_have_text("The server refused this (400): no such drafter.")
     assert page.locator("#text").input_value() == "The wall "
 
@@ -80,8 +80,8 @@ def test_a_number_out_of_range_is_not_sent(page, watch):
     assert not any("completions" in url for url in watch.requests)
 
 
-def test_text_never_runs(page):
-    """Typed, written by the network, and as a candidate of the ladder."""
+def test_text_is_never_executed(page):
+    """Typed, generated, and as a candidate of a layer."""
     event = {"choices": [{"index": 0, "text": EVIL, "finish_reason": "stop", "charladder": {"drafted": ""}}]}
     body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n"
     page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
@@ -91,7 +91,7 @@ def test_text_never_runs(page):
     page.route("**/layers", lambda route: route.fulfill(json=answer))
     write(page, EVIL)
     page.locator("#text").press("Control+End")
-    continued(page, length=5)
+    continue_text(page, length=5)
     put_cursor(page, 0)
     expect(page.locator("#layers .symbol").first).to_have_text(EVIL)
     assert page.locator("#text").input_value() == EVIL + EVIL
@@ -99,7 +99,7 @@ def test_text_never_runs(page):
     assert page.evaluate("window.hacked") is None
 
 
-def test_a_script_that_got_in_anyway_would_be_stopped(page, watch):
+def test_content_security_policy_blocks_scripts(page, watch):
     watch.expected = "Content Security Policy"
     page.evaluate(
         """() => {
@@ -112,7 +112,7 @@ def test_a_script_that_got_in_anyway_would_be_stopped(page, watch):
     assert watch.errors
 
 
-def test_an_error_stands_beside_the_buttons_in_sight(look, watch):
+def test_error_is_visible_beside_the_buttons(look, watch):
     watch.expected = REFUSED
     page = look(viewport={"width": 1280, "height": 720})
     page.route("**/v1/completions", lambda route: route.fulfill(status=503, json=refusal("the queue is full")))
@@ -126,7 +126,7 @@ def test_an_error_stands_beside_the_buttons_in_sight(look, watch):
     assert page.evaluate("scrollY") == 0
 
 
-def test_a_server_that_answers_nothing_for_ten_seconds_is_reported(look):
+def test_slow_server_is_reported(look):
     page = look()
     page.clock.install(time=0)
     page.reload()  # timers that were set before the clock was installed could not be cleared
@@ -149,7 +149,7 @@ def test_a_server_that_answers_nothing_for_ten_seconds_is_reported(look):
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_a_token_is_asked_for_and_sent(look, run, watch):
+def test_token_form(look, run, watch):
     watch.expected = REFUSED
     with serving(run, token="secret") as home:
         page = look(home)
@@ -164,6 +164,6 @@ def test_a_token_is_asked_for_and_sent(look, run, watch):
         expect(page.locator("#error")).to_be_hidden()
         write(page, "The wall")
         assert float(page.locator("#total").inner_text()) > 0
-        assert "Written: 5 characters" in continued(page, length=5)
+        assert "Written: 5 characters" in continue_text(page, length=5)
         kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
         assert "secret" not in kept and "wrong" not in kept

@@ -213,7 +213,7 @@ MISTAKES = [
     (["serve", "run", "--token-file", "missing"], "--token-file missing cannot be read"),
     (["serve", "run", "--token-file", "empty"], "--token-file empty is empty"),
     (["serve", "run", "--token-file", "text"], "the token must be printable ASCII without blanks"),
-    (["serve", "run", "--host", "203.0.113.1", "--port", "0"], "203.0.113.1, port 0 cannot be listened at"),
+    (["serve", "run", "--host", "203.0.113.1", "--port", "0"], "cannot listen at 203.0.113.1, port 0"),
     (["serve", "run", "--host", ""], "--host is empty"),
     (["serve", "run", "--device", "tpu"], "tpu"),
     (["generate", "run", "--temperature", "1e-310"], "give 0, which is greedy, or at least 1e-06"),

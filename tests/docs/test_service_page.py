@@ -1,4 +1,4 @@
-"""docs/service.md says what is so."""
+"""The statements of docs/service.md."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_options_exist(capsys):
     assert options and all(option in help for option in options)
 
 
-def test_limits_are_the_defaults():
+def test_documented_limits_are_the_defaults():
     limits = Limits()
     for figure in (
         f"{limits.streams} texts at once", f"{limits.waiting} waiting", f"{limits.max_tokens:,} characters\na text",

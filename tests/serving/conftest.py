@@ -1,5 +1,5 @@
-"""Runs that are served: `run` spells with bytes and has heads, `bare` has none, `lettered` spells with letters and
-`dropping` with letters too, where others are dropped."""
+"""Runs to serve: `run` has the alphabet bytes and heads, `bare` no heads, `lettered` an alphabet of letters, and
+`dropping` drops unknown letters."""
 
 from pathlib import Path
 

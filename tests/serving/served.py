@@ -49,15 +49,15 @@ def serving(
 
 
 def post(body: dict[str, Any], path: bytes = b"/v1/completions") -> bytes:
-    """A request as it goes over the wire."""
+    """The bytes of an HTTP request."""
     data = json.dumps(body).encode()
     head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % (path, len(data)) + data
 
 
-def until(true: Any, seconds: float = 30.0) -> None:
-    """Waits for something to become true, or fails."""
+def until(condition: Any, seconds: float = 30.0) -> None:
+    """Waits for a condition, or fails."""
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
+    while not condition():
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Under which names a service answers, to whose pages, and behind which proxies."""
+"""Host names, origins and proxies."""
 
 import socket
 
@@ -14,7 +14,7 @@ from serving.served import serving
 ELSEWHERE = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
 
 
-def test_further_names_and_pages_are_welcome_where_they_are_given(runs):
+def test_additional_hosts_and_origins_are_accepted(runs):
     access = {"hosts": ("localhost", "127.0.0.1", "ladder.example"), "origins": ("https://app.example",)}
     with serving(runs / "run", access=access) as served:
 
@@ -31,7 +31,7 @@ def test_further_names_and_pages_are_welcome_where_they_are_given(runs):
         assert status(Sec_Fetch_Site="cross-site") == 403
 
 
-def test_a_page_of_an_allowed_origin_may_read_answers(runs):
+def test_allowed_origin_gets_cors_headers(runs):
     with serving(runs / "run", token="sesame", access={"origins": ("https://app.example",)}) as served:
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
         found = httpx2.options(f"{served.url}/v1/completions", headers=ELSEWHERE | asked)
@@ -48,7 +48,7 @@ def test_a_page_of_an_allowed_origin_may_read_answers(runs):
 
 
 @pytest.mark.parametrize("path", ["/health", "/ladder/health"], ids=["removed by the proxy", "not removed"])
-def test_a_service_may_be_published_below_a_path(runs, path):
+def test_root_path_of_a_proxy(runs, path):
     with serving(runs / "run", token="sesame", access={"root_path": "/ladder"}) as served:
         assert httpx2.get(served.url + path).json()["status"] == "ok"
         assert httpx2.get(served.url + path.replace("health", "page/main.js")).status_code == 200
@@ -58,7 +58,7 @@ def test_a_service_may_be_published_below_a_path(runs, path):
         assert httpx2.get(served.url + path.replace("health", "about")).status_code == 401
 
 
-def test_a_proxy_names_its_path(served):
+def test_forwarded_prefix_is_in_the_openapi_document(served):
     def servers(prefix: str | None) -> list[dict] | None:
         headers = {} if prefix is None else {"X-Forwarded-Prefix": prefix}
         return httpx2.get(f"{served.url}/openapi.json", headers=headers).json().get("servers")
@@ -67,14 +67,13 @@ def test_a_proxy_names_its_path(served):
     assert servers(None) is servers("//evil.example") is servers("https://evil.example") is servers("/a?b") is None
 
 
-def test_prefixes():
+def test_parse_root_path():
     assert parse_root_path("/ladder/") == parse_root_path("/ladder") == "/ladder"
     assert parse_root_path("") == parse_root_path("/") == parse_root_path("ladder") == parse_root_path("/a//b") == ""
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "LOCALHOST", "ladder.test"])
-def test_a_name_of_loopback_is_loopback(monkeypatch, host):
-    """Whatever it is called: what is bound decides."""
+def test_loopback_is_decided_by_the_bound_address(monkeypatch, host):
     resolve = socket.getaddrinfo
     addresses = {"ladder.test": "127.0.0.1"}
     monkeypatch.setattr(
@@ -88,7 +87,7 @@ def test_a_name_of_loopback_is_loopback(monkeypatch, host):
     ("address", "loopback"),
     [("::1", True), ("::ffff:127.0.0.1", True), ("127.8.8.8", True), ("::", False), ("192.0.2.1", False)],
 )
-def test_addresses_of_loopback(address, loopback):
+def test_is_loopback(address, loopback):
     assert is_loopback(address) == loopback
 
 

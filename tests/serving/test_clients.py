@@ -1,4 +1,4 @@
-"""Clients that vanish, dawdle, or come in crowds: nobody else is held up, and nothing of theirs stays."""
+"""Clients that disconnect, stall, or come in large numbers delay no other client and leave no state."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,8 @@ from serving.served import Served, post, serving, until
 REQUEST = {"prompt": "A lädder ", "max_tokens": 20_000, "stream": True, "seed": 1}
 
 
-async def vanish(port: int, received: int, body: dict) -> None:
-    """Reads a little, and is gone without a word."""
+async def connect_and_abort(port: int, received: int, body: dict) -> None:
+    """Reads a little, and aborts the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(post(body))
     if received:
@@ -26,8 +26,8 @@ async def vanish(port: int, received: int, body: dict) -> None:
     writer.transport.abort()
 
 
-def counted(served: Served) -> list[str]:
-    """Grows by a path with every request that has been dealt with."""
+def record_finished(served: Served) -> list[str]:
+    """A list that grows by the path of each finished request."""
     app, ended = served.server.config.loaded_app, []
 
     async def counting(scope, receive, send) -> None:
@@ -40,7 +40,7 @@ def counted(served: Served) -> list[str]:
     return ended
 
 
-def quiet(served) -> bool:
+def is_idle(served) -> bool:
     scheduler = served.service.scheduler
     return (
         not scheduler.num_active
@@ -50,26 +50,26 @@ def quiet(served) -> bool:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_whoever_vanishes_leaves_nothing(runs, stream):
+def test_disconnected_clients_free_their_streams(runs, stream):
     with serving(runs / "run", streams=4) as served:
-        ended = counted(served)
+        ended = record_finished(served)
 
-        async def crowd() -> None:
+        async def send_all() -> None:
             body = REQUEST | {"stream": stream}
-            await asyncio.gather(*(vanish(served.port, 500 * (n % 2) * stream, body) for n in range(60)))
+            await asyncio.gather(*(connect_and_abort(served.port, 500 * (n % 2) * stream, body) for n in range(60)))
 
-        asyncio.run(crowd())
+        asyncio.run(send_all())
         until(lambda: len(ended) == 60)
-        until(lambda: quiet(served) and sorted(served.service.scheduler.workers[0].free_slots) == [0, 1, 2, 3])
+        until(lambda: is_idle(served) and sorted(served.service.scheduler.workers[0].free_slots) == [0, 1, 2, 3])
         until(lambda: httpx2.get(f"{served.url}/health").json()["streams"]["active"] == 0)
         answer = httpx2.post(f"{served.url}/v1/completions", json=REQUEST | {"stream": False, "max_tokens": 30})
         assert answer.json()["usage"]["completion_tokens"] == 30
 
 
-def test_a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up(runs):
+def test_stalled_client_is_disconnected_and_delays_no_other(runs):
     with serving(runs / "run", streams=2, client_seconds=0.5, max_tokens=10_000_000, logprobs=10**9) as served:
 
-        async def scene() -> float:
+        async def run() -> float:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
             writer.transport.pause_reading()
             writer.write(post(REQUEST | {"max_tokens": 10_000_000, "logprobs": 20}))
@@ -83,16 +83,16 @@ def test_a_client_that_takes_nothing_is_cut_off_and_holds_nobody_up(runs):
                 )
             assert answer.status_code == 200
             taken = time.monotonic() - began
-            while not quiet(served):
+            while not is_idle(served):
                 await asyncio.sleep(0.05)
                 assert time.monotonic() - began < 60
             writer.close()
             return taken
 
-        assert asyncio.run(scene()) < 10
+        assert asyncio.run(run()) < 10
 
 
-def test_texts_in_a_crowd_are_those_of_one_alone(runs):
+def test_concurrent_texts_equal_single_ones(runs):
     with serving(runs / "run", streams=8) as served:
         bodies = [
             {"prompt": "A lädder " * (1 + n % 3), "max_tokens": 60, "seed": n, "temperature": (0.0, 0.7, 1.0)[n % 3],
@@ -101,14 +101,14 @@ def test_texts_in_a_crowd_are_those_of_one_alone(runs):
         ]  # fmt: skip
         alone = [text(httpx2.post(f"{served.url}/v1/completions", json=body)) for body in bodies]
 
-        async def crowd() -> list[str]:
+        async def send_all() -> list[str]:
             async with httpx2.AsyncClient(timeout=60) as client:
                 answers = await asyncio.gather(
                     *(client.post(f"{served.url}/v1/completions", json=body) for body in bodies)
                 )
             return [text(answer) for answer in answers]
 
-        assert asyncio.run(crowd()) == alone
+        assert asyncio.run(send_all()) == alone
         assert served.service.scheduler.workers[0].loop.passes < sum(len(one) for one in alone) * 4
 
 
@@ -116,7 +116,7 @@ def text(answer) -> str:
     return answer.raise_for_status().json()["choices"][0]["text"]
 
 
-def test_texts_that_are_being_written_end_when_the_service_does(runs):
+def test_active_streams_end_with_an_error_at_shutdown(runs):
     with serving(runs / "run", max_tokens=10_000_000) as served, httpx2.Client(timeout=30) as client:
         asked = REQUEST | {"max_tokens": 10_000_000}
         with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
@@ -128,7 +128,7 @@ def test_texts_that_are_being_written_end_when_the_service_does(runs):
         assert client.post(f"{served.url}/v1/completions", json={"prompt": "a"}).status_code == 429
 
 
-def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
+def test_nan_logits_give_a_500_error(runs, monkeypatch):
     with serving(runs / "run") as served:
         read = served.service.scheduler.workers[0].loop.runner.run
 
@@ -144,7 +144,7 @@ def test_a_network_that_is_broken_fails_in_one_sentence(runs, monkeypatch):
         assert httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"}).status_code == 200
 
 
-def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
+def test_disconnection_cancels_scoring(runs):
     with serving(runs / "run") as served:
         scorer, stopped = served.service.scorer, []
         score = scorer.score
@@ -158,49 +158,49 @@ def test_whoever_stops_waiting_for_a_score_is_not_scored_for(runs):
 
         scorer.score = watched
 
-        async def scene() -> None:
+        async def run() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(post({"text": "x" * 100_000, "layers": True}, b"/score"))
             while not scorer.num_requests:
                 await asyncio.sleep(0.01)
             writer.transport.abort()
 
-        asyncio.run(scene())
+        asyncio.run(run())
         until(lambda: not scorer.num_requests)
         assert httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60).status_code == 200
         assert stopped
 
 
-def test_an_echo_that_finds_no_place_is_refused_before_anything_is_sent(runs):
+def test_echo_is_refused_when_the_scoring_queue_is_full(runs):
     with serving(runs / "run", scorings=1) as served:
         served.service.scorer.num_requests = 1
         for stream in (False, True):
             body = {"prompt": "abc", "echo": True, "logprobs": 1, "stream": stream}
             answer = httpx2.post(f"{served.url}/v1/completions", json=body)
             assert answer.status_code == 429 and "are being scored" in answer.json()["error"]["message"]
-        assert quiet(served)
+        assert is_idle(served)
 
 
-def test_an_answer_that_nobody_takes_is_cut_off(runs):
-    """Not only a stream: the connection itself is gone, and what waited in it."""
-    with serving(runs / "run", client_seconds=5) as served, socket.socket() as dawdler:
-        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        dawdler.connect(("127.0.0.1", served.port))
-        dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
+def test_stalled_response_aborts_its_connection(runs):
+    """Also for a response that is not a stream."""
+    with serving(runs / "run", client_seconds=5) as served, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", served.port))
+        stalled.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
         until(lambda: served.service.scorer.num_requests)
         middleware = served.server.config.app.app
         middleware.limits = replace(middleware.limits, client_seconds=0.5)  # now that the body is there
         until(lambda: not served.service.scorer.num_requests, 60)
         until(lambda: not served.server.server_state.connections, 60)
-        dawdler.settimeout(5)
+        stalled.settimeout(5)
         taken = 0
         with contextlib.suppress(ConnectionError):
-            while part := dawdler.recv(1 << 20):
+            while part := stalled.recv(1 << 20):
                 taken += len(part)
         assert taken < 6_000_000  # the whole answer has some twelve million bytes
 
 
-def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, monkeypatch):
+def test_failed_start_affects_one_text_and_frees_its_slot(runs, monkeypatch):
     with serving(runs / "run", streams=2) as served:
         (worker,) = served.service.scheduler.workers
         made = worker.decoding_configs.get
@@ -223,12 +223,12 @@ def test_a_text_that_cannot_begin_fails_alone_and_its_place_comes_back(runs, mon
         until(lambda: sorted(worker.free_slots) == [0, 1])
 
 
-def test_what_drafts_keeps_nothing_of_texts_that_have_left(runs):
+def test_drafters_keep_no_state_of_finished_texts(runs):
     with serving(runs / "run", streams=4) as served:
         for draft in ("auto", "ngram"):
             body = {"prompt": list(range(97, 107)) * 3000, "max_tokens": 60, "n": 3, "draft": draft}
             assert httpx2.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
-        until(lambda: quiet(served))
+        until(lambda: is_idle(served))
         found = []
         for manner in served.service.scheduler.workers[0].decoding_configs.cache.values():
             drafter = getattr(manner.drafter, "drafter", manner.drafter)
@@ -248,7 +248,7 @@ def test_accepted_per_pass_is_never_less_than_one(runs, length, stop):
             assert ours["accepted_per_pass"] >= 1.0 and (draft != "none" or ours["accepted_per_pass"] == 1.0)
 
 
-def test_a_network_without_numbers_is_said_to_be_broken_when_looked_at(runs):
+def test_scoring_with_nan_weights_gives_a_500_error(runs):
     with serving(runs / "run") as served:
         with torch.no_grad():
             served.service.scorer.network.embedding.weight.fill_(float("nan"))

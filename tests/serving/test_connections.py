@@ -1,4 +1,4 @@
-"""Clients that open connections and send no request, or too much of one, take nothing from the others."""
+"""Connections without a request, or with too large a one, do not affect other clients."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from charladder.serving.connections import RESERVED_DESCRIPTORS, limit_connectio
 from charladder.serving.limits import Limits
 from charladder.serving.log_filter import RepeatFilter
 from serving.served import Served, post, serving, until
-from serving.test_clients import REQUEST, counted, vanish
+from serving.test_clients import REQUEST, connect_and_abort, record_finished
 
 HALF = b"POST /score HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -28,7 +28,7 @@ GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @contextlib.contextmanager
 def connected(served: Served, data: bytes = b"", count: int = 1) -> Iterator[list[socket.socket]]:
-    """So many connections that have sent `data`."""
+    """`count` connections that have sent `data`."""
     with contextlib.ExitStack() as stack:
         found = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(count)]
         for one in found:
@@ -47,7 +47,7 @@ def answer(connection: socket.socket) -> bytes:
 
 
 def answers(connection: socket.socket, count: int) -> list[dict]:
-    """The bodies of so many JSON answers, all 200, on a connection that stays open."""
+    """The bodies of `count` JSON responses with status 200, on a connection that stays open."""
     file, found = connection.makefile("rb"), []
     for _ in range(count):
         assert file.readline().split()[1] == b"200"
@@ -59,7 +59,7 @@ def answers(connection: socket.socket, count: int) -> list[dict]:
     return found
 
 
-def test_half_open_requests_give_way_to_whole_ones(runs):
+def test_idle_connections_are_closed_for_new_requests(runs):
     with serving(runs / "run", connections=8) as served, connected(served, HALF, 40) as halves:
         for _ in range(5):
             assert httpx2.get(f"{served.url}/health").status_code == 200
@@ -67,7 +67,7 @@ def test_half_open_requests_give_way_to_whole_ones(runs):
         assert answer(halves[0]) == b""  # the oldest gave way
 
 
-def test_connections_with_requests_do_not_give_way(runs):
+def test_busy_connections_are_kept_and_new_ones_get_503(runs):
     with serving(runs / "run", connections=2, max_tokens=10_000_000) as served, httpx2.Client() as client:
         body = REQUEST | {"max_tokens": 10_000_000}
         with connected(served, post(body), 2) as (one, other):
@@ -79,7 +79,7 @@ def test_connections_with_requests_do_not_give_way(runs):
         until(lambda: client.get(f"{served.url}/health").status_code == 200)
 
 
-def test_a_head_that_does_not_come_is_not_waited_for(runs):
+def test_slow_request_head_gets_408(runs):
     with serving(runs / "run", client_seconds=0.3) as served:
         for before in (b"", GET):
             with connected(served, before) as (slow,):
@@ -90,12 +90,12 @@ def test_a_head_that_does_not_come_is_not_waited_for(runs):
             assert said.split()[1] == b"408" and b"did not come in time" in said
 
 
-def test_a_silent_connection_is_closed(runs):
+def test_silent_connection_is_closed(runs):
     with serving(runs / "run", client_seconds=0.3) as served, connected(served) as (silent,):
         assert answer(silent) == b""
 
 
-def test_a_slow_head_does_not_end_the_answer_before_it(runs):
+def test_slow_head_does_not_abort_the_previous_response(runs):
     with serving(runs / "run", client_seconds=0.3, max_tokens=10_000_000) as served:
         body = REQUEST | {"max_tokens": 10_000_000}
         with connected(served, post(body) + HALF) as (client,):
@@ -118,7 +118,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("data", LARGE.values(), ids=LARGE)
-def test_a_head_that_is_too_large_is_refused_before_the_token_is_asked_for(runs, data):
+def test_large_head_is_refused_before_the_token_check(runs, data):
     with serving(runs / "run", token="sesame") as served, connected(served) as (client,):
         with contextlib.suppress(ConnectionError):
             client.sendall(data)
@@ -129,19 +129,19 @@ def test_a_head_that_is_too_large_is_refused_before_the_token_is_asked_for(runs,
 
 
 @pytest.mark.parametrize(("size", "status"), [(Limits.head_bytes, b"200"), (Limits.head_bytes + 1, b"431")])
-def test_the_limit_of_a_head_is_exact(served, size, status):
+def test_head_size_limit_is_exact(served, size, status):
     before, after = GET[:-2] + b"X-Long: ", b"\r\nConnection: close\r\n\r\n"
     with connected(served, before + b"x" * (size - len(before) - len(after)) + after) as (client,):
         assert answer(client).split()[1] == status
 
 
-def test_a_request_with_two_hosts_is_400(served):
+def test_two_host_headers_give_400(served):
     with connected(served, GET[:-2] + b"Host: other.example\r\nConnection: close\r\n\r\n") as (client,):
         said = answer(client)
         assert said.split()[1] == b"400" and b"more than one `Host` header" in said
 
 
-def test_more_requests_than_are_answered_in_turn_end_the_connection(served):
+def test_too_many_pipelined_requests_abort_the_connection(served):
     with connected(served, GET * 5) as (client,):
         assert len(answers(client, 5)) == 5
     with connected(served) as (client,):
@@ -153,8 +153,8 @@ def test_more_requests_than_are_answered_in_turn_end_the_connection(served):
 
 @pytest.mark.parametrize("split", [0, 3, 10_000], ids=["head and body apart", "in the body", "together"])
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-def test_an_offer_of_another_protocol_is_ignored(served, protocol, split):
-    """As Java's HttpClient sends it with every first request."""
+def test_upgrade_header_is_ignored(served, protocol, split):
+    """Java's HttpClient sends it with every first request."""
     data = post({"text": "abc"}, b"/score")
     head, _, body = data.partition(b"\r\n\r\n")
     head += b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\nHTTP2-Settings: AAEAAEAA\r\n\r\n"
@@ -167,12 +167,12 @@ def test_an_offer_of_another_protocol_is_ignored(served, protocol, split):
         assert first["characters"] == second["characters"] == 3
 
 
-def test_a_tunnel_is_refused(served):
+def test_connect_is_refused(served):
     with connected(served, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n") as (client,):
         assert answer(client).split()[1] in (b"400", b"405")
 
 
-def test_a_client_of_http_1_0_gets_no_chunks(served):
+def test_http_1_0_gets_no_chunked_encoding(served):
     for stream in (False, True):
         data = post({"prompt": "abc", "max_tokens": 30, "stream": stream, "seed": 1}).replace(b"HTTP/1.1", b"HTTP/1.0")
         with connected(served, data) as (client,):
@@ -185,7 +185,7 @@ def test_a_client_of_http_1_0_gets_no_chunks(served):
             assert json.loads(body)["usage"]["completion_tokens"] == 30
 
 
-def test_clients_that_vanish_are_not_logged(runs, caplog):
+def test_disconnections_are_not_logged(runs, caplog):
     """The event loop logs a line for each part of an answer that is written to a closed connection."""
     for name in ("asyncio", "uvicorn.error"):
         for one in list(logging.getLogger(name).filters):
@@ -194,7 +194,7 @@ def test_clients_that_vanish_are_not_logged(runs, caplog):
         for name in ("asyncio", "uvicorn.error"):
             for one in list(logging.getLogger(name).filters):
                 logging.getLogger(name).removeFilter(one)
-        ended = counted(served)
+        ended = record_finished(served)
 
         async def large() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -202,16 +202,16 @@ def test_clients_that_vanish_are_not_logged(runs, caplog):
             await reader.read(1000)
             writer.transport.abort()
 
-        async def crowd() -> None:
-            await asyncio.gather(*(vanish(served.port, 500 * (n % 2), REQUEST) for n in range(10)))
+        async def send_all() -> None:
+            await asyncio.gather(*(connect_and_abort(served.port, 500 * (n % 2), REQUEST) for n in range(10)))
             await large()
 
-        asyncio.run(crowd())
+        asyncio.run(send_all())
         until(lambda: len(ended) == 11)
     assert not [record.getMessage() for record in caplog.records if record.name in ("asyncio", "uvicorn.error")]
 
 
-def test_a_sentence_is_logged_once_a_minute():
+def test_repeated_records_are_logged_once_a_minute():
     sparing = RepeatFilter()
 
     def passes(message: str, error: BaseException | None = None) -> bool:
@@ -229,7 +229,7 @@ def test_a_sentence_is_logged_once_a_minute():
     ("soft", "hard", "most", "raised"),
     [(256, 256, 256, None), (256, 1 << 20, 2048, 2048), (256, 1024, 1024, 1024), (1 << 20, 1 << 20, 2048, None)],
 )
-def test_connections_fit_the_limit_of_open_files(monkeypatch, soft, hard, most, raised):
+def test_connections_fit_the_open_file_limit(monkeypatch, soft, hard, most, raised):
     """most: connections, and the files beside them where the limit decides."""
     asked = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
@@ -241,7 +241,7 @@ def test_connections_fit_the_limit_of_open_files(monkeypatch, soft, hard, most, 
 
 
 @pytest.mark.slow
-def test_a_service_with_few_descriptors_answers_beside_hundreds_of_half_open_requests(runs, tmp_path):
+def test_few_descriptors_and_many_idle_connections(runs, tmp_path):
     command = f"ulimit -n 256; exec {sys.executable} -m charladder serve {runs / 'run'} --port 0"
     with (
         (tmp_path / "log").open("wb") as log,

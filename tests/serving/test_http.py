@@ -1,4 +1,4 @@
-"""What HTTP clients expect beside the answers: HEAD, content codings, fields that are named, the description."""
+"""HTTP details: HEAD, content codings, named fields, the OpenAPI document."""
 
 import gzip
 import json
@@ -19,20 +19,20 @@ def test_head_is_get_without_a_body(served, path):
         assert head.headers["content-length"] == got.headers["content-length"]
 
 
-def test_head_where_only_post_is_answered_is_405(served):
+def test_head_of_a_post_path_gives_405(served):
     assert httpx2.head(f"{served.url}/score").status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/health/", "/v1/models/", "/v1/completions/"])
-def test_a_path_with_a_slash_too_many_is_not_redirected(served, path):
-    """The redirect would not know the scheme and the prefix of a proxy."""
+def test_trailing_slash_is_not_redirected(served, path):
+    """A redirect would lose the scheme and the prefix of a proxy."""
     body = {} if "completions" in path else None
     answer = httpx2.request("POST" if body == {} else "GET", served.url + path, json=body)
     assert answer.status_code == 404
     assert answer.json()["error"]["message"] == f"there is nothing at {path!r} here"
 
 
-def test_a_compressed_body_is_415(served):
+def test_compressed_body_gives_415(served):
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = httpx2.post(f"{served.url}/score", content=gzip.compress(b'{"text": "a"}'), headers=headers)
     assert answer.status_code == 415
@@ -50,12 +50,12 @@ def test_a_compressed_body_is_415(served):
         ("layers", {"text": "abc", "place": 4}, "place"),
     ],
 )
-def test_the_field_that_is_wrong_is_named(served, path, body, param):
+def test_error_names_the_wrong_field(served, path, body, param):
     answer = httpx2.post(f"{served.url}/{path}", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_the_description_says_which_requests_need_the_token(runs, served):
+def test_openapi_document_describes_the_token(runs, served):
     assert "securitySchemes" not in httpx2.get(f"{served.url}/openapi.json").json()["components"]
     with serving(runs / "run", token="sesame") as guarded:
         headers = {"Authorization": "Bearer sesame"}
@@ -70,13 +70,13 @@ def test_the_description_says_which_requests_need_the_token(runs, served):
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_NUMBERS_PER_CALL, MAX_NUMBERS_PER_CALL + 1, 3 * MAX_NUMBERS_PER_CALL])
-def test_encoding_in_pieces_is_the_same_json(size):
+def test_encoding_in_parts_equals_json(size):
     row = [None if n % 7 == 0 else n / 3 for n in range(size)]
     value = {"bits": row, "layers": [{"term": 'a"ü', "bits": row}, {}], "none": [], "empty": {}, "n": 1.5}
     assert json.loads(encode_json(value)) == value
 
 
-def test_what_fails_inside_names_no_file_to_clients(runs, capfd):
+def test_internal_errors_do_not_reveal_file_names(runs, capfd):
     with serving(runs / "run") as served:
 
         def missing(*arguments):

@@ -1,4 +1,4 @@
-"""The limits of the service are inclusive, as their sentences say."""
+"""The bounds of the service's limits."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from charladder.serving.limits import Limits
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("streams", 1, 4096), ("max_tokens", 1, 1 << 24)])
-def test_a_limit_may_be_as_low_and_as_high_as_the_sentence_says(name, least, most):
+def test_integer_limits_are_inclusive(name, least, most):
     for value in (least, most):
         assert getattr(Limits(**{name: value}), name) == value
     for value in (least - 1, most + 1):
@@ -15,7 +15,7 @@ def test_a_limit_may_be_as_low_and_as_high_as_the_sentence_says(name, least, mos
             Limits(**{name: value})
 
 
-def test_the_time_of_a_request_is_above_zero_and_below_a_million_seconds():
+def test_seconds_limit():
     assert Limits(seconds=999_999.5).seconds == 999_999.5
     for seconds in (0.0, 1e6):
         with pytest.raises(UserError, match="it must be above 0 and below a million"):

@@ -33,7 +33,7 @@ def test_models(client):
     assert model.id == "run" == client.models.retrieve("run").id
 
 
-def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
+def test_completion_equals_generate_with_the_same_seed(client, runs):
     for seed, temperature, top_p in ((5, 1.0, 1.0), (6, 0.7, 0.9), (7, 0.0, 1.0)):
         settings = GenerationConfig(40, SamplingParams(temperature, top_p=top_p), seed, draft="none")
         wanted = "".join(TextGenerator(open_run(runs / "run"), settings).stream(PROMPT.encode()))
@@ -44,7 +44,7 @@ def test_a_completion_is_what_generate_writes_from_the_same_seed(client, runs):
         assert (found.usage.completion_tokens, found.usage.total_tokens) == (40, 50)
 
 
-def test_several_texts_are_those_that_generate_writes_for_the_same_prompts(client, runs):
+def test_several_prompts_equal_generate(client, runs):
     prompts = [PROMPT, "Another", PROMPT]
     model = TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none"))
     wanted = [text.text for text in model.generate([prompt.encode() for prompt in prompts for _ in range(2)])]
@@ -53,11 +53,11 @@ def test_several_texts_are_those_that_generate_writes_for_the_same_prompts(clien
 
 
 @pytest.mark.parametrize("draft", ["auto", "none", "targets", "ngram"])
-def test_the_text_of_a_seed_is_the_same_whatever_drafts(client, draft):
+def test_text_does_not_depend_on_the_drafter(client, draft):
     assert write(client, extra_body={"draft": draft}).choices[0].text == write(client).choices[0].text
 
 
-def test_streamed_pieces_are_the_whole(client):
+def test_stream_equals_the_whole_answer(client):
     whole = write(client, max_tokens=200)
     chunks = list(write(client, max_tokens=200, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
@@ -67,8 +67,8 @@ def test_streamed_pieces_are_the_whole(client):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_stream_of_bytes_never_breaks_a_character(client):
-    """Four bytes are one character; a piece ends where a character does."""
+def test_stream_never_splits_a_character(client):
+    """A character has four bytes; a chunk ends with a character."""
     chunks = list(
         write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3, stream=True)
     )
@@ -77,8 +77,8 @@ def test_a_stream_of_bytes_never_breaks_a_character(client):
     assert text == whole.choices[0].text
 
 
-def test_log_probabilities_sum_to_what_score_says(client, served):
-    """Cached and in a batch, against evaluation of the whole; far past the context of 16."""
+def test_logprobs_agree_with_score(client, served):
+    """Far past the context of 16."""
     found = write(client, max_tokens=60, logprobs=3, echo=True, temperature=0.8)
     choice = found.choices[0]
     said = choice.logprobs
@@ -105,7 +105,7 @@ def test_offsets_point_into_the_text(client):
 
 @pytest.mark.parametrize("prompt", [PROMPT, list(PROMPT.encode())])
 def test_offsets_without_echo_begin_after_the_prompt(client, prompt):
-    """In characters, of which the prompt has one less than it has bytes."""
+    """In characters; the prompt has one byte more."""
     found = write(client, prompt, max_tokens=20, logprobs=0).choices[0].logprobs.text_offset
     echoed = write(client, prompt, max_tokens=20, logprobs=0, echo=True).choices[0].logprobs.text_offset
     assert found[0] == len(PROMPT)
@@ -114,14 +114,14 @@ def test_offsets_without_echo_begin_after_the_prompt(client, prompt):
     assert [offset for c in chunks for offset in c.choices[0].logprobs.text_offset] == found
 
 
-def test_echo_alone_scores_a_prompt(client, served):
+def test_echo_without_completion_scores_the_prompt(client, served):
     choice = write(client, max_tokens=0, logprobs=1, echo=True).choices[0]
     assert choice.text == PROMPT and choice.finish_reason == "length"
     bits = [-nats / math.log(2) for nats in choice.logprobs.token_logprobs[1:]]
     assert bits == pytest.approx(score(served, text=PROMPT)["bits"][1:], abs=1e-4)
 
 
-def test_stop_strings_end_a_text_and_are_no_part_of_it(client):
+def test_stop_strings_end_a_text_and_are_removed(client):
     free = write(client, max_tokens=200).choices[0].text
     stop = next(free[n : n + 2] for n in range(10, 190) if free[n : n + 2].isascii())
     choice = write(client, max_tokens=200, stop=[stop, "never"]).choices[0]
@@ -131,8 +131,8 @@ def test_stop_strings_end_a_text_and_are_no_part_of_it(client):
 
 
 @pytest.mark.parametrize("name", ["lettered", "dropping"])
-def test_a_stop_that_cannot_occur_is_ignored(runs, name):
-    """Its letters outside the alphabet are not left out of it: what remains would match."""
+def test_stop_with_unknown_letters_is_ignored(runs, name):
+    """Without the unknown letters the rest would match."""
     with (
         serving(runs / name) as served,
         openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
@@ -146,7 +146,7 @@ def test_a_stop_that_cannot_occur_is_ignored(runs, name):
         assert (choice.text, choice.finish_reason) == (free[: free.index(cut)], "stop")
 
 
-def test_prompts_as_tokens_and_several_at_once(client):
+def test_token_prompts_and_several_prompts(client):
     ids = list(PROMPT.encode())
     alone = write(client).choices[0].text
     assert write(client, prompt=ids).choices[0].text == alone
@@ -165,7 +165,7 @@ def test_prompts_as_tokens_and_several_at_once(client):
     assert [streamed[n] for n in range(4)] == [choice.text for choice in several.choices]
 
 
-def test_an_empty_prompt_begins_as_generate_does_and_its_opening_is_not_shown(client, runs):
+def test_empty_prompt_equals_generate(client, runs):
     wanted = "".join(TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none")).stream(b""))
     for prompt in ("", None):
         answer = write(client, prompt=prompt, echo=True, logprobs=1)
@@ -175,7 +175,7 @@ def test_an_empty_prompt_begins_as_generate_does_and_its_opening_is_not_shown(cl
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (0, 40)
 
 
-def test_drafts_are_marked_character_by_character(client):
+def test_accepted_drafts_are_marked_by_character(client):
     choice = write(
         client, prompt="ababababab" * 10, extra_body={"draft": "ngram"}, temperature=0, max_tokens=60
     ).choices[0]
@@ -211,14 +211,14 @@ def test_drafts_are_marked_character_by_character(client):
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "send `stream: true` too"),
     ],
 )
-def test_mistakes_are_the_client_s_own_exceptions(client, wrong, kind, sentence):
+def test_errors_are_exceptions_of_the_client(client, wrong, kind, sentence):
     with pytest.raises(kind) as caught:
         write(client, **wrong)
     assert sentence in str(caught.value)
     assert caught.value.param == next(iter(wrong.get("extra_body", wrong)))
 
 
-def test_letters_outside_the_alphabet_are_named(lettered):
+def test_error_names_the_unknown_letter(lettered):
     with openai.OpenAI(base_url=f"{lettered.url}/v1", api_key="none", max_retries=0) as client:
         found = client.completions.create(model="lettered", prompt="A lädder ", max_tokens=10, logprobs=0, echo=True)
         assert found.usage.prompt_tokens == 9 and found.choices[0].logprobs.tokens[3] == "ä"
@@ -226,7 +226,7 @@ def test_letters_outside_the_alphabet_are_named(lettered):
             client.completions.create(model="lettered", prompt="q", max_tokens=1)
 
 
-def test_a_token_is_wanted_where_there_is_one(runs):
+def test_bearer_token_is_required(runs):
     with serving(runs / "run", token="sesame") as guarded:
         right, wrong = (
             openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0) for key in ("sesame", "sesam")
@@ -240,7 +240,7 @@ def test_a_token_is_wanted_where_there_is_one(runs):
             assert httpx2.get(f"{guarded.url}/about", headers={"Authorization": header}).status_code == status
 
 
-def test_too_many_texts_are_refused_and_places_come_free(runs):
+def test_full_queue_gives_429_until_streams_are_free(runs):
     with (
         serving(runs / "run", streams=1, waiting=1, max_tokens=10_000_000) as small,
         openai.OpenAI(base_url=f"{small.url}/v1", api_key="none", max_retries=0) as client,
@@ -260,10 +260,10 @@ def test_too_many_texts_are_refused_and_places_come_free(runs):
         assert len(write(client).choices[0].text) > 0
 
 
-def test_a_request_ends_when_its_time_is_over(runs):
+def test_text_ends_at_its_deadline(runs):
     with (
-        serving(runs / "run", seconds=0.3, max_tokens=10_000_000) as hurried,
-        openai.OpenAI(base_url=f"{hurried.url}/v1", api_key="none", max_retries=0) as client,
+        serving(runs / "run", seconds=0.3, max_tokens=10_000_000) as impatient,
+        openai.OpenAI(base_url=f"{impatient.url}/v1", api_key="none", max_retries=0) as client,
     ):
         choice = write(client, max_tokens=10_000_000).choices[0]
         assert choice.finish_reason == "length" and choice.model_extra["charladder"]["ended_by"] == "time"

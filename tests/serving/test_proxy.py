@@ -46,7 +46,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def proxied(folder: Path, served: Served, left_out: str = "") -> Iterator[tuple[httpx2.Client, int]]:
-    """A client of the documented proxy, and the proxy's port. left_out: a line that the proxy goes without."""
+    """A client of the documented proxy, and the proxy's port. left_out: a line to leave out of its configuration."""
     (server,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
     port = free_port()
     for was, new in (
@@ -79,7 +79,7 @@ def listening(port: int) -> bool:
     return False
 
 
-def test_the_documented_proxy_serves_the_page_and_programs(runs, tmp_path):
+def test_documented_proxy(runs, tmp_path):
     access = {"hosts": ("localhost", "127.0.0.1", "ladder.example")}
     with (
         serving(runs / "run", token="sesame", access=access, max_tokens=10_000_000) as served,
@@ -105,7 +105,7 @@ def test_the_documented_proxy_serves_the_page_and_programs(runs, tmp_path):
         until(lambda: not served.service.scheduler.num_active)
 
 
-def test_a_proxy_that_does_not_pass_the_host_on(runs, tmp_path):
+def test_proxy_that_replaces_the_host_header(runs, tmp_path):
     for access, status in (({}, 403), ({"origins": (ORIGIN,)}, 200)):
         with (
             serving(runs / "run", token="sesame", access=access) as served,

@@ -1,4 +1,4 @@
-"""Bodies that do not fit cost no more than a small multiple of what a valid body of the same size costs."""
+"""Invalid bodies cost at most a small multiple of a valid body of the same size."""
 
 import json
 import threading
@@ -49,7 +49,7 @@ def post(served: Served, path: str, body: bytes) -> httpx2.Response:
     return httpx2.post(f"{served.url}/{path}", content=body, headers=headers, timeout=300)
 
 
-def cost(served: Served, path: str, body: bytes) -> tuple[float, int, int]:
+def measure_cost(served: Served, path: str, body: bytes) -> tuple[float, int, int]:
     """Seconds of CPU, bytes at the peak, and the status."""
     times = []
     for _ in range(3):
@@ -67,21 +67,21 @@ def cost(served: Served, path: str, body: bytes) -> tuple[float, int, int]:
 
 @pytest.fixture(scope="module")
 def valid(served):
-    seconds, peak, status = cost(served, "v1/completions", VALID)
+    seconds, peak, status = measure_cost(served, "v1/completions", VALID)
     assert status == 200
     return seconds, peak
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_body_costs_no_more_than_a_valid_one(served, valid, name):
+def test_invalid_body_costs_no_more_than_a_valid_one(served, valid, name):
     path, make = WRONG[name]
-    seconds, peak, status = cost(served, path, sized(make))
+    seconds, peak, status = measure_cost(served, path, sized(make))
     assert status == 400
     assert seconds < MOST * valid[0]
     assert peak < MOST * valid[1]
 
 
-def test_large_bodies_are_read_in_a_thread_of_their_own(served, monkeypatch):
+def test_large_bodies_are_parsed_in_a_thread(served, monkeypatch):
     parse, threads = service.parse_body, []
 
     def noted(data, model):
@@ -109,12 +109,12 @@ def test_large_bodies_are_read_in_a_thread_of_their_own(served, monkeypatch):
         ([], "the body is JSON, but not an object; send an object"),
     ],
 )
-def test_mistakes_name_the_field_and_the_type_that_was_meant(served, body, sentence):
+def test_errors_name_the_field_and_the_intended_type(served, body, sentence):
     answer = httpx2.post(f"{served.url}/v1/completions", json=body)
     assert answer.status_code == 400 and answer.json()["error"]["message"].endswith(sentence)
 
 
-def test_characters_inside_strings_are_no_structure(served):
+def test_brackets_in_strings_are_not_counted(served):
     text = '[{:"\\' * 5000
     answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": text, "max_tokens": 0, "echo": True})
     assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == text

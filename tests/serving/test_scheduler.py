@@ -1,4 +1,4 @@
-"""Texts that wait for a place: their streams say so, and they are refused when their time is over."""
+"""Requests in the queue: their streams send comments, and they expire."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ LONG = {"prompt": "a", "max_tokens": 10_000_000}
 
 
 @contextlib.contextmanager
-def full(runs, seconds: float) -> Iterator[Served]:
-    """A service with one place, which is taken by a text; later ones have so many seconds."""
+def busy_service(runs, seconds: float) -> Iterator[Served]:
+    """A service with one stream, which is busy; later requests have `seconds`."""
     with serving(runs / "run", streams=1, max_tokens=10_000_000) as served:
         with httpx2.stream("POST", f"{served.url}/v1/completions", json=LONG | {"stream": True}, timeout=60) as first:
             lines = first.iter_lines()  # kept: the connection ends with it
@@ -30,9 +30,12 @@ def full(runs, seconds: float) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_text_that_finds_no_place_in_time_is_refused(runs, stream):
-    """Before anything was sent, by the status of the answer."""
-    with full(runs, 0.3) as served, openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+def test_request_expires_in_the_queue(runs, stream):
+    """Before anything was sent, by the status of the response."""
+    with (
+        busy_service(runs, 0.3) as served,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
+    ):
         with pytest.raises(openai.InternalServerError, match="no stream became free within") as caught:
             client.completions.create(model="run", prompt="a", stream=stream)
         assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
@@ -40,10 +43,10 @@ def test_a_text_that_finds_no_place_in_time_is_refused(runs, stream):
         assert served.service.scheduler.num_active == 1 and not served.service.scheduler.waiting
 
 
-def test_a_stream_that_waits_sends_comments_and_then_its_error(runs, monkeypatch):
+def test_waiting_stream_sends_comments_and_then_its_error(runs, monkeypatch):
     monkeypatch.setattr(event_stream, "FIRST_COMMENT_SECONDS", 0.1)
     monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.1)
-    with full(runs, 1.0) as served:
+    with busy_service(runs, 1.0) as served:
         answer = httpx2.post(f"{served.url}/v1/completions", json=LONG | {"stream": True}, timeout=60)
     assert answer.status_code == 200
     first, *comments, error, done = [line for line in answer.text.split("\n") if line]
@@ -52,10 +55,10 @@ def test_a_stream_that_waits_sends_comments_and_then_its_error(runs, monkeypatch
     assert error["message"].startswith("no stream became free") and error["code"] == "503"
 
 
-def test_comments_do_not_disturb_the_text_that_follows(runs, monkeypatch):
+def test_comments_before_the_text_are_ignored(runs, monkeypatch):
     monkeypatch.setattr(event_stream, "FIRST_COMMENT_SECONDS", 0.01)
     monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0.01)
-    with full(runs, 300) as served:
+    with busy_service(runs, 300) as served:
         body = {"prompt": "a", "max_tokens": 300, "seed": 1}
         with httpx2.stream("POST", f"{served.url}/v1/completions", json=body | {"stream": True}, timeout=60) as waiting:
             lines = waiting.iter_lines()
@@ -66,13 +69,13 @@ def test_comments_do_not_disturb_the_text_that_follows(runs, monkeypatch):
     assert "".join(piece["choices"][0]["text"] for piece in pieces) == whole["choices"][0]["text"]
 
 
-def test_texts_of_one_request_that_wait_for_each_other_are_refused_together(runs):
+def test_choices_of_a_request_expire_together(runs):
     with serving(runs / "run", streams=1, seconds=1.0, max_tokens=10_000_000) as served:
         answer = httpx2.post(f"{served.url}/v1/completions", json=LONG | {"n": 2}, timeout=60)
     assert answer.status_code == 503
 
 
-def test_a_score_whose_turn_does_not_come_is_refused(runs):
+def test_scoring_expires_in_the_queue(runs):
     with serving(runs / "run", seconds=0.3) as served:
         busy = served.service.scorer.executor.submit(time.sleep, 0.6)
         answer = httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60)

@@ -28,7 +28,7 @@ def loaded(runs):
     return run.network(), run.objective()
 
 
-def test_score_is_what_evaluate_says(served, runs, loaded):
+def test_score_equals_evaluate(served, runs, loaded):
     ids_N = np.frombuffer(DATA, np.uint8)
     whole = evaluate(lambda t, keep: loaded[0](t, logits_to_keep=keep).logits_BTV, ids_N, (0, len(DATA)), 16, 8, 256)
     found = ask(served, "score", text=TEXT)
@@ -42,7 +42,7 @@ def test_score_is_what_evaluate_says(served, runs, loaded):
 
 
 @pytest.mark.parametrize("begin", [0, 1, 5, 16, 17, 18, 40, 77, len(DATA) - 1, len(DATA)])
-def test_a_part_has_the_bits_that_it_has_in_the_whole(served, begin):
+def test_bits_of_a_part_equal_those_of_the_whole(served, begin):
     whole = ask(served, "score", text=TEXT)["bits"]
     assert ask(served, "score", text=TEXT, begin=begin)["bits"] == pytest.approx(whole[begin:], abs=1e-5)
     end = min(len(DATA), begin + 3)
@@ -78,7 +78,7 @@ def test_every_layer_scores_every_symbol(served, loaded):
 
 
 @pytest.mark.parametrize("place", [1, 2, 15, 16, 17, 24, 25, 40, len(DATA) - 1])
-def test_there_is_a_row_for_each_layer_and_it_agrees_with_the_score(served, place):
+def test_layers_has_a_row_for_each_layer_that_agrees_with_score(served, place):
     found = ask(served, "layers", text=TEXT, place=place)
     assert [row["layer"] for row in found["rows"]] == [1, 2, 3]
     assert found["symbol"]["id"] == DATA[place]
@@ -111,7 +111,7 @@ def test_before_the_first_character_and_after_the_last(served):
     assert last["rows"][2]["heads"][0]["actual"] is None and len(last["rows"][2]["heads"][0]["likeliest"]) == 5
 
 
-def test_a_run_without_heads_has_predictions_of_the_last_layer_alone(runs):
+def test_run_without_heads_predicts_from_the_last_layer_only(runs):
     with serving(runs / "bare") as bare:
         found = ask(bare, "layers", text="A lad", place=3)
         assert [len(row["heads"]) for row in found["rows"]] == [0, 0, 1]

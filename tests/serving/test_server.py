@@ -1,4 +1,4 @@
-"""`charladder serve` that is told to end: at once, whatever it is at, with a word to its clients and no traceback."""
+"""Shutdown of `charladder serve`: at once, with errors to its clients and without a traceback."""
 
 import asyncio
 import json
@@ -50,8 +50,8 @@ def until_it_answers(url: str) -> None:
             time.sleep(0.01)
 
 
-def said_at_the_end(process: subprocess.Popen[str], times: int) -> str:
-    """Asks so many times, and gives what the service had to say."""
+def stop_and_read_stderr(process: subprocess.Popen[str], times: int) -> str:
+    """Sends SIGINT `times` times; returns standard error."""
     for _ in range(times):
         process.send_signal(signal.SIGINT)
         time.sleep(0.02)
@@ -63,22 +63,22 @@ def said_at_the_end(process: subprocess.Popen[str], times: int) -> str:
 @pytest.mark.parametrize("times", [SLOW(1), 2, SLOW(5)])
 def test_without_clients(runs, times):
     with service(runs / "run") as (process, _):
-        assert said_at_the_end(process, times) == "charladder: interrupted\n"
+        assert stop_and_read_stderr(process, times) == "charladder: interrupted\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix")
-def test_where_the_parent_ignored_the_signal(runs):
+def test_parent_process_ignores_sigint(runs):
     with service(runs / "run", (*IGNORING,)) as (process, _):
-        assert said_at_the_end(process, 1) == "charladder: interrupted\n"
+        assert stop_and_read_stderr(process, 1) == "charladder: interrupted\n"
 
 
 @pytest.mark.parametrize("times", [1, SLOW(2)])
-def test_while_a_text_is_written(runs, times):
+def test_shutdown_during_a_stream(runs, times):
     with service(runs / "run") as (process, url), httpx2.Client(timeout=60) as client:
         with client.stream("POST", f"{url}v1/completions", json=LONG | {"stream": True}) as stream:
             lines = stream.iter_lines()
             assert next(lines).startswith("data: ")
-            err = said_at_the_end(process, times)
+            err = stop_and_read_stderr(process, times)
             if times == 1:  # who asks twice does not wait until it has been sent
                 rest = [line for line in lines if line]
                 assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"] == SHUTTING_DOWN
@@ -87,21 +87,21 @@ def test_while_a_text_is_written(runs, times):
 
 
 @pytest.mark.slow
-def test_while_a_client_takes_nothing(runs):
-    """It is waited for until one asks again."""
-    with service(runs / "run") as (process, url), socket.socket() as dawdler:
-        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        dawdler.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
-        dawdler.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
-        dawdler.recv(1)
-        assert said_at_the_end(process, 2) == "charladder: interrupted\n"
+def test_shutdown_with_a_stalled_client(runs):
+    """The service waits for it until the second signal."""
+    with service(runs / "run") as (process, url), socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
+        stalled.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
+        stalled.recv(1)
+        assert stop_and_read_stderr(process, 2) == "charladder: interrupted\n"
 
 
-def test_whoever_waits_for_an_answer_is_told(runs):
+def test_waiting_requests_get_an_error_at_shutdown(runs):
     with serving(runs / "run", max_tokens=10_000_000) as served:
         scorer, scheduler = served.service.scorer, served.service.scheduler
 
-        async def scene() -> list[httpx2.Response]:
+        async def run() -> list[httpx2.Response]:
             async with httpx2.AsyncClient(timeout=60) as client:
                 look = {"text": "x" * 100_000, "layers": True}
                 asked = [("v1/completions", LONG), *[("score", look)] * 8]
@@ -113,7 +113,7 @@ def test_whoever_waits_for_an_answer_is_told(runs):
                 served.server.should_exit = True
                 return await asyncio.gather(*answers)
 
-        text, *scores = asyncio.run(scene())
+        text, *scores = asyncio.run(run())
         assert text.status_code == 503 and SHUTTING_DOWN in text.text
         assert all(one.status_code == 200 or SHUTTING_DOWN in one.text for one in scores)
         assert any(one.status_code == 503 for one in scores)

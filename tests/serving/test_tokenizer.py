@@ -1,4 +1,4 @@
-"""The alphabet as a remote tokenizer, and what the service counts."""
+"""The remote tokenizer, the metrics and the access log."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ def post(served, path, **body):
     return httpx2.post(f"{served.url}/{path}", json=body, timeout=30)
 
 
-def test_tokens_are_symbols_and_come_back(served, lettered):
+def test_tokenize_and_detokenize(served, lettered):
     found = post(served, "tokenize", prompt=TEXT, add_special_tokens=False).json()
     assert found == {"count": len(TEXT.encode()), "max_model_len": 16, "tokens": list(TEXT.encode())}
     assert post(served, "detokenize", tokens=found["tokens"]).json() == {"prompt": TEXT}
@@ -41,7 +41,7 @@ def test_mistakes_are_400(served, path, body, param):
     assert param is None or answer.json()["error"]["param"] == param
 
 
-def test_a_remote_tokenizer_finds_what_it_asks_for(served):
+def test_tokenizer_info(served):
     info = httpx2.get(f"{served.url}/tokenizer_info").json()
     assert info["eos_token"] is None and info["vocab_size"] == 256  # the harness wants the key
 
@@ -69,7 +69,7 @@ def test_metrics_count_requests_and_characters(runs):
     assert all(re.fullmatch(named, line) for line in lines)
 
 
-def test_the_access_log_has_a_line_for_each_request(runs, capfd):
+def test_access_log(runs, capfd):
     with serving(runs / "run", access={"access_log": True}) as served:
         post(served, "score", text="secret")
         httpx2.get(f"{served.url}/%0aforged")
@@ -79,6 +79,6 @@ def test_the_access_log_has_a_line_for_each_request(runs, capfd):
     assert "secret" not in said
 
 
-def test_serve_has_the_flag():
+def test_serve_help_has_access_log():
     said = subprocess.run([sys.executable, "-m", "charladder", "serve", "--help"], capture_output=True, text=True)
     assert "--access-log" in said.stdout

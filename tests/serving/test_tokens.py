@@ -1,4 +1,4 @@
-"""Symbols as they come spell what they spell together."""
+"""Incremental decoding of symbols."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ PIECES = st.lists(st.one_of(st.text(max_size=4).map(str.encode), st.binary(max_s
 
 
 @given(pieces=PIECES, marks=st.data())
-def test_in_pieces_as_at_once(pieces, marks):
+def test_incremental_decoding_equals_decoding_at_once(pieces, marks):
     """An ASCII piece is spelled in fewer steps than one that has other bytes, or follows a character that is not
     complete: here the whole never is ASCII."""
     pieces = [*pieces, "ä".encode()]

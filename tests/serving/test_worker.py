@@ -1,4 +1,4 @@
-"""A small network is decoded in a worker for each core; nobody can tell from the texts."""
+"""A small network is decoded by a worker for each core, and the texts stay the same."""
 
 import asyncio
 
@@ -12,12 +12,12 @@ from charladder.run import open_run
 from charladder.serving import service
 from charladder.serving.service import open_runners
 from serving.served import Served, serving, until
-from serving.test_clients import REQUEST, counted, quiet, text, vanish
+from serving.test_clients import REQUEST, connect_and_abort, is_idle, record_finished, text
 
 
 @pytest.fixture
 def cores(monkeypatch):
-    """Three, and a worker for each, however few streams there are."""
+    """Three cores, with a worker for each."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 1)
@@ -25,7 +25,7 @@ def cores(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_texts_are_the_same_in_several_batches_as_alone(runs, cores):
+def test_texts_of_several_workers_equal_single_ones(runs, cores):
     bodies = [
         {"prompt": "lädder "[: 1 + n % 7], "seed": n, "max_tokens": 20 + 30 * (n % 4), "temperature": 0.5 + n % 3 / 4}
         | {"draft": ("auto", "none", "ngram")[n % 3], "top_k": n % 5}
@@ -35,27 +35,27 @@ def test_texts_are_the_same_in_several_batches_as_alone(runs, cores):
         assert [len(worker.free_slots) for worker in served.service.scheduler.workers] == [2, 2, 3]
         alone = [text(httpx2.post(f"{served.url}/v1/completions", json=body)) for body in bodies]
         passes = [worker.loop.passes for worker in served.service.scheduler.workers]
-        assert passes[0] and not any(passes[1:])  # whoever comes alone is the first one's
+        assert passes[0] and not any(passes[1:])  # a single text goes to the first worker
 
-        async def crowd() -> list[str]:
+        async def send_all() -> list[str]:
             async with httpx2.AsyncClient(timeout=60) as client:
                 answers = await asyncio.gather(
                     *(client.post(f"{served.url}/v1/completions", json=body) for body in bodies)
                 )
             return [text(answer) for answer in answers]
 
-        assert asyncio.run(crowd()) == alone
+        assert asyncio.run(send_all()) == alone
         assert all(worker.loop.passes for worker in served.service.scheduler.workers)
         assert served.service.scheduler.generated_characters == 2 * sum(body["max_tokens"] for body in bodies)
-        until(lambda: free(served) == 7)
+        until(lambda: num_free_slots(served) == 7)
 
 
-def test_batches_have_equal_shares(runs, cores):
+def test_workers_have_equal_shares(runs, cores):
     with serving(runs / "run", streams=9, max_tokens=10_000_000) as served:
         scheduler = served.service.scheduler
         body = {"prompt": "a", "max_tokens": 10_000_000, "n": 6}
 
-        async def scene() -> None:
+        async def run() -> None:
             async with httpx2.AsyncClient(timeout=60) as client:
                 asking = asyncio.ensure_future(client.post(f"{served.url}/v1/completions", json=body))
                 while sum(len(worker.active) for worker in scheduler.workers) < 6:
@@ -64,33 +64,33 @@ def test_batches_have_equal_shares(runs, cores):
                 assert not any(scheduler.is_only_active(worker.loop.runner) for worker in scheduler.workers)
                 asking.cancel()
 
-        asyncio.run(scene())
-        until(lambda: quiet(served))
+        asyncio.run(run())
+        until(lambda: is_idle(served))
         assert all(scheduler.is_only_active(worker.loop.runner) for worker in scheduler.workers)
 
 
-def test_whoever_vanishes_from_one_of_several_batches_leaves_nothing(runs, cores):
+def test_disconnected_clients_free_slots_of_all_workers(runs, cores):
     with serving(runs / "run", streams=4) as served:
-        ended = counted(served)
+        ended = record_finished(served)
 
-        async def crowd() -> None:
-            await asyncio.gather(*(vanish(served.port, 500 * (n % 2), REQUEST) for n in range(40)))
+        async def send_all() -> None:
+            await asyncio.gather(*(connect_and_abort(served.port, 500 * (n % 2), REQUEST) for n in range(40)))
 
-        asyncio.run(crowd())
+        asyncio.run(send_all())
         until(lambda: len(ended) == 40)
-        until(lambda: quiet(served) and free(served) == 4)
+        until(lambda: is_idle(served) and num_free_slots(served) == 4)
 
 
-def test_a_large_network_and_a_single_stream_have_one_batch(runs, cores, monkeypatch):
+def test_large_network_and_single_stream_have_one_worker(runs, cores, monkeypatch):
     network = open_run(runs / "run").network()
-    assert [reader.slots for reader in open_runners(network, 5, torch.float32)] == [1, 2, 2]
-    assert [reader.slots for reader in open_runners(network, 1, torch.float32)] == [1]
+    assert [runner.slots for runner in open_runners(network, 5, torch.float32)] == [1, 2, 2]
+    assert [runner.slots for runner in open_runners(network, 1, torch.float32)] == [1]
     monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 3)
-    assert [reader.slots for reader in open_runners(network, 7, torch.float32)] == [3, 4]
+    assert [runner.slots for runner in open_runners(network, 7, torch.float32)] == [3, 4]
     monkeypatch.setattr(packed_cpu, "SHARED_CACHE_BYTES", 0)
-    (reader,) = open_runners(network, 5, torch.float32)
-    assert isinstance(reader, PackedRunner) and reader.slots == 5
+    (runner,) = open_runners(network, 5, torch.float32)
+    assert isinstance(runner, PackedRunner) and runner.slots == 5
 
 
-def free(served: Served) -> int:
+def num_free_slots(served: Served) -> int:
     return sum(len(worker.free_slots) for worker in served.service.scheduler.workers)

@@ -1,4 +1,4 @@
-"""charladder serve"""
+"""The command `charladder serve`."""
 
 import gc
 import ipaddress
@@ -14,7 +14,7 @@ from charladder.errors import UserError
 from charladder.run import open_run
 from charladder.serving.limits import Limits
 
-_MAX_TOKEN_BYTES = 4096  # bytes of a token
+_MAX_TOKEN_BYTES = 4096
 # How long the event loop may keep the interpreter lock from the decoding threads. Python's 0.005 s costs a quarter.
 _SWITCH_SECONDS = 0.0005
 
@@ -81,15 +81,15 @@ def main(argv: list[str]) -> int:
     name = f"[{options.host}]" if ":" in options.host else options.host
     if not local and token is None:
         print_message(
-            f"warning: {options.host} may be reached from other machines, and there is no token: whoever reaches "
-            "it may ask; set CHARLADDER_TOKEN, or give --token-file"
+            f"warning: other machines may reach {options.host}, and without a token every client is served; set "
+            "CHARLADDER_TOKEN, or give --token-file"
         )
     known = (*LOCAL_HOSTS, name.lower(), *hosts) if local or hosts else None
     app = make_app(service, known, origins, root_path, options.access_log)
     print(f"serving {service.name} at http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.freeze()  # what is loaded now stays: nobody need look through it again and again
+    gc.freeze()  # the garbage collector skips the objects that exist now
     server = Server(service, app)
     try:
         server.run([listening])
@@ -97,19 +97,19 @@ def main(argv: list[str]) -> int:
         sys.setswitchinterval(before)
         gc.unfreeze()
     if server.started and server.should_exit:
-        # The server has raised the signal again, to no effect: the parent process had it ignored.
+        # uvicorn raises the signal again, without effect if the parent process ignores it.
         raise KeyboardInterrupt
     return 0
 
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches an IP address."""
-    one = ipaddress.ip_address(address.partition("%")[0])
-    return (getattr(one, "ipv4_mapped", None) or one).is_loopback
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
 def read_token(name: str | None) -> str | None:
-    """The token of a file, or else of the environment; None where there is neither. Raises UserError."""
+    """The token of a file, or else of CHARLADDER_TOKEN; None if there is neither. Raises UserError."""
     token = os.environ.get("CHARLADDER_TOKEN") or None
     if name is not None:
         try:
@@ -121,26 +121,26 @@ def read_token(name: str | None) -> str | None:
     if token is not None and not (
         token.isascii() and token.isprintable() and " " not in token and len(token) <= _MAX_TOKEN_BYTES
     ):
-        raise UserError("the token must be printable ASCII without blanks, of 4,096 characters at most; choose another")
+        raise UserError("the token must be printable ASCII without blanks and have at most 4,096 characters")
     if name is not None and not token:
         raise UserError(f"--token-file {name} is empty; write a token into it")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UserError where the address cannot be had."""
+    """A listening socket. Raises UserError if the address cannot be used."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # IPv4 where there is a choice
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, *_, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)  # prefers IPv4
         listening = socket.create_server(address, family=family, backlog=1024)
-        # What is accepted inherits it. Without, a small message may wait 40 ms for the answer to the one before.
+        # Accepted connections inherit it. Without it a small message may wait 40 ms for an acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OverflowError:
         raise UserError(f"--port is {port}; it must be between 0 and 65535") from None
     except OSError as error:
         raise UserError(
-            f"{host}, port {port} cannot be listened at: {error.strerror}; choose another --port or --host"
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port or --host"
         ) from None
     except ValueError:
-        raise UserError(f"--host {host!r} is no name of an address") from None
+        raise UserError(f"--host is {host!r}; give a name or an address") from None

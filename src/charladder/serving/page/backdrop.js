@@ -1,5 +1,5 @@
-// The coloured text behind the text area. It is cut into chunks: an edit replaces those it touches, and only chunks in
-// or near sight are coloured, so that a key costs the same in a long text as in a short one.
+// The coloured text behind the text area, in chunks. An edit replaces the chunks it touches, and only chunks in or near
+// the viewport are coloured, so that typing costs the same in a long text as in a short one.
 
 import { NONE, UNKNOWN } from "./colours.js";
 import { joins } from "./text.js";
@@ -13,7 +13,7 @@ const LEVELS = 15; // the bits of a mark that hold its level
 export class Backdrop {
   #element;
   #text = "";
-  #marks = new Uint8Array(0); // one a unit: its level, and whether it was written, drafted, or is where the cursor is
+  #marks = new Uint8Array(0); // for each unit: its level, and the flags WRITTEN, DRAFTED and HERE (at the cursor)
   #chunks = []; // {element, length, near, drawn}
   #here = [0, 0];
   #watcher;
@@ -21,14 +21,14 @@ export class Backdrop {
   /** `element` is filled, and scrolls in `scroller`. */
   constructor(element, scroller) {
     this.#element = element;
-    // A last line that is empty has no height without it.
+    // Without it an empty last line has no height.
     element.append("\u200b");
     const options = { root: scroller, rootMargin: "300px 0px" };
     this.#watcher = new IntersectionObserver((seen) => this.#sighted(seen), options);
   }
 
-  /** Replaces `removed` units from `start` on by `inserted`. `drafted`: for each new unit 1 or 0 where the network wrote
-   * it, null where a person did. */
+  /** Replaces `removed` units from `start` on by `inserted`. `drafted`: for each new unit 1 or 0 if the network generated
+   * it; null for text of the user. */
   edit(start, removed, inserted, drafted = null) {
     const fresh = new Uint8Array(inserted.length).fill(NONE);
     drafted?.forEach((draft, unit) => (fresh[unit] |= draft ? WRITTEN | DRAFTED : WRITTEN));
@@ -75,7 +75,7 @@ export class Backdrop {
     while (first < this.#chunks.length && from + this.#chunks[first].length < start) from += this.#chunks[first++].length;
     let last = first;
     let end = from;
-    // At least one chunk, and a neighbour where little is left, so that deleting does not leave many tiny ones.
+    // At least one chunk, and a neighbour if little is left, so that deletions do not leave many tiny chunks.
     while (last < this.#chunks.length && (end < start + removed || end - from + added - removed < CHUNK / 4)) {
       end += this.#chunks[last++].length;
     }
@@ -112,7 +112,7 @@ export class Backdrop {
     return lengths;
   }
 
-  /** Draws again what lies between two units. */
+  /** Redraws the chunks between two units. */
   #draw(from, to) {
     let start = 0;
     for (const chunk of this.#chunks) {
@@ -151,14 +151,14 @@ export class Backdrop {
       ...runs.map(([from, to, mark]) => {
         const run = document.createElement("span");
         run.className = classes(mark);
-        // The blank shows a line's end as a character that has a colour too; at the end of a line it takes no room.
+        // The blank gives a line end a colour. At the end of a line it takes no space.
         run.textContent = this.#text.slice(start + from, start + to).replaceAll("\n", " \n");
         return run;
       }),
     );
   }
 
-  /** Neighbours that look alike as [from, to, mark], counted from `start`. */
+  /** Runs of equal marks as [from, to, mark], relative to `start`. */
   #runs(start, end) {
     const runs = [];
     let mark = -1;

@@ -1,6 +1,6 @@
-// Bits to levels of colour, and the legend that explains them.
+// Colour levels of bits, and their legend.
 
-/** The bits at which every level but the first begins. */
+/** The bits at which each level but the first begins. */
 const BEGINNINGS = [0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10];
 export const NONE = BEGINNINGS.length + 1; // not scored: no colour
 export const UNKNOWN = NONE + 1; // not in the alphabet of the network

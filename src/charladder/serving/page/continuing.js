@@ -1,20 +1,20 @@
-// Continues the text from the cursor: what the server writes comes in as it is written.
+// Continues the text from the cursor with the server's stream.
 
 import { failed, succeeded } from "./alerts.js";
 import { listen } from "./server.js";
 
 const field = (name) => document.getElementById(name);
 
-/** `sheet` is the text that is written into (sheet.js). */
+/** `editor`: where the text is inserted (editor.js). `known`: a function that keeps the characters of the alphabet. */
 export class Continuing {
-  #sheet;
+  #editor;
   #model = "";
-  #known; // what of a text the network's alphabet has
+  #known;
   #stopping = null;
-  #pieces = []; // {start, end}: what was written and is still there, the newest last
+  #pieces = []; // {start, end} of the generated texts that remain, the newest last
 
-  constructor(sheet, known) {
-    this.#sheet = sheet;
+  constructor(editor, known) {
+    this.#editor = editor;
     this.#known = known;
     field("continue-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -30,10 +30,10 @@ export class Continuing {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.#stopping?.abort();
     });
-    sheet.addEventListener("edit", ({ detail }) => this.#shift(detail));
+    editor.addEventListener("edit", ({ detail }) => this.#shift(detail));
   }
 
-  /** Fills the controls with what the server has. */
+  /** Fills the controls from the server's `/about`. */
   offer(about) {
     this.#model = about.model;
     field("length").max = about.limits.completion;
@@ -45,10 +45,10 @@ export class Continuing {
   async #begin() {
     if (this.#stopping) return;
     const seed = field("seed").value === "" ? Math.floor(Math.random() * 2 ** 31) : field("seed").valueAsNumber;
-    const start = this.#sheet.cursor;
+    const start = this.#editor.cursor;
     const request = {
       model: this.#model,
-      prompt: this.#known(this.#sheet.wellFormed(start)).text,
+      prompt: this.#known(this.#editor.wellFormed(start)).text,
       max_tokens: field("length").valueAsNumber,
       temperature: field("temperature").valueAsNumber,
       stream: true,
@@ -72,25 +72,25 @@ export class Continuing {
       if (tally.end > start) this.#pieces.push({ start, end: tally.end });
       field("speed").textContent = report(ending, tally);
       this.#turn(false);
-      this.#sheet.finish(start, tally.end);
+      this.#editor.finish(start, tally.end);
     }
   }
 
   #write({ choices: [{ text, charladder }] }, tally) {
-    // The text area has one kind of line end.
+    // The text area normalises line ends.
     const points = [...text.replaceAll("\r", "\n")];
     const drafted = points.flatMap((point, place) => Array(point.length).fill(charladder?.drafted?.[place] === "1"));
-    this.#sheet.insert(tally.end, points.join(""), drafted);
+    this.#editor.insert(tally.end, points.join(""), drafted);
     tally.end += drafted.length;
     tally.characters += points.length;
     tally.drafted += (charladder?.drafted?.match(/1/g) ?? []).length;
     tally.last = charladder;
   }
 
-  /** Between writing and not writing, and the keyboard's focus with it. */
+  /** Switches the controls, and the keyboard's focus, between generating and idle. */
   #turn(on) {
     const focused = document.activeElement;
-    this.#sheet.lock(on);
+    this.#editor.lock(on);
     field("continue").disabled = on;
     field("stop").disabled = !on;
     field("back").disabled = on || !this.#pieces.length;
@@ -100,12 +100,12 @@ export class Continuing {
 
   #takeBack() {
     const { start, end } = this.#pieces.at(-1);
-    this.#sheet.replace(start, end - start, "");
+    this.#editor.replace(start, end - start, "");
     field("speed").textContent = "Taken back.";
     field("continue").focus();
   }
 
-  /** Keeps track of where the written pieces are when the text is edited. What is typed at their ends is not theirs. */
+  /** Moves the generated pieces with an edit. Text typed at their ends is not part of them. */
   #shift({ start, removed, inserted }) {
     const [end, by] = [start + removed, inserted.length - removed];
     for (const piece of this.#pieces) {

@@ -1,4 +1,4 @@
-// Example texts, spelled in the alphabet of the network.
+// Example texts in the alphabet of the network.
 
 const EXAMPLES = [
   {
@@ -11,8 +11,8 @@ const EXAMPLES = [
   { name: "A broken pattern", text: "one two three, one two three, one two three, one two four, one two three" },
 ];
 
-/** What `letters` can spell of a text ({text, points}: `points` says which code point of the text each of its code
- * points is). `letters`: a Set, or null where everything can be spelled. */
+/** The characters of a text that are in `letters`: {text, points}, where `points` are their code points in the text.
+ * `letters`: a Set, or null for all characters. */
 export function spelled(text, letters) {
   const kept = [];
   const points = [];
@@ -27,8 +27,8 @@ export function spelled(text, letters) {
   return { text: letters ? kept.join("") : text, points };
 }
 
-/** The examples for an alphabet (a string of its letters; undefined for bytes). Where it lacks most of the letters of
- * the texts, as an alphabet of DNA does, a pattern of its own letters. */
+/** The examples for an alphabet (a string of its letters; undefined for bytes). For an alphabet that lacks
+ * most of their letters, such as that of DNA, a pattern of its own letters. */
 export function examplesFor(alphabet) {
   if (!alphabet) return EXAMPLES;
   const letters = new Set(alphabet);

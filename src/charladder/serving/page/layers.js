@@ -1,8 +1,8 @@
-// The layers at one place in the text: what every head of every layer expected there.
+// The layers at one position of the text: the predictions of every head.
 
 import { byteMeaning, spoken, visible } from "./text.js";
 
-const EARLY = 0.25; // of training: a head that learned no longer than this guesses badly
+const EARLY = 0.25; // a head that learned only in this part of training predicts badly
 
 function make(name, className, ...content) {
   const element = document.createElement(name);
@@ -23,19 +23,19 @@ function percent(probability) {
   return `${value >= 99.95 ? value.toFixed(0) : value.toFixed(1)}%`;
 }
 
-/** `likelier`: how many were held likelier, 0 for the first guess. */
+/** `likelier`: the number of more likely symbols. */
 function rank(likelier) {
   const number = likelier + 1;
   const tens = number % 100 >= 11 && number % 100 <= 13;
   return number + (tens ? "th" : (["th", "st", "nd", "rd"][number % 10] ?? "th"));
 }
 
-/** `end`: the last step of training. The top layer learns at every step, so the latest step of any head is that. */
+/** `end`: the last step of training, which is the latest step of any head, because the top layer always learns. */
 function learned(last, end) {
   if (!last) return "when it last learned is not known";
   if (last.step >= end) return "learned to the end";
   const when = `${Math.round(last.progress * 100)}% of training, step ${last.step.toLocaleString("en")}`;
-  return stale(last, end) ? `dimmed: it learned only until ${when}, and guesses worse` : `last learned at ${when}`;
+  return stale(last, end) ? `dimmed: it learned only until ${when}, and predicts worse` : `last learned at ${when}`;
 }
 
 function stale(last, end) {
@@ -49,7 +49,7 @@ export function bytesBefore(bytes, place) {
   return [...bytes.subarray(start, place)];
 }
 
-/** `before`: the bytes of this character that stand before; null where symbols are letters. */
+/** `before`: the earlier bytes of this character; null where symbols are letters. */
 function cell({ id, text, probability }, actual, before) {
   const shown = visible(text);
   const meaning = before && byteMeaning(before, id);
@@ -59,7 +59,7 @@ function cell({ id, text, probability }, actual, before) {
   item.append(make("span", shown.length > 2 ? "symbol long" : "symbol", shown));
   if (meaning) item.append(make("span", "meaning", visible(meaning)));
   item.append(make("span", "number", percent(probability)), make("span", "track", bar));
-  if (id === actual?.id) item.append(make("span", "aloud", " (stands there)"));
+  if (id === actual?.id) item.append(make("span", "aloud", " (the actual one)"));
   return item;
 }
 
@@ -90,20 +90,20 @@ function row({ layer, heads }, { top, end, note, bytes }) {
   const name = make("h3", "", `Layer ${layer}`);
   if (layer === top) name.append(" ", make("small", "", "the top"));
   const content = make("div", "heads", ...heads.map((one) => head(one, end, bytes)));
-  if (!heads.length) content.append(make("p", "note", note ? "Nothing to go by." : "It was never asked to predict."));
+  if (!heads.length) content.append(make("p", "note", note ? "There is no text before." : "This layer has no trained head."));
   item.append(name, content);
   return item;
 }
 
-/** `note`: why there is nothing to show. `bytes(target)`: the bytes of one character that stand before what is
- * predicted; null where symbols are letters. */
+/** `note`: why there are no predictions. `bytes(target)`: the earlier bytes of the character that a head predicts; null
+ * where symbols are letters. */
 export function drawLayers(list, { rows, note }, bytes) {
   const top = Math.max(...rows.map((row) => row.layer));
   const end = Math.max(...rows.flatMap((row) => row.heads.map((head) => head.last_learned?.step ?? 0)));
   list.replaceChildren(...rows.toReversed().map((entry) => row(entry, { top, end, note, bytes })));
 }
 
-/** One sentence about the place: for the eye, and read aloud. `part`: which of the `count` symbols of the character. */
+/** One sentence about the position, which screen readers read aloud. `part`: which of the `count` symbols of the character. */
 export function summary({ symbol, bits, rows, note }, { number, text, part, count }) {
   const main = rows.at(-1)?.heads.find((head) => head.target === 1);
   const first = main?.likeliest[0];

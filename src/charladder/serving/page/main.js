@@ -1,46 +1,46 @@
-// The explorer: what happens when. The parts know nothing of each other.
+// The explorer page: connects the editor, the scores, the layers and the server.
 
 import { failed, succeeded } from "./alerts.js";
 import { drawLegend } from "./colours.js";
 import { Continuing } from "./continuing.js";
 import { examplesFor, spelled } from "./examples.js";
 import { bytesBefore, drawLayers, summary } from "./layers.js";
-import { Later } from "./later.js";
-import { saved, save } from "./saved.js";
+import { DebouncedTask } from "./debounce.js";
+import { load, save } from "./storage.js";
 import { Scores } from "./scores.js";
 import { ask, useToken } from "./server.js";
-import { Sheet } from "./sheet.js";
+import { Editor } from "./editor.js";
 import { beginnings, endOfCharacter, pointsBefore } from "./text.js";
 
-const TYPING = 250; // ms without a key after which the text is scored
-const READING = 600; // ... and after which the layers are read aloud
-const MOVING = 120; // ms for which the cursor rests before its ladder is asked for
-const RETRY = 3000;
-const COLD = 8; // characters at the beginning of an example, which every network finds surprising
-const PASSING = [0, 429, 503]; // nobody answers, or has no time: later perhaps
+const SCORE_DELAY = 250; // ms after the last edit
+const LAYERS_EDIT_DELAY = 600; // ms after the last edit, because screen readers read the layers aloud
+const LAYERS_MOVE_DELAY = 120; // ms after the cursor moved
+const RETRY_DELAY = 3000; // ms
+const SKIPPED_CHARACTERS = 8; // at the beginning of an example, which every network finds surprising
+const TEMPORARY_ERRORS = [0, 429, 503]; // 0: no response
 
 const field = (name) => document.getElementById(name);
-const before = saved();
+const before = load();
 if (before) field("text").value = before.text;
-const sheet = new Sheet(field("text"), field("backdrop"), field("editor"));
-const continuing = new Continuing(sheet, known);
+const editor = new Editor(field("text"), field("backdrop"), field("editor"));
+const continuing = new Continuing(editor, known);
 const scores = new Scores();
-const scoring = new Later();
-const climbing = new Later();
+const scoring = new DebouncedTask();
+const layersTask = new DebouncedTask();
 const encoder = new TextEncoder();
 let about = null;
 let part = 0; // which symbol of the character at the cursor: one may be several bytes, or a letter and its accents
-let edited = 0; // when
-let letters = null; // the alphabet, where it is not the bytes and lacks letters
-let showing = false; // whether the caret goes to the greatest surprise when the text has been scored
+let editedAt = 0;
+let letters = null; // a Set, for an alphabet that lacks letters
+let showsSurprise = false; // whether the cursor moves to the most surprising character after scoring
 
 async function start() {
   try {
     about = await ask("about");
   } catch (error) {
     if (error.status === 401) askForToken();
-    else setTimeout(start, RETRY);
-    if (error.status !== 401 || field("token").value) failed("about", error); // the form says it the first time
+    else setTimeout(start, RETRY_DELAY);
+    if (error.status !== 401 || field("token").value) failed("about", error); // the first time, the form says it
     return;
   }
   succeeded("about");
@@ -51,7 +51,7 @@ async function start() {
   continuing.offer(about);
   offerExamples(alphabet.letters);
   score();
-  climb();
+  showLayers();
 }
 
 function askForToken() {
@@ -68,24 +68,24 @@ function offerExamples(alphabet) {
     button.textContent = name;
     button.addEventListener("click", () => {
       if (field("text").readOnly) return;
-      sheet.replace(0, sheet.text.length, text);
-      showing = true;
+      editor.replace(0, editor.text.length, text);
+      showsSurprise = true;
     });
     return button;
   });
   field("examples").replaceChildren(field("examples").firstElementChild, ...buttons);
-  if (before || sheet.text) return;
-  sheet.show(examples[0].text);
-  showing = true;
+  if (before || editor.text) return;
+  editor.show(examples[0].text);
+  showsSurprise = true;
 }
 
-/** The part of a text that the network's alphabet has, and which code point of the text each of its code points is. */
+/** The characters of a text that are in the network's alphabet, and their code points in the text. */
 function known(text) {
   return spelled(text, letters);
 }
 
-/** A token may be asked for at any time: the server may have been started anew. */
-function troubled(kind, error) {
+/** Shows an error. A restarted server may need a token at any time. */
+function reportError(kind, error) {
   failed(kind, error);
   if (error.status === 401) askForToken();
 }
@@ -98,10 +98,10 @@ field("token-form").addEventListener("submit", (event) => {
   start();
 });
 
-function score(wait = TYPING) {
+function score(wait = SCORE_DELAY) {
   field("totals").setAttribute("aria-busy", "true");
-  scoring.ask(wait, async (signal) => {
-    const text = sheet.wellFormed();
+  scoring.request(wait, async (signal) => {
+    const text = editor.wellFormed();
     const begin = scores.bits.length;
     try {
       const sent = known(text);
@@ -109,22 +109,22 @@ function score(wait = TYPING) {
       if (signal.aborted) return;
       scores.take(answer, sent.points);
     } catch (error) {
-      troubled("score", error);
+      reportError("score", error);
       if (signal.aborted) return;
-      sheet.colour(scores.levels(text, begin)); // what is not known has no colour
+      editor.colour(scores.levels(text, begin)); // unknown scores have no colour
       field("total").textContent = field("average").textContent = "–";
-      if (PASSING.includes(error.status)) score(RETRY);
+      if (TEMPORARY_ERRORS.includes(error.status)) score(RETRY_DELAY);
       else field("totals").removeAttribute("aria-busy");
       return;
     }
     succeeded("score");
-    sheet.colour(scores.levels(text, begin));
+    editor.colour(scores.levels(text, begin));
     showTotals(text);
-    if (showing && scores.bits.length) {
-      showing = false;
-      sheet.place(beginnings(text)[scores.surprise(COLD)]);
+    if (showsSurprise && scores.bits.length) {
+      showsSurprise = false;
+      editor.place(beginnings(text)[scores.mostSurprising(SKIPPED_CHARACTERS)]);
     }
-    if (about?.alphabet.kind !== "bytes") climb();
+    if (about?.alphabet.kind !== "bytes") showLayers();
   });
 }
 
@@ -140,19 +140,19 @@ function showTotals(text) {
   field("totals").removeAttribute("aria-busy");
 }
 
-/** How many symbols the text has before `unit`; null where it is not known yet. */
+/** The number of symbols before `unit`; null if it is not known yet. */
 function symbolsBefore(unit) {
-  if (about.alphabet.kind === "bytes") return encoder.encode(sheet.wellFormed(unit)).length;
-  const point = pointsBefore(sheet.text, unit);
+  if (about.alphabet.kind === "bytes") return encoder.encode(editor.wellFormed(unit)).length;
+  const point = pointsBefore(editor.text, unit);
   return scores.complete || point <= (scores.offsets.at(-1) ?? -1) ? scores.first(point) : null;
 }
 
-function climb() {
+function showLayers() {
   if (!about || field("text").readOnly) return;
-  const wait = Math.max(MOVING, READING - (performance.now() - edited));
-  climbing.ask(wait, async (signal) => {
-    const { cursor, text } = sheet;
-    const piece = known(sheet.wellFormed());
+  const wait = Math.max(LAYERS_MOVE_DELAY, LAYERS_EDIT_DELAY - (performance.now() - editedAt));
+  layersTask.request(wait, async (signal) => {
+    const { cursor, text } = editor;
+    const piece = known(editor.wellFormed());
     const end = endOfCharacter(text, cursor);
     const first = symbolsBefore(cursor);
     if (first === null) return;
@@ -161,19 +161,19 @@ function climb() {
       const answer = await ask("layers", { text: piece.text, place: first + part }, signal);
       if (signal.aborted) return;
       succeeded("layers");
-      const bytes = about.alphabet.kind === "bytes" ? encoder.encode(sheet.wellFormed().slice(cursor, cursor + 16)) : null;
+      const bytes = about.alphabet.kind === "bytes" ? encoder.encode(editor.wellFormed().slice(cursor, cursor + 16)) : null;
       drawLayers(field("layer-list"), answer, (target) => bytes && bytesBefore(bytes, part + target - 1));
       const character = { number: pointsBefore(text, cursor) + 1, text: text.slice(cursor, end), part, count };
       field("place").textContent = summary(answer, character);
       showParts(count);
     } catch (error) {
-      troubled("layers", error);
+      reportError("layers", error);
     }
   });
 }
 
-/** The buttons that step through the symbols of a character that has several. They keep the keyboard's focus where
- * they lead nowhere, which a button that is disabled loses. */
+/** Shows the buttons that step through the symbols of one character. They use aria-disabled, because a disabled button
+ * loses the keyboard's focus. */
 function showParts(count) {
   field("bytes").hidden = count < 2;
   field("byte-place").textContent = `${about.alphabet.kind === "bytes" ? "byte" : "letter"} ${part + 1} of ${count}`;
@@ -184,24 +184,24 @@ function showParts(count) {
 function step(event, by) {
   if (event.currentTarget.getAttribute("aria-disabled") === "true") return;
   part += by;
-  climb();
+  showLayers();
 }
 
 drawLegend(field("swatches"));
-sheet.addEventListener("edit", (event) => {
-  scores.forget(pointsBefore(sheet.text, event.detail.start));
+editor.addEventListener("edit", (event) => {
+  scores.forget(pointsBefore(editor.text, event.detail.start));
   part = 0;
-  edited = performance.now();
-  showing = false;
-  save(sheet);
+  editedAt = performance.now();
+  showsSurprise = false;
+  save(editor);
   if (field("text").readOnly) scoring.stop();
   else score();
-  climb();
+  showLayers();
 });
-sheet.addEventListener("move", () => {
+editor.addEventListener("move", () => {
   part = 0;
-  save(sheet);
-  climb();
+  save(editor);
+  showLayers();
 });
 field("byte-before").addEventListener("click", (event) => step(event, -1));
 field("byte-after").addEventListener("click", (event) => step(event, 1));
@@ -210,5 +210,5 @@ field("all-layers").addEventListener("click", ({ currentTarget: button }) => {
   button.setAttribute("aria-expanded", open);
   button.textContent = open ? "Top layer only" : "All layers";
 });
-if (before) sheet.place(Math.min(before.cursor, sheet.text.length));
+if (before) editor.place(Math.min(before.cursor, editor.text.length));
 start();

@@ -1,4 +1,4 @@
-// The bits of every symbol of the text, as far as they are known: an edit forgets those from its place on.
+// The bits of every symbol of the text. An edit removes those from its position on.
 
 import { NONE, UNKNOWN, level } from "./colours.js";
 import { beginnings, joins } from "./text.js";
@@ -8,7 +8,7 @@ export class Scores {
   offsets = []; // of each symbol: which code point of the text it belongs to
   complete = true;
 
-  /** Forgets the symbols from code point `point` on. */
+  /** Removes the symbols from code point `point` on. */
   forget(point) {
     const kept = this.first(point);
     this.bits.length = kept;
@@ -27,16 +27,15 @@ export class Scores {
     return low;
   }
 
-  /** Takes what the server said of the symbols that were asked for. `points`: of each code point that was sent, which
-   * one of the text it is. */
+  /** Adds the server's scores. `points`: for each code point that was sent, its index in the text. */
   take(answer, points) {
     answer.bits.forEach((bits) => this.bits.push(bits));
     answer.offsets.forEach((offset) => this.offsets.push(points[offset]));
     this.complete = true;
   }
 
-  /** The code point that was the greatest surprise, from `least` on. */
-  surprise(least) {
+  /** The most surprising code point from `least` on. */
+  mostSurprising(least) {
     const first = this.first(least);
     let found = first;
     for (let symbol = first; symbol < this.bits.length; symbol += 1) if (this.bits[symbol] > this.bits[found]) found = symbol;
@@ -47,7 +46,7 @@ export class Scores {
     return this.bits.reduce((sum, bits) => sum + bits, 0);
   }
 
-  /** The levels of `text` from symbol `symbol` on, one a unit, and the unit where they begin. */
+  /** The colour levels of `text` from symbol `symbol` on, one for each unit, and the first unit. */
   levels(text, symbol) {
     const units = beginnings(text);
     const points = units.length - 1;
@@ -57,7 +56,7 @@ export class Scores {
     const start = units[point];
     const levels = new Uint8Array(text.length - start).fill(NONE);
     while (point < points) {
-      // One character as it is drawn: a letter with its accents is coloured by the sum.
+      // A letter and its accents are one drawn character, coloured by the sum of their bits.
       let end = point + 1;
       while (end < points && joins(text, units[end])) end += 1;
       const before = symbol;

@@ -1,21 +1,21 @@
-// The server's addresses. What goes wrong becomes a Trouble with one sentence for the person.
+// Requests to the server. Failures become a ServerError with one sentence for the user.
 
-const PATIENCE = 10_000; // ms without an answer after which the person is told
+const SLOW_MS = 10_000; // without a response, after which the page says so
 
 let token = "";
-let slow = 0; // requests that have waited for longer than PATIENCE
+let slow = 0; // requests that have waited for longer than SLOW_MS
 
-/** Sends "slow" with true when a request has waited for too long, and with false when none does any more. */
+/** Sends "slow": true when a request has waited too long, false when none waits any more. */
 export const server = new EventTarget();
 
-export class Trouble extends Error {
+export class ServerError extends Error {
   constructor(message, status) {
     super(message);
-    this.status = status; // 0: nobody answered
+    this.status = status; // 0: no response
   }
 }
 
-/** The token lives here and nowhere else: it is gone with the page. */
+/** Sets the token. It is never stored, so it is lost with the page. */
 export function useToken(given) {
   token = given;
 }
@@ -34,10 +34,10 @@ async function call(path, body, signal) {
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  throw new Trouble(sentence(answer.status, said?.error?.message), answer.status);
+  throw new ServerError(sentence(answer.status, said?.error?.message), answer.status);
 }
 
-/** What an answer that is an error means, and what the person can do. */
+/** The meaning of an error status, and what the user can do. */
 function sentence(status, message) {
   const reason = message ? `: ${message.replace(/[.\s]+$/, "")}.` : ".";
   if (status === 401) return `The server did not accept the token${reason}`;
@@ -47,13 +47,13 @@ function sentence(status, message) {
   return `The server refused this (${status})${reason}`;
 }
 
-/** The result of `promise`; says on the way when it takes too long. */
+/** The result of `promise`. Sends "slow" if it takes too long. */
 async function timed(promise) {
   let late = false;
   const timer = setTimeout(() => {
     late = true;
     count(1);
-  }, PATIENCE);
+  }, SLOW_MS);
   try {
     return await promise;
   } finally {
@@ -68,8 +68,8 @@ function count(change) {
 }
 
 function unreachable(error) {
-  if (error.name === "AbortError" || error instanceof Trouble) return error;
-  return new Trouble("The server cannot be reached, or broke off its answer. Is it still running?", 0);
+  if (error.name === "AbortError" || error instanceof ServerError) return error;
+  return new ServerError("The server cannot be reached, or closed the connection. Is it still running?", 0);
 }
 
 /** The JSON answer of `path`; a POST where there is a body. */
@@ -90,7 +90,7 @@ export async function* listen(path, body, signal) {
   try {
     for (;;) {
       const { value, done } = await timed(reader.read());
-      if (done) throw new TypeError("the answer ended before its end");
+      if (done) throw new TypeError("the stream ended early");
       const events = (waiting + value).split(/\r?\n\r?\n/);
       waiting = events.pop();
       for (const event of events) {
@@ -98,13 +98,13 @@ export async function* listen(path, body, signal) {
         const data = event.slice(5).trim();
         if (data === "[DONE]") return;
         const said = JSON.parse(data);
-        if (said.error) throw new Trouble(said.error.message, 200);
+        if (said.error) throw new ServerError(said.error.message, 200);
         yield said;
       }
     }
   } catch (error) {
     throw unreachable(error);
   } finally {
-    reader.cancel().catch(() => {}); // whoever stops listening closes the connection, and the server stops its work
+    reader.cancel().catch(() => {}); // closes the connection, so that the server stops
   }
 }

@@ -1,4 +1,4 @@
-// A text has three measures: UTF-16 units in the editor, code points in the server's answers, symbols in the network.
+// Positions in a text are UTF-16 units in the editor, code points in the server's responses, symbols in the network.
 
 const EXTENDS = /^[\p{M}\p{EMod}\u200d]/u;
 const INVISIBLE = /^[\p{Z}\p{C}]$/u;
@@ -22,7 +22,7 @@ export function isTail(text, unit) {
   return before >= 0xd800 && before < 0xdc00;
 }
 
-/** Whether the character at `unit` is drawn as one with the one before, as an accent is: never cut between the two. */
+/** Whether the character at `unit` joins the one before, like an accent. A text is never cut between them. */
 export function joins(text, unit) {
   if (text.charCodeAt(unit) < 0x300) return false;
   return isTail(text, unit) || text.charCodeAt(unit - 1) === 0x200d || EXTENDS.test(text.slice(unit, unit + 2));
@@ -51,7 +51,7 @@ export function endOfCharacter(text, unit) {
   return end;
 }
 
-/** What to replace where to get from `old` to `now`; never half a character. */
+/** The edit that turns `old` into `now`, in whole characters. */
 export function difference(old, now) {
   const shorter = Math.min(old.length, now.length);
   let start = 0;
@@ -65,7 +65,7 @@ export function difference(old, now) {
   return { start, removed: old.length - same - start, inserted: now.slice(start, now.length - same) };
 }
 
-/** A symbol so that one sees it: blanks and what has no picture of its own. */
+/** A visible form of a symbol: blanks and control characters are replaced. */
 export function visible(symbol) {
   if (symbol in PICTURES) return PICTURES[symbol];
   const code = symbol.codePointAt(0);
@@ -74,13 +74,13 @@ export function visible(symbol) {
   return EXTENDS.test(symbol) ? `◌${symbol}` : symbol;
 }
 
-/** A symbol as one says it. */
+/** The name of a symbol in a sentence. */
 export function spoken(symbol) {
   return NAMES[symbol] ?? `“${visible(symbol)}”`;
 }
 
 /** What a byte means after the earlier bytes of its UTF-8 character: the character that it completes, or the range of
- * characters that it leaves possible. Empty for a character of one byte, which has a picture already. */
+ * characters that it leaves possible. Empty for a character of one byte. */
 export function byteMeaning(before, byte) {
   const bytes = [...before, byte];
   if (bytes.length === 1 && byte < 0x80) return "";

@@ -1,23 +1,23 @@
-// The text and the cursor outlive a reload of the page: they are kept for this tab, by the browser, until it is closed.
+// Saves the text and the cursor in the session storage of the tab, so that they survive a reload.
 
 const TEXT = "text";
 const CURSOR = "cursor";
-const PAUSE = 300; // ms
+const SAVE_DELAY = 300; // ms
 
 let timer = 0;
 let waiting = null;
 
-/** What was saved: {text, cursor}; null in a new tab. */
-export function saved() {
+/** The saved {text, cursor}; null in a new tab. */
+export function load() {
   const text = sessionStorage.getItem(TEXT);
   return text === null ? null : { text, cursor: Number(sessionStorage.getItem(CURSOR)) || 0 };
 }
 
-/** Saves `{text, cursor}` in a moment. */
-export function save(sheet) {
-  waiting = sheet;
+/** Saves `{text, cursor}` after a short delay. */
+export function save(editor) {
+  waiting = editor;
   clearTimeout(timer);
-  timer = setTimeout(write, PAUSE);
+  timer = setTimeout(write, SAVE_DELAY);
 }
 
 function write() {
@@ -26,7 +26,7 @@ function write() {
     sessionStorage.setItem(TEXT, waiting.text);
     sessionStorage.setItem(CURSOR, waiting.cursor);
   } catch {
-    sessionStorage.removeItem(TEXT); // longer than the browser keeps
+    sessionStorage.removeItem(TEXT); // more than the browser stores
   }
   waiting = null;
 }

@@ -1,11 +1,11 @@
-// Work that is asked for often and done once, a moment later; what is new stops what is under way.
+// A debounced task: only the last request runs, after a delay, and it aborts the one before.
 
-export class Later {
+export class DebouncedTask {
   #timer = 0;
   #running = null;
 
-  /** Runs `work(signal)` after `delay` ms, unless it is asked for again before. */
-  ask(delay, work) {
+  /** Runs `work(signal)` after `delay` ms, unless another request comes first. */
+  request(delay, work) {
     this.stop();
     this.#timer = setTimeout(() => {
       this.#running = new AbortController();

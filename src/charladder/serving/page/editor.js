@@ -1,10 +1,10 @@
-// The text as the person sees it: the text area, the colours behind it, and where the cursor is.
+// The editor: the text area, the coloured text behind it, and the cursor.
 
 import { Backdrop } from "./backdrop.js";
 import { difference, endOfCharacter } from "./text.js";
 
-/** Sends "edit" (detail: {start, removed, inserted} of what changed) and "move" (the cursor is before another character). */
-export class Sheet extends EventTarget {
+/** Sends "edit" (detail: {start, removed, inserted} of what changed) and "move" (the cursor moved). */
+export class Editor extends EventTarget {
   #area;
   #scroller;
   #backdrop;
@@ -17,23 +17,23 @@ export class Sheet extends EventTarget {
     this.#scroller = scroller;
     this.#backdrop = new Backdrop(backdrop, scroller);
     area.addEventListener("input", () => this.#edited());
-    // Which of the two is told of a cursor that moves differs between browsers; both may be.
+    // Browsers send it to one of the two, or to both.
     for (const source of [document, area]) source.addEventListener("selectionchange", () => this.#moved());
     this.#edited(); // a browser may have kept the text of an earlier visit
   }
 
-  /** The unit before which the cursor stands, or a selection ends. */
+  /** The unit at the cursor, or at the end of a selection. */
   get cursor() {
     return Math.min(this.#cursor, this.text.length);
   }
 
-  /** The text up to a unit as it can be sent: half characters become U+FFFD. */
+  /** The text up to a unit, where half surrogate pairs are U+FFFD. */
   wellFormed(end = this.text.length) {
     return this.text.slice(0, end).toWellFormed();
   }
 
-  /** Adds to the text that is being written. The text area has it when `finish` is called: pieces that a script puts
-   * there one by one would each empty its undo history. Until then the backdrop shows the text. */
+  /** Adds generated text to the backdrop only. `finish` puts it into the text area at once, because each change by a
+   * script clears the undo history. */
   insert(at, piece, drafted) {
     this.#change({ start: at, removed: 0, inserted: piece }, drafted);
     this.#follow(at + piece.length);
@@ -41,31 +41,31 @@ export class Sheet extends EventTarget {
 
   /** Replaces `length` units from `at` on, as one step of the browser's undo history. */
   replace(at, length, piece) {
-    if (!length && !piece) return; // "delete" without a selection would take the character before
+    if (!length && !piece) return; // "delete" without a selection removes the character before
     const focused = document.activeElement;
     this.#area.focus({ preventScroll: true });
     this.#area.setSelectionRange(at, at + length);
-    // Deprecated, and the only call that leaves the undo history whole.
+    // Deprecated, but the only call that keeps the undo history.
     const done = document.execCommand(piece ? "insertText" : "delete", false, piece);
     if (!done) this.#area.setRangeText(piece, at, at + length, "end");
     this.#edited();
     if (focused !== this.#area) focused?.focus({ preventScroll: true });
   }
 
-  /** While the server writes the person does not. */
+  /** Makes the text read-only while the server generates. */
   lock(on) {
     this.#area.readOnly = on;
     this.#scroller.classList.toggle("writing", on);
   }
 
-  /** Puts what was written from `start` to `end` into the text area, and the cursor after it. */
+  /** Puts the generated text from `start` to `end` into the text area, and the cursor after it. */
   finish(start, end) {
     this.replace(start, 0, this.text.slice(start, end));
     this.place(end);
     this.dispatchEvent(new CustomEvent("edit", { detail: { start: end, removed: 0, inserted: "" } }));
   }
 
-  /** Puts a text there before the person has done anything: nothing to undo, and the keyboard's focus stays. */
+  /** Sets the first text, without an undo step and without moving the focus. */
   show(text) {
     this.#area.value = text;
     this.#edited();
@@ -94,7 +94,7 @@ export class Sheet extends EventTarget {
   }
 
   #moved() {
-    if (this.#area.value.length !== this.text.length) return; // the "input" of this change is still to come
+    if (this.#area.value.length !== this.text.length) return; // the "input" event of this change comes later
     const place = this.#area.selectionEnd;
     this.#backdrop.point(place, endOfCharacter(this.text, place));
     if (place === this.#cursor) return;
@@ -102,7 +102,7 @@ export class Sheet extends EventTarget {
     this.dispatchEvent(new Event("move"));
   }
 
-  /** Keeps what is being written in sight, without moving the page. */
+  /** Scrolls the generated text into view, without moving the page. */
   #follow(unit) {
     const box = this.#backdrop.box(unit);
     const view = this.#scroller.getBoundingClientRect();
