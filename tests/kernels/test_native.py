@@ -1,4 +1,4 @@
-"""The operations in C compute the same as those in torch, judged in float64 where the two differ."""
+"""The operations in C agree with the reference in torch, computed in float64."""
 
 import copy
 import os
@@ -19,30 +19,28 @@ from charladder.kernels.reference import HeadLayout
 from charladder.model import Transformer
 from helpers import make_trainer, small
 
-PRODUCTS = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16]
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or COMPILER is None, reason="no C compiler here: nothing to test"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs a C compiler")
 
 
-def draw(*shape, seed=0, dtype=torch.float32):
+def random_tensor(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def near(ours, exact, dtype):
-    """Within the rounding of the type they are in, of what float64 gives."""
-    for mine, judge in zip(ours, exact, strict=True):
-        relative = float((mine.double() - judge).norm() / judge.norm())
-        assert relative < (2e-6 if mine.dtype == torch.float32 and dtype == torch.float32 else 4e-3)
+def assert_close_to_float64(actual, expected, dtype):
+    """`actual` differs from the float64 result by no more than the rounding of its own type."""
+    for one, exact in zip(actual, expected, strict=True):
+        relative = float((one.double() - exact).norm() / exact.norm())
+        assert relative < (2e-6 if one.dtype == torch.float32 and dtype == torch.float32 else 4e-3)
 
 
-def wide(*tensors):
+def to_double(*tensors):
     return tuple(tensor.double() for tensor in tensors)
 
 
-@pytest.mark.parametrize("dtype", PRODUCTS)
-def test_where_there_is_a_compiler_there_are_steps(dtype):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_c_is_available_with_a_compiler(dtype):
     assert native.library(dtype) is not None
     assert native.supports(torch.ones(1, 2), dtype)
     assert native.describe(native.SOURCES).startswith("C ")
@@ -51,49 +49,51 @@ def test_where_there_is_a_compiler_there_are_steps(dtype):
 SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
 
 
-@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows, width", SIZES)
-def test_norm(rows, width, dtype):
-    x, gain, along = draw(rows, width), 1 + draw(width, seed=1), draw(rows, width, seed=3)
-    of_y = draw(rows, width, seed=2, dtype=dtype)
+def test_rms_norm(rows, width, dtype):
+    x, gain, along = random_tensor(rows, width), 1 + random_tensor(width, seed=1), random_tensor(rows, width, seed=3)
+    of_y = random_tensor(rows, width, seed=2, dtype=dtype)
     y, inverse = native.rms_norm(x, gain, 1e-6, dtype)
     assert y.dtype == dtype
-    exact = reference.rms_norm(*wide(x, gain), 1e-6, torch.float64)
-    near((y, inverse), exact, dtype)
+    exact = reference.rms_norm(*to_double(x, gain), 1e-6, torch.float64)
+    assert_close_to_float64((y, inverse), exact, dtype)
     for more in (None, along):
         ours = native.rms_norm_backward(of_y, x, gain, inverse, more)
-        near(
+        assert_close_to_float64(
             ours,
-            reference.rms_norm_backward(*wide(of_y, x, gain), exact[1], None if more is None else more.double()),
+            reference.rms_norm_backward(*to_double(of_y, x, gain), exact[1], None if more is None else more.double()),
             dtype,
         )
 
 
-@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [HeadLayout(1, 1, 1, 2), HeadLayout(2, 5, 3, 6), HeadLayout(3, 40, 2, 64)])
-def test_heads(layout, dtype):
+def test_split_heads(layout, dtype):
     B, T, H, E = layout
-    mixed, gain = draw(B * T, 3 * H * E, dtype=dtype), 1 + draw(2, E, seed=1)
-    angle = draw(T, E // 2, seed=2).repeat(1, 2)
-    angles, of = (angle.cos(), angle.sin()), draw(3, B * H, T, E, seed=3, dtype=dtype)
+    mixed, gain = random_tensor(B * T, 3 * H * E, dtype=dtype), 1 + random_tensor(2, E, seed=1)
+    angle = random_tensor(T, E // 2, seed=2).repeat(1, 2)
+    angles, of = (angle.cos(), angle.sin()), random_tensor(3, B * H, T, E, seed=3, dtype=dtype)
     qkv, inverse = native.split_heads(mixed, gain, angles, 1e-6, layout)
-    exact = reference.split_heads(*wide(mixed, gain), wide(*angles), 1e-6, layout)
-    near((qkv, inverse), exact, dtype)
+    exact = reference.split_heads(*to_double(mixed, gain), to_double(*angles), 1e-6, layout)
+    assert_close_to_float64((qkv, inverse), exact, dtype)
     ours = native.split_heads_backward(of, mixed, gain, inverse, angles, layout)
-    near(ours, reference.split_heads_backward(*wide(of, mixed, gain), exact[1], wide(*angles), layout), dtype)
+    assert_close_to_float64(
+        ours, reference.split_heads_backward(*to_double(of, mixed, gain), exact[1], to_double(*angles), layout), dtype
+    )
 
 
-@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads, queries, begin", [(1, 1, 0), (3, 5, 0), (2, 17, 128), (4, 128, 384)])
-def test_weigh(heads, queries, begin, dtype):
-    score = draw(heads, queries, begin + queries, dtype=dtype) * 5
+def test_causal_softmax(heads, queries, begin, dtype):
+    score = random_tensor(heads, queries, begin + queries, dtype=dtype) * 5
     exact = score.double()
     native.causal_softmax(score, begin)
     reference.causal_softmax(exact, begin)
-    near((score,), (exact,), dtype)
+    assert_close_to_float64((score,), (exact,), dtype)
     hidden = torch.ones(queries, begin + queries, dtype=torch.bool).triu(begin + 1)
     assert not score[:, hidden].any()
-    of = draw(*score.shape, seed=1, dtype=dtype)
+    of = random_tensor(*score.shape, seed=1, dtype=dtype)
     of_exact = of.double()
     native.causal_softmax_backward(of, score, begin)
     reference.causal_softmax_backward(of_exact, score.double(), begin)
@@ -101,15 +101,17 @@ def test_weigh(heads, queries, begin, dtype):
     assert not of[:, hidden].any()
 
 
-@pytest.mark.parametrize("dtype", PRODUCTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows, width", SIZES)
-def test_gate(rows, width, dtype):
-    both, of = draw(rows, 2 * width, dtype=dtype) * 4, draw(rows, width, seed=1, dtype=dtype)
-    near((native.swiglu(both),), (reference.swiglu(both.double()),), dtype)
-    near((native.swiglu_backward(of, both),), (reference.swiglu_backward(*wide(of, both)),), dtype)
+def test_swiglu(rows, width, dtype):
+    both, of = random_tensor(rows, 2 * width, dtype=dtype) * 4, random_tensor(rows, width, seed=1, dtype=dtype)
+    assert_close_to_float64((native.swiglu(both),), (reference.swiglu(both.double()),), dtype)
+    assert_close_to_float64(
+        (native.swiglu_backward(of, both),), (reference.swiglu_backward(*to_double(of, both)),), dtype
+    )
 
 
-def test_large_and_small_numbers_are_as_torch_has_them():
+def test_extreme_numbers():
     x = torch.tensor([[-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]])
     both = torch.cat((x, torch.ones_like(x)), -1)
     torch.testing.assert_close(native.swiglu(both), F.silu(x), rtol=1e-6, atol=1e-30)
@@ -123,7 +125,7 @@ def test_large_and_small_numbers_are_as_torch_has_them():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(bad):
+def test_nan_and_infinity_propagate(bad):
     x = torch.ones(2, 40)
     x[1, 7] = bad
     for found in (native.rms_norm(x, torch.ones(40), 1e-6, torch.bfloat16)[0], native.swiglu(x.bfloat16())):
@@ -136,8 +138,8 @@ def test_what_is_not_finite_stays_so(bad):
     assert score[0, 1].isnan().all()
 
 
-def test_rounding_to_bfloat16_is_torchs():
-    """A row of ones and an epsilon of 0 leave the gain as it is, which is then rounded."""
+def test_bfloat16_rounding_equals_torch():
+    """With a row of ones and epsilon 0, the output is the gain, rounded."""
     bits = torch.randint(-(1 << 31), (1 << 31) - 1, (4096,), generator=torch.Generator().manual_seed(0)).int()
     ties = (bits & -65536) | 0x8000
     for pattern in (bits, ties):
@@ -148,7 +150,7 @@ def test_rounding_to_bfloat16_is_torchs():
 
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -0x400000])
-def test_nan_stays_nan_in_bfloat16_whatever_its_payload(bits):
+def test_bfloat16_rounding_keeps_nan(bits):
     gain = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
     one = torch.ones(1, 1)
     assert native.rms_norm(one, gain, 0.0, torch.bfloat16)[0].isnan().all()
@@ -164,9 +166,9 @@ def test_nan_stays_nan_in_bfloat16_whatever_its_payload(bits):
     assert native.split_heads_backward(qkv, mixed, gains, inverse, angles, layout)[0][:, :4].isnan().all()
 
 
-def test_what_c_cannot_take_is_refused():
-    x, gain = draw(4, 8), draw(8)
-    for wrong in (gain.double(), draw(16)[::2], gain.half()):
+def test_unsupported_inputs_are_rejected():
+    x, gain = random_tensor(4, 8), random_tensor(8)
+    for wrong in (gain.double(), random_tensor(16)[::2], gain.half()):
         with pytest.raises(TypeError, match="rms_norm_forward in C cannot take"):
             native.rms_norm(x, wrong, 1e-6, torch.float32)
     assert not native.supports(x.double(), torch.float64)
@@ -174,8 +176,8 @@ def test_what_c_cannot_take_is_refused():
     assert not native.supports(torch.ones(2, 2, device="meta"), torch.float32)
 
 
-def test_rows_are_shared_out_among_any_number_of_threads_and_give_the_same_bits_twice(monkeypatch):
-    x, gain, of = draw(7, 33), draw(33, seed=1), draw(7, 33, seed=2)
+def test_thread_counts_agree_and_results_repeat(monkeypatch):
+    x, gain, of = random_tensor(7, 33), random_tensor(33, seed=1), random_tensor(7, 33, seed=2)
     found = []
     for threads in (1, 2, 5, 16):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -189,31 +191,31 @@ def test_rows_are_shared_out_among_any_number_of_threads_and_give_the_same_bits_
         torch.testing.assert_close(other, found[0])
 
 
-def test_a_training_takes_them_and_gives_the_same_bits_twice(prose, monkeypatch):
+def test_training_uses_c_and_repeats_bitwise(prose, monkeypatch):
     called = []
     real = native.call
     monkeypatch.setattr(native, "call", lambda name, *rest, **more: called.append(name) or real(name, *rest, **more))
-    pieces = {
+    separate = {
         *("rms_norm_forward", "rms_norm_backward", "split_heads_forward", "split_heads_backward"),
         *("causal_softmax_forward", "causal_softmax_backward", "swiglu_forward", "swiglu_backward"),
     }
-    whole = pieces - {"causal_softmax_forward", "causal_softmax_backward"}
-    whole |= {"attention_forward", "attention_backward"}
+    fused = separate - {"causal_softmax_forward", "causal_softmax_backward"}
+    fused |= {"attention_forward", "attention_backward"}
     for precision, sizes in (("float32", {}), ("bfloat16", {}), ("bfloat16", {"width": 64})):
         called.clear()
-        ended = []
+        final_weights = []
         for _ in range(2):
             trainer = make_trainer(prose, small(**sizes), precision=precision)
             for _ in range(3):
                 trainer.step()
-            ended.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
-        assert torch.equal(*ended)
-        assert set(called) == (whole if sizes and PAIRS else pieces)
+            final_weights.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+        assert torch.equal(*final_weights)
+        assert set(called) == (fused if sizes and HAS_BFLOAT16_PAIRS else separate)
 
 
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("half", [True, False])
-def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, width, monkeypatch):
+def test_gradients_are_as_accurate_as_torch(half, width, monkeypatch):
     plain = Transformer(small(context=150, width=width), 16)
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
@@ -240,24 +242,24 @@ def test_a_networks_gradients_are_as_near_to_float64_as_torchs_own(half, width, 
     assert errors[1] < 1.5 * errors[2] + 1e-6
 
 
-def test_the_source_is_shipped():
+def test_sources_are_in_the_package():
     for file in (file for sources in build.LIBRARIES for file in sources):
         assert file.is_file()
         assert file.is_relative_to(Path(charladder.__file__).parent)
 
 
-PROCESSORS = ("x86-64", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids")  # SSE2 alone ... matrix units
-OFTEN = "x86-64", "sapphirerapids"  # the fewest instructions and the most
+PROCESSORS = ("x86-64", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids")  # from SSE2 to AMX
+FAST_SUBSET = "x86-64", "sapphirerapids"  # tested without --slow: the smallest and the largest instruction set
 C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86 processors")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 compiler")
 @pytest.mark.parametrize("half", [(), ("-DBFLOAT16",)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "processor", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in PROCESSORS]
+    "processor", [one if one in FAST_SUBSET else pytest.param(one, marks=pytest.mark.slow) for one in PROCESSORS]
 )
-def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, half):
-    """What is not taken here would fail on other machines alone, and silently: everything runs without it."""
+def test_sources_compile_for_every_processor(processor, half):
+    """On a machine whose variant does not compile, the library silently uses torch instead of C."""
     where = ("-I", str(build.CSRC), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
     flags = (f"-march={processor}", "-O1", "-fopenmp", "-c", "-o", "/dev/null")
     known = subprocess.run([str(COMPILER), *flags, "-x", "c", "/dev/null"], capture_output=True)
@@ -268,18 +270,20 @@ def test_it_is_c_for_every_kind_of_processor_whichever_this_one_is(processor, ha
         assert not done.returncode, done.stderr
 
 
-PAIRS = native.library(torch.bfloat16) is not None and native.has_attention(
+HAS_BFLOAT16_PAIRS = native.library(torch.bfloat16) is not None and native.has_attention(
     torch.zeros(3, 1, 1, 32, dtype=torch.bfloat16)
 )
-by_pairs = pytest.mark.skipif(not PAIRS, reason="this processor multiplies no pairs of bfloat16, or has matrix units")
+needs_bfloat16_pairs = pytest.mark.skipif(not HAS_BFLOAT16_PAIRS, reason="needs AVX-512 BF16 without AMX")
 
 
-def heads_of(layout, scale=1.0):
+def random_heads(layout, scale=1.0):
     B, T, H, E = layout
-    return draw(3, B * H, T, E, dtype=torch.bfloat16) * scale, draw(B * T, H * E, seed=1, dtype=torch.bfloat16)
+    return random_tensor(3, B * H, T, E, dtype=torch.bfloat16) * scale, random_tensor(
+        B * T, H * E, seed=1, dtype=torch.bfloat16
+    )
 
 
-@by_pairs
+@needs_bfloat16_pairs
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 @pytest.mark.parametrize(
     "layout",
@@ -291,41 +295,42 @@ def heads_of(layout, scale=1.0):
         HeadLayout(1, 512, 1, 96),
     ],
 )
-def test_attention_of_whole_heads(layout, scale):
-    qkv, of = heads_of(layout, scale)
+def test_attention(layout, scale):
+    qkv, of = random_heads(layout, scale)
     y, log = native.attention(qkv, layout)
     exact = qkv.double().requires_grad_()
     score = exact[0] @ exact[1].mT
     score = score.masked_fill(torch.ones(score.shape[1:], dtype=torch.bool).triu(1), float("-inf"))
     exact_y = causal_attention.merge_heads(score.softmax(-1) @ exact[2], layout)
     exact_y.backward(of.double())
-    near((y,), (exact_y.detach(),), torch.bfloat16)
+    assert_close_to_float64((y,), (exact_y.detach(),), torch.bfloat16)
     torch.testing.assert_close(log.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
     of_qkv = native.attention_backward(of, qkv, y, log, layout)
-    for mine, judge in zip(of_qkv, exact.grad, strict=True):
-        # As a whole: what a query and a key of two characters get is a difference of nearly equal numbers.
-        assert float((mine.double() - judge).norm()) < 8e-3 * float(exact.grad.norm())
+    for actual, expected in zip(of_qkv, exact.grad, strict=True):
+        # Relative to all gradients: for two characters, those of query and key are differences of nearly equal
+        # numbers.
+        assert float((actual.double() - expected).norm()) < 8e-3 * float(exact.grad.norm())
 
 
-@by_pairs
-def test_attention_of_whole_heads_is_nearer_than_piece_by_piece():
+@needs_bfloat16_pairs
+def test_attention_is_more_accurate_than_the_reference():
     layout = HeadLayout(2, 200, 2, 64)
-    qkv, of = heads_of(layout)
+    qkv, of = random_heads(layout)
     exact = qkv.double()
-    wide_y, wide_kept = causal_attention.attention(reference, exact, layout)
-    judge = causal_attention.attention_backward(reference, of.double(), exact, wide_y, wide_kept, layout)
+    exact_y, exact_saved = causal_attention.attention(reference, exact, layout)
+    expected = causal_attention.attention_backward(reference, of.double(), exact, exact_y, exact_saved, layout)
     y, log = native.attention(qkv, layout)
     whole = native.attention_backward(of, qkv, y, log, layout)
-    y, kept = causal_attention.attention(reference, qkv, layout)
-    pieces = causal_attention.attention_backward(reference, of, qkv, y, kept, layout)
+    y, saved = causal_attention.attention(reference, qkv, layout)
+    pieces = causal_attention.attention_backward(reference, of, qkv, y, saved, layout)
     for which in range(3):
-        assert (whole[which] - judge[which]).norm() < (pieces[which] - judge[which]).norm()
+        assert (whole[which] - expected[which]).norm() < (pieces[which] - expected[which]).norm()
 
 
-@by_pairs
+@needs_bfloat16_pairs
 @pytest.mark.parametrize("layout", [HeadLayout(1, 70, 3, 32), HeadLayout(3, 130, 1, 64)])
-def test_attention_of_a_head_does_not_depend_on_threads_or_other_heads(layout):
-    qkv, of = heads_of(layout)
+def test_attention_does_not_depend_on_threads_or_other_heads(layout):
+    qkv, of = random_heads(layout)
     found = []
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
@@ -345,10 +350,10 @@ def test_attention_of_a_head_does_not_depend_on_threads_or_other_heads(layout):
     assert torch.equal(of_alone, found[0][2][:, -1:])
 
 
-@by_pairs
-def test_attention_does_not_see_what_comes_later_and_nan_stays_nan():
+@needs_bfloat16_pairs
+def test_attention_is_causal_and_propagates_nan():
     layout = HeadLayout(1, 90, 1, 32)
-    qkv, of = heads_of(layout)
+    qkv, of = random_heads(layout)
     y, _ = native.attention(qkv, layout)
     changed = qkv.clone()
     changed[:, :, 61:] = 5.0
@@ -356,5 +361,5 @@ def test_attention_does_not_see_what_comes_later_and_nan_stays_nan():
     changed[:, :, 61:] = float("nan")
     y_nan, log_nan = native.attention(changed, layout)
     assert y_nan[61:].isnan().all()
-    assert torch.equal(y_nan[:32], y[:32])  # those before share a block with it, where 0 times NaN is NaN
+    assert torch.equal(y_nan[:32], y[:32])  # rows 32 to 60 share a block with the NaN, and 0 times NaN is NaN
     assert native.attention_backward(of, changed, y_nan, log_nan, layout)[0, :, 61:].isnan().all()
