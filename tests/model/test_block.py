@@ -1,4 +1,4 @@
-"""One layer against plain implementations of it: both placements of the norm, with and without dropout."""
+"""One block against a plain reimplementation: both norm placements, with and without dropout."""
 
 import math
 
@@ -12,11 +12,11 @@ from helpers import small
 PAPER = [small(block="paper", norm_placement=placement) for placement in ("pre", "post")]
 
 
-def stirred(settings) -> Block:
+def random_block(settings) -> Block:
     block = Block(settings).double()
     with torch.no_grad():
-        for place, parameter in enumerate(block.parameters()):
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+        for seed, parameter in enumerate(block.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             parameter.copy_(0.3 * noise)
     return block
 
@@ -26,49 +26,49 @@ def layer_norm(x: torch.Tensor, norm) -> torch.Tensor:
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
 
 
-def attention(x: torch.Tensor, a, heads: int, dropped) -> torch.Tensor:
+def attention(x: torch.Tensor, a, heads: int, dropout) -> torch.Tensor:
     B, T, D = x.shape
     q, k, v = ((x @ m.weight.T + m.bias).view(B, T, heads, -1).transpose(1, 2) for m in (a.query, a.key, a.value))
     score = q @ k.transpose(-2, -1) / math.sqrt(D / heads) + torch.full((T, T), -math.inf).triu(1)
-    seen = (dropped(score.softmax(-1)) @ v).transpose(1, 2).reshape(B, T, D)
-    return seen @ a.output.weight.T + a.output.bias
+    mixed = (dropout(score.softmax(-1)) @ v).transpose(1, 2).reshape(B, T, D)
+    return mixed @ a.output.weight.T + a.output.bias
 
 
-def feed_forward(x: torch.Tensor, f, dropped) -> torch.Tensor:
-    return dropped((x @ f.up.weight.T + f.up.bias).clamp(min=0)) @ f.down.weight.T + f.down.bias
+def feed_forward(x: torch.Tensor, f, dropout) -> torch.Tensor:
+    return dropout((x @ f.up.weight.T + f.up.bias).clamp(min=0)) @ f.down.weight.T + f.down.bias
 
 
-def plain(x: torch.Tensor, block: Block, settings, dropout: Dropout | None = None) -> torch.Tensor:
-    """Pre-norm: x + f(norm(x)). Post-norm (Vaswani et al. 2017): norm(x + f(x)). Twice each."""
-    places = [(lambda y: y) if dropout is None else dropout.fold_in(place) for place in (1, 2)]
+def reference(x: torch.Tensor, block: Block, settings, dropout: Dropout | None = None) -> torch.Tensor:
+    """Pre-norm: x + f(norm(x)). Post-norm (Vaswani et al. 2017): norm(x + f(x))."""
+    masks = [(lambda y: y) if dropout is None else dropout.fold_in(index) for index in (1, 2)]
     one, two = block.attention_norm, block.feed_forward_norm
     heads = settings.attention_heads
     if settings.norm_placement == "pre":
-        x = x + attention(layer_norm(x, one), block.attention, heads, places[0])
-        return x + feed_forward(layer_norm(x, two), block.feed_forward, places[1])
-    x = layer_norm(x + attention(x, block.attention, heads, places[0]), one)
-    return layer_norm(x + feed_forward(x, block.feed_forward, places[1]), two)
+        x = x + attention(layer_norm(x, one), block.attention, heads, masks[0])
+        return x + feed_forward(layer_norm(x, two), block.feed_forward, masks[1])
+    x = layer_norm(x + attention(x, block.attention, heads, masks[0]), one)
+    return layer_norm(x + feed_forward(x, block.feed_forward, masks[1]), two)
 
 
 @pytest.mark.parametrize("settings", PAPER, ids=["pre", "post"])
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 @torch.no_grad()
-def test_the_papers_block_is_the_plain_one_with_dropout_on_attention_weights_and_inside_the_feed_forward_layer(
-    settings, rate
-):
-    block = stirred(settings)
+def test_paper_block_equals_the_reference(settings, rate):
+    block = random_block(settings)
     x = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     dropout = Dropout(rate, torch.tensor([3, 4])) if rate else None
-    torch.testing.assert_close(block(x, None, None, dropout), plain(x, block, settings, dropout), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        block(x, None, None, dropout), reference(x, block, settings, dropout), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("block", ["paper", "modern"])
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @torch.no_grad()
-def test_dropout_at_a_rate_of_nearly_nothing_is_no_dropout(block, placement):
+def test_dropout_with_rate_near_zero_changes_nothing(block, placement):
     model = Transformer(small(block=block, norm_placement=placement), 256).double()
-    for place, parameter in enumerate(model.parameters()):
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+    for seed, parameter in enumerate(model.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         parameter.add_(0.2 * noise)
     x = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
     almost_none = Dropout(1e-12, torch.tensor([3, 4]))
@@ -76,24 +76,24 @@ def test_dropout_at_a_rate_of_nearly_nothing_is_no_dropout(block, placement):
 
 
 @torch.no_grad()
-def test_layers_and_the_two_places_in_a_layer_have_masks_of_their_own():
-    """Layer l draws at places 1 and 2 of place l: the masks of a run stay as they are."""
+def test_every_dropout_has_its_own_mask():
+    """Layer l folds in l and then 1 or 2. Changing this would change the results of every seed."""
     drawn = []
 
-    class Noting(Dropout):
-        def fold_in(self, place):
-            return Noting(self.rate, super().fold_in(place).keys_B)
+    class RecordingDropout(Dropout):
+        def fold_in(self, index):
+            return RecordingDropout(self.rate, super().fold_in(index).keys_B)
 
         def __call__(self, x):
             drawn.append((tuple(x.shape[1:]), self.keys_B.tolist()))
             return x
 
     model, keys = Transformer(small(block="paper"), 256), torch.tensor([7])
-    model(torch.zeros(1, 16, dtype=torch.long), dropout=Noting(0.5, keys))
+    model(torch.zeros(1, 16, dtype=torch.long), dropout=RecordingDropout(0.5, keys))
     expected = []
     for layer in range(3):
-        for place, shape in ((1, (2, 16, 16)), (2, (16, 64))):
-            expected.append((shape, Dropout(0.5, keys).fold_in(layer).fold_in(place).keys_B.tolist()))
+        for index, shape in ((1, (2, 16, 16)), (2, (16, 64))):
+            expected.append((shape, Dropout(0.5, keys).fold_in(layer).fold_in(index).keys_B.tolist()))
     assert drawn == expected
 
 

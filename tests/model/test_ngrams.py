@@ -1,3 +1,5 @@
+"""N-gram embeddings: what they depend on, cached decoding, training and checkpoints."""
+
 import pytest
 import torch
 
@@ -9,24 +11,24 @@ from helpers import PROSE, make_trainer, small
 SETTINGS = small(ngrams=5, ngram_rows=97)
 
 
-def grown(seed=0):
-    """A network whose tables say something."""
-    network = Transformer(SETTINGS, 256, seed).double()
-    for place, parameter in enumerate(network.parameters()):
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+def random_network():
+    """A network whose n-gram tables are not zero."""
+    network = Transformer(SETTINGS, 256, 0).double()
+    for seed, parameter in enumerate(network.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         parameter.data.add_(0.3 * noise)
     return network.eval()
 
 
-def test_a_fresh_network_is_the_one_without():
+def test_untrained_tables_change_nothing():
     with_tables, without = Transformer(SETTINGS, 256), Transformer(small(), 256)
     without.load_state_dict(with_tables.state_dict(), strict=False)
     tokens = torch.arange(12)[None]
     assert torch.equal(with_tables(tokens).logits_BTV, without(tokens).logits_BTV)
 
 
-def test_an_embedding_depends_on_the_last_characters_alone():
-    table = grown().ngrams
+def test_embedding_depends_only_on_the_last_n_characters():
+    table = random_network().ngrams
     assert table is not None
     tokens = torch.randint(0, 256, (1, 16), generator=torch.Generator().manual_seed(1))
     before = table(tokens, 16)
@@ -35,13 +37,13 @@ def test_an_embedding_depends_on_the_last_characters_alone():
     differs = (table(changed, 16) != before).any(-1)[0]
     assert differs.tolist() == [6 <= position < 6 + 5 for position in range(16)]
     assert torch.equal(table(tokens, 4), before[:, -4:])
-    # the same characters elsewhere have the same embedding, once a whole n-gram is before them
+    # The same n-gram has the same embedding at every position.
     shifted = torch.cat((tokens[:, 3:4], tokens[:, :-1]), 1)
     assert torch.equal(table(shifted, 16)[:, 6:], before[:, 5:-1])
 
 
 def test_order_matters():
-    table = grown().ngrams
+    table = random_network().ngrams
     assert table is not None
     a, b = table(torch.tensor([[1, 2, 3]]), 1), table(torch.tensor([[2, 1, 3]]), 1)
     assert not torch.equal(a, b)
@@ -49,7 +51,7 @@ def test_order_matters():
 
 @torch.no_grad()
 def test_cached_equals_uncached():
-    network = grown()
+    network = random_network()
     tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
     whole = network(tokens).logits_BTV
     cache = KVCache(SETTINGS, 2, dtype=torch.float64)
@@ -61,7 +63,7 @@ def test_cached_equals_uncached():
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_training_touches_the_rows_it_read_and_resumes_to_the_bit(micro_batch):
+def test_training_updates_rows_and_resumes_bitwise(micro_batch):
     data = (PROSE * 5).encode()
     whole, first, second = (make_trainer(data, SETTINGS, micro_batch=micro_batch) for _ in range(3))
     for _ in range(6):
@@ -80,7 +82,7 @@ def test_training_touches_the_rows_it_read_and_resumes_to_the_bit(micro_batch):
         assert torch.equal(tensor, second.network.state_dict()[name]), name
 
 
-def test_a_gradient_that_is_not_finite_in_a_table_is_noticed():
+def test_nan_in_a_table_is_detected():
     trainer = make_trainer((PROSE * 5).encode(), SETTINGS, skips=0)
     trainer.step()
     tables = trainer.network.ngrams
@@ -91,6 +93,6 @@ def test_a_gradient_that_is_not_finite_in_a_table_is_noticed():
 
 
 @pytest.mark.parametrize("changes", [{"ngrams": 2}, {"ngrams": 17}, {"ngrams": -3}, {"ngram_rows": 0}])
-def test_settings_that_cannot_be(changes):
+def test_invalid_settings(changes):
     with pytest.raises(UserError, match="ngram"):
         small(**changes)

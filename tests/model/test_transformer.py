@@ -1,3 +1,5 @@
+"""The network: cached decoding, causality, hidden states, positions, limits."""
+
 import math
 
 import pytest
@@ -24,7 +26,7 @@ def tokens(seed: int, *shape: int) -> torch.Tensor:
 
 
 def network(settings, seed=0) -> Transformer:
-    """In float64, so that equality is told from rounding; with output matrices that are not zero."""
+    """A network in float64, to tell errors from rounding, whose output matrices are not zero."""
     model = Transformer(settings, 256, seed).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -50,21 +52,21 @@ def test_cached_decoding_equals_full_recomputation(settings_):
 )
 @settings(max_examples=25, deadline=None)
 @torch.no_grad()
-def test_a_rolled_back_cache_equals_a_fresh_one(moves, variant):
-    model, cache, read = network(VARIANTS[variant]), KVCache(VARIANTS[variant], 1, dtype=torch.float64), []
+def test_rolled_back_cache_equals_a_new_one(moves, variant):
+    model, cache, ids = network(VARIANTS[variant]), KVCache(VARIANTS[variant], 1, dtype=torch.float64), []
     for turn, (size, back_to) in enumerate(moves):
-        piece = tokens(turn, size).tolist()[: 16 - len(read)]
+        piece = tokens(turn, size).tolist()[: 16 - len(ids)]
         if piece:
-            read += piece
+            ids += piece
             got = model(torch.tensor([piece]), cache=cache).logits_BTV[:, -1]
-            torch.testing.assert_close(got, model(torch.tensor([read])).logits_BTV[:, -1], rtol=1e-9, atol=1e-9)
-        read = read[:back_to]
-        cache.seek(len(read))
+            torch.testing.assert_close(got, model(torch.tensor([ids])).logits_BTV[:, -1], rtol=1e-9, atol=1e-9)
+        ids = ids[:back_to]
+        cache.seek(len(ids))
 
 
 @pytest.mark.parametrize("settings_", VARIANTS)
 @torch.no_grad()
-def test_no_position_sees_what_comes_after_it(settings_):
+def test_network_is_causal(settings_):
     model, x = network(settings_), tokens(3, 1, 16)
     changed = x.clone()
     changed[0, 9] = (x[0, 9] + 1) % 256
@@ -74,7 +76,7 @@ def test_no_position_sees_what_comes_after_it(settings_):
 
 
 @torch.no_grad()
-def test_keep_and_layers():
+def test_output_hidden_and_logits_to_keep():
     model, x = network(small()), tokens(4, 2, 12)
     whole, last = model(x, output_hidden=(1, 2, 3)), model(x, output_hidden=(1, 3), logits_to_keep=2)
     torch.testing.assert_close(last.logits_BTV, whole.logits_BTV[:, -2:])
@@ -84,7 +86,7 @@ def test_keep_and_layers():
     assert model(x).hidden == {}
 
 
-def test_who_watches_gets_each_state_as_soon_as_there_is_one_and_nothing_is_kept():
+def test_on_hidden_gets_every_state_and_none_is_stored():
     model, x, seen = network(small()), tokens(4, 2, 12), []
     output = model(
         x, output_hidden=(1, 3), logits_to_keep=2, on_hidden=lambda layer, state: seen.append((layer, state))
@@ -94,7 +96,7 @@ def test_who_watches_gets_each_state_as_soon_as_there_is_one_and_nothing_is_kept
     assert all(torch.equal(state, expected[layer]) for layer, state in seen)
 
 
-def test_tables_are_added_at_every_layer_and_not_shared():
+def test_position_tables_per_layer():
     model = Transformer(small(block="paper"), 256)
     assert len(model.tables) == 3
     model(tokens(5, 2, 16)).logits_BTV.sum().backward()
@@ -104,22 +106,22 @@ def test_tables_are_added_at_every_layer_and_not_shared():
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": 33, "attention_heads": 3}])
-def test_the_sinusoidal_signal_is_added_to_the_input_of_the_first_layer_alone(changes):
-    """Vaswani et al. 2017, section 3.5, number by number. It goes on past the context, and is no parameter."""
+def test_sinusoidal_positions_are_added_before_the_first_layer_only(changes):
+    """Compares with the formula of Vaswani et al. 2017, section 3.5, also past the context. It has no parameters."""
     network, x = Transformer(small(block="paper", positions="sinusoidal", **changes), 256), tokens(5, 2, 40)
-    read, made = [], []
+    inputs, outputs = [], []
     for block in network.blocks:
-        block.register_forward_pre_hook(lambda _, given: read.append(given[0]))
-        block.register_forward_hook(lambda _, given, output: made.append(output))
+        block.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        block.register_forward_hook(lambda _, given, output: outputs.append(output))
     with torch.inference_mode():
         network(x)
     width, expected = network.settings.width, network.embedding.weight[x].detach().clone()
-    for place in range(40):
+    for position in range(40):
         for column in range(width):
-            angle = place / 10000 ** (2 * (column // 2) / width)
-            expected[:, place, column] += math.cos(angle) if column % 2 else math.sin(angle)
-    torch.testing.assert_close(read[0], expected, rtol=0, atol=1e-6)
-    assert all(torch.equal(below, above) for below, above in zip(made, read[1:], strict=False))
+            angle = position / 10000 ** (2 * (column // 2) / width)
+            expected[:, position, column] += math.cos(angle) if column % 2 else math.sin(angle)
+    torch.testing.assert_close(inputs[0], expected, rtol=0, atol=1e-6)
+    assert all(torch.equal(below, above) for below, above in zip(outputs, inputs[1:], strict=False))
     network(x).logits_BTV.sum().backward()
     without = {name for name, _ in small_network("table").named_parameters()} - {"tables.0"}
     assert {name for name, _ in network.named_parameters()} == without == set(network.state_dict())
@@ -130,14 +132,14 @@ def small_network(positions: str) -> Transformer:
 
 
 @torch.no_grad()
-def test_sinusoidal_positions_in_other_types():
+def test_sinusoidal_positions_in_other_dtypes():
     network, x = small_network("sinusoidal"), tokens(5, 2, 16)
     exact = network(x).logits_BTV
     assert network.bfloat16()(x).logits_BTV.dtype == torch.bfloat16
     torch.testing.assert_close(network.double()(x).logits_BTV, exact.double(), rtol=0.1, atol=0.02)
 
 
-def test_rotary_scores_depend_on_distance_alone():
+def test_rotary_scores_depend_only_on_distance():
     from charladder.model.rotary import rotary_angles, rotate
 
     cos, sin = rotary_angles(small(), 16)
@@ -150,7 +152,7 @@ def test_rotary_scores_depend_on_distance_alone():
     assert not math.isclose(score(3, 1), score(9, 6), abs_tol=1e-3)
 
 
-def test_past_the_tables_and_past_the_cache():
+def test_too_many_characters_for_tables_or_cache():
     with pytest.raises(UserError, match="17 characters are more than the 16"):
         Transformer(small(block="paper"), 256)(tokens(6, 1, 17))
     with pytest.raises(UserError, match="17 characters are more than the 16 the cache"):
@@ -169,12 +171,12 @@ def test_past_the_tables_and_past_the_cache():
         ({"width": 6}, "odd number"),
     ],
 )
-def test_settings_that_cannot_be(changes, sentence):
+def test_invalid_settings(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         small(**changes)
 
 
-def test_seed_decides_the_weights():
+def test_seed_determines_the_weights():
     one, same, other = (Transformer(small(), 256, seed).embedding.weight for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
