@@ -1,4 +1,4 @@
-"""Small networks and every drafter for them, fitted to nothing: exactness does not depend on how good drafts are."""
+"""Small random networks, and every drafter with random heads: exactness does not depend on the quality of drafts."""
 
 import numpy as np
 import torch
@@ -18,39 +18,39 @@ from charladder.inference.runner import ModelRunner
 from charladder.model import Transformer
 from helpers import small
 
-DRAFTERS = ("none", "plain targets", "chained targets", "early-exit", "ngram", "auto")
+DRAFTERS = ("none", "independent targets", "chained targets", "early-exit", "ngram", "auto")
 
 
-def random_network(alphabet: int, amount: float = 0.2, **changes) -> Transformer:
-    """A network whose weights all are something."""
+def random_network(alphabet: int, noise: float = 0.2, **changes) -> Transformer:
+    """A network in which no weight is zero."""
     model = Transformer(small(**changes), alphabet).eval()
     with torch.no_grad():
-        for place, parameter in enumerate(model.parameters()):
-            parameter.add_(amount * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+        for seed, parameter in enumerate(model.parameters()):
+            parameter.add_(noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
     return model
 
 
 def make_drafter(
-    name: str, network: Transformer, reader: ModelRunner, sampling: SamplingParams, length: int = 3
+    name: str, network: Transformer, runner: ModelRunner, sampling: SamplingParams, length: int = 3
 ) -> Drafter:
     width, alphabet = network.settings.width, network.output.out_features
     random = torch.Generator().manual_seed(9)
-    near = network.output.weight.detach() + 0.1 * torch.randn(alphabet, width, generator=random)
+    similar = network.output.weight.detach() + 0.1 * torch.randn(alphabet, width, generator=random)
     if name == "none":
         return NoDrafter()
-    if name == "plain targets":
+    if name == "independent targets":
         return IndependentHeadsDrafter(
-            {k: (near.roll(k, 0), torch.zeros(alphabet)) for k in range(2, length + 2)}, sampling
+            {k: (similar.roll(k, 0), torch.zeros(alphabet)) for k in range(2, length + 2)}, sampling
         )
     if name == "chained targets":
         torch.manual_seed(3)
         chain = ChainedHead(width, alphabet, 24)
         with torch.no_grad():
-            chain.output.weight.copy_(near)
+            chain.output.weight.copy_(similar)
         return ChainedHeadDrafter(chain, sampling, length)
     if name == "early-exit":
-        return EarlyExitDrafter(reader, 1, near, None, sampling, length)
+        return EarlyExitDrafter(runner, 1, similar, None, sampling, length)
     if name == "ngram":
         return NgramDrafter(np.random.default_rng(1).integers(0, alphabet, 500), length)
     names = ("chained targets", "early-exit", "ngram")
-    return AutoDrafter([(make_drafter(one, network, reader, sampling, length), (1, length)) for one in names])
+    return AutoDrafter([(make_drafter(one, network, runner, sampling, length), (1, length)) for one in names])

@@ -1,4 +1,4 @@
-"""Drafted text is distributed as the network says, whatever drafts, and greedy text is the same text."""
+"""Speculative decoding keeps the distribution of the network, and with greedy sampling the same text."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ import torch
 
 from charladder.generation import GenerationLoop, SamplingParams, distribution
 from charladder.generation import loop as loop_module
-from charladder.generation.sampler import SOURCES as DRAW
+from charladder.generation.sampler import SOURCES as SAMPLING
 from charladder.generation.sampler import Drafts, NativeSampler, ReferenceSampler
 from charladder.inference.packed_cpu import PackedRunner, PackedWeights
 from charladder.inference.runner import EagerRunner
@@ -30,24 +30,24 @@ SAMPLINGS = [
     SamplingParams(temperature=0.8, top_k=3, coupled=True),
 ]
 PROMPT = [0, 2, 1]
-needs_c = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
+needs_c = pytest.mark.skipif(native.library(torch.float32) is None, reason="needs a C compiler")
 
 
-def expected_of(network, sampling: SamplingParams, length: int) -> dict[tuple[int, ...], float]:
+def exact_distribution(network, sampling: SamplingParams, length: int) -> dict[tuple[int, ...], float]:
     """The probability of every text of `length` characters after the prompt, by enumeration."""
     alphabet = network.output.out_features
     texts = list(itertools.product(range(alphabet), repeat=length))
     with torch.no_grad():
         logits_NTV = network(torch.tensor([[*PROMPT, *text[:-1]] for text in texts]), logits_to_keep=length).logits_BTV
-    found = {}
+    probabilities = {}
     for text, logits_TV in zip(texts, logits_NTV, strict=True):
         p_TV = distribution(logits_TV, sampling)
-        found[text] = math.prod(float(p_TV[place, one]) for place, one in enumerate(text))
-    return found
+        probabilities[text] = math.prod(float(p_TV[position, symbol]) for position, symbol in enumerate(text))
+    return probabilities
 
 
 def assert_distributed(texts: list[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> None:
-    """By chi-square, rare texts taken together; impossible ones never come."""
+    """A chi-square test with rare texts in one cell; texts of probability 0 must not occur."""
     counts = dict.fromkeys(expected, 0)
     for text in texts:
         counts[text] += 1
@@ -61,179 +61,179 @@ def assert_distributed(texts: list[tuple[int, ...]], expected: dict[tuple[int, .
     if rare[1] >= 10:
         cells.append((rare[0], rare[1]))
     chi_square, freedom = sum((seen - mean) ** 2 / mean for seen, mean in cells), len(cells) - 1
-    # Wilson and Hilferty: the cube root of chi-square over its freedom is nearly normal. One in 100,000 is beyond.
+    # Wilson and Hilferty: the cube root of chi-square over its degrees of freedom is nearly normal. The limit is
+    # exceeded once in 100,000 tests.
     normal = ((chi_square / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / math.sqrt(2 / (9 * freedom))
     assert normal < 4.3, (chi_square, freedom)
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch) -> None:
-    """What chooses by speed sees the same speeds every time: whether a check is passed is not left to the hour."""
+    """A simulated clock, so that the automatic drafter makes the same choices in every test run."""
     ticks, now = random.Random(5), [0.0]
 
-    def passing() -> float:
+    def perf_counter() -> float:
         now[0] += ticks.expovariate(1000)
         return now[0]
 
-    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=passing))
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=perf_counter))
 
 
-def drawn_texts(
-    network, name: str, sampling: SamplingParams, samples: int, together: int = 1000
+def sample_texts(
+    network, name: str, sampling: SamplingParams, samples: int, batch_size: int = 1000
 ) -> list[tuple[int, ...]]:
-    reader, texts, passes, characters = PackedRunner(PackedWeights(network), together, 16), [], 0, 0
-    for seed in range(samples // together):
-        drafter = make_drafter(name, network, reader, sampling)
-        # Longer than what is looked at, so that there is something to draft to the end.
-        writer = GenerationLoop(reader, [PROMPT] * together, 5, sampling, seed, drafter)
-        writer.run()
-        texts += [tuple(stream.ids[1:4]) for stream in writer.sequences]
-        passes, characters = passes + writer.passes, characters + writer.pass_characters
-    assert name in ("none", "auto") or characters > 1.02 * passes  # drafts do stand
+    runner, texts, passes, characters = PackedRunner(PackedWeights(network), batch_size, 16), [], 0, 0
+    for seed in range(samples // batch_size):
+        drafter = make_drafter(name, network, runner, sampling)
+        # One character more than is compared, so that the last of these can be drafted too.
+        loop = GenerationLoop(runner, [PROMPT] * batch_size, 5, sampling, seed, drafter)
+        loop.run()
+        texts += [tuple(sequence.ids[1:4]) for sequence in loop.sequences]
+        passes, characters = passes + loop.passes, characters + loop.pass_characters
+    assert name in ("none", "auto") or characters > 1.02 * passes  # some drafts are accepted
     return texts
 
 
-def after_one(expected: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], float]:
-    """Of texts without their first character: that one comes from the prompt, and no draft is for it."""
-    found: dict[tuple[int, ...], float] = {}
+def without_first(expected: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], float]:
+    """The distribution of the texts without their first character, which is never drafted."""
+    marginal: dict[tuple[int, ...], float] = {}
     for text, p in expected.items():
-        found[text[1:]] = found.get(text[1:], 0.0) + p
-    return found
+        marginal[text[1:]] = marginal.get(text[1:], 0.0) + p
+    return marginal
 
 
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("samples", [4_000, pytest.param(200_000, marks=pytest.mark.slow)])
-def test_three_drafted_characters_are_distributed_as_enumeration_says(name, sampling, samples):
+def test_drafted_text_has_the_exact_distribution(name, sampling, samples):
     network = random_network(4, 0.5)
-    expected = after_one(expected_of(network, sampling, 4))
+    expected = without_first(exact_distribution(network, sampling, 4))
     assert sum(expected.values()) == pytest.approx(1)
-    assert_distributed(drawn_texts(network, name, sampling, samples), expected)
+    assert_distributed(sample_texts(network, name, sampling, samples), expected)
 
 
 @needs_c
-def test_the_check_of_distributions_can_fail():
+def test_distribution_check_can_fail():
     network = random_network(4, 0.5)
-    texts = drawn_texts(network, "chained targets", SamplingParams(temperature=1.1), 20_000)
+    texts = sample_texts(network, "chained targets", SamplingParams(temperature=1.1), 20_000)
     with pytest.raises(AssertionError):
-        assert_distributed(texts, after_one(expected_of(network, SamplingParams(), 4)))
+        assert_distributed(texts, without_first(exact_distribution(network, SamplingParams(), 4)))
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "chained targets",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("plain targets", "early-exit", "ngram")),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("independent targets", "early-exit", "ngram")),
     ],
 )
-def test_plain_reader_and_choice_are_exact_too(name, monkeypatch):
-    """Without any C."""
+def test_distribution_is_exact_without_c(name, monkeypatch):
     monkeypatch.setattr(native, "library", lambda *_: None)
     network, sampling, texts = random_network(3, 0.5), SamplingParams(temperature=0.9), []
-    reader = EagerRunner(network, 20, 16)
+    runner = EagerRunner(network, 20, 16)
     for seed in range(40):
-        writer = GenerationLoop(reader, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, reader, sampling))
-        writer.run()
-        texts += [tuple(stream.ids[1:3]) for stream in writer.sequences]
-    assert_distributed(texts, after_one(expected_of(network, sampling, 3)))
+        loop = GenerationLoop(runner, [PROMPT] * 20, 5, sampling, seed, make_drafter(name, network, runner, sampling))
+        loop.run()
+        texts += [tuple(sequence.ids[1:3]) for sequence in loop.sequences]
+    assert_distributed(texts, without_first(exact_distribution(network, sampling, 3)))
 
 
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_greedy_drafted_text_is_the_same_text(name):
-    """20 prompts, 10,000 characters, most of them past the context. Not one may differ: rows of the packed reader do
-    not depend on each other."""
+def test_greedy_text_is_the_same_with_every_drafter(name):
+    """10,000 characters after 20 prompts, most of them past the context. Rows of PackedRunner do not depend on each
+    other, so all of them must be equal."""
     network, greedy = random_network(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts = []
     for drafting in ("none", name):
-        reader = PackedRunner(PackedWeights(network), len(prompts), 16)
-        drafter = make_drafter(drafting, network, reader, greedy)
-        writer = GenerationLoop(reader, prompts, 500, greedy, 0, drafter)
-        writer.run()
-        texts.append([stream.ids for stream in writer.sequences])
+        runner = PackedRunner(PackedWeights(network), len(prompts), 16)
+        drafter = make_drafter(drafting, network, runner, greedy)
+        loop = GenerationLoop(runner, prompts, 500, greedy, 0, drafter)
+        loop.run()
+        texts.append([sequence.ids for sequence in loop.sequences])
     assert texts[0] == texts[1]
     assert sum(map(len, texts[0])) == 10_000
 
 
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_in_a_race_a_seed_writes_the_same_text_whatever_drafts(name):
-    network, race, texts = random_network(64), SamplingParams(temperature=0.7, coupled=True), []
+def test_coupled_text_of_a_seed_is_the_same_with_every_drafter(name):
+    network, coupled, texts = random_network(64), SamplingParams(temperature=0.7, coupled=True), []
     for drafting in ("none", name):
-        reader = PackedRunner(PackedWeights(network), 4, 16)
-        writer = GenerationLoop(
-            reader, [[5, 6, 7], [], [9], [8] * 40], 200, race, 7, make_drafter(drafting, network, reader, race)
+        runner = PackedRunner(PackedWeights(network), 4, 16)
+        loop = GenerationLoop(
+            runner, [[5, 6, 7], [], [9], [8] * 40], 200, coupled, 7, make_drafter(drafting, network, runner, coupled)
         )
-        writer.run()
-        texts.append([stream.ids for stream in writer.sequences])
+        loop.run()
+        texts.append([sequence.ids for sequence in loop.sequences])
     assert texts[0] == texts[1]
 
 
 @needs_c
 @pytest.mark.parametrize("name", DRAFTERS[:-1])
-def test_a_stream_writes_the_same_beside_others_as_alone(name):
+def test_text_does_not_depend_on_other_sequences(name):
     network, sampling = random_network(64), SamplingParams(temperature=0.7)
     prompts, texts = [[5, 6, 7], [], [9], [8] * 40], []
-    for some in (prompts, *([prompt] for prompt in prompts)):
-        reader = PackedRunner(PackedWeights(network), len(some), 16)
-        writer = GenerationLoop(reader, some, 60, sampling, 7, make_drafter(name, network, reader, sampling))
-        writer.run()
-        texts += [stream.ids for stream in writer.sequences]
+    for batch in (prompts, *([prompt] for prompt in prompts)):
+        runner = PackedRunner(PackedWeights(network), len(batch), 16)
+        loop = GenerationLoop(runner, batch, 60, sampling, 7, make_drafter(name, network, runner, sampling))
+        loop.run()
+        texts += [sequence.ids for sequence in loop.sequences]
     assert texts[:4] == texts[4:]
 
 
 @pytest.mark.slow
 @needs_c
-def test_greedy_text_of_the_packed_reader_is_that_of_the_plain_one():
-    """A first difference only where the two best logits are within 1e-4, and these are counted."""
+def test_greedy_text_of_packed_and_eager_runners():
+    """Texts may first differ only where the two highest logits are within 1e-4, and at most two texts may differ."""
     network, greedy = random_network(256), SamplingParams(temperature=0)
     prompts = np.random.default_rng(0).integers(0, 256, (20, 9)).tolist()
     texts, close = [], 0
-    for reader in (EagerRunner(network, 20, 16), PackedRunner(PackedWeights(network), 20, 16)):
-        writer = GenerationLoop(reader, prompts, 500, greedy)
-        writer.run()
-        texts.append([stream.ids for stream in writer.sequences])
+    for runner in (EagerRunner(network, 20, 16), PackedRunner(PackedWeights(network), 20, 16)):
+        loop = GenerationLoop(runner, prompts, 500, greedy)
+        loop.run()
+        texts.append([sequence.ids for sequence in loop.sequences])
     for number, (one, other) in enumerate(zip(*texts, strict=True)):
         if one == other:
             continue
-        at = next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-        logits_V = plain_logits(network, prompts[number] + one[:at])
+        first = next(position for position, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        logits_V = recomputed_logits(network, prompts[number] + one[:first])
         best = np.sort(logits_V)[-2:]
         assert best[1] - best[0] < 1e-4
         close += 1
     assert close <= 2
 
 
-def plain_logits(network, read: list[int]) -> np.ndarray:
-    """Of the character after these, by full recomputation, past the context by the rule."""
-    start = -(-max(0, len(read) - 16) // 8) * 8
+def recomputed_logits(network, ids: list[int]) -> np.ndarray:
+    """The logits of the next character without a cache; past the context, the last half context is kept."""
+    start = -(-max(0, len(ids) - 16) // 8) * 8
     with torch.no_grad():
-        return network(torch.tensor([read[start:]])).logits_BTV[0, -1].numpy()
+        return network(torch.tensor([ids[start:]])).logits_BTV[0, -1].numpy()
 
 
 @needs_c
 @pytest.mark.parametrize("sampling", [*SAMPLINGS, SamplingParams(temperature=0)], ids=str)
-@pytest.mark.parametrize("certain", [False, True])
-def test_both_ways_of_choosing_choose_the_same(sampling, certain):
-    library = native.library(torch.float32, DRAW)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_reference_and_native_sampler_agree(sampling, deterministic):
+    library = native.library(torch.float32, SAMPLING)
     assert library is not None
-    plain, compiled = ReferenceSampler(sampling), NativeSampler(sampling, library)
+    reference, compiled = ReferenceSampler(sampling), NativeSampler(sampling, library)
     random = np.random.default_rng(5)
     for _ in range(40):
         counts = random.integers(0, 4, 6).tolist()
         M, V = sum(counts), 11
         logits_NV = random.normal(0, 2, (M + 6, V)).astype(np.float32)
         uniform = random.random(2 * M + 6).tolist()
-        ids, p_NV, nats = plain.sample(logits_NV, uniform[: M + 6])
-        same, close, near = compiled.sample(logits_NV, uniform[: M + 6])
-        assert ids == same
-        np.testing.assert_allclose(p_NV, close, atol=2e-7)
-        np.testing.assert_allclose(nats, near, atol=2e-6)
-        q_MV = None if certain else random.dirichlet(np.ones(V), M).reshape(M, V)
+        ids, p_NV, nats = reference.sample(logits_NV, uniform[: M + 6])
+        same_ids, close_p_NV, close_nats = compiled.sample(logits_NV, uniform[: M + 6])
+        assert ids == same_ids
+        np.testing.assert_allclose(p_NV, close_p_NV, atol=2e-7)
+        np.testing.assert_allclose(nats, close_nats, atol=2e-6)
+        q_MV = None if deterministic else random.dirichlet(np.ones(V), M).reshape(M, V)
         drafts = Drafts(counts, random.integers(0, V, M).tolist(), q_MV)
-        one, other = plain.verify(logits_NV, drafts, uniform), compiled.verify(logits_NV, drafts, uniform)
+        one, other = reference.verify(logits_NV, drafts, uniform), compiled.verify(logits_NV, drafts, uniform)
         assert (one.accepted_S, one.next_S) == (other.accepted_S, other.next_S)
-        for said, again in zip(one.nats_S, other.nats_S, strict=True):
-            np.testing.assert_allclose(said, again, atol=2e-6)
+        for nats, close_nats in zip(one.nats_S, other.nats_S, strict=True):
+            np.testing.assert_allclose(nats, close_nats, atol=2e-6)

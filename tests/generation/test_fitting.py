@@ -1,4 +1,4 @@
-"""Drafting heads learn what the network says, which stays as it is."""
+"""Fitting drafting heads to the predictions of a frozen network."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from charladder.text import Windows
 from generation.drafting import random_network
 
 
-def test_heads_learn_and_the_network_does_not():
+def test_heads_learn_and_the_network_does_not_change():
     network = random_network(8, 0.3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     heads = DraftingHeads(32, 8, 32, (2,), (1, 2)).initialise_from(network)
@@ -22,7 +22,7 @@ def test_heads_learn_and_the_network_does_not():
     assert set(first) == {"chain1", "chain2", "chain3", "target2", "layer1", "layer2"}
     for name in first:
         assert last[name] < first[name] - 0.05, name
-    # What it says of itself is the least that a head can come to.
+    # The network's entropy is the lower bound of the loss.
     with torch.no_grad():
         ids_BT = torch.from_numpy(windows.take(64)[0])
         p_BTV = network(ids_BT[:, :16]).logits_BTV.softmax(-1)
@@ -32,23 +32,22 @@ def test_heads_learn_and_the_network_does_not():
         assert torch.equal(tensor, before[name])
 
 
-def test_targets_stand_where_they_belong():
-    """Heads that know the answer have the network's own entropy as their loss; one place off, they have not."""
+def test_alignment_of_chain_targets():
     network = random_network(8, 0.5)
     ids_BT = torch.randint(0, 8, (4, 19), generator=torch.Generator().manual_seed(0))
     heads = DraftingHeads(32, 8, 32, (), (2,)).initialise_from(network)
     losses = head_losses(network, heads, ids_BT, 2)
     with torch.no_grad():
-        said = network(ids_BT[:, :16], output_hidden={2, 3})
-        p_BTV = said.logits_BTV.softmax(-1)
-        state = said.hidden[3]
-        # By hand: the chain reads character t + 1 after state t, and is asked for what the network says at t + 1.
+        output = network(ids_BT[:, :16], output_hidden={2, 3})
+        p_BTV = output.logits_BTV.softmax(-1)
+        state = output.hidden[3]
+        # The chain reads character t + 1 after state t; its target is the network's prediction at t + 1.
         _, logits = heads.chain(state[:, :15], ids_BT[:, 1:16])
-        by_hand = -(p_BTV[:, 1:] * logits.log_softmax(-1)).sum(-1).mean()
-    assert float(losses["chain1"].detach()) == pytest.approx(float(by_hand), rel=1e-5)
+        expected = -(p_BTV[:, 1:] * logits.log_softmax(-1)).sum(-1).mean()
+    assert float(losses["chain1"].detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_budgets():
+def test_invalid_settings_and_time_budget():
     for fields in ({}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "batch": 0}, {"steps": 1, "rate": float("nan")}):
         with pytest.raises(UserError):
             FitConfig(**fields)

@@ -1,3 +1,5 @@
+"""The sampling distribution, and the generation loop without drafts."""
+
 import itertools
 
 import numpy as np
@@ -20,8 +22,8 @@ P = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
 def network(request) -> Transformer:
     model = Transformer(small(block=request.param), 256).eval()
     with torch.no_grad():
-        for place, parameter in enumerate(model.parameters()):
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+        for seed, parameter in enumerate(model.parameters()):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
     return model
 
 
@@ -44,26 +46,26 @@ def test_distribution(sampling, expected):
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_ties_at_top_k_keep_k():
+def test_top_k_keeps_k_of_equal_symbols():
     assert int((distribution(torch.zeros(1, 8), SamplingParams(top_k=3)) > 0).sum()) == 3
 
 
-def test_text_is_what_full_recomputation_would_choose(network):
-    """Greedy, within the context and past it: the cache is an optimisation and nothing else."""
+def test_greedy_text_equals_recomputation_without_cache(network):
+    """Within the context and past it."""
     prompt = [1, 2, 3]
     text = list(generate(network, prompt, 40, SamplingParams(temperature=0)))
-    context, read = 16, list(prompt)
+    context, ids = 16, list(prompt)
     for character in text:
-        over = max(0, len(read) - context)
+        over = max(0, len(ids) - context)
         start = -(-over // 8) * 8
         with torch.no_grad():
-            logits = network(torch.tensor([read[start:]])).logits_BTV[0, -1]
+            logits = network(torch.tensor([ids[start:]])).logits_BTV[0, -1]
         assert int(logits.argmax()) == character
-        read.append(character)
+        ids.append(character)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 24, 25, 100])
-def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, length):
+def test_prefill_at_once_equals_character_by_character(network, length):
     prompt = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     at_once, by_one = (GenerationLoop(open_runner(network), [[]], 0) for _ in range(2))
     (one,), (other,) = at_once.sequences, by_one.sequences
@@ -74,7 +76,7 @@ def test_a_prompt_read_at_once_equals_one_read_character_by_character(network, l
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_seeds_reproduce_and_an_empty_prompt_begins_anywhere(network):
+def test_seeds_and_the_empty_prompt(network):
     one, again, other = (list(generate(network, [], 20, seed=seed)) for seed in (4, 4, 5))
     assert one == again
     assert one != other
@@ -82,7 +84,7 @@ def test_seeds_reproduce_and_an_empty_prompt_begins_anywhere(network):
 
 
 def test_samples_follow_the_distribution():
-    """The joint distribution of two characters of a two-letter network, by enumeration, against samples."""
+    """Compares samples of two characters, with an alphabet of two, with the exact joint distribution."""
     model = Transformer(small(), 2).eval()
     with torch.no_grad():
         model.output.weight.normal_(0, 1, generator=torch.Generator().manual_seed(2))
@@ -96,10 +98,10 @@ def test_samples_follow_the_distribution():
         expected[pair] = probability
     drawn = [tuple(generate(model, [0], 2, seed=seed)) for seed in range(1500)]
     chi_square = sum((drawn.count(pair) - 1500 * p) ** 2 / (1500 * p) for pair, p in expected.items())
-    assert chi_square < 21.1  # three degrees of freedom, one in ten thousand
+    assert chi_square < 21.1  # exceeded once in 10,000 tests with three degrees of freedom
 
 
-def test_mistakes(network):
+def test_invalid_arguments(network):
     with pytest.raises(UserError, match="length is -1"):
         next(generate(network, [1], -1))
     with pytest.raises(UserError, match="NaN"):
@@ -110,53 +112,53 @@ def test_mistakes(network):
     assert list(generate(network, [1], 0)) == []
 
 
-def test_chance_falls_in_the_order_that_texts_of_a_seed_hang_on():
-    """Two numbers for each draft, then one for the character after them, as the stream's generator gives them."""
+def test_order_of_random_numbers():
+    """Two random numbers for each draft, then one for the next character: the text of a seed depends on this order."""
 
-    class Two(NoDrafter):
-        def draft(self, streams, most):
-            return Drafts([2] * len(streams), [65, 66] * len(streams), None)
+    class TwoDrafts(NoDrafter):
+        def draft(self, sequences, limits):
+            return Drafts([2] * len(sequences), [65, 66] * len(sequences), None)
 
     network = Transformer(small(), 256, seed=0)
-    writer = GenerationLoop(open_runner(network, 2), [[1, 2], [3]], 10, SamplingParams(), 5, Two())
-    config, seen = writer._configs[0], []
+    loop = GenerationLoop(open_runner(network, 2), [[1, 2], [3]], 10, SamplingParams(), 5, TwoDrafts())
+    config, seen = loop._configs[0], []
     verify = config.sampler.verify
     config.sampler.verify = lambda logits, drafts, uniform: (
         seen.append(list(uniform)) or verify(logits, drafts, uniform)
     )
-    writer.step()
+    loop.step()
     expected = []
     for prompt in ([1, 2], [3]):
-        chance = make_random(5, 0, prompt)
-        chance.random()  # the first character
-        expected += [chance.random() for _ in range(5)]
+        random = make_random(5, 0, prompt)
+        random.random()  # for the first character
+        expected += [random.random() for _ in range(5)]
     assert seen == [expected]
 
 
 @pytest.mark.parametrize(
-    "sampling", [SamplingParams(coupled=True), SamplingParams(temperature=0.9)], ids=["race", "drawn"]
+    "sampling", [SamplingParams(coupled=True), SamplingParams(temperature=0.9)], ids=["coupled", "independent"]
 )
 def test_different_prompts_share_no_random_numbers(sampling):
-    """A network that predicts nearly the same after every prompt: only chance can make its texts differ."""
+    """The network predicts nearly the same after every prompt, so equal random numbers would give equal texts."""
     network = Transformer(small(), 256, seed=0)
     texts = []
     for prompt in ([1], [2], [3, 1], [], [1] * 40):
-        writer = GenerationLoop(open_runner(network), [prompt], 200, sampling, 5)
-        writer.run()
-        texts.append(writer.sequences[0].ids)
+        loop = GenerationLoop(open_runner(network), [prompt], 200, sampling, 5)
+        loop.run()
+        texts.append(loop.sequences[0].ids)
     for one, other in itertools.combinations(texts, 2):
         assert np.mean(np.equal(one, other)) < 0.05
 
 
-def test_a_text_depends_on_its_seed_and_prompt_alone_and_equal_prompts_get_different_texts():
+def test_text_depends_only_on_seed_prompt_and_sample_index():
     network = Transformer(small(), 256, seed=0)
 
     def texts(prompts: list[list[int]], seed: int = 5) -> list[tuple[int, ...]]:
-        writer = GenerationLoop(open_runner(network, len(prompts)), prompts, 30, SamplingParams(coupled=True), seed)
-        writer.run()
-        return [tuple(stream.ids) for stream in writer.sequences]
+        loop = GenerationLoop(open_runner(network, len(prompts)), prompts, 30, SamplingParams(coupled=True), seed)
+        loop.run()
+        return [tuple(sequence.ids) for sequence in loop.sequences]
 
-    first, second, again, once_more = texts([[1], [2], [1], [1]])
+    first, second, again, third = texts([[1], [2], [1], [1]])
     assert texts([[2], [1]]) == [second, first]
     assert texts([[1]]) == [first] != texts([[1]], seed=6)
-    assert len({first, second, again, once_more}) == 4
+    assert len({first, second, again, third}) == 4

@@ -1,4 +1,4 @@
-"""Several characters in one call are those that come one at a time, bit for bit."""
+"""Generating several characters in one call gives bitwise the same as one character at a time."""
 
 import ctypes
 
@@ -17,13 +17,19 @@ from charladder.kernels import build, native
 from generation.drafting import random_network
 from helpers import compile_with_flags
 
-pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
-WAYS = {"as it is": (), "few streams at a time": ("-DHELD=4096",), "threads share all matrices": ("-DNEAR=0",)}
+pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="needs a C compiler")
+COMPILER_FLAGS = {
+    "this processor": (),
+    "few sequences at a time": ("-DHELD=4096",),
+    "threads share all matrices": ("-DNEAR=0",),
+}
 
 
-@pytest.fixture(params=["as it is", *(pytest.param(way, marks=pytest.mark.slow) for way in [*WAYS][1:])])
-def ways(request, monkeypatch):
-    compile_with_flags(monkeypatch, WAYS[request.param], build.NETWORK, build.SAMPLING)
+@pytest.fixture(
+    params=["this processor", *(pytest.param(name, marks=pytest.mark.slow) for name in [*COMPILER_FLAGS][1:])]
+)
+def variant(request, monkeypatch):
+    compile_with_flags(monkeypatch, COMPILER_FLAGS[request.param], build.NETWORK, build.SAMPLING)
 
 
 @pytest.fixture(params=[1, 3])
@@ -36,127 +42,126 @@ def threads(request):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many characters each call wrote; 0 where it left that to others."""
+    """How many characters each call of `multi_step` generates."""
     seen, before = [], multi_step.multi_step
     monkeypatch.setattr("charladder.generation.loop.multi_step", lambda *given: seen.append(before(*given)) or seen[-1])
     return seen
 
 
-def written(network, weights, sampling, pause, stops=(), pace=0.0, count=40, length=70) -> list[tuple]:
-    """Texts of several lengths after several prompts, some of them empty, past the context of 16. pace: as if a
-    character took so many seconds."""
+def generate(network, dtype, sampling, seconds, stops=(), seconds_per_pass=0.0, count=40, length=70) -> list[tuple]:
+    """Texts of several lengths after several prompts, some of them empty, past the context of 16. seconds_per_pass:
+    overrides the measured time."""
     prompts = [[n % 4, 3, n % network.output.out_features][: n % 4] for n in range(count)]
-    writer = GenerationLoop(open_runner(network, count, None, weights), prompts, length, sampling, 3, None, stops)
-    for stream in writer.sequences:
-        stream.length = length - 3 * (stream.slot % 5)
-        stream.top = 3 * (stream.slot % 4 == 1)  # some are looked at
-    while writer.active:
-        writer.seconds_per_pass = pace or writer.seconds_per_pass
-        writer.step(pause)
-    assert writer.accepted_per_pass == 1
-    left = [
-        (s.cached_ids, np.asarray(s.final_D).tobytes()) if s.finish_reason == "length" else None
-        for s in writer.sequences
+    loop = GenerationLoop(open_runner(network, count, None, dtype), prompts, length, sampling, 3, None, stops)
+    for sequence in loop.sequences:
+        sequence.length = length - 3 * (sequence.slot % 5)
+        sequence.top = 3 * (sequence.slot % 4 == 1)  # some record candidates
+    while loop.active:
+        loop.seconds_per_pass = seconds_per_pass or loop.seconds_per_pass
+        loop.step(seconds)
+    assert loop.accepted_per_pass == 1
+    states = [
+        (s.cached_ids, np.asarray(s.final_D).tobytes()) if s.finish_reason == "length" else None for s in loop.sequences
     ]
     assert all(
-        len(s.candidates) == (len(s.ids) - 1 if s.top else 0) for s in writer.sequences if s.finish_reason == "length"
+        len(s.candidates) == (len(s.ids) - 1 if s.top else 0) for s in loop.sequences if s.finish_reason == "length"
     )
     return [
-        (s.ids, s.nats, s.candidates, s.drafted, s.finish_reason, now)
-        for s, now in zip(writer.sequences, left, strict=True)
+        (s.ids, s.nats, s.candidates, s.drafted, s.finish_reason, state)
+        for s, state in zip(loop.sequences, states, strict=True)
     ]
 
 
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "sampling",
     [SamplingParams(coupled=True), SamplingParams(top_p=0.9, temperature=0.7), SamplingParams(temperature=0)],
-    ids=["race", "rejection", "greedy"],
+    ids=["coupled", "rejection", "greedy"],
 )  # fmt: skip
-def test_it_is_what_comes_one_at_a_time(ways, threads, calls, weights, sampling):
+def test_multi_step_equals_single_steps(variant, threads, calls, dtype, sampling):
     network = random_network(256)
-    expected = written(network, weights, sampling, 0)
+    expected = generate(network, dtype, sampling, 0)
     assert not any(calls)
-    assert written(network, weights, sampling, 100.0) == expected
+    assert generate(network, dtype, sampling, 100.0) == expected
     assert max(calls) > 40 * 4
     calls.clear()
-    assert written(network, weights, sampling, 1.0, pace=1 / (16 * 8)) == expected
+    assert generate(network, dtype, sampling, 1.0, seconds_per_pass=1 / (16 * 8)) == expected
     assert 12 * 6 < max(calls) <= 16 * 6
 
 
-def test_a_stop_string_ends_a_text_in_the_middle_of_a_call(calls):
+def test_stop_string_within_a_call(calls):
     network, stops = random_network(5), [[1, 2], [4, 4, 4]]
-    expected = written(network, torch.float32, SamplingParams(coupled=True), 0, stops=stops)
-    got = written(network, torch.float32, SamplingParams(coupled=True), 100.0, stops=stops)
+    expected = generate(network, torch.float32, SamplingParams(coupled=True), 0, stops=stops)
+    got = generate(network, torch.float32, SamplingParams(coupled=True), 100.0, stops=stops)
     assert got == expected
     assert "stop" in {one[4] for one in got}
     assert any(calls)
 
 
-def test_whoever_drafts_is_written_by_steps(calls):
+def test_active_drafter_disables_multi_step(calls):
     network = random_network(5)
 
-    class Awake(NoDrafter):
-        def draft(self, streams, most):
-            drafts = super().draft(streams, most)
+    class ActiveDrafter(NoDrafter):
+        def draft(self, sequences, limits):
+            drafts = super().draft(sequences, limits)
             return type(drafts)(drafts.counts_S, drafts.ids_M, drafts.q_MV)
 
-    GenerationLoop(open_runner(network), [[1]], 9, SamplingParams(coupled=True), 0, Awake()).run()
+    GenerationLoop(open_runner(network), [[1]], 9, SamplingParams(coupled=True), 0, ActiveDrafter()).run()
     assert not calls
 
 
-def test_the_pause_bounds_a_call(calls):
-    writer = GenerationLoop(open_runner(random_network(5), 2), [[1], [2]], 100, SamplingParams(coupled=True))
-    writer.step(100.0)  # how long one takes is not known yet
+def test_seconds_bound_a_call(calls):
+    loop = GenerationLoop(open_runner(random_network(5), 2), [[1], [2]], 100, SamplingParams(coupled=True))
+    loop.step(100.0)  # the time of a pass is not known yet
     assert not calls
-    writer.seconds_per_pass = 1.0
-    writer.step(7.5)
+    loop.seconds_per_pass = 1.0
+    loop.step(7.5)
     assert calls == [6]
-    writer.seconds_per_pass = 1.0
-    writer.step(3.5)  # too little for two of each
+    loop.seconds_per_pass = 1.0
+    loop.step(3.5)  # not enough for two characters each
     assert calls == [6]
 
 
-def test_those_who_have_waited_longest_are_next():
-    writer = GenerationLoop(
+def test_sequences_that_waited_longest_are_selected():
+    loop = GenerationLoop(
         open_runner(random_network(5), 20), [[n % 5] for n in range(20)], 10_000, SamplingParams(coupled=True)
     )
-    writer.step()
-    for turn in range(1, 11):
-        writer.seconds_per_pass = 1.0
-        before = [len(stream.ids) for stream in writer.sequences]
-        writer.step(6.0 * 16)
-        assert sum(len(stream.ids) > count for stream, count in zip(writer.sequences, before, strict=True)) == 6
-        ages = [writer.steps - stream.last_step for stream in writer.sequences if stream.last_step]
-        assert max(ages) <= 3 and (turn < 4 or len(ages) == 20)
+    loop.step()
+    for step in range(1, 11):
+        loop.seconds_per_pass = 1.0
+        before = [len(sequence.ids) for sequence in loop.sequences]
+        loop.step(6.0 * 16)
+        assert sum(len(sequence.ids) > count for sequence, count in zip(loop.sequences, before, strict=True)) == 6
+        ages = [loop.steps - sequence.last_step for sequence in loop.sequences if sequence.last_step]
+        assert max(ages) <= 3 and (step < 4 or len(ages) == 20)
 
 
-def test_of_a_large_network_all_are_written_together(calls):
-    reader = open_runner(random_network(5), 20)
-    assert isinstance(reader, PackedRunner)
-    reader.fits_cache = False
-    writer = GenerationLoop(reader, [[n % 5] for n in range(20)], 100, SamplingParams(coupled=True))
-    writer.step()
-    writer.seconds_per_pass = 1.0
-    writer.step(6.0 * 16)
+def test_large_network_generates_all_sequences_together(calls):
+    runner = open_runner(random_network(5), 20)
+    assert isinstance(runner, PackedRunner)
+    runner.fits_cache = False
+    loop = GenerationLoop(runner, [[n % 5] for n in range(20)], 100, SamplingParams(coupled=True))
+    loop.step()
+    loop.seconds_per_pass = 1.0
+    loop.step(6.0 * 16)
     assert calls == [20 * 4]
 
 
-def test_a_broken_network_says_so():
-    reader = open_runner(random_network(5), 2)
-    assert isinstance(reader, PackedRunner)
-    writer = GenerationLoop(reader, [[1], [2]], 100, SamplingParams(coupled=True))
-    writer.step()
-    reader.weights.output.fill_(float("nan"))
+def test_nan_logits_raise():
+    runner = open_runner(random_network(5), 2)
+    assert isinstance(runner, PackedRunner)
+    loop = GenerationLoop(runner, [[1], [2]], 100, SamplingParams(coupled=True))
+    loop.step()
+    runner.weights.output.fill_(float("nan"))
     with pytest.raises(UserError, match="NaN"):
-        writer.run()
+        loop.run()
 
 
-def test_places_past_the_context_are_refused():
+def test_positions_past_the_context_raise():
     network = random_network(5)
-    reader = open_runner(network)
-    assert isinstance(reader, PackedRunner)
-    chooser = make_sampler(SamplingParams(coupled=True))
-    assert isinstance(chooser, NativeSampler)
+    runner = open_runner(network)
+    assert isinstance(runner, PackedRunner)
+    sampler = make_sampler(SamplingParams(coupled=True))
+    assert isinstance(sampler, NativeSampler)
     with pytest.raises(UserError, match="17 characters are more than the 16"):
-        reader.run_steps(TokenBatch([0], [14], [1]), [3], ctypes.c_void_p(), chooser.sampling, np.zeros((1, 3)))
+        runner.run_steps(TokenBatch([0], [14], [1]), [3], ctypes.c_void_p(), sampler.sampling, np.zeros((1, 3)))
