@@ -95,7 +95,7 @@ def test_drafts_do_without_a_training_text_that_is_not_opened(here, capsys):
     assert main(["generate", "run", "--prompt", "a ", "--length", "5", "--draft", "ngram"]) == 0
     said = capsys.readouterr().err
     assert "is a URL, which is not fetched unasked" in said
-    assert "drafts come from the text written so far" in said
+    assert "drafts are copied from the generated text only" in said
 
 
 def test_a_plain_file_is_compared_before_anything_of_it_is_kept(here, capsys):

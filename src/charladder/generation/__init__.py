@@ -1,4 +1,4 @@
-"""Generation: text from a network, exactly by its distribution."""
+"""Text generation: sampling, speculative decoding, the generation loop."""
 
 from charladder.generation.distribution import SamplingParams, distribution
 from charladder.generation.loop import GenerationLoop, generate

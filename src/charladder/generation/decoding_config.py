@@ -1,4 +1,4 @@
-"""How a sequence is decoded: the sampling parameters and the drafter."""
+"""The decoding configuration of a sequence: sampling parameters and drafter."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""From logits to the distribution that is sampled, and from a distribution to a character.
+"""The distribution from which the next character is sampled.
 
 Shapes: B sequences, V symbols.
 """
@@ -17,17 +17,17 @@ NOT_FINITE = "the network gives NaN for the next character; its weights are brok
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the model's distribution is changed before a character is drawn.
+    """How the model's distribution is changed before sampling.
 
-    temperature: logits are divided by it; 0 is greedy. top_k: only the k likeliest (0: all). top_p: only the fewest
-    likeliest whose probabilities reach p (1: all). min_p: only those at least min_p times as likely as the likeliest.
-    They apply in this order, each to what the one before left, renormalised.
+    temperature: divides the logits; 0 is greedy. top_k: keeps the k most likely symbols (0: all). top_p: keeps the
+    fewest most likely symbols whose probabilities sum to at least p (1: all). min_p: keeps symbols at least min_p times
+    as likely as the most likely one. They apply in this order, and probabilities are renormalised after each.
 
-    coupled: how random numbers are used. False: drafts are verified by rejection sampling, which accepts the most of
-    them; the text of a seed then depends on what was drafted, though its distribution does not. True: every symbol has
-    at every position its own exponential random number, and the symbol that is likely and whose number is small wins.
-    Drafter and network mostly agree on it, and the text of a seed is the same whatever is drafted (Daliri et al. 2024;
-    also known as Gumbel coupling).
+    coupled: how random numbers are used. False: drafts are verified by rejection sampling, which accepts the most
+    drafts; the text of a seed then depends on the drafts, though its distribution does not. True: each symbol at each
+    position has its own exponential random number, and the symbol with the smallest number divided by its probability
+    is chosen. Drafter and network mostly choose the same symbol, and the text of a seed does not depend on the drafts
+    (Daliri et al. 2024; also known as Gumbel coupling).
     """
 
     temperature: float = 1.0
@@ -53,8 +53,7 @@ class SamplingParams:
 
 
 def distribution(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
-    """Probabilities (B, V) in float64, from which the next character is drawn.
-    Raises UserError for logits that are no finite numbers."""
+    """The sampling probabilities (B, V) in float64. Raises UserError for logits that are not finite."""
     if not torch.isfinite(logits_BV).all():
         raise UserError(NOT_FINITE)
     logits_BV = logits_BV.double()
@@ -79,7 +78,7 @@ def renormalise(p_BV: Tensor) -> Tensor:
 
 
 def top_candidates(logits_BV: Tensor, count: int) -> list[list[tuple[int, float]]]:
-    """For each row so many symbols, the likeliest first, with their log-probabilities by the model, in nats."""
+    """For each row the `count` most likely symbols with their log-probabilities in nats, the most likely first."""
     best = logits_BV.double().log_softmax(-1).topk(min(count, logits_BV.shape[-1]))
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [list(zip(ids, nats, strict=True)) for ids, nats in rows]

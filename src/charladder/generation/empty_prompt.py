@@ -1,15 +1,15 @@
-"""What the network reads before the first character of a text whose prompt is empty."""
+"""The replacement for an empty prompt."""
 
 from charladder.text import Alphabet
 
-_START_CHARACTERS = "\n", " "  # in training, a line begins after the first, and a word after the second
+_START_CHARACTERS = "\n", " "  # lines of the training text start after the first, words after the second
 
 
 def ids_before_empty_prompt(alphabet: Alphabet) -> list[int]:
-    """The ids that are read in place of an empty prompt: a newline, or a space where the alphabet has no newline.
+    """The ids that replace an empty prompt: a newline, or a space if the alphabet has no newline.
 
-    They are no part of the text. Empty where the alphabet has neither (DNA, say): the first character is then drawn
-    uniformly, because the network predicts nothing without an input.
+    Empty if the alphabet has neither (DNA, for example): the first character is then drawn uniformly, because the
+    network predicts nothing without an input.
     """
     for letter in _START_CHARACTERS:
         if not alphabet.letters or letter in alphabet.letters:

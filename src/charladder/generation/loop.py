@@ -1,9 +1,9 @@
-"""The generation loop: sequences that a network continues, several at once, each from its own prompt.
+"""The generation loop: continues several sequences together, each with its own prompt.
 
-One step runs the network once, for every sequence, over the character chosen last and those that the drafter proposes
-after it. Verification accepts some of them, and one more character is chosen. Past the context: a sequence with C
-cached characters keeps the last C/2, which are read again from position 0. So every character is predicted from exactly
-what `evaluate --stride C/2` predicts it from, drafted or not.
+One step runs the network once for every sequence, on the last character and the characters that the drafter proposes
+after it. Verification accepts some of these and samples one more. Past the context, a sequence with C cached characters
+keeps the last C/2 and fills the cache again from position 0; every character is thus predicted from the same context as
+with `evaluate --stride C/2`.
 
 Shapes: N rows, S sequences, V symbols, D width.
 """
@@ -25,19 +25,19 @@ from charladder.inference.factory import open_runner
 from charladder.inference.runner import ModelRunner, TokenBatch
 from charladder.model import Transformer
 
-PREFILL_CHARACTERS = 256  # characters of prompts that one pass reads at most
-STEP_SECONDS = 0.02  # of one step that decodes several characters: short enough to look like one at a time
+PREFILL_CHARACTERS = 256  # maximum number of prompt characters in one pass
+STEP_SECONDS = 0.02  # duration of a multi-step decoding call, short enough for streaming
 Group = tuple[DecodingConfig, list[SequenceState]]
 
 
 class GenerationLoop:
-    """Generates `length` characters after each prompt (ids), or fewer where a stop string (ids) ends the sequence.
+    """Generates `length` characters after each prompt (ids), or fewer if a stop string (ids) ends the sequence.
 
-    A sequence is a function of the seed, its prompt, its sample index (`samples`; by default the number of equal
-    prompts before it) and, unless the sampling is coupled, of what is drafted. With a runner whose rows do not depend
-    on each other (PackedRunner) it is the same beside other sequences as alone. The first character after an empty
-    prompt is drawn uniformly; see empty_prompt.py for what TextGenerator and the service do. Raises UserError for a
-    negative length, and for logits that are not finite.
+    A sequence depends on the seed, its prompt, its sample index (`samples`; by default the number of earlier equal
+    prompts) and, unless the sampling is coupled, on the drafts. With PackedRunner it does not depend on the other
+    sequences; with other runners these may change the last bits of its logits. The first character after an empty
+    prompt is drawn uniformly; TextGenerator and the service replace empty prompts (empty_prompt.py). Raises UserError
+    for a negative length, and for logits that are not finite.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class GenerationLoop:
         samples: Sequence[int] | None = None,
     ) -> None:
         self.runner = runner
-        # A runner has one cache, so one loop uses it at a time. The runner keeps this mark and not the loop, which has
-        # the runner: a reference cycle would keep the cache's memory until Python's garbage collector runs.
+        # A runner has one cache, so only one loop can use it. Its owner is this token and not the loop itself: a
+        # reference cycle would keep the memory of the cache until the garbage collector runs.
         self._ownership = runner.owner = object()
-        self.passes = self.pass_characters = 0  # one pass of one sequence counts as one
+        self.passes = self.pass_characters = 0  # a pass over S sequences counts as S
         self.seconds = 0.0  # of all passes
         self.seconds_per_pass = 0.0  # of one sequence, in the last step
         self.steps = 0
@@ -77,14 +77,14 @@ class GenerationLoop:
         return [sequence for sequence in self.sequences if sequence.finish_reason is None]
 
     def add(self, sequences: Sequence[SequenceState], configs: Sequence[DecodingConfig]) -> None:
-        """Adds sequences with their configurations: reads their prompts and chooses their first characters. Raises
-        UserError where their slots are taken or are not below the runner's `slots`."""
-        taken = {sequence.slot for sequence in self.sequences}
-        if len(taken) + len(sequences) > self.runner.slots:
+        """Adds sequences with their configurations, reads their prompts and samples their first characters. Raises
+        UserError if a slot is taken or there are more sequences than slots."""
+        used_slots = {sequence.slot for sequence in self.sequences}
+        if len(used_slots) + len(sequences) > self.runner.slots:
             raise UserError(
-                f"{len(taken) + len(sequences)} prompts are more than the {self.runner.slots} sequences of this runner"
+                f"{len(used_slots) + len(sequences)} prompts are more than the {self.runner.slots} slots of this runner"
             )
-        if taken & {sequence.slot for sequence in sequences}:
+        if used_slots & {sequence.slot for sequence in sequences}:
             raise UserError("a sequence has the slot of another that is being generated")
         self.sequences += sequences
         self._configs |= {sequence.slot: config for sequence, config in zip(sequences, configs, strict=True)}
@@ -107,7 +107,7 @@ class GenerationLoop:
                 sequence.append([symbol], [log_probability])
 
     def remove(self, sequences: Sequence[SequenceState]) -> None:
-        """Removes sequences, finished or not: their slots are free again."""
+        """Removes sequences, finished or not, and frees their slots."""
         for config, group in self._by_config(sequences):
             config.drafter.end(group)
         removed = set(map(id, sequences))
@@ -116,8 +116,8 @@ class GenerationLoop:
         self.sequences = [sequence for sequence in self.sequences if id(sequence) not in removed]
 
     def prefill(self, sequences: Sequence[SequenceState], texts: Sequence[list[int]]) -> np.ndarray:
-        """Reads further characters of sequences, in as few passes as possible, by the rule for what lies past the
-        context. Returns the logits after each sequence's last character, (S, V)."""
+        """Reads further characters of sequences in as few passes as possible, and truncates the context if necessary.
+        Returns the logits after the last character of each sequence, (S, V)."""
         step, rows = self.runner.context // 2, []
         for number, (sequence, ids) in enumerate(zip(sequences, texts, strict=True)):
             over = len(sequence.cached_ids) + len(ids) - self.runner.context
@@ -138,19 +138,19 @@ class GenerationLoop:
         return logits_SV
 
     def truncate_context(self, sequences: Sequence[SequenceState]) -> None:
-        """Forgets the first of C cached characters, so that there is room for the last character chosen."""
-        step, kept = self.runner.context // 2, []
+        """Keeps the last half of each cached context, so that there is room for another character."""
+        step, recent = self.runner.context // 2, []
         for sequence in sequences:
             over = len(sequence.cached_ids) + 1 - self.runner.context
-            kept.append(sequence.cached_ids[-(-over // step) * step :])
+            recent.append(sequence.cached_ids[-(-over // step) * step :])
             sequence.cached_ids = []
-        self.prefill(sequences, kept)
+        self.prefill(sequences, recent)
 
     def step(self, seconds: float = 0.0) -> None:
-        """Generates one further character for every unfinished sequence, or more where drafts are accepted.
+        """Generates one character for every unfinished sequence, or more if drafts are accepted.
 
-        With `seconds`, and where no drafter proposes anything, it generates as many characters as take about so long:
-        for all sequences, or for those that have waited longest.
+        seconds: without drafts, generates as many characters as take about this long, for all sequences or for those
+        that have waited longest.
         """
         began, sequences = time.perf_counter(), self.active
         if not sequences:
@@ -170,27 +170,27 @@ class GenerationLoop:
             passes = characters = self.try_multi_step(parts, seconds) or self.decode(parts)
         elif len(parts) == 1:
             characters = self.verify(parts)
-        else:  # drafts with hidden states continue a pass of their own; all others share one pass
-            together = [part for part in parts if part[2].x_ND is None]
-            alone = [[part] for part in parts if part[2].x_ND is not None]
-            characters = sum(map(self.verify, [together, *alone] if together else alone))
+        else:  # drafts with hidden states need a pass of their own; all others share one pass
+            shared = [part for part in parts if part[2].x_ND is None]
+            single = [[part] for part in parts if part[2].x_ND is not None]
+            characters = sum(map(self.verify, [shared, *single] if shared else single))
         elapsed = time.perf_counter() - began
         self.seconds_per_pass = elapsed / passes
         self.steps += 1
         self.passes += passes
         self.pass_characters += characters
         self.seconds += elapsed
-        if len(parts) == 1:  # of several drafters it is not known which one took how much of the time
+        if len(parts) == 1:  # with several drafters, the time of each is unknown
             parts[0][0].drafter.observe(passes, characters, elapsed)
 
     def try_multi_step(
         self, parts: Sequence[tuple[DecodingConfig, list[SequenceState], Drafts]], seconds: float
     ) -> int:
-        """As decode, with several characters for each sequence; 0 where that is not possible."""
+        """As `decode`, with several characters for each sequence. Returns 0 if that is not possible."""
         if not seconds or not self.seconds_per_pass or not supports_multi_step(self.runner, parts):
             return 0
-        every = [sequence for _, group, _ in parts for sequence in group]
-        sequences, steps = select_sequences(self.runner, every, self.seconds_per_pass, seconds)
+        candidates = [sequence for _, group, _ in parts for sequence in group]
+        sequences, steps = select_sequences(self.runner, candidates, self.seconds_per_pass, seconds)
         if steps < 2:
             return 0
         for sequence in sequences:
@@ -198,8 +198,8 @@ class GenerationLoop:
         return sum(multi_step(self.runner, config, group, steps) for config, group in self._by_config(sequences))
 
     def decode(self, parts: Sequence[tuple[DecodingConfig, list[SequenceState], Drafts]]) -> int:
-        """One pass without drafts; returns the number of characters. The same as verify with empty drafts, with less
-        work in Python, which is most of the cost beside the pass where there are many sequences."""
+        """Runs one pass without drafts. Returns the number of characters. Equals `verify` with empty drafts, with less
+        overhead, which matters with many sequences."""
         sequences = [sequence for _, group, _ in parts for sequence in group]
         last_ids = [sequence.ids[-1] for sequence in sequences]
         positions = [len(sequence.cached_ids) for sequence in sequences]
@@ -221,20 +221,20 @@ class GenerationLoop:
         return row
 
     def verify(self, parts: Sequence[tuple[DecodingConfig, list[SequenceState], Drafts]]) -> int:
-        """One pass over what has been drafted; returns the number of characters that it gives."""
+        """Runs one pass over the drafts and verifies them. Returns the number of characters generated."""
         slots, positions, ids, uniforms = [], [], [], []
         for config, group, drafts in parts:
-            at, uniforms_of_part, coupled = 0, [], config.sampling.coupled
+            first, uniforms_of_part, coupled = 0, [], config.sampling.coupled
             for sequence, count in zip(group, drafts.counts_S, strict=True):
                 position = len(sequence.cached_ids)
                 slots += [sequence.slot] * (count + 1)
                 positions += range(position, position + count + 1)
-                ids += [sequence.last_id, *drafts.ids_M[at : at + count]]
+                ids += [sequence.last_id, *drafts.ids_M[first : first + count]]
                 for offset in range(count):
-                    # In this order: the text of a seed depends on it.
+                    # The text of a seed depends on the order of these random numbers.
                     uniforms_of_part += [sequence.uniform(offset), 0.0 if coupled else sequence.random.random()]
                 uniforms_of_part.append(sequence.uniform(count))
-                at += count
+                first += count
             uniforms.append(uniforms_of_part)
         first_layer, x_ND = parts[0][2].first_layer, parts[0][2].x_ND
         output = self.runner.run(TokenBatch(slots, positions, ids), first_layer, None, x_ND)
@@ -264,12 +264,12 @@ class GenerationLoop:
 
     @property
     def accepted_per_pass(self) -> float:
-        """Characters per pass of a sequence, on average; 1 without drafts."""
+        """Mean number of characters per pass of a sequence; 1 without drafts."""
         return self.pass_characters / self.passes if self.passes else 1.0
 
     def _by_config(self, sequences: Sequence[SequenceState]) -> list[Group]:
-        """Sequences with the same configuration together, in their order."""
-        if len(sequences) == 1:  # the most common case: a pass of a small network takes little more than what follows
+        """Groups sequences by configuration; keeps their order."""
+        if len(sequences) == 1:  # the most common case; for a small network, the code below takes as long as a pass
             return [(self._configs[sequences[0].slot], [*sequences])]
         groups: dict[int, Group] = {}
         for sequence in sequences:
@@ -287,11 +287,10 @@ def generate(
     context: int | None = None,
     drafter: Drafter | None = None,
 ) -> Iterator[int]:
-    """Yields `length` characters that follow `prompt`, as ids, distributed as the network says.
+    """Yields the ids of `length` characters after `prompt`, sampled from the distribution of the network.
 
-    The first character after an empty prompt is drawn uniformly, because the alphabet is not known here: see
-    empty_prompt.py. The same seed gives the same text on one machine, as long as the drafter is the same and does not
-    depend on measured time. Raises UserError for a negative length.
+    The first character after an empty prompt is drawn uniformly. On one machine, the same seed and drafter give the
+    same text, unless the drafter depends on measured time. Raises UserError for a negative length.
     """
     loop = GenerationLoop(open_runner(network, 1, context), [prompt], length, sampling, seed, drafter)
     (sequence,) = loop.sequences

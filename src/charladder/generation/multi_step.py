@@ -1,9 +1,9 @@
-"""Several characters of many sequences in one call of C, where nothing is drafted.
+"""Multi-step decoding: several characters of many sequences in one call of C, without drafts.
 
-What Python does between two characters is then done once for all of them, and the keys and values of a few sequences at
-a time stay in the processor's cache.
+The overhead of Python is paid once per call instead of once per character, and the keys and values of a few sequences
+at a time stay in the processor's cache.
 
-Shapes: N sequences, T characters at once, D width.
+Shapes: N sequences, T characters of each, D width.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ from charladder.generation.sequence import SequenceState
 from charladder.inference.packed_cpu import TILE, PackedRunner
 from charladder.inference.runner import ModelRunner, TokenBatch
 
-MAX_STEPS = 16  # characters of a sequence that one call generates at most
+MAX_STEPS = 16  # characters of each sequence in one call
 
 
 def supports_multi_step(
     runner: ModelRunner, parts: Sequence[tuple[DecodingConfig, list[SequenceState], Drafts]]
 ) -> bool:
-    """Whether one call can generate several characters of all of these."""
+    """Whether `multi_step` can decode these sequences."""
     return (
         isinstance(runner, PackedRunner)
         and (runner.fits_cache or len(parts) == 1)
@@ -36,11 +36,11 @@ def supports_multi_step(
 def select_sequences(
     runner: ModelRunner, sequences: Sequence[SequenceState], seconds_per_pass: float, seconds: float
 ) -> tuple[list[SequenceState], int]:
-    """Which sequences come next and how many characters of each, so that the call takes about `seconds`.
+    """Selects the sequences and the number of characters of each, so that the call takes about `seconds`.
 
-    Of a network that fits the processor's cache: those that have waited longest, as many as fit, because their keys and
-    values then stay in the cache for all their characters. Otherwise all of them, because sharing a pass is what makes
-    each of them cheap.
+    If the network fits the processor's cache: a few sequences, those that have waited longest, with many characters
+    each, because their keys and values then stay in the cache too. Otherwise all of them, because they share the cost
+    of reading the weights.
     """
     assert isinstance(runner, PackedRunner)
     selected = list(sequences)
@@ -52,8 +52,8 @@ def select_sequences(
 
 
 def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[SequenceState], limit: int) -> int:
-    """Generates up to `limit` characters for each sequence, which must have room for one. Returns how many it has
-    generated. Raises UserError for logits that are not finite."""
+    """Generates up to `limit` characters for each sequence; each must have room for one. Returns the number of
+    characters of all. Raises UserError for logits that are not finite."""
     sampler = config.sampler
     assert isinstance(runner, PackedRunner) and isinstance(sampler, NativeSampler)
     steps = [min(limit, runner.context - len(s.cached_ids), s.length - len(s.ids)) for s in sequences]

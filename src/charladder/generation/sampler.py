@@ -1,8 +1,8 @@
-"""From logits to characters: samples a character for each row, and verifies drafts by rejection sampling (Leviathan et
-al. 2023; Chen et al. 2023) or by coupled sampling (Daliri et al. 2024). Both keep exactly the model's distribution.
+"""Samplers: sample characters from logits, and verify drafts by rejection sampling (Leviathan et al. 2023; Chen et al.
+2023) or coupled sampling (Daliri et al. 2024). Both keep exactly the distribution of the model.
 
-There are two implementations: NumPy, which is the reference, and C (sampling.c). The caller gives the uniform random
-numbers; with the same ones both choose the same characters.
+There is a reference implementation in NumPy and one in C (sampling.c). With the same uniform random numbers they choose
+the same characters.
 
 Shapes: N rows, V symbols, S sequences, M drafts of all sequences.
 """
@@ -24,12 +24,12 @@ from charladder.kernels.build import SAMPLING as SOURCES
 
 @dataclass(frozen=True)
 class Drafts:
-    """What a drafter proposes for every sequence of a pass.
+    """The proposals of a drafter for every sequence of a pass.
 
-    counts_S: how many characters for each. ids_M: the characters, one sequence after the other. q_MV: the distributions
-    (float64) from which they were drawn; None where each was certain. first_layer, x_ND: where the drafter has run the
-    layers up to `first_layer` on all of them, the hidden states above it: a row for each sequence's last character and
-    for each draft. idle: the drafter will not propose anything for the next characters either.
+    counts_S: the number of characters for each. ids_M: the characters, one sequence after the other. q_MV: the
+    distributions (float64) from which they were sampled; None if they were chosen deterministically. first_layer, x_ND:
+    if the drafter has run the layers up to `first_layer`, their output, with a row for each sequence's last character
+    and for each draft. idle: the drafter will not propose anything for the next characters either.
     """
 
     counts_S: list[int]
@@ -51,16 +51,16 @@ class VerificationResult:
 
 
 class Sampler(Protocol):
-    """How characters are chosen, in one of the two ways."""
+    """Samples characters and verifies drafts."""
 
     def sample(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
-        """One character a row; the distributions (N, V) they were drawn from, and their nats by the model.
-        Raises UserError for logits that are no numbers."""
+        """Samples a character for each row. Returns the characters, the distributions (N, V) from which they were
+        sampled, and their log-probabilities by the model in nats. Raises UserError for logits that are not finite."""
         ...
 
     def verify(self, logits_NV: np.ndarray, drafts: Drafts, uniform: Sequence[float]) -> VerificationResult:
-        """logits_NV has a row for each draft and one more for each sequence; uniform two numbers for each draft and one
-        more for each sequence, in that order; with coupling, the first of the two is used. Raises as sample does."""
+        """logits_NV: a row for each draft and one more for each sequence. uniform: for each sequence two numbers for
+        each draft and one more; coupled sampling does not use the second of two. Raises as `sample` does."""
         ...
 
 
@@ -70,7 +70,7 @@ def make_sampler(sampling: SamplingParams) -> Sampler:
 
 
 class ReferenceSampler:
-    """The reference."""
+    """The reference implementation."""
 
     def __init__(self, sampling: SamplingParams) -> None:
         self.sampling = sampling
@@ -84,72 +84,71 @@ class ReferenceSampler:
     def sample(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
         p_NV = self.probabilities(logits_NV)
         ids = [self.sample_one(p_V, uniform) for p_V, uniform in zip(p_NV, uniform_N, strict=True)]
-        return ids, p_NV, [log_probability(row, one) for row, one in zip(logits_NV, ids, strict=True)]
+        return ids, p_NV, [log_probability(row, symbol) for row, symbol in zip(logits_NV, ids, strict=True)]
 
     def verify(self, logits_NV: np.ndarray, drafts: Drafts, uniform: Sequence[float]) -> VerificationResult:
         accepted_S, next_S, nats_S = [], [], []
-        row = m = at = 0
+        row = m = u = 0
         for count in drafts.counts_S:
-            taken, next_id, said = 0, -1, []
+            accepted, next_id, nats = 0, -1, []
             while next_id < 0:
-                logits_V = logits_NV[row + taken]
+                logits_V = logits_NV[row + accepted]
                 p_V = self.probabilities(logits_V[None])[0]
-                if taken == count:
-                    next_id = self.sample_one(p_V, uniform[at + 2 * count])
-                    said.append(log_probability(logits_V, next_id))
+                if accepted == count:
+                    next_id = self.sample_one(p_V, uniform[u + 2 * count])
+                    nats.append(log_probability(logits_V, next_id))
                     continue
-                draft = drafts.ids_M[m + taken]
+                draft = drafts.ids_M[m + accepted]
                 if self.sampling.coupled:
-                    won = coupled_sample(p_V, uniform[at + 2 * taken])
-                    said.append(log_probability(logits_V, won))
-                    taken, next_id = (taken + 1, -1) if won == draft else (taken, won)
+                    chosen = coupled_sample(p_V, uniform[u + 2 * accepted])
+                    nats.append(log_probability(logits_V, chosen))
+                    accepted, next_id = (accepted + 1, -1) if chosen == draft else (accepted, chosen)
                     continue
-                q_V = np.zeros_like(p_V) if drafts.q_MV is None else drafts.q_MV[m + taken]
+                q_V = np.zeros_like(p_V) if drafts.q_MV is None else drafts.q_MV[m + accepted]
                 if drafts.q_MV is None:
                     q_V[draft] = 1.0
-                if uniform[at + 2 * taken] * q_V[draft] < p_V[draft]:
-                    said.append(log_probability(logits_V, draft))
-                    taken += 1
+                if uniform[u + 2 * accepted] * q_V[draft] < p_V[draft]:
+                    nats.append(log_probability(logits_V, draft))
+                    accepted += 1
                     continue
-                rest_V = np.maximum(p_V - q_V, 0)
-                next_id = inverse_cdf_sample(rest_V if rest_V.sum() > 0 else p_V, uniform[at + 2 * taken + 1])
-                said.append(log_probability(logits_V, next_id))
-            accepted_S.append(taken)
+                residual_V = np.maximum(p_V - q_V, 0)
+                next_id = inverse_cdf_sample(residual_V if residual_V.sum() > 0 else p_V, uniform[u + 2 * accepted + 1])
+                nats.append(log_probability(logits_V, next_id))
+            accepted_S.append(accepted)
             next_S.append(next_id)
-            nats_S.append(said)
-            row, m, at = row + count + 1, m + count, at + 2 * count + 1
+            nats_S.append(nats)
+            row, m, u = row + count + 1, m + count, u + 2 * count + 1
         return VerificationResult(accepted_S, next_S, nats_S)
 
 
 def inverse_cdf_sample(p_V: np.ndarray, uniform: float) -> int:
-    """The first symbol at which the sum of p passes `uniform` of the whole."""
-    passed_V = np.cumsum(p_V)
-    place = int(np.searchsorted(passed_V, uniform * passed_V[-1], side="right"))
-    possible = np.flatnonzero(p_V)
-    return min(place, int(possible[-1]))
+    """The first symbol at which the cumulative probability exceeds `uniform` times the total."""
+    cumulative_V = np.cumsum(p_V)
+    symbol = int(np.searchsorted(cumulative_V, uniform * cumulative_V[-1], side="right"))
+    return min(symbol, int(np.flatnonzero(p_V)[-1]))
 
 
 def coupled_sample(p_V: np.ndarray, key: float) -> int:
-    """Every symbol is given an exponential time of rate p, made from `key` and the symbol alone; the first one wins."""
+    """The symbol with the smallest exponential random number of rate p, which depends only on `key` and the symbol."""
     symbols = np.flatnonzero(p_V)
-    start = np.frombuffer(np.float64(key).tobytes(), np.uint64)
+    seed = np.frombuffer(np.float64(key).tobytes(), np.uint64)
     with np.errstate(over="ignore"):
-        x = start + (symbols.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = seed + (symbols.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
-    times = -np.log(((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53) / p_V[symbols]
-    return int(symbols[np.argmin(times)])
+    exponentials = -np.log(((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53) / p_V[symbols]
+    return int(symbols[np.argmin(exponentials)])
 
 
 def log_probability(logits_V: np.ndarray, symbol: int) -> float:
-    exact = logits_V.astype(np.float64)
-    most = exact.max()
-    return float(exact[symbol] - most - np.log(np.exp(exact - most).sum()))
+    logits_V = logits_V.astype(np.float64)
+    highest = logits_V.max()
+    return float(logits_V[symbol] - highest - np.log(np.exp(logits_V - highest).sum()))
 
 
 class CSamplingParams(ctypes.Structure):
-    """As in sampling.c."""
+    """The struct SamplingParams in sampling.c."""
 
     _fields_ = [
         ("temperature", ctypes.c_double),
@@ -166,7 +165,7 @@ def to_c(sampling: SamplingParams) -> CSamplingParams:
 
 
 class NativeSampler:
-    """The same in one call of C."""
+    """The implementation in C."""
 
     def __init__(self, sampling: SamplingParams, library: ctypes.CDLL) -> None:
         self.library = library
@@ -175,33 +174,31 @@ class NativeSampler:
     def sample(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
         N, V = logits_NV.shape
         ids_N, p_NV, nats_N = (ctypes.c_int64 * N)(), np.empty((N, V)), (ctypes.c_double * N)()
-        bad = self.library.sample(
+        is_not_finite = self.library.sample(
             address(logits_NV), ctypes.c_long(N), ctypes.c_long(V), ctypes.byref(self.sampling),
             (ctypes.c_double * N)(*uniform_N), ids_N, address(p_NV), nats_N,
         )  # fmt: skip
-        if bad:
+        if is_not_finite:
             raise UserError(NOT_FINITE)
         return list(ids_N), p_NV, list(nats_N)
 
     def verify(self, logits_NV: np.ndarray, drafts: Drafts, uniform: Sequence[float]) -> VerificationResult:
         S, M, V = len(drafts.counts_S), len(drafts.ids_M), logits_NV.shape[1]
         q_MV = None if drafts.q_MV is None else np.ascontiguousarray(drafts.q_MV, np.float64)
-        fits = sum(drafts.counts_S) == M and len(logits_NV) == len(uniform) - M == M + S
-        if not fits or (q_MV is not None and q_MV.shape != (M, V)):
-            raise ValueError(
-                f"{M} drafts do not fit {drafts.counts_S}, {logits_NV.shape} logits or their distributions"
-            )
+        is_consistent = sum(drafts.counts_S) == M and len(logits_NV) == len(uniform) - M == M + S
+        if not is_consistent or (q_MV is not None and q_MV.shape != (M, V)):
+            raise ValueError(f"inconsistent sizes: {M} drafts, counts {drafts.counts_S}, logits {logits_NV.shape}")
         accepted_S, next_S, nats_N = (ctypes.c_int64 * S)(), (ctypes.c_int64 * S)(), (ctypes.c_double * (M + S))()
-        bad = self.library.verify_drafts(
+        is_not_finite = self.library.verify_drafts(
             address(logits_NV), ctypes.c_long(S), ctypes.c_long(V), ctypes.byref(self.sampling),
             (ctypes.c_int64 * S)(*drafts.counts_S), (ctypes.c_int64 * M)(*drafts.ids_M),
             None if q_MV is None else address(q_MV), (ctypes.c_double * len(uniform))(*uniform),
             accepted_S, next_S, nats_N,
         )  # fmt: skip
-        if bad:
+        if is_not_finite:
             raise UserError(NOT_FINITE)
-        nats_S, said, row = [], list(nats_N), 0
-        for count, taken in zip(drafts.counts_S, accepted_S, strict=True):
-            nats_S.append(said[row : row + taken + 1])
+        nats_S, nats, row = [], list(nats_N), 0
+        for count, accepted in zip(drafts.counts_S, accepted_S, strict=True):
+            nats_S.append(nats[row : row + accepted + 1])
             row += count + 1
         return VerificationResult(list(accepted_S), list(next_S), nats_S)

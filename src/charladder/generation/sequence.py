@@ -1,4 +1,4 @@
-"""The state of one sequence that is being generated. It knows neither the drafter nor the sampling parameters.
+"""The state of a sequence, independent of drafter and sampling parameters.
 
 Shapes: V symbols, D width.
 """
@@ -18,15 +18,15 @@ from charladder.generation.stop_strings import settled_length
 
 
 def make_random(seed: int, sample: int, prompt: Sequence[int]) -> random.Random:
-    """The random numbers of one sequence: a function of the seed, the prompt (ids) and `sample`, the number of earlier
-    sequences with the same prompt. The prompt takes part because two sequences with the same random numbers become
-    equal as soon as the network predicts nearly the same for both."""
+    """The random number generator of a sequence, a function of the seed, the prompt (ids) and `sample`, the number of
+    earlier sequences with the same prompt. It depends on the prompt because sequences with equal random numbers tend to
+    become equal."""
     digest = hashlib.sha256(np.asarray(prompt, "<i8").tobytes()).hexdigest()
     return random.Random(f"{seed} {sample} {digest}")
 
 
 def sample_indices(prompts: Sequence[Hashable]) -> list[int]:
-    """For each prompt the number of equal prompts before it: the `sample` of its sequence."""
+    """For each prompt the number of earlier equal prompts."""
     seen: Counter[Hashable] = Counter()
     numbers = []
     for prompt in prompts:
@@ -37,10 +37,10 @@ def sample_indices(prompts: Sequence[Hashable]) -> list[int]:
 
 @dataclass(eq=False, slots=True)
 class SequenceState:
-    """slot: its place in the runner's cache. length: characters to generate at most. coupled: the random numbers of a
-    position do not depend on what is drafted (see SamplingParams).
+    """slot: its index in the runner's cache. length: the maximum number of characters. coupled: the random numbers of a
+    position do not depend on the drafts (see SamplingParams).
 
-    ids: the characters generated so far. nats: their log-probabilities by the model itself, whatever the sampling.
+    ids: the characters generated so far. nats: their log-probabilities before temperature, top-k, top-p and min-p.
     drafted: whether a drafter proposed each of them. settled: how many of them no stop string can remove any more.
     candidates: at every position the `top` most likely symbols with their nats, the most likely first.
     finish_reason: None, `length` or `stop`. Raises UserError for a negative length.
@@ -59,11 +59,11 @@ class SequenceState:
     candidates: list[list[tuple[int, float]]] = field(default_factory=list)
     settled: int = 0
     passes: int = 0  # forward passes of this sequence
-    emitted: int = 0  # characters of these passes; more than `ids` where a stop string removed some
+    emitted: int = 0  # characters of these passes, including those that a stop string removed
     last_step: int = 0  # the step of the loop in which it was last decoded
     finish_reason: str | None = None
-    cached_ids: list[int] = field(default_factory=list)  # all but the last character: the network has read them
-    final_D: np.ndarray | None = None  # the input of the output layer at the last of them
+    cached_ids: list[int] = field(default_factory=list)  # the characters in the cache: all but the last
+    final_D: np.ndarray | None = None  # the input of the output layer at the last cached character
     uniforms: list[float] | None = field(init=False)  # coupled: one random number for each position
 
     def __post_init__(self) -> None:
@@ -75,11 +75,11 @@ class SequenceState:
 
     @property
     def last_id(self) -> int:
-        """The last character generated, which the network has not read yet."""
+        """The last character, which the network has not read yet."""
         return self.ids[-1]
 
     def uniform(self, offset: int) -> float:
-        """A random number in [0, 1) to choose the character `offset` positions after the next one."""
+        """The random number in [0, 1) for the character `offset` positions after the next one."""
         if self.uniforms is None:
             return self.random.random()
         while len(self.uniforms) <= len(self.ids) + offset:
@@ -87,15 +87,15 @@ class SequenceState:
         return self.uniforms[len(self.ids) + offset]
 
     def append(self, ids: Sequence[int], nats: Sequence[float], drafts: int = 0) -> None:
-        """Appends characters, the first `drafts` of which a drafter proposed, until the length or a stop string ends
-        the sequence."""
+        """Appends characters, of which the first `drafts` were drafted, until the length or a stop string ends the
+        sequence."""
         room = self.length - len(self.ids)
         ids, nats = ids[:room], nats[:room]
         if self.stops:
-            for place, (symbol, log_probability) in enumerate(zip(ids, nats, strict=True)):
+            for index, (symbol, log_probability) in enumerate(zip(ids, nats, strict=True)):
                 self.ids.append(symbol)
                 self.nats.append(log_probability)
-                self.drafted.append(place < drafts)
+                self.drafted.append(index < drafts)
                 self.settled, stopped = settled_length(self.ids, self.stops)
                 if stopped:
                     self.finish_reason = "stop"
@@ -105,11 +105,11 @@ class SequenceState:
         else:
             self.ids += ids
             self.nats += nats
-            self.drafted += [place < drafts for place in range(len(ids))]
+            self.drafted += [index < drafts for index in range(len(ids))]
             self.settled = len(self.ids)
         if len(self.ids) == self.length:
             self.finish_reason, self.settled = "length", self.length
 
     def record_candidates(self, logits_NV: np.ndarray) -> None:
-        """Records the most likely symbols of the next positions, a row for each."""
+        """Records the most likely symbols of the next positions, one for each row."""
         self.candidates += top_candidates(torch.from_numpy(logits_NV), self.top)

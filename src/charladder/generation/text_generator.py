@@ -1,4 +1,4 @@
-"""Text from a run: prompts in, text out, whole or streamed. What `charladder generate` does, as a library.
+"""Text generation with the network of a run: the library behind `charladder generate`.
 
 model = TextGenerator(open_run(Path("runs/ladder-1")), GenerationConfig(length=200))
 for piece in model.stream(b"def "):
@@ -33,12 +33,12 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """length: characters after each prompt, at most. stops: strings that end a text, and are no part of it. context: as
-    trained, unless given. draft: what proposes characters; the text is the model's own whatever it is. With `none`, and
-    with `auto`, which decides by the clock, chance is a race: both write the same text from a seed. precision: of the
-    weights, keys and values; bfloat16 halves what a pass has to fetch, and rounds the model. unknown: what becomes of
-    letters of a prompt outside the alphabet (the run's own rule, unless given). together: prompts written at once.
-    encoding: of the bytes that a run with the alphabet of bytes writes; what is not in it becomes U+FFFD.
+    """length: the maximum number of characters after each prompt. stops: strings that end a text, excluded from it.
+    context: by default that of the network. draft: the drafter, which affects the speed and not the distribution;
+    `none` and `auto` use coupled sampling, so that a seed gives the same text with both, although `auto` depends on
+    measured time. precision: of weights, keys and values; bfloat16 halves the memory traffic and rounds the network.
+    unknown: how letters of a prompt outside the alphabet are handled (default: as the run does). batch_size: prompts
+    that are continued together. encoding: of the output of a run with the byte alphabet; invalid bytes become U+FFFD.
     """
 
     length: int = 400
@@ -62,7 +62,7 @@ class GenerationConfig:
 
 
 def check_limits(length: int, seed: int, stops: Sequence[bytes]) -> None:
-    """Raises UserError for a length, seed or stop string that no text can have."""
+    """Raises UserError for an invalid length, seed or stop string."""
     if length < 0:
         raise UserError(field="length", value=length, rule="it must be at least 0")
     if not 0 <= seed < 1 << 63:
@@ -73,8 +73,8 @@ def check_limits(length: int, seed: int, stops: Sequence[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Prompt:
-    """data: as the run reads it: its bytes, or UTF-8 where its alphabet has letters. length, seed, stops: as in
-    TextSettings, for the texts of this prompt alone. where: what a message calls it."""
+    """data: bytes, or UTF-8 if the alphabet of the run has letters. length, seed, stops: override GenerationConfig.
+    where: names the prompt in error messages."""
 
     data: bytes
     length: int | None = None
@@ -91,8 +91,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """What was written after a prompt. ids: its characters in the run's alphabet. nats: log-probability of each by the
-    model itself, whatever the sampling. finish: `length` or `stop`."""
+    """A text without its prompt. ids: its characters. nats: their log-probabilities before temperature, top-k, top-p
+    and min-p. finish_reason: `length` or `stop`."""
 
     text: str
     ids: list[int]
@@ -106,7 +106,7 @@ class GeneratedText:
 
 @dataclass(frozen=True)
 class _Request:
-    """A text to write, in ids. sample: how many texts of the same seed and prompt come before it."""
+    """A text to generate. prompt, stops: ids. sample: the number of earlier texts with the same seed and prompt."""
 
     prompt: tuple[int, ...]
     length: int
@@ -116,24 +116,22 @@ class _Request:
 
 
 def load_training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
-    """The text that a run was trained on, ids; None where it is gone or not opened unasked, and `report` hears why."""
+    """The ids of the training text of a run; calls `report` and returns None if it cannot be opened."""
     try:
         corpus = open_data(run)
     except UserError as error:
         command = f"charladder evaluate {run.words} --data DATA"
-        report(f"{error} ({command} puts it into the cache); drafts come from the text written so far")
+        report(f"{error} ({command} puts it into the cache); drafts are copied from the generated text only")
         return None
     begin, end = split_of(run.recipe, corpus).train
     return corpus.ids_N[begin:end]
 
 
 class TextGenerator:
-    """A run that generates text, with one loop at a time: the caches are shared.
+    """Generates text with the network of a run. Loops share the KV caches, so only the last one started can be used.
 
-    report: called with a sentence where something optional is missing. training: returns the text that the run was
-    trained on, or None.
-
-    Raises UserError where the run cannot do what the settings ask for.
+    report: called with a sentence if something optional is missing. training_text: returns the ids of the training
+    text, or None. Raises UserError if the run does not support the configuration.
     """
 
     def __init__(
@@ -145,98 +143,95 @@ class TextGenerator:
     ) -> None:
         self.run, self.settings, self.report = run, settings or GenerationConfig(), report
         self.unknown = self.settings.unknown or run.recipe.text.unknown
-        self.weights = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
+        self.dtype = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
         self.stop_ids = self.encode_stops(self.settings.stops, "the stop string")
         self.network = run.network().to(choose_device(self.settings.device))
-        self.runners = {1: open_runner(self.network, 1, self.settings.context, self.weights)}
+        self.runners = {1: open_runner(self.network, 1, self.settings.context, self.dtype)}
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0
         self.seconds = self.pass_seconds = 0.0
         self.draft = self.settings.draft
         self.fetch_training_text = training_text or partial(load_training_text, run, report)
-        by_clock = self.settings.draft in ("auto", "none")
-        self.sampling = replace(self.settings.sampling, coupled=self.settings.sampling.coupled or by_clock)
+        coupled = self.settings.sampling.coupled or self.settings.draft in ("auto", "none")
+        self.sampling = replace(self.settings.sampling, coupled=coupled)
 
     def encode(self, prompt: bytes, where: str = "the prompt") -> list[int]:
-        """A prompt as ids. Raises UserError for one that the alphabet cannot spell."""
+        """Converts a prompt to ids. Raises UserError for letters outside the alphabet."""
         return self.run.alphabet.encode(prompt, where, self.unknown).tolist()
 
     def encode_stops(self, stops: Sequence[bytes], where: str) -> list[list[int]]:
         return [self.run.alphabet.encode(stop, where, "error").tolist() for stop in dict.fromkeys(stops)]
 
     def make_decoder(self) -> codecs.IncrementalDecoder:
-        """Turns the bytes that the run writes into text, as they come."""
+        """An incremental decoder from the bytes of the run's alphabet to text."""
         encoding = "utf-8" if self.run.alphabet.letters else self.settings.encoding
         return codecs.getincrementaldecoder(encoding)("replace")
 
     def start(self, prompts: Sequence[Sequence[int]]) -> GenerationLoop:
-        """A loop that generates after these prompts (ids), as the configuration says."""
-        s, given = self.settings, [tuple(prompt) for prompt in prompts]
-        samples = sample_indices(given)
-        return self._start_loop(
-            [_Request(ids, s.length, s.seed, n, self.stop_ids) for ids, n in zip(given, samples, strict=True)]
-        )
+        """Starts a loop that continues these prompts (ids) according to the configuration."""
+        s, keys = self.settings, [tuple(prompt) for prompt in prompts]
+        samples = zip(keys, sample_indices(keys), strict=True)
+        return self._start_loop([_Request(ids, s.length, s.seed, n, self.stop_ids) for ids, n in samples])
 
-    def _start_loop(self, texts: Sequence[_Request]) -> GenerationLoop:
-        """Starts these texts, all in one loop."""
-        count, s = len(texts), self.settings
+    def _start_loop(self, requests: Sequence[_Request]) -> GenerationLoop:
+        count, s = len(requests), self.settings
         if count not in self.runners:
             self.runners = {1: self.runners[1]}  # caches are large
-            self.runners[count] = open_runner(self.network, count, s.context, self.weights, self.runners[1])
+            self.runners[count] = open_runner(self.network, count, s.context, self.dtype, self.runners[1])
             self.drafters = {n: drafter for n, drafter in self.drafters.items() if n == 1}
         runner = self.runners[count]
-        if count not in self.drafters:  # kept, because what it has counted or measured is valid for further texts
+        if count not in self.drafters:  # reused, because its counts and measurements stay valid
             self.drafters[count] = make_drafter(
-                s.draft, self.run, runner, self.sampling, s.draft_length, self.fetch_training_text, self.weights,
+                s.draft, self.run, runner, self.sampling, s.draft_length, self.fetch_training_text, self.dtype,
                 self.report,
             )  # fmt: skip
         drafter = self.drafters[count]
         loop, config = GenerationLoop(runner, drafter=drafter), DecodingConfig(self.sampling, drafter)
         sequences = []
-        for slot, text in enumerate(texts):
-            prompt = [*text.prompt] or ids_before_empty_prompt(self.run.alphabet)
-            random = make_random(text.seed, text.sample, text.prompt)
-            sequences.append(SequenceState(slot, prompt, text.length, random, self.sampling.coupled, text.stops))
+        for slot, request in enumerate(requests):
+            prompt = [*request.prompt] or ids_before_empty_prompt(self.run.alphabet)
+            random = make_random(request.seed, request.sample, request.prompt)
+            sequences.append(SequenceState(slot, prompt, request.length, random, self.sampling.coupled, request.stops))
         loop.add(sequences, [config] * len(sequences))
         return loop
 
     def _make_requests(self, prompts: Sequence[bytes | Prompt], samples: int) -> list[_Request]:
-        """`samples` texts for each prompt. Raises UserError for one that the alphabet cannot spell."""
-        planned: list[_Request] = []
+        """Requests `samples` texts for each prompt. Raises UserError for letters outside the alphabet."""
+        requests: list[_Request] = []
         for number, prompt in enumerate(prompts, 1):
             given = prompt if isinstance(prompt, Prompt) else Prompt(prompt, where=f"prompt {number}")
             ids = tuple(self.encode(given.data, given.where))
             length = self.settings.length if given.length is None else given.length
             seed = self.settings.seed if given.seed is None else given.seed
             stops = self.stop_ids if given.stops is None else self.encode_stops(given.stops, f"{given.where}: stop")
-            planned += [_Request(ids, length, seed, 0, stops)] * samples
-        numbers = sample_indices([(text.seed, text.prompt) for text in planned])
-        return [replace(text, sample=number) for text, number in zip(planned, numbers, strict=True)]
+            requests += [_Request(ids, length, seed, 0, stops)] * samples
+        samples_before = sample_indices([(request.seed, request.prompt) for request in requests])
+        return [replace(request, sample=n) for request, n in zip(requests, samples_before, strict=True)]
 
     def generate(self, prompts: Sequence[bytes | Prompt], samples: int = 1) -> Iterator[GeneratedText]:
-        """`samples` texts after each prompt, in their order, so many at once as the settings say.
+        """Yields `samples` texts for each prompt, in order; `batch_size` of them are generated together.
 
-        What is written after a prompt does not depend on the other prompts; texts of the same prompt and seed differ.
+        A text does not depend on the other prompts; several texts of the same prompt and seed differ.
         """
-        planned = self._make_requests(prompts, samples)
-        for first in range(0, len(planned), self.settings.batch_size):
+        requests = self._make_requests(prompts, samples)
+        for first in range(0, len(requests), self.settings.batch_size):
             began = time.perf_counter()
-            loop = self._start_loop(planned[first : first + self.settings.batch_size])
+            loop = self._start_loop(requests[first : first + self.settings.batch_size])
             loop.run()
             self._add_to_totals(loop, time.perf_counter() - began)
             for sequence in loop.sequences:
                 yield self._to_generated_text(sequence)
 
     def stream(self, prompt: bytes | Prompt) -> Iterator[str]:
-        """The text after one prompt, as soon as it is settled: whole Unicode characters, no part of a stop string."""
+        """Yields the text after one prompt in pieces: complete Unicode characters that no stop string can remove."""
         for _, piece in self.stream_with_state(prompt):
             yield piece
 
     def stream_with_state(self, prompt: bytes | Prompt) -> Iterator[tuple[SequenceState, str]]:
-        """The same, each piece with the state of the sequence."""
+        """As `stream`; each piece comes with the state of the sequence."""
         began = time.perf_counter()
-        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        loop = self._start_loop(self._make_requests([given], 1))
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        loop = self._start_loop(self._make_requests([prompt], 1))
         (sequence,) = loop.sequences
         decoder, done = self.make_decoder(), 0
         while True:
@@ -251,8 +246,8 @@ class TextGenerator:
             loop.step(STEP_SECONDS)
 
     def _to_generated_text(self, sequence: SequenceState) -> GeneratedText:
-        spelled = self.make_decoder().decode(self.run.alphabet.decode(np.array(sequence.ids, np.int64)), final=True)
-        return GeneratedText(spelled, sequence.ids, sequence.nats, sequence.finish_reason or "")
+        text = self.make_decoder().decode(self.run.alphabet.decode(np.array(sequence.ids, np.int64)), final=True)
+        return GeneratedText(text, sequence.ids, sequence.nats, sequence.finish_reason or "")
 
     def _add_to_totals(self, loop: GenerationLoop, seconds: float) -> None:
         self.passes += loop.passes

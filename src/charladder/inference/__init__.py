@@ -1,4 +1,4 @@
-"""Model runners: a network with a cache for several sequences, which reads a batch of characters in one pass.
+"""Model runners: run a network on a batch of characters, with a KV cache for several sequences.
 
-Each runner has the same interface (runner.py): with the network's own modules, batched, or packed for a CPU in C.
+All have the interface `ModelRunner`: eager (the network's own modules), batched, and packed for CPUs (C).
 """

@@ -1,4 +1,4 @@
-"""Chooses the fastest model runner for a network on this machine."""
+"""The choice of the fastest model runner for a network on this machine."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 
 from charladder.errors import UserError
 from charladder.inference.batched import BatchedRunner
-from charladder.inference.packed_cpu import PackedRunner, PackedWeights, can_pack, has_packed_architecture
+from charladder.inference.packed_cpu import PackedRunner, PackedWeights, can_pack, supports_architecture
 from charladder.inference.runner import EagerRunner, ModelRunner
 from charladder.kernels import native
 from charladder.model import Transformer
@@ -19,10 +19,11 @@ def open_runner(
     dtype: torch.dtype = torch.float32,
     share_weights_with: ModelRunner | None = None,
 ) -> ModelRunner:
-    """The fastest reader there is for a network, of so many streams, at `context` characters (its own unless given).
+    """The fastest runner for a network, with a cache of `slots` sequences of `context` characters (default: its own).
 
-    like: another reader of it, whose weights serve again. weights: bfloat16 halves what a pass has to fetch and rounds
-    the network. Raises UserError for a context it cannot have, and for bfloat16 on a CPU where there is no packed pass.
+    dtype: of weights, keys and values; bfloat16 halves the memory traffic and rounds the network. share_weights_with:
+    another runner of the same network. Raises UserError for a context that the network does not support, and for
+    bfloat16 on a CPU if the network cannot be packed.
     """
     s = network.settings
     context = s.context if context is None else context
@@ -36,13 +37,12 @@ def open_runner(
         return PackedRunner(PackedWeights(network, dtype), slots, context)
     on_cpu = network.output.weight.device.type == "cpu"
     if dtype != torch.float32 and on_cpu:
-        why = (
-            native.unavailable_reason() if has_packed_architecture(network) else None
-        ) or "this network is not of the kind it reads"
-        raise UserError(f"bfloat16 on a CPU needs packed weights: {why}", field="precision", rule="use float32")
+        reason = native.unavailable_reason() if supports_architecture(network) else None
+        reason = reason or "this network has another architecture"
+        raise UserError(f"bfloat16 on a CPU needs packed weights: {reason}", field="precision", rule="use float32")
     if isinstance(share_weights_with, BatchedRunner):
         network = share_weights_with.network
     elif dtype != torch.float32:
         network = copy.deepcopy(network).to(dtype)
-        network.output.float()  # logits are not rounded
+        network.output.float()  # logits stay in float32
     return EagerRunner(network, 1, context) if slots == 1 and on_cpu else BatchedRunner(network, slots, context)

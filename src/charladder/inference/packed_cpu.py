@@ -1,8 +1,7 @@
-"""A network packed for generation on a CPU, and a pass of it in one call of C (decode.c): nothing is left but the
-reading of weights.
+"""The packed runner: a pass is one call of C (decode.c), with weights rearranged for fast reading on a CPU.
 
-Shapes: N rows, D width, H heads, E head size, F feed-forward width, V symbols, S streams, C characters of context;
-O outputs and K inputs of a matrix.
+Shapes: N rows, T characters of a sequence, D width, F feed-forward width, V symbols; O outputs and K inputs of a
+matrix.
 """
 
 import ctypes
@@ -14,20 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import UserError
-from charladder.inference.runner import RunnerOutput, TokenBatch
+from charladder.inference.runner import RunnerOutput, TokenBatch, check_batch
 from charladder.kernels import native
 from charladder.model.norm import EPSILON
 from charladder.model.rotary import rotary_angles
 from charladder.model.transformer import Transformer
 
-PANEL, LANES, TILE = 32, 16, 6
-SHARED_CACHE_BYTES = 8 << 20  # bytes of weights that a cache holds which cores share, as in decode.c
+PANEL, LANES, TILE = 32, 16, 6  # as in the C sources: outputs of a panel, numbers of a vector, rows of a tile
+SHARED_CACHE_BYTES = 8 << 20  # weights up to this size stay in the cache that all cores share, as in decode.c
 LARGE_PAGE = 2 << 20  # bytes
 
 
 class CNetwork(ctypes.Structure):
-    """As in decode.c."""
+    """The struct of the same name (without C) in decode.c."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in "LDHEFVC"),
@@ -37,7 +35,7 @@ class CNetwork(ctypes.Structure):
 
 
 class CDecodeSteps(ctypes.Structure):
-    """As in decode.c."""
+    """The struct of the same name (without C) in decode.c."""
 
     _fields_ = [
         ("T", ctypes.c_long),
@@ -47,18 +45,18 @@ class CDecodeSteps(ctypes.Structure):
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """numpy asks the system for large pages, which torch does not: less to look up in long reads of memory. What is
-    large begins with one."""
-    count = math.prod(shape) * dtype.itemsize
-    spare = LARGE_PAGE if count > LARGE_PAGE else 1
-    room = np.zeros(count + spare, np.uint8)
-    skipped = -room.ctypes.data % spare
-    return torch.from_numpy(room[skipped : skipped + count]).view(dtype).view(shape)
+    """A tensor of zeros in memory from NumPy, which unlike torch requests large pages: reading them causes fewer TLB
+    misses. A tensor larger than a page starts at a page boundary."""
+    size = math.prod(shape) * dtype.itemsize
+    alignment = LARGE_PAGE if size > LARGE_PAGE else 1
+    memory = np.zeros(size + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)
 
 
 def pack_panels(matrix_OK: Tensor, dtype: torch.dtype) -> Tensor:
-    """(ceil(O / 32), K, 32); in bfloat16, (ceil(O / 32), K / 2, 32, 2), K filled up to a multiple of 32. What is
-    missing is 0."""
+    """The matrix as panels of 32 outputs, padded with 0: (ceil(O / 32), K, 32) in float32; (ceil(O / 32), K / 2, 32, 2)
+    in bfloat16, with K padded to a multiple of 32."""
     outputs, inputs = matrix_OK.shape
     pair = 1 if dtype == torch.float32 else 2
     K = inputs if pair == 1 else -(-inputs // PANEL) * PANEL
@@ -69,13 +67,13 @@ def pack_panels(matrix_OK: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scratch_size(rows: int, widest: int) -> int:
-    """float32 numbers of room a thread wants for rows of inputs rounded to bfloat16, as in panels.h."""
+    """How many float32 numbers of scratch memory a thread needs to round its inputs to bfloat16, as in panels.h."""
     rows = min(rows if rows <= 16 else -(-rows // 32) * 32, 128)
     return rows * -(-widest // 32) * 16
 
 
 def interleave_gate(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
-    """16 gates, then the 16 rows that they let through, and so on: (2 F, D), F filled up to a multiple of 16."""
+    """Both matrices in one, alternating 16 rows of each: (2 F, D), F padded to a multiple of 16."""
     F, D = gate_FD.shape
     both = torch.zeros(2, -(-F // LANES) * LANES, D)
     both[0, :F], both[1, :F] = gate_FD, up_FD
@@ -83,7 +81,7 @@ def interleave_gate(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
 
 
 def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
-    """Where a contiguous tensor or array lies, for C."""
+    """The address of the data of a contiguous tensor or array."""
     if isinstance(tensor, Tensor):
         assert tensor.is_contiguous()
         return ctypes.c_void_p(tensor.data_ptr())
@@ -92,26 +90,25 @@ def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
 
 
 def can_pack(network: Transformer, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether decode.c computes such a network, and can be had here."""
+    """Whether PackedWeights supports the network, in `dtype`, on this machine."""
     weight = network.output.weight
-    here = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return has_packed_architecture(network) and here and native.library(dtype) is not None
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return supports_architecture(network) and on_cpu and native.library(dtype) is not None
 
 
-def has_packed_architecture(network: Transformer) -> bool:
-    """Whether decode.c computes such networks."""
+def supports_architecture(network: Transformer) -> bool:
+    """Whether decode.c implements the architecture of the network."""
     s = network.settings
     return (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
 
 
 class PackedWeights:
-    """The network's weights, packed once, in float32 or bfloat16; norms and embeddings stay in float32. Readers keep
-    keys and values in the same type."""
+    """Packed copies of a network's matrices in float32 or bfloat16. Norms and embeddings stay in float32."""
 
     def __init__(self, network: Transformer, dtype: torch.dtype = torch.float32) -> None:
-        found = native.library(dtype)
-        assert found is not None and can_pack(network, dtype)
-        self.library, self.dtype, self.settings = found, dtype, network.settings
+        library = native.library(dtype)
+        assert library is not None and can_pack(network, dtype)
+        self.library, self.dtype, self.settings = library, dtype, network.settings
         self.embedding = network.embedding.weight.detach().clone()
         self.final_gain = cast(Tensor, network.norm.weight).detach().clone()
         self.output = pack_panels(network.output.weight.detach(), dtype)
@@ -135,7 +132,7 @@ class PackedWeights:
 
 
 class PackedRunner:
-    """Streams that a network reads. Its figures lie in arrays that the next call overwrites."""
+    """Runs packed weights; keys and values have the same dtype. Outputs are valid until the next call."""
 
     def __init__(self, weights: PackedWeights, slots: int, context: int) -> None:
         s = weights.settings
@@ -147,9 +144,9 @@ class PackedRunner:
             (slots, s.attention_heads, context, wide),
         )
         sizes = [math.prod(shape) for _ in range(s.layers) for shape in (keys, values)]
-        whole = aligned_zeros((sum(sizes),), weights.dtype)
+        memory = aligned_zeros((sum(sizes),), weights.dtype)
         self.cache: list[Tensor] = [
-            part.view(shape) for part, shape in zip(whole.split(sizes), [keys, values] * s.layers, strict=True)
+            part.view(shape) for part, shape in zip(memory.split(sizes), [keys, values] * s.layers, strict=True)
         ]
         self.angles = rotary_angles(s, context)
         self.network = CNetwork(
@@ -159,36 +156,35 @@ class PackedRunner:
         )  # fmt: skip
         self.network_ref = ctypes.byref(self.network)
         self.allocated_rows, self.owner = 0, cast(object, None)
-        self._uses_all_threads: Callable[[int], bool] = lambda products: True
-        self.multiplications = sum(p.numel() for p in weights.layer_tensors) + weights.output.numel()  # of a row
-        self.fits_cache = (
-            self.multiplications * weights.dtype.itemsize <= SHARED_CACHE_BYTES
-        )  # a row costs little less in company
+        self._uses_all_threads: Callable[[int], bool] = lambda multiplications: True
+        self.multiplications = sum(p.numel() for p in weights.layer_tensors) + weights.output.numel()  # for one row
+        # If true, a row of a large batch costs nearly as much as a single row.
+        self.fits_cache = self.multiplications * weights.dtype.itemsize <= SHARED_CACHE_BYTES
 
     def set_thread_policy(self, uses_all_threads: Callable[[int], bool]) -> None:
-        """uses_all_threads: whether all threads share a pass, given its number of multiplications."""
+        """uses_all_threads: decides whether a pass uses all threads or one, from its number of multiplications."""
         self._uses_all_threads = uses_all_threads
 
     def run(
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        """As reading.Reader says."""
+        """See ModelRunner.run."""
         N, last_layer = len(batch.ids), self.layers if last_layer is None else last_layer
         self._prepare(batch, max(batch.positions))
         if first_layer:
             assert x_ND is not None
             self.x[:N] = x_ND
-        whole = last_layer == self.layers
+        to_output = last_layer == self.layers
         x, final, logits, work = self.buffers
         longs = ctypes.c_int64 * N
         self.weights.library.decode(
             self.network_ref, ctypes.c_long(N), longs(*batch.slots), longs(*batch.positions),
             None if first_layer else longs(*batch.ids), x, ctypes.c_long(first_layer), ctypes.c_long(last_layer),
-            final if whole else None, logits if whole else None, work, self._thread_count(N),
+            final if to_output else None, logits if to_output else None, work, self._thread_count(N),
         )  # fmt: skip
-        return (
-            RunnerOutput(self.x[:N], self.final[:N], self.logits[:N]) if whole else RunnerOutput(self.x[:N], None, None)
-        )
+        if not to_output:
+            return RunnerOutput(self.x[:N], None, None)
+        return RunnerOutput(self.x[:N], self.final[:N], self.logits[:N])
 
     def run_steps(
         self,
@@ -199,45 +195,39 @@ class PackedRunner:
         uniform_NT: np.ndarray,
         with_logits: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """Further characters of streams, one row each, so many of each, by a function of C as decode.c describes it,
-        its settings and uniform numbers (float64, a row for each stream): their ids and nats, (N, T), what the output
-        layer read last, (N, D), and, where somebody is looking, the logits of all of them, (N, T, V); else (N, 0, V).
-        None where logits are no numbers. Raises as `read` does."""
+        """Generates steps[n] characters after row n, one row for each sequence.
+
+        sample: the address of a C function with the interface in decode.c. sampling: its parameters. uniform_NT:
+        random numbers (float64). Returns the characters (N, T), their log-probabilities in nats (N, T), the last input
+        of the output layer (N, D), and all logits (N, T, V), or (N, 0, V) without `with_logits`; None if logits are not
+        finite. Raises as `run` does."""
         N, T = uniform_NT.shape
-        self._prepare(batch, max(place + count - 1 for place, count in zip(batch.positions, steps, strict=True)))
+        self._prepare(batch, max(position + count - 1 for position, count in zip(batch.positions, steps, strict=True)))
         ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
-        seen_NTV = np.zeros((N, T if with_logits else 0, self.alphabet_size), np.float32)
+        all_logits_NTV = np.zeros((N, T if with_logits else 0, self.alphabet_size), np.float32)
         x, final, logits, work = self.buffers
-        given = [longs(*numbers) for numbers in (batch.slots, batch.positions, batch.ids, steps)]
-        bad = self.weights.library.decode_steps(
+        inputs = [longs(*values) for values in (batch.slots, batch.positions, batch.ids, steps)]
+        is_not_finite = self.weights.library.decode_steps(
             self.network_ref, ctypes.c_long(N),
             ctypes.byref(
                 CDecodeSteps(
-                    T, *(ctypes.addressof(one) for one in given), sample, ctypes.addressof(sampling),
+                    T, *(ctypes.addressof(array) for array in inputs), sample, ctypes.addressof(sampling),
                     *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
-                    address(seen_NTV) if with_logits else None,
+                    address(all_logits_NTV) if with_logits else None,
                 )
             ),
             self._thread_count(N),
         )  # fmt: skip
-        return None if bad else (ids_NT, nats_NT, self.final[:N], seen_NTV)
+        return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV)
 
     def _thread_count(self, rows: int) -> ctypes.c_int:
-        """How many threads take part in a pass of so many."""
         return ctypes.c_int(self.threads if self._uses_all_threads(rows * self.multiplications) else 1)
 
-    def _prepare(self, rows: TokenBatch, furthest: int) -> None:
-        """Room for so many rows. Raises UserError where one is nowhere."""
-        if self.allocated_rows < len(rows.ids):
-            self._allocate(len(rows.ids))
-        if furthest >= self.context:
-            raise UserError(f"{furthest + 1} characters are more than the {self.context} the cache holds")
-        if (
-            not 0 <= min(rows.slots) <= max(rows.slots) < self.slots
-            or min(rows.positions) < 0
-            or not 0 <= min(rows.ids) <= max(rows.ids) < self.alphabet_size
-        ):
-            raise UserError("there is no such stream or character")
+    def _prepare(self, batch: TokenBatch, last_position: int) -> None:
+        """Checks a batch and allocates its buffers."""
+        check_batch(self, batch, last_position)
+        if self.allocated_rows < len(batch.ids):
+            self._allocate(len(batch.ids))
 
     def _allocate(self, rows: int) -> None:
         s, groups = self.weights.settings, -(-self.context // LANES)
@@ -245,8 +235,8 @@ class PackedRunner:
         self.x, self.final = np.zeros((rows, s.width), np.float32), np.zeros((rows, s.width), np.float32)
         self.logits = np.zeros((rows, self.alphabet_size), np.float32)
         shared = rows * (3 * s.width + s.feed_forward)
-        own = rows * s.width + groups * LANES + scratch_size(rows, max(s.width, s.feed_forward))
-        self.work = np.zeros(shared + self.threads * own, np.float32)
+        per_thread = rows * s.width + groups * LANES + scratch_size(rows, max(s.width, s.feed_forward))
+        self.work = np.zeros(shared + self.threads * per_thread, np.float32)
         self.buffers = [address(array) for array in (self.x, self.final, self.logits, self.work)]
 
 

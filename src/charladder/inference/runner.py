@@ -1,6 +1,6 @@
-"""The interface of model runners, and the reference runner: a network with a KV cache for several sequences.
+"""The interface of model runners, and the reference implementation.
 
-Shapes: N rows, each one character of one sequence, D width, V symbols.
+Shapes: N rows, each one character of one sequence, T characters of one sequence, D width, V symbols.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from charladder.model.transformer import Transformer
 @dataclass(frozen=True)
 class TokenBatch:
     """Row n is character ids[n] at positions[n] of the sequence in slots[n]. The rows of a sequence must be adjacent,
-    with positions that rise by one. What the cache held at these positions and after them is overwritten, which is how
-    a sequence is rolled back."""
+    with consecutive positions. Cache entries at these and later positions are discarded, so a sequence is rolled back
+    by reading from an earlier position."""
 
     slots: Sequence[int]
     positions: Sequence[int]
@@ -28,8 +28,8 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """x_ND: the hidden states above the last layer that was run. After the whole network also final_ND, the input of
-    the output layer, and logits_NV, of the character after each row; otherwise None. All float32."""
+    """x_ND: the hidden states after the last layer that was run. final_ND (the input of the output layer) and logits_NV
+    (for the character after each row) are None unless all layers were run. All float32."""
 
     x_ND: np.ndarray
     final_ND: np.ndarray | None
@@ -44,19 +44,33 @@ class ModelRunner(Protocol):
     layers: int
     width: int
     alphabet_size: int
-    owner: object  # a mark of the generation loop that uses it
+    owner: object  # the token of the generation loop that uses the cache
 
     def run(
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        """Runs the layers after `first` up to `last` (by default all of them) on a batch. x_ND: the output of layer
-        `first`, where that is not 0. Raises UserError for a position past the context."""
+        """Runs the layers after `first_layer` up to `last_layer` (default: all). x_ND: the output of `first_layer`, if
+        that is not 0. Raises UserError for slots, positions or ids out of range."""
         ...
 
 
+def check_batch(runner: ModelRunner, batch: TokenBatch, last_position: int) -> None:
+    """Raises UserError for slots, positions or ids that are out of the runner's range."""
+    if last_position >= runner.context:
+        raise UserError(f"{last_position + 1} characters are more than the {runner.context} the cache holds")
+    ranges = (
+        ("slot", batch.slots, runner.slots),
+        ("position", batch.positions, runner.context),
+        ("symbol", batch.ids, runner.alphabet_size),
+    )
+    for name, values, size in ranges:
+        if min(values) < 0 or max(values) >= size:
+            raise UserError(f"a {name} of the batch is not between 0 and {size - 1}")
+
+
 class EagerRunner:
-    """Runs the network's own modules, one sequence after the other: the reference for all other runners. It works for
-    every network and device."""
+    """Runs the network's own modules, one sequence after the other. Works for every network and device; all other
+    runners are tested against it."""
 
     def __init__(self, network: Transformer, slots: int, context: int) -> None:
         weight = network.output.weight
@@ -71,28 +85,25 @@ class EagerRunner:
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
         last_layer = self.layers if last_layer is None else last_layer
-        found = []
-        begin = 0
+        check_batch(self, batch, max(batch.positions))
+        outputs, begin = [], 0
         while begin < len(batch.ids):
             end = begin + 1
             while end < len(batch.ids) and batch.slots[end] == batch.slots[begin]:
                 end += 1
             below = None if x_ND is None or not first_layer else x_ND[begin:end]
-            ids, place = list(batch.ids[begin:end]), batch.positions[begin]
-            found.append(
-                self._run_sequence(self.caches[batch.slots[begin]], place, ids, first_layer, last_layer, below)
-            )
+            ids, position = list(batch.ids[begin:end]), batch.positions[begin]
+            cache = self.caches[batch.slots[begin]]
+            outputs.append(self._run_sequence(cache, position, ids, first_layer, last_layer, below))
             begin = end
-        x_ND, final_ND, logits_NV = (np.concatenate([part[i] for part in found]) for i in range(3))
+        x_ND, final_ND, logits_NV = (np.concatenate([part[i] for part in outputs]) for i in range(3))
         return RunnerOutput(x_ND, final_ND, logits_NV) if last_layer == self.layers else RunnerOutput(x_ND, None, None)
 
     def _run_sequence(
-        self, cache: KVCache, place: int, ids: list[int], first: int, last: int, below_TD: np.ndarray | None
+        self, cache: KVCache, position: int, ids: list[int], first: int, last: int, below_TD: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         network, device = self.network, self.network.output.weight.device
-        if place + len(ids) > cache.capacity:
-            raise UserError(f"{place + len(ids)} characters are more than the {cache.capacity} the cache holds")
-        cache.seek(place)
+        cache.seek(position)
         if below_TD is None:
             x_BTD = network.embed(torch.tensor([ids], device=device), cache)
         else:

@@ -1,4 +1,4 @@
-"""Speculative decoding: drafters, which propose characters that the network verifies, one in each file."""
+"""Speculative decoding: drafters, which propose characters that the network verifies."""
 
 from charladder.generation.speculative.auto import AutoDrafter
 from charladder.generation.speculative.drafter import Drafter

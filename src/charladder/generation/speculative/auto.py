@@ -1,8 +1,7 @@
-"""Chooses among drafters and lengths as it goes, by what they cost and give here and now.
+"""The automatic drafter: chooses a drafter and a draft length by measured speed.
 
-Every choice is tried for a few passes, those that look best for more; then the best one writes, and is measured all the
-while. Now and then a rival is tried again: texts change. How long that takes away is bounded: trials may not cost more
-than a small share of the time, against the best.
+Every candidate is tried for a few passes; then the fastest is used. As the text changes, other candidates are tried
+again, as long as the time lost by trials stays below a small share of the total.
 """
 
 from collections.abc import Sequence
@@ -16,17 +15,17 @@ from charladder.generation.speculative.no_drafter import NoDrafter, no_drafts
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState
 
-TRIAL_PASSES = 6  # of a trial
-MIN_TRIALS = 3  # trials, however bad the first one looked: something else may have held the machine
-MAX_TRIAL_COST = 0.005  # of the time that trials may lose
-PASSES_BETWEEN_DECISIONS = 8  # passes between two looks at the rivals
-DECAY = 0.98  # of what was measured before, with each pass
-WARM_UP_PASSES = 2  # passes of a trial that are not counted: caches are cold
+TRIAL_PASSES = 6  # measured passes of a trial
+MIN_TRIALS = 3  # per candidate, even if the first is slow: another process may have disturbed it
+MAX_TRIAL_COST = 0.005  # share of the time that trials may lose
+PASSES_BETWEEN_DECISIONS = 8
+DECAY = 0.98  # of older measurements, per pass
+WARM_UP_PASSES = 2  # at the start of a trial, not measured: caches are cold
 
 
 @dataclass
 class Candidate:
-    """A drafter at one length, and what it has given: characters and seconds, old ones fading; and its trials."""
+    """A drafter with a draft length, and exponentially decayed sums of its characters and seconds."""
 
     drafter: Drafter
     length: int
@@ -44,7 +43,7 @@ class Candidate:
 
 
 class AutoDrafter:
-    """drafters: any, each with lengths worth a trial."""
+    """drafters: each with the draft lengths to try."""
 
     name = "auto"
 
@@ -52,7 +51,9 @@ class AutoDrafter:
         self.candidates = [Candidate(NoDrafter(), 0)]
         self.candidates += [Candidate(drafter, n) for drafter, lengths in drafters for n in lengths]
         self.current, self.passes, self.is_trial = self.candidates[0], 0, True
-        self.trial_loss = self.total_seconds = 0.0  # seconds
+        self.trial_loss = self.total_seconds = (
+            0.0  # trial_loss: seconds that trials took longer than the best candidate
+        )
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
         for drafter in {id(c.drafter): c.drafter for c in self.candidates}.values():
@@ -68,36 +69,38 @@ class AutoDrafter:
             drafter.end(sequences)
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        now = self.current
+        current = self.current
         self.passes += 1
         self.total_seconds += seconds
         if not self.is_trial or self.passes > WARM_UP_PASSES:
-            now.record(characters, seconds)
-        if not self.is_trial and self.passes % PASSES_BETWEEN_DECISIONS:  # what follows takes its time
+            current.record(characters, seconds)
+        if (
+            not self.is_trial and self.passes % PASSES_BETWEEN_DECISIONS
+        ):  # the code below takes a noticeable share of a pass
             return
         best = max(self.candidates, key=lambda c: c.speed)
         if self.is_trial and best.speed:
             self.trial_loss += max(0.0, seconds - characters / best.speed)
         if self.is_trial and self.passes < TRIAL_PASSES + WARM_UP_PASSES:
             return
-        now.trials += self.is_trial
+        current.trials += self.is_trial
         self.current, self.is_trial, self.passes = best, False, 0
         if self.trial_loss <= MAX_TRIAL_COST * self.total_seconds or not self.candidates[0].trials:
-            rival = self.next_trial(best)
-            if rival is not None:
-                self.current, self.is_trial = rival, True
+            candidate = self.next_trial(best)
+            if candidate is not None:
+                self.current, self.is_trial = candidate, True
 
     def next_trial(self, best: Candidate) -> Candidate | None:
-        """Who is to be tried next: who has not been, then whoever is close, or may have had bad luck; None where nobody
-        is worth it."""
+        """The candidate to try next: an untried one, or else the least tried one among those that are nearly as fast as
+        the best or have had few trials; None if there is none."""
         untried = [c for c in self.candidates if not c.trials]
         if untried:
             return untried[0]
-        worth = [c for c in self.candidates if c is not best and (c.speed > 0.7 * best.speed or c.trials < MIN_TRIALS)]
-        return min(worth, key=lambda c: c.trials) if worth else None
+        close = [c for c in self.candidates if c is not best and (c.speed > 0.7 * best.speed or c.trials < MIN_TRIALS)]
+        return min(close, key=lambda c: c.trials) if close else None
 
     @property
     def best_name(self) -> str:
-        """What writes at present."""
+        """The name and length of the fastest candidate."""
         best = max(self.candidates, key=lambda c: c.speed)
         return f"{best.drafter.name} {best.length}" if best.length else best.drafter.name

@@ -10,26 +10,25 @@ if TYPE_CHECKING:
 
 
 class Drafter(Protocol):
-    """Proposes what may come after the last character of each sequence.
+    """Proposes the next characters of each sequence.
 
-    The distribution of the text does not depend on the proposals, only the speed does. Random numbers come from the
-    sequence's own generator.
+    The proposals affect the speed, not the distribution of the text. Random numbers come from `SequenceState.uniform`.
     """
 
     name: str
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Called with new sequences before their prompts are read."""
+        """Called for new sequences before their prompts are read."""
         ...
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
-        """Proposals for these sequences, at most `limits` characters for each."""
+        """Proposes at most limits[n] characters for sequence n."""
         ...
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Called when sequences are removed; others may get their slots."""
+        """Called when sequences are removed; their slots may be reused."""
         ...
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Called after verification: passes (one for each sequence), the characters that they gave, seconds in all."""
+        """Called after verification: the number of passes (one per sequence) and characters, and the time taken."""
         ...

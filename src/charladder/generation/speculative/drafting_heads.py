@@ -1,4 +1,4 @@
-"""Heads that draft: fitted to a frozen network, saved beside it, and never part of it.
+"""Drafting heads, fitted to a frozen network and saved beside it.
 
 Shapes: B windows, T characters, D width, F feed-forward width, V symbols.
 """
@@ -12,9 +12,9 @@ from charladder.model.norm import EPSILON
 
 
 class ChainedHead(nn.Module):
-    """Drafts one character after the other, each from those drafted before: a layer without attention, used again for
-    every further character, as in the chained modules of DeepSeek-V3 (2024, section 2.2) and Hydra (Ankner et al.
-    2024). It begins with what the network's output layer reads."""
+    """Drafts one character after another, each conditioned on the earlier drafts: a layer without attention, applied
+    again for every character, as in the sequential modules of DeepSeek-V3 (2024, section 2.2) and Hydra (Ankner et al.
+    2024). Its first state is the input of the network's output layer."""
 
     def __init__(self, width: int, alphabet: int, feed_forward: int) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class ChainedHead(nn.Module):
 
 
 class DraftingHeads(nn.Module):
-    """chain, and plain classifiers. targets: for each k, of the character k ahead, from the input of the output layer.
-    early_exit: for each layer, of the next character, from that layer's state, normalized without parameters."""
+    """A chained head and linear classifiers. targets: predict the character k ahead from the input of the output layer.
+    early_exit: predict the next character from the state of a layer, normalized without parameters."""
 
     def __init__(
         self, width: int, alphabet: int, feed_forward: int, targets: tuple[int, ...] = (), layers: tuple[int, ...] = ()
@@ -41,11 +41,11 @@ class DraftingHeads(nn.Module):
         super().__init__()
         self.chain = ChainedHead(width, alphabet, feed_forward)
         self.targets = nn.ModuleDict({str(k): nn.Linear(width, alphabet, bias=False) for k in targets})
-        self.early_exit = nn.ModuleDict({str(r): nn.Linear(width, alphabet, bias=False) for r in layers})
+        self.early_exit = nn.ModuleDict({str(layer): nn.Linear(width, alphabet, bias=False) for layer in layers})
 
     @torch.no_grad()
     def initialise_from(self, network: Transformer, seed: int = 0) -> "DraftingHeads":
-        """Where fitting begins: classifiers like the network's own, the chain's layer at zero."""
+        """Copies the network's embedding and output layer, so that the chain's layer initially does nothing."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):

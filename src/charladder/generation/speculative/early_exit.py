@@ -1,5 +1,5 @@
-"""Early exit: an intermediate layer drafts through a classifier of its own, and the layers above verify from the same
-cache (LayerSkip, Elhoushi et al. 2024). What the drafter has computed is not computed again.
+"""The early-exit drafter: an intermediate layer drafts through its own classifier, and the layers above verify with the
+same cache (LayerSkip, Elhoushi et al. 2024). The lower layers are not run again.
 
 Shapes: N rows, D width, V symbols, M drafts of all sequences.
 """
@@ -20,14 +20,13 @@ from charladder.inference.runner import ModelRunner, TokenBatch
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState
 
-EPSILON = 1e-5  # of the norm without parameters
+EPSILON = 1e-5  # of the layer norm before the classifier
 
 
 class EarlyExitDrafter:
-    """Layer `layer` of the runner's network proposes `length` characters.
+    """Proposes up to `length` characters with layer `layer` of the runner's network.
 
-    weight (V, D), bias (V,): of its classifier. normed: whether the classifier reads the state normalized without
-    parameters.
+    weight_VD, bias_V: the classifier. normed: whether its input is normalized (without parameters).
     """
 
     name = "early-exit"
@@ -48,40 +47,40 @@ class EarlyExitDrafter:
         self.sampler = make_sampler(sampling)
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to prepare."""
+        """Not used."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [min(self.max_length, n) for n in limits]
         if not any(counts):
             return Drafts(counts, [], None)
-        said: list[list[int]] = [[sequence.last_id] for sequence in sequences]
+        drafts: list[list[int]] = [[sequence.last_id] for sequence in sequences]
         q: list[list[np.ndarray]] = [[] for _ in sequences]
         x: list[list[np.ndarray]] = [[] for _ in sequences]
         for step in range(max(counts) + 1):
-            on = [n for n, count in enumerate(counts) if step <= count]
-            rows = TokenBatch(
-                [sequences[n].slot for n in on],
-                [len(sequences[n].cached_ids) + step for n in on],
-                [said[n][step] for n in on],
+            active = [n for n, count in enumerate(counts) if step <= count]
+            batch = TokenBatch(
+                [sequences[n].slot for n in active],
+                [len(sequences[n].cached_ids) + step for n in active],
+                [drafts[n][step] for n in active],
             )
-            x_ND = self.runner.run(rows, 0, self.layer).x_ND.copy()
-            for n, x_D in zip(on, x_ND, strict=True):
+            x_ND = self.runner.run(batch, 0, self.layer).x_ND.copy()
+            for n, x_D in zip(active, x_ND, strict=True):
                 x[n].append(x_D)
-            drafting = [place for place, n in enumerate(on) if step < counts[n]]
+            drafting = [row for row, n in enumerate(active) if step < counts[n]]
             if not drafting:
                 continue
             logits_NV = self.logits(x_ND[drafting])
-            uniform = [sequences[on[place]].uniform(step) for place in drafting]
+            uniform = [sequences[active[row]].uniform(step) for row in drafting]
             try:
                 ids, q_NV, _ = self.sampler.sample(logits_NV, uniform)
-            except UserError:  # this head is broken, which is no reason not to write
+            except UserError:  # the head gives NaN; the network itself can still generate
                 return no_drafts(sequences)
-            for place, one, q_V in zip(drafting, ids, q_NV, strict=True):
-                said[on[place]].append(one)
-                q[on[place]].append(q_V)
+            for row, symbol, q_V in zip(drafting, ids, q_NV, strict=True):
+                drafts[active[row]].append(symbol)
+                q[active[row]].append(q_V)
         return Drafts(
             counts,
-            [one for ids in said for one in ids[1:]],
+            [symbol for ids in drafts for symbol in ids[1:]],
             np.stack([q_V for rows in q for q_V in rows]),
             self.layer,
             np.stack([x_D for rows in x for x_D in rows]),
@@ -90,11 +89,11 @@ class EarlyExitDrafter:
     def logits(self, x_ND: np.ndarray) -> np.ndarray:
         if self.normed:
             x_ND = torch.nn.functional.layer_norm(torch.from_numpy(x_ND), x_ND.shape[-1:], eps=EPSILON).numpy()
-        # Row by row, each a product of its own: one of several may differ in its last bits from that of one.
+        # One product per row, so that a row does not depend in its last bits on the number of rows.
         return np.matmul(x_ND[:, None], self.weight_DV)[:, 0] + self.bias_V
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to forget."""
+        """Not used."""
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Nothing to learn."""
+        """Not used."""

@@ -1,4 +1,4 @@
-"""Drafters by name, from what a run has."""
+"""The construction of a drafter by name from a run."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -22,7 +22,11 @@ from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
 DrafterName = Literal["auto", "none", "targets", "early-exit", "ngram"]
-LENGTHS_TO_TRY = {"targets": (2, 4, 7), "early-exit": (2, 4), "ngram": (2, 4, 8)}  # that auto tries
+LENGTHS_TO_TRY = {
+    "targets": (2, 4, 7),
+    "early-exit": (2, 4),
+    "ngram": (2, 4, 8),
+}  # draft lengths that AutoDrafter tries
 
 
 def make_drafter(
@@ -35,10 +39,10 @@ def make_drafter(
     dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Drafter:
-    """The drafter called `name`, which proposes `length` characters (its own choice unless given).
+    """Makes the drafter `name`, which proposes up to `length` characters (default: depends on the drafter).
 
-    training: fetches the text that the run was trained on, for `ngram`. Raises UserError where the run has no heads for
-    a drafter that is asked for, or unusable ones; `auto` does without, and reports why.
+    training_text: returns the ids of the training text, for `ngram`. dtype: of packed heads. Raises UserError if the
+    run has no usable heads for the drafter; `auto` calls `report` instead and does not use it.
     """
     if length is not None and not 1 <= length <= 64:
         raise UserError(field="draft_length", value=length, rule="it must be between 1 and 64 characters")
@@ -47,45 +51,45 @@ def make_drafter(
     if name == "ngram":
         return NgramDrafter(training_text(), length or 4)
     if name == "auto":
-        found: list[Drafter] = []
-        said = set()
+        drafters: list[Drafter] = []
+        reported = set()
         for make in (_make_target_heads, _make_early_exit):
             try:
                 drafter = make(run, runner, sampling, length or 8, dtype)
             except UserError as error:
-                if str(error) not in said:
-                    report(f"{error}; writing goes on without them")
-                said.add(str(error))
+                if str(error) not in reported:
+                    report(f"{error}; generation continues without them")
+                reported.add(str(error))
                 continue
             if drafter is not None:
-                found.append(drafter)
-        found.append(NgramDrafter(None, length or 8))
-        return AutoDrafter([(d, _lengths_to_try(d, length)) for d in found])
+                drafters.append(drafter)
+        drafters.append(NgramDrafter(None, length or 8))
+        return AutoDrafter([(d, _lengths_to_try(d, length)) for d in drafters])
     if name == "early-exit" and run.recipe.model.layers < 2:
         raise UserError(
             f"{run.path} has no layer below the last to draft from", field="draft", rule="use another drafter"
         )
     drafter = (_make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
     if drafter is None:
-        what = "targets ahead" if name == "targets" else "intermediate layers"
+        heads = "further targets" if name == "targets" else "intermediate layers"
         command = f"charladder refit {run.words}"
-        raise UserError(f"{run.path} has no heads of {what} to draft with; `{command}` fits them")
+        raise UserError(f"{run.path} has no heads of {heads} to draft with; `{command}` fits them")
     return drafter
 
 
 def _lengths_to_try(drafter: Any, length: int | None) -> tuple[int, ...]:
-    """How many characters of a drafter are worth a trial."""
-    wanted = (length,) if length else LENGTHS_TO_TRY[drafter.name]
-    return tuple(sorted({min(n, drafter.max_length) for n in wanted}))
+    """The draft lengths that AutoDrafter tries."""
+    lengths = (length,) if length else LENGTHS_TO_TRY[drafter.name]
+    return tuple(sorted({min(n, drafter.max_length) for n in lengths}))
 
 
 def _make_target_heads(
     run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
-    """The chain of refitted heads, or else the target heads that were trained with the network."""
-    kept = load_heads(run)
-    if kept is not None:
-        return ChainedHeadDrafter(kept[0].chain, sampling, length or 4, weights)
+    """A drafter with refitted heads, or else with the target heads of training; None if there are neither."""
+    refitted = load_heads(run)
+    if refitted is not None:
+        return ChainedHeadDrafter(refitted[0].chain, sampling, length or 4, weights)
     last, heads = run.recipe.model.layers, {}
     if run.recipe.objective.targets > 1 and run.heads_path.is_file():
         modules = run.objective().heads
@@ -99,19 +103,20 @@ def _make_target_heads(
 def _make_early_exit(
     run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
 ) -> Drafter | None:
-    """The lowest refitted layer, or else one trained with the network that learned to its end."""
-    kept = load_heads(run)
-    if kept is not None and kept[0].early_exit:
-        layer = min(map(int, kept[0].early_exit))
-        weight = kept[0].early_exit.get_submodule(str(layer)).get_parameter("weight")
+    """A drafter with the lowest refitted layer, or else with a layer whose loss was active until the end of training;
+    None if there are neither."""
+    refitted = load_heads(run)
+    if refitted is not None and refitted[0].early_exit:
+        layer = min(map(int, refitted[0].early_exit))
+        weight = refitted[0].early_exit.get_submodule(str(layer)).get_parameter("weight")
         return EarlyExitDrafter(runner, layer, weight, None, sampling, length or 3)
     objective, layers = run.recipe.objective, run.recipe.model.layers
-    lasting = (
+    active_until_end = (
         objective.intermediate_schedule in ("never", "constant")
         and objective.intermediate_heads == "own"
         and objective.intermediate
     )
-    if not lasting or layers < 2 or not run.heads_path.is_file():
+    if not active_until_end or layers < 2 or not run.heads_path.is_file():
         return None
     layer = max(1, layers // 4)
     modules = run.objective().heads

@@ -1,9 +1,9 @@
-"""Fitting drafting heads to a trained network, which stays as it is.
+"""Fitting of drafting heads to a frozen network.
 
-They learn to say what the network says, at the same place, and not what the text says: the cross-entropy with the
-network's own distribution. The shorter the way to that, the more drafts stand.
+The loss is the cross-entropy with the distribution of the network, not with the text: the closer a draft distribution
+is to that of the network, the more drafts are accepted.
 
-Shapes: B windows, T characters read, K further characters, D width, V symbols.
+Shapes: B windows, T characters, D width, V symbols.
 """
 
 import math
@@ -23,7 +23,8 @@ from charladder.text import Windows
 
 @dataclass(frozen=True)
 class FitConfig:
-    """steps or seconds: the budget, the other 0. batch: windows a step. ahead: characters that the chain drafts."""
+    """steps, seconds: the budget; one of them is 0. batch: windows per step. ahead: characters that the chain learns
+    to draft. rate: the peak learning rate."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -33,7 +34,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.seconds > 0):
-            raise UserError("refit needs one budget above 0, in steps or in minutes")
+            raise UserError("refit needs exactly one budget above 0, in steps or in minutes")
         if not 1 <= self.batch <= 1 << 16:
             raise UserError(field="batch", value=self.batch, rule="it must be between 1 and 65,536 windows")
         if not 0 < self.rate < 1:
@@ -44,7 +45,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class FitProgress:
-    """After a step: how far, and the bits per character of each head on this step's windows, by name."""
+    """The state after a step. progress: from 0 to 1. bits: bits per character of each head on this step's windows."""
 
     step: int
     progress: float
@@ -56,9 +57,8 @@ class FitProgress:
 def fit(
     network: Transformer, heads: DraftingHeads, windows: Windows, settings: FitConfig, autocast_dtype: torch.dtype
 ) -> Iterator[FitProgress]:
-    """Fits `heads` step by step, by AdamW with a rate that rises and falls to 0; yields after each. windows: T inputs
-    and any further characters, which are not read. The
-    network is left in evaluation mode."""
+    """Fits `heads` with AdamW, with warm-up and linear decay of the learning rate; yields after every step. The network
+    is left in evaluation mode. Raises UserError if a loss is not finite."""
     network.eval()
     heads.train()
     device = network.output.weight.device
@@ -82,31 +82,33 @@ def fit(
         progress = step / settings.steps if settings.steps else seconds / settings.seconds
         bits = {name: float(loss.detach()) / math.log(2) for name, loss in losses.items()}
         if not all(map(math.isfinite, bits.values())):
-            raise UserError(f"fitting went wrong at step {step}: a loss is no number; is the network broken?")
+            raise UserError(
+                f"fitting failed at step {step}: a loss is not finite; check the network with `charladder evaluate`"
+            )
         yield FitProgress(step, min(1.0, progress), characters, seconds, bits)
     heads.eval()
 
 
 def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahead: int) -> dict[str, Tensor]:
-    """The cross-entropy of each head with what the network says at the same place, in nats, by name."""
+    """The cross-entropy of each head with the distribution of the network, in nats, by name."""
     last = network.settings.layers
-    wanted = {last, *map(int, heads.early_exit)}
+    layers = {last, *map(int, heads.early_exit)}
     with torch.no_grad():
-        said = network(ids_BT[:, : network.settings.context], output_hidden=wanted)
-        p_BTV, final_BTD = said.logits_BTV.float().softmax(-1), said.hidden[last].float()
+        output = network(ids_BT[:, : network.settings.context], output_hidden=layers)
+        p_BTV, final_BTD = output.logits_BTV.float().softmax(-1), output.hidden[last].float()
     T = p_BTV.shape[1]
     losses = {}
     state_BTD = final_BTD
     for step in range(1, min(ahead, T - 1) + 1):
-        # From what was read up to t, with character t + step put in: what comes after it.
+        # From the state at t and the characters t + 1 to t + step, predicts character t + step + 1.
         state_BTD, logits_BTV = heads.chain(state_BTD[:, : T - step], ids_BT[:, step:T])
         losses[f"chain{step}"] = soft_cross_entropy(logits_BTV, p_BTV[:, step:])
     for key, head in heads.targets.items():
-        back = int(key) - 1
-        if back < T:
-            losses[f"target{key}"] = soft_cross_entropy(head(final_BTD[:, : T - back]), p_BTV[:, back:])
+        shift = int(key) - 1
+        if shift < T:
+            losses[f"target{key}"] = soft_cross_entropy(head(final_BTD[:, : T - shift]), p_BTV[:, shift:])
     for key, head in heads.early_exit.items():
-        x_BTD = said.hidden[int(key)].float()
+        x_BTD = output.hidden[int(key)].float()
         losses[f"layer{key}"] = soft_cross_entropy(head(F.layer_norm(x_BTD, x_BTD.shape[-1:])), p_BTV)
     return losses
 

@@ -34,7 +34,7 @@ class NgramDrafter:
         self.most_frequent: dict[int, MostFrequentNext] = {}
         if training_N is not None:
             self.most_frequent = {n: MostFrequentNext(training_N[:MAX_TRAINING_CHARACTERS], n) for n in ORDERS}
-        # By slot:
+        # The indexes below have the slot as key.
         self.texts: dict[int, list[int]] = {}
         self.latest: dict[int, dict[tuple[int, ...], int]] = {}
         self.indexed: dict[int, int] = {}  # how many generated characters are indexed

@@ -1,4 +1,4 @@
-"""No drafts: one character a pass."""
+"""The absence of a drafter: one character per pass."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ class NoDrafter:
     name = "none"
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to prepare."""
+        """Not used."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         return no_drafts(sequences, idle=True)
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to forget."""
+        """Not used."""
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Nothing to learn."""
+        """Not used."""

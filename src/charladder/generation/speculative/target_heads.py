@@ -1,4 +1,4 @@
-"""Target heads draft: what the network's last state says of the characters after the next.
+"""Drafters that predict further characters from the input of the network's output layer.
 
 Shapes: N sequences, K targets, D width, F feed-forward width, V symbols, M drafts of all sequences.
 """
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class IndependentHeadsDrafter:
-    """A classifier for each distance: they know the characters read, and not the ones drafted before their own.
-    heads: by distance, 2, 3 ... K: (V, D), and (V,) or None."""
+    """Drafts with one linear head per distance, as in Medusa: a draft does not depend on the earlier drafts.
+    heads: for each distance k >= 2 weight (V, D) and bias (V,) or None."""
 
     name = "targets"
 
@@ -36,15 +36,15 @@ class IndependentHeadsDrafter:
         self.max_length = 0
         while self.max_length + 2 in heads and self.max_length < length:
             self.max_length += 1
-        chosen = [heads[k] for k in range(2, self.max_length + 2)]
-        self.weight_KVD = torch.stack([weight.detach().float().cpu() for weight, _ in chosen]).numpy()
+        selected = [heads[k] for k in range(2, self.max_length + 2)]
+        self.weight_KVD = torch.stack([weight.detach().float().cpu() for weight, _ in selected]).numpy()
         self.bias_KV = np.stack(
-            [np.zeros(len(w), np.float32) if b is None else b.detach().float().cpu().numpy() for w, b in chosen]
+            [np.zeros(len(w), np.float32) if b is None else b.detach().float().cpu().numpy() for w, b in selected]
         )
         self.sampler = make_sampler(sampling)
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to prepare."""
+        """Not used."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [
@@ -54,24 +54,24 @@ class IndependentHeadsDrafter:
         for sequence, count in zip(sequences, counts, strict=True):
             if count and sequence.final_D is not None:
                 rows.append(self.weight_KVD[:count] @ sequence.final_D + self.bias_KV[:count])
-                uniform += [sequence.uniform(place) for place in range(count)]
+                uniform += [sequence.uniform(offset) for offset in range(count)]
         if not rows:
             return Drafts(counts, [], None)
         try:
             ids, q_MV, _ = self.sampler.sample(np.concatenate(rows), uniform)
-        except UserError:  # these heads are broken, which is no reason not to write
+        except UserError:  # the heads give NaN; the network itself can still generate
             return no_drafts(sequences)
         return Drafts(counts, ids, q_MV)
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to forget."""
+        """Not used."""
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Nothing to learn."""
+        """Not used."""
 
 
 class CDraftChain(ctypes.Structure):
-    """As in draft_chain.c."""
+    """The struct in draft_chain.c."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in "DFV"),
@@ -81,7 +81,7 @@ class CDraftChain(ctypes.Structure):
 
 
 class ChainedHeadDrafter:
-    """Each draft knows those before it. In C where that can be had, else with the module itself."""
+    """Drafts with a ChainedHead: each draft is conditioned on the earlier ones. Uses C if it is available."""
 
     name = "targets"
 
@@ -100,14 +100,14 @@ class ChainedHeadDrafter:
             *(pack_panels(m, dtype) for m in (gate_up, chain.down.weight.detach(), chain.output.weight.detach())),
         ]
         self.alphabet, self.width = chain.embedding.weight.shape
-        self.inside = len(chain.gate.weight)
+        self.hidden = len(chain.gate.weight)
         self.work = np.empty(0, np.float32)
         self.packed = CDraftChain(
-            self.width, self.inside, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
+            self.width, self.hidden, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to prepare."""
+        """Not used."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [
@@ -116,54 +116,54 @@ class ChainedHeadDrafter:
         drafting = [(sequence, count) for sequence, count in zip(sequences, counts, strict=True) if count]
         if not drafting:
             return Drafts(counts, [], None)
-        uniform = [sequence.uniform(place) for sequence, count in drafting for place in range(count)]
+        uniform = [sequence.uniform(offset) for sequence, count in drafting for offset in range(count)]
         state_ND = np.array([sequence.final_D for sequence, _ in drafting])
-        ids, few = [sequence.last_id for sequence, _ in drafting], [count for _, count in drafting]
-        found = self.draft_reference if self.library is None else self.draft_native
+        ids, positive_counts = [sequence.last_id for sequence, _ in drafting], [count for _, count in drafting]
+        draft = self._draft_reference if self.library is None else self._draft_native
         try:
-            return Drafts(counts, *found(state_ND, ids, few, uniform))
-        except UserError:  # these heads are broken, which is no reason not to write
+            return Drafts(counts, *draft(state_ND, ids, positive_counts, uniform))
+        except UserError:  # the heads give NaN; the network itself can still generate
             return no_drafts(sequences)
 
-    def draft_native(
+    def _draft_native(
         self, state_ND: np.ndarray, ids: list[int], counts: list[int], uniform: list[float]
     ) -> tuple[list[int], np.ndarray]:
         N, M, V = len(ids), sum(counts), self.alphabet
         q_MV, drafted = np.empty((M, V)), (ctypes.c_int64 * M)()
-        # A small layer is done before a second thread has come.
-        threads = torch.get_num_threads() if self.width * self.inside * N >= 1 << 17 else 1
-        room = N * (self.width + self.inside + V) + threads * scratch_size(N, max(self.width, self.inside))
-        if len(self.work) < room:
-            self.work = np.empty(room, np.float32)
+        # A small layer takes less time than starting a second thread.
+        threads = torch.get_num_threads() if self.width * self.hidden * N >= 1 << 17 else 1
+        work_size = N * (self.width + self.hidden + V) + threads * scratch_size(N, max(self.width, self.hidden))
+        if len(self.work) < work_size:
+            self.work = np.empty(work_size, np.float32)
         longs, doubles = ctypes.c_int64 * N, ctypes.c_double * M
         assert self.library is not None
-        bad = self.library.draft_chain(
+        is_not_finite = self.library.draft_chain(
             ctypes.byref(self.packed), ctypes.c_long(N), address(state_ND), longs(*ids), longs(*counts),
             ctypes.byref(self.sampling), doubles(*uniform), drafted, address(q_MV), address(self.work),
             ctypes.c_int(threads),
         )  # fmt: skip
-        if bad:
+        if is_not_finite:
             raise UserError(NOT_FINITE)
         return list(drafted), q_MV
 
     @torch.inference_mode()
-    def draft_reference(
+    def _draft_reference(
         self, state_ND: np.ndarray, ids: list[int], counts: list[int], uniform: list[float]
     ) -> tuple[list[int], np.ndarray]:
         drafted, q = [], []
-        at = 0
-        for state_D, one, count in zip(state_ND, ids, counts, strict=True):
+        first = 0
+        for state_D, last_id, count in zip(state_ND, ids, counts, strict=True):
             state_BTD = torch.from_numpy(state_D).to(self.chain.output.weight)[None, None]
             for step in range(count):
-                state_BTD, logits_BTV = self.chain(state_BTD, torch.tensor([[one]], device=state_BTD.device))
-                (one,), p_NV, _ = self.sampler.sample(logits_BTV[0].float().cpu().numpy(), [uniform[at + step]])
-                drafted.append(one)
+                state_BTD, logits_BTV = self.chain(state_BTD, torch.tensor([[last_id]], device=state_BTD.device))
+                (last_id,), p_NV, _ = self.sampler.sample(logits_BTV[0].float().cpu().numpy(), [uniform[first + step]])
+                drafted.append(last_id)
                 q.append(p_NV)
-            at += count
+            first += count
         return drafted, np.concatenate(q)
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Nothing to forget."""
+        """Not used."""
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Nothing to learn."""
+        """Not used."""
