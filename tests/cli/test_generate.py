@@ -186,7 +186,10 @@ def test_the_opening_of_an_alphabet():
 
 
 MISTAKES = [
-    (["generate", "bare", "--draft", "targets"], "bare has no heads of further targets to draft with; `charladder refit"),
+    (
+        ["generate", "bare", "--draft", "targets"],
+        "bare has no heads of further targets to draft with; `charladder refit",
+    ),
     (
         ["generate", "bare", "--draft", "early-exit"],
         "bare has no heads of intermediate layers to draft with",
