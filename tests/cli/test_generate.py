@@ -275,7 +275,7 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
         load_heads(run)
     file.unlink()
     file.symlink_to("/etc/passwd")
-    with pytest.raises(UserError, match="is not followed"):
+    with pytest.raises(UserError, match="is not a regular file"):
         load_heads(run)
 
 
