@@ -68,14 +68,14 @@ def temporary_files(folder: Path) -> list[str]:
 def test_libraries_are_compiled_once(folder, compiler, monkeypatch):
     calls = compiler(f'exec {COMPILER} "$@"')
     assert loaded() == [True, True]
-    said = native.describe(build.LOSSES)
-    assert said.startswith("C ")
+    description = native.describe(build.LOSSES)
+    assert description.startswith("C ")
     made = libraries(folder)
     assert len(made) == len(calls.read_text().splitlines()) == 2
     assert temporary_files(folder) == []
     forget_decision(monkeypatch)
     assert loaded() == [True, True]
-    assert native.describe(build.LOSSES) == said
+    assert native.describe(build.LOSSES) == description
     assert len(calls.read_text().splitlines()) == 2, "an intact library needs no compiler"
     assert libraries(folder) == made
 
@@ -101,28 +101,28 @@ def test_library_is_flushed_before_it_is_renamed(folder, monkeypatch):
     assert done[4] == folder
 
 
-def flipped(content: bytes) -> bytes:
+def flip_bit(content: bytes) -> bytes:
     return content[:9000] + bytes([content[9000] ^ 1]) + content[9001:]
 
 
-@pytest.mark.parametrize("damage", [flipped, lambda content: content[:5000], lambda content: b""])
+@pytest.mark.parametrize("damage", [flip_bit, lambda content: content[:5000], lambda content: b""])
 def test_damaged_library_is_recompiled(folder, damage, monkeypatch):
     assert loaded() == [True, True]
-    said, whole = native.describe(build.LOSSES), libraries(folder)
-    torn = min(whole)
-    torn.unlink()  # the file that this process has loaded must not change
-    torn.write_bytes(damage(whole[torn]))
+    description, intact = native.describe(build.LOSSES), libraries(folder)
+    damaged = min(intact)
+    damaged.unlink()  # the file that this process has loaded must not change
+    damaged.write_bytes(damage(intact[damaged]))
     load = ctypes.CDLL
 
     def load_intact(name):
-        assert Path(name).read_bytes() in whole.values()
+        assert Path(name).read_bytes() in intact.values()
         return load(name)
 
     monkeypatch.setattr(ctypes, "CDLL", load_intact)
     forget_decision(monkeypatch)
     assert loaded() == [True, True]
-    assert native.describe(build.LOSSES) == said
-    assert libraries(folder) == whole
+    assert native.describe(build.LOSSES) == description
+    assert libraries(folder) == intact
 
 
 def test_one_failure_disables_c_for_the_whole_process(folder, compiler):
