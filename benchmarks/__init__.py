@@ -1,1 +1,1 @@
-"""Benchmarks: one file a question, each prints a table and JSON. `python -m benchmarks NAME [--quick] [--json]`."""
+"""Benchmarks: one question per file; each prints a table or JSON. `python -m benchmarks NAME [--quick] [--json]`."""

@@ -1,21 +1,21 @@
-"""python -m benchmarks NAME [--quick] [--json] ...: runs one benchmark."""
+"""The command `python -m benchmarks NAME [--quick] [--json] ...`, which runs one benchmark."""
 
 import importlib
 import sys
 
 NAMES = {
-    "auxiliary_cost": "what do all auxiliary losses of T64 cost, against the last layer alone?",
-    "depth": "is deep slow? 64 layers of 128 against 12 of 320",
-    "evaluation": "how do bits per character depend on the stride, and what does each cost?",
-    "faults": "is anything lost, whatever goes wrong?",
-    "generation": "how fast is text written, alone and with drafts, against peers with the same weights?",
-    "gpu": "how well do the paper's networks use a GPU, with all their losses?",
-    "growth": "do speed, memory and start-up stay as they are when the text grows?",
-    "overhead": "what do the auxiliary library and its diagnosis cost, against terms written by hand?",
-    "passes": "how fast is a pass of generation, against what this machine multiplies and reads?",
-    "precision": "what does bfloat16 cost in bits per character, and what does it save in time?",
-    "quality": "bits per character after equal seconds, against benchmarks/reference.py",
-    "serving": "what does a service write for many clients at once, and what do they leave that vanish?",
+    "auxiliary_cost": "what do all auxiliary losses of T64 cost, compared with the last layer alone?",
+    "depth": "is a deep network slow? 64 layers of width 128 against 12 of width 320",
+    "evaluation": "how do bits per character and evaluation time depend on the stride?",
+    "faults": "is data lost after kills, damaged files, invalid input or a long run?",
+    "generation": "how fast is text generation, with and without drafts, against peers with the same weights?",
+    "gpu": "which share of a GPU's speed do the paper's networks reach, with all their losses?",
+    "growth": "do speed, memory and start-up time depend on the size of the text?",
+    "overhead": "what do the auxiliary library and its diagnosis cost, compared with hand-written terms?",
+    "passes": "how fast is a generation pass, compared with the limits of this machine?",
+    "precision": "how does bfloat16 change bits per character and speed?",
+    "quality": "bits per character after equal training time, against benchmarks/reference.py",
+    "serving": "how much does the service generate for many clients, and do disconnected clients leak memory?",
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }
 

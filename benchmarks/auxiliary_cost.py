@@ -1,9 +1,9 @@
-"""What do all auxiliary losses of the paper's T64 cost, against the last layer alone?
+"""What do all auxiliary losses of the paper's T64 cost, compared with the last layer alone?
 
-The shapes of T64 (64 layers of 512, context 512, 256 symbols), two windows a step, without dropout, with its optimizer.
-Three contenders alternate: the last layer's next character alone; all 64 layers with two targets each (the first steps
-of a run); and the same at four places spread evenly over the paper's schedule, averaged. Time and peak memory. The
-operations themselves cost 1.083 times as much.
+The shape of T64 (64 layers of width 512, context 512, 256 symbols) and its optimizer, with two windows per step and
+without dropout. Three contenders alternate: only the next character at the last layer; all 64 layers with two targets
+each (as in the first steps of a run); and the mean of four points spread evenly over the paper's schedule. Measures
+time and peak memory. By the number of operations, all losses cost 1.083 times as much.
 
     python -m benchmarks auxiliary_cost --rounds 5
 """
@@ -20,20 +20,20 @@ from benchmarks.peers import fresh_trainer
 from charladder.recipe import read_raw
 
 STEPS = 1_000_000
-PLACES = [(place + 0.5) / 4 for place in range(4)]
+PROGRESS_POINTS = [(n + 0.5) / 4 for n in range(4)]
 
 
-def t64(places: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]:
-    """A training step of T64, each at the next of these progresses, round and round."""
+def t64_step(progress_points: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]:
+    """A function that runs a training step of T64; each call uses the next of these progress values, cyclically."""
     raw = read_raw("t64") | {
         "training.batch": 2, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
         "model.dropout": 0.0,
     }  # fmt: skip
     trainer = fresh_trainer(raw | fields)
-    turn = itertools.cycle(places)
+    progress = itertools.cycle(progress_points)
 
     def step() -> None:
-        trainer.clock.step = int(next(turn) * STEPS)
+        trainer.clock.step = int(next(progress) * STEPS)
         trainer.step()
 
     return step
@@ -49,12 +49,12 @@ def main(argv: Sequence[str]) -> int:
     rounds = 1 if options.quick else options.rounds
     last = {"objective.intermediate": False, "objective.targets": 1}
     contenders = [
-        Contender("the last layer alone", t64, {"places": [0.0], "fields": shape | last}),
-        Contender("all layers, two targets", t64, {"places": [0.0], "fields": shape}),
-        Contender("averaged over the schedule", t64, {"places": PLACES, "fields": shape}),
+        Contender("the last layer alone", t64_step, {"progress_points": [0.0], "fields": shape | last}),
+        Contender("all layers, two targets", t64_step, {"progress_points": [0.0], "fields": shape}),
+        Contender("averaged over the schedule", t64_step, {"progress_points": PROGRESS_POINTS, "fields": shape}),
     ]
-    alternate(contenders, rounds, steps=len(PLACES))
-    rows, medians = [["", "a step", "cost", "peak memory", "cost"]], []
+    alternate(contenders, rounds, steps=len(PROGRESS_POINTS))
+    rows, medians = [["", "time per step", "ratio", "peak memory", "ratio"]], []
     for one in contenders:
         if one.absent:
             raise SystemExit(f"{one.name}: {one.absent}")
@@ -68,6 +68,6 @@ def main(argv: Sequence[str]) -> int:
         "peak_memory_cost": contenders[1].peak_bytes / contenders[0].peak_bytes,
     }
     measured = {one.name: {"step_s": one.seconds, "peak_bytes": one.peak_bytes} for one in contenders}
-    settings = {"rounds": rounds, "places": PLACES, "batch": 2, "dropout": 0.0, **shape}
+    settings = {"rounds": rounds, "places": PROGRESS_POINTS, "batch": 2, "dropout": 0.0, **shape}
     report("what all auxiliary losses of T64 cost", ratios, measured, settings, rows, options.json)
     return 0

@@ -1,5 +1,5 @@
-"""Contenders: each lives in a process of its own and makes steps when it is told to, so that they can alternate
-without sharing memory, allocator settings or compiled code.
+"""Contenders of a benchmark. Each runs in its own process, so that they alternate without sharing memory, allocator
+settings or compiled code.
 """
 
 import multiprocessing
@@ -12,26 +12,28 @@ from typing import Any
 Step = Callable[[], object]
 
 
-def serve(pipe: Connection, make: Callable[..., Step], arguments: Mapping[str, Any], threads: int, on: str) -> None:
-    """What the process of a contender does: make it, then answer each number with the seconds of as many steps."""
+def run_contender(
+    pipe: Connection, make: Callable[..., Step], arguments: Mapping[str, Any], threads: int, device_name: str
+) -> None:
+    """The main function of a contender's process: makes the step function, then runs and times steps on request."""
     import torch
 
     from charladder.training.memory import peak_bytes
 
     torch.set_num_threads(threads)
-    device = torch.device(on)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    device = torch.device(device_name)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     try:
         began = time.perf_counter()
         step = make(**arguments)
         step()
-        wait()
+        synchronize()
         pipe.send(("ready", time.perf_counter() - began))
         while (steps := pipe.recv()) is not None:
             began = time.perf_counter()
             for _ in range(steps):
                 step()
-            wait()
+            synchronize()
             pipe.send(("done", (time.perf_counter() - began) / steps, peak_bytes(device)))
     except (ImportError, RuntimeError) as error:
         pipe.send(("absent", f"{type(error).__name__}: {str(error).splitlines()[0]}"))
@@ -39,7 +41,7 @@ def serve(pipe: Connection, make: Callable[..., Step], arguments: Mapping[str, A
 
 @dataclass
 class Contender:
-    """`absent` says why it takes no part. Seconds are of one step."""
+    """absent: why it cannot run, or "". seconds: the time per step, one number for each round."""
 
     name: str
     make: Callable[..., Step]
@@ -54,12 +56,12 @@ class Contender:
         import torch
 
         spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        arguments = theirs, self.make, self.arguments, torch.get_num_threads(), self.device
-        self.process = spawn.Process(target=serve, args=arguments, daemon=True)
+        self.pipe, child_pipe = spawn.Pipe()
+        arguments = child_pipe, self.make, self.arguments, torch.get_num_threads(), self.device
+        self.process = spawn.Process(target=run_contender, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()
-        kind, answer, *_ = self.hear()
+        child_pipe.close()
+        kind, answer, *_ = self.receive()
         if kind == "absent":
             self.absent = answer
         else:
@@ -68,14 +70,14 @@ class Contender:
     def run(self, steps: int) -> None:
         if not self.absent:
             self.pipe.send(steps)
-            kind, answer, *peak = self.hear()
+            kind, answer, *peak = self.receive()
             if kind == "absent":
                 self.absent = answer
             else:
                 self.seconds.append(answer)
                 self.peak_bytes = peak[0]
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         try:
             return self.pipe.recv()
         except EOFError:
@@ -89,12 +91,12 @@ class Contender:
 
 
 def alternate(contenders: list[Contender], rounds: int, steps: int = 1) -> None:
-    """Starts all, then lets each make `steps` steps in turn, `rounds` times; every second round in reverse order."""
+    """Starts all contenders; in each round, each runs `steps` steps. Every second round is in reverse order."""
     for contender in contenders:
         contender.start()
     try:
-        for at in range(rounds):
-            for contender in contenders if at % 2 == 0 else reversed(contenders):
+        for number in range(rounds):
+            for contender in contenders if number % 2 == 0 else reversed(contenders):
                 contender.run(steps)
     finally:
         for contender in contenders:

@@ -1,6 +1,7 @@
-"""Is deep slow? 64 layers of 128 against 12 of 320: model operations per second of a training step.
+"""Is a deep network slow? Compares 64 layers of width 128 with 12 layers of width 320.
 
-The network of `ladder` with one loss and AdamW, context 512, alternated, a process each.
+Model operations per second of a training step, with the network of `ladder`, one loss, AdamW and context 512. The two
+alternate, each in its own process.
 
     python -m benchmarks depth --rounds 5
 """
@@ -21,7 +22,7 @@ from charladder.training.devices import choose_precision
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks depth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=4, help="windows of 512 characters a step")
+    parser.add_argument("--batch", type=int, default=4, help="windows of 512 characters per step")
     parser.add_argument("--quick", action="store_true", help="two rounds of one window")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     contenders = [Contender(name, peers.ours, {"shape": shape}) for name, shape in shapes.items()]
     alternate(contenders, rounds, steps=2)
     limit = matrix_rate(choose_precision("auto", torch.device("cpu")))
-    rows, rates, measured = [["", "a step", "GFLOP/s of the model", "of matrix rate", "peak memory"]], [], {}
+    rows, rates, measured = [["", "time per step", "model GFLOP/s", "share of matrix rate", "peak memory"]], [], {}
     for one in contenders:
         if one.absent:
             raise SystemExit(f"{one.name}: {one.absent}")
@@ -44,5 +45,5 @@ def main(argv: Sequence[str]) -> int:
         row = f"{seconds:.3f} s", f"{rates[-1] / 1e9:.1f}", f"{share:.2f}", f"{one.peak_bytes / 2**20:,.0f} MiB"
         rows.append([one.name, *row])
     settings = {"rounds": rounds, **{name: vars(shape) for name, shape in shapes.items()}}
-    report("deep and narrow", {"deep_over_wide": rates[1] / rates[0]}, measured, settings, rows, options.json)
+    report("is a deep network slow?", {"deep_over_wide": rates[1] / rates[0]}, measured, settings, rows, options.json)
     return 0

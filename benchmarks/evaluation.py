@@ -1,7 +1,7 @@
-"""How do bits per character depend on the stride, and what does each cost?
+"""How do bits per character and evaluation time depend on the stride?
 
-A run (or a fresh one of `ladder`) is scored on the same stretch of its valid part at strides C, C/2, C/8 and 1. A short
-stride gives every character a long context and reads the text many times; the stretch is limited for that reason.
+Scores a run (or a new one of `ladder`) on the start of its validation part with strides C, C/2, C/8 and 1. A short
+stride gives every character a long context but reads the text many times, so the number of characters is limited.
 
     python -m benchmarks evaluation --run runs/ladder-1 --limit 8192
 """
@@ -22,8 +22,8 @@ from charladder.run import open_data, open_run, split_of
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks evaluation", description=__doc__)
-    parser.add_argument("--run", help="a run that is trained; a fresh one when not given")
-    parser.add_argument("--minutes", type=float, default=2, help="budget of the fresh run")
+    parser.add_argument("--run", help="a trained run (default: trains a new one)")
+    parser.add_argument("--minutes", type=float, default=2, help="training time of the new run")
     parser.add_argument("--limit", type=int, default=8192, help="characters to score")
     parser.add_argument("--quick", action="store_true", help="three seconds of training, 256 characters")
     parser.add_argument("--json", action="store_true")

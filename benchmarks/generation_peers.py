@@ -1,7 +1,7 @@
-"""Ways to write text with one network's weights: this project's, Hugging Face's `generate`, llama.cpp.
+"""Text generation with the same weights in this project, in Hugging Face's `generate` and in llama.cpp.
 
-Each is made once and then called with prompts (ids) and a length; it writes that many characters after each prompt at
-temperature 1, nothing cut off, and returns them.
+Each contender is a function of prompts (ids) and a length, which samples that many characters after each prompt at
+temperature 1, without top-k or top-p, and returns them.
 """
 
 import atexit
@@ -26,11 +26,11 @@ from charladder.model import Transformer
 from charladder.model.norm import EPSILON
 from charladder.run import Run
 
-Write = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
+GenerateFunction = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 
 
 class Ours:
-    """This project's writer. After a call, `writer` is the one that wrote."""
+    """This project. `loop` is the generation loop of the last call."""
 
     def __init__(
         self,
@@ -44,17 +44,17 @@ class Ours:
         settings = GenerationConfig(draft=draft, draft_length=length, precision=precision)
         self.model = TextGenerator(run, settings, training_text=lambda: training)
         self.model.sampling = replace(self.model.sampling, coupled=coupled)
-        self.writer: GenerationLoop | None = None
+        self.loop: GenerationLoop | None = None
 
     def __call__(self, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
         self.model.settings = replace(self.model.settings, length=length)
-        self.writer = self.model.start(prompts)
-        self.writer.run()
-        return [stream.ids for stream in self.writer.sequences]
+        self.loop = self.model.start(prompts)
+        self.loop.run()
+        return [sequence.ids for sequence in self.loop.sequences]
 
 
-def hugging_face(network: Transformer, dtype: torch.dtype) -> Write:
-    """transformers' own generate, on a Qwen3 with the same weights. Raises ImportError."""
+def hugging_face(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
+    """`generate` of transformers, on a Qwen3 with the same weights. Raises ImportError."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     s = network.settings
@@ -69,24 +69,24 @@ def hugging_face(network: Transformer, dtype: torch.dtype) -> Write:
     model.load_state_dict(qwen3_tensors(network))
     ids = torch.randint(0, network.output.out_features, (1, s.context), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        apart = float((model(ids).logits - network(ids).logits_BTV).abs().max())
-    assert apart < 1e-2, f"the peer's logits are {apart} apart: it is not the same network"
+        difference = float((model(ids).logits - network(ids).logits_BTV).abs().max())
+    assert difference < 1e-2, f"the peer's logits are {difference} apart: it is not the same network"
     model.to(dtype)
 
-    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-        given = torch.tensor(prompts)
+    def generate(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+        prompt_ids = torch.tensor(prompts)
         with torch.inference_mode():
             written = model.generate(
-                given, attention_mask=torch.ones_like(given), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                min_new_tokens=length, max_new_tokens=length,
+                prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=True, temperature=1.0, top_k=0,
+                top_p=1.0, min_new_tokens=length, max_new_tokens=length,
             )  # fmt: skip
-        return written[:, given.shape[1] :].tolist()
+        return written[:, prompt_ids.shape[1] :].tolist()
 
-    return write
+    return generate
 
 
 def qwen3_tensors(network: Transformer) -> dict[str, torch.Tensor]:
-    """The network's weights under the names of Hugging Face's Qwen3."""
+    """The network's weights with the names of Hugging Face's Qwen3."""
     names = {
         "attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm",
         "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
@@ -94,10 +94,10 @@ def qwen3_tensors(network: Transformer) -> dict[str, torch.Tensor]:
         "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
         "feed_forward.gate": "mlp.gate_proj", "feed_forward.up": "mlp.up_proj", "feed_forward.down": "mlp.down_proj",
     }  # fmt: skip
-    return renamed(network, names, ("model.embed_tokens", "model.norm", "lm_head"), "model.layers.{}.{}.weight")
+    return rename_tensors(network, names, ("model.embed_tokens", "model.norm", "lm_head"), "model.layers.{}.{}.weight")
 
 
-def renamed(network: Transformer, names: dict[str, str], ends: tuple[str, str, str], block: str) -> dict:
+def rename_tensors(network: Transformer, names: dict[str, str], ends: tuple[str, str, str], block: str) -> dict:
     outer: dict[str, str] = dict(zip(("embedding", "norm", "output"), ends, strict=True))
     found = {}
     for name, tensor in network.state_dict().items():
@@ -110,7 +110,7 @@ def renamed(network: Transformer, names: dict[str, str], ends: tuple[str, str, s
 
 
 def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
-    """The network as a GGUF file, its symbols as bytes. Raises ImportError."""
+    """Writes the network as a GGUF file with byte tokens. Raises ImportError."""
     gguf: Any = importlib.import_module("gguf")
 
     s = network.settings
@@ -139,7 +139,7 @@ def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
         "attention.query_norm": "attn_q_norm", "attention.key_norm": "attn_k_norm", "feed_forward.gate": "ffn_gate",
         "feed_forward.up": "ffn_up", "feed_forward.down": "ffn_down",
     }  # fmt: skip
-    tensors = renamed(network, names, ("token_embd", "output_norm", "output"), "blk.{}.{}.weight")
+    tensors = rename_tensors(network, names, ("token_embd", "output_norm", "output"), "blk.{}.{}.weight")
     for name, tensor in tensors.items():
         array = tensor.detach().float().numpy()
         if array.ndim == 2 and dtype != torch.float32:
@@ -152,7 +152,7 @@ def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
     writer.close()
 
 
-def llama_cpp(network: Transformer, dtype: torch.dtype) -> Write:
+def llama_cpp(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
     """llama.cpp, built from source by the package llama-cpp-python, on the same weights. Raises ImportError."""
     llama_cpp: Any = importlib.import_module("llama_cpp")
 
@@ -168,25 +168,25 @@ def llama_cpp(network: Transformer, dtype: torch.dtype) -> Write:
     model.eval(ids)
     with torch.no_grad():
         expected = network(torch.tensor([ids]), logits_to_keep=1).logits_BTV[0, -1].numpy()
-    said = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model._ctx.ctx, -1), expected.shape)
-    apart = float(np.abs(said - expected).max())
-    # llama.cpp rounds what it multiplies with bfloat16 weights too.
-    assert apart < (0.05 if dtype == torch.float32 else 0.5), f"llama.cpp's logits are {apart} apart"
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model._ctx.ctx, -1), expected.shape)
+    difference = float(np.abs(logits - expected).max())
+    # llama.cpp also rounds the inputs of bfloat16 products.
+    assert difference < (0.05 if dtype == torch.float32 else 0.5), f"llama.cpp's logits are {difference} apart"
 
-    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    def generate(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
         assert folder
         written = []
         for prompt in prompts:
-            stream = model.generate(list(prompt), temp=1.0, top_k=0, top_p=1.0, min_p=0.0, reset=True)
-            written.append([next(stream) for _ in range(length)])
+            tokens = model.generate(list(prompt), temp=1.0, top_k=0, top_p=1.0, min_p=0.0, reset=True)
+            written.append([next(tokens) for _ in range(length)])
         return written
 
-    return write
+    return generate
 
 
-def xllamacpp(network: Transformer, dtype: torch.dtype) -> Write:
-    """llama.cpp as the package xllamacpp has it, through the completions of its server: in a process of its own, which
-    stands still while others write, for its threads take time from them. Raises ImportError."""
+def xllamacpp(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
+    """llama.cpp in the package xllamacpp, through the completions of its server, in a process of its own. The process
+    is stopped while others are measured, because its threads would take time from them. Raises ImportError."""
     importlib.import_module("xllamacpp")
 
     folder = tempfile.TemporaryDirectory()
@@ -198,7 +198,7 @@ def xllamacpp(network: Transformer, dtype: torch.dtype) -> Write:
     )
     atexit.register(peer.kill)
 
-    def write(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    def generate(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
         assert folder and peer.stdin and peer.stdout
         peer.send_signal(signal.SIGCONT)
         peer.stdin.write(json.dumps({"prompts": [list(prompt) for prompt in prompts], "length": length}) + "\n")
@@ -207,4 +207,4 @@ def xllamacpp(network: Transformer, dtype: torch.dtype) -> Write:
         peer.send_signal(signal.SIGSTOP)
         return written
 
-    return write
+    return generate

@@ -1,8 +1,8 @@
-"""Do speed, memory and start-up stay as they are when the text grows?
+"""Do speed, memory and start-up time depend on the size of the text?
 
-Sparse files of the same words, of 1 MB, 100 MB and 10 GB, are converted (timed), then trained on in turn, a process
-each: seconds from the start of the process to the first logged step, characters per second from there, and peak memory
-at the end; medians of several.
+Sparse files of 1 MB, 100 MB and 10 GB with the same words are converted, which is timed, and then used for training,
+each in its own process. Reports medians of the time until the first logged step, characters per second after that,
+and peak memory.
 
     python -m benchmarks growth --steps 300 --repeats 3
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import report
 
-WORDS = b"the ladder leans on the wall, and every layer of it is asked what it sees. " * 10_000
+TEXT = b"the quick brown fox jumps over the lazy dog, and the dog sleeps on in the sun. " * 10_000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
             for size, figures in zip(options.bytes, measured.values(), strict=True):
                 for key, value in train(folder, str(size), options.steps).items():
                     figures[key].append(value)
-    rows = [["", "with conversion", "first step", "characters/s", "peak memory"]]
+    rows = [["", "first use", "first step", "characters/s", "peak memory"]]
     medians = []
     for name, figures in measured.items():
         keys = "first_step_s", "characters_per_second", "peak_bytes"
@@ -63,21 +63,21 @@ def main(argv: Sequence[str]) -> int:
         "peak_memory_cost": huge[2] / small[2],
     }
     settings = {"bytes": options.bytes, "steps": options.steps, "repeats": options.repeats, "recipe": "ladder"}
-    report("texts that grow", ratios, measured, settings, rows, options.json)
+    report("do speed and memory depend on the size of the text?", ratios, measured, settings, rows, options.json)
     return 0
 
 
 def sparse_text(path: Path, size: int) -> None:
-    """A file of `size` bytes that holds words in 200 places and at its end, and holes between."""
-    words = WORDS[: max(1, size // 400)]
+    """Writes a file of `size` bytes with text at 200 positions and at its end, and holes between them."""
+    text = TEXT[: max(1, size // 400)]
     with path.open("wb") as file:
-        for place in (*range(0, size - len(words), max(1, size // 200)), size - len(words)):
-            file.seek(place)
-            file.write(words)
+        for position in (*range(0, size - len(text), max(1, size // 200)), size - len(text)):
+            file.seek(position)
+            file.write(text)
 
 
 def train(folder: Path, text: str, steps: int) -> dict[str, float]:
-    """Seconds until the first step was logged, characters per second, and the run's peak memory in bytes."""
+    """Trains a run. Returns seconds until the first logged step, characters per second, and peak memory in bytes."""
     run = folder / f"run-{time.monotonic_ns()}"
     command = [sys.executable, "-m", "charladder", "train", str(folder / text), "--steps", str(steps)]
     command += ["--valid", "1000", "--test", "1000", "--run", str(run), "--json"]
@@ -90,9 +90,9 @@ def train(folder: Path, text: str, steps: int) -> dict[str, float]:
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.02)
     seconds = time.perf_counter() - began
-    facts = json.loads(process.communicate()[0])
+    result = json.loads(process.communicate()[0])
     return {
         "first_step_s": seconds,
-        "characters_per_second": facts["characters_per_second"],
-        "peak_bytes": facts["peak_memory_bytes"],
+        "characters_per_second": result["characters_per_second"],
+        "peak_bytes": result["peak_memory_bytes"],
     }

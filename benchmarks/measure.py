@@ -1,4 +1,4 @@
-"""What every benchmark reports beside its figures: the machine, its matrix-product rate, versions, the data."""
+"""The report of a benchmark, with machine, matrix-product rate and versions."""
 
 import json
 import statistics
@@ -18,8 +18,8 @@ from charladder.environment import machine
 def product_rate(
     dtype: torch.dtype, rows: int, inner: int, columns: int, device: torch.device | str = "cpu", repeats: int = 10
 ) -> float:
-    """A device's rate of one matrix product, in operations per second: median of several. The second matrix is
-    transposed, as that of a linear layer is."""
+    """A device's operations per second in a matrix product, the median of `repeats`. The second matrix is transposed,
+    as in a linear layer."""
     a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(columns, inner, device=device).to(dtype)
     seconds = []
     for _ in range(repeats + 2):
@@ -32,7 +32,7 @@ def product_rate(
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32, size: int = 1024, device: torch.device | str = "cpu") -> float:
-    """A device's own rate of matrix products: of square ones."""
+    """A device's operations per second in a product of square matrices."""
     return product_rate(dtype, size, size, size, device)
 
 
@@ -44,13 +44,13 @@ def report(
     rows: Sequence[Sequence[str]],
     as_json: bool,
 ) -> None:
-    """Prints a table, or one JSON object on standard output with the table on standard error."""
+    """Prints a table; with `as_json`, the table to standard error and a JSON object to standard output."""
     console = Console(stderr=as_json)
     table = Table(*rows[0], title=question)
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
-    facts = {
+    result = {
         "question": question,
         "ratios": dict(ratios),
         "measured": dict(measured),
@@ -58,8 +58,10 @@ def report(
         "settings": {**settings, "versions": {name: metadata.version(name) for name in ("charladder", "torch")}},
     }
     if as_json:
-        json.dump(facts, sys.stdout)
+        json.dump(result, sys.stdout)
         print()
     else:
-        rate = facts["machine"]["matrix_products_per_second_float32"] / 1e9
-        console.print(f"{facts['machine']['processor']}, {torch.get_num_threads()} threads, {rate:.0f} GFLOP/s float32")
+        rate = result["machine"]["matrix_products_per_second_float32"] / 1e9
+        console.print(
+            f"{result['machine']['processor']}, {torch.get_num_threads()} threads, {rate:.0f} GFLOP/s float32"
+        )

@@ -1,7 +1,8 @@
-"""Training steps of ours and of the peers, of one architecture: pre-norm, rotary, QK-norm, SwiGLU, one loss, AdamW.
+"""Training steps of this project and of its peers, with one architecture: pre-norm, rotary positions, QK-norm, SwiGLU,
+one loss, AdamW.
 
-Each function returns a step: windows drawn at random, forward, backward, optimizer. Peers are plain PyTorch loops, in
-bfloat16 where the processor has it, compiled when asked.
+Each function returns a step function: random windows, forward, backward, optimizer. Peers are PyTorch loops in bfloat16
+if the processor supports it, optionally compiled.
 """
 
 import importlib.util
@@ -28,7 +29,7 @@ RATE = 1e-3
 
 @dataclass(frozen=True)
 class Shape:
-    """`width` divides into heads of `head` features."""
+    """The shape of a network and its batch; `head` is the head size."""
 
     layers: int
     width: int
@@ -43,22 +44,22 @@ class Shape:
 
     @property
     def operations(self) -> float:
-        """Model operations of one step, forward and backward: two for each multiplication of weights, three passes;
-        attention counted where it is causal; nothing for recomputation, norms or the optimizer."""
+        """Model operations of one step: two for each weight and character, times three for forward and backward passes;
+        causal attention; no recomputation, norms or optimizer."""
         weights = self.layers * (4 * self.width**2 + 3 * self.width * self.feed_forward) + ALPHABET * self.width
         attention = self.layers * 2 * self.width * (self.context + 1)
         return 3 * self.batch * self.context * (2 * weights + attention)
 
 
 def fresh_trainer(raw: Raw) -> Trainer:
-    """A trainer of these recipe fields on Python's own sources, which writes nothing. On the CPU, as the peers are,
-    unless they say otherwise."""
+    """A trainer of these recipe fields on the corpus `python`, without a run directory; by default on the CPU, as the
+    peers."""
     corpus = open_corpus(("python",))
     return new_trainer(plan_run(Path("unused"), resolve({"training.device": "cpu"} | raw), corpus), corpus)
 
 
 def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
-    """The project's own training step, all of it; `fields` are further recipe fields, with `__` for the dot."""
+    """The complete training step of this project. fields: further recipe fields, with `__` for the dot."""
     raw = read_raw("ladder") | {
         "model.layers": shape.layers,
         "model.width": shape.width,
@@ -78,8 +79,8 @@ def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
     return fresh_trainer(raw).step
 
 
-def loop(model: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor], shape: Shape) -> Callable[[], object]:
-    """A plain training loop's step."""
+def plain_step(model: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor], shape: Shape) -> Callable[[], object]:
+    """The step of a plain training loop."""
     text = open_corpus(("python",)).ids_N
     generator = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -102,14 +103,14 @@ def reference(shape: Shape, compile: bool) -> Callable[[], object]:
     """benchmarks/reference.py's network at this shape."""
     spec = importlib.util.find_spec("benchmarks.reference")
     assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)  # a copy of its own, whose shape can be set
+    script = importlib.util.module_from_spec(spec)  # a private copy of the module, whose shape is set below
     spec.loader.exec_module(script)
     for name, value in (asdict(shape) | {"heads": shape.heads}).items():
         setattr(script, name.upper(), value)
     model = script.Transformer()
     if compile:
         model.compile()
-    return loop(model, lambda network, x: network(x), shape)
+    return plain_step(model, lambda network, x: network(x), shape)
 
 
 def qwen3(shape: Shape, compile: bool) -> Callable[[], object]:
@@ -124,7 +125,7 @@ def qwen3(shape: Shape, compile: bool) -> Callable[[], object]:
     model = Qwen3ForCausalLM(config).train()
     if compile:
         model.compile()
-    return loop(model, lambda network, x: network(x).logits, shape)
+    return plain_step(model, lambda network, x: network(x).logits, shape)
 
 
 def x_transformers(shape: Shape, compile: bool) -> Callable[[], object]:
@@ -140,4 +141,4 @@ def x_transformers(shape: Shape, compile: bool) -> Callable[[], object]:
     )
     if compile:
         model.compile()
-    return loop(model, lambda network, x: network(x), shape)
+    return plain_step(model, lambda network, x: network(x), shape)

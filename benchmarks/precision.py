@@ -1,7 +1,7 @@
-"""What does bfloat16 cost in bits per character, and what does it save in time, at equal steps?
+"""How does bfloat16 change bits per character and speed, at an equal number of steps?
 
-The same run with products in bfloat16 and in float32, alternated seed by seed; all are scored by the same evaluation on
-the whole valid part. Differences are paired by seed, with a 95% interval when there are at least two.
+Runs with bfloat16 and float32 matrix products alternate, seed by seed, and are scored on the whole validation part.
+Differences are paired by seed, with a 95% interval for two or more seeds.
 
     python -m benchmarks precision --text text8-prefix.xz --valid 250000 --test 253641 --steps 1000 --seeds 5
 """
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--test", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="2 steps, one seed, little text to score")
+    parser.add_argument("--quick", action="store_true", help="2 steps, one seed, a short validation part")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     if options.quick:
@@ -49,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
     cost, half = paired(bits["float32"], bits["bfloat16"])
     rows = [["", "bits per character", "characters/s"]]
     rows += [[name, f"{statistics.mean(bits[name]):.4f}", f"{speed[name]:,.0f}"] for name in runs]
-    rows.append(["bfloat16 higher by", interval(cost, half), f"{speed['bfloat16'] / speed['float32']:.2f} times"])
+    rows.append(["difference", interval(cost, half), f"{speed['bfloat16'] / speed['float32']:.2f} times"])
     report(
-        f"products in bfloat16 and in float32, {options.steps} steps",
+        f"bfloat16 against float32 matrix products, {options.steps} steps",
         {"speed_of_bfloat16": speed["bfloat16"] / speed["float32"]},
         {"runs": runs, "bfloat16_higher_by_bits": {"mean": cost, "95_percent_half_width": half}},
         vars(options),

@@ -1,8 +1,7 @@
-r"""Bits per character after equal seconds (and after fewer, for us): recipes against benchmarks/reference.py.
+r"""Bits per character of recipes against benchmarks/reference.py, after equal or shorter training time.
 
-They alternate, seed by seed, on the same training text; all are scored by the same evaluation, at stride C/2 on the
-whole valid part, outside the measured time. Differences are paired by seed, with a 95% interval when there are at
-least two.
+They alternate, seed by seed, on the same training text. All are scored with stride C/2 on the whole validation part,
+outside the measured time. Differences are paired by seed, with a 95% interval for two or more seeds.
 
     python -m benchmarks quality --text text8-prefix.xz --valid 250000 --test 253641 --seconds 300 --seeds 5 \
         --ours ladder:100 ladder:300 sprint:100
@@ -35,35 +34,37 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--test", type=float, default=0.02, help="characters or fraction held out at the end")
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--ours", nargs="+", metavar="RECIPE:SECONDS", help="default: ladder, for as many seconds")
+    parser.add_argument("--ours", nargs="+", metavar="RECIPE:SECONDS", help="default: ladder, for --seconds")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="ten seconds each, a stretch of the valid part")
+    parser.add_argument("--quick", action="store_true", help="ten seconds each, a short validation part")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     if options.quick:
         options.seconds, options.ours, options.seeds = 10.0, None, 1
-    mine: list[str] = options.ours or [f"ladder:{options.seconds:g}"]
+    recipes: list[str] = options.ours or [f"ladder:{options.seconds:g}"]
     corpus = open_corpus(options.text)
     parts = split(len(corpus.ids_N), options.valid, options.test)
     valid = (parts.valid[0], parts.valid[0] + 16_384) if options.quick else parts.valid
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*mine, "reference")}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*recipes, "reference")}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            for name in mine:
-                runs[name].append(ours(name, corpus, valid, seed, Path(folder)))
-                noted(seed, runs)
-            runs["reference"].append(theirs(options.seconds, corpus, parts.train[1], valid, seed, Path(folder)))
-            noted(seed, runs)
+            for name in recipes:
+                runs[name].append(train_recipe(name, corpus, valid, seed, Path(folder)))
+                print_seed(seed, runs)
+            runs["reference"].append(
+                train_reference(options.seconds, corpus, parts.train[1], valid, seed, Path(folder))
+            )
+            print_seed(seed, runs)
     bits = {name: [run["bits_per_character"] for run in done] for name, done in runs.items()}
-    gains = {name: paired(bits[name], bits["reference"]) for name in mine}
-    rows = [["", "bits per character", "lower by", "characters/s", "steps"]]
+    gains = {name: paired(bits[name], bits["reference"]) for name in recipes}
+    rows = [["", "bits per character", "difference to reference", "characters/s", "steps"]]
     for name, done in runs.items():
         columns = [[run[key] for run in done] for key in ("bits_per_character", "characters_per_second", "steps")]
         bpc, rate, steps = (f"{statistics.mean(c):,.{d}f}" for c, d in zip(columns, (4, 0, 0), strict=True))
         rows.append([name, bpc, interval(*gains[name]) if name in gains else "", rate, steps])
     report(
         f"bits per character on valid text, reference after {options.seconds:g} s",
-        {f"reference_bits_over_{n}": statistics.mean(bits["reference"]) / statistics.mean(bits[n]) for n in mine},
+        {f"reference_bits_over_{n}": statistics.mean(bits["reference"]) / statistics.mean(bits[n]) for n in recipes},
         {"runs": runs, "lower_by_bits": {n: {"mean": m, "95_percent_half_width": h} for n, (m, h) in gains.items()}},
         {**vars(options), "corpus_sha256": corpus.sha256, "valid": valid, "train": parts.train, "stride": "C/2"},
         rows,
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def noted(seed: int, runs: dict[str, list[dict[str, Any]]]) -> None:
+def print_seed(seed: int, runs: dict[str, list[dict[str, Any]]]) -> None:
     done = {name: f"{run[seed]['bits_per_character']:.4f}" for name, run in runs.items() if len(run) > seed}
     print(f"seed {seed}: " + ", ".join(f"{name} {bits}" for name, bits in done.items()), file=sys.stderr, flush=True)
 
@@ -89,17 +90,17 @@ def interval(mean: float, half: float | None) -> str:
     return f"{mean:.4f} (one seed: no interval)" if half is None else f"{mean:.4f} +- {half:.4f} (95%)"
 
 
-def ours(name: str, corpus: Corpus, valid: tuple[int, int], seed: int, folder: Path) -> dict[str, Any]:
+def train_recipe(name: str, corpus: Corpus, valid: tuple[int, int], seed: int, folder: Path) -> dict[str, Any]:
     recipe, seconds = name.split(":")
     command = [sys.executable, "-m", "charladder", "train", corpus.name, "--run", str(folder / f"{name}-{seed}")]
     command += ["--recipe", recipe, "--minutes", str(float(seconds) / 60), "--seed", str(seed), "--json"]
     command += ["--valid", str(valid[1] - valid[0]), "--test", str(len(corpus.ids_N) - valid[1]), "--score", "whole"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    facts = json.loads(done.stdout)
-    return {**facts, "bits_per_character": facts["valid_bits_per_character"]}
+    result = json.loads(done.stdout)
+    return {**result, "bits_per_character": result["valid_bits_per_character"]}
 
 
-def theirs(
+def train_reference(
     seconds: float, corpus: Corpus, train: int, valid: tuple[int, int], seed: int, folder: Path
 ) -> dict[str, Any]:
     weights = folder / f"reference-{seed}.safetensors"

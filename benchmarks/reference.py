@@ -1,8 +1,8 @@
-"""The peer of every training benchmark: what an expert would write in an afternoon.
+"""The peer of every training benchmark: a script that an expert would write in an afternoon.
 
-A plain script with one loss and nothing of charladder in it: pre-norm, rotary, QK-norm, SwiGLU, Muon for
-matrices and AdamW for the rest, bf16 autocast where the processor has it, short warm-up, linear decay.
-It is never tuned down.   python benchmarks/reference.py TEXT --train 4000000 --seconds 300 --out weights.safetensors
+It does not use charladder and has one loss: pre-norm, rotary positions, QK-norm, SwiGLU, Muon for matrices and AdamW
+for other parameters, bfloat16 autocast if the processor supports it, short warm-up, linear decay. It must never be made
+worse.   python benchmarks/reference.py TEXT --train 4000000 --seconds 300 --out weights.safetensors
 """
 
 import argparse
@@ -68,7 +68,8 @@ class Transformer(nn.Module):
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon runs its Newton-Schulz in bf16 whatever the processor; emulated, that is 30 times slower."""
+    """Muon with Newton-Schulz iterations in float32. torch.optim.Muon always uses bfloat16, which is 30 times slower on
+    processors that emulate it."""
 
     def __init__(self, params, momentum=0.95):
         super().__init__(params, {"lr": MUON_RATE, "momentum": momentum})
@@ -126,7 +127,7 @@ def load(weights: str) -> Transformer:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text")
-    parser.add_argument("--train", type=int, required=True, help="characters to train on, from the start")
+    parser.add_argument("--train", type=int, required=True, help="characters to train on, from the start of the text")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True)

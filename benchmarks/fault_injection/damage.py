@@ -1,6 +1,6 @@
-"""Checkpoints with flipped bytes, cut short, or with a file of another run.
+"""Damage to checkpoint files: flipped bytes, truncation, and files of another run.
 
-Each is refused by the name of the file, and the checkpoint before it used.
+Each damaged checkpoint must be rejected with the name of the file, and the checkpoint before it used.
 """
 
 import argparse
@@ -13,15 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_injection.kills import TEXT, TINY, cache
+from benchmarks.fault_injection.kills import SMALL_RUN, TEXT, use_cache
 from charladder.cli.main import main
 from charladder.training.checkpoint import list_checkpoints, load_newest
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Counts what was tried and what was not noticed, which must be nothing."""
-    draw = random.Random(options.seed)
-    found = {
+    """Counts the damaged files, and failures (LOST), which must be 0."""
+    rng = random.Random(options.seed)
+    counts = {
         "flipped": 0, "cut short": 0, "swapped": 0, "LOST: damage that was not noticed": 0,
         "LOST: refused without the file's name": 0, "LOST: the checkpoint before not used": 0,
     }  # fmt: skip
@@ -29,39 +29,39 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         (folder / "text").write_text(TEXT)
         with (
-            cache(folder / "cache"),
+            use_cache(folder / "cache"),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
             for seed in "12":
-                words = ["train", str(folder / "text"), "--run", str(folder / seed), *TINY, "--seed", seed, "--json"]
-                assert main(words) == 0
+                arguments = ["train", str(folder / "text"), "--run", str(folder / seed), "--seed", seed, "--json"]
+                assert main([*arguments, *SMALL_RUN]) == 0
         before, newest = list_checkpoints(folder / "1" / "checkpoints")
         for file in sorted(newest.iterdir()):
-            whole = file.read_bytes()
+            content = file.read_bytes()
             other = (list_checkpoints(folder / "2" / "checkpoints")[-1] / file.name).read_bytes()
-            damaged = [("flipped", flipped(whole, draw)) for _ in range(options.flips)]
-            damaged += [("cut short", whole[: draw.randrange(len(whole))]) for _ in range(options.cuts)]
+            damaged = [("flipped", flip_byte(content, rng)) for _ in range(options.flips)]
+            damaged += [("cut short", content[: rng.randrange(len(content))]) for _ in range(options.cuts)]
             damaged += [("swapped", other)]
             for kind, data in damaged:
                 file.write_bytes(data)
-                found[kind] += 1
-                heard: list[str] = []
-                checkpoint = load_newest(folder / "1" / "checkpoints", heard.append)
+                counts[kind] += 1
+                messages: list[str] = []
+                checkpoint = load_newest(folder / "1" / "checkpoints", messages.append)
                 step = checkpoint.state["clock"]["step"] if checkpoint else None
-                found["LOST: damage that was not noticed"] += step == int(newest.name)
-                # A state.json of another run is whole by itself: then it is the other files that do not fit it.
+                counts["LOST: damage that was not noticed"] += step == int(newest.name)
+                # A state.json of another run is valid by itself; then the other files do not match it.
                 named = newest.name if (kind, file.name) == ("swapped", "state.json") else str(file)
-                found["LOST: refused without the file's name"] += not (heard and named in heard[0])
-                found["LOST: the checkpoint before not used"] += step != int(before.name)
-            file.write_bytes(whole)
+                counts["LOST: refused without the file's name"] += not (messages and named in messages[0])
+                counts["LOST: the checkpoint before not used"] += step != int(before.name)
+            file.write_bytes(content)
             print(f"damage: {file.name}", file=sys.stderr, flush=True)
         shutil.rmtree(folder / "1")
-    return found
+    return counts
 
 
-def flipped(data: bytes, draw: random.Random) -> bytes:
-    """With one byte that is another."""
+def flip_byte(data: bytes, rng: random.Random) -> bytes:
+    """A copy of the data with one byte changed."""
     changed = bytearray(data)
-    changed[draw.randrange(len(data))] ^= draw.randrange(1, 256)
+    changed[rng.randrange(len(data))] ^= rng.randrange(1, 256)
     return bytes(changed)

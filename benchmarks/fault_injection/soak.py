@@ -1,4 +1,4 @@
-"""A long run: do its memory and its file descriptors stay as they are?"""
+"""Memory and file descriptors of a long run, which must not grow."""
 
 import argparse
 import os
@@ -11,14 +11,14 @@ from typing import Any
 
 from charladder.training.metrics import read_metrics
 
-WARM = 0.25  # the share of the time after which memory is to be flat
-GROWTH = 0.02  # of it that is allowed from there on: what the allocator does, and not a leak
+WARM_UP_SHARE = 0.25  # share of the time before memory is measured
+MAX_GROWTH = 0.02  # relative; the memory allocator causes some growth without a leak
 
 SHAPE = ["--layers", "4", "--width", "64", "--context", "64", "--batch", "4", "--training.checkpoint-seconds", "10"]
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Samples the memory of a training process, with checkpoints, validation and diagnosis."""
+    """Samples memory and file descriptors of a training process with checkpoints, validation and diagnosis."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "charladder", "train", "python", "--run", str(folder / "run")]
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         metrics, samples = folder / "run" / "metrics.jsonl", []
         began: float | None = None
         while process.poll() is None:
-            # From the first step on: how long a process takes to start and to compile differs by machine.
+            # Starts at the first step: start-up and compilation times differ by machine.
             if began is None and metrics.exists() and metrics.stat().st_size:
                 began = time.monotonic()
             if began is not None:
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if process.returncode:
             print((folder / "log").read_text(), file=sys.stderr)
         steps = len([line for line in read_metrics(metrics) if "split" not in line])
-    trained = 60 * options.minutes
-    late = [one for one in samples if WARM * trained < one[0] < trained]
+    duration = 60 * options.minutes
+    late = [one for one in samples if WARM_UP_SHARE * duration < one[0] < duration]
     half = len(late) // 2
     first, last = (max(one[1] for one in part) for part in (late[:half], late[half:]))
     files = [[one[2] for one in part] for part in (late[:half], late[half:])]
@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "minutes": options.minutes, "steps": steps, "memory, MiB": round(first / 2**20, 1),
         "memory in the last part, MiB": round(last / 2**20, 1),
         "file descriptors, least and most": [min(*files[0], *files[1]), max(*files[0], *files[1])],
-        "LOST: memory, bytes": last - first if last > (1 + GROWTH) * first else 0,
-        # The least, for a sample may fall into the moment in which a file is written.
+        "LOST: memory, bytes": last - first if last > (1 + MAX_GROWTH) * first else 0,
+        # The minimum, because a sample may be taken while a file is being written.
         "LOST: file descriptors": max(0, min(files[1]) - min(files[0])), "LOST: ended with": process.returncode,
         "samples": samples[:: max(1, len(samples) // 60)],
     }  # fmt: skip

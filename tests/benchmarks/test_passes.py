@@ -1,4 +1,4 @@
-"""The benchmark of passes, on a small network: its keys, and that a share is what it says."""
+"""The benchmark of generation passes, with a small network."""
 
 import json
 
@@ -8,18 +8,18 @@ from benchmarks.passes import main
 
 from charladder.kernels import native
 
-pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="there is no C compiler")
+pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="needs a C compiler")
 
 
-def test_a_share_of_the_machine(capsys):
+def test_counts_and_shares(capsys):
     shape = ["--layers", "2", "--width", "32", "--attention-heads", "2", "--feed-forward", "48", "--context", "32"]
     assert main([*shape, "--streams", "1", "4", "--place", "20", "--quick", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    machine, found = said["measured"].pop("machine"), said["measured"]
-    assert list(found) == [f"{kind}_{n}_streams" for kind in ("float32", "bfloat16") for n in (1, 4)]
-    weights, held = 2 * 32 * (4 * 32 + 3 * 48) + 256 * 32, 2 * 2 * 32 * 21
-    assert found["bfloat16_4_streams"]["bytes"] == 2 * (weights + 4 * held)
-    assert found["float32_4_streams"]["operations"] == 8 * (weights + held)
-    for name, figures in found.items():
+    result = json.loads(capsys.readouterr().out)
+    machine, measured = result["measured"].pop("machine"), result["measured"]
+    assert list(measured) == [f"{kind}_{n}_streams" for kind in ("float32", "bfloat16") for n in (1, 4)]
+    weights, cached = 2 * 32 * (4 * 32 + 3 * 48) + 256 * 32, 2 * 2 * 32 * 21
+    assert measured["bfloat16_4_streams"]["bytes"] == 2 * (weights + 4 * cached)
+    assert measured["float32_4_streams"]["operations"] == 8 * (weights + cached)
+    for name, figures in measured.items():
         rate = figures["operations"] / figures["pass_s"] / machine["products_per_second"]
-        assert said["ratios"][f"{name}_of_products"] == pytest.approx(rate)
+        assert result["ratios"][f"{name}_of_products"] == pytest.approx(rate)

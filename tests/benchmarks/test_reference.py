@@ -1,3 +1,5 @@
+"""The reference script, and the benchmark of quality."""
+
 import json
 
 import pytest
@@ -7,7 +9,7 @@ from safetensors.torch import save_file
 from benchmarks import quality, reference
 
 
-def test_the_reference_is_causal_and_starts_at_eight_bits(tmp_path):
+def test_reference_is_causal_and_starts_at_eight_bits(tmp_path):
     torch.manual_seed(0)
     model = reference.Transformer()
     x = torch.randint(0, 256, (2, 32))
@@ -25,13 +27,25 @@ def test_the_reference_is_causal_and_starts_at_eight_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_quality_alternates_both_and_reports(text_file, capsys):
+def test_quality_report(text_file, capsys):
     text_file.write_bytes(text_file.read_bytes() * 4)
-    words = ["--text", str(text_file), "--valid", "1000", "--test", "500", "--seconds", "2", "--seeds", "2", "--json"]
-    words += ["--ours", "ladder:1", "sprint:2"]
-    assert quality.main(words) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert set(facts) >= {"ratios", "measured", "machine", "settings"}
-    assert [len(runs) for runs in facts["measured"]["runs"].values()] == [2, 2, 2]
-    assert [gain["95_percent_half_width"] > 0 for gain in facts["measured"]["lower_by_bits"].values()] == [True, True]
-    assert facts["machine"]["matrix_products_per_second_float32"] > 1e9
+    arguments = [
+        "--text",
+        str(text_file),
+        "--valid",
+        "1000",
+        "--test",
+        "500",
+        "--seconds",
+        "2",
+        "--seeds",
+        "2",
+        "--json",
+    ]
+    arguments += ["--ours", "ladder:1", "sprint:2"]
+    assert quality.main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= {"ratios", "measured", "machine", "settings"}
+    assert [len(runs) for runs in result["measured"]["runs"].values()] == [2, 2, 2]
+    assert [gain["95_percent_half_width"] > 0 for gain in result["measured"]["lower_by_bits"].values()] == [True, True]
+    assert result["machine"]["matrix_products_per_second_float32"] > 1e9
