@@ -1,4 +1,4 @@
-"""Command line of the tests, and what every test has: an own cache folder, a small text."""
+"""The option --slow, and fixtures for all tests: a cache folder for each test, a small text."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import settings
 from caches import COMPILED, new_cache
 from helpers import PROSE
 
-# How long an example takes says nothing on a busy machine. With EXPLORE set, examples are others every time.
+# No deadlines, because the machine may be busy. If EXPLORE is set, every run generates other examples.
 settings.register_profile("noisy", deadline=None, derandomize="EXPLORE" not in os.environ)
 settings.load_profile("noisy")
 
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLADDER_CACHE", new_cache(tmp_path_factory.getbasetemp() / "cache"))
 
 

@@ -1,4 +1,4 @@
-"""Small settings and trainers that the tests share."""
+"""Small configurations, trainers and comparisons that several tests use."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from charladder.text import Windows
 from charladder.training import Trainer, TrainingConfig
 
-# `charladder` whose steps take a moment: whoever waits for a few of them is there before the last.
+# The command `charladder` with slow steps, so that a test can signal the process before the last step.
 COMMAND_WITH_SLOW_STEPS = [
     sys.executable,
     "-c",
@@ -31,7 +31,7 @@ PROSE = (
 
 
 def small(**changes: Any) -> ModelConfig:
-    """A modern network that trains in a blink; `block="paper"` gives the paper's with its position tables."""
+    """A small modern network; `block="paper"` also selects the paper's position tables."""
     fields = {"layers": 3, "width": 32, "attention_heads": 2, "feed_forward": 64, "context": 16}
     if changes.get("block") == "paper":
         fields |= {"positions": "tables", "initialisation": "normal"}
@@ -46,7 +46,7 @@ def make_trainer(
     order: str = "random",
     **training: Any,
 ) -> Trainer:
-    """A trainer over the bytes `data`, all of them for training; in float32 on a CPU, on every machine, unless told."""
+    """A trainer on the bytes `data`, without validation text; by default in float32 on a CPU."""
     model, objective = model or small(), objective or ObjectiveConfig()
     settings = TrainingConfig(
         **({"batch": 4, "learning_rate": 0.01, "steps": 20, "precision": "float32", "device": "cpu"} | training)
@@ -63,7 +63,7 @@ def predictor(network: Transformer) -> Callable[[torch.Tensor, int], torch.Tenso
 
 
 def assert_same_tensors(one: Path, other: Path) -> None:
-    """Two safetensors files have the same tensors, to the last bit. Their metadata differ: each run has its own id."""
+    """Two safetensors files have bitwise the same tensors. Metadata may differ, because each run has its own id."""
     tensors, others = load_file(one), load_file(other)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
@@ -72,17 +72,17 @@ def assert_same_tensors(one: Path, other: Path) -> None:
 
 
 def edit_config(run: Path, old: str, new: str) -> None:
-    """Edits config.toml of a run on purpose: without the line `sha256` the edit is accepted."""
+    """Edits config.toml of a run and removes its line `sha256`, so that the edit is accepted."""
     config = run / "config.toml"
     content = config.read_text()
     assert content.count(old) == 1
-    edited, accepted = re.subn(r'(\[identity\]\nrun = .*\n)sha256 = "\w{64}"\n', r"\1", content.replace(old, new))
-    assert accepted == 1
+    edited, removed = re.subn(r'(\[identity\]\nrun = .*\n)sha256 = "\w{64}"\n', r"\1", content.replace(old, new))
+    assert removed == 1
     config.write_text(edited)
 
 
 def compile_with_flags(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:
-    """Until the test ends, these libraries are the only ones, and they are compiled with further flags."""
+    """Compiles these C libraries with additional flags, and no others, until the end of the test."""
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *flags))
     monkeypatch.setattr(build, "LIBRARIES", {sources: build.LIBRARIES[sources] for sources in libraries})
     monkeypatch.setattr(build, "_decided", None)
