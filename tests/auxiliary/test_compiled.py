@@ -60,9 +60,9 @@ def test_error_for_graph_compiled_before_attach_names_cures(same):
         expected = F.cross_entropy(head(model.layers[0](x)), y).item()
         return objective(compiled, x, y).terms["a"].value, expected
 
-    with pytest.raises(aux.AuxiliaryError) as caught:
+    with pytest.raises(aux.AuxiliaryError) as error:
         run()
-    sentence = str(caught.value)
+    sentence = str(error.value)
     assert "made before the objective was attached, or for another model of the same class" in sentence
     assert "torch.compiler.reset() after attaching" in sentence and "skip_nnmodule_hook_guards = False" in sentence
     found, expected = run(reset=True)

@@ -323,7 +323,7 @@ def test_micro_batch_without_predictions_does_not_change_others():
         (
             term(partial(F.cross_entropy, reduction="sum")),
             LABELS,
-            "has reduction='sum', and a sum cannot be told from a",
+            "has reduction='sum', and a sum cannot be distinguished",
         ),
         (term(nn.CrossEntropyLoss(reduction="sum")), LABELS, "or return a pair"),
         (
@@ -340,6 +340,6 @@ def test_micro_batch_without_predictions_does_not_change_others():
 )
 def test_losses_without_a_known_count_are_refused(one, target, sentence):
     objective = aux.Objective(one)
-    with pytest.raises(aux.AuxiliaryError) as caught:
+    with pytest.raises(aux.AuxiliaryError) as error:
         objective(stack(), X, target, counts=objective.counts([target]))
-    assert sentence in str(caught.value)
+    assert sentence in str(error.value)

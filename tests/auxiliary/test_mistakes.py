@@ -377,17 +377,17 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_message_is_one_sentence(name):
     mistake, sentence = MISTAKES[name]
-    with pytest.raises(aux.AuxiliaryError) as caught:
+    with pytest.raises(aux.AuxiliaryError) as error:
         mistake()
-    message = str(caught.value)
+    message = str(error.value)
     assert sentence in message
     assert "\n" not in message and not message.endswith(".")
 
 
 def test_not_finite_loss_is_reported_before_backward():
-    with pytest.raises(aux.NotFiniteError) as caught:
+    with pytest.raises(aux.NotFiniteError) as error:
         run(a=TAPPED(), b=TAPPED(nan_loss))
-    assert caught.value.term == "b"
+    assert error.value.term == "b"
     assert HEAD.weight.grad is None
     unchecked = aux.Objective(term(nan_loss), check=False)
     assert unchecked(stack(), X, Y).total.isnan()
@@ -447,10 +447,10 @@ USER_FUNCTIONS = {
 @pytest.mark.parametrize("role", USER_FUNCTIONS)
 def test_error_of_user_function_names_term_and_role(role):
     call, subject = USER_FUNCTIONS[role]
-    with pytest.raises(aux.AuxiliaryError) as caught:
+    with pytest.raises(aux.AuxiliaryError) as error:
         call()
-    assert str(caught.value) == f"{subject} raised KeyError: 'absent'"
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert str(error.value) == f"{subject} raised KeyError: 'absent'"
+    assert isinstance(error.value.__cause__, KeyError)
 
 
 def test_user_exceptions_without_message_and_from_the_library():
@@ -503,9 +503,9 @@ def test_objective_inside_gradient_checkpointing(inside):
 
 
 def test_torch_error_is_the_cause():
-    with pytest.raises(aux.AuxiliaryError) as caught:
+    with pytest.raises(aux.AuxiliaryError) as error:
         run(a=term(tap="layers.0", head=nn.Linear(9, 3)))
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def is_maker(function):
         (lambda: schedules.until(1.5), "end is 1.5; it must be a progress above 0 and at most 1"),
         (lambda: schedules.exponential(1, 0), "both must be above 0; use linear to reach 0"),
         (lambda: schedules.step([1, 2], [0.1, 0.2]), "step has 2 values and 2 times"),
-        (lambda: schedules.step([1, 2, 3], [0.5, 0.5]), "must rise"),
+        (lambda: schedules.step([1, 2, 3], [0.5, 0.5]), "must increase"),
         (lambda: schedules.piecewise([]), "piecewise has no points"),
-        (lambda: schedules.piecewise([(0.5, 1.0), (0.2, 0.0)]), "must rise"),
+        (lambda: schedules.piecewise([(0.5, 1.0), (0.2, 0.0)]), "must increase"),
         (lambda: schedules.cosine(1, 0, until=math.nan), "until is nan"),
     ],
 )

@@ -144,10 +144,8 @@ def _apply_rule(
     values = {n: r.loss if r.mean else r.loss / to_exact(r.count) for n, r in predicting.items()}
     try:
         answer = rule(values)
-    except AuxiliaryError:  # from the library's own rules, whose messages are complete
-        raise
     except Exception as error:
-        if is_control_flow(error):
+        if isinstance(error, AuxiliaryError) or is_control_flow(error):  # messages of the library are complete
             raise
         raise raised_by("the rule", error) from error
     factors, penalty = answer if is_tuple(answer) else (answer, None)

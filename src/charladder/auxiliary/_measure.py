@@ -109,19 +109,17 @@ def _call_loss(
         )
     try:
         result = loss(prediction) if target is None else loss(prediction, target)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        if not isinstance(error, RuntimeError | ValueError | TypeError | IndexError | AttributeError):
+            raise raised_by(f"term {name!r}: its loss", error) from error
         # Some models return their loss, a scalar, as the first output.
         is_scalar = isinstance(prediction, Tensor) and prediction.ndim == 0
         hint = '; say which part of the output is meant with Term(select="logits")' if is_scalar else ""
         raise AuxiliaryError(
             f"term {name!r}: its loss cannot compare {_describe_both(prediction, target)}: {first_line(error)}{hint}"
         ) from error
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        raise raised_by(f"term {name!r}: its loss", error) from error
     if isinstance(result, tuple):
         return _from_pair(name, result, mask)
     if not isinstance(result, Tensor):
@@ -137,8 +135,8 @@ def _call_loss(
             )
         if loss_option(term.loss, "reduction") == "sum":
             raise AuxiliaryError(
-                f"term {name!r}: its loss has reduction='sum', and a sum cannot be told from a mean; use 'mean' or "
-                "'none', or return a pair (sum, count)"
+                f"term {name!r}: its loss has reduction='sum', and a sum cannot be distinguished from a mean; use "
+                "'mean' or 'none', or return a pair (sum, count)"
             )
         number = count()
         counted = number is not None and knows_scalar_count(term)

@@ -114,7 +114,7 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         if term.detach_head:
             raise AuxiliaryError(
                 f"term {name!r}: its head is sharded, and FSDP2 would put back the parameters that detach_head takes "
-                "away; leave the head whole"
+                "away; do not shard the head"
             )
     state = _to_dtype_of(head, state)
     try:
@@ -122,9 +122,11 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
             fixed = {key: value.detach() for key, value in head.named_parameters()}
             return functional_call(head, fixed, (state,))
         return head(state)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:
+        if is_control_flow(error):
+            raise
+        if not isinstance(error, RuntimeError | ValueError | TypeError | IndexError):
+            raise raised_by(f"term {name!r}: its head", error) from error
         where = f"the tap {term.tap}" if term.tap else "the model's output"
         kind = (
             f"Linear({head.in_features}, {head.out_features})" if isinstance(head, nn.Linear) else type(head).__name__
@@ -132,10 +134,6 @@ def predict(name: str, term: Term, head: Any, state: Any) -> Any:
         raise AuxiliaryError(
             f"term {name!r}: its head {kind} cannot read {where} {describe(state)}: {first_line(error)}"
         ) from error
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        raise raised_by(f"term {name!r}: its head", error) from error
 
 
 def _to_dtype_of(head: nn.Module, state: Any) -> Any:

@@ -101,7 +101,7 @@ def auxiliary_prediction(name: str, output: Any, place: int, terms: int) -> Any:
         if is_sequence(rest):
             raise AuxiliaryError(
                 f"term {name!r}: the model returns {len(rest)} predictions beside the main one, and {terms} of the "
-                "terms have neither tap nor select; say which is whose with Term(select=...)"
+                "terms have neither tap nor select; choose the prediction of each with Term(select=...)"
             )
     raise AuxiliaryError(
         f"term {name!r} has no tap, and the model's output ({type(output).__name__}) has no part of that name; give "

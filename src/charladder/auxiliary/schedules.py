@@ -76,7 +76,7 @@ def step(values: Sequence[float], at: Sequence[float]) -> Schedule:
     """
     if len(values) != len(at) + 1:
         raise AuxiliaryError(f"step has {len(values)} values and {len(at)} times; it needs one time less than values")
-    _check_rising("step", at)
+    _check_increasing("step", at)
     return partial(_step, tuple(values), tuple(at))
 
 
@@ -90,7 +90,7 @@ def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
     if not pairs:
         raise AuxiliaryError("piecewise has no points; give at least one pair of progress and value")
     times, values = [float(t) for t, _ in pairs], [float(v) for _, v in pairs]
-    _check_rising("piecewise", times)
+    _check_increasing("piecewise", times)
     return partial(_piecewise, times, values)
 
 
@@ -105,10 +105,10 @@ def _check_end(name: str, end: float) -> None:
         raise AuxiliaryError(f"{name} is {end}; it must be a progress above 0 and at most 1")
 
 
-def _check_rising(what: str, times: Sequence[float]) -> None:
-    """Raises AuxiliaryError unless `times` rise and are progress."""
+def _check_increasing(what: str, times: Sequence[float]) -> None:
+    """Raises AuxiliaryError unless `times` increase and are in [0, 1]."""
     if not all(0 <= t <= 1 for t in times) or any(b <= a for a, b in pairwise(times)):
-        raise AuxiliaryError(f"the times of {what} are {list(times)}; they must rise, and lie in [0, 1]")
+        raise AuxiliaryError(f"the times of {what} are {list(times)}; they must increase, and be in [0, 1]")
 
 
 # Functions of this module instead of lambdas, so that a model that holds an objective can be pickled.
