@@ -3,7 +3,7 @@
 import os
 import time
 
-from charladder.atomic_io import atomic_write, sweep
+from charladder.atomic_io import atomic_write, remove_stale_parts
 
 
 def test_of_several_writers_of_a_file_each_writes_its_own_and_the_last_wins(tmp_path):
@@ -30,7 +30,7 @@ def test_a_sweep_leaves_what_is_written_to(tmp_path):
     part.write_text("more")
     os.utime(part.parent, (time.time() - 100,) * 2)
     (tmp_path / "other").touch()
-    sweep(tmp_path, seconds=50)
+    remove_stale_parts(tmp_path, seconds=50)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([part.parent.name, "other"])
-    sweep(tmp_path)
+    remove_stale_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -30,7 +30,7 @@ from charladder.model import ModelConfig, Transformer
 from charladder.recipe import field_types, parse, resolve
 from charladder.run import load_module, open_run
 from charladder.text.archives import unpack
-from charladder.text.cache import read_json
+from charladder.text.cache import read_record
 from charladder.training.checkpoint import PARTS, Broken, add_digest, file_digest, list_checkpoints, read
 from charladder.training.health import restore_health
 from charladder.training.memory import peak_bytes
@@ -99,8 +99,8 @@ def metrics(lines: bytes, folder: Path) -> Target:
             warnings.simplefilter("ignore", DamagedDataWarning)  # such lines are skipped with a warning
             found = read_metrics(path)
         assert all(type(line["step"]) is int for line in found)
-        read_json(path)
-        read_json(path, step=int)
+        read_record(path)
+        read_record(path, step=int)
 
     return st.one_of(st.binary(max_size=200), damaged(lines), generated), act
 

@@ -35,20 +35,20 @@ def move_into_place(part: Path, path: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def sweep(folder: Path, *patterns: str, seconds: float = 0.0) -> None:
+def remove_stale_parts(folder: Path, *patterns: str, seconds: float = 0.0) -> None:
     """Removes what killed processes have left in a folder: files and folders of these patterns (by default all parts)
     that were not written to for so many seconds. What cannot be removed stays."""
     for pattern in patterns or ("*.part",):
         for left in folder.glob(pattern):
             with suppress(OSError):
-                if not seconds or time.time() - last_written(left) > seconds:
+                if not seconds or time.time() - _last_modified(left) > seconds:
                     remove(left)
 
 
-def last_written(path: Path) -> float:
+def _last_modified(path: Path) -> float:
     """When a file, or a folder or anything in it, was written to last, in seconds since 1970."""
     return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
 
@@ -61,7 +61,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Flushes the names in a folder to the disk, so that a rename survives a loss of power, where that can be done."""
     if os.name != "posix":
         return

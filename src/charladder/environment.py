@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from charladder.input_files import read_bytes
-from charladder.objective.cross_entropy_kernels import describe
+from charladder.objective.cross_entropy_kernels import describe_operations
 from charladder.recipe import Recipe, tables
 from charladder.text import Corpus
 from charladder.training import distributed
@@ -72,7 +72,7 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "steps": describe(),
+        "steps": describe_operations(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

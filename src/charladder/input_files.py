@@ -9,14 +9,14 @@ from typing import IO, Any
 
 from charladder.errors import UserError
 
-MOST_CONFIG = 1 << 24  # bytes of config.toml, environment.json, a recipe or a plan
-MOST_KEY_PARTS = 8
+MAX_CONFIG_BYTES = 1 << 24  # bytes of config.toml, environment.json, a recipe or a plan
+MAX_KEY_PARTS = 8
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 _PART = r"[\w\"'-]++"
-_LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MOST_KEY_PARTS}}}")
+_LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}")
 
 
-def open_regular(path: Path, most: int) -> IO[bytes]:
+def open_regular(path: Path, max_bytes: int) -> IO[bytes]:
     """Opens a regular file of at most `most` bytes; a sparse file counts with its apparent size.
 
     Raises UserError for a pipe, a device or a folder, which it does not wait for, and for a larger file; OSError where
@@ -27,18 +27,18 @@ def open_regular(path: Path, most: int) -> IO[bytes]:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is not a regular file, and is not read")
-        if status.st_size > most:
-            raise UserError(f"{path} has {status.st_size:,} bytes, and is not read: at most {most:,} are")
+        if status.st_size > max_bytes:
+            raise UserError(f"{path} has {status.st_size:,} bytes, and is not read: at most {max_bytes:,} are")
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
 
 
-def read_bytes(path: Path, most: int = MOST_CONFIG) -> bytes:
+def read_bytes(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
     """The content of a regular file of at most `most` bytes. Raises as `open_regular`."""
-    with open_regular(path, most) as file:
-        return file.read(most)
+    with open_regular(path, max_bytes) as file:
+        return file.read(max_bytes)
 
 
 def parse_toml(data: bytes, where: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def parse_toml(data: bytes, where: str) -> dict[str, Any]:
     try:
         text = data.decode()
         if _LONG_KEY.search(_STRING.sub('""', text)):
-            raise UserError(f"{where} has a key with more than {MOST_KEY_PARTS} parts, and is not read")
+            raise UserError(f"{where} has a key with more than {MAX_KEY_PARTS} parts, and is not read")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid TOML: {error}") from None

@@ -21,7 +21,17 @@ from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.recipe import Recipe, parse_tables, read_tables, resolve
 from charladder.run_config import checked_identity
-from charladder.text import Alphabet, Corpus, NotOpened, Report, Split, open_corpus, open_recorded, silent, split
+from charladder.text import (
+    Alphabet,
+    Corpus,
+    DataNotOpened,
+    ProgressCallback,
+    Split,
+    no_progress,
+    open_corpus,
+    open_recorded_corpus,
+    split,
+)
 from charladder.training import best_weights, distributed
 from charladder.training.identity import RUN, check_identity
 from charladder.training.memory import check_context
@@ -209,7 +219,7 @@ def choose_weights(run: Run, weights: Weights) -> Run:
     return run
 
 
-def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Corpus:
+def open_data(run: Run, report: ProgressCallback = no_progress, data: Sequence[str] = ()) -> Corpus:
     """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
     the run began, or from the cache. Raises UserError where it is not there, and where the place that the run names is
     one that is not opened unasked: see `charladder.text.trusted_data`."""
@@ -219,11 +229,11 @@ def open_data(run: Run, report: Report = silent, data: Sequence[str] = ()) -> Co
     else:
         size = None if text.letters else text.characters
         try:
-            corpus = open_recorded(
+            corpus = open_recorded_corpus(
                 text.data, run.alphabet, text.encoding, text.unknown, text.sha256, text.files, size,
                 str(run.path), report,
             )  # fmt: skip
-        except NotOpened as error:
+        except DataNotOpened as error:
             raise UserError(
                 f"{error}; if you trust what {run.path} names, give it as the data, else {advice}", field="data"
             ) from None

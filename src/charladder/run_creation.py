@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tomli_w
 
-from charladder.atomic_io import sync_folder, write_text
+from charladder.atomic_io import fsync_folder, write_text
 from charladder.environment import environment
 from charladder.errors import UserError
 from charladder.recipe import Recipe, tables
@@ -87,7 +87,7 @@ def create_run(run: Run, corpus: Corpus) -> None:
             part / "environment.json", json.dumps(environment(run.recipe, run.identity, corpus), indent=2) + "\n"
         )
         part.rename(run.path)  # whole or not there: a run that is killed here has not begun
-        sync_folder(run.path.parent)
+        fsync_folder(run.path.parent)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):

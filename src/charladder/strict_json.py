@@ -10,10 +10,10 @@ def dumps(value: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False)
+        return json.dumps(_replace_non_finite(value), allow_nan=False)
 
 
-def not_finite(value: Any, name: str = "") -> str | None:
+def find_non_finite(value: Any, name: str = "") -> str | None:
     """The name of the first number that is not finite, with points between the keys and places; None where all are.
 
     >>> not_finite({"bits": 2.5, "by_layer": [{"bits": float("inf")}]})
@@ -22,15 +22,15 @@ def not_finite(value: Any, name: str = "") -> str | None:
     if isinstance(value, float):
         return None if math.isfinite(value) else name
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    found = (not_finite(each, f"{name}.{key}" if name else str(key)) for key, each in items)
+    found = (find_non_finite(each, f"{name}.{key}" if name else str(key)) for key, each in items)
     return next((one for one in found if one is not None), None)
 
 
-def _without_nan(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _without_nan(each) for name, each in value.items()}
+        return {name: _replace_non_finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [_replace_non_finite(each) for each in value]
     return value

@@ -11,7 +11,7 @@ import pytest
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.text import cached_text, download
+from charladder.text import download, text_path
 from helpers import edit_config
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
@@ -99,7 +99,7 @@ MISTAKES = [
     (["inspect", "nowhere"], "no recipe called 'nowhere'"),
     (["inspect", "run", "--layers", "3"], "run is a run"),
     # texts
-    (["train", "http://127.0.0.1:9/x", "--steps", "2"], "cannot be fetched: no connection"),
+    (["train", "http://127.0.0.1:9/x", "--steps", "2"], "cannot be downloaded: no connection"),
     (["train", "*.none", "--steps", "2"], "no file matches '*.none'"),
     (["train", "text", "gone", "--steps", "2"], "no file or corpus called 'gone'"),
     (["train", "txet8", "--steps", "2"], "did you mean text8?"),
@@ -183,7 +183,7 @@ MISTAKES = [
     (["corpora", "text9"], "there is no corpus called 'text9'; did you mean text8?"),
     (["corpora", "--download"], "--download wants the NAME of a corpus or a URL"),
     (["corpora", "http://127.0.0.1:9/x"], "a URL is fetched with --download"),
-    (["corpora", "http://127.0.0.1:9/x", "--download"], "cannot be fetched: no connection"),
+    (["corpora", "http://127.0.0.1:9/x", "--download"], "cannot be downloaded: no connection"),
     (["corpora", "text8", "enwik8"], "does not know what to do with 'enwik8'"),
     (["corpora", "--dry-run"], "--days and --dry-run say how the cache is pruned; give --prune too"),
     (["corpora", "text8", "--prune"], "--prune is of the whole cache; leave out NAME"),
@@ -221,7 +221,7 @@ MISTAKES = [
     ([*TRAIN, "--recipe", "deep.toml"], "deep.toml is not valid TOML"),
     ([*TRAIN, "--recipe", "long.toml"], "long.toml is not valid TOML"),
     ([*TRAIN, "--recipe", "large.toml"], "text.valid is 1"),
-    (["corpora", "http://127.0.0.1:9/\udcff", "--download"], "cannot be fetched"),
+    (["corpora", "http://127.0.0.1:9/\udcff", "--download"], "cannot be downloaded"),
     (["train", "cut.tar", "--steps", "2"], "cut.tar cannot be unpacked"),
     (["train", "more.tar", "--steps", "2"], "there is more after its end"),
     (["--verbose"], "there is no command '--verbose'"),
@@ -288,7 +288,7 @@ def place(tmp_path_factory):
         Path("away").write_text("a ladder has layers, and more. " * 300)
         assert main(["train", "away", *TINY, "--run", "moved"]) == 0
         Path("away").unlink()
-        cached_text(open_run(Path("moved")).recipe.text.sha256).unlink()
+        text_path(open_run(Path("moved")).recipe.text.sha256).unlink()
         assert main(["train", "text", *TINY, "--run", "lettered", "--alphabet", "letters"]) == 0
         for run in ("run", "half", "torn", "unfit", "edited", "future", "headless", "other-optimizer"):
             assert main(["train", "text", *TINY, "--run", run]) == 0
@@ -306,7 +306,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_gets_one_sentence_and_leaves_everything_as_it_was(place, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(download, "WAIT", 0.001)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.001)
     before = {
         path: path.lstat().st_mtime_ns
         for path in place.rglob("*")

@@ -12,7 +12,7 @@ from caches import new_cache
 from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.run import open_run
-from charladder.strict_json import dumps, not_finite
+from charladder.strict_json import dumps, find_non_finite
 from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
@@ -107,8 +107,8 @@ def test_json_has_no_nan():
 
 
 def test_numbers_that_are_not_finite_are_named():
-    assert not_finite({"a": [1.5, True, "NaN", None], "b": {"c": 3}}) is None
-    assert not_finite({"a": [1.5, {"b": float("nan")}], "c": float("inf")}) == "a.1.b"
+    assert find_non_finite({"a": [1.5, True, "NaN", None], "b": {"c": 3}}) is None
+    assert find_non_finite({"a": [1.5, {"b": float("nan")}], "c": float("inf")}) == "a.1.b"
 
 
 def make_infinite(file: Path, name: str) -> None:

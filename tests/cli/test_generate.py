@@ -20,7 +20,7 @@ from charladder.generation.speculative.heads_file import FILE_NAME, load_heads
 from charladder.generation.text_generator import GenerationConfig, TextGenerator
 from charladder.run import open_run
 from charladder.text import Alphabet
-from charladder.text.alphabet import TEXT8
+from charladder.text.alphabet import TEXT8_LETTERS
 
 TINY = ["--layers", "3", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3"]
 
@@ -181,7 +181,7 @@ def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
 
 
 def test_the_opening_of_an_alphabet():
-    found = [ids_before_empty_prompt(Alphabet(letters)) for letters in ("", "\n a", TEXT8, "acgt")]
+    found = [ids_before_empty_prompt(Alphabet(letters)) for letters in ("", "\n a", TEXT8_LETTERS, "acgt")]
     assert found == [[10], [0], [0], []]
 
 

@@ -19,7 +19,7 @@ import pytest
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.text import cached_text
+from charladder.text import text_path
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
 from helpers import COMMAND_WITH_SLOW_STEPS, PROSE, assert_same_tensors
@@ -169,7 +169,7 @@ def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_ba
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=600)
     assert process.returncode == 130
-    cached_text(open_run(Path("cut")).recipe.text.sha256).unlink()
+    text_path(open_run(Path("cut")).recipe.text.sha256).unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
     said = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_data, open_run
-from charladder.text import cache_folder, cached_text
+from charladder.text import cache_folder, text_path
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "3", "--json"]
 TEXT = "a ladder has layers, größer und kleiner. " * 300
@@ -41,8 +41,8 @@ def test_the_copy_in_the_cache_is_used_and_a_note_says_so(here, capsys, change, 
     if change == "changed":
         Path("text").write_text(TEXT.upper() + "Ω")
     sentence = {
-        "moved": f"{here}/text cannot be read any more; the text that it was is taken from the cache",
-        "changed": f"{here}/text has changed; the text that it was is taken from the cache",
+        "moved": f"{here}/text cannot be read any more; the earlier text is read from the cache",
+        "changed": f"{here}/text has changed; the earlier text is read from the cache",
     }[change]
     after, said = done(capsys, "evaluate", "run", "--json")
     assert sentence in said
@@ -78,7 +78,7 @@ def test_where_the_cache_has_no_copy_data_says_where_the_text_is(here, capsys):
 
 def test_a_damaged_copy_is_not_used(here, capsys):
     assert main(["train", "text", *TINY, "--run", "run"]) == 0
-    copy = cached_text(open_run(Path("run")).recipe.text.sha256)
+    copy = text_path(open_run(Path("run")).recipe.text.sha256)
     Path("text").unlink()
     copy.write_bytes(copy.read_bytes()[:-1] + b"!")
     assert main(["evaluate", "run"]) == 2

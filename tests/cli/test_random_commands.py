@@ -91,9 +91,11 @@ def interrupting_every_second() -> Iterator[None]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "MAX_ATTEMPTS", 1)
     for name, corpus in datasets.DOWNLOADS.items():
-        nowhere = datasets.Dataset(corpus.about, corpus.licence, "http://127.0.0.1:9/x", corpus.packed, corpus.expected)
+        nowhere = datasets.Dataset(
+            corpus.description, corpus.licence, "http://127.0.0.1:9/x", corpus.download_bytes, corpus.expected
+        )
         monkeypatch.setitem(datasets.DOWNLOADS, name, nowhere)
     Path("text").write_text("a ladder has layers. " * 300)
     Path("empty").touch()

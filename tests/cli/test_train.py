@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from charladder.cli import run_setup
 from charladder.cli.main import main
-from charladder.objective.cross_entropy_kernels import describe
+from charladder.objective.cross_entropy_kernels import describe_operations
 from charladder.run import open_run, run_lock
 from charladder.training.best_weights import BestWeights, save_best
 from charladder.training.metrics import read_metrics
@@ -326,7 +326,7 @@ def test_a_run_that_goes_on_with_other_steps_says_so(here, text_file, capsys):
     tiny = "--layers", "2", "--width", "32", "--context", "16", "--batch", "2"
     assert main(["train", str(text_file), "--run", "one", "--steps", "2", *tiny]) == 0
     began = json.loads(Path("one/environment.json").read_text())
-    assert began["machine"]["steps"] == describe()
+    assert began["machine"]["steps"] == describe_operations()
     capsys.readouterr()
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
     assert "computed otherwise" not in "".join(capsys.readouterr())

@@ -52,15 +52,17 @@ def cached() -> list[str]:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (["http://localhost:9/text"], "http://localhost:9/text is a URL, which is not fetched unasked"),
-        (["folder"], "folder is a folder, which is not copied unasked"),
+        (["http://localhost:9/text"], "http://localhost:9/text is a URL, which is not downloaded automatically"),
+        (["folder"], "folder is a folder, which is not copied automatically"),
         pytest.param(
-            ["folder/*"], "folder/* is a pattern of files, which are not copied unasked", marks=pytest.mark.slow
+            ["folder/*"], "folder/* is a pattern of files, which are not copied automatically", marks=pytest.mark.slow
         ),
         (["pipe"], "pipe is not a regular file"),
         pytest.param(["/dev/zero"], "/dev/zero is not a regular file", marks=pytest.mark.slow),
-        pytest.param(["text.gz"], "text.gz is an archive, which is not unpacked unasked", marks=pytest.mark.slow),
-        pytest.param(["text8"], "text8 is not in the cache, and is not downloaded unasked", marks=pytest.mark.slow),
+        pytest.param(["text.gz"], "text.gz is an archive, which is not unpacked automatically", marks=pytest.mark.slow),
+        pytest.param(
+            ["text8"], "text8 is not in the cache, and is not downloaded automatically", marks=pytest.mark.slow
+        ),
         pytest.param(["text", "-"], "- cannot be read again", marks=pytest.mark.slow),
     ],
 )
@@ -94,7 +96,7 @@ def test_drafts_do_without_a_training_text_that_is_not_opened(here, capsys):
     capsys.readouterr()
     assert main(["generate", "run", "--prompt", "a ", "--length", "5", "--draft", "ngram"]) == 0
     said = capsys.readouterr().err
-    assert "is a URL, which is not fetched unasked" in said
+    assert "is a URL, which is not downloaded automatically" in said
     assert "drafts are copied from the generated text only" in said
 
 

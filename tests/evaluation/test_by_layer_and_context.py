@@ -10,8 +10,8 @@ from pyarrow import parquet
 
 from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters, evaluate
-from charladder.evaluation.by_context import by_context, by_position, contexts_of
-from charladder.evaluation.character_export import exporting
+from charladder.evaluation.by_context import context_lengths, evaluate_by_context, evaluate_by_position
+from charladder.evaluation.character_export import export_characters
 from charladder.evaluation.layers import evaluate_layers
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, ObjectiveConfig
@@ -40,7 +40,7 @@ def network() -> Transformer:
 
 def scored_by(network, part=PART, ends_F=None):
     def run(context, stride, each):
-        return evaluate(predictor(network), IDS, part, context, stride, 256, ends_F=ends_F, each=each)
+        return evaluate(predictor(network), IDS, part, context, stride, 256, ends_F=ends_F, on_scored=each)
 
     return run
 
@@ -50,12 +50,12 @@ def scored_by(network, part=PART, ends_F=None):
 def test_every_character_is_told_of_once_in_order_and_adds_up(network, stride, part):
     told: list[ScoredCharacters] = []
     score = scored_by(network, part)(CONTEXT, stride, told.append)
-    places = np.concatenate([one.places_M for one in told])
+    places = np.concatenate([one.positions_M for one in told])
     assert places.tolist() == list(range(max(1, part[0]), part[1]))
     first = 8.0 if part[0] == 0 else 0.0
     nats = sum(float(one.nats_M.sum()) for one in told)
     assert nats / math.log(2) + first == pytest.approx(score.bits, rel=1e-12)
-    seen = np.concatenate([one.seen_M for one in told])
+    seen = np.concatenate([one.context_M for one in told])
     assert seen.max() == CONTEXT and (seen >= np.minimum(places, CONTEXT - stride + 1)).all()
 
 
@@ -63,7 +63,7 @@ def test_ranks_and_surprise_are_those_of_a_plain_loop(network):
     told: list[ScoredCharacters] = []
     scored_by(network, (50, 90))(CONTEXT, 1, told.append)
     for one in told:
-        for place, seen, nats, rank in zip(one.places_M, one.seen_M, one.nats_M, one.ranks_M, strict=True):
+        for place, seen, nats, rank in zip(one.positions_M, one.context_M, one.nats_M, one.ranks_M, strict=True):
             with torch.no_grad():
                 read = torch.from_numpy(IDS[place - seen : place].astype(np.int64))[None]
                 logits = network(read).logits_BTV[0, -1]
@@ -72,26 +72,31 @@ def test_ranks_and_surprise_are_those_of_a_plain_loop(network):
 
 
 def test_by_context_is_the_score_at_each_context(network):
-    assert contexts_of(256) == [32, 64, 128, 256]
-    assert contexts_of(100) == [32, 64, 100]
-    assert contexts_of(16) == [16]
-    for part in by_context(scored_by(network), [4, 8, 16]):
+    assert context_lengths(256) == [32, 64, 128, 256]
+    assert context_lengths(100) == [32, 64, 100]
+    assert context_lengths(16) == [16]
+    for part in evaluate_by_context(scored_by(network), [4, 8, 16]):
         right: list[int] = []
-        alone = scored_by(network)(part.at, part.at // 2, lambda one, right=right: right.extend(one.ranks_M == 0))
+        alone = scored_by(network)(
+            part.context, part.context // 2, lambda one, right=right: right.extend(one.ranks_M == 0)
+        )
         assert part.bits_per_character == alone.bits_per_character
         assert part.accuracy == sum(right) / len(right)
-        assert part.stride == part.at // 2
-    assert [(part.at, part.stride) for part in by_context(scored_by(network, (40, 50)), [1, 3])] == [(1, 1), (3, 1)]
+        assert part.stride == part.context // 2
+    assert [(part.context, part.stride) for part in evaluate_by_context(scored_by(network, (40, 50)), [1, 3])] == [
+        (1, 1),
+        (3, 1),
+    ]
     with pytest.raises(UserError, match="stride is 8; it must be at most the smallest context, 4"):
-        by_context(scored_by(network), [4, 16], stride=8)
+        evaluate_by_context(scored_by(network), [4, 16], stride=8)
 
 
 def test_positions_weighed_by_their_counts_are_the_whole(network):
-    parts = by_position(scored_by(network), CONTEXT)
+    parts = evaluate_by_position(scored_by(network), CONTEXT)
     score = scored_by(network)(CONTEXT, CONTEXT, lambda one: None)
     assert sum(part.characters for part in parts) == score.characters
     assert sum(part.bits_per_character * part.characters for part in parts) == pytest.approx(score.bits, rel=1e-9)
-    assert [part.at for part in parts] == sorted({part.at for part in parts}) and parts[-1].at == CONTEXT
+    assert [part.context for part in parts] == sorted({part.context for part in parts}) and parts[-1].context == CONTEXT
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -134,7 +139,7 @@ def test_heads_that_were_fitted_later_are_scored_beside_the_old_ones(network):
     objective = LanguageModelObjective(ObjectiveConfig(), network.settings, 256).double()
     stirred(objective)
     fitted = {2: stirred(torch.nn.Linear(network.settings.width, 256, bias=False).double())}
-    found = evaluate_layers(network, objective, IDS, PART, CONTEXT, 8, fitted=fitted)
+    found = evaluate_layers(network, objective, IDS, PART, CONTEXT, 8, refit_heads=fitted)
     terms = [one.term for one in found]
     assert terms[2:5] == ["layer2.target1", "layer2.target2", "layer2.refit"] and len(terms) == 7
     with torch.no_grad():
@@ -161,7 +166,7 @@ def test_a_layer_that_never_predicts_has_no_line(network):
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_exported_characters_are_those_scored(network, tmp_path, suffix):
     path = tmp_path / f"characters.{suffix}"
-    with exporting(path, Alphabet(), IDS) as each:
+    with export_characters(path, Alphabet(), IDS) as each:
         score = scored_by(network)(CONTEXT, 8, each)
         assert not path.exists()
     if suffix == "jsonl":
@@ -178,8 +183,8 @@ def test_nothing_is_overwritten_or_left_half_written(network, tmp_path):
     old = tmp_path / "old.jsonl"
     old.write_text("mine")
     for name, sentence in (("old.jsonl", "exists"), ("x.csv", "must end in"), ("no/x.jsonl", "there is no folder")):
-        with pytest.raises(UserError, match=sentence), exporting(tmp_path / name, Alphabet(), IDS):
+        with pytest.raises(UserError, match=sentence), export_characters(tmp_path / name, Alphabet(), IDS):
             pass
-    with pytest.raises(KeyboardInterrupt), exporting(tmp_path / "new.jsonl", Alphabet(), IDS):
+    with pytest.raises(KeyboardInterrupt), export_characters(tmp_path / "new.jsonl", Alphabet(), IDS):
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["old.jsonl"] and old.read_text() == "mine"

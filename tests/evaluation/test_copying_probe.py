@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from charladder.errors import UserError
-from charladder.evaluation.copying_probe import LETTERS, gap, letters_of, probe_copying
+from charladder.evaluation.copying_probe import NAME_LETTERS, name_letters, probe_copying, space_ids
 from charladder.text import Alphabet
 
 PROSE = np.frombuffer(b"the ladder leans on the wall and every layer of it is asked what it sees below " * 40, np.uint8)
@@ -19,7 +19,7 @@ def copier(tokens_PT: torch.Tensor) -> torch.Tensor:
     """Knows what followed the last three characters when they stood there before; else nothing."""
     logits_PTV = torch.zeros(*tokens_PT.shape, 256)
     for row, tokens_T in enumerate(tokens_PT.tolist()):
-        for place in range(len(tokens_T) - LETTERS, len(tokens_T)):
+        for place in range(len(tokens_T) - NAME_LETTERS, len(tokens_T)):
             end = tokens_T[place - 2 : place + 1]
             for before in range(place - 1, 1, -1):
                 if tokens_T[before - 2 : before + 1] == end:
@@ -30,10 +30,10 @@ def copier(tokens_PT: torch.Tensor) -> torch.Tensor:
 
 def test_who_knows_nothing_saves_nothing():
     for one in probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 128, 20):
-        assert one.bits_L == pytest.approx([8.0] * LETTERS)
-        assert one.control_bits_L == pytest.approx([8.0] * LETTERS)
+        assert one.bits_L == pytest.approx([8.0] * NAME_LETTERS)
+        assert one.control_bits_L == pytest.approx([8.0] * NAME_LETTERS)
         assert (one.saved, one.saved_within) == (0.0, 0.0)
-        assert one.ranks_L == [0.0] * LETTERS  # nothing is likelier than anything
+        assert one.ranks_L == [0.0] * NAME_LETTERS  # nothing is likelier than anything
 
 
 def test_who_copies_knows_a_name_from_its_third_letter_on_when_it_was_mentioned():
@@ -41,7 +41,7 @@ def test_who_copies_knows_a_name_from_its_third_letter_on_when_it_was_mentioned(
     assert [one.distance for one in found] == [16, 32, 64, 96]
     for one in found:
         assert max(one.bits_L[3:]) < 0.01 and min(one.control_bits_L[3:]) > 6
-        assert one.ranks_L[3:] == [0.0] * (LETTERS - 3)
+        assert one.ranks_L[3:] == [0.0] * (NAME_LETTERS - 3)
         assert one.saved > 4 and 0 < one.saved_within < one.saved
 
 
@@ -54,10 +54,10 @@ def test_the_same_probes_for_the_same_seed():
 
 
 def test_names_are_of_letters_that_the_text_uses():
-    assert bytes(letters_of(Alphabet(), PROSE).astype(np.uint8)) == bytes(sorted(set(PROSE) - {32}))
+    assert bytes(name_letters(Alphabet(), PROSE).astype(np.uint8)) == bytes(sorted(set(PROSE) - {32}))
     genome = np.frombuffer(b"ACGT" * 50, np.uint8)
-    assert bytes(letters_of(Alphabet(), genome).astype(np.uint8)) == b"ACGT"
-    assert gap(Alphabet("abc")).size == 0 and gap(Alphabet()).tolist() == [32]
+    assert bytes(name_letters(Alphabet(), genome).astype(np.uint8)) == b"ACGT"
+    assert space_ids(Alphabet("abc")).size == 0 and space_ids(Alphabet()).tolist() == [32]
     with pytest.raises(UserError, match="too short for the copying probe"):
         probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 16)
     with pytest.raises(UserError, match="too short for the copying probe"):

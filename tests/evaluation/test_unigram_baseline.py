@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from charladder.evaluation.unigram_baseline import CHUNK, better_unigram, count_characters, unigram_bits
+from charladder.evaluation.unigram_baseline import CHUNK_CHARACTERS, better_unigram, count_characters, unigram_bits
 
 TEXT = b"abracadabra, abracadabra. Zebra!"
 IDS = np.frombuffer(TEXT, np.uint8)
@@ -29,7 +29,7 @@ def test_a_character_that_training_text_has_not_costs_one_count():
 
 
 def test_counts_of_long_texts_and_of_two_bytes_a_character():
-    ids = np.random.default_rng(0).integers(0, 1000, CHUNK + 77).astype(np.uint16)
+    ids = np.random.default_rng(0).integers(0, 1000, CHUNK_CHARACTERS + 77).astype(np.uint16)
     assert np.array_equal(count_characters(ids, (3, len(ids)), 1000), np.bincount(ids[3:], minlength=1000))
 
 

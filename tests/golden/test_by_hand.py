@@ -14,7 +14,7 @@ from helpers import PROSE, make_trainer, small
 class ByHand(LanguageModelObjective):
     """The same heads; one loop, one sum."""
 
-    def forward(self, model, windows_BTK, progress, examples=None, dropout=None, step=0, apart=False):
+    def forward(self, model, windows_BTK, progress, examples=None, dropout=None, step=0, separate_gradients=False):
         settings, K = self.settings, self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
         weights = {p: w for p, w in term_weights(settings, self.layers, progress, step).items() if w > 0}

@@ -213,7 +213,9 @@ def test_losses_computed_a_few_rows_at_a_time_are_the_same(settings, model, apar
         monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", most)
         network, objective = pair(ObjectiveConfig(**settings), **model)
         network, objective = network.double(), objective.double()
-        report = objective(network, windows(objective.settings.targets), progress=0.1, examples=5, apart=apart)
+        report = objective(
+            network, windows(objective.settings.targets), progress=0.1, examples=5, separate_gradients=apart
+        )
         report.total.backward()
         terms = {name: (term.value, term.weight, term.count) for name, term in report.terms.items()}
         gradients = [p.grad for p in (*network.parameters(), *objective.parameters())]
@@ -251,7 +253,7 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
     settings = ObjectiveConfig()
     network, heads = Transformer(small(), 256), LanguageModelObjective(settings, small(), 256)
     taken = []
-    monkeypatch.setattr(heads, "measure", lambda *given: taken.append(given[1]) or {})
+    monkeypatch.setattr(heads, "_compute_layer_losses", lambda *given: taken.append(given[1]) or {})
     windows = torch.zeros(2, 16 + settings.targets, dtype=torch.long)
     for most, expected in ((6 * 32 * 256 * 4, []), (6 * 32 * 256 * 4 - 1, [1, 2, 3])):
         monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", most)
@@ -264,7 +266,7 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
 def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
     monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", 0)
     network, objective = pair(ObjectiveConfig())
-    report = objective(network, windows(2), progress=0.0, apart=True)
+    report = objective(network, windows(2), progress=0.0, separate_gradients=True)
     for part in report.parts.values():
         assert torch.autograd.grad(part, network.embedding.weight, retain_graph=True)[0].abs().sum() > 0
 

@@ -11,7 +11,7 @@ import pytest
 from charladder.cli.main import main
 from charladder.errors import UserError
 from charladder.text import ingest, open_corpus
-from charladder.text.sources import find
+from charladder.text.sources import find_sources
 
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40
 TEXT = "The ladder leans on the wall. " * 40
@@ -94,11 +94,11 @@ def test_the_encoding_decides_what_a_zero_byte_is():
 
 def test_a_run_that_was_trained_on_all_of_it_is_found_again():
     """As runs of version 0.1 were: by the SHA-256 of all files, where the cache has no copy any more."""
-    everything = ingest.ingest_sources("x", find("notes", []), everything=True)
+    everything = ingest.ingest_sources("x", find_sources("notes", []), include_binary=True)
     assert everything.path.read_bytes() == TEXT.encode() + PICTURE + b"below\n"
     everything.path.unlink()
-    assert read("notes", again=everything.sha256, files=3) == (TEXT.encode() + PICTURE + b"below\n", "")
-    assert "left out" in read("notes", again="0" * 64)[1]
+    assert read("notes", expected_sha256=everything.sha256, files=3) == (TEXT.encode() + PICTURE + b"below\n", "")
+    assert "left out" in read("notes", expected_sha256="0" * 64)[1]
 
 
 @pytest.mark.parametrize("pictures_only", [False, True])
@@ -108,7 +108,7 @@ def test_an_interrupted_reading_goes_on_in_the_same_way(monkeypatch, pictures_on
         binary = pictures_only or number % 2 == 0
         Path(f"many/{number}").write_bytes(b"\0" * binary + os.urandom(400_000).replace(b"\0", b"x"))
     whole, notes = read("many/[0-9]")  # the same files by another name, and so another note in the cache
-    monkeypatch.setattr(ingest, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(ingest, "JOURNAL_SECONDS", 0.0)
     real, calls = ingest.PartialFile.write, []
 
     def write(self, chunk):

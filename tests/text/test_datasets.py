@@ -12,7 +12,7 @@ from charladder.cli.main import main
 from charladder.errors import UserError
 from charladder.text import datasets, download, open_corpus, split
 from charladder.text.cache import cache_folder
-from charladder.text.ingest import ExpectedFiles
+from charladder.text.ingest import ExpectedText
 from web_server import serving
 
 TEXT = b" the ladder leans on the wall" * 1000
@@ -29,13 +29,13 @@ def zipped(data: bytes) -> bytes:
 def here(tmp_path, monkeypatch):
     monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "WAIT", 0.001)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.001)
 
 
 @pytest.fixture
 def server(monkeypatch):
     with serving(zipped(TEXT)) as server:
-        expected = ExpectedFiles(len(TEXT), {"md5": hashlib.md5(TEXT).hexdigest()})
+        expected = ExpectedText(len(TEXT), {"md5": hashlib.md5(TEXT).hexdigest()})
         corpus = datasets.Dataset("small", "none", f"{server.address}/text8.zip", len(server.body), expected)
         monkeypatch.setitem(datasets.DOWNLOADS, "text8", corpus)
         yield server
@@ -64,7 +64,7 @@ def cached_zip() -> Path:
 
 def test_a_cut_download_is_gone_on_with(server):
     server.cuts = [100, 0, 0, 0, 0]
-    with pytest.raises(UserError, match=r"100 bytes are kept.*a copy put at .*text8\.zip .* by hand is taken too"):
+    with pytest.raises(UserError, match=r"100 bytes are kept.*a copy put at .*text8\.zip .* by hand is used too"):
         open_corpus("text8")
     assert open_corpus("text8").ids_N.tobytes() == TEXT
     assert server.requests[-1]["Range"] == "bytes=100-"
@@ -75,7 +75,7 @@ def test_another_content_is_refused_and_not_kept(server, content):
     server.body = zipped(content)
     wrong = datasets.DOWNLOADS["text8"]
     datasets.DOWNLOADS["text8"] = datasets.Dataset(
-        wrong.about, wrong.licence, wrong.url, len(server.body), wrong.expected
+        wrong.description, wrong.licence, wrong.url, len(server.body), wrong.expected
     )
     with pytest.raises(UserError, match=r"gave no text8: .*it is not the right file"):
         open_corpus("text8")
@@ -145,5 +145,5 @@ def test_a_url_is_text_too_and_fetched_once_or_again(server, capsys):
     assert json.loads(capsys.readouterr().out)["corpora"][url]["characters"] == 12
     assert open_corpus([url, url]).ids_N.tobytes() == b"another text" * 2
     assert open_corpus(url).names == (url,)
-    with pytest.raises(UserError, match="address that can be fetched"):
+    with pytest.raises(UserError, match="address that can be downloaded"):
         open_corpus("http://[/x")

@@ -17,7 +17,7 @@ BODY = random.Random(0).randbytes(300_000)
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setattr(downloads, "WAIT", 0.001)
+    monkeypatch.setattr(downloads, "RETRY_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -140,10 +140,10 @@ def test_redirects(server, target):
     assert target.read_bytes() == BODY
     target.unlink()
     server.moved = "file:///etc/passwd"
-    with pytest.raises(UserError, match="the server redirects, but to no file"):
+    with pytest.raises(UserError, match="the server redirects to an address that is not allowed"):
         download(f"{server.address}/moved", target)
     server.moved = f"{server.address}/moved"
-    with pytest.raises(UserError, match="the server redirects, but to no file"):
+    with pytest.raises(UserError, match="the server redirects to an address that is not allowed"):
         download(f"{server.address}/moved", target)
     assert left(target) == []
 
@@ -152,11 +152,11 @@ def test_no_network(target):
     with serving(b"") as gone:
         address = gone.address
     for url in (f"{address}/x", "http://no-such-host.invalid/x"):
-        with pytest.raises(UserError, match=r"cannot be fetched: no connection \(.+\); try again; a copy"):
+        with pytest.raises(UserError, match=r"cannot be downloaded: no connection \(.+\); try again; a copy"):
             download(url, target, advice="; a copy")
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         download("http://", target)
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         download("http://[/x", target)
     assert left(target) == []
 
@@ -183,7 +183,7 @@ def test_two_at_once_end_with_one_good_copy(server, target):
 
 def test_what_the_server_packs_is_refused(server, target):
     server.coding = "gzip"
-    with pytest.raises(UserError, match=r"the server packs it \(gzip\), though asked not to"):
+    with pytest.raises(UserError, match=r"the server compresses it \(gzip\) against the request"):
         download(f"{server.address}/x", target)
     assert not target.exists()
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from charladder.errors import UserError
 from charladder.text import ingest, open_corpus
 from charladder.text.cache import cache_folder
-from charladder.text.ingest import ExpectedFiles, ingest_sources
-from charladder.text.sources import Source, find
+from charladder.text.ingest import ExpectedText, ingest_sources
+from charladder.text.sources import Source, find_sources
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_holes_come_back():
         file.seek(3 << 20)
         file.write(b"end")
         file.truncate((5 << 20) + 7)
-    text = ingest_sources("x", find("sparse", []))
+    text = ingest_sources("x", find_sources("sparse", []))
     assert text.path.read_bytes() == Path("sparse").read_bytes()
     assert text.path.stat().st_blocks * 512 < 1 << 20
 
@@ -63,7 +63,7 @@ def test_holes_come_back():
 def test_what_was_read_is_not_read_again(monkeypatch):
     Path("text").write_bytes(b"one")
     first = open_corpus("text")
-    monkeypatch.setattr(ingest, "read_all", None)
+    monkeypatch.setattr(ingest, "_ingest_locked", None)
     assert open_corpus("text").sha256 == first.sha256
 
 
@@ -195,7 +195,7 @@ def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
     for number in range(4):
         Path("f", f"{number}").write_bytes(os.urandom((1 << 20) - number))
     whole = b"".join(Path("f", f"{number}").read_bytes() for number in range(4))
-    monkeypatch.setattr(ingest, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(ingest, "JOURNAL_SECONDS", 0.0)
     real, calls, fresh = ingest.PartialFile.write, [], []
 
     def write(self, chunk):
@@ -222,8 +222,8 @@ def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
 def test_one_that_was_killed_goes_on_or_begins_again_and_leaves_nothing(here):
     Path("big").write_bytes(os.urandom(64 << 20))
     code = (
-        "import time, charladder.text.ingest as g; from charladder.text import open_corpus; g.NOTE_SECONDS = 0;"
-        "open_corpus('big', report=lambda *a: time.sleep(0.02))"
+        "import time, charladder.text.ingest as g; from charladder.text import open_corpus; g.JOURNAL_SECONDS = 0;"
+        "open_corpus('big', on_progress=lambda *a: time.sleep(0.02))"
     )
     for _ in range(3):
         before = {path: path.stat().st_mtime_ns for path in in_cache(".part")}
@@ -261,7 +261,7 @@ def test_one_that_was_killed_within_a_note_leaves_nothing(here, note):
         Path("f", name).write_bytes(without_zeros(1000))
     code = (
         "import json, os, signal, sys, charladder.text.ingest as g; from charladder.text import open_corpus\n"
-        "g.NOTE_SECONDS, real, calls = 0, json.dump, []\n"
+        "g.JOURNAL_SECONDS, real, calls = 0, json.dump, []\n"
         "def dump(value, file):\n"
         "    calls.append(value); real(value, file); file.flush()\n"
         "    if len(calls) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -309,7 +309,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch):
     Path("text").write_bytes(os.urandom(1 << 20))
 
     def full(self, chunk):
-        with ingest.writing():
+        with ingest.cache_write_errors():
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ingest.PartialFile, "write", full)
@@ -320,12 +320,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch):
 
 def test_what_is_not_as_expected_is_refused_and_leaves_nothing():
     Path("text").write_bytes(b"one")
-    right = ExpectedFiles(3, {"md5": hashlib.md5(b"one").hexdigest()})
-    assert ingest_sources("x", find("text", []), expected=right).bytes == 3
+    right = ExpectedText(3, {"md5": hashlib.md5(b"one").hexdigest()})
+    assert ingest_sources("x", find_sources("text", []), expected=right).bytes == 3
     with pytest.raises(UserError, match="unpacks to 3 bytes and not 4"):
-        ingest_sources("y", find("text", []), expected=ExpectedFiles(4, {}))
+        ingest_sources("y", find_sources("text", []), expected=ExpectedText(4, {}))
     with pytest.raises(UserError, match=r"has the MD5 \w+ and not abc"):
-        ingest_sources("z", find("text", []), expected=ExpectedFiles(3, {"md5": "abc"}))
+        ingest_sources("z", find_sources("text", []), expected=ExpectedText(3, {"md5": "abc"}))
     assert not in_cache(".part")
 
 

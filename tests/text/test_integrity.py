@@ -63,7 +63,7 @@ def test_what_is_damaged_is_made_again(name, way):
 
 def messages(*words: str) -> list[str]:
     said = []
-    open_corpus("text", *words, report=lambda what, done, total: said.append(what))
+    open_corpus("text", *words, on_progress=lambda what, done, total: said.append(what))
     return said
 
 
@@ -87,17 +87,17 @@ def test_a_kept_stream_is_verified_and_cannot_be_made_again(monkeypatch):
         patch.setattr("sys.stdin", standard_input)
         sha256 = open_corpus("-").sha256
     another_process()
-    assert open_corpus("-", again=sha256).ids_N.tobytes() == TEXT.encode()
+    assert open_corpus("-", expected_sha256=sha256).ids_N.tobytes() == TEXT.encode()
     (cache_folder() / "texts" / f"{sha256}.stream.json").write_text("{")
-    assert open_corpus("-", again=sha256).ends_F.tolist() == [len(TEXT.encode())]
+    assert open_corpus("-", expected_sha256=sha256).ends_F.tolist() == [len(TEXT.encode())]
     damage(cache_folder() / "texts" / f"{sha256}.bytes", 100, "flipped")
     another_process()
     with pytest.raises(UserError, match=r"the copy of the text in the cache \(.*\.bytes\) is damaged.* new run"):
-        open_corpus("-", again=sha256)
+        open_corpus("-", expected_sha256=sha256)
 
 
 def test_a_text_that_was_damaged_while_it_was_half_read_is_read_from_the_start(monkeypatch):
-    monkeypatch.setattr(ingest, "NOTE_SECONDS", 0)
+    monkeypatch.setattr(ingest, "JOURNAL_SECONDS", 0)
     data = os.urandom(1 << 20)
     Path("big").write_bytes(data)
 
@@ -107,12 +107,12 @@ def test_a_text_that_was_damaged_while_it_was_half_read_is_read_from_the_start(m
 
     for flip in (False, True):
         with pytest.raises(KeyboardInterrupt):
-            open_corpus("big", report=interrupt)
+            open_corpus("big", on_progress=interrupt)
         [part] = (cache_folder() / "sources").glob("*.part")
         if flip:
             damage(part, 1000, "flipped")
         begins = []
-        corpus = open_corpus("big", report=lambda what, done, total: begins.append(done))  # noqa: B023
+        corpus = open_corpus("big", on_progress=lambda what, done, total: begins.append(done))  # noqa: B023
         assert corpus.ids_N.tobytes() == data
         assert (begins[0] < len(data) // 2) == flip
         Path("big").touch()

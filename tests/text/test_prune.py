@@ -13,9 +13,9 @@ from charladder.atomic_io import atomic_write
 from charladder.cli.main import main
 from charladder.errors import UserError
 from charladder.text import open_corpus, prune
-from charladder.text.cache import DAY, cache_folder
-from charladder.text.cache_locks import opening_texts, pruning
-from charladder.text.download import place_of
+from charladder.text.cache import SECONDS_PER_DAY, cache_folder
+from charladder.text.cache_locks import exclusive_cache_lock, shared_cache_lock
+from charladder.text.download import download_path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of a Unix")
 TEXT = "The ladder leans on the wall. "
@@ -45,7 +45,7 @@ def notes() -> list[dict]:
 
 def aged(name: str, days: float = 40) -> None:
     for path in files(name):
-        os.utime(path, (time.time() - days * DAY,) * 2)
+        os.utime(path, (time.time() - days * SECONDS_PER_DAY,) * 2)
 
 
 def cached() -> set[str]:
@@ -56,22 +56,22 @@ def test_what_was_not_used_lately_goes_with_all_that_was_made_from_it():
     old, new, before = files("old"), files("new"), cached()
     size = sum(path.stat().st_size for path in old)
     assert {path.suffix for path in old} == {".bytes", ".ids", ".json", ".used"}
-    found = {item.name: item for item in prune(30, rehearsal=True)}
-    assert (found["old"].why, found["old"].bytes, set(found["old"].files)) == (None, size, set(old))
-    assert found["new"].why == "it was used less than 30 days ago"
+    found = {item.name: item for item in prune(30, dry_run=True)}
+    assert (found["old"].kept_because, found["old"].bytes, set(found["old"].files)) == (None, size, set(old))
+    assert found["new"].kept_because == "it was used less than 30 days ago"
     assert cached() == before
     assert {item.name: item for item in prune(30)} == found
     assert not any(path.exists() for path in old) and all(path.exists() for path in new)
     assert [note["names"] for note in notes()] == [["new"]]
     assert len(list((cache_folder() / "sources").glob("*.lock"))) == 1
     assert open_corpus("old").ids_N.tobytes() == (TEXT * 20).encode()  # made again
-    assert all(item.why for item in prune(30))
+    assert all(item.kept_because for item in prune(30))
 
 
 def test_to_open_a_text_is_to_use_it():
     open_corpus("old")
-    assert {item.why for item in prune(30)} == {"it was used less than 30 days ago"}
-    assert {item.why for item in prune(0)} == {None}
+    assert {item.kept_because for item in prune(30)} == {"it was used less than 30 days ago"}
+    assert {item.kept_because for item in prune(0)} == {None}
 
 
 @pytest.mark.parametrize("alphabet", ["bytes", "letters"])
@@ -80,15 +80,15 @@ def test_a_text_that_a_process_has_mapped_is_kept(alphabet):
     aged("old")
     content, old = corpus.ids_N.tobytes(), files("old")
     for rehearsal in (True, False):
-        found = {item.name: item.why for item in prune(0, rehearsal)}
+        found = {item.name: item.kept_because for item in prune(0, rehearsal)}
         assert found["old"] == "a process is using it"
     part = corpus.ids_N[3:20]
     del corpus
-    assert {item.name: item.why for item in prune(0)}["old"] == "a process is using it"
+    assert {item.name: item.kept_because for item in prune(0)}["old"] == "a process is using it"
     assert all(path.exists() for path in old)
     assert part.tobytes() == content[3 * part.itemsize : 20 * part.itemsize]
     del part
-    assert {item.name: item.why for item in prune(0)} == {"old": None}
+    assert {item.name: item.kept_because for item in prune(0)} == {"old": None}
 
 
 def test_another_process_keeps_its_text_until_it_ends_however_it_ends():
@@ -100,18 +100,18 @@ def test_another_process_keeps_its_text_until_it_ends_however_it_ends():
         try:
             assert process.stdout is not None and process.stdout.readline() == b"1\n"
             aged("old")
-            assert {item.name: item.why for item in prune(0)} == {"old": "a process is using it", "new": None}
+            assert {item.name: item.kept_because for item in prune(0)} == {"old": "a process is using it", "new": None}
         finally:
             process.kill()
-    assert {item.name: item.why for item in prune(0)} == {"old": None}
+    assert {item.name: item.kept_because for item in prune(0)} == {"old": None}
 
 
 def test_while_a_text_is_opened_nothing_is_pruned():
     before = cached()
-    with opening_texts(), pytest.raises(UserError, match="another process is reading a text into the cache"):
+    with shared_cache_lock(), pytest.raises(UserError, match="another process is reading a text into the cache"):
         prune(0)
     assert cached() >= before and files("old")
-    with pruning():
+    with exclusive_cache_lock():
         opener = subprocess.Popen([sys.executable, "-c", "from charladder.text import open_corpus; open_corpus('old')"])
         time.sleep(0.5)
         assert opener.poll() is None
@@ -128,11 +128,11 @@ def test_what_may_not_be_had_again_is_kept(monkeypatch):
     folder = cache_folder() / "downloads"
     folder.mkdir()
     (folder / "text8.zip").write_bytes(b"by hand")
-    url = place_of("http://example.org/book.txt", folder)
+    url = download_path("http://example.org/book.txt", folder)
     url.write_bytes(b"fetched")
     cut = url.with_name(url.name + ".part")
     cut.write_bytes(b"half")
-    found = {item.name: item.why for item in prune(0)}
+    found = {item.name: item.kept_because for item in prune(0)}
     assert found.pop("standard input") == "it came from standard input, and cannot be read again"
     assert found.pop("text8.zip") == "it may have been put there by hand"
     assert found == {"old": None, "new": None, "book.txt": None, cut.name: None}
@@ -147,10 +147,10 @@ def test_what_killed_writers_left_is_removed():
         writers.append(atomic_write(target, shared=True))  # collected, one would remove its folder
         part = writers[-1].__enter__()
         part.write_bytes(b"half")
-        os.utime(part, (time.time() - 2 * DAY,) * 2)
-        os.utime(part.parent, (time.time() - 2 * DAY,) * 2)
+        os.utime(part, (time.time() - 2 * SECONDS_PER_DAY,) * 2)
+        os.utime(part.parent, (time.time() - 2 * SECONDS_PER_DAY,) * 2)
     left = sorted(cache_folder().rglob("*.part"))
-    found = {item.name: item.bytes for item in prune(1) if item.what == "unfinished file"}
+    found = {item.name: item.bytes for item in prune(1) if item.kind == "unfinished file"}
     assert found == {path.name: 4 for path in left} and len(found) == 2
     assert not any(path.exists() for path in left)
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_removed_is_kept_and_said(monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    found = {item.name: item.why for item in prune(30)}
+    found = {item.name: item.kept_because for item in prune(30)}
     assert found["old"] == "it cannot be removed: Permission denied"
 
 

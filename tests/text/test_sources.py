@@ -113,7 +113,7 @@ def test_a_fifo_is_read_once_and_remembered():
     writer.join()
     assert corpus.ids_N.tobytes() == b"a ladder " * 50_000
     assert corpus.names == ("-",)
-    assert np.array_equal(open_corpus("-", again=corpus.sha256).ids_N, corpus.ids_N)
+    assert np.array_equal(open_corpus("-", expected_sha256=corpus.sha256).ids_N, corpus.ids_N)
 
 
 def test_a_fifo_in_a_folder_is_left_out():
@@ -151,7 +151,7 @@ def test_a_stream_goes_alone():
 
 def test_a_stream_that_the_cache_has_no_more():
     with pytest.raises(UserError, match="is gone, and the text came from standard input"):
-        open_corpus("-", again="0" * 64)
+        open_corpus("-", expected_sha256="0" * 64)
 
 
 def test_a_corpus_by_name_among_others_keeps_its_files_and_encoding():

@@ -15,10 +15,10 @@ def test_split_by_position():
     ("valid", "test", "sentence"),
     [
         (600, 400, "leave none"),
-        (-1, 0, "neither"),
-        (1.5, 0, "neither"),
-        (float("nan"), 0, "neither"),
-        (0, float("inf"), "neither"),
+        (-1, 0, "must be a whole number of characters or a fraction below 1"),
+        (1.5, 0, "must be a whole number of characters or a fraction below 1"),
+        (float("nan"), 0, "must be a whole number of characters or a fraction below 1"),
+        (0, float("inf"), "must be a whole number of characters or a fraction below 1"),
     ],
 )
 def test_splits_that_do_not_fit(valid, test, sentence):

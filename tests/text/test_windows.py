@@ -33,17 +33,17 @@ def test_what_example_g_is_does_not_depend_on_batches_or_history(order):
     pieces = np.concatenate([many.take(n)[0] for n in (1, 7, 50, 62)])
     assert np.array_equal(whole, pieces)
     resumed = Windows(IDS, (0, 1000), 16, 2, 5, order)
-    resumed.restore({"examples": 100})
+    resumed.load_state_dict({"examples": 100})
     assert np.array_equal(resumed.take(20)[0], whole[100:])
 
 
 def test_an_epoch_covers_the_text_once_and_the_next_differs():
     windows = Windows(IDS, (0, 1000), 16, 2, 3, "epochs")
-    first = windows.starts(np.arange(windows.per_pass))
-    assert len(set(first)) == windows.per_pass == 62
+    first = windows.starts(np.arange(windows.windows_per_pass))
+    assert len(set(first)) == windows.windows_per_pass == 62
     gaps = np.diff(np.sort(first))
     assert (gaps == 16).all()
-    second = windows.starts(np.arange(windows.per_pass, 2 * windows.per_pass))
+    second = windows.starts(np.arange(windows.windows_per_pass, 2 * windows.windows_per_pass))
     assert (np.diff(np.sort(second)) == 16).all()
     assert not np.array_equal(first, second)
 
@@ -97,10 +97,10 @@ def test_windows_that_keep_to_files_start_everywhere_they_can():
 
 def test_an_epoch_that_keeps_to_files_covers_each_once():
     windows = Windows(np.arange(300), (0, 300), 8, 1, 0, "epochs", ENDS)
-    inputs = windows.take(windows.per_pass)[0][:, :8].ravel()
+    inputs = windows.take(windows.windows_per_pass)[0][:, :8].ravel()
     assert len(set(inputs.tolist())) == len(inputs)
     begins = [0, *ENDS[:-1].tolist()]
-    assert windows.per_pass == sum((end - begin - 1) // 8 for begin, end in zip(begins, ENDS, strict=True))
+    assert windows.windows_per_pass == sum((end - begin - 1) // 8 for begin, end in zip(begins, ENDS, strict=True))
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
@@ -126,5 +126,5 @@ def test_pieces_are_the_same_text_with_targets_of_their_own(order):
         begin = 4 * (at % 3)
         assert (pieces[at] == windows[at // 3, begin : begin + 6]).all()
     assert numbers.tolist() == [3 * example + part for example in examples for part in range(3)]
-    assert whole.state() == cut.state()
+    assert whole.state_dict() == cut.state_dict()
     assert cut.take(5, pieces=5)[0].shape == (25, 2 + 2)

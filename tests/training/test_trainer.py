@@ -251,7 +251,7 @@ def test_short_windows_come_first_and_read_the_same_text(prose):
         assert report.terms["main"].count == 4 * 16
     assert lengths == 4 * [(8, 4)] + 4 * [(2, 16)]
     assert trainer.clock.characters == 4 * 4 * 16
-    assert trainer.windows.given == 16
+    assert trainer.windows.examples_taken == 16
 
 
 def test_a_run_with_short_windows_resumes_to_the_bit(prose):

@@ -9,7 +9,7 @@ from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, suggest_names
 from charladder.strict_json import dumps
-from charladder.text import PrunedItem, cache_folder, corpora, ensure_cached, is_url, open_corpus, prune
+from charladder.text import PrunedItem, cache_folder, fetch_url, is_url, list_corpora, open_corpus, prune
 
 _DEFAULT_DAYS = 30.0  # without use, after which a text is removed by --prune
 
@@ -43,23 +43,23 @@ def main(argv: list[str]) -> int:
         return 0
     if options.days is not None or options.dry_run:
         raise UserError("--days and --dry-run say how the cache is pruned; give --prune too")
-    known = corpora()
+    known = list_corpora()
     if options.download and not options.name:
         raise UserError("--download wants the NAME of a corpus or a URL; see charladder corpora")
     if options.name and is_url(options.name):
         if not options.download:
             raise UserError("a URL is fetched with --download, and once it is, `train URL` takes it from the cache")
         with reading_progress() as report:
-            ensure_cached(options.name, report, anew=True)
-            corpus = open_corpus(options.name, report=report)
+            fetch_url(options.name, report, force=True)
+            corpus = open_corpus(options.name, on_progress=report)
         facts: dict[str, Any] = {options.name: {"characters": len(corpus.ids_N), "sha256": corpus.sha256}}
     elif options.name and options.name not in known:
         raise UserError(f"there is no corpus called {options.name!r}{suggest_names(options.name, known)}")
     else:
         if options.download:
             with reading_progress() as report:
-                open_corpus(options.name, report=report)
-            known = corpora()
+                open_corpus(options.name, on_progress=report)
+            known = list_corpora()
         facts = {options.name: known[options.name]} if options.name else known
     _print_corpora(facts, options.json)
     return 0
@@ -89,7 +89,10 @@ def _print_corpora(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
 
 def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: bool) -> None:
     """What was removed, or would be, and what was kept, with bytes and the reason."""
-    going, kept = [item for item in items if item.why is None], [item for item in items if item.why is not None]
+    going, kept = (
+        [item for item in items if item.kept_because is None],
+        [item for item in items if item.kept_because is not None],
+    )
     size = sum(item.bytes for item in going)
     if as_json:
         facts = {"cache": str(cache_folder()), "dry_run": dry_run, "days": days, "bytes": size}
@@ -106,8 +109,8 @@ def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: 
     console = Terminal()
     word = "would be removed" if dry_run else "removed"
     for item in (*going, *kept):
-        what = f"{item.what} {item.name}, {item.bytes:,} bytes, last used {date.fromtimestamp(item.used)}"
-        end = word if item.why is None else f"kept, for {item.why}"
+        what = f"{item.kind} {item.name}, {item.bytes:,} bytes, last used {date.fromtimestamp(item.last_used)}"
+        end = word if item.kept_because is None else f"kept, for {item.kept_because}"
         console.print(f"{what}: {end}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"cache: {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{word}: {size:,} bytes of {size + sum(item.bytes for item in kept):,}", highlight=False)
@@ -115,9 +118,9 @@ def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: 
 
 def _pruned_item_entries(item: PrunedItem) -> dict[str, Any]:
     return {
-        "what": item.what,
+        "what": item.kind,
         "name": item.name,
         "bytes": item.bytes,
-        "last_used": datetime.fromtimestamp(item.used, UTC).isoformat(timespec="seconds"),
+        "last_used": datetime.fromtimestamp(item.last_used, UTC).isoformat(timespec="seconds"),
         "files": [str(path) for path in item.files],
-    } | ({} if item.why is None else {"why": item.why})
+    } | ({} if item.kept_because is None else {"why": item.kept_because})

@@ -12,10 +12,10 @@ from charladder.cli.scoring import ScoringJob, check_finite, open_scoring_job, p
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters
-from charladder.evaluation.character_export import exporting
+from charladder.evaluation.character_export import export_characters
 from charladder.run import open_data, open_run
 from charladder.strict_json import dumps
-from charladder.text import POLICIES, open_corpus
+from charladder.text import UNKNOWN_POLICIES, open_corpus
 from charladder.text.encodings import find_codec
 from charladder.training.devices import choose_device
 
@@ -35,7 +35,9 @@ def make_parser() -> Parser:
     add_data_option(text)
     text.add_argument("--limit", type=int, help="score only the first N characters")
     text.add_argument("--encoding", metavar="NAME", help="text encoding of DATA (default: as trained)")
-    text.add_argument("--unknown", choices=POLICIES, help="letters of DATA outside the alphabet (default: as trained)")
+    text.add_argument(
+        "--unknown", choices=UNKNOWN_POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--context", type=int, help="characters of context (default: as trained)")
     network.add_argument("--stride", type=int, help="characters scored in each window (default: half the context)")
@@ -118,4 +120,4 @@ def main(argv: list[str]) -> int:
 def _open_export(
     name: str | None, held: ScoringJob
 ) -> AbstractContextManager[Callable[[ScoredCharacters], None] | None]:
-    return exporting(Path(name), held.corpus.alphabet, held.corpus.ids_N) if name else nullcontext()
+    return export_characters(Path(name), held.corpus.alphabet, held.corpus.ids_N) if name else nullcontext()

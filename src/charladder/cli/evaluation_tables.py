@@ -11,7 +11,7 @@ from charladder.cli.progress import scoring_bar
 from charladder.cli.scoring import ScoringJob, score_job
 from charladder.cli.tables import AdaptiveTable
 from charladder.errors import UserError
-from charladder.evaluation.by_context import by_context, by_position, contexts_of
+from charladder.evaluation.by_context import context_lengths, evaluate_by_context, evaluate_by_position
 from charladder.evaluation.copying_probe import probe_copying
 from charladder.evaluation.last_learned import LastLearned, TrainingMoment, last_learned
 from charladder.evaluation.layers import evaluate_layers
@@ -22,25 +22,33 @@ TableResult = tuple[str, list[dict[str, Any]], AdaptiveTable]
 
 def score_by_context(console: Console, job: ScoringJob, stride: int | None) -> TableResult:
     """The paper's Table 2."""
-    parts = by_context(
-        lambda context, own, each: score_job(console, job, context, own, each), contexts_of(job.context), stride
+    parts = evaluate_by_context(
+        lambda context, own, each: score_job(console, job, context, own, each), context_lengths(job.context), stride
     )
     table = AdaptiveTable("context", "stride", "bits/char", "accuracy", "seconds", title="by context")
     for part in parts:
         table.add_row(
-            str(part.at), str(part.stride), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}",
+            str(part.context), str(part.stride), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}",
             f"{part.seconds:.1f}",
         )  # fmt: skip
-    return "by_context", [_rename_at(asdict(part), "context") for part in parts], table
+    return "by_context", [asdict(part) for part in parts], table
 
 
 def score_by_position(console: Console, job: ScoringJob) -> TableResult:
-    parts = by_position(lambda context, own, each: score_job(console, job, context, own, each), job.context)
+    parts = evaluate_by_position(lambda context, own, each: score_job(console, job, context, own, each), job.context)
     table = AdaptiveTable("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
     for part in parts:
-        table.add_row(str(part.at), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}")
-    found = [_rename_at(asdict(part), "up_to") for part in parts]
-    return "by_position", [{k: v for k, v in row.items() if k not in ("seconds", "stride")} for row in found], table
+        table.add_row(
+            str(part.context), f"{part.bits_per_character:.4f}", f"{part.accuracy:.1%}", f"{part.characters:,}"
+        )
+    rows = [
+        {
+            "up_to": part.context, "bits_per_character": part.bits_per_character, "accuracy": part.accuracy,
+            "characters": part.characters,
+        }
+        for part in parts
+    ]  # fmt: skip
+    return "by_position", rows, table
 
 
 def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
@@ -49,7 +57,7 @@ def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
     with scoring_bar(console, "by layer", job.bounds[1] - job.bounds[0]) as report:
         scores = evaluate_layers(
             job.network, objective, job.corpus.ids_N, job.bounds, job.context, job.stride, job.ends_F, report,
-            fitted=fitted,
+            refit_heads=fitted,
         )  # fmt: skip
     learned = last_learned(job.run)
     shared = job.run.recipe.objective.intermediate_heads == "shared"
@@ -113,7 +121,3 @@ def score_copying(job: ScoringJob, probes: int, seed: int) -> TableResult:
 def _format_by_letter(values_L: list[float], decimals: int = 1) -> str:
     rest = sum(values_L[3:]) / len(values_L[3:])
     return "  ".join(f"{value:.{decimals}f}" for value in (*values_L[:3], rest))
-
-
-def _rename_at(row: dict[str, Any], key: str) -> dict[str, Any]:
-    return {key if name == "at" else name: value for name, value in row.items()}

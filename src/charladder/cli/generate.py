@@ -19,7 +19,7 @@ from charladder.generation.speculative.factory import DrafterName
 from charladder.generation.text_generator import GeneratedText, GenerationConfig, Prompt, TextGenerator
 from charladder.run import Run, open_run
 from charladder.strict_json import dumps
-from charladder.text import POLICIES
+from charladder.text import UNKNOWN_POLICIES
 
 _MAX_SAMPLES = 1 << 16
 
@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     prompts.add_argument("--prompts", metavar="FILE", help=about)
     prompts.add_argument("--samples", type=int, default=1, help="texts for each prompt")
     prompts.add_argument("--encoding", metavar="NAME", help="of RUN's bytes, and of --prompt-file (default utf-8)")
-    prompts.add_argument("--unknown", choices=POLICIES, help="letters of the prompt outside the alphabet")
+    prompts.add_argument("--unknown", choices=UNKNOWN_POLICIES, help="letters of the prompt outside the alphabet")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--length", type=int, default=400, help="characters to write")
     sampling.add_argument("--stop", action="append", default=[], help="text that ends the output; repeatable")

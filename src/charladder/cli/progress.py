@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from charladder.cli.terminal import Terminal
-from charladder.text import Report
+from charladder.text import ProgressCallback
 
 _PLAIN_LINE_SECONDS = 10.0
 
@@ -71,7 +71,7 @@ def format_time_left(seconds: float) -> str:
 
 
 @contextmanager
-def reading_progress() -> Iterator[Report]:
+def reading_progress() -> Iterator[ProgressCallback]:
     """A Report of bytes read: a bar on a terminal, a plain line every ten seconds elsewhere."""
     console, timer = Terminal(stderr=True), PlainLineTimer()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()

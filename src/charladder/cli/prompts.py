@@ -9,7 +9,7 @@ from typing import Any
 from charladder.errors import UserError, suggest_names
 from charladder.generation.text_generator import Prompt
 from charladder.run import Run
-from charladder.text.encodings import find_codec, recoded
+from charladder.text.encodings import find_codec, recode_to_utf8
 
 _MAX_LINE_BYTES = 1 << 26  # bytes of a line of prompts
 _PROMPT_FIELDS = "prompt", "seed", "length", "stop", "id"
@@ -65,7 +65,7 @@ def read_prompt_file(name: str, run: Run, encoding: str | None) -> Prompt:
     """All of a file as a prompt; recoded to UTF-8 where the run does not read bytes as they are."""
     data, codec = _read_file(name, "--prompt-file"), find_codec(encoding or "utf-8")
     if codec is not None and not _reads_raw_bytes(run):
-        data = b"".join(recoded(iter([data]), codec, name))
+        data = b"".join(recode_to_utf8(iter([data]), codec, name))
     return Prompt(data, where=name)
 
 

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
             )
             own = heads.state_dict()
             heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
-        windows.restore({"examples": about.steps * options.batch})  # examples that were not read yet
+        windows.load_state_dict({"examples": about.steps * options.batch})  # examples that were not read yet
         network, heads = network.to(device), heads.to(device)
         last, interrupted = _fit_with_progress(fit(network, heads, windows, settings,
                                    choose_precision(options.precision, device)))  # fmt: skip

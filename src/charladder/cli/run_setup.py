@@ -19,7 +19,7 @@ from charladder.errors import UserError
 from charladder.recipe import Raw, resolve, shape_of
 from charladder.run import Run, open_data, open_run
 from charladder.run_creation import create_numbered_run, create_run, new_path, plan_run, run_exists, write_config
-from charladder.text import Corpus, Report, open_corpus, silent
+from charladder.text import Corpus, ProgressCallback, no_progress, open_corpus
 from charladder.text.sources import STDIN
 from charladder.trainer_factory import make_trainer, new_trainer
 from charladder.training import Trainer, TrainingConfig, ended_early
@@ -129,11 +129,11 @@ def _print_note_once(sentence: str) -> None:
         print_note(sentence)
 
 
-def _read_text_in_turn(read: Callable[[Report], Corpus]) -> Corpus:
+def _read_text_in_turn(read: Callable[[ProgressCallback], Corpus]) -> Corpus:
     """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
     if local_rank() != 0:
         barrier()
-        return read(silent)
+        return read(no_progress)
     with reading_progress() as report:
         corpus = read(report)
     if is_rank_zero():

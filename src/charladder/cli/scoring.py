@@ -15,7 +15,7 @@ from charladder.evaluation import Score, ScoredCharacters, evaluate
 from charladder.model import Transformer
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run, file_ends, split_of
-from charladder.strict_json import not_finite
+from charladder.strict_json import find_non_finite
 from charladder.text import Corpus
 
 
@@ -89,13 +89,13 @@ def score_job(
     with scoring_bar(console, what, job.bounds[1] - job.bounds[0]) as report:
         return evaluate(
             job.predict, job.corpus.ids_N, job.bounds, context or job.context, stride or job.stride,
-            job.corpus.alphabet.size, job.device, report=report, ends_F=job.ends_F, each=on_scored,
+            job.corpus.alphabet.size, job.device, on_progress=report, ends_F=job.ends_F, on_scored=on_scored,
         )  # fmt: skip
 
 
 def check_finite(job: ScoringJob, result: dict[str, Any]) -> None:
     """Raises UserError where a score is not finite, as from weights that are finite and very large."""
-    wrong = not_finite(result)
+    wrong = find_non_finite(result)
     if wrong is not None:
         raise UserError(
             f"the score of {job.run.path} is not finite ({wrong}): its weights are so large that what they predict on "

@@ -30,7 +30,7 @@ from charladder.studies.plan import (
     resolve_recipe,
 )
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
-from charladder.text import Corpus, exists, not_fetched, open_corpus
+from charladder.text import Corpus, check_data_exists, missing_downloads, open_corpus
 
 
 def make_parser() -> Parser:
@@ -99,12 +99,12 @@ def _check_data(plan: Plan, fetch: bool = True) -> None:
 
     fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
     """
-    absent = [] if fetch else not_fetched(plan.data)
+    absent = [] if fetch else missing_downloads(plan.data)
     if absent:
         print_message(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
         for data in plan.data:
             if data not in absent:
-                exists(data)
+                check_data_exists(data)
         return
     corpora: dict[Any, Corpus] = {}
     for arm in plan.arms:

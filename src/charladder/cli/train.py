@@ -19,9 +19,9 @@ from charladder.cli.training_summary import SummaryOptions, summarize
 from charladder.environment import environment_of
 from charladder.errors import UserError, is_out_of_memory
 from charladder.evaluation import Score, evaluate
-from charladder.objective.cross_entropy_kernels import describe
+from charladder.objective.cross_entropy_kernels import describe_operations
 from charladder.run import Run, file_ends, run_lock, split_of
-from charladder.text import Corpus, cut_short
+from charladder.text import Corpus, is_truncated
 from charladder.training import Saved, Trainer, TrainingDiverged, train
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.compilation import uncompiled
@@ -103,7 +103,7 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
             f"charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
     except UserError:
-        if cut_short(corpus.ids_N):
+        if is_truncated(corpus.ids_N):
             raise _truncated_text_error(run) from None
         raise
     except TrainingDiverged as error:
@@ -112,7 +112,7 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
             "run"
         )
         return 1
-    if cut_short(corpus.ids_N):
+    if is_truncated(corpus.ids_N):
         barrier()  # as below
         raise _truncated_text_error(run)
     console.print(
@@ -148,7 +148,11 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
     heads = sum(p.numel() for p in trainer.objective.parameters())
     train_part = split_of(run.recipe, corpus).train
     precision = str(trainer.precision).removeprefix("torch.")
-    slower = "" if trainer.device.type != "cpu" or describe().startswith("C ") else f", steps with {describe()}"
+    slower = (
+        ""
+        if trainer.device.type != "cpu" or describe_operations().startswith("C ")
+        else f", steps with {describe_operations()}"
+    )
     console.print(
         f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} layers of {run.recipe.model.width}, "
         f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{slower}\n"
@@ -159,7 +163,7 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
     )
     if trainer.parallel != "one":
         console.print(f"{world_size()} processes, {trainer.parallel.upper()}", highlight=False)
-    unused = train_part[1] - train_part[0] - trainer.windows.used
+    unused = train_part[1] - train_part[0] - trainer.windows.usable_characters
     if unused:
         console.print(
             f"note: {unused:,} characters lie in files shorter than a window, and are not trained on", highlight=False
@@ -170,7 +174,7 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
-        if environment_of(run.path, "machine", "steps") not in (None, describe()):
+        if environment_of(run.path, "machine", "steps") not in (None, describe_operations()):
             console.print(
                 "note: training steps are computed otherwise here than where the run began (environment.json): weights "
                 "may differ in their last bits from those of a run that was not interrupted", highlight=False
@@ -202,7 +206,7 @@ def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Tr
         return score.bits_per_character
 
     def stop() -> bool:
-        return bool(asked) or cut_short(corpus.ids_N)
+        return bool(asked) or is_truncated(corpus.ids_N)
 
     interrupted = early = False
     has_valid = valid[1] > valid[0]

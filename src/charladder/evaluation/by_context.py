@@ -18,7 +18,7 @@ class ContextScore:
     """Some of the characters: `at` is the context, or how many characters they were predicted from. accuracy: the share
     whose first guess was right."""
 
-    at: int
+    context: int
     stride: int
     bits_per_character: float
     accuracy: float
@@ -26,20 +26,22 @@ class ContextScore:
     seconds: float = 0.0
 
 
-Evaluate = Callable[[int, int, Callable[[ScoredCharacters], None]], Score]
+EvaluateFunction = Callable[[int, int, Callable[[ScoredCharacters], None]], Score]
 """Scores a part of a text, from context and stride, telling of each character."""
 
 
-def contexts_of(context: int, least: int = 32) -> list[int]:
+def context_lengths(context: int, smallest: int = 32) -> list[int]:
     """32, 64 ... and the context itself."""
     found = []
-    while least < context:
-        found.append(least)
-        least *= 2
+    while smallest < context:
+        found.append(smallest)
+        smallest *= 2
     return [*found, context]
 
 
-def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None = None) -> list[ContextScore]:
+def evaluate_by_context(
+    evaluate: EvaluateFunction, contexts: Sequence[int], stride: int | None = None
+) -> list[ContextScore]:
     """The whole part scored with each context; stride: half of each unless given. Raises UserError for a stride above
     the smallest context."""
     if stride is not None and stride > min(contexts):
@@ -63,15 +65,15 @@ def by_context(evaluate: Evaluate, contexts: Sequence[int], stride: int | None =
     return found
 
 
-def by_position(evaluate: Evaluate, context: int, bands: int = 32) -> list[ContextScore]:
+def evaluate_by_position(evaluate: EvaluateFunction, context: int, bands: int = 32) -> list[ContextScore]:
     """Windows that do not overlap: what a character costs by how many stand before it in its window, in bands that grow
     by half or so, up to `context`."""
     nats_C, right_C, count_C = np.zeros(context + 1), np.zeros(context + 1), np.zeros(context + 1, np.int64)
 
     def add(scored: ScoredCharacters) -> None:
-        np.add.at(nats_C, scored.seen_M, scored.nats_M)
-        np.add.at(right_C, scored.seen_M, scored.ranks_M == 0)
-        np.add.at(count_C, scored.seen_M, 1)
+        np.add.at(nats_C, scored.context_M, scored.nats_M)
+        np.add.at(right_C, scored.context_M, scored.ranks_M == 0)
+        np.add.at(count_C, scored.context_M, 1)
 
     evaluate(context, context, add)
     edges = sorted({max(1, round(context ** (n / bands))) for n in range(bands + 1)})

@@ -17,7 +17,9 @@ COLUMNS = ("place", "character", "id", "bits", "rank", "seen")
 
 
 @contextmanager
-def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Callable[[ScoredCharacters], None]]:
+def export_characters(
+    path: Path, alphabet: Alphabet, ids_N: np.ndarray
+) -> Iterator[Callable[[ScoredCharacters], None]]:
     """Writes characters as they are scored, in the order of the text: place in it, the character, its id, its bits, how
     many symbols were held likelier, how many characters it was predicted from. A byte that is no UTF-8 by itself has
     U+FFFD for its character; its id tells which it is. The file is there when all is written.
@@ -34,10 +36,10 @@ def exporting(path: Path, alphabet: Alphabet, ids_N: np.ndarray) -> Iterator[Cal
     spelled = [alphabet.decode(np.array([one])).decode("utf-8", "replace") for one in range(alphabet.size)]
 
     def columns(scored: ScoredCharacters) -> dict[str, list]:
-        ids = ids_N[scored.places_M].tolist()
+        ids = ids_N[scored.positions_M].tolist()
         bits = (scored.nats_M / math.log(2)).tolist()
-        values = scored.places_M.tolist(), [spelled[one] for one in ids], ids, bits
-        return dict(zip(COLUMNS, (*values, scored.ranks_M.tolist(), scored.seen_M.tolist()), strict=True))
+        values = scored.positions_M.tolist(), [spelled[one] for one in ids], ids, bits
+        return dict(zip(COLUMNS, (*values, scored.ranks_M.tolist(), scored.context_M.tolist()), strict=True))
 
     if path.suffix == ".parquet":
         try:

@@ -18,12 +18,12 @@ from torch import Tensor
 from charladder.errors import UserError
 from charladder.text import Alphabet
 
-LETTERS = 8  # of a name
-AT_ONCE = 16384  # characters in one pass
+NAME_LETTERS = 8  # of a name
+CHARACTERS_PER_PASS = 16384  # characters in one pass
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyingScore:
     """Names that come again after `distance` characters, by letter of the name: bits, and the median number of symbols
     held likelier, with the mention and without. saved: bits a letter that the mention saves over letters 2 to 8, with
     the half-width of a 95% interval over the probes."""
@@ -41,7 +41,7 @@ class Copied:
         return asdict(self)
 
 
-def letters_of(alphabet: Alphabet, ids_N: np.ndarray) -> np.ndarray:
+def name_letters(alphabet: Alphabet, ids_N: np.ndarray) -> np.ndarray:
     """Ids of the small letters a text uses, or of all that it uses where there are fewer than 10: DNA, digits."""
     used = np.flatnonzero(np.bincount(ids_N[: 1 << 20], minlength=alphabet.size))
     small = [one for one in used if alphabet.decode(np.array([one])).decode("utf-8", "replace").islower()]
@@ -58,19 +58,19 @@ def probe_copying(
     probes: int = 200,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> list[Copied]:
+) -> list[CopyingScore]:
     """predict: from tokens (P, T) logits (P, T, V). One entry for each distance of C/8, C/4, C/2 and 3C/4 that a
     context of C has room for. The same probes for the same seed. Raises UserError for a part or context
     too short for any."""
-    space = gap(alphabet)
-    mention, end = [*space, *[0] * LETTERS, *space], [*space, *[0] * LETTERS]
+    space = space_ids(alphabet)
+    mention, end = [*space, *[0] * NAME_LETTERS, *space], [*space, *[0] * NAME_LETTERS]
     shares = (context // 8, context // 4, context // 2, 3 * context // 4)
-    distances = [d for d in shares if d >= LETTERS and d + len(mention) + len(end) <= context]
+    distances = [d for d in shares if d >= NAME_LETTERS and d + len(mention) + len(end) <= context]
     if not distances or part[1] - part[0] <= context:
         raise UserError("the text or the context is too short for the copying probe; it wants 64 characters of both")
-    random, letters = np.random.default_rng(seed), letters_of(alphabet, ids_N)
+    random, letters = np.random.default_rng(seed), name_letters(alphabet, ids_N)
     starts_P = random.integers(part[0], part[1] - context, probes)
-    names_PL, others_PL = (letters[random.integers(0, len(letters), (probes, LETTERS))] for _ in range(2))
+    names_PL, others_PL = (letters[random.integers(0, len(letters), (probes, NAME_LETTERS))] for _ in range(2))
     found = []
     for distance in distances:
         head = context - distance - len(end)  # where the mention ends
@@ -84,19 +84,19 @@ def probe_copying(
                 rows.append(planted[-context:])
         tokens_PT = torch.from_numpy(np.stack(rows).astype(np.int64))
         nats, ranks = [], []
-        step = max(2, AT_ONCE // context)
+        step = max(2, CHARACTERS_PER_PASS // context)
         for begin in range(0, len(tokens_PT), step):
             some_PT = tokens_PT[begin : begin + step].to(device)
-            logits_PLV = predict(some_PT[:, :-1])[:, -LETTERS:].float()
-            wanted_PL1 = some_PT[:, -LETTERS:, None]
+            logits_PLV = predict(some_PT[:, :-1])[:, -NAME_LETTERS:].float()
+            wanted_PL1 = some_PT[:, -NAME_LETTERS:, None]
             nats.append(-logits_PLV.log_softmax(2).gather(2, wanted_PL1)[..., 0].double().cpu().numpy())
             ranks.append((logits_PLV > logits_PLV.gather(2, wanted_PL1)).sum(2).cpu().numpy())
-        bits_P2L = np.concatenate(nats).reshape(probes, 2, LETTERS) / math.log(2)
-        ranks_P2L = np.concatenate(ranks).reshape(probes, 2, LETTERS)
+        bits_P2L = np.concatenate(nats).reshape(probes, 2, NAME_LETTERS) / math.log(2)
+        ranks_P2L = np.concatenate(ranks).reshape(probes, 2, NAME_LETTERS)
         saved_P = (bits_P2L[:, 1, 1:] - bits_P2L[:, 0, 1:]).mean(1)
         within = 1.96 * float(saved_P.std(ddof=1)) / math.sqrt(probes) if probes > 1 else math.inf
         found.append(
-            Copied(
+            CopyingScore(
                 distance, probes, bits_P2L[:, 0].mean(0).tolist(), bits_P2L[:, 1].mean(0).tolist(),
                 np.median(ranks_P2L[:, 0], 0).tolist(), np.median(ranks_P2L[:, 1], 0).tolist(),
                 float(saved_P.mean()), within,
@@ -105,7 +105,7 @@ def probe_copying(
     return found
 
 
-def gap(alphabet: Alphabet) -> np.ndarray:
+def space_ids(alphabet: Alphabet) -> np.ndarray:
     """A space, where the alphabet has one."""
     try:
         return alphabet.encode(b" ").astype(np.int64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary import term_name
-from charladder.evaluation.layers import classifier, exists
+from charladder.evaluation.layers import get_classifier, has_classifier
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 
@@ -24,7 +24,7 @@ class HeadPrediction:
     target: int
     p_V: np.ndarray
 
-    def likeliest(self, count: int) -> list[int]:
+    def top_ids(self, count: int) -> list[int]:
         """The ids of the likeliest symbols, the likeliest first; of two that are equally likely, the lower id."""
         return np.argsort(-self.p_V, kind="stable")[:count].tolist()
 
@@ -33,9 +33,9 @@ class HeadPrediction:
         return int((self.p_V > self.p_V[symbol]).sum())
 
 
-def window_start(place: int, context: int, stride: int) -> int:
+def window_start(position: int, context: int, stride: int) -> int:
     """The first place of the window in which evaluation from the start of a text scores `place`."""
-    beyond = place - (context + 1)
+    beyond = position - (context + 1)
     return 1 if beyond < 0 else context + 1 + beyond // stride * stride
 
 
@@ -44,7 +44,7 @@ def predictions_at(
     network: Transformer,
     objective: LanguageModelObjective | None,
     ids_N: np.ndarray,
-    place: int,
+    position: int,
     context: int,
     stride: int,
 ) -> list[HeadPrediction]:
@@ -52,18 +52,18 @@ def predictions_at(
     what stands before `place` (1 to N), as far back as evaluation at this stride lets it see. Without an objective
     there is the network's own output alone. Raises ValueError for a place before which nothing stands.
     """
-    if not 1 <= place <= len(ids_N):
-        raise ValueError(f"place {place} has nothing before it, or lies past the end")
-    begin = window_start(place, context, stride)
+    if not 1 <= position <= len(ids_N):
+        raise ValueError(f"place {position} has nothing before it, or lies past the end")
+    begin = window_start(position, context, stride)
     start = 0 if begin == 1 else begin + stride - 1 - context
     device, layers = network.output.weight.device, network.settings.layers
-    tokens_BT = torch.from_numpy(ids_N[start:place].astype(np.int64))[None].to(device)
+    tokens_BT = torch.from_numpy(ids_N[start:position].astype(np.int64))[None].to(device)
     targets = 1 if objective is None else objective.settings.targets
     wanted = [
         (layer, k)
         for layer in range(1, layers + 1)
         for k in range(1, targets + 1)
-        if (layer, k) == (layers, 1) or (objective is not None and exists(objective, layers, layer, k))
+        if (layer, k) == (layers, 1) or (objective is not None and has_classifier(objective, layers, layer, k))
     ]
     found: list[HeadPrediction] = []
 
@@ -71,7 +71,7 @@ def predictions_at(
         x_BTD = hidden_BTD if objective is None else objective.head_input(network, layer, hidden_BTD)
         for own, k in wanted:
             if own == layer:
-                head = network.output if objective is None else classifier(network, objective, layer, k)
+                head = network.output if objective is None else get_classifier(network, objective, layer, k)
                 p_V = head(x_BTD)[0, -1].double().softmax(-1).cpu().numpy()
                 found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
 

@@ -11,7 +11,7 @@ from charladder.training import TrainingConfig
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import number, read_metrics
 
-MOST = 10_000  # steps that are looked at for weights that move with every step
+MAX_COMPUTED_STEPS = 10_000  # steps that are looked at for weights that move with every step
 
 Line = dict[str, Any]
 
@@ -44,7 +44,7 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
     settings = run.recipe.objective
     if not path.is_file():
         return {}
-    lines = [line for line in read_metrics(path) if "split" not in line and has_place(line)]
+    lines = [line for line in read_metrics(path) if "split" not in line and _has_valid_numbers(line)]
     saved = list_checkpoints(run.path / "checkpoints")
     end = int(saved[-1].name) if saved else max((line["step"] for line in lines), default=0)
     end = end if run.best_step is None else run.best_step
@@ -56,10 +56,10 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
     }
     found: dict[str, TrainingMoment] = {}
     moving, looked = depends_on_step(settings), 0
-    for line, steps in stretches(lines, run.recipe.training, end):
-        there = {name for name in places.values() if weight_of(line, name) > 0}
+    for line, steps in _logged_intervals(lines, run.recipe.training, end):
+        there = {name for name in places.values() if _logged_weight(line, name) > 0}
         for moment in steps:
-            if not (there - found.keys()) and not (moving and looked < MOST and len(found) < len(places)):
+            if not (there - found.keys()) and not (moving and looked < MAX_COMPUTED_STEPS and len(found) < len(places)):
                 break
             looked += 1
             weights = term_weights(settings, layers, moment.progress, moment.step - 1)
@@ -82,7 +82,7 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
     }
 
 
-def has_place(line: Line) -> bool:
+def _has_valid_numbers(line: Line) -> bool:
     """Whether the step, the progress and the characters of a line are numbers that a run can write: finite, and a
     progress that is a share of at most 2**63 steps or characters."""
     progress: Any = line.get("progress")
@@ -96,23 +96,25 @@ def has_place(line: Line) -> bool:
     )
 
 
-def weight_of(line: Line, name: str) -> float:
+def _logged_weight(line: Line, name: str) -> float:
     weight = line["terms"].get(name, {}).get("weight", 0)
     return weight if number(weight) else 0.0
 
 
-def stretches(lines: list[Line], training: TrainingConfig, end: int) -> Iterator[tuple[Line, Iterator[TrainingMoment]]]:
+def _logged_intervals(
+    lines: list[Line], training: TrainingConfig, end: int
+) -> Iterator[tuple[Line, Iterator[TrainingMoment]]]:
     """From the end to the start: each line that has terms, and the steps between it and the next one with terms, from
     the last to the first, that changed the weights."""
     after: list[Line] = []  # the lines since, in their order, and the next one with terms
     for line in reversed(lines):
         if "terms" in line:
-            yield line, between(line, after, training, end)
+            yield line, _steps_after(line, after, training, end)
             after = []
         after.insert(0, line)
 
 
-def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[TrainingMoment]:
+def _steps_after(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[TrainingMoment]:
     """The steps after a line and before the next one with terms. after: the lines since, in their order."""
     known = {one["step"]: one for one in after}
     nexts = sorted(known)
@@ -124,10 +126,10 @@ def between(line: Line, after: list[Line], training: TrainingConfig, end: int) -
                 yield TrainingMoment(step, one["progress"], one["characters"])
             continue
         follower = next((known[later] for later in nexts if later > step), None)
-        yield unlogged(step, line, follower, training)
+        yield _interpolate(step, line, follower, training)
 
 
-def unlogged(step: int, before: Line, after: Line | None, training: TrainingConfig) -> TrainingMoment:
+def _interpolate(step: int, before: Line, after: Line | None, training: TrainingConfig) -> TrainingMoment:
     """A step between two logged ones, or after the last of them."""
     first = before["step"]
     each = (

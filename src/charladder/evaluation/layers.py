@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.auxiliary import term_name
-from charladder.evaluation.sliding_window import texts_of, windows_to_score
+from charladder.evaluation.sliding_window import texts_in_part, windows_to_score
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, has_head
 
@@ -44,9 +44,9 @@ def evaluate_layers(
     context: int,
     stride: int,
     ends_F: np.ndarray | None = None,
-    report: Callable[..., None] = lambda characters: None,
-    each: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
-    fitted: Mapping[int, nn.Module] | None = None,
+    on_progress: Callable[..., None] = lambda characters: None,
+    on_prediction: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
+    refit_heads: Mapping[int, nn.Module] | None = None,
 ) -> list[HeadScore]:
     """Scores ids_N[part] by every head there is, from the lowest layer to the last, in windows as `evaluate` has them.
 
@@ -57,12 +57,12 @@ def evaluate_layers(
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
-        (layer, k): classifier(network, objective, layer, k)
+        (layer, k): get_classifier(network, objective, layer, k)
         for layer in range(1, layers + 1)
         for k in range(1, objective.settings.targets + 1)
-        if exists(objective, layers, layer, k)
+        if has_classifier(objective, layers, layer, k)
     }
-    refit = dict(fitted or {})
+    refit = dict(refit_heads or {})
     # (layer, 0): the classifier that was fitted later
     names = {place: term_name(*place, layers) for place in heads} | {
         (layer, 0): f"layer{layer}.refit" for layer in refit
@@ -86,8 +86,8 @@ def evaluate_layers(
             mask = torch.from_numpy(there_BT.ravel()).to(device)
             bits[place] += float(nats[mask].sum()) / math.log(2)
             counts[place] += int(there_BT.sum())
-            if each is not None and place in heads:
-                each(layer, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
+            if on_prediction is not None and place in heads:
+                on_prediction(layer, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
 
         def measure(layer: int, hidden_BTD: Tensor) -> None:
             x_BTD = objective.head_input(network, layer, hidden_BTD)
@@ -100,9 +100,9 @@ def evaluate_layers(
         tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
         network(tokens_BT, output_hidden={layer for layer, _ in names}, logits_to_keep=kept, on_hidden=measure)
         done += kept * len(group)
-        report(done)
+        on_progress(done)
 
-    for first, begin, end in texts_of(part, ends_F):
+    for first, begin, end in texts_in_part(part, ends_F):
         group: list[tuple[int, int, int]] = []
         for window in windows_to_score((begin, end), context, stride, first):
             alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
@@ -119,7 +119,7 @@ def evaluate_layers(
     ]
 
 
-def exists(objective: LanguageModelObjective, layers: int, layer: int, target: int) -> bool:
+def has_classifier(objective: LanguageModelObjective, layers: int, layer: int, target: int) -> bool:
     """Whether something predicts this: a head of its own, the network's output, or what layers share."""
     settings = objective.settings
     if (layer, target) == (layers, 1):
@@ -129,6 +129,6 @@ def exists(objective: LanguageModelObjective, layers: int, layer: int, target: i
     return has_head(settings, layers, layer, target)
 
 
-def classifier(network: Transformer, objective: LanguageModelObjective, layer: int, target: int) -> nn.Linear:
+def get_classifier(network: Transformer, objective: LanguageModelObjective, layer: int, target: int) -> nn.Linear:
     layers = network.settings.layers
     return objective.classifier(network, layers if objective.settings.intermediate_heads == "shared" else layer, target)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from charladder.errors import UserError
-from charladder.text import release
+from charladder.text import release_pages
 
 Predictor = Callable[[Tensor, int], Tensor]
 """From tokens (B, T) and how many last positions to keep, logits (B, kept, V)."""
@@ -44,8 +44,8 @@ class ScoredCharacters:
     many characters it was predicted from, its surprise in nats, and how many symbols were held likelier (0: it was the
     first guess)."""
 
-    places_M: np.ndarray
-    seen_M: np.ndarray
+    positions_M: np.ndarray
+    context_M: np.ndarray
     nats_M: np.ndarray
     ranks_M: np.ndarray
 
@@ -66,7 +66,7 @@ def windows_to_score(
         begin = end
 
 
-def texts_of(part: tuple[int, int], ends_F: np.ndarray | None) -> Iterator[tuple[int, int, int]]:
+def texts_in_part(part: tuple[int, int], ends_F: np.ndarray | None) -> Iterator[tuple[int, int, int]]:
     """(first, begin, end): the texts that a part touches, each with where it begins and what of it is in the part."""
     if ends_F is None:
         yield 0, *part
@@ -89,9 +89,9 @@ def evaluate(
     alphabet: int,
     device: torch.device | str = "cpu",
     batch_characters: int = 16384,
-    report: Callable[[int, float], None] = lambda characters, bits: None,
+    on_progress: Callable[[int, float], None] = lambda characters, bits: None,
     ends_F: np.ndarray | None = None,
-    each: Callable[[ScoredCharacters], None] | None = None,
+    on_scored: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
     """Scores ids_N[part]; context may reach back into the text before it, but, with `ends_F`, in no other file.
 
@@ -116,11 +116,11 @@ def evaluate(
         nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -kept:].flatten(), reduction="none")
         bits += float(nats.double().sum()) / math.log(2)
         done += kept * len(group)
-        if each is not None:
-            each(scored(rows, kept, logits_BTV, nats))
+        if on_scored is not None:
+            on_scored(scored(rows, kept, logits_BTV, nats))
         group.clear()
-        release(ids_N)
-        report(done, bits)
+        release_pages(ids_N)
+        on_progress(done, bits)
 
     def scored(rows: np.ndarray, kept: int, logits_BTV: Tensor, nats: Tensor) -> ScoredCharacters:
         ids_BT1 = torch.from_numpy(ids_N[rows[:, -kept:]].astype(np.int64)).to(logits_BTV.device)[..., None]
@@ -130,7 +130,7 @@ def evaluate(
             rows[:, -kept:].ravel(), seen_BT.ravel(), nats.double().cpu().numpy(), likelier_BT.cpu().numpy().ravel()
         )
 
-    for first, begin, end in texts_of(part, ends_F):
+    for first, begin, end in texts_in_part(part, ends_F):
         if begin == first < end:
             bits, done = bits + math.log2(alphabet), done + 1
         for window in windows_to_score((begin, end), context, stride, first):

@@ -4,17 +4,17 @@ import math
 
 import numpy as np
 
-from charladder.text import release
+from charladder.text import release_pages
 
-CHUNK = 1 << 20  # characters counted at once
+CHUNK_CHARACTERS = 1 << 20  # characters counted at once
 
 
 def count_characters(ids_N: np.ndarray, part: tuple[int, int], alphabet: int) -> np.ndarray:
     """How often each of `alphabet` characters occurs in ids_N[part], int64 (alphabet,)."""
     counts_V = np.zeros(alphabet, np.int64)
-    for begin in range(part[0], part[1], CHUNK):
-        counts_V += np.bincount(ids_N[begin : min(begin + CHUNK, part[1])], minlength=alphabet)
-        release(ids_N)
+    for begin in range(part[0], part[1], CHUNK_CHARACTERS):
+        counts_V += np.bincount(ids_N[begin : min(begin + CHUNK_CHARACTERS, part[1])], minlength=alphabet)
+        release_pages(ids_N)
     return counts_V
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from charladder.atomic_io import sweep, sync_folder
+from charladder.atomic_io import fsync_folder, remove_stale_parts
 
 CSRC = Path(__file__).parent / "csrc"
 Sources = tuple[Path, ...]
@@ -214,7 +214,7 @@ def _locked(folder: Path, seconds: float) -> Iterator[None]:
     except Timeout:
         raise NativeUnavailable(f"another process has been compiling for more than {seconds:g} s") from None
     try:
-        sweep(folder, *LEFT_BEHIND)
+        remove_stale_parts(folder, *LEFT_BEHIND)
         yield
     finally:
         lock.release()
@@ -236,7 +236,7 @@ def _compile(
             for damaged in folder.glob(f"{key}-*.so"):
                 damaged.unlink()
             files[which].replace(folder / f"{key}-{loaded[which].digest}.so")
-        sync_folder(folder)
+        fsync_folder(folder)
     return loaded
 
 

@@ -20,7 +20,7 @@ from charladder.kernels import native
 from charladder.kernels.build import LOSSES as SOURCES
 
 
-def describe() -> str:
+def describe_operations() -> str:
     """Which steps a training on this machine's CPU takes: results differ in their last bits between them."""
     return native.describe(native.SOURCES, SOURCES)
 
@@ -69,10 +69,10 @@ class CompiledOperations:
     def __init__(self, backend: str) -> None:
         self.normalize = torch.compile(TORCH_OPERATIONS.normalize, backend=backend)
         self.normalize_backward = torch.compile(TORCH_OPERATIONS.normalize_backward, backend=backend)
-        self.losses_and_gradient = torch.compile(losses_and_gradient, backend=backend)
+        self.losses_and_gradient = torch.compile(_losses_and_gradient, backend=backend)
 
 
-def losses_and_gradient(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+def _losses_and_gradient(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
     """As in cross_entropy.TorchOperations, with comparisons instead of gather and scatter: one elementwise pass."""
     logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
     hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]

@@ -90,7 +90,7 @@ class ObjectiveConfig:
 
 
 @lru_cache(maxsize=16)
-def weight_functions(
+def _weight_functions(
     settings: ObjectiveConfig, layers: int
 ) -> dict[tuple[int, int], tuple[WeightFunction, WeightFunction]]:
     """The two weights of every term, of its layer and of its target, as functions of (progress, step)."""
@@ -125,7 +125,7 @@ def term_weights(
     The main term, (layers, 1), has 1, unless a preset says otherwise. A layer's extra targets follow the layer.
     """
     weights = {}
-    for (layer, k), (of_layer, of_target) in weight_functions(settings, layers).items():
+    for (layer, k), (of_layer, of_target) in _weight_functions(settings, layers).items():
         base = of_layer(progress, step) * (settings.intermediate_weight if layer < layers else 1.0)
         weights[layer, k] = base * of_target(progress, step)
     if settings.intermediate_reduction == "mean":
@@ -170,7 +170,7 @@ class LanguageModelObjective(nn.Module):
                 if not weight.is_meta:  # as in model/transformer.py
                     weight.normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
         # In tuples, so that the heads are parts of this module alone, under the names that checkpoints have.
-        self.inner, self.measured = (self.objective(),), (self.objective(measured=True),)
+        self._objective, self._measured_objective = (self._build_objective(),), (self._build_objective(measured=True),)
 
     @staticmethod
     def count_heads(settings: ObjectiveConfig, layers: int) -> int:
@@ -181,7 +181,7 @@ class LanguageModelObjective(nn.Module):
             for k in range(1, settings.targets + 1)
         )
 
-    def objective(self, measured: bool = False) -> Objective:
+    def _build_objective(self, measured: bool = False) -> Objective:
         """One term for each layer and target; they are added up from the lowest layer to the last, target by target.
 
         measured: the terms read losses that `measure` has computed, and not hidden states.
@@ -199,7 +199,7 @@ class LanguageModelObjective(nn.Module):
                     terms[name] = Term(lambda loss: loss, select=(layer, k), target=None)
                 else:
                     terms[name] = Term(
-                        cross_entropy, select=(layer, "logits") if done else (layer, "hidden"), head=head, target=(k,)
+                        _cross_entropy, select=(layer, "logits") if done else (layer, "hidden"), head=head, target=(k,)
                     )
         order = list(terms)
         return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
@@ -216,7 +216,7 @@ class LanguageModelObjective(nn.Module):
         examples: int | None = None,
         dropout: Dropout | None = None,
         step: int = 0,
-        apart: bool = False,
+        separate_gradients: bool = False,
     ) -> Report:
         """`examples` is how many windows this process has of the batch, over micro-batches; those given here when None.
 
@@ -228,29 +228,31 @@ class LanguageModelObjective(nn.Module):
         weights = term_weights(self.settings, self.layers, progress, step)
         active = {place: weight for place, weight in weights.items() if weight > 0}
         targets = {k: windows_BTK[:, T + k - keep : T + k] for k in range(1, K + 1)}
-        at_once = len(active) * B * keep * logit_bytes(model) > MAX_LOGIT_BYTES
+        at_once = len(active) * B * keep * _logit_bytes_per_position(model) > MAX_LOGIT_BYTES
         found: dict[int, Any] = {}
 
         def measure(layer: int, hidden_BTD: Tensor) -> None:
             # As soon as the layer has its state: then its backward pass also stands next to that of its block.
-            found[layer] = self.measure(model, layer, hidden_BTD, targets, active, apart)
+            found[layer] = self._compute_layer_losses(model, layer, hidden_BTD, targets, active, separate_gradients)
 
         layers = {layer for layer, _ in active}
         watch = measure if at_once else None
         output = model(windows_BTK[:, :T], output_hidden=layers, logits_to_keep=keep, dropout=dropout, on_hidden=watch)
         if self.layers in found:
             found[self.layers]["logits"] = output.logits_BTV
-        read = found if at_once else self.read(model, output, active)
+        read = found if at_once else self._read_outputs(model, output, active)
         names = {term_name(layer, k, self.layers): weight for (layer, k), weight in active.items()}
-        report = (self.measured if at_once else self.inner)[0].from_output(
+        report = (self._measured_objective if at_once else self._objective)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
         )
         if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
-            loss, count = cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
+            loss, count = _cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
             report.terms["main"] = reduce_over_ranks(TermReport(loss, count, 0.0))
         return report
 
-    def read(self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]) -> dict[int, Any]:
+    def _read_outputs(
+        self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]
+    ) -> dict[int, Any]:
         """What the terms of each layer read: its hidden state, and logits where the network makes them."""
         read = {layer: {"hidden": self.head_input(model, layer, hidden)} for layer, hidden in output.hidden.items()}
         for layer, parts in read.items():
@@ -260,22 +262,22 @@ class LanguageModelObjective(nn.Module):
                 parts["logits"] = model.output(parts["hidden"])
         return read
 
-    def measure(
+    def _compute_layer_losses(
         self,
         model: Transformer,
         layer: int,
         hidden_BTD: Tensor,
         targets: dict[int, Tensor],
         active: dict[tuple[int, int], float],
-        apart: bool,
+        separate_gradients: bool,
     ) -> dict[Any, Any]:
         """The losses of a layer by target, (sum, count) each, without the main one. It is called layer by layer, so
         that the inputs of the heads and the logits of all layers are never in memory at once."""
         source = self.layers if self.settings.intermediate_heads == "shared" else layer
         ks = [k for k in targets if (layer, k) in active and (layer, k) != (self.layers, 1)]
-        normed = self.normalized_layer(layer)
+        normed = self.normalizes_input(layer)
         found: dict[Any, Any] = {}
-        for group in [[k] for k in ks] if apart else [ks] if ks else []:
+        for group in [[k] for k in ks] if separate_gradients else [ks] if ks else []:
             losses = linear_cross_entropy(
                 hidden_BTD if normed else self.head_input(model, layer, hidden_BTD),
                 [self.classifier(model, source, k) for k in group],
@@ -298,9 +300,9 @@ class LanguageModelObjective(nn.Module):
         """What the heads of a layer read: the last layer's state is normed by the network itself."""
         if layer < self.layers and self.settings.intermediate_heads == "shared":
             return model.norm(hidden_BTD)
-        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normalized_layer(layer) else hidden_BTD
+        return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normalizes_input(layer) else hidden_BTD
 
-    def normalized_layer(self, layer: int) -> bool:
+    def normalizes_input(self, layer: int) -> bool:
         """Whether the heads of a layer read its state normed without parameters."""
         own = self.settings.intermediate_heads == "own" and self.settings.intermediate_input == "normed"
         return layer < self.layers and own
@@ -313,13 +315,13 @@ def has_head(settings: ObjectiveConfig, layers: int, layer: int, target: int) ->
     return (layer == layers or own) and (layer, target) != (layers, 1) and wanted
 
 
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
+def _cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
     """The sum in nats, in at least float32, and over how many predictions."""
     exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
     return F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum"), targets_BT.numel()
 
 
-def logit_bytes(model: Transformer) -> int:
+def _logit_bytes_per_position(model: Transformer) -> int:
     """Bytes of the logits of one position as a loss keeps them, in at least float32."""
     weight = model.output.weight
     return len(weight) * torch.promote_types(weight.dtype, torch.float32).itemsize

@@ -104,14 +104,14 @@ class Scorer:
         part = (0 if begin == 0 else window_start(begin, self.context, self.stride), end)
 
         def record(scored: ScoredCharacters) -> None:
-            bits_N[scored.places_M] = scored.nats_M / math.log(2)
+            bits_N[scored.positions_M] = scored.nats_M / math.log(2)
 
         result: dict[str, Any] = {}
         if part[0] < end:
             evaluate(
                 lambda tokens_BT, keep: self.network(tokens_BT, logits_to_keep=keep).logits_BTV, ids_N, part,
                 self.context, self.stride, self.tokenizer.alphabet.size, self.network.output.weight.device,
-                _MAX_BATCH_CHARACTERS, check, each=record,
+                _MAX_BATCH_CHARACTERS, check, on_scored=record,
             )  # fmt: skip
         if layers:
             result["layers"] = self._score_layers(ids_N, part, begin, end, check)
@@ -144,12 +144,12 @@ class Scorer:
             return logits_BTV
 
         def record(scored: ScoredCharacters) -> None:
-            for place, said, best in zip(scored.places_M.tolist(), scored.nats_M.tolist(), last, strict=True):
+            for place, said, best in zip(scored.positions_M.tolist(), scored.nats_M.tolist(), last, strict=True):
                 nats[place], found[place] = -said, best
 
         evaluate(
             predict, ids_N, (0, len(ids)), self.context, self.stride, self.tokenizer.alphabet.size,
-            self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, each=record,
+            self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, on_scored=record,
         )  # fmt: skip
         _to_finite_list(np.array(nats))
         return nats[1:], found[1:]
@@ -216,7 +216,7 @@ class Scorer:
             "actual": actual,
             "likeliest": [
                 self._describe_symbol(n) | {"probability": float(prediction.p_V[n])}
-                for n in prediction.likeliest(_NUM_CANDIDATES)
+                for n in prediction.top_ids(_NUM_CANDIDATES)
             ],
         }
 

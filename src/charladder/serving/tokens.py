@@ -31,7 +31,7 @@ class Tokenizer:
         """Ids that decode to exactly this text; None if it has a letter outside the alphabet. Raises UserError for half
         a surrogate pair."""
         data = _encode_utf8(text, name)
-        if self.alphabet.letters and any(self.alphabet.table_P[ord(letter)] < 0 for letter in text):
+        if self.alphabet.letters and any(self.alphabet.ids_by_code_point_P[ord(letter)] < 0 for letter in text):
             return None
         return self.alphabet.encode(data, name).tolist()
 
@@ -51,7 +51,7 @@ class Tokenizer:
         """For every symbol of an encoded text, the index of its code point."""
         if self.alphabet.letters:
             points_N = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-            known_N = self.alphabet.table_P[points_N] >= 0
+            known_N = self.alphabet.ids_by_code_point_P[points_N] >= 0
             return np.flatnonzero(known_N | (self.unknown != "drop")).tolist()
         data_N = np.frombuffer(text.encode(), np.uint8)
         return (np.cumsum((data_N & 0xC0) != 0x80) - 1).tolist()

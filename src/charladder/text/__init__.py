@@ -1,40 +1,48 @@
 """Text: alphabets, corpora, splits and windows. Knows nothing of models."""
 
-from charladder.text.alphabet import POLICIES, Alphabet, learn_letters
-from charladder.text.cache import Report, cache_folder, silent
-from charladder.text.corpus import Corpus, NotOpened, ensure_cached, exists, not_fetched, open_corpus, open_recorded
-from charladder.text.datasets import corpora
-from charladder.text.ingest import cached_text
+from charladder.text.alphabet import UNKNOWN_POLICIES, Alphabet, learn_letters
+from charladder.text.cache import ProgressCallback, cache_folder, no_progress
+from charladder.text.cached_texts import text_path
+from charladder.text.corpus import (
+    Corpus,
+    DataNotOpened,
+    check_data_exists,
+    fetch_url,
+    missing_downloads,
+    open_corpus,
+    open_recorded_corpus,
+)
+from charladder.text.datasets import list_corpora
 from charladder.text.integrity import is_intact
-from charladder.text.memory_map import cut_short, release
+from charladder.text.memory_map import is_truncated, release_pages
 from charladder.text.prune import PrunedItem, prune
 from charladder.text.sources import is_url
 from charladder.text.split import Split, split
 from charladder.text.windows import Windows
 
 __all__ = [
-    "POLICIES",
+    "UNKNOWN_POLICIES",
     "Alphabet",
     "Corpus",
-    "NotOpened",
+    "DataNotOpened",
+    "ProgressCallback",
     "PrunedItem",
-    "Report",
     "Split",
     "Windows",
     "cache_folder",
-    "cached_text",
-    "corpora",
-    "cut_short",
-    "ensure_cached",
-    "exists",
+    "check_data_exists",
+    "fetch_url",
     "is_intact",
+    "is_truncated",
     "is_url",
     "learn_letters",
-    "not_fetched",
+    "list_corpora",
+    "missing_downloads",
+    "no_progress",
     "open_corpus",
-    "open_recorded",
+    "open_recorded_corpus",
     "prune",
-    "release",
-    "silent",
+    "release_pages",
     "split",
+    "text_path",
 ]

@@ -1,11 +1,11 @@
-"""The cache folder: what is kept of texts between runs, and how a file gets there whole or not at all.
+"""The cache folder, and how files in it are written: complete or not at all.
 
-texts/      unpacked texts by the SHA-256 of their bytes, and their ids in letter alphabets
-sources/    for each DATA that was read: what it was then, and which text it gave
-downloads/  what came from the network, and what a person put there
+texts/      unpacked texts, named by the SHA-256 of their bytes, and their ids in letter alphabets
+sources/    one record for each DATA that was read: its files, and the text that they gave
+downloads/  files that were downloaded, or that the user put there
 
-Everything in texts/ and sources/ has a SHA-256 that is compared when it is read: a text has it in its name, a note in
-itself. What is damaged is made again from its source.
+Everything in texts/ and sources/ has a SHA-256 that is compared when it is read: a text in its name, a record inside
+itself. What is damaged is created again from its source.
 """
 
 import errno
@@ -22,13 +22,13 @@ import platformdirs
 from charladder.atomic_io import atomic_write
 from charladder.errors import UserError
 
-DAY = 86400.0
-Report = Callable[[str, int, int | None], None]
-"""Told on the way: what is done, how much of it, and of how much in all (None: not known)."""
+SECONDS_PER_DAY = 86400.0
+ProgressCallback = Callable[[str, int, int | None], None]
+"""Called with the name of a stage, the bytes done, and the total number of bytes (None: not known)."""
 
 
-def silent(what: str, done: int, total: int | None) -> None:
-    """A Report that says nothing."""
+def no_progress(stage: str, done: int, total: int | None) -> None:
+    """A ProgressCallback that does nothing."""
 
 
 def cache_folder() -> Path:
@@ -43,17 +43,17 @@ def cache_folder() -> Path:
     raise UserError("this user has no home folder to keep the cache in; set CHARLADDER_CACHE to a folder")
 
 
-def room(name: str) -> Path:
-    """A folder of the cache, made if need be."""
+def cache_subfolder(name: str) -> Path:
+    """A folder of the cache, created if it does not exist."""
     path = cache_folder() / name
-    with writing():
+    with cache_write_errors():
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """What fails inside fails because of the cache folder, and is said so (UserError)."""
+def cache_write_errors() -> Iterator[None]:
+    """Converts an OSError to a UserError which says that the cache folder cannot be written."""
     try:
         yield
     except OSError as error:
@@ -66,32 +66,35 @@ def writing() -> Iterator[None]:
 
 
 @contextmanager
-def new_file(target: Path) -> Iterator[Path]:
-    """Where to write a file of the cache, which several processes may write at the same time: readers see all of it or
-    nothing. Only what this does itself is an error of the cache folder (UserError); use `writing` inside."""
+def atomic_cache_file(target: Path) -> Iterator[Path]:
+    """Yields the path to write to; at the end it is renamed to `target`, so that readers never see a partial file.
+
+    Several processes may write the same target. Only the creation and the renaming are converted to UserError: use
+    `cache_write_errors` for the writing inside.
+    """
     with ExitStack() as stack:
-        with writing():
+        with cache_write_errors():
             part = stack.enter_context(atomic_write(target, shared=True))
         yield part
-        with writing():
+        with cache_write_errors():
             stack.close()
 
 
-def write_json(target: Path, value: dict[str, Any]) -> None:
-    """Writes `value` and its SHA-256 to `target`."""
-    with new_file(target) as part, writing(), part.open("w") as file:
-        json.dump({"sha256": digest_of(value), "value": value}, file)
+def write_record(target: Path, value: dict[str, Any]) -> None:
+    """Writes `value` and its SHA-256 to `target`, as JSON."""
+    with atomic_cache_file(target) as part, cache_write_errors(), part.open("w") as file:
+        json.dump({"sha256": _digest(value), "value": value}, file)
 
 
-def read_json(path: Path, **fields: type) -> dict[str, Any] | None:
-    """The object that write_json wrote, with these fields of these types and no others (any, if none are named).
+def read_record(path: Path, **fields: type) -> dict[str, Any] | None:
+    """Reads what `write_record` wrote: an object with exactly these fields of these types (any, if none are given).
 
-    None where there is nothing, nothing intact, or something else: the cache is then as if it were not there.
+    Returns None for a file that is missing, damaged or different, so that the caller treats it as missing.
     """
     try:
-        note = json.loads(path.read_text())
-        value = note["value"]
-        if not isinstance(value, dict) or note["sha256"] != digest_of(value):
+        record = json.loads(path.read_text())
+        value = record["value"]
+        if not isinstance(value, dict) or record["sha256"] != _digest(value):
             return None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
@@ -100,6 +103,5 @@ def read_json(path: Path, **fields: type) -> dict[str, Any] | None:
     return value
 
 
-def digest_of(value: dict[str, Any]) -> str:
-    """The SHA-256 of an object, as JSON."""
+def _digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()

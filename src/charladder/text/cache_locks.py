@@ -19,17 +19,17 @@ try:
 except ImportError:  # not a Unix
     fcntl = None
 
-NAME = "pruning.lock"
+LOCK_NAME = "pruning.lock"
 
 
 @contextlib.contextmanager
-def opening_texts() -> Iterator[None]:
+def shared_cache_lock() -> Iterator[None]:
     """Inside, this process reads and writes the cache, and no other process prunes it. It waits for one that does."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / NAME
+            path = folder / LOCK_NAME
             handle = os.open(path, os.O_RDONLY if path.exists() else os.O_RDONLY | os.O_CREAT, 0o644)
             stack.callback(os.close, handle)
             if fcntl is not None:
@@ -38,11 +38,11 @@ def opening_texts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pruning() -> Iterator[None]:
+def exclusive_cache_lock() -> Iterator[None]:
     """Inside, no other process opens texts. Raises UserError where one does, and where the system has no such locks."""
     if fcntl is None:
         raise UserError("the cache cannot be pruned here, for this system has no flock; remove its folder by hand")
-    path = cache_folder() / NAME
+    path = cache_folder() / LOCK_NAME
     handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         try:
@@ -61,7 +61,7 @@ def mark_in_use(file: IO[bytes]) -> None:
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
-def in_use(path: Path) -> bool:
+def is_in_use(path: Path) -> bool:
     """Whether any process has marked a file as in use. True where that cannot be known."""
     if fcntl is None:
         return True

@@ -21,7 +21,7 @@ def find_codec(encoding: str) -> codecs.CodecInfo | None:
     return None if codec.name == "utf-8" else codec
 
 
-def recoded(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Iterator[bytes]:
+def recode_to_utf8(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Iterator[bytes]:
     """`content` as UTF-8. Line ends stay as they are. Raises UserError that names the byte which is not in `codec`."""
     decoder = codec.incrementaldecoder()
     seen = 0

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from typing import IO
 
 from charladder.errors import UserError
-from charladder.text.archives import CHUNK, DamagedArchive, damage_said
+from charladder.text.archives import CHUNK_BYTES, DamagedArchive, raise_as_user_error
 from charladder.text.sources import Source
 
 
-class LimitedReader:
+class _LimitedReader:
     """A plain file read up to the length that it had when opened, for it may be growing."""
 
-    def __init__(self, file: IO[bytes], left: int) -> None:
-        self.file, self.left = file, left
+    def __init__(self, file: IO[bytes], remaining: int) -> None:
+        self.file, self.remaining = file, remaining
 
     def read(self, count: int) -> bytes:
-        chunk = self.file.read(min(count, self.left))
-        self.left -= len(chunk)
+        chunk = self.file.read(min(count, self.remaining))
+        self.remaining -= len(chunk)
         return chunk
 
     def tell(self) -> int:
@@ -36,15 +36,15 @@ def open_source(source: Source, skip: int, plain: bool, notes: list[str]) -> Ite
     if source.path is None:
         yield sys.stdin.buffer, None
         return
-    with damage_said(source.name):
-        file = source.path.open("rb", buffering=0 if plain else CHUNK)
+    with raise_as_user_error(source.name):
+        file = source.path.open("rb", buffering=0 if plain else CHUNK_BYTES)
     with file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             yield file, None
             return
         file.seek(skip)
-        limited = LimitedReader(file, before.st_size - skip)
+        limited = _LimitedReader(file, before.st_size - skip)
         damage = None
         try:
             yield (limited if plain else file), before.st_size  # type: ignore[misc]
@@ -55,13 +55,13 @@ def open_source(source: Source, skip: int, plain: bool, notes: list[str]) -> Ite
             if damage is not None:
                 raise damage
             return
-        if not plain or limited.left or after.st_size <= before.st_size:
+        if not plain or limited.remaining or after.st_size <= before.st_size:
             said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
             raise UserError(said) from None
         notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
 
 
-def position(file: IO[bytes]) -> int:
+def bytes_read(file: IO[bytes]) -> int:
     """Bytes read of a file; 0 for a stream, which does not know."""
     try:
         return file.tell()
@@ -69,6 +69,6 @@ def position(file: IO[bytes]) -> int:
         return 0
 
 
-def size_of(source: Source) -> int | None:
+def source_size(source: Source) -> int | None:
     status = source.status()
     return status.st_size if stat.S_ISREG(status.st_mode) else None

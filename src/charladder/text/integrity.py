@@ -8,15 +8,15 @@ import hashlib
 import os
 from pathlib import Path
 
-from charladder.text.cache import Report, silent
+from charladder.text.cache import ProgressCallback, no_progress
 
-CHUNK = 1 << 20
-State = tuple[int, int, int, int, int]
+CHUNK_BYTES = 1 << 20
+_FileState = tuple[int, int, int, int, int]
 
-_verified: dict[Path, tuple[str, State]] = {}
+_verified: dict[Path, tuple[str, _FileState]] = {}
 
 
-def is_intact(path: Path, sha256: str, report: Report = silent) -> bool:
+def is_intact(path: Path, sha256: str, on_progress: ProgressCallback = no_progress) -> bool:
     """Whether the file can be read and has this SHA-256."""
     try:
         with path.open("rb", buffering=0) as file:
@@ -24,10 +24,10 @@ def is_intact(path: Path, sha256: str, report: Report = silent) -> bool:
             if _verified.get(path) == (sha256, before):
                 return True
             mark, done = hashlib.sha256(), 0
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(CHUNK_BYTES):
                 mark.update(chunk)
                 done += len(chunk)
-                report("verifying", done, before[2])
+                on_progress("verifying", done, before[2])
             after = _state(os.fstat(file.fileno()))
     except OSError:
         return False
@@ -42,5 +42,5 @@ def mark_verified(path: Path, sha256: str) -> None:
     _verified[path] = sha256, _state(path.stat())
 
 
-def _state(status: os.stat_result) -> State:
+def _state(status: os.stat_result) -> _FileState:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -18,13 +18,13 @@ class MappedIds(np.memmap):
     """
 
     def __getitem__(self, index: Any) -> Any:
-        if cut_short(self):
+        if is_truncated(self):
             raise UserError(
                 f"{self.filename} in the cache was cut short by another program while it was in use; run the same "
                 "command again, which converts the text again"
             )
         found = super().__getitem__(index)
-        return found if not isinstance(found, MappedIds) or pages_of(found) else found.view(np.ndarray)
+        return found if not isinstance(found, MappedIds) or _memory_map_of(found) else found.view(np.ndarray)
 
 
 def map_ids(path: Path, dtype: type[np.uint8] | type[np.uint16]) -> MappedIds:
@@ -35,23 +35,23 @@ def map_ids(path: Path, dtype: type[np.uint8] | type[np.uint16]) -> MappedIds:
         return ids_N
 
 
-def pages_of(ids_N: np.ndarray) -> mmap.mmap | None:
+def _memory_map_of(ids_N: np.ndarray) -> mmap.mmap | None:
     """The memory map that an array lies in, if any."""
     pages = getattr(ids_N, "_mmap", None)
     return pages if isinstance(pages, mmap.mmap) else None
 
 
-def cut_short(ids_N: np.ndarray) -> bool:
+def is_truncated(ids_N: np.ndarray) -> bool:
     """Whether the file of a memory-mapped array is shorter than it was when it was opened."""
-    pages = pages_of(ids_N)
+    pages = _memory_map_of(ids_N)
     return pages is not None and pages.size() < len(pages)
 
 
-def release(ids_N: np.ndarray) -> None:
+def release_pages(ids_N: np.ndarray) -> None:
     """Lets go of the pages of a memory map that were read, so that a long run holds no more of a text than a short one.
 
     They stay in the system's cache as long as it has room.
     """
-    pages = pages_of(ids_N)
+    pages = _memory_map_of(ids_N)
     if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)

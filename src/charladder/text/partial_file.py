@@ -1,52 +1,58 @@
-"""A file of the cache while it is written."""
+"""The partial file that an ingestion writes."""
 
 import contextlib
 import hashlib
 import os
 from pathlib import Path
 
-from charladder.text.archives import CHUNK
-from charladder.text.cache import writing
+from charladder.text.archives import CHUNK_BYTES
+from charladder.text.cache import cache_write_errors
 
-ZEROS = bytes(CHUNK)
+_ZEROS = bytes(CHUNK_BYTES)
 
 
 class PartialFile:
-    """The file that a gathering writes, and its digests. Blocks of zeros become holes where the disk has them."""
+    """A file that is written from start to end, and its digests. Blocks of zeros become holes where the disk has them.
 
-    def __init__(self, path: Path, keep: int, kinds: tuple[str, ...]) -> None:
-        self.path, self.size = path, keep
-        self.marks = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-        self.file = path.open("r+b" if keep else "wb")
-        while keep:
-            chunk = self.file.read(min(CHUNK, keep))
-            keep -= len(chunk)
-            for mark in self.marks.values():
-                mark.update(chunk)
+    size: the bytes of an existing file that are kept and digested first; the rest is cut off. algorithms: of hashlib.
+    """
+
+    def __init__(self, path: Path, size: int, algorithms: tuple[str, ...]) -> None:
+        self.path, self.size = path, size
+        self.hashes = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
+        self.file = path.open("r+b" if size else "wb")
+        remaining = size
+        while remaining:
+            chunk = self.file.read(min(CHUNK_BYTES, remaining))
+            remaining -= len(chunk)
+            self._update_hashes(chunk)
         self.file.seek(self.size)
         self.file.truncate()
 
+    def _update_hashes(self, chunk: bytes) -> None:
+        for one in self.hashes.values():
+            one.update(chunk)
+
     def write(self, chunk: bytes) -> None:
-        for mark in self.marks.values():
-            mark.update(chunk)
+        self._update_hashes(chunk)
         self.size += len(chunk)
-        with writing():
-            if chunk == ZEROS:
+        with cache_write_errors():
+            if chunk == _ZEROS:
                 self.file.seek(self.size)
             else:
                 self.file.write(chunk)
 
     def close(self) -> None:
-        """Ends the file; all of it is on the disk after this."""
-        with writing():
+        """Flushes the file to the disk and closes it."""
+        with cache_write_errors():
             self.file.truncate(self.size)
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
 
-    def drop(self, keep: bool = False) -> None:
-        """Lets go of a file that is not whole; `keep` leaves it where it is."""
+    def discard(self, keep_file: bool = False) -> None:
+        """Closes the unfinished file and, unless `keep_file` is set, removes it."""
         with contextlib.suppress(OSError):
             self.file.close()
-        if not keep:
+        if not keep_file:
             self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Pruning of the cache: files that were not used for some days are removed, unless a process uses them now."""
+"""Pruning of the cache: removes files that were not used for some days, unless a process is using them."""
 
 import re
 import time
@@ -9,123 +9,125 @@ from pathlib import Path
 from typing import Any
 
 from charladder.atomic_io import remove
-from charladder.text.cache import DAY, cache_folder, read_json
-from charladder.text.cache_locks import in_use, pruning
+from charladder.text.cache import SECONDS_PER_DAY, cache_folder, read_record
+from charladder.text.cache_locks import exclusive_cache_lock, is_in_use
 
-USED = ".used"  # of an empty file beside another, whose time is that of the last use
+USED_SUFFIX = ".used"  # of an empty file beside another; its modification time is the time of the last use
 
 
 @dataclass(frozen=True)
 class PrunedItem:
-    """Files of the cache that belong together. used: when they were used last, in seconds since 1970. why: the reason
-    for which they are kept, None where they are not."""
+    """Files of the cache that belong together.
 
-    what: str
+    last_used: in seconds since 1970. kept_because: why the files are kept, or None if they are removed.
+    """
+
+    kind: str
     name: str
     files: tuple[Path, ...]
     bytes: int
-    used: float
-    why: str | None = None
+    last_used: float
+    kept_because: str | None = None
 
 
 def mark_used(path: Path) -> None:
-    """Notes that a file of the cache is used now; nothing happens where the cache cannot be written."""
+    """Records that a file of the cache is used now. Does nothing if the cache cannot be written."""
     with suppress(OSError):
-        path.with_name(path.name + USED).touch()
+        path.with_name(path.name + USED_SUFFIX).touch()
 
 
-def prune(days: float, rehearsal: bool = False) -> list[PrunedItem]:
-    """Removes files of the cache that were not used for `days` days. Returns all items found, removed or kept.
+def prune(days: float, dry_run: bool = False) -> list[PrunedItem]:
+    """Removes files of the cache that were not used for `days` days. Returns all items, removed or kept.
 
-    These are texts with all that was made from them, downloads from a URL, and what an interrupted reading or download
-    has left behind. Texts from standard input and downloads by name are kept: they may not be had a second time.
-    rehearsal: only says what would be removed. Raises UserError where another process is opening texts.
+    Items are texts with the files made from them, downloads, and unfinished conversions and downloads. Texts from
+    standard input and files that the user may have put there are kept, because they may not be available again. With
+    `dry_run`, nothing is removed. Raises UserError if another process is opening texts.
     """
     if not cache_folder().is_dir():
         return []
-    with pruning():
-        items = [*texts(days), *downloads(days), *left_behind(days)]
-        if rehearsal:
+    with exclusive_cache_lock():
+        items = [*_text_items(days), *_download_items(days), *_unfinished_items(days)]
+        if dry_run:
             return items
-        done = [item if item.why else removed(item) for item in items]
-        remove_notes()
-        return done
+        items = [item if item.kept_because else _remove_item(item) for item in items]
+        _remove_stale_records()
+        return items
 
 
-def texts(days: float) -> list[PrunedItem]:
-    """Every text, by the SHA-256 with which the names of its files begin."""
-    groups: dict[str, list[Path]] = defaultdict(list)
+def _text_items(days: float) -> list[PrunedItem]:
+    """One item for each text: the files whose names begin with its SHA-256."""
+    files_by_digest: dict[str, list[Path]] = defaultdict(list)
     for path in sorted((cache_folder() / "texts").glob("*")):
         if re.match("[0-9a-f]{64}[-.]", path.name) and path.is_file() and not path.name.endswith(".part"):
-            groups[path.name[:64]].append(path)
-    names = {note["sha256"]: note.get("names", []) for note in notes().values()}
-    found = []
-    for sha256, files in groups.items():
+            files_by_digest[path.name[:64]].append(path)
+    names = {record["sha256"]: record.get("names", []) for record in _read_text_records().values()}
+    items = []
+    for sha256, files in files_by_digest.items():
         stream = next((path for path in files if path.name.endswith(".stream.json")), None)
         if stream is not None:
-            names[sha256] = (read_json(stream) or {}).get("names", [])
-        why = None if stream is None else "it came from standard input, and cannot be read again"
-        if any(in_use(path) for path in files if path.suffix in (".bytes", ".ids")):
-            why = "a process is using it"
-        found.append(item("text", shown(names.get(sha256, [])) or sha256[:12], files, days, why))
-    return found
+            names[sha256] = (read_record(stream) or {}).get("names", [])
+        reason = None if stream is None else "it came from standard input, and cannot be read again"
+        if any(is_in_use(path) for path in files if path.suffix in (".bytes", ".ids")):
+            reason = "a process is using it"
+        name = _summarize_names(names.get(sha256, [])) or sha256[:12]
+        items.append(_make_item("text", name, files, days, reason))
+    return items
 
 
-def downloads(days: float) -> list[PrunedItem]:
-    """Every finished download, with the mark of its last use."""
-    found = []
+def _download_items(days: float) -> list[PrunedItem]:
+    """One item for each finished download, with its USED_SUFFIX file."""
+    items = []
     for path in sorted((cache_folder() / "downloads").glob("*")):
-        if path.suffix in (".part", ".json", ".lock", USED) or not path.is_file():
+        if path.suffix in (".part", ".json", ".lock", USED_SUFFIX) or not path.is_file():
             continue
         by_url = re.match("[0-9a-f]{16}-(.+)", path.name)
-        why = None if by_url else "it may have been put there by hand"
-        files = [one for one in (path, path.with_name(path.name + USED)) if one.exists()]
-        found.append(item("download", by_url[1] if by_url else path.name, files, days, why))
-    return found
+        reason = None if by_url else "it may have been put there by hand"
+        files = [one for one in (path, path.with_name(path.name + USED_SUFFIX)) if one.exists()]
+        items.append(_make_item("download", by_url[1] if by_url else path.name, files, days, reason))
+    return items
 
 
-def left_behind(days: float) -> list[PrunedItem]:
-    """What was begun and not finished: no process is at it, for none opens texts now."""
+def _unfinished_items(days: float) -> list[PrunedItem]:
+    """One item for each partial file. The caller holds the exclusive lock, so no process is writing them."""
     folders = (cache_folder() / name for name in ("texts", "sources", "downloads"))
     parts = [path for folder in folders for path in sorted(folder.glob("*.part*"))]
-    return [item("unfinished file", path.name, [*path.rglob("*"), path], days, None) for path in parts]
+    return [_make_item("unfinished file", path.name, [*path.rglob("*"), path], days, None) for path in parts]
 
 
-def item(what: str, name: str, files: list[Path], days: float, why: str | None) -> PrunedItem:
-    """Files as an item, which is kept where it was used lately."""
-    used = max(path.stat().st_mtime for path in files)
-    if why is None and time.time() - used < days * DAY:
-        why = f"it was used less than {days:g} days ago"
-    return PrunedItem(what, name, tuple(files), sum(path.stat().st_size for path in files if path.is_file()), used, why)
+def _make_item(kind: str, name: str, files: list[Path], days: float, reason: str | None) -> PrunedItem:
+    last_used = max(path.stat().st_mtime for path in files)
+    if reason is None and time.time() - last_used < days * SECONDS_PER_DAY:
+        reason = f"it was used less than {days:g} days ago"
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    return PrunedItem(kind, name, tuple(files), size, last_used, reason)
 
 
-def removed(item: PrunedItem) -> PrunedItem:
-    """Removes an item; where that fails, it is kept, and says why."""
+def _remove_item(item: PrunedItem) -> PrunedItem:
+    """Removes the files of an item. Returns it, with `kept_because` set if that failed."""
     for path in item.files:
         try:
             remove(path)
         except OSError as error:
-            return replace(item, why=f"it cannot be removed: {error.strerror}")
+            return replace(item, kept_because=f"it cannot be removed: {error.strerror}")
     return item
 
 
-def remove_notes() -> None:
-    """Removes notes about texts that are not in the cache any more, and locks of what there are no notes of."""
+def _remove_stale_records() -> None:
+    """Removes records of texts that the cache no longer has, and lock files without a record."""
     folder = cache_folder() / "sources"
-    for path, note in notes().items():
-        if not (cache_folder() / "texts" / f"{note['sha256']}.bytes").exists():
+    for path, record in _read_text_records().items():
+        if not (cache_folder() / "texts" / f"{record['sha256']}.bytes").exists():
             path.unlink(missing_ok=True)
     for lock in folder.glob("*.lock"):
         if not any(folder.glob(f"{lock.stem}.*json")) and not lock.with_suffix(".part").exists():
             lock.unlink(missing_ok=True)
 
 
-def notes() -> dict[Path, dict[str, Any]]:
-    """The notes about which files gave which text."""
-    found = {path: read_json(path) for path in (cache_folder() / "sources").glob("*.json")}
-    return {path: note for path, note in found.items() if note is not None and isinstance(note.get("sha256"), str)}
+def _read_text_records() -> dict[Path, dict[str, Any]]:
+    """The records of which sources gave which text, by path."""
+    records = {path: read_record(path) for path in (cache_folder() / "sources").glob("*.json")}
+    return {path: one for path, one in records.items() if one is not None and isinstance(one.get("sha256"), str)}
 
 
-def shown(names: list[str]) -> str:
-    """The files of a text, in short."""
+def _summarize_names(names: list[str]) -> str:
     return "" if not names else names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"

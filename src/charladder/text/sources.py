@@ -28,11 +28,11 @@ class Source:
 
     name: str
     path: Path | None
-    raw: bool = False
-    found: bool = False
+    is_utf8: bool = False
+    is_listed: bool = False
 
     @property
-    def form(self) -> str:
+    def file_name(self) -> str:
         """The name whose ending says how it is packed."""
         return self.path.name if self.path else self.name
 
@@ -50,7 +50,7 @@ def is_url(data: str) -> bool:
     return data.lower().startswith(("http://", "https://"))
 
 
-def absolute(data: str) -> str:
+def make_absolute(data: str) -> str:
     """`data` as it is found again from any folder: the name of a file or a pattern, made absolute."""
     if data == STDIN or is_url(data):
         return data
@@ -63,7 +63,7 @@ def is_pattern(data: str) -> bool:
     return glob.has_magic(data) and not Path(data).exists()
 
 
-def find(data: str, known: Iterable[str]) -> list[Source]:
+def find_sources(data: str, known: Iterable[str]) -> list[Source]:
     """The files that one DATA stands for: a file, a folder's files, those that match a pattern, or standard input.
 
     `known` are the names of corpora, for the message about a name that is none. Raises UserError for what is not there.
@@ -84,12 +84,12 @@ def find(data: str, known: Iterable[str]) -> list[Source]:
             files = sorted(Path(name) for name in matches if Path(name).is_file())
             if not files:
                 raise UserError(f"no file matches {data!r}; a pattern wants quotes, so that the shell leaves it alone")
-            return [Source(str(file), file, found=True) for file in files]
+            return [Source(str(file), file, is_listed=True) for file in files]
         if path.is_dir():
-            files = list(walk(path))
+            files = list(_walk_files(path))
             if not files:
                 raise UserError(f"the folder {data} has no files (hidden ones and run directories are left out)")
-            return [Source(str(file), file, found=True) for file in files]
+            return [Source(str(file), file, is_listed=True) for file in files]
         status = path.stat()
     except FileNotFoundError:
         link = " (it is a link to nothing)" if path.is_symlink() else suggest_names(data, known)
@@ -101,7 +101,7 @@ def find(data: str, known: Iterable[str]) -> list[Source]:
     return [Source(data, path)]
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     """The regular files below a folder in path order; no hidden ones, no run directories, no folders behind links."""
 
     def refuse(error: OSError) -> None:
@@ -117,14 +117,14 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (place / name for name in sorted(files) if not name.startswith(".") and (place / name).is_file())
 
 
-def python_sources() -> list[Source]:
+def find_python_sources() -> list[Source]:
     """The standard library's own sources without tests, in path order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     files = sorted(p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts))
     if not files:
         raise UserError("this Python has no standard library sources (.py); give a text file as DATA instead")
-    return [Source(str(file), file, raw=True) for file in files]
+    return [Source(str(file), file, is_utf8=True) for file in files]
 
 
 def fingerprint(sources: list[Source]) -> str | None:

@@ -10,15 +10,15 @@ has equally many targets), S stretches of text that windows do not leave (one, o
 import numpy as np
 
 from charladder.errors import UserError
-from charladder.text.memory_map import release
+from charladder.text.memory_map import release_pages
 
-MASK = (1 << 64) - 1
-RELEASE = 64  # windows after which a memory-mapped text's pages are let go
+_UINT64_MASK = (1 << 64) - 1
+WINDOWS_PER_RELEASE = 64  # windows after which a memory-mapped text's pages are let go
 
 
 def hash64(seed: int, values: np.ndarray) -> np.ndarray:
     """A well-mixed uint64 for each value: the finaliser of splitmix64 over a seeded Weyl sequence."""
-    start = np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & MASK)
+    start = np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & _UINT64_MASK)
     with np.errstate(over="ignore"):
         x = (values.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ start
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -43,7 +43,7 @@ def permute(seed: int, values: np.ndarray, count: int) -> np.ndarray:
     return out.astype(np.int64)
 
 
-def stretches(part: tuple[int, int], ends_F: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _file_ranges(part: tuple[int, int], ends_F: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Where the stretches of a part begin and end, (S,) each: the files in it (the outer ones cut), or all of it."""
     begin, end = part
     inner_F = np.empty(0, np.int64) if ends_F is None else ends_F[(ends_F > begin) & (ends_F < end)]
@@ -64,52 +64,58 @@ class Windows:
         ids_N: np.ndarray,
         part: tuple[int, int],
         length: int,
-        ahead: int,
+        lookahead: int,
         seed: int,
         order: str = "random",
         ends_F: np.ndarray | None = None,
     ) -> None:
-        self.ids_N, self.length, self.ahead, self.seed, self.order = ids_N, length, ahead, seed, order
+        self.ids_N, self.length, self.lookahead, self.seed, self.order = ids_N, length, lookahead, seed, order
         self.begin, self.end = part
-        self.given = 0
-        self.begins_S, ends_S = stretches(part, ends_F)
-        longest = int((ends_S - self.begins_S).max(initial=0))
-        if longest < length + ahead:
+        self.examples_taken = 0
+        self.range_begins_S, ends_S = _file_ranges(part, ends_F)
+        longest = int((ends_S - self.range_begins_S).max(initial=0))
+        if longest < length + lookahead:
             one = "the training part has" if ends_F is None else "the longest file of the training part has"
             raise UserError(
                 f"{one} {longest} characters, fewer than one window of {length} "
-                f"and {ahead} further ones; give more text or a smaller context"
+                f"and {lookahead} further ones; give more text or a smaller context"
             )
-        long_S = ends_S - self.begins_S >= length + ahead
-        self.begins_S, ends_S = self.begins_S[long_S], ends_S[long_S]
-        self.used = int((ends_S - self.begins_S).sum())
-        self.rooms_S = ends_S - self.begins_S - ahead
-        self.starts_S = np.cumsum(self.rooms_S - length + 1)  # how many starts there are up to each stretch's end
-        self.places_S = np.cumsum(self.rooms_S // length)  # the same for the windows of one pass
-        self.per_pass = int(self.places_S[-1])
+        long_S = ends_S - self.range_begins_S >= length + lookahead
+        self.range_begins_S, ends_S = self.range_begins_S[long_S], ends_S[long_S]
+        self.usable_characters = int((ends_S - self.range_begins_S).sum())
+        self.lengths_S = ends_S - self.range_begins_S - lookahead
+        self.start_counts_S = np.cumsum(
+            self.lengths_S - length + 1
+        )  # how many starts there are up to each stretch's end
+        self.window_counts_S = np.cumsum(self.lengths_S // length)  # the same for the windows of one pass
+        self.windows_per_pass = int(self.window_counts_S[-1])
 
     @property
     def passes(self) -> float:
         """Passes over the training part so far: inputs given over characters there."""
-        return self.given * self.length / self.used
+        return self.examples_taken * self.length / self.usable_characters
 
     def starts(self, examples: np.ndarray) -> np.ndarray:
         """Where the windows of these example numbers start."""
         if self.order == "random":
-            draws = (hash64(self.seed, examples) % np.uint64(self.starts_S[-1])).astype(np.int64)
-            which = np.searchsorted(self.starts_S, draws, "right")
-            return self.begins_S[which] + draws - (self.starts_S[which] - (self.rooms_S[which] - self.length + 1))
-        epochs, places = np.divmod(examples, self.per_pass)
+            draws = (hash64(self.seed, examples) % np.uint64(self.start_counts_S[-1])).astype(np.int64)
+            which = np.searchsorted(self.start_counts_S, draws, "right")
+            return (
+                self.range_begins_S[which]
+                + draws
+                - (self.start_counts_S[which] - (self.lengths_S[which] - self.length + 1))
+            )
+        epochs, places = np.divmod(examples, self.windows_per_pass)
         starts = np.empty(len(examples), np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            order = permute(self.seed + 2 + int(epoch), places[chosen], self.per_pass)
-            which = np.searchsorted(self.places_S, order, "right")
-            windows_S = self.rooms_S[which] // self.length
-            slack_S = (self.rooms_S[which] - windows_S * self.length + 1).astype(np.uint64)
+            order = permute(self.seed + 2 + int(epoch), places[chosen], self.windows_per_pass)
+            which = np.searchsorted(self.window_counts_S, order, "right")
+            windows_S = self.lengths_S[which] // self.length
+            slack_S = (self.lengths_S[which] - windows_S * self.length + 1).astype(np.uint64)
             phase = (hash64(self.seed + 1, np.array([epoch])) % slack_S).astype(np.int64)
-            inside = order - (self.places_S[which] - windows_S)
-            starts[chosen] = self.begins_S[which] + phase + inside * self.length
+            inside = order - (self.window_counts_S[which] - windows_S)
+            starts[chosen] = self.range_begins_S[which] + phase + inside * self.length
         return starts
 
     def take(self, batch: int, pieces: int = 1, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -121,17 +127,17 @@ class Windows:
         remainder of fewer characters than pieces is left out.
         """
         share = batch // ranks
-        examples = np.arange(self.given, self.given + batch)[rank * share : (rank + 1) * share]
-        self.given += batch
-        if self.given // RELEASE != (self.given - batch) // RELEASE:
-            release(self.ids_N)
+        examples = np.arange(self.examples_taken, self.examples_taken + batch)[rank * share : (rank + 1) * share]
+        self.examples_taken += batch
+        if self.examples_taken // WINDOWS_PER_RELEASE != (self.examples_taken - batch) // WINDOWS_PER_RELEASE:
+            release_pages(self.ids_N)
         length = self.length // pieces
         starts = (self.starts(examples)[:, None] + length * np.arange(pieces)).reshape(-1)
         numbers = (examples[:, None] * pieces + np.arange(pieces)).reshape(-1)
-        return self.ids_N[starts[:, None] + np.arange(length + self.ahead)].astype(np.int64), numbers
+        return self.ids_N[starts[:, None] + np.arange(length + self.lookahead)].astype(np.int64), numbers
 
-    def state(self) -> dict[str, int]:
-        return {"examples": self.given}
+    def state_dict(self) -> dict[str, int]:
+        return {"examples": self.examples_taken}
 
-    def restore(self, state: dict[str, int]) -> None:
-        self.given = state["examples"]
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.examples_taken = state["examples"]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from charladder.atomic_io import sync_folder, write_text
+from charladder.atomic_io import fsync_folder, write_text
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import UserError
 from charladder.training import sharded_io
@@ -112,7 +112,7 @@ def complete(part: Path, state: dict[str, Any], target: Path) -> None:
     write_text(part / "state.json", add_digest({"format_version": FORMAT, **state, "sha256": marks}))
     shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not be written again
     part.rename(target)
-    sync_folder(target.parent)
+    fsync_folder(target.parent)
 
 
 def prune(folder: Path, step: int) -> None:

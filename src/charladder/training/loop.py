@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from charladder.atomic_io import sweep
+from charladder.atomic_io import remove_stale_parts
 from charladder.training.best_weights import NETWORK, BestWeights, read_best, remove_best, save_best
 from charladder.training.checkpoint import save_checkpoint
 from charladder.training.config import TrainingConfig
@@ -172,8 +172,8 @@ def train(
 def sweep_run(folder: Path) -> None:
     """Removes what a run that was killed had begun to write. No other process trains the run at the same time."""
     if is_rank_zero():
-        sweep(folder, ".*.part", ".tmp*")  # .tmp*: of safetensors, in runs of version 0.1.0
-        sweep(folder / "checkpoints", ".*.part")
+        remove_stale_parts(folder, ".*.part", ".tmp*")  # .tmp*: of safetensors, in runs of version 0.1.0
+        remove_stale_parts(folder / "checkpoints", ".*.part")
     barrier()
 
 

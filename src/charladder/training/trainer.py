@@ -187,7 +187,9 @@ class Trainer:
                 network: Transformer, objective: LanguageModelObjective, piece: Tensor = piece,
                 dropout: Dropout | None = dropout, apart: bool = diagnosing,
             ) -> tuple[Tensor, Report]:  # fmt: skip
-                report = objective(network, piece, at, len(windows_BT), dropout, self.clock.step, apart=apart)
+                report = objective(
+                    network, piece, at, len(windows_BT), dropout, self.clock.step, separate_gradients=apart
+                )
                 return report.total, report  # the total by itself, for wrappers to see
 
             with distributed.grad_sync(self.whole, self.parallel, last):
@@ -268,7 +270,7 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
             "clock": asdict(self.clock),
-            "sampler": self.windows.state(),
+            "sampler": self.windows.state_dict(),
             "seed": self.settings.seed,
             "health": self.health.state(),
             **entries(self.identity),
@@ -293,4 +295,4 @@ class Trainer:
                 "describes; put the old config.toml back"
             ) from None
         self.clock = Clock(**checkpoint.state["clock"])
-        self.windows.restore(checkpoint.state["sampler"])
+        self.windows.load_state_dict(checkpoint.state["sampler"])

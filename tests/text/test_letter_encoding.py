@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charladder.errors import UserError
-from charladder.text import Alphabet, character_counts, open_corpus
-from charladder.text.alphabet import TEXT8, UNKNOWN, choose_letters
+from charladder.text import Alphabet, letter_encoding, open_corpus
+from charladder.text.alphabet import REPLACEMENT, TEXT8_LETTERS, choose_letters
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_every_text_comes_back_in_unicode_letters(tmp_path_factory, texts, stret
     for name, text in zip(names, texts, strict=True):
         Path(name).write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(character_counts, "STRETCH", stretch)
+        patch.setattr(letter_encoding, "BLOCK_BYTES", stretch)
         corpus = open_corpus(names, "unicode")
     assert corpus.alphabet.decode(corpus.ids_N).decode() == "".join(texts)
     assert corpus.ends_F.tolist() == np.cumsum([len(text) for text in texts]).tolist()
@@ -44,21 +44,21 @@ def test_more_than_256_letters_are_two_bytes_each():
         open_corpus("text", "letters")
     corpus = open_corpus("text", "letters", unknown="replace")
     assert (corpus.alphabet.size, corpus.unknown) == (256, 3000 - 255)
-    assert UNKNOWN in corpus.alphabet.letters
+    assert REPLACEMENT in corpus.alphabet.letters
     corpus = open_corpus("text", "letters", unknown="drop")
     assert (corpus.alphabet.size, len(corpus.ids_N), corpus.unknown) == (256, 256, 3000 - 256)
 
 
 def test_the_rarest_letters_are_given_up():
-    assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="drop", most=2).letters == "ac"
-    assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="replace", most=3).letters == "ac" + UNKNOWN
+    assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="drop", max_letters=2).letters == "ac"
+    assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="replace", max_letters=3).letters == "ac" + REPLACEMENT
     with pytest.raises(UserError, match="more than the 2"):
-        choose_letters({"a": 5, "b": 1, "c": 3}, most=2)
+        choose_letters({"a": 5, "b": 1, "c": 3}, max_letters=2)
 
 
 def test_the_27_letters_of_text8():
     Path("clean").write_text("a ladder leans on the wall")
-    assert open_corpus("clean", "text8").alphabet.letters == TEXT8
+    assert open_corpus("clean", "text8").alphabet.letters == TEXT8_LETTERS
     Path("text").write_text("A ladder.\n")
     with pytest.raises(UserError, match=r"text has the character 'A' at byte 0, which is not among the 27 letters"):
         open_corpus("text", "text8")
@@ -86,7 +86,7 @@ def test_what_is_unknown_is_named_with_its_file_and_byte():
 
 @pytest.mark.parametrize("stretch", range(1, 9))
 def test_a_byte_that_is_not_utf8_is_named_wherever_a_stretch_ends(stretch, monkeypatch):
-    monkeypatch.setattr(character_counts, "STRETCH", stretch)
+    monkeypatch.setattr(letter_encoding, "BLOCK_BYTES", stretch)
     for number, data in enumerate((b"\xff", "a😀".encode() + b"\xff", "ä".encode() + b"\xf0\x9f\x98(")):
         one, two = f"one{number}", f"two{number}"
         Path(one).write_text("ä")
@@ -107,7 +107,7 @@ def test_replace_wants_an_alphabet_that_can():
     Path("text").write_text("abc")
     with pytest.raises(UserError, match="only an alphabet learned with `replace` has"):
         open_corpus("text", Alphabet("ab"), unknown="replace")
-    assert open_corpus("text", Alphabet("ab" + UNKNOWN), unknown="replace").unknown == 1
+    assert open_corpus("text", Alphabet("ab" + REPLACEMENT), unknown="replace").unknown == 1
     with pytest.raises(UserError, match="must be one of error, replace, drop"):
         open_corpus("text", Alphabet("ab"), unknown="ignore")
 
@@ -130,7 +130,7 @@ def test_spelling_is_done_once_and_again_where_the_copy_is_short(monkeypatch):
     Path("text").write_text("a ladder")
     first = open_corpus("text", "letters")
     with monkeypatch.context() as patch:
-        patch.setattr(character_counts, "spell_to", None)
+        patch.setattr(letter_encoding, "_encode_blocks", None)
         assert np.array_equal(open_corpus("text", "letters").ids_N, first.ids_N)
     path = Path(str(first.ids_N.filename))
     os.truncate(path, 2)
