@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.contenders import Contender, alternate
 from benchmarks.measure import report
 from benchmarks.peers import fresh_trainer
-from charladder.recipe import read_raw
+from charladder.recipe import load_recipe_fields
 
 STEPS = 1_000_000
 PROGRESS_POINTS = [(n + 0.5) / 4 for n in range(4)]
@@ -25,7 +25,7 @@ PROGRESS_POINTS = [(n + 0.5) / 4 for n in range(4)]
 
 def t64_step(progress_points: Sequence[float], fields: dict[str, Any]) -> Callable[[], object]:
     """A function that runs a training step of T64; each call uses the next of these progress values, cyclically."""
-    raw = read_raw("t64") | {
+    raw = load_recipe_fields("t64") | {
         "training.batch": 2, "training.micro_batch": 0, "training.steps": STEPS, "training.diagnose_every": 0,
         "model.dropout": 0.0,
     }  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import report
 from charladder.evaluation import evaluate
-from charladder.run import open_data, open_run, split_of
+from charladder.run import open_data, open_run, split_corpus
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         run = open_run(Path(options.run))
         corpus = open_data(run)
-        network, context = run.network(), run.recipe.model.context
-        begin = split_of(run.recipe, corpus).valid[0]
+        network, context = run.load_network(), run.recipe.model.context
+        begin = split_corpus(run.recipe, corpus).valid[0]
         part = begin, begin + options.limit
         rows, measured = [["stride", "bits per character", "seconds", "characters/s"]], {}
         for name, stride in {"C": context, "C/2": context // 2, "C/8": max(1, context // 8), "1": 1}.items():

@@ -23,7 +23,7 @@ from charladder.generation.speculative import AutoDrafter, IndependentHeadsDraft
 from charladder.generation.speculative.factory import LENGTHS_TO_TRY, make_drafter
 from charladder.generation.text_generator import Precision
 from charladder.inference.factory import open_runner
-from charladder.run import Run, open_data, open_run, split_of
+from charladder.run import Run, open_data, open_run, split_corpus
 
 PROMPT_CHARACTERS = 64
 PEERS = {"transformers": hugging_face, "llama.cpp": llama_cpp, "xllamacpp": xllamacpp}
@@ -44,8 +44,8 @@ def main(argv: list[str]) -> int:
     if options.quick:
         options.prompts, options.lengths, options.long, options.streams = 3, "4", 2000, 8
     run = open_run(options.run)
-    network, corpus = run.network(), open_data(run)
-    split = split_of(run.recipe, corpus)
+    network, corpus = run.load_network(), open_data(run)
+    split = split_corpus(run.recipe, corpus)
     begin, end = split.valid
     length = options.length or run.recipe.model.context - PROMPT_CHARACTERS
     starts = np.linspace(begin, end - PROMPT_CHARACTERS, options.prompts, endpoint=False).astype(int)

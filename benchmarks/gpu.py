@@ -22,23 +22,33 @@ from typing import Any
 from benchmarks.contenders import Contender, alternate
 from benchmarks.measure import matrix_rate, report
 from benchmarks.peers import fresh_trainer
-from charladder.recipe import Raw, read_raw
+from charladder.recipe import RecipeFields, load_recipe_fields
 from charladder.training import Trainer
 from charladder.training.devices import choose_device, choose_precision
 from charladder.training.metrics import is_validation, read_metrics
 
 STEPS = 1_000_000
 LADDER_OPTIONS = ["--layers", "12", "--width", "768", "--context", "512", "--batch", "64"]
-SMALL: Raw = {"model.layers": 3, "model.width": 32, "model.feed_forward": 64, "model.context": 32, "training.batch": 2}
+SMALL: RecipeFields = {
+    "model.layers": 3,
+    "model.width": 32,
+    "model.feed_forward": 64,
+    "model.context": 32,
+    "training.batch": 2,
+}
 SMALL_OPTIONS = ["--layers", "3", "--width", "32", "--model.feed_forward", "64", "--context", "32", "--batch", "2"]
 
 
-def make_trainer(recipe: str, device: str, fields: Raw) -> Trainer:
-    raw = read_raw(recipe) | {"training.steps": STEPS, "training.diagnose_every": 0, "training.micro_batch": 0}
+def make_trainer(recipe: str, device: str, fields: RecipeFields) -> Trainer:
+    raw = load_recipe_fields(recipe) | {
+        "training.steps": STEPS,
+        "training.diagnose_every": 0,
+        "training.micro_batch": 0,
+    }
     return fresh_trainer(raw | {"training.device": device} | fields)
 
 
-def make_step(recipe: str, device: str, fields: Raw) -> Callable[[], object]:
+def make_step(recipe: str, device: str, fields: RecipeFields) -> Callable[[], object]:
     """A function that runs the first training step of a run, in which all terms are active. It has already run twice:
     CUDA graphs are captured in the second step."""
     trainer = make_trainer(recipe, device, fields)
@@ -49,8 +59,8 @@ def make_step(recipe: str, device: str, fields: Raw) -> Callable[[], object]:
 
     for _ in range(2):
         step()
-    if trainer.recorder is not None and trainer.recorder.failed:
-        raise RuntimeError(f"no CUDA graph: {trainer.recorder.failed}")
+    if trainer.step_graph is not None and trainer.step_graph.failure:
+        raise RuntimeError(f"no CUDA graph: {trainer.step_graph.failure}")
     return step
 
 
@@ -64,7 +74,7 @@ def operations(trainer: Trainer) -> float:
     return 3 * trainer.settings.batch * model.context * (2 * weights + attention)
 
 
-def graphs_over_the_schedule(recipe: str, device: str, fields: Raw) -> int:
+def graphs_over_the_schedule(recipe: str, device: str, fields: RecipeFields) -> int:
     """How many graphs are compiled over the whole schedule, with one step after each change of the active terms."""
     import torch
     from torch._dynamo.utils import counters

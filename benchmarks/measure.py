@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from charladder.environment import machine
+from charladder.environment import describe_machine
 
 
 def product_rate(
@@ -54,7 +54,7 @@ def report(
         "question": question,
         "ratios": dict(ratios),
         "measured": dict(measured),
-        "machine": {**machine(), "matrix_products_per_second_float32": matrix_rate()},
+        "machine": {**describe_machine(), "matrix_products_per_second_float32": matrix_rate()},
         "settings": {**settings, "versions": {name: metadata.version(name) for name in ("charladder", "torch")}},
     }
     if as_json:

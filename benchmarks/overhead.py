@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.measure import report
 from benchmarks.peers import fresh_trainer
 from charladder import auxiliary as aux
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import load_recipe_fields, resolve
 from charladder.training import Trainer
 
 TERMS = 12
@@ -119,7 +119,7 @@ def measure_ratio(
 
 def make_trainer(diagnose_every: int) -> Trainer:
     """A trainer of the recipe `ladder` on its default text. diagnose_every: in steps; 0: never."""
-    raw = read_raw("ladder")
+    raw = load_recipe_fields("ladder")
     raw |= {"training.minutes": 0.0, "training.steps": 100_000, "training.diagnose_every": diagnose_every}
     return fresh_trainer(raw)
 
@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
         cost = f"{ratio - 1:+.1%} ({interval[0] - 1:+.1%} to {interval[1] - 1:+.1%})"
         rows.append([f"12 terms, {name}", f"{1e3 * library:.2f} ms", f"{1e3 * by_hand:.2f} ms", cost])
     with_diagnosis, plain = make_trainer(1), make_trainer(0)
-    every = resolve(read_raw("ladder")).training.diagnose_every
+    every = resolve(load_recipe_fields("ladder")).training.diagnose_every
     diagnosed, alone, ratio, _ = measure_ratio(with_diagnosis.step, plain.step, max(10, repeats // 10))
     ratios["diagnosis_cost"] = 1 + (ratio - 1) / every
     measured["diagnosis"] = {"with_s": diagnosed, "without_s": alone, "every": every}

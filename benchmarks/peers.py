@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charladder.recipe import Raw, read_raw, resolve
+from charladder.recipe import RecipeFields, load_recipe_fields, resolve
 from charladder.run_creation import plan_run
 from charladder.text import open_corpus
 from charladder.trainer_factory import new_trainer
@@ -51,7 +51,7 @@ class Shape:
         return 3 * self.batch * self.context * (2 * weights + attention)
 
 
-def fresh_trainer(raw: Raw) -> Trainer:
+def fresh_trainer(raw: RecipeFields) -> Trainer:
     """A trainer of these recipe fields on the corpus `python`, without a run directory; by default on the CPU, as the
     peers."""
     corpus = open_corpus(("python",))
@@ -60,7 +60,7 @@ def fresh_trainer(raw: Raw) -> Trainer:
 
 def ours(shape: Shape, **fields: Any) -> Callable[[], object]:
     """The complete training step of this project. fields: further recipe fields, with `__` for the dot."""
-    raw = read_raw("ladder") | {
+    raw = load_recipe_fields("ladder") | {
         "model.layers": shape.layers,
         "model.width": shape.width,
         "model.attention_heads": shape.heads,

@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from charladder.default_shape import FIELDS, FREQUENT, OF_SMALL_TEXTS, OTHERWISE, choose_shape, is_small
+from charladder.default_shape import (
+    FREQUENT_VALIDATIONS,
+    SHAPE_FIELDS,
+    SHAPE_FOR_SMALL_TEXTS,
+    SHAPE_WITHOUT_MINUTES,
+    choose_shape,
+    is_small_text,
+)
 from charladder.recipe import resolve
 
 PARTS = {"text.valid": 0.05, "text.test": 0.05}
@@ -31,19 +38,19 @@ PARTS = {"text.valid": 0.05, "text.test": 0.05}
 )
 def test_a_text_is_small_when_it_is_short_and_read_often(characters, fields, small):
     raw = PARTS | {"text.characters": characters} | fields
-    assert is_small(raw) == small
-    assert (choose_shape(raw) == OF_SMALL_TEXTS) == small
+    assert is_small_text(raw) == small
+    assert (choose_shape(raw) == SHAPE_FOR_SMALL_TEXTS) == small
 
 
 def test_fields_that_are_set_are_kept():
     raw = {"text.characters": 5_000, "training.characters": 10**6, "model.layers": 3, "model.dropout": 0.0}
     model = resolve(raw).model
-    assert (model.layers, model.dropout, model.context) == (3, 0.0, OF_SMALL_TEXTS.context)
+    assert (model.layers, model.dropout, model.context) == (3, 0.0, SHAPE_FOR_SMALL_TEXTS.context)
 
 
 def test_patience_validates_more_often_unless_that_is_set():
-    assert resolve({"training.steps": 10}).training.validations == OTHERWISE.validations
-    assert resolve({"training.steps": 10, "training.patience": 3}).training.validations == FREQUENT
+    assert resolve({"training.steps": 10}).training.validations == SHAPE_WITHOUT_MINUTES.validations
+    assert resolve({"training.steps": 10, "training.patience": 3}).training.validations == FREQUENT_VALIDATIONS
     assert resolve({"training.steps": 10, "training.patience": 3, "training.validations": 7}).training.validations == 7
 
 
@@ -60,7 +67,7 @@ def test_train_says_that_a_text_is_small_and_the_run_keeps_its_length(tmp_path, 
     assert "training.validations = 20" in first.stderr
     config = (run / "config.toml").read_text()
     assert f"characters = {len(text_file.read_text())}" in config
-    assert all(f"\n{name.split('.')[1]} = " in config for name in FIELDS.values())
+    assert all(f"\n{name.split('.')[1]} = " in config for name in SHAPE_FIELDS.values())
     again = train("--resume", str(run), "--extend", "--training.characters", "17000")
     assert "small text" not in again.stderr
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["characters"] >= 17_000

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from charladder.cli.main import main
-from charladder.run_creation import own_part
+from charladder.run_creation import make_temporary_folder
 
 
 def part_of_process(number: int) -> Path:
@@ -20,7 +20,7 @@ def test_a_part_folder_of_an_earlier_process_with_the_same_number_is_removed(tmp
     for left in (mine, alive):
         left.mkdir()
         (left / "config.toml").touch()
-    assert own_part(Path("run")) == mine
+    assert make_temporary_folder(Path("run")) == mine
     assert list(mine.iterdir()) == []
     assert [file.name for file in alive.iterdir()] == ["config.toml"]
 

@@ -27,11 +27,18 @@ from benchmarks.fault_injection.kills import SMALL_RUN, TEXT, use_cache
 from charladder.cli.main import main
 from charladder.errors import DamagedDataWarning, UserError
 from charladder.model import ModelConfig, Transformer
-from charladder.recipe import field_types, parse, resolve
+from charladder.recipe import field_types, parse_recipe_fields, resolve
 from charladder.run import load_module, open_run
 from charladder.text.archives import unpack
 from charladder.text.cache import read_record
-from charladder.training.checkpoint import PARTS, Broken, add_digest, file_digest, list_checkpoints, read
+from charladder.training.checkpoint import (
+    PARTS,
+    DamagedCheckpoint,
+    add_digest,
+    file_digest,
+    list_checkpoints,
+    load_checkpoint,
+)
 from charladder.training.health import restore_health
 from charladder.training.memory import peak_bytes
 from charladder.training.metrics import read_metrics
@@ -81,7 +88,7 @@ def recipes(config: bytes) -> Target:
 
     def act(data: bytes) -> None:
         try:
-            resolve(parse(data, "config.toml"))
+            resolve(parse_recipe_fields(data, "config.toml"))
         except UserError as error:
             assert_one_sentence(error)
 
@@ -124,10 +131,10 @@ def states(checkpoint: Path) -> Target:
     def act(data: bytes) -> None:
         path.write_bytes(data)
         try:
-            found = read(checkpoint)
+            found = load_checkpoint(checkpoint)
             with contextlib.suppress(ValueError, KeyError, TypeError):  # Trainer.restore handles these
                 restore_health(found.state.get("health"))
-        except Broken as error:
+        except DamagedCheckpoint as error:
             assert_one_sentence(error)
         finally:
             path.write_bytes(content)
@@ -186,8 +193,8 @@ def shards(folder: Path) -> Target:
             digests[file.name] = file_digest(file)
         (checkpoint / "state.json").write_text(add_digest({**state, "sha256": digests}))
         try:
-            read(checkpoint)
-        except Broken as error:
+            load_checkpoint(checkpoint)
+        except DamagedCheckpoint as error:
             assert_one_sentence(error)
 
     return st.lists(st.tuples(info, shapes), max_size=3), act

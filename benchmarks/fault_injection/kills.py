@@ -18,9 +18,9 @@ from typing import Any
 
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.training.checkpoint import list_checkpoints, load
+from charladder.training.checkpoint import list_checkpoints, load_or_none
 from charladder.training.metrics import read_metrics
-from charladder.training.tensor_files import digest_of, load_tensors
+from charladder.training.tensor_files import load_tensors, tensors_digest
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on in the sun. " * 60
 SMALL_RUN = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "40", "--device", "cpu"]
@@ -128,14 +128,14 @@ def use_cache(folder: Path) -> Any:
 
 def read_results(path: Path) -> tuple[list[str], list[Any]]:
     """Digests of all tensors, and the metrics without their times."""
-    checkpoint = load(list_checkpoints(path / "checkpoints")[-1])
+    checkpoint = load_or_none(list_checkpoints(path / "checkpoints")[-1])
     assert checkpoint is not None
     parts = checkpoint.network, checkpoint.heads, checkpoint.optimizer
     digests = [
         sha256(b"".join(name.encode() + part[name].numpy().tobytes() for name in sorted(part))).hexdigest()
         for part in parts
     ]
-    digests += [digest_of(load_tensors(path / f"{name}.safetensors"), {}) for name in ("model", "heads")]
+    digests += [tensors_digest(load_tensors(path / f"{name}.safetensors"), {}) for name in ("model", "heads")]
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(path / "metrics.jsonl")]
     return digests, lines
 
@@ -143,7 +143,9 @@ def read_results(path: Path) -> tuple[list[str], list[Any]]:
 def unreadable_files(path: Path) -> list[str]:
     """Names of unreadable checkpoints and temporary files in a finished run."""
     run = open_run(path)
-    run.network()
-    run.objective()
-    broken = [checkpoint.name for checkpoint in list_checkpoints(path / "checkpoints") if load(checkpoint) is None]
+    run.load_network()
+    run.load_objective()
+    broken = [
+        checkpoint.name for checkpoint in list_checkpoints(path / "checkpoints") if load_or_none(checkpoint) is None
+    ]
     return broken + [str(part) for part in [*path.rglob("*.part"), *path.parent.glob(f".{path.name}.part")]]

@@ -12,21 +12,21 @@ import torch
 
 from charladder.input_files import read_bytes
 from charladder.objective.cross_entropy_kernels import describe_operations
-from charladder.recipe import Recipe, tables
+from charladder.recipe import Recipe, recipe_tables
 from charladder.text import Corpus
 from charladder.training import distributed
 
 
-def environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[str, Any]:
+def describe_environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[str, Any]:
     """What a run began with: versions, machine, data checksum, git revision, its identity, and its recipe without the
     letters of its alphabet."""
-    config = tables(recipe)
+    config = recipe_tables(recipe)
     del config["text"]["letters"]
     return {
         "run": identity,
         "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
         "python": platform.python_version(),
-        "machine": machine(),
+        "machine": describe_machine(),
         "data": {
             "name": corpus.name,
             "bytes": corpus.bytes,
@@ -34,19 +34,19 @@ def environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[st
             "files": len(corpus.ends_F),
             "unknown": corpus.unknown,
         },
-        "git": git_revision(),
+        "git": _git_revision(),
         "job": distributed.job_name(),
         "config": config,
     }
 
 
-def environment_of(path: Path, *keys: str) -> str | None:
+def read_environment_text(path: Path, *keys: str) -> str | None:
     """A text in a run's environment.json, which says what the run began with; None where there is none."""
-    found = begun_with(path, *keys)
+    found = read_environment_entry(path, *keys)
     return found if isinstance(found, str) else None
 
 
-def begun_with(path: Path, *keys: str) -> Any:
+def read_environment_entry(path: Path, *keys: str) -> Any:
     """An entry of a run's environment.json; None where there is none."""
     try:
         found = json.loads(read_bytes(path / "environment.json"))
@@ -57,7 +57,7 @@ def begun_with(path: Path, *keys: str) -> Any:
     return found
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Processor, cores and GPU of this machine."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def git_revision() -> str | None:
+def _git_revision() -> str | None:
     """The revision of the source this runs from, when it lies in a git checkout."""
     try:
         answer = subprocess.run(

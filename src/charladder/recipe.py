@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from charladder.default_shape import FIELDS, choose_shape
+from charladder.default_shape import SHAPE_FIELDS, choose_shape
 from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import ModelConfig
@@ -17,7 +17,7 @@ from charladder.model.config import MAX_SIZE
 from charladder.objective import ObjectiveConfig
 from charladder.training import TrainingConfig
 
-FORMAT = 2
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ SECTIONS = {
     "objective": ObjectiveConfig,
     "training": TrainingConfig,
 }
-Raw = dict[str, Any]
+RecipeFields = dict[str, Any]
 
 
 def field_types() -> dict[str, Any]:
@@ -96,7 +96,7 @@ def field_help() -> dict[str, str]:
 
 
 # What other libraries call a field.
-_OTHER_NAMES = {
+_FIELD_ALIASES = {
     **dict.fromkeys(("lr", "max_lr", "base_lr"), "training.learning_rate"),
     **dict.fromkeys(("batch_size", "bs", "train_batch_size"), "training.batch"),
     **dict.fromkeys(("max_steps", "num_steps", "iters", "max_iters", "iterations"), "training.steps"),
@@ -114,29 +114,29 @@ _OTHER_NAMES = {
 }
 
 
-def meant_field(name: str) -> str | None:
+def find_field(name: str) -> str | None:
     """The field that is meant by `name`, which has no section, another one, or is another library's; None for others.
 
-    >>> meant_field("lr"), meant_field("model.optimizer"), meant_field("lenght")
+    >>> find_field("lr"), find_field("model.optimizer"), find_field("lenght")
     ('training.learning_rate', 'training.optimizer', None)
     """
     last = name.rpartition(".")[2].replace("-", "_").lower()
     found = [dotted for dotted in field_types() if dotted.endswith(f".{last}")]
-    return found[0] if len(found) == 1 else _OTHER_NAMES.get(last)
+    return found[0] if len(found) == 1 else _FIELD_ALIASES.get(last)
 
 
-def nearest_field(name: str) -> str:
+def suggest_field(name: str) -> str:
     """The end of a sentence about an unknown field: the one that is meant, or most alike."""
-    meant = meant_field(name)
+    meant = find_field(name)
     return f"; did you mean {meant}?" if meant else suggest_names(name, field_types())
 
 
-def recipe_names() -> list[str]:
+def _recipe_names() -> list[str]:
     folder = resources.files("charladder") / "recipes"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def read_raw(name: str) -> Raw:
+def load_recipe_fields(name: str) -> RecipeFields:
     """The fields a recipe sets, by dotted name, from the name of a recipe or a TOML file of one's own.
 
     Raises UserError for a file that is not there or not TOML, and for unknown or mistyped fields.
@@ -147,16 +147,16 @@ def read_raw(name: str) -> Raw:
             data = read_bytes(path)
         except OSError as error:
             raise UserError(f"recipe {name} cannot be read: {error.strerror}") from None
-    elif name in recipe_names():
+    elif name in _recipe_names():
         data = (resources.files("charladder") / "recipes" / f"{name}.toml").read_bytes()
     else:
-        raise UserError(f"there is no recipe called {name!r}{suggest_names(name, recipe_names())}")
-    return parse(data, name)
+        raise UserError(f"there is no recipe called {name!r}{suggest_names(name, _recipe_names())}")
+    return parse_recipe_fields(data, name)
 
 
-def parse(data: bytes, where: str) -> Raw:
+def parse_recipe_fields(data: bytes, where: str) -> RecipeFields:
     """TOML bytes as dotted fields, checked against the fields there are."""
-    return parse_tables(read_tables(data, where), where)
+    return fields_from_tables(read_tables(data, where), where)
 
 
 def read_tables(data: bytes, where: str) -> dict[str, Any]:
@@ -164,15 +164,15 @@ def read_tables(data: bytes, where: str) -> dict[str, Any]:
     return parse_toml(data, where)
 
 
-def parse_tables(tables: dict[str, Any], where: str) -> Raw:
+def fields_from_tables(tables: dict[str, Any], where: str) -> RecipeFields:
     """Tables as dotted fields, checked against the fields there are. The identity that the config.toml of a run has is
     left out."""
     tables = {name: value for name, value in tables.items() if name != "identity"}
-    version = tables.pop("format_version", FORMAT)
-    if version != FORMAT:
+    version = tables.pop("format_version", _FORMAT_VERSION)
+    if version != _FORMAT_VERSION:
         reader = "; charladder 0.1 reads it" if version == 1 else ""
-        raise UserError(f"{where} has format_version {version}, and this version reads {FORMAT}{reader}")
-    raw: Raw = {"recipe": str(tables.pop("recipe", Path(where).stem))}
+        raise UserError(f"{where} has format_version {version}, and this version reads {_FORMAT_VERSION}{reader}")
+    raw: RecipeFields = {"recipe": str(tables.pop("recipe", Path(where).stem))}
     types = field_types()
     for section, fields in tables.items():
         if section not in SECTIONS or not isinstance(fields, dict):
@@ -180,98 +180,101 @@ def parse_tables(tables: dict[str, Any], where: str) -> Raw:
         for name, value in fields.items():
             dotted = f"{section}.{name}"
             if dotted not in types:
-                raise UserError(f"{where} sets the unknown field {dotted!r}{nearest_field(dotted)}")
-            raw[dotted] = convert(dotted, value, types[dotted])
+                raise UserError(f"{where} sets the unknown field {dotted!r}{suggest_field(dotted)}")
+            raw[dotted] = convert_value(dotted, value, types[dotted])
     return raw
 
 
-def convert(name: str, value: Any, kind: Any) -> Any:
+def convert_value(name: str, value: Any, type_: Any) -> Any:
     """`value` (from TOML, or text from a command line) as type `kind`. Raises UserError that names the field."""
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            choices = ", ".join(map(str, get_args(kind)))
+    if get_origin(type_) is Literal:
+        if value not in get_args(type_):
+            choices = ", ".join(map(str, get_args(type_)))
             raise UserError(f"{name} is {value!r}; it must be one of {choices}")
         return value
-    if isinstance(kind, UnionType):
-        raise TypeError(f"recipe fields have one type each, and {name} has {kind}")
+    if isinstance(type_, UnionType):
+        raise TypeError(f"recipe fields have one type each, and {name} has {type_}")
     truths = {"true": True, "false": False}
     try:
-        if kind is bool and (isinstance(value, bool) or value in truths):
+        if type_ is bool and (isinstance(value, bool) or value in truths):
             return value if isinstance(value, bool) else truths[value]
-        if kind is int and not isinstance(value, bool | float) and abs(int(value)) < 1 << 64:
+        if type_ is int and not isinstance(value, bool | float) and abs(int(value)) < 1 << 64:
             return int(value)
-        if kind is float and not isinstance(value, bool):
+        if type_ is float and not isinstance(value, bool):
             return float(value)
-        if kind is str and isinstance(value, str):
+        if type_ is str and isinstance(value, str):
             return value
-        if kind == tuple[str, ...] and isinstance(value, str | list | tuple):
+        if type_ == tuple[str, ...] and isinstance(value, str | list | tuple):
             several = (value,) if isinstance(value, str) else tuple(value)
             if several and all(isinstance(one, str) for one in several):
                 return several
     except (TypeError, ValueError, OverflowError):
         pass
     wanted = {bool: "true or false", int: "a whole number of a size that can be", float: "a number", str: "text"}.get(
-        kind, "a list of texts"
+        type_, "a list of texts"
     )
     raise UserError(f"{name} is {value!r}; it must be {wanted}")
 
 
-def resolve(raw: Raw) -> Recipe:
+def resolve(fields: RecipeFields) -> Recipe:
     """A whole recipe from the fields that are set; the rest follows from the dial `model.layers`, or is a default.
 
     Raises UserError where fields contradict each other.
     """
-    raw = derive(raw)
+    fields = _fill_defaults(fields)
     sections: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
-        fields = {name.split(".", 1)[1]: value for name, value in raw.items() if name.startswith(f"{section}.")}
-        missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(fields)
+        values = {name.split(".", 1)[1]: value for name, value in fields.items() if name.startswith(f"{section}.")}
+        missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(values)
         if missing:
             raise UserError(f"the recipe leaves {section}.{min(missing)} open; set it")
-        sections[section] = cls(**fields)
-    return Recipe(raw.get("recipe", "own"), **sections)
+        sections[section] = cls(**values)
+    return Recipe(fields.get("recipe", "own"), **sections)
 
 
-def shape_of(recipe: Recipe) -> Raw:
+def shape_fields(recipe: Recipe) -> RecipeFields:
     """The fields of a recipe that may follow from its budget and the length of its text."""
-    sections = tables(recipe)
-    return {name: sections[section][field] for name in FIELDS.values() for section, field in [name.split(".")]}
+    sections = recipe_tables(recipe)
+    return {name: sections[section][field] for name in SHAPE_FIELDS.values() for section, field in [name.split(".")]}
 
 
-def derive(raw: Raw) -> Raw:
+def _fill_defaults(fields: RecipeFields) -> RecipeFields:
     """Fills in what follows from the budget and the length of the text (depth, width, context, batch, dropout), from
     depth (width in whole heads of 64, feed-forward), and the other defaults."""
-    raw, shape = dict(raw), choose_shape(raw)
-    raw.setdefault("model.context", shape.context)
-    raw.setdefault("model.dropout", shape.dropout)
-    raw.setdefault("training.batch", shape.batch)
-    raw.setdefault("training.validations", shape.validations)
-    if "model.layers" not in raw:
-        raw["model.layers"] = shape.layers
-        raw.setdefault("model.width", shape.width)
-    layers = raw["model.layers"]
-    width = raw.setdefault("model.width", 64 * max(1, round(layers / 3)))
-    raw.setdefault(
+    fields, shape = dict(fields), choose_shape(fields)
+    fields.setdefault("model.context", shape.context)
+    fields.setdefault("model.dropout", shape.dropout)
+    fields.setdefault("training.batch", shape.batch)
+    fields.setdefault("training.validations", shape.validations)
+    if "model.layers" not in fields:
+        fields["model.layers"] = shape.layers
+        fields.setdefault("model.width", shape.width)
+    layers = fields["model.layers"]
+    width = fields.setdefault("model.width", 64 * max(1, round(layers / 3)))
+    fields.setdefault(
         "model.attention_heads",
-        max((h for h in range(1, min(width // 64, MAX_SIZE["attention_heads"]) + 1) if fits(width, h)), default=1),
+        max(
+            (h for h in range(1, min(width // 64, MAX_SIZE["attention_heads"]) + 1) if _are_heads_valid(width, h)),
+            default=1,
+        ),
     )
-    paper = raw.get("model.block") == "paper"
-    raw.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
-    raw.setdefault(
+    paper = fields.get("model.block") == "paper"
+    fields.setdefault("model.feed_forward", 4 * width if paper else 32 * max(1, round(width / 12)))
+    fields.setdefault(
         "training.learning_rate",
-        {"muon": 0.02, "adamw": 0.003, "momentum": 0.003}.get(raw.get("training.optimizer", "muon"), 0.003),
+        {"muon": 0.02, "adamw": 0.003, "momentum": 0.003}.get(fields.get("training.optimizer", "muon"), 0.003),
     )
-    return raw
+    return fields
 
 
-def fits(width: int, heads: int) -> bool:
+def _are_heads_valid(width: int, heads: int) -> bool:
     return width % heads == 0 and (width // heads) % 2 == 0
 
 
-def tables(recipe: Recipe) -> dict[str, Any]:
+def recipe_tables(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it stands in config.toml: complete, in sections, with the format's version."""
     return {
-        "format_version": FORMAT,
+        "format_version": _FORMAT_VERSION,
         "recipe": recipe.recipe,
         **{section: dataclasses.asdict(getattr(recipe, section)) for section in SECTIONS},
     }

@@ -14,13 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from charladder.environment import begun_with, environment_of
+from charladder.environment import read_environment_entry, read_environment_text
 from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
-from charladder.recipe import Recipe, parse_tables, read_tables, resolve
-from charladder.run_config import checked_identity
+from charladder.recipe import Recipe, fields_from_tables, read_tables, resolve
+from charladder.run_config import verify_identity
 from charladder.text import (
     Alphabet,
     Corpus,
@@ -33,17 +33,17 @@ from charladder.text import (
     split,
 )
 from charladder.training import best_weights, distributed
-from charladder.training.identity import RUN, check_identity
-from charladder.training.memory import check_context
+from charladder.training.identity import RUN_KEY, check_identity
+from charladder.training.memory import check_context_memory
 from charladder.training.metrics import is_validation, read_metrics
 from charladder.training.tensor_files import load_tensors
 
-OURS = (
+_FILES_OF_A_RUN = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
     "best.safetensors", "best_heads.safetensors", "drafting.safetensors", "curves.png", ".lock",
 )  # fmt: skip
 Weights = Literal["last", "best"]
-Module = TypeVar("Module", bound=torch.nn.Module)
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class Run:
     @property
     def network_path(self) -> Path:
         """The file of the network's weights."""
-        return self.path / ("model.safetensors" if self.weights == "last" else best_weights.NETWORK)
+        return self.path / ("model.safetensors" if self.weights == "last" else best_weights.BEST_NETWORK_FILE)
 
     @property
     def heads_path(self) -> Path:
         """The file of the auxiliary heads' weights."""
-        return self.path / ("heads.safetensors" if self.weights == "last" else best_weights.HEADS)
+        return self.path / ("heads.safetensors" if self.weights == "last" else best_weights.BEST_HEADS_FILE)
 
     @property
-    def words(self) -> str:
+    def command_arguments(self) -> str:
         """This run and these weights as the arguments of a command."""
         return shlex.quote(str(self.path)) + (" --weights best" if self.weights == "best" else "")
 
@@ -84,14 +84,14 @@ class Run:
         found = best_weights.read_best(self.network_path) if self.weights == "best" else None
         return None if found is None else found.step
 
-    def network(self) -> Transformer:
+    def load_network(self) -> Transformer:
         """The deployed network, in evaluation mode. Raises UserError where its file is missing or does not fit,
         and where a stream of its context does not fit into the free memory."""
-        check_context(self.recipe.model, str(self.path))
+        check_context_memory(self.recipe.model, str(self.path))
         model, size = self.recipe.model, self.alphabet.size
         return load_module(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 
-    def objective(self) -> LanguageModelObjective:
+    def load_objective(self) -> LanguageModelObjective:
         """The objective with its trained heads. Raises UserError where their file is missing or does not fit, and where
         the best heads are of another step than the best network."""
         objective = self.stored_objective()
@@ -109,10 +109,10 @@ class Run:
         """As objective(); the best heads may be of another step than the best network."""
         recipe = self.recipe
         heads = LanguageModelObjective.count_heads(recipe.objective, recipe.model.layers)
-        return load_module(lambda: fresh_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
+        return load_module(lambda: new_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
 
 
-def load_module(make: Callable[[], Module], path: Path, least: int, identity: str | None = None) -> Module:
+def load_module(make: Callable[[], _Module], path: Path, min_tensors: int, identity: str | None = None) -> _Module:
     """A module with the tensors of `path`, which has at least `least` of them. Raises UserError that names the file
     where it is missing, does not fit or is damaged, was written by another run than `identity`, or has other dtypes or
     numbers that are not finite.
@@ -122,9 +122,9 @@ def load_module(make: Callable[[], Module], path: Path, least: int, identity: st
     try:
         path.open("rb").close()  # safe_open calls a file that may not be read missing
         with safe_open(path, framework="pt") as opened:
-            check_identity(path, (opened.metadata() or {}).get(RUN), path.parent, identity)
+            check_identity(path, (opened.metadata() or {}).get(RUN_KEY), path.parent, identity)
             found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        fits = len(found) >= least
+        fits = len(found) >= min_tensors
         if fits:
             with torch.device("meta"):
                 fits = found == {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
@@ -137,7 +137,7 @@ def load_module(make: Callable[[], Module], path: Path, least: int, identity: st
             module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
-        best_there = path.name == "model.safetensors" and path.with_name(best_weights.NETWORK).exists()
+        best_there = path.name == "model.safetensors" and path.with_name(best_weights.BEST_NETWORK_FILE).exists()
         instead = ", or use its best weights" if best_there else ""
         raise UserError(
             f"{path} is not there yet; train the run until its first checkpoint{instead}",
@@ -150,11 +150,11 @@ def load_module(make: Callable[[], Module], path: Path, least: int, identity: st
     raise UserError(f"{path} does not fit the network that {path.parent / 'config.toml'} describes")
 
 
-def fresh_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjective:
+def new_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjective:
     return LanguageModelObjective(recipe.objective, recipe.model, alphabet.size, recipe.training.seed)
 
 
-def check_name(path: Path) -> None:
+def check_path_encoding(path: Path) -> None:
     """Raises UserError where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
     try:
         str(path).encode()
@@ -181,14 +181,14 @@ def run_lock(path: Path) -> Iterator[None]:
 
 def open_run(path: Path, weights: Weights = "last") -> Run:
     """Reads a run directory; see `choose_weights` for `weights`. Raises UserError where `path` is not one."""
-    check_name(path)
+    check_path_encoding(path)
     config = path / "config.toml"
     if not path.is_dir():
         name = shlex.quote(str(path))
         raise UserError(f"there is no run directory {path}; `charladder train --run {name}` makes one")
     if not config.is_file():
         raise UserError(f"{path} is not a run directory, for it has no config.toml")
-    for name in OURS:
+    for name in _FILES_OF_A_RUN:
         place = path / name
         if place.is_symlink() or (
             place.exists() and not (place.is_dir() if name == "checkpoints" else place.is_file())
@@ -198,17 +198,17 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
         found = read_tables(read_bytes(config), str(config))
     except OSError as error:
         raise UserError(f"{config} cannot be read: {error.strerror}") from None
-    recipe = resolve(parse_tables(found, str(config)))
-    identity = checked_identity(config, found, begun_with(path, "config"))
-    check_identity(path / "environment.json", environment_of(path, "run"), path, identity)
-    return choose_weights(Run(path, recipe, identity=identity), weights)
+    recipe = resolve(fields_from_tables(found, str(config)))
+    identity = verify_identity(config, found, read_environment_entry(path, "config"))
+    check_identity(path / "environment.json", read_environment_text(path, "run"), path, identity)
+    return _select_weights(Run(path, recipe, identity=identity), weights)
 
 
-def choose_weights(run: Run, weights: Weights) -> Run:
+def _select_weights(run: Run, weights: Weights) -> Run:
     """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
     the last validation. Raises UserError for the best weights of a run without a validation that gave a finite
     score."""
-    if weights == "last" or (run.path / best_weights.NETWORK).exists():
+    if weights == "last" or (run.path / best_weights.BEST_NETWORK_FILE).exists():
         return dataclasses.replace(run, weights=weights)
     metrics = run.path / "metrics.jsonl"
     lines = read_metrics(metrics) if metrics.is_file() else []
@@ -263,5 +263,5 @@ def file_ends(recipe: Recipe, corpus: Corpus) -> np.ndarray | None:
     return corpus.ends_F if recipe.text.boundaries == "keep" else None
 
 
-def split_of(recipe: Recipe, corpus: Corpus) -> Split:
+def split_corpus(recipe: Recipe, corpus: Corpus) -> Split:
     return split(len(corpus.ids_N), recipe.text.valid, recipe.text.test)

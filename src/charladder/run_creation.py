@@ -14,17 +14,17 @@ from pathlib import Path
 import tomli_w
 
 from charladder.atomic_io import fsync_folder, write_text
-from charladder.environment import environment
+from charladder.environment import describe_environment
 from charladder.errors import UserError
-from charladder.recipe import Recipe, tables
-from charladder.run import Run, check_name
+from charladder.recipe import Recipe, recipe_tables
+from charladder.run import Run, check_path_encoding
 from charladder.run_config import config_tables
 from charladder.text import Corpus
 from charladder.training import distributed
 from charladder.training.identity import new_identity
 
 
-def new_path(recipe: str) -> Path:
+def next_run_path(recipe: str) -> Path:
     """The first free `runs/<recipe>-<n>`. Another process may take it before this one has made a directory there."""
     number = 1
     while os.path.lexists(path := Path("runs") / f"{recipe}-{number}"):
@@ -56,7 +56,7 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
     Of several processes that do this at the same time each gets a directory of its own.
     """
     while True:
-        numbered = dataclasses.replace(run, path=new_path(run.recipe.recipe))
+        numbered = dataclasses.replace(run, path=next_run_path(run.recipe.recipe))
         try:
             create_run(numbered, corpus)
         except RunExists:
@@ -67,37 +67,38 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
 def create_run(run: Run, corpus: Corpus) -> None:
     """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
     UserError if it cannot be made or its name is not UTF-8."""
-    check_name(run.path)
+    check_path_encoding(run.path)
     try:
-        tomli_w.dumps(tables(run.recipe)).encode()
+        tomli_w.dumps(recipe_tables(run.recipe)).encode()
     except UnicodeEncodeError:
         raise UserError(
             f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
         ) from None
     try:
         if os.path.lexists(run.path):
-            raise run_exists(run.path)
-        part = own_part(run.path)
+            raise run_exists_error(run.path)
+        part = make_temporary_folder(run.path)
     except OSError as error:
         raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
         (part / "checkpoints").mkdir()
         write_config(dataclasses.replace(run, path=part))
         write_text(
-            part / "environment.json", json.dumps(environment(run.recipe, run.identity, corpus), indent=2) + "\n"
+            part / "environment.json",
+            json.dumps(describe_environment(run.recipe, run.identity, corpus), indent=2) + "\n",
         )
         part.rename(run.path)  # whole or not there: a run that is killed here has not begun
         fsync_folder(run.path.parent)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise run_exists(run.path) from None
+            raise run_exists_error(run.path) from None
         if isinstance(error, OSError):
             raise UserError(f"the run directory {run.path} cannot be written: {error.strerror or error}") from None
         raise
 
 
-def run_exists(path: Path) -> RunExists:
+def run_exists_error(path: Path) -> RunExists:
     name = shlex.quote(str(path))
     return RunExists(
         f"{path} exists and a run is never overwritten; "
@@ -105,7 +106,7 @@ def run_exists(path: Path) -> RunExists:
     )
 
 
-def own_part(path: Path) -> Path:
+def make_temporary_folder(path: Path) -> Path:
     """A new folder beside `path`, of this process alone. Those of processes that have ended are removed.
 
     One with this process's own number is left over from an earlier process: in a container the number is often 1.

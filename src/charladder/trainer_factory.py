@@ -11,14 +11,14 @@ from charladder.kernels import build
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.recipe import Recipe
-from charladder.run import Run, file_ends, fresh_objective, open_run, split_of
+from charladder.run import Run, file_ends, new_objective, open_run, split_corpus
 from charladder.text import Corpus, Windows
 from charladder.training import Trainer, distributed, load_newest
-from charladder.training.best_weights import HEADS, NETWORK
-from charladder.training.memory import keep_memory
+from charladder.training.best_weights import BEST_HEADS_FILE, BEST_NETWORK_FILE
+from charladder.training.memory import retain_freed_memory
 from charladder.training.tensor_files import file_digest, load_tensors
 
-TRAINED = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after the first checkpoint
+_WEIGHT_FILES = "model.safetensors", "heads.safetensors", "drafting.safetensors"  # written after the first checkpoint
 Report = Callable[[str], None]
 
 
@@ -35,11 +35,11 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
             f"the processes do not see the same checkpoints in {run.path}; put it on storage that all machines share"
         )
     if checkpoint is not None:
-        distributed.on_rank_zero(lambda: check_best(run))
-        trainer = build_trainer(run, corpus, *fresh_modules(run))
+        distributed.on_rank_zero(lambda: _check_best_weights(run))
+        trainer = build_trainer(run, corpus, *new_modules(run))
         trainer.restore(checkpoint)
         return trainer
-    found = distributed.on_rank_zero(lambda: trained_file(run))
+    found = distributed.on_rank_zero(lambda: _find_weight_file(run))
     if found is not None:
         raise UserError(
             f"{run.path} has {found} but no checkpoint, so training would begin again at step 1 and overwrite it; put "
@@ -50,29 +50,30 @@ def make_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: Non
     return new_trainer(run, corpus, report)
 
 
-def check_best(run: Run) -> None:
+def _check_best_weights(run: Run) -> None:
     """Raises UserError where the best weights, which a run that goes on keeps until there are better ones, are damaged
     or of another run."""
     chosen = replace(run, weights="best")
     try:
         if chosen.network_path.exists():
-            chosen.network()
+            chosen.load_network()
         if chosen.heads_path.exists():
             chosen.stored_objective()
     except UserError as error:
         raise UserError(
-            f"{error}; or remove {NETWORK} and {HEADS}, and the best weights are chosen from those of this step on"
+            f"{error}; or remove {BEST_NETWORK_FILE} and {BEST_HEADS_FILE}, and the best weights are chosen from those "
+            "of this step on"
         ) from None
 
 
-def trained_file(run: Run) -> str | None:
+def _find_weight_file(run: Run) -> str | None:
     """The name of a file with weights that training from the first step would overwrite; None where there is none.
 
     The best weights may be older than the first checkpoint. They are then those of a start that was abandoned: the
     folder of checkpoints, which is made with the run, is there and empty.
     """
     never_saved = (run.path / "checkpoints").is_dir()
-    names = TRAINED if never_saved else (*TRAINED, NETWORK)
+    names = _WEIGHT_FILES if never_saved else (*_WEIGHT_FILES, BEST_NETWORK_FILE)
     return next((name for name in names if (run.path / name).exists()), None)
 
 
@@ -82,29 +83,29 @@ def new_trainer(run: Run, corpus: Corpus, report: Report = lambda sentence: None
     Where the recipe names another run to begin from (training.initial_run), the weights are those; `report` hears which
     heads that run does not have. Raises UserError where that run is gone or another.
     """
-    network, objective = fresh_modules(run)
+    network, objective = new_modules(run)
     if run.recipe.training.initial_run:
-        fresh = load_initial_weights(run.recipe, network, objective)
+        fresh = _load_initial_weights(run.recipe, network, objective)
         if fresh:
             report(f"{run.recipe.training.initial_run} has no such heads, and these begin fresh: {', '.join(fresh)}")
     return build_trainer(run, corpus, network, objective)
 
 
-def fresh_modules(run: Run) -> tuple[Transformer, LanguageModelObjective]:
+def new_modules(run: Run) -> tuple[Transformer, LanguageModelObjective]:
     recipe = run.recipe
     network = Transformer(recipe.model, run.alphabet.size, recipe.training.seed)
-    return network, fresh_objective(recipe, run.alphabet)
+    return network, new_objective(recipe, run.alphabet)
 
 
 def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: LanguageModelObjective) -> Trainer:
-    keep_memory()
+    retain_freed_memory()
     missing = build.decision().reason
     if distributed.broadcast_and_any(0.0, missing is not None)[1] and missing is None:
         build.disable("another process of this job cannot use C")  # the ranks compute their steps alike
     recipe = run.recipe
     windows = Windows(
         corpus.ids_N,
-        split_of(recipe, corpus).train,
+        split_corpus(recipe, corpus).train,
         recipe.model.context,
         recipe.objective.targets,
         recipe.training.seed,
@@ -114,13 +115,13 @@ def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: Lan
     return Trainer(network, objective, windows, recipe.training, run.identity)
 
 
-def initial_weights(run: Run) -> str:
+def network_digest(run: Run) -> str:
     """The SHA-256 of the weights that another run may begin with. Raises UserError where there are none."""
-    run.network()
+    run.load_network()
     return file_digest(run.network_path)
 
 
-def initial_run(recipe: Recipe) -> Run:
+def _open_initial_run(recipe: Recipe) -> Run:
     """The run that `recipe` begins from, with the weights that were taken. Raises UserError where it does not have them
     any more."""
     run, sha256 = open_run(Path(recipe.training.initial_run)), recipe.training.initial_sha256
@@ -129,18 +130,18 @@ def initial_run(recipe: Recipe) -> Run:
             return chosen
     raise UserError(
         f"{run.path} no longer has the weights that this run began from (training.initial_sha256 in config.toml): "
-        f"neither {run.network_path.name} nor {NETWORK} is that file; put it back, or start a new run"
+        f"neither {run.network_path.name} nor {BEST_NETWORK_FILE} is that file; put it back, or start a new run"
     )
 
 
-def load_initial_weights(recipe: Recipe, network: Transformer, objective: LanguageModelObjective) -> list[str]:
+def _load_initial_weights(recipe: Recipe, network: Transformer, objective: LanguageModelObjective) -> list[str]:
     """Loads the network of the run that `recipe` begins from, and those of its heads that have the names, shapes and
     dtypes of heads of `objective`; returns the names of the other heads of `objective`, which stay fresh.
 
     Raises UserError where that run is gone, or its weights are not those that `recipe` began from.
     """
-    run = initial_run(recipe)
-    network.load_state_dict(run.network().state_dict())
+    run = _open_initial_run(recipe)
+    network.load_state_dict(run.load_network().state_dict())
     own, path = objective.state_dict(), run.heads_path
     try:
         found = load_tensors(path, run.identity) if path.is_file() else {}

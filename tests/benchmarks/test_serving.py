@@ -31,7 +31,7 @@ def test_report_and_memory(tmp_path, text_file, monkeypatch, capsys):
     assert measured["memory_after"] - measured["memory_before"] < 8 << 20
     assert measured["first_character_99th_s"] >= measured["first_character_median_s"] > 0
     ratios = [crowd / (sum(measured["one"][2 * n : 2 * n + 2]) / 2) for n, crowd in enumerate(measured["crowd"])]
-    network = open_run(Path("run")).network()
+    network = open_run(Path("run")).load_network()
     matrices = sum(m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Linear))
     cached = 3 * 2 * 32 * 64  # layers, keys and values, width, and the whole context
     of_products = 2 * (matrices + cached) * statistics.median(measured["crowd"]) / measured["products"]

@@ -13,10 +13,10 @@ from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.run import open_run
 from charladder.strict_json import dumps, find_non_finite
-from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
+from charladder.training.best_weights import BEST_HEADS_FILE, BEST_NETWORK_FILE, BestWeights, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2", "--score", "none"]
-FILES = "model.safetensors", "heads.safetensors", NETWORK, HEADS, "drafting.safetensors"
+FILES = "model.safetensors", "heads.safetensors", BEST_NETWORK_FILE, BEST_HEADS_FILE, "drafting.safetensors"
 EVALUATE = ["evaluate", "run", "--limit", "50", "--json"]
 READERS = [
     ("model.safetensors", EVALUATE),
@@ -25,8 +25,8 @@ READERS = [
     ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
     ("heads.safetensors", [*EVALUATE, "--by-layer"]),
     ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", *TINY[6:]]),
-    (NETWORK, [*EVALUATE, "--weights", "best"]),
-    (HEADS, [*EVALUATE, "--weights", "best", "--by-layer"]),
+    (BEST_NETWORK_FILE, [*EVALUATE, "--weights", "best"]),
+    (BEST_HEADS_FILE, [*EVALUATE, "--weights", "best", "--by-layer"]),
     ("drafting.safetensors", ["generate", "run", "--prompt", "A", "--length", "2", "--draft", "targets"]),
 ]
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["train", "text", "--run", "run", *TINY]) == 0
         assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
         run = open_run(Path("run"))
-        save_best(Path("run"), run.network().state_dict(), run.objective().state_dict(), BestWeights(1, 7.5))
+        save_best(Path("run"), run.load_network().state_dict(), run.load_objective().state_dict(), BestWeights(1, 7.5))
     return folder
 
 
@@ -78,7 +78,7 @@ def test_every_file_has_a_digest_of_its_metadata_and_tensors(trained, name):
 
 
 def test_the_step_of_the_best_weights_is_checked(here, capsys):
-    file = Path("run", NETWORK)
+    file = Path("run", BEST_NETWORK_FILE)
     content = file.read_bytes()
     assert content.count(b'"step":"1"') == 1
     file.write_bytes(content.replace(b'"step":"1"', b'"step":"3"'))
@@ -150,7 +150,7 @@ def lines_of(run: str) -> list[dict]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", [NETWORK, HEADS])
+@pytest.mark.parametrize("name", [BEST_NETWORK_FILE, BEST_HEADS_FILE])
 @pytest.mark.parametrize("damage", ["flip", "nan", "int8"])
 def test_damaged_best_weights_are_noticed_when_a_run_goes_on(here, capsys, name, damage):
     file = Path("run", name)
@@ -165,8 +165,8 @@ def test_damaged_best_weights_are_noticed_when_a_run_goes_on(here, capsys, name,
     extend = ["train", "--resume", "run", "--extend", "--steps", "3", "--score", "none"]
     assert main(extend) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert f"{file} " in sentence and f"or remove {NETWORK} and {HEADS}" in sentence
+    assert f"{file} " in sentence and f"or remove {BEST_NETWORK_FILE} and {BEST_HEADS_FILE}" in sentence
     assert file.read_bytes() == before and not Path("run/checkpoints/3").exists()
-    for one in (NETWORK, HEADS):
+    for one in (BEST_NETWORK_FILE, BEST_HEADS_FILE):
         Path("run", one).unlink()
     assert main(extend) == 0

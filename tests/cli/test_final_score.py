@@ -16,7 +16,7 @@ from charladder.studies.directory import PlannedRun
 from charladder.studies.plan import read_plan
 from charladder.studies.runner import train_arguments
 from charladder.training import TrainingConfig
-from charladder.training.loop import validation_lines
+from charladder.training.loop import read_validation_bits
 from charladder.training.metrics import read_metrics
 from charladder.training.schedule import Clock
 
@@ -66,7 +66,7 @@ def test_the_best_validation_is_none_of_another_stretch(here, text_file, capsys)
     path.write_text("".join(json.dumps({**line, "bits_per_character": 3.0}) + "\n" for line in lines[:-1]))
     with path.open("a") as file:
         file.write(json.dumps({**lines[-1], "bits_per_character": 1.0}) + "\n")
-    assert validation_lines(Path("run")) == [3.0] * 4
+    assert read_validation_bits(Path("run")) == [3.0] * 4
 
 
 def test_whole_none_and_a_number(here, text_file, capsys):

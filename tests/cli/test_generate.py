@@ -114,7 +114,7 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling():
         (text,) = TextGenerator(run, settings).generate([b"A l"])
         ids = run.alphabet.encode(("A l" + text.text).encode()).tolist()
         with torch.no_grad():
-            logs_TV = run.network()(torch.tensor([ids[:-1]])).logits_BTV[0].log_softmax(-1)
+            logs_TV = run.load_network()(torch.tensor([ids[:-1]])).logits_BTV[0].log_softmax(-1)
         expected = [float(logs_TV[2 + n, ids[3 + n]]) for n in range(12)]
         np.testing.assert_allclose(text.nats, expected, atol=1e-4)
 
@@ -174,7 +174,7 @@ def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
     (empty,), (newline,) = model.generate([b""]), model.generate([b"\n"])
     assert (empty.ids, empty.nats) == (newline.ids, pytest.approx(newline.nats))
     drawn = list(TextGenerator(run, GenerationConfig(1, draft=draft, batch_size=64)).generate([b""] * 64))
-    network = run.network()
+    network = run.load_network()
     nats_V = network(torch.tensor([[10]])).logits_BTV[0, -1].detach().log_softmax(0)
     for text in drawn:
         assert text.nats == [pytest.approx(float(nats_V[text.ids[0]]), abs=1e-4)]

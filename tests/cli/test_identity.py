@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from caches import new_cache
 from charladder.cli.main import main
 from charladder.run import open_run
-from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
+from charladder.training.best_weights import BEST_HEADS_FILE, BEST_NETWORK_FILE, BestWeights, save_best
 from charladder.training.tensor_files import file_digest
 from helpers import edit_config
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed, name in enumerate(("run", "other")):
             assert main(["train", "text", "--run", name, *TINY, "--steps", "3", "--seed", f"{seed}"]) == 0
             run = open_run(Path(name))
-            weights = run.network().state_dict(), run.objective().state_dict()
+            weights = run.load_network().state_dict(), run.load_objective().state_dict()
             save_best(Path(name), *weights, BestWeights(1, 7.5), run.identity)
         assert main(["refit", "run", "--steps", "1", "--batch", "1"]) == 0
     return folder
@@ -64,8 +64,8 @@ def files(folder: Path) -> dict[str, bytes]:
         ("model.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
         ("heads.safetensors", [*EVALUATE, "--by-layer"]),
         ("heads.safetensors", ["train", "text", "--from", "run", "--run", "new", "--steps", "1"]),
-        (NETWORK, [*EVALUATE, "--weights", "best"]),
-        (HEADS, [*EVALUATE, "--weights", "best", "--by-layer"]),
+        (BEST_NETWORK_FILE, [*EVALUATE, "--weights", "best"]),
+        (BEST_HEADS_FILE, [*EVALUATE, "--weights", "best", "--by-layer"]),
         ("checkpoints/3", RESUME),
         ("checkpoints/3", EXTEND),
         ("config.toml", RESUME),

@@ -19,7 +19,7 @@ from charladder.cli.tables import AdaptiveTable, join_wrapped
 from charladder.cli.training_progress import TrainingProgress
 from charladder.studies.directory import list_planned_runs
 from charladder.studies.runner import RunFinished
-from charladder.training import Stepped
+from charladder.training import StepCompleted
 from studies.fakes import make_plan
 
 WORD = st.text("abc0123456789.,%", min_size=1, max_size=12)
@@ -88,7 +88,7 @@ def test_the_live_panel_of_training():
     terms = {f"layer{layer}.target{k}": term for layer in range(60, 65) for k in (1, 12)} | {"main": term}
     for step in (12345, 12346):
         line = {"step": step, "characters": 1_234_567 * (step - 12344), "seconds": 10.0 * step - 123440}
-        display.show(Stepped(line | {"terms": terms}, facts))
+        display.show(StepCompleted(line | {"terms": terms}, facts))
     found = printed(display.panel(), 40)
     assert {"45%", "7.123", "123,457", "12,346", "1.25", "2:40", "0.568"} <= set(numbers(found))
     assert numbers(found).count("7.123") == 1 + len(terms)

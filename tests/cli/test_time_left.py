@@ -13,7 +13,7 @@ from charladder.cli.training_progress import TrainingProgress
 from charladder.studies.directory import PlannedRun, list_planned_runs
 from charladder.studies.plan import Plan
 from charladder.studies.runner import RunFinished, RunProgress, RunStarted
-from charladder.training import Stepped
+from charladder.training import StepCompleted
 from studies.fakes import make_plan
 
 FIRST, EACH, STEPS = 60.0, 1.0, 100  # seconds of the first step and of every other, and how many there are
@@ -31,7 +31,7 @@ def shown(step: int, begin: int = 0, minutes: float = 0.0) -> str:
         trainer.progress = seconds / (60 * minutes) if minutes else number / STEPS
         line = {"step": number, "characters": 10 * number, "seconds": seconds, "terms": {"main": {"bits": 2.0}}}
         facts: Any = None
-        display.show(Stepped(line, facts))
+        display.show(StepCompleted(line, facts))
     return display.plain_line()
 
 

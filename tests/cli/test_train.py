@@ -92,7 +92,7 @@ def test_sprint_trains_resumes_evaluates_and_generates(here, text_file, capsys):
     assert json.loads(capsys.readouterr().out)["bits_per_character"] < done["valid_bits_per_character"] + 0.1
     assert main(["generate", "run", "--prompt", "The ", "--length", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["characters"] == 40
-    network = open_run(Path("run")).network()
+    network = open_run(Path("run")).load_network()
     assert network.ngrams is not None and network.ngrams.tables[0].weight.any()
 
 

@@ -171,7 +171,7 @@ def test_the_memory_of_the_context_is_compared_before_the_network_is_made(here, 
     model = open_run(Path("run")).recipe.model
     needed = 4 * (1 << 24) * (2 * 2 * 16 + model.head_size)
     assert context_bytes(model) == needed
-    monkeypatch.setattr(memory, "main_memory", lambda: (needed - 1, needed))
+    monkeypatch.setattr(memory, "free_and_total_memory", lambda: (needed - 1, needed))
 
     def never(*_args, **_options):
         raise AssertionError("nothing is made")

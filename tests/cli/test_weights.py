@@ -16,7 +16,7 @@ from charladder.evaluation import Score
 from charladder.run import open_run
 from charladder.studies.directory import PlannedRun, read_final_bits
 from charladder.studies.plan import Arm, Plan
-from charladder.training.best_weights import HEADS, NETWORK, BestWeights, save_best
+from charladder.training.best_weights import BEST_HEADS_FILE, BEST_NETWORK_FILE, BestWeights, save_best
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 
@@ -39,7 +39,7 @@ def two(here, text_file) -> None:
     for name, steps in (("run", "6"), ("other", "3")):
         assert main(["train", str(text_file), "--run", name, "--steps", steps, *TINY, "--score", "none"]) == 0
     other = open_run(Path("other"))
-    save_best(Path("run"), other.network().state_dict(), other.objective().state_dict(), BestWeights(3, 7.5))
+    save_best(Path("run"), other.load_network().state_dict(), other.load_objective().state_dict(), BestWeights(3, 7.5))
 
 
 def test_every_reader_reads_the_best_weights(two, capsys):
@@ -77,13 +77,16 @@ def test_a_service_reads_the_best_weights(two, capsys, monkeypatch):
         raise UserError(f"{run.network_path} and {run.heads_path}")
 
     monkeypatch.setattr(service, "open_service", stop)
-    for words, names in ((["--weights", "best"], (NETWORK, HEADS)), ([], ("model.safetensors", "heads.safetensors"))):
+    for words, names in (
+        (["--weights", "best"], (BEST_NETWORK_FILE, BEST_HEADS_FILE)),
+        ([], ("model.safetensors", "heads.safetensors")),
+    ):
         assert main(["serve", "run", "--port", "0", *words]) == 2
         assert f"run/{names[0]} and run/{names[1]}" in capsys.readouterr().err
 
 
 def test_where_no_best_weights_are_kept_the_last_ones_are_the_best(two, capsys):
-    for name in (NETWORK, HEADS):
+    for name in (BEST_NETWORK_FILE, BEST_HEADS_FILE):
         Path("run", name).unlink()
     last, best = (said(capsys, "evaluate", "run", *words) for words in ([], ["--weights", "best"]))
     assert {**best, "seconds": 0} == {**last, "seconds": 0}
@@ -98,8 +101,10 @@ def test_a_run_that_was_never_validated_has_no_best_weights(here, text_file, cap
 
 def test_best_heads_of_another_step_are_not_used(two, capsys):
     other = open_run(Path("other"))
-    save_best(Path("other"), other.network().state_dict(), other.objective().state_dict(), BestWeights(2, 7.0))
-    Path("other", HEADS).replace(Path("run", HEADS))
+    save_best(
+        Path("other"), other.load_network().state_dict(), other.load_objective().state_dict(), BestWeights(2, 7.0)
+    )
+    Path("other", BEST_HEADS_FILE).replace(Path("run", BEST_HEADS_FILE))
     assert main(["evaluate", "run", "--weights", "best", "--by-layer"]) == 2
     assert "run/best_heads.safetensors is of another step than run/best.safetensors" in capsys.readouterr().err
     assert main(["evaluate", "run", "--weights", "best"]) == 0

@@ -72,7 +72,7 @@ def spoil(trainer: Trainer) -> None:
 
 def score(trainer: Trainer) -> float:
     """Nats per character of a little text, as validation takes them: through the trainer, by all ranks."""
-    trainer.whole.eval()
+    trainer.parallel_module.eval()
     tokens = torch.frombuffer(bytearray(DATA[:17]), dtype=torch.uint8).long()[None]
     with torch.no_grad():
         logits = trainer.predict(tokens[:, :-1], 16)
@@ -112,7 +112,7 @@ def reread(folder: Path) -> None:
 
 def note(trainer: Trainer, path: Path) -> None:
     """All weights, and the logits of a window as evaluation has them."""
-    trainer.whole.eval()
+    trainer.parallel_module.eval()
     with torch.no_grad():
         logits = trainer.predict(torch.frombuffer(bytearray(DATA[:16]), dtype=torch.uint8).long()[None], 16)
     weights = full_tensors(trainer.network.state_dict() | trainer.objective.state_dict())

@@ -12,7 +12,7 @@ from charladder.auxiliary import term_name
 from charladder.errors import DamagedDataWarning
 from charladder.evaluation.last_learned import TrainingMoment, last_learned
 from charladder.objective import term_weights
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import load_recipe_fields, resolve
 from charladder.run import Run
 from charladder.training.schedule import Clock, progress
 
@@ -33,7 +33,7 @@ Line = dict[str, Any]
 def make_run(folder: Path, budget: dict[str, float], schedule: dict[str, Any]) -> Run:
     fields = {f"training.{name}": value for name, value in ({"minutes": 0.0} | budget).items()}
     fields |= {f"objective.{name}": value for name, value in schedule.items()}
-    return Run(folder, resolve(read_raw("ladder") | {"model.layers": LAYERS} | fields))
+    return Run(folder, resolve(load_recipe_fields("ladder") | {"model.layers": LAYERS} | fields))
 
 
 def all_lines(run: Run, clock: Clock, steps: int, skipped: tuple[int, ...] = ()) -> list[Line]:

@@ -17,7 +17,7 @@ from charladder.kernels import build, native
 from charladder.recipe import resolve
 from charladder.run_creation import plan_run
 from charladder.text import open_corpus
-from charladder.trainer_factory import build_trainer, fresh_modules, make_trainer
+from charladder.trainer_factory import build_trainer, make_trainer, new_modules
 from charladder.training import distributed
 
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or "cc")[0])
@@ -250,6 +250,6 @@ def test_all_ranks_use_torch_if_one_lacks_c(text_file, monkeypatch):
     monkeypatch.setattr(
         distributed, "broadcast_and_any", lambda own, stop=False: (own, answers.pop() if answers else stop)
     )
-    build_trainer(run, corpus, *fresh_modules(run))
+    build_trainer(run, corpus, *new_modules(run))
     assert loaded() == [False, False]
     assert native.describe(build.LOSSES) == "torch (another process of this job cannot use C)"

@@ -25,7 +25,7 @@ def ask(served, path, **body):
 @pytest.fixture(scope="module")
 def loaded(runs):
     run = open_run(runs / "run")
-    return run.network(), run.objective()
+    return run.load_network(), run.load_objective()
 
 
 def test_score_equals_evaluate(served, runs, loaded):

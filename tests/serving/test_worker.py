@@ -82,7 +82,7 @@ def test_disconnected_clients_free_slots_of_all_workers(runs, cores):
 
 
 def test_large_network_and_single_stream_have_one_worker(runs, cores, monkeypatch):
-    network = open_run(runs / "run").network()
+    network = open_run(runs / "run").load_network()
     assert [runner.slots for runner in open_runners(network, 5, torch.float32)] == [1, 2, 2]
     assert [runner.slots for runner in open_runners(network, 1, torch.float32)] == [1]
     monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 3)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import load_recipe_fields, resolve
 from charladder.run import Run
 from charladder.run_creation import write_config
 from charladder.studies.plan import Arm, Plan, run_directory_name
@@ -49,7 +49,7 @@ def make_run(
     stretch that is scored on the way). letters: of its alphabet, which are bytes where there are none."""
     path = folder / run_directory_name(arm, seed)
     path.mkdir(parents=True)
-    raw = read_raw("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
+    raw = load_recipe_fields("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
     raw |= {"text.letters": letters, "text.alphabet": "letters" if letters else "bytes"}
     recipe = resolve(raw | {"training.seed": seed if own_seed is None else own_seed})
     write_config(Run(path, recipe))

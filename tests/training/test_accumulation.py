@@ -12,7 +12,7 @@ def test_four_micro_batches_of_four_equal_one_batch_of_sixteen(prose, block, dro
     gradients, reports = [], []
     for micro_batch in (16, 4, 5):
         trainer = make_trainer(prose, small(block=block, dropout=dropout), batch=16, micro_batch=micro_batch)
-        reports.append(list(trainer.backward(0.1)))
+        reports.append(list(trainer.accumulate_gradients(0.1)))
         gradients.append(
             [p.grad for p in [*trainer.network.parameters(), *trainer.objective.parameters()] if p.grad is not None]
         )

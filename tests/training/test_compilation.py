@@ -4,7 +4,7 @@ from torch._dynamo.utils import counters
 
 from charladder.cli.main import main
 from charladder.errors import UserError
-from charladder.training.compilation import choose_compiled, compile_blocks
+from charladder.training.compilation import compile_blocks, should_compile
 from helpers import make_trainer, small
 
 # torch's compiler looks at the gradient of what blocks are given, and torch warns of it.
@@ -31,13 +31,13 @@ def test_auto_compiles_on_a_gpu_that_can_and_nowhere_else(monkeypatch):
     able, there = (9, 0), object()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: able)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: there)
-    assert [choose_compiled(name, on) for name in ("auto", "blocks", "graphs", "never") for on in (gpu, cpu)] == [
+    assert [should_compile(name, on) for name in ("auto", "blocks", "graphs", "never") for on in (gpu, cpu)] == [
         True, False, True, True, True, True, False, False,
     ]  # fmt: skip
     able = (6, 1)
-    assert not choose_compiled("auto", gpu)
+    assert not should_compile("auto", gpu)
     able, there = (9, 0), None
-    assert not choose_compiled("auto", gpu)
+    assert not should_compile("auto", gpu)
 
 
 def test_graphs_want_the_whole_batch_at_once(prose):
@@ -52,7 +52,7 @@ def test_one_compilation_serves_every_layer_and_the_whole_schedule(prose, change
     fields = {"model": small(layers=6, **changes), "dtype": torch.float64, "steps": 12, "diagnose_every": 5}
     plain, compiled = make_trainer(prose, **fields), make_trainer(prose, **fields)
     compile_blocks(compiled.network, backend="aot_eager")
-    compiled.compiled = True
+    compiled.is_compiled = True
     assert losses(compiled, 12) == pytest.approx(losses(plain, 12), rel=1e-9)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]

@@ -8,7 +8,7 @@ import torch
 from charladder.auxiliary import Report, TermReport
 from charladder.errors import UserError
 from charladder.objective import ObjectiveConfig, language_model
-from charladder.training import Unrecorded, cuda_graph, train
+from charladder.training import CaptureFailed, cuda_graph, train
 from charladder.training.cuda_graph import CapturedStep, StepGraph
 from helpers import make_trainer, small
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_recorded_is_not_tried_again(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
     recorder = StepGraph([torch.nn.Parameter(torch.zeros(1))])
     assert [recorder("a", [], None) for _ in range(3)] == [None] * 3
-    assert recorder.failed == "no room"
+    assert recorder.failure == "no room"
 
 
 def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monkeypatch):
@@ -87,11 +87,11 @@ def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monk
     x, replayed = torch.ones(2), []
     for step in range(9):
         if step in (4, 6):  # another kind of step
-            recorder.make_room()
+            recorder.free_memory_for_eager_step()
             replayed.append(None)
         else:
             recorder("a", [x], step)
-            replayed.append(recorder.replayed)
+            replayed.append(recorder.is_replayed)
         if step == 5:
             free[0] = 800
     assert replayed == [False, False, True, True, None, True, None, False, False]
@@ -100,9 +100,9 @@ def test_a_recording_is_given_up_where_other_passes_would_not_fit_beside_it(monk
 
 def test_what_a_run_cannot_record_it_says_once(prose, tmp_path):
     trainer = make_trainer(prose, steps=5)
-    trainer.recorder = StepGraph([], failed="no room")
-    events = [event for event in train(trainer, tmp_path) if isinstance(event, Unrecorded)]
-    assert events == [Unrecorded("no room")]
+    trainer.step_graph = StepGraph([], failure="no room")
+    events = [event for event in train(trainer, tmp_path) if isinstance(event, CaptureFailed)]
+    assert events == [CaptureFailed("no room")]
 
 
 def test_graphs_are_refused_where_they_cannot_be(prose):
@@ -114,33 +114,33 @@ def test_passes_are_those_of_the_objective(prose):
     """What is recorded, taken as it is: the gradient that a step has; and what tells one recording from another."""
     trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
     windows, examples = trainer.windows.take(4, 1, 0, 1)
-    piece = trainer.placed(torch.from_numpy(windows))
-    key, inputs, run = trainer.passes(piece, trainer.dropout(examples), 0.0)
+    piece = trainer.to_device(torch.from_numpy(windows))
+    key, inputs, run = trainer.graph_inputs(piece, trainer.make_dropout(examples), 0.0)
     report = run(*inputs)
-    [expected] = other.backward(0.0)
+    [expected] = other.accumulate_gradients(0.0)
     assert report.value == expected.value
     for mine, theirs in zip(trainer.parameters, other.parameters, strict=True):
         assert torch.equal(mine.grad, theirs.grad)
-    assert trainer.passes(piece, None, 0.0)[0] == key
-    assert trainer.passes(piece, None, 0.3)[0] != key  # a layer is silent
-    assert trainer.passes(piece[:2], None, 0.0)[0] != key
+    assert trainer.graph_inputs(piece, None, 0.0)[0] == key
+    assert trainer.graph_inputs(piece, None, 0.3)[0] != key  # a layer is silent
+    assert trainer.graph_inputs(piece[:2], None, 0.0)[0] != key
     trainer.network.angles(0, 99, trainer.device)  # somebody has asked for a longer table
-    assert trainer.passes(piece, None, 0.0)[0] != key
+    assert trainer.graph_inputs(piece, None, 0.0)[0] != key
 
 
 @pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
 def test_a_recording_is_of_the_position_table_that_it_reads(prose, positions):
     trainer = make_trainer(prose, model=small(positions=positions))
     piece = torch.zeros(4, 18, dtype=torch.long)
-    key = trainer.passes(piece, None, 0.0)[0]
-    assert trainer.passes(piece, None, 0.0)[0] == key
+    key = trainer.graph_inputs(piece, None, 0.0)[0]
+    assert trainer.graph_inputs(piece, None, 0.0)[0] == key
     trainer.network(torch.zeros(1, 40, dtype=torch.long))  # past the context: the table is made anew, longer
-    assert trainer.passes(piece, None, 0.0)[0] != key
+    assert trainer.graph_inputs(piece, None, 0.0)[0] != key
 
 
 def test_on_a_cpu_nothing_is_recorded(prose):
-    assert make_trainer(prose, compile="blocks", device="cpu").recorder is None
-    assert make_trainer(prose, device="cpu").recorder is None
+    assert make_trainer(prose, compile="blocks", device="cpu").step_graph is None
+    assert make_trainer(prose, device="cpu").step_graph is None
 
 
 def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report(prose, monkeypatch):
@@ -159,13 +159,13 @@ def test_a_recording_has_the_gradient_of_one_batch_and_the_numbers_of_its_report
         monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
     trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
     piece = torch.from_numpy(trainer.windows.take(4, 1, 0, 1)[0])
-    _, inputs, run = trainer.passes(piece, None, 0.0)
+    _, inputs, run = trainer.graph_inputs(piece, None, 0.0)
     made = cuda_graph.capture_step(trainer.parameters, inputs, run)
-    [report] = other.backward(0.0)
+    [report] = other.accumulate_gradients(0.0)
     expected = {name: p.grad for name, p in other.network.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm([p.grad for p in other.parameters if p.grad is not None])
     assert made.inputs[0] is not inputs[0] and torch.equal(made.inputs[0], piece)
-    assert made.numbers.tolist() == pytest.approx(
+    assert made.scalars.tolist() == pytest.approx(
         [float(report.total.detach()), float(norm), *(float(term.loss) for term in report.terms.values())], rel=1e-6
     )
     got = {id(parameter): gradient for parameter, gradient in made.gradients}
@@ -196,12 +196,12 @@ def test_replayed_steps_are_the_steps(prose, changes, logits, monkeypatch):
     plain, replayed = (make_trainer(prose, compile=compile, **fields) for compile in ("blocks", "graphs"))
     counted = [0]
 
-    def count(*given, call=replayed.recorder.__call__):
+    def count(*given, call=replayed.step_graph.__call__):
         found = call(*given)
         counted[0] += found is not None
         return found
 
-    replayed.recorder = type("Counting", (), {"__call__": staticmethod(count)})()
+    replayed.step_graph = type("Counting", (), {"__call__": staticmethod(count)})()
     for _ in range(24):
         one, other = plain.step(), replayed.step()
         assert other.report.value == pytest.approx(one.report.value, rel=1e-3)

@@ -5,9 +5,9 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from charladder.training.memory import keep_memory
+from charladder.training.memory import retain_freed_memory
 if {kept}:
-    keep_memory()
+    retain_freed_memory()
 for turn in range(40):  # the first may still make the heap grow
     if turn == 20:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

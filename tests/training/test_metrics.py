@@ -8,7 +8,7 @@ import pytest
 
 from charladder.errors import DamagedDataWarning, UserError
 from charladder.training.curves import draw_curves
-from charladder.training.metrics import MOST_LINE, Metrics, read_metrics
+from charladder.training.metrics import MAX_LINE_BYTES, Metrics, read_metrics
 
 GOOD = {"step": 1, "characters": 10, "terms": {"main": {"bits": 3.0}}}
 LONG = int("9" * 400)
@@ -54,7 +54,7 @@ def test_a_long_line_and_a_long_file_take_no_memory(tmp_path):
         assert read_metrics(path) == [GOOD]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * MOST_LINE
+    assert peak < 8 * MAX_LINE_BYTES
     with path.open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(UserError, match="1,099,511,627,776 bytes, and is not read"):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from charladder.errors import DamagedDataWarning, UserError
-from charladder.training import TrainingDiverged, Validated, load_newest, train
+from charladder.training import TrainingDiverged, ValidationCompleted, load_newest, train
 from charladder.training.curves import _read_diagnoses, _validation_points, draw_curves
 from charladder.training.metrics import read_metrics
 from helpers import make_trainer, small
@@ -155,7 +155,12 @@ def test_of_equal_validations_the_first_is_the_best(tmp_path, prose):
             return next(left)
 
         events = list(train(trainer, make(tmp_path / name), validate))
-        assert [event.best for event in events if isinstance(event, Validated)][:4] == [True, True, False, False]
+        assert [event.best for event in events if isinstance(event, ValidationCompleted)][:4] == [
+            True,
+            True,
+            False,
+            False,
+        ]
         assert (tmp_path / name / "best.safetensors").exists() == (name == "best")
     kept = load_file(tmp_path / "best" / "best.safetensors")["output.weight"]
     assert torch.equal(kept, at[4]) and not torch.equal(kept, at[6])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from charladder.training import sharded_io
-from charladder.training.checkpoint import check_state
+from charladder.training.checkpoint import is_valid_state
 
 
 def write(folder, pieces):
@@ -62,6 +62,6 @@ def test_pieces_that_leave_gaps_or_overlap_are_named_before_a_tensor_is_made(tmp
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf"), -1.0, 10**400, True, "1"])
 def test_seconds_that_no_run_has_are_refused(seconds):
     state = {"clock": {"step": 1, "characters": 1, "seconds": 1.5}, "sampler": {"examples": 1}}
-    assert check_state(state)
+    assert is_valid_state(state)
     state["clock"]["seconds"] = seconds
-    assert not check_state(state)
+    assert not is_valid_state(state)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from charladder.atomic_io import atomic_write, write_text
-from charladder.training.loop import sweep_run
+from charladder.training.loop import remove_partial_files
 from charladder.training.tensor_files import check_length, load_tensors, save_tensors
 
 
@@ -68,7 +68,7 @@ def test_the_sweep_of_a_run_removes_everything_temporary(tmp_path):
     killed_while_writing(tmp_path / "weights")
     (tmp_path / ".tmpabc").touch()  # of safetensors, in a run of an older version
     (tmp_path / "metrics.jsonl").touch()
-    sweep_run(tmp_path)
+    remove_partial_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

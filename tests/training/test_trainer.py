@@ -8,12 +8,12 @@ from charladder.errors import UserError
 from charladder.evaluation import evaluate
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, ObjectiveConfig
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import load_recipe_fields, resolve
 from charladder.text import Windows
 from charladder.training import Trainer, TrainingConfig, TrainingDiverged
 from charladder.training.devices import choose_device, choose_precision
-from charladder.training.optimizers import make_optimizers, named
-from charladder.training.schedule import Clock, progress, rate_factor, step_share
+from charladder.training.optimizers import make_optimizers, named_parameters
+from charladder.training.schedule import Clock, learning_rate_factor, progress, step_share
 from helpers import make_trainer, predictor, small
 
 
@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(
 def test_muon_takes_matrices_of_layers_only_with_query_key_and_value_apart(prose):
     trainer = make_trainer(prose, small(block="paper"))
     muon, adam = trainer.optimizers
-    names = {id(p): name for name, p in named(trainer.network, trainer.objective.heads)}
+    names = {id(p): name for name, p in named_parameters(trainer.network, trainer.objective.heads)}
     taken = sorted(names[id(p)] for p in muon.param_groups[0]["params"])
     assert [n for n in taken if n.startswith("network.blocks.0")] == [
         f"network.blocks.0.{part}.weight"
@@ -96,7 +96,7 @@ def test_a_network_that_was_scored_first_can_still_be_trained(prose):
 @pytest.mark.slow
 def test_a_real_t64_takes_a_step():
     """All 64 layers, both targets, dropout: one window of 512, so that it fits the time of a test."""
-    recipe = resolve({**read_raw("t64"), "training.batch": 1, "training.micro_batch": 1})
+    recipe = resolve({**load_recipe_fields("t64"), "training.batch": 1, "training.micro_batch": 1})
     text = np.random.default_rng(0).integers(0, 256, 2000).astype(np.uint8)
     network = Transformer(recipe.model, 256)
     windows = Windows(text, (0, 2000), recipe.model.context, recipe.objective.targets, 0)
@@ -129,7 +129,7 @@ def test_progress():
 )  # fmt: skip
 def test_rates_of_a_hundred_steps(decay, warmup, at, factor):
     settings = TrainingConfig(batch=1, learning_rate=1.0, steps=100, decay=decay, warmup=warmup)
-    assert rate_factor(settings, at, 0.01) == pytest.approx(factor, abs=1e-12)
+    assert learning_rate_factor(settings, at, 0.01) == pytest.approx(factor, abs=1e-12)
 
 
 def test_the_share_of_a_step():
@@ -146,7 +146,7 @@ def test_the_share_of_a_step():
 def test_the_first_step_under_warm_up_moves_the_weights(prose, budget, optimizer):
     trainer = make_trainer(prose, optimizer=optimizer, warmup=0.1, **({"steps": 0} | budget))
     before = trainer.network.blocks[0].attention.output.weight.detach().clone()
-    rate = trainer.step().rate
+    rate = trainer.step().learning_rate
     assert not torch.equal(trainer.network.blocks[0].attention.output.weight, before)
     assert 0 < rate < 0.01 and (rate == pytest.approx(0.01 / 4) or "minutes" in budget)
 
@@ -159,7 +159,7 @@ def test_a_step_uses_the_rate_that_it_reports(prose):
     weight = trainer.network.output.weight
     for step in range(8):
         before = weight.detach().clone()
-        rate = trainer.step().rate
+        rate = trainer.step().learning_rate
         expected = 0.5 * min(1, (step + 1) / 4) * 0.5 * (1 + math.cos(math.pi * step / 8))
         assert rate == pytest.approx(expected)
         torch.testing.assert_close(weight.detach(), before - expected * weight.grad)
@@ -219,7 +219,7 @@ def test_momentum_is_one_optimizer_over_everything(prose):
     trainer = make_trainer(prose, optimizer="momentum", momentum=0.99)
     (sgd,) = make_optimizers(trainer.settings, trainer.network, trainer.objective.heads, torch.float32)
     assert sgd.param_groups[0]["momentum"] == 0.99
-    assert len(sgd.param_groups[0]["params"]) == len(named(trainer.network, trainer.objective.heads))
+    assert len(sgd.param_groups[0]["params"]) == len(named_parameters(trainer.network, trainer.objective.heads))
 
 
 def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):

@@ -3,7 +3,7 @@
 from charladder.auxiliary import term_name
 from charladder.objective import term_weights
 from charladder.training import Trainer, TrainingConfig
-from charladder.training.schedule import progress, rate_factor, step_share
+from charladder.training.schedule import learning_rate_factor, progress, step_share
 
 _MIN_RELATIVE_CHANGE = 0.01  # learning rates that differ by less than this share are not worth a word
 
@@ -17,7 +17,7 @@ def describe_budget_change(trainer: Trainer, old_settings: TrainingConfig) -> st
     was, now = progress(old_settings, clock), trainer.progress
     characters, seconds = round(clock.characters / clock.step), clock.seconds / clock.step
     old, new = (
-        settings.learning_rate * rate_factor(settings, at, step_share(settings, clock, characters, seconds))
+        settings.learning_rate * learning_rate_factor(settings, at, step_share(settings, clock, characters, seconds))
         for settings, at in ((old_settings, was), (trainer.settings, now))
     )
     changes = []

@@ -8,10 +8,10 @@ import torch
 from charladder.errors import UserError
 from charladder.model import ModelConfig, Transformer
 from charladder.recipe import Recipe
-from charladder.run import Run, fresh_objective
+from charladder.run import Run, new_objective
 from charladder.text import Alphabet
 from charladder.training.distributed import all_reduce_min, world_size
-from charladder.training.memory import main_memory, peak_bytes
+from charladder.training.memory import free_and_total_memory, peak_bytes
 
 _MAX_MEMORY_SHARE = 0.8  # of the free memory that an estimate may fill
 
@@ -26,7 +26,7 @@ def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int
         few = dataclasses.replace(recipe.model, layers=layers)
         with torch.device("meta"):
             network = Transformer(few, alphabet.size)
-            objective = fresh_objective(dataclasses.replace(recipe, model=few), alphabet)
+            objective = new_objective(dataclasses.replace(recipe, model=few), alphabet)
         named = list(network.named_parameters())
         products = sum(p.numel() for n, p in named if p.ndim == 2 and not n.startswith(("emb", "tab", "ngrams")))
         return sum(p.numel() for _, p in named), products, sum(p.numel() for p in objective.parameters())
@@ -91,7 +91,7 @@ def device_memory(device: torch.device) -> tuple[int, int] | None:
     """Bytes that are free, and bytes that there are; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
-    return main_memory()
+    return free_and_total_memory()
 
 
 def max_windows(recipe: Recipe, device: torch.device) -> int:

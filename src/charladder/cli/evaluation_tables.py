@@ -52,7 +52,7 @@ def score_by_position(console: Console, job: ScoringJob) -> TableResult:
 
 
 def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
-    objective = job.run.objective().to(job.device).eval()
+    objective = job.run.load_objective().to(job.device).eval()
     fitted, about = _load_refit_heads(job)
     with scoring_bar(console, "by layer", job.bounds[1] - job.bounds[0]) as report:
         scores = evaluate_layers(

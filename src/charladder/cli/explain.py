@@ -13,7 +13,7 @@ from charladder.cli.options import BUDGET_FIELDS, Parser, add_json_option
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, suggest_names
 from charladder.objective import ObjectiveConfig, term_weights
-from charladder.recipe import convert, field_types, read_raw, resolve
+from charladder.recipe import convert_value, field_types, load_recipe_fields, resolve
 from charladder.strict_json import dumps
 
 _MAX_CHARACTERS = 200
@@ -48,7 +48,7 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
-    progress, step = convert("--progress", options.progress, float), convert("--step", options.step, int)
+    progress, step = convert_value("--progress", options.progress, float), convert_value("--step", options.step, int)
     if not 0 <= progress <= 1:
         raise UserError(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
     if step < 0:
@@ -78,14 +78,14 @@ def main(argv: list[str]) -> int:
 def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
     """The objective and the number of layers: a recipe's, or the paper's with other presets."""
     given = {
-        name: convert(f"--{name}", getattr(options, name), int)
+        name: convert_value(f"--{name}", getattr(options, name), int)
         for name in ("layers", "targets")
         if getattr(options, name) is not None
     }
     if options.recipe is not None:
         if options.intermediate is not None or options.ahead is not None:
             raise UserError("--recipe has weights of its own; leave out --intermediate and --ahead")
-        raw = {name: value for name, value in read_raw(options.recipe).items() if name not in BUDGET_FIELDS}
+        raw = {name: value for name, value in load_recipe_fields(options.recipe).items() if name not in BUDGET_FIELDS}
         recipe = resolve({**raw, "training.steps": 1})
         settings, layers = recipe.objective, recipe.model.layers
     else:
@@ -105,7 +105,7 @@ def _read_preset(option: str, name: str | None, known: Collection[str], type_: A
     """The name of a preset, the paper's where none is given. Raises UserError with the nearest name."""
     if name is not None and name not in known:
         raise UserError(f"{option}: there is no preset called {name!r}{suggest_names(name, known)}")
-    return convert(option, name or "al_rfou", type_)
+    return convert_value(option, name or "al_rfou", type_)
 
 
 def _print_rows(rows: list[Row]) -> None:

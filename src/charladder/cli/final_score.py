@@ -15,7 +15,7 @@ from charladder.cli.scoring import open_scoring_job, score_entries, score_job
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.errors import UserError
 from charladder.evaluation import Score
-from charladder.run import Run, split_of
+from charladder.run import Run, split_corpus
 from charladder.text import Corpus
 from charladder.training import Trainer
 from charladder.training.metrics import Metrics, read_metrics
@@ -61,7 +61,7 @@ def score_after_training(
     Returns the keys of `evaluate --json`, and `part`, whether the valid part has more characters than were scored;
     None without a valid part and for --score none. The stretch of the last validation is not scored twice.
     """
-    (begin, end), validated = split_of(run.recipe, corpus).valid, outcome.last_validation
+    (begin, end), validated = split_corpus(run.recipe, corpus).valid, outcome.last_validation
     if validated is None or wanted == "none":
         return None
     characters = characters_to_score(trainer, wanted, end - begin, validated)

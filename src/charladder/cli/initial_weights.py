@@ -5,9 +5,9 @@ from pathlib import Path
 
 from charladder.cli.options import BUDGET_FIELDS, given_fields
 from charladder.errors import UserError
-from charladder.recipe import Raw, tables
+from charladder.recipe import RecipeFields, recipe_tables
 from charladder.run import Run, open_run
-from charladder.trainer_factory import initial_weights
+from charladder.trainer_factory import network_digest
 
 _INHERITED_TEXT_FIELDS = (
     "alphabet",
@@ -17,7 +17,7 @@ _INHERITED_TEXT_FIELDS = (
 )  # settings of text that are those of RUN; others are of NEW_TEXT
 
 
-def read_initial_fields(options: Namespace) -> tuple[Raw, Run]:
+def read_initial_fields(options: Namespace) -> tuple[RecipeFields, Run]:
     """The recipe fields of RUN with those given on the command line over them, and RUN.
 
     Raises UserError for fields that its network or its alphabet cannot have, and where RUN has no weights.
@@ -28,19 +28,19 @@ def read_initial_fields(options: Namespace) -> tuple[Raw, Run]:
         raise UserError(f"--from takes the recipe of {run.path}; leave --recipe out (fields may be given one by one)")
     if not options.data:
         raise UserError("--from begins a new run on another text; give that text as DATA")
-    sections = tables(run.recipe)
+    sections = recipe_tables(run.recipe)
     _check_fixed_fields(run, given, sections)
-    raw: Raw = {"recipe": run.recipe.recipe}
+    raw: RecipeFields = {"recipe": run.recipe.recipe}
     for section in ("model", "objective", "training"):
         raw |= {f"{section}.{name}": value for name, value in sections[section].items()}
     raw |= {f"text.{name}": sections["text"][name] for name in _INHERITED_TEXT_FIELDS}
     if BUDGET_FIELDS & set(given):
         raw = {name: value for name, value in raw.items() if name not in BUDGET_FIELDS}
-    raw |= {"training.initial_run": str(run.path.absolute()), "training.initial_sha256": initial_weights(run)}
+    raw |= {"training.initial_run": str(run.path.absolute()), "training.initial_sha256": network_digest(run)}
     return {**raw, **given}, run
 
 
-def _check_fixed_fields(run: Run, given: Raw, sections: Raw) -> None:
+def _check_fixed_fields(run: Run, given: RecipeFields, sections: RecipeFields) -> None:
     """Raises UserError for a field that the network of `run` fixes, where another value is given for it."""
     free = {"model.dropout"} | (set() if run.recipe.model.learned_positions else {"model.context"})
     fixed = {f"model.{name}": value for name, value in sections["model"].items()}

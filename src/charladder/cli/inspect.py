@@ -10,7 +10,7 @@ from charladder.cli.estimate import describe_recipe
 from charladder.cli.options import Parser, add_json_option, add_recipe_options, given_fields, read_recipe_fields
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
-from charladder.recipe import resolve, tables
+from charladder.recipe import recipe_tables, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         recipe = resolve(read_recipe_fields(options))
     facts = describe_recipe(recipe)
     if options.json:
-        print(dumps({**facts, "config": tables(recipe)}))
+        print(dumps({**facts, "config": recipe_tables(recipe)}))
         return 0
     console = Terminal()
     table = Table(box=None, show_header=False, padding=(0, 2))

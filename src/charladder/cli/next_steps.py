@@ -4,7 +4,7 @@ import codecs
 import shlex
 from pathlib import Path
 
-from charladder.run import Run, split_of
+from charladder.run import Run, split_corpus
 from charladder.text import Corpus
 
 _MAX_SEARCHED_CHARACTERS = 4096  # characters of the text among which a prompt is sought
@@ -13,12 +13,12 @@ _MAX_PROMPT_CHARACTERS = 24  # characters of a prompt, at most
 
 def commands_after_training(run: Run, corpus: Corpus, budget: str, encoding: str) -> list[str]:
     """What to do with a trained run. budget: a larger budget, as options; output: the encoding of the terminal."""
-    parts = split_of(run.recipe, corpus)
+    parts = split_corpus(run.recipe, corpus)
     held_out = next((part for part in ("test", "valid") if parts.part(part)[1] > parts.part(part)[0]), None)
     prompt = find_prompt(corpus, encoding)
     return [
-        f"charladder generate {run.words}{f' {_prompt_option(prompt)}' if prompt else ''} --length 400",
-        *([f"charladder evaluate {run.words} --split {held_out}"] if held_out else []),
+        f"charladder generate {run.command_arguments}{f' {_prompt_option(prompt)}' if prompt else ''} --length 400",
+        *([f"charladder evaluate {run.command_arguments} --split {held_out}"] if held_out else []),
         f"charladder train --resume {shlex.quote(str(run.path))} --extend {budget}",
     ]
 

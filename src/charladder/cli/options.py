@@ -6,7 +6,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from charladder.cli.help_page import format_help
 from charladder.errors import UserError, closest_name, suggest_names
-from charladder.recipe import SECTIONS, Raw, convert, field_types, meant_field, read_raw
+from charladder.recipe import SECTIONS, RecipeFields, convert_value, field_types, find_field, load_recipe_fields
 
 # The dotted field, and its line of help: fields without one are no part of the help page.
 SHORT_OPTIONS = {
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         Names are compared without their dashes, which would dominate the similarity of short names.
         """
         options, plain = self._option_string_actions, name.lstrip("-")
-        meant = meant_field(plain)
+        meant = find_field(plain)
         if meant is not None:
             short = [f"--{short}" for short, (dotted, _) in SHORT_OPTIONS.items() if dotted == meant]
             own = ["--rate"] if meant == "training.learning_rate" else []  # of `refit`, which has no recipe
@@ -137,25 +137,25 @@ def _ladder_default(dotted: str) -> str:
     """The default of a field in the recipe `ladder`, for the help page; empty where it has none."""
     section, name = dotted.split(".")
     defaults = {field.name: field.default for field in dataclasses.fields(SECTIONS[section])}
-    value = read_raw("ladder").get(dotted, defaults[name])
+    value = load_recipe_fields("ladder").get(dotted, defaults[name])
     if value is dataclasses.MISSING or (dotted in BUDGET_FIELDS and not value):
         return ""
     return f" (default {value:g})" if isinstance(value, float) else f" (default {value})"
 
 
-def given_fields(options: argparse.Namespace) -> Raw:
+def given_fields(options: argparse.Namespace) -> RecipeFields:
     """The recipe fields given on the command line, by dotted name, in their types."""
     types = field_types()
     given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in types}
     budgets = sorted(BUDGET_FIELDS & set(given))
     if len(budgets) > 1:
         raise UserError(f"{budgets[0]} and {budgets[1]} are both given; a run has one budget: choose one")
-    return {name: convert(name, value, types[name]) for name, value in given.items()}
+    return {name: convert_value(name, value, types[name]) for name, value in given.items()}
 
 
-def read_recipe_fields(options: argparse.Namespace) -> Raw:
+def read_recipe_fields(options: argparse.Namespace) -> RecipeFields:
     """The fields of the chosen recipe with those given on the command line over them."""
-    raw, given = read_raw("ladder" if options.recipe is None else options.recipe), given_fields(options)
+    raw, given = load_recipe_fields("ladder" if options.recipe is None else options.recipe), given_fields(options)
     if BUDGET_FIELDS & set(given):
         raw = {name: value for name, value in raw.items() if name not in BUDGET_FIELDS}
     return {**raw, **given}

@@ -8,7 +8,7 @@ from typing import Any
 from charladder.cli.options import Parser, add_json_option
 from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError, suggest_names
-from charladder.recipe import read_raw, resolve
+from charladder.recipe import load_recipe_fields, resolve
 from charladder.run import open_run
 from charladder.strict_json import dumps
 from charladder.studies.plots import X_AXES, draw_runs, draw_schedule
@@ -145,6 +145,6 @@ def _plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
     if len(options.runs) > 1:
         raise UserError(f"--schedule draws one run or recipe, and {len(options.runs)} are given")
     (name,) = options.runs
-    recipe = open_run(Path(name)).recipe if Path(name).is_dir() else resolve(read_raw(name))
+    recipe = open_run(Path(name)).recipe if Path(name).is_dir() else resolve(load_recipe_fields(name))
     draw_schedule(recipe.objective, recipe.model.layers, name, path)
     return {"schedule": name, "layers": recipe.model.layers, "targets": recipe.objective.targets}

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from charladder.cli.options import FIELDS_SET_BY_RUN, Parser, add_json_option, field_type
 from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
-from charladder.recipe import SECTIONS, field_help, field_types, read_raw, resolve
+from charladder.recipe import SECTIONS, field_help, field_types, load_recipe_fields, resolve
 from charladder.strict_json import dumps
 
 _REGENERATE = "charladder recipe --markdown > docs/recipe.md"
@@ -45,7 +45,7 @@ def describe_fields(name: str) -> list[dict[str, Any]]:
 
     Raises UserError where there is no such recipe.
     """
-    recipe, types, lines = resolve(read_raw(name)), field_types(), field_help()
+    recipe, types, lines = resolve(load_recipe_fields(name)), field_types(), field_help()
     sections = {section: dataclasses.asdict(getattr(recipe, section)) for section in SECTIONS}
     entries = []
     for field, type_ in types.items():

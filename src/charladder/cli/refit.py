@@ -12,7 +12,7 @@ from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.generation.speculative.fitting import FitConfig, FitProgress, fit
 from charladder.generation.speculative.heads_file import HeadsMetadata, load_heads, save_heads
-from charladder.run import Run, file_ends, open_data, open_run, run_lock, split_of
+from charladder.run import Run, file_ends, open_data, open_run, run_lock, split_corpus
 from charladder.strict_json import dumps
 from charladder.text import Windows
 from charladder.training.devices import choose_device, choose_precision
@@ -61,13 +61,13 @@ def main(argv: list[str]) -> int:
     run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
     wanted = _parse_layers(options.layers, layers)
-    network = run.network()
+    network = run.load_network()
     digest = file_digest(run.network_path)
     with run_lock(run.path), reading_progress() as report:
         corpus = open_data(run, report, options.moved)
         print_text_notes(corpus)
         windows = Windows(
-            corpus.ids_N, split_of(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,
+            corpus.ids_N, split_corpus(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,
             "random", file_ends(run.recipe, corpus),
         )  # fmt: skip
         old = None if options.fresh else _load_existing_heads(run)

@@ -13,12 +13,19 @@ from charladder.cli.initial_weights import read_initial_fields
 from charladder.cli.notes import print_note, print_text_notes
 from charladder.cli.options import BUDGET_FIELDS, given_fields, read_recipe_fields
 from charladder.cli.progress import reading_progress
-from charladder.default_shape import PASSES, SMALL
-from charladder.environment import environment_of
+from charladder.default_shape import MIN_EPOCHS, SMALL_TEXT_CHARACTERS
+from charladder.environment import read_environment_text
 from charladder.errors import UserError
-from charladder.recipe import Raw, resolve, shape_of
+from charladder.recipe import RecipeFields, resolve, shape_fields
 from charladder.run import Run, open_data, open_run
-from charladder.run_creation import create_numbered_run, create_run, new_path, plan_run, run_exists, write_config
+from charladder.run_creation import (
+    create_numbered_run,
+    create_run,
+    next_run_path,
+    plan_run,
+    run_exists_error,
+    write_config,
+)
 from charladder.text import Corpus, ProgressCallback, no_progress, open_corpus
 from charladder.text.sources import STDIN
 from charladder.trainer_factory import make_trainer, new_trainer
@@ -48,7 +55,7 @@ def find_run_to_resume(options: Namespace) -> Path | None:
     if options.run is None or job_name() is None:
         return None
     path = Path(options.run)
-    return path if on_rank_zero(lambda: environment_of(path, "job") == job_name()) else None
+    return path if on_rank_zero(lambda: read_environment_text(path, "job") == job_name()) else None
 
 
 def _check_same_job(run: Run, options: Namespace) -> Run:
@@ -58,7 +65,7 @@ def _check_same_job(run: Run, options: Namespace) -> Run:
     same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
     training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
-        raise run_exists(run.path)
+        raise run_exists_error(run.path)
     return run
 
 
@@ -73,9 +80,9 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
-    path = new_path(recipe.recipe) if options.run is None else Path(options.run)
+    path = next_run_path(recipe.recipe) if options.run is None else Path(options.run)
     if options.run is not None and on_rank_zero(lambda: os.path.lexists(path)):
-        raise run_exists(path)
+        raise run_exists_error(path)
     text = recipe.text
     if world_size() > 1 and STDIN in text.data:
         raise UserError("standard input can be read by one process only, and there are several; save it as a file")
@@ -83,7 +90,9 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     corpus = _read_text_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
     usual, recipe = recipe, resolve(raw)
-    chosen = [f"{name} = {value:g}" for name, value in shape_of(recipe).items() if shape_of(usual)[name] != value]
+    chosen = [
+        f"{name} = {value:g}" for name, value in shape_fields(recipe).items() if shape_fields(usual)[name] != value
+    ]
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
     if find_batch:
@@ -93,13 +102,13 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     run = _create_directory(run, corpus, numbered=options.run is None)
     if chosen:
         _print_note_once(
-            f"this text has fewer than {SMALL:,} training characters, read {PASSES} times or more, so fields that are "
-            f"not set have the values for small texts: {', '.join(chosen)}"
+            f"this text has fewer than {SMALL_TEXT_CHARACTERS:,} training characters, read {MIN_EPOCHS} times or more, "
+            f"so fields that are not set have the values for small texts: {', '.join(chosen)}"
         )
     return run, corpus, trainer
 
 
-def _requested_fields(options: Namespace) -> tuple[Raw, Run | None]:
+def _requested_fields(options: Namespace) -> tuple[RecipeFields, Run | None]:
     """The recipe fields of a new run, and the run of --from, if any."""
     if options.source is not None:
         return read_initial_fields(options)
@@ -188,7 +197,8 @@ def _resume_from_checkpoint(
         if trainer.progress >= 1:
             spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGET_FIELDS]
             own = "" if old_settings is None or progress(old_settings, trainer.clock) >= 1 else (
-                f", or leave out --extend: charladder train --resume {run.words} goes on to the budget it has"
+                f", or leave out --extend: charladder train --resume {run.command_arguments} goes on to the budget it "
+                "has"
             )  # fmt: skip
             raise UserError(
                 f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one{own}"

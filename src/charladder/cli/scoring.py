@@ -14,7 +14,7 @@ from charladder.errors import UserError
 from charladder.evaluation import Score, ScoredCharacters, evaluate
 from charladder.model import Transformer
 from charladder.model.config import MAX_SIZE
-from charladder.run import Run, file_ends, split_of
+from charladder.run import Run, file_ends, split_corpus
 from charladder.strict_json import find_non_finite
 from charladder.text import Corpus
 
@@ -69,12 +69,12 @@ def open_scoring_job(
     context = run.recipe.model.context if context is None else context
     check_context(run, context)
     stride = max(1, context // 2) if stride is None else stride
-    begin, end = (0, len(corpus.ids_N)) if split == "all" else split_of(run.recipe, corpus).part(split)
+    begin, end = (0, len(corpus.ids_N)) if split == "all" else split_corpus(run.recipe, corpus).part(split)
     if limit is not None:
         if limit < 1:
             raise UserError(f"--limit is {limit}; it must be at least 1 character")
         end = min(end, begin + limit)
-    return ScoringJob(run, run.network().to(device), corpus, split, (begin, end), context, stride, device)
+    return ScoringJob(run, run.load_network().to(device), corpus, split, (begin, end), context, stride, device)
 
 
 def score_job(

@@ -15,7 +15,7 @@ from charladder.cli.signals import stop_on_signal
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError
-from charladder.run import split_of
+from charladder.run import split_corpus
 from charladder.strict_json import dumps
 from charladder.studies.directory import check_study_directory, list_planned_runs
 from charladder.studies.plan import (
@@ -115,7 +115,7 @@ def _check_data(plan: Plan, fetch: bool = True) -> None:
             with reading_progress() as report:
                 corpora[kind] = open_corpus(plan.data, *kind, report)
             print_text_notes(corpora[kind])
-        parts = split_of(recipe, corpora[kind])
+        parts = split_corpus(recipe, corpora[kind])
         if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
             raise UserError(
                 f"arm {arm.name!r} of the plan wants a window of {window} characters to train on and a valid part, and "

@@ -16,15 +16,15 @@ from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
 from charladder.cli.training_summary import SummaryOptions, summarize
-from charladder.environment import environment_of
+from charladder.environment import read_environment_text
 from charladder.errors import UserError, is_out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe_operations
-from charladder.run import Run, file_ends, run_lock, split_of
+from charladder.run import Run, file_ends, run_lock, split_corpus
 from charladder.text import Corpus, is_truncated
-from charladder.training import Saved, Trainer, TrainingDiverged, train
+from charladder.training import CheckpointSaved, Trainer, TrainingDiverged, train
 from charladder.training.checkpoint import list_checkpoints
-from charladder.training.compilation import uncompiled
+from charladder.training.compilation import run_eagerly
 from charladder.training.distributed import barrier, is_rank_zero, process_group, world_size
 
 
@@ -146,7 +146,7 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
     """Says what is trained on what."""
     network = sum(p.numel() for p in trainer.network.parameters())
     heads = sum(p.numel() for p in trainer.objective.parameters())
-    train_part = split_of(run.recipe, corpus).train
+    train_part = split_corpus(run.recipe, corpus).train
     precision = str(trainer.precision).removeprefix("torch.")
     slower = (
         ""
@@ -174,7 +174,7 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
         )
     if trainer.clock.step:
         console.print(f"going on from step {trainer.clock.step}", highlight=False)
-        if environment_of(run.path, "machine", "steps") not in (None, describe_operations()):
+        if read_environment_text(run.path, "machine", "steps") not in (None, describe_operations()):
             console.print(
                 "note: training steps are computed otherwise here than where the run began (environment.json): weights "
                 "may differ in their last bits from those of a run that was not interrupted", highlight=False
@@ -191,13 +191,13 @@ def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Tr
     """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
     asked: list[int] = []
     found: list[Score] = []
-    valid = split_of(run.recipe, corpus).valid
+    valid = split_corpus(run.recipe, corpus).valid
     stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
 
     def validate() -> float:
         context = run.recipe.model.context
-        trainer.whole.eval()
-        with uncompiled(trainer.compiled):
+        trainer.parallel_module.eval()
+        with run_eagerly(trainer.is_compiled):
             score = evaluate(
                 trainer.predict, corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size,
                 trainer.device, ends_F=file_ends(run.recipe, corpus),
@@ -213,6 +213,6 @@ def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Tr
     with stop_on_signal(asked), TrainingProgress(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
-            if isinstance(event, Saved):
+            if isinstance(event, CheckpointSaved):
                 interrupted, early = event.interrupted, event.early
     return TrainingOutcome(interrupted, early, bool(asked), found[-1] if found else None)

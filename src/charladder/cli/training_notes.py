@@ -4,14 +4,14 @@ from typing import Any
 
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.evaluation.unigram_baseline import better_unigram
-from charladder.run import Run, split_of
+from charladder.run import Run, split_corpus
 from charladder.text import Corpus
-from charladder.training.best_weights import NETWORK, BestWeights, read_best
+from charladder.training.best_weights import BEST_NETWORK_FILE, BestWeights, read_best
 
 
 def read_best_weights(run: Run) -> BestWeights | None:
     """Step and bits of the best weights, where they are better than the last ones."""
-    return read_best(run.path / NETWORK)
+    return read_best(run.path / BEST_NETWORK_FILE)
 
 
 def closing_notes(run: Run, corpus: Corpus, outcome: TrainingOutcome, score: dict[str, Any] | None) -> list[str]:
@@ -30,7 +30,7 @@ def closing_notes(run: Run, corpus: Corpus, outcome: TrainingOutcome, score: dic
             f"the last weights have {validated.bits_per_character:.3f} bits per character on the text of the "
             f"validations, the best ones (step {best.step:,}) {best.bits:.3f}; --weights best uses those"
         )
-    parts = split_of(run.recipe, corpus)
+    parts = split_corpus(run.recipe, corpus)
     bits = validated.bits_per_character if score is None else score["bits_per_character"]
     characters = validated.characters if score is None else score["characters"]
     part = parts.valid[0], parts.valid[0] + characters

@@ -8,7 +8,16 @@ from rich.text import Text
 
 from charladder.cli.progress import LiveDisplay, PlainLineTimer, format_time_left
 from charladder.cli.tables import AdaptiveTable, join_wrapped
-from charladder.training import Event, Saved, Skipped, Slow, Stepped, Trainer, Unrecorded, Validated
+from charladder.training import (
+    CaptureFailed,
+    CheckpointSaved,
+    Event,
+    SlowStep,
+    StepCompleted,
+    StepSkipped,
+    Trainer,
+    ValidationCompleted,
+)
 
 _MAX_TERMS = 12
 _MAX_BAR_COLUMNS = 40  # columns of the progress bar, where there is room
@@ -29,7 +38,7 @@ class TrainingProgress(LiveDisplay):
         self._ascii_only = not (console.encoding or "").lower().startswith("utf")
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Stepped):
+        if isinstance(event, StepCompleted):
             self._line = event.line
             if self._first_line is None:
                 self._first_line, self._first_progress = event.line, self.trainer.progress
@@ -41,23 +50,23 @@ class TrainingProgress(LiveDisplay):
                 self.live.update(self.panel())
             elif self._timer.is_due():
                 self.console.print(self.plain_line(), highlight=False, markup=False, soft_wrap=True)
-        elif isinstance(event, Skipped):
+        elif isinstance(event, StepSkipped):
             self.console.print(f"step {event.step} was left out: {event.reason}", highlight=False, markup=False)
-        elif isinstance(event, Slow):
+        elif isinstance(event, SlowStep):
             self.console.print(
-                f"step {event.step} took {event.seconds:.1f} s, {event.seconds / event.usual:.0f} times the usual "
-                f"{event.usual:.3f}; is something else at work on this machine?", highlight=False
+                f"step {event.step} took {event.seconds:.1f} s, {event.seconds / event.median_seconds:.0f} times the "
+                f"usual {event.median_seconds:.3f}; is something else at work on this machine?", highlight=False
             )  # fmt: skip
-        elif isinstance(event, Unrecorded):
+        elif isinstance(event, CaptureFailed):
             self.console.print(
                 f"steps cannot be replayed as CUDA graphs here, and go on without: {event.reason}", highlight=False,
                 markup=False
             )  # fmt: skip
-        elif isinstance(event, Validated):
+        elif isinstance(event, ValidationCompleted):
             self._valid_bits = event.bits_per_character
             if not self.live:
                 self.console.print(f"valid (a stretch): {self._valid_bits:.3f} bits per character", highlight=False)
-        elif isinstance(event, Saved) and not self.live:
+        elif isinstance(event, CheckpointSaved) and not self.live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
     def _characters_per_second(self) -> str:

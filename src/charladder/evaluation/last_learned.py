@@ -9,7 +9,7 @@ from charladder.objective import depends_on_step, term_weights
 from charladder.run import Run
 from charladder.training import TrainingConfig
 from charladder.training.checkpoint import list_checkpoints
-from charladder.training.metrics import number, read_metrics
+from charladder.training.metrics import is_number, read_metrics
 
 MAX_COMPUTED_STEPS = 10_000  # steps that are looked at for weights that move with every step
 
@@ -89,16 +89,16 @@ def _has_valid_numbers(line: Line) -> bool:
     characters: Any = line.get("characters")
     return (
         line["step"] >= 1
-        and number(progress)
+        and is_number(progress)
         and (progress == 0 or 2**-63 <= progress <= 1)
-        and number(characters)
+        and is_number(characters)
         and abs(characters) < 2**63
     )
 
 
 def _logged_weight(line: Line, name: str) -> float:
     weight = line["terms"].get(name, {}).get("weight", 0)
-    return weight if number(weight) else 0.0
+    return weight if is_number(weight) else 0.0
 
 
 def _logged_intervals(

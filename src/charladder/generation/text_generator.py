@@ -24,7 +24,7 @@ from charladder.generation.sequence import SequenceState, make_random, sample_in
 from charladder.generation.speculative import AutoDrafter, Drafter
 from charladder.generation.speculative.factory import DrafterName, make_drafter
 from charladder.inference.factory import open_runner
-from charladder.run import Run, open_data, split_of
+from charladder.run import Run, open_data, split_corpus
 from charladder.text.encodings import find_codec
 from charladder.training.devices import choose_device
 
@@ -120,10 +120,10 @@ def load_training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | 
     try:
         corpus = open_data(run)
     except UserError as error:
-        command = f"charladder evaluate {run.words} --data DATA"
+        command = f"charladder evaluate {run.command_arguments} --data DATA"
         report(f"{error} ({command} puts it into the cache); drafts are copied from the generated text only")
         return None
-    begin, end = split_of(run.recipe, corpus).train
+    begin, end = split_corpus(run.recipe, corpus).train
     return corpus.ids_N[begin:end]
 
 
@@ -145,7 +145,7 @@ class TextGenerator:
         self.unknown = self.settings.unknown or run.recipe.text.unknown
         self.dtype = torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
         self.stop_ids = self.encode_stops(self.settings.stops, "the stop string")
-        self.network = run.network().to(choose_device(self.settings.device))
+        self.network = run.load_network().to(choose_device(self.settings.device))
         self.runners = {1: open_runner(self.network, 1, self.settings.context, self.dtype)}
         self.drafters: dict[int, Drafter] = {}
         self.passes = self.characters = 0

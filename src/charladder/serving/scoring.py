@@ -53,7 +53,7 @@ class Scorer:
         self.layers = run.recipe.model.layers
         self.objective: LanguageModelObjective | None = None
         if run.heads_path.is_file():
-            self.objective = run.objective().to(network.output.weight.device).eval()
+            self.objective = run.load_objective().to(network.output.weight.device).eval()
         self.last_learned = last_learned(run)
         self.executor = ThreadPoolExecutor(1, "scoring")
         self.num_requests = 0

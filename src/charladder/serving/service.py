@@ -94,7 +94,7 @@ def open_service(
 ) -> Service:
     """Loads a run. Raises UserError if it cannot be served."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    network = run.network().to(choose_device(device))
+    network = run.load_network().to(choose_device(device))
     runners = open_runners(network, limits.streams, dtype)
     scheduler = Scheduler(
         runners, limits, lambda runner: DecodingConfigs(run, runner, dtype, lambda: scheduler.num_active)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from charladder.atomic_io import write_text
 from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
-from charladder.recipe import Recipe, read_raw
+from charladder.recipe import Recipe, load_recipe_fields
 from charladder.run import open_run
 from charladder.studies.plan import Arm, Plan, plan_to_tables, resolve_recipe, run_directory_name
 from charladder.training.metrics import read_metrics
@@ -59,7 +59,7 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
         raise UserError(f"{folder} is being worked on by another process; wait for it, or stop it") from None
     try:
         if plan.base.endswith(".toml"):
-            write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(read_raw(plan.base))))
+            write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(load_recipe_fields(plan.base))))
         write_text(folder / "plan.toml", tomli_w.dumps(_plan_file_tables(plan)))
         yield dataclasses.replace(plan, base=str(folder / _BASE_FILE)) if plan.base.endswith(".toml") else plan
     finally:
@@ -96,7 +96,9 @@ def _check_same_plan(plan: Plan, folder: Path) -> None:
         return
     try:
         old = parse_toml(read_bytes(path), str(path))
-        same_base = not (folder / _BASE_FILE).exists() or read_raw(str(folder / _BASE_FILE)) == read_raw(plan.base)
+        same_base = not (folder / _BASE_FILE).exists() or load_recipe_fields(
+            str(folder / _BASE_FILE)
+        ) == load_recipe_fields(plan.base)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", field="out", rule="choose another folder") from None
     new = tomllib.loads(tomli_w.dumps(_plan_file_tables(plan)))

@@ -12,7 +12,17 @@ from typing import Any
 
 from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
-from charladder.recipe import SECTIONS, Raw, Recipe, convert, field_types, nearest_field, read_raw, resolve, shape_of
+from charladder.recipe import (
+    SECTIONS,
+    Recipe,
+    RecipeFields,
+    convert_value,
+    field_types,
+    load_recipe_fields,
+    resolve,
+    shape_fields,
+    suggest_field,
+)
 from charladder.text.sources import STDIN
 
 _PLAN_KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
@@ -31,7 +41,7 @@ class Arm:
     """One way of training: `fields`, by dotted name, over those that all arms share."""
 
     name: str
-    fields: Raw
+    fields: RecipeFields
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Plan:
     rule: str
     base: str
     data: tuple[str, ...]
-    fields: Raw
+    fields: RecipeFields
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     baseline: str
@@ -94,19 +104,19 @@ def read_plan(name_or_path: str | Path) -> Plan:
     return plan
 
 
-def _run_fields(plan: Plan, arm: Arm, seed: int) -> Raw:
+def _run_fields(plan: Plan, arm: Arm, seed: int) -> RecipeFields:
     """The fields that `arm` is trained with, over those of the base recipe: what `train` is given as options."""
     return {**plan.fields, **arm.fields, "training.seed": seed}
 
 
-def training_options(plan: Plan, arm: Arm, seed: int) -> Raw:
+def training_options(plan: Plan, arm: Arm, seed: int) -> RecipeFields:
     """`settings_of`, with the shape that follows from them, so that it does not depend on the length of the text."""
-    return {**_run_fields(plan, arm, seed), **shape_of(resolve_recipe(plan, arm, seed))}
+    return {**_run_fields(plan, arm, seed), **shape_fields(resolve_recipe(plan, arm, seed))}
 
 
 def resolve_recipe(plan: Plan, arm: Arm, seed: int) -> Recipe:
     """The whole recipe of one run, as `train` resolves it. Raises UserError where its fields contradict each other."""
-    base = {name: value for name, value in read_raw(plan.base).items() if name not in BUDGET_FIELDS}
+    base = {name: value for name, value in load_recipe_fields(plan.base).items() if name not in BUDGET_FIELDS}
     return resolve({**base, **_run_fields(plan, arm, seed), "text.data": plan.data})
 
 
@@ -157,7 +167,7 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
         question=_get_string(tables, "question", ""),
         rule=_get_string(tables, "rule", ""),
         base=base,
-        data=convert("data", data, tuple[str, ...]),
+        data=convert_value("data", data, tuple[str, ...]),
         fields=parse_fields(_get_table(tables, "set"), "[set] of the plan"),
         arms=arms,
         seeds=parse_seeds(tables.get("seeds", 5)),
@@ -173,7 +183,7 @@ def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, 
         where = f"contrast {name!r} of the plan"
         if not isinstance(sides, dict) or set(sides) != {"plus", "minus"}:
             raise UserError(f"{where} must be a table with `plus` and `minus`, two lists of arms")
-        plus, minus = (convert(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
+        plus, minus = (convert_value(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
         for arm in (*plus, *minus):
             if arm not in arms:
                 raise UserError(f"{where} has the unknown arm {arm!r}{suggest_names(arm, arms)}")
@@ -218,7 +228,7 @@ def _flatten(tables: dict[str, Any], before: str = "") -> Iterable[tuple[str, An
             yield f"{before}{name}", value
 
 
-def parse_fields(tables: dict[str, Any], where: str) -> Raw:
+def parse_fields(tables: dict[str, Any], where: str) -> RecipeFields:
     """Recipe fields by dotted name, in their types."""
     return {name: _parse_field(name, value, where) for name, value in _flatten(tables)}
 
@@ -227,10 +237,10 @@ def _parse_field(name: str, value: Any, where: str) -> Any:
     """The value of one recipe field, in its type."""
     types = field_types()
     if name not in types:
-        raise UserError(f"{where} sets the unknown field {name!r}{nearest_field(name)}")
+        raise UserError(f"{where} sets the unknown field {name!r}{suggest_field(name)}")
     if name in _RESERVED_FIELDS:
         raise UserError(f"{where} sets {name}, which {_RESERVED_FIELDS[name]} says; leave it out")
-    return convert(name, value, types[name])
+    return convert_value(name, value, types[name])
 
 
 def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:

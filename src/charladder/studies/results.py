@@ -18,7 +18,7 @@ from charladder.input_files import read_bytes
 from charladder.recipe import Recipe
 from charladder.run import open_run
 from charladder.studies.plan import Plan, run_directory_name
-from charladder.training.metrics import is_validation, number, read_metrics
+from charladder.training.metrics import is_number, is_validation, read_metrics
 
 TRAIN_BITS_STEPS = 10  # logged steps at the end of training whose mean is `train_bits`
 
@@ -137,7 +137,7 @@ def _read_run(folder: Path, arm: str, seed: int) -> FinishedRun | MissingRun:
         path=path,
         recipe=recipe,
         bits=float(score["bits_per_character"]),
-        scored_characters=int(characters) if number(characters) else 0,
+        scored_characters=int(characters) if is_number(characters) else 0,
         train_bits=float(curves.terms["main"].bits_P[-TRAIN_BITS_STEPS:].mean()),
         curves=curves,
         environment=environment,
@@ -147,8 +147,8 @@ def _read_run(folder: Path, arm: str, seed: int) -> FinishedRun | MissingRun:
 def read_curves(path: Path) -> RunCurves:
     """Reads the curves of a run, finished or not. Raises OSError where there is no metrics.jsonl."""
     lines = read_metrics(path / "metrics.jsonl")
-    steps = [line for line in lines if "split" not in line and number(line.get("characters"))]
-    seconds = {line["step"]: float(line["seconds"]) for line in steps if number(line.get("seconds"))}
+    steps = [line for line in lines if "split" not in line and is_number(line.get("characters"))]
+    seconds = {line["step"]: float(line["seconds"]) for line in steps if is_number(line.get("seconds"))}
     names = dict.fromkeys(name for line in steps for name in line.get("terms", {}))
     terms = {
         name: _make_curve(
@@ -206,7 +206,7 @@ def _norms_of_line(line: dict[str, Any], name: str) -> GradientNorms:
     """The norms by layer in a line of metrics.jsonl; empty where they are missing or damaged."""
     diagnosis = line.get("diagnosis")
     norms = diagnosis.get(name) if isinstance(diagnosis, dict) else None
-    if not isinstance(norms, dict) or not number(line.get("progress")):
+    if not isinstance(norms, dict) or not is_number(line.get("progress")):
         return {}
     norms = {layer: norm for layer, norm in norms.items() if re.fullmatch(r"layer\d{1,5}", layer)}
-    return norms if all(number(norm) and math.isfinite(norm) for norm in norms.values()) else {}
+    return norms if all(is_number(norm) and math.isfinite(norm) for norm in norms.values()) else {}

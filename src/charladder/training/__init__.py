@@ -4,29 +4,29 @@ from charladder.training.checkpoint import load_newest
 from charladder.training.config import TrainingConfig
 from charladder.training.health import TrainingDiverged
 from charladder.training.loop import (
+    CaptureFailed,
+    CheckpointSaved,
     Event,
-    Saved,
-    Skipped,
-    Slow,
-    Stepped,
-    Unrecorded,
-    Validated,
+    SlowStep,
+    StepCompleted,
+    StepSkipped,
+    ValidationCompleted,
     ended_early,
     train,
 )
 from charladder.training.trainer import Trainer
 
 __all__ = [
+    "CaptureFailed",
+    "CheckpointSaved",
     "Event",
-    "Saved",
-    "Skipped",
-    "Slow",
-    "Stepped",
+    "SlowStep",
+    "StepCompleted",
+    "StepSkipped",
     "Trainer",
     "TrainingConfig",
     "TrainingDiverged",
-    "Unrecorded",
-    "Validated",
+    "ValidationCompleted",
     "ended_early",
     "load_newest",
     "train",

@@ -10,10 +10,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from charladder.training.distributed import full_tensors, is_rank_zero
-from charladder.training.identity import entries
+from charladder.training.identity import identity_metadata
 from charladder.training.tensor_files import save_tensors
 
-NETWORK, HEADS = "best.safetensors", "best_heads.safetensors"
+BEST_NETWORK_FILE = "best.safetensors"
+BEST_HEADS_FILE = "best_heads.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ def save_best(
     folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: BestWeights, identity: str | None = None
 ) -> None:
     """Writes the weights in place of older ones; a call of all ranks, of which rank 0 writes. Raises OSError."""
-    about = {"step": str(best.step), "bits_per_character": repr(best.bits), **entries(identity)}
-    for name, tensors in ((HEADS, heads), (NETWORK, network)):
+    about = {"step": str(best.step), "bits_per_character": repr(best.bits), **identity_metadata(identity)}
+    for name, tensors in ((BEST_HEADS_FILE, heads), (BEST_NETWORK_FILE, network)):
         tensors = full_tensors(tensors)
         if is_rank_zero():
             save_tensors(folder / name, tensors, about)
@@ -37,7 +38,7 @@ def save_best(
 
 def remove_best(folder: Path) -> None:
     """Removes the best weights, because the last ones are as good."""
-    for name in (NETWORK, HEADS):
+    for name in (BEST_NETWORK_FILE, BEST_HEADS_FILE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -24,16 +24,16 @@ from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import UserError
 from charladder.training import sharded_io
 from charladder.training.distributed import barrier, is_rank_zero, on_rank_zero
-from charladder.training.identity import RUN, check_identity
+from charladder.training.identity import RUN_KEY, check_identity
 from charladder.training.tensor_files import check_length, file_digest, save_tensors
 
-FORMAT = 2
+_FORMAT_VERSION = 2
 KEPT = 2
 PARTS = ("network", "heads", "optimizer")
-NAMES = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
-STEP = re.compile(r"0|[1-9][0-9]{0,17}")
-DIGEST_KEY = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
-MOST_STATE = 1 << 24  # bytes of state.json: what is longer is none of ours
+_FILE_NAME = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
+_STEP_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
+_DIGEST_ENTRY = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
+_MAX_STATE_BYTES = 1 << 24  # bytes of state.json: what is longer is none of ours
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     step = checkpoint.state["clock"]["step"]
     target = folder / str(step)
     if any(is_sharded(tensor) for tensor in checkpoint.network.values()):
-        save_sharded(folder, checkpoint)
+        _save_sharded(folder, checkpoint)
     elif is_rank_zero():
-        if not is_complete(target):
-            with part_of(folder, step) as part:
+        if not _is_intact(target):
+            with _temporary_folder(folder, step) as part:
                 for name in PARTS:
                     save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
-                complete(part, checkpoint.state, target)
-        prune(folder, step)
+                _finish(part, checkpoint.state, target)
+        _remove_old(folder, step)
     barrier()
     return target
 
 
 @contextmanager
-def part_of(folder: Path, step: int) -> Iterator[Path]:
+def _temporary_folder(folder: Path, step: int) -> Iterator[Path]:
     """The folder in which the checkpoint of a step is made; gone if anything fails."""
     part = folder / f".{step}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -80,20 +80,20 @@ def part_of(folder: Path, step: int) -> Iterator[Path]:
         raise
 
 
-def save_sharded(folder: Path, checkpoint: Checkpoint) -> None:
+def _save_sharded(folder: Path, checkpoint: Checkpoint) -> None:
     """Each rank writes its pieces, rank 0 the rest."""
     step = checkpoint.state["clock"]["step"]
     part, target = folder / f".{step}.part", folder / str(step)
 
     def begin() -> bool:
-        if is_complete(target):
+        if _is_intact(target):
             return False
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         return True
 
     def end() -> None:
-        complete(part, checkpoint.state, target)
+        _finish(part, checkpoint.state, target)
 
     if on_rank_zero(begin):
         try:
@@ -103,36 +103,36 @@ def save_sharded(folder: Path, checkpoint: Checkpoint) -> None:
             shutil.rmtree(part, ignore_errors=True)
             raise
     if is_rank_zero():
-        prune(folder, step)
+        _remove_old(folder, step)
 
 
-def complete(part: Path, state: dict[str, Any], target: Path) -> None:
+def _finish(part: Path, state: dict[str, Any], target: Path) -> None:
     """Adds the state, with the checksum of every file, and puts the folder in its place."""
     marks = {file.name: file_digest(file) for file in sorted(part.glob("*.safetensors"))}
-    write_text(part / "state.json", add_digest({"format_version": FORMAT, **state, "sha256": marks}))
+    write_text(part / "state.json", add_digest({"format_version": _FORMAT_VERSION, **state, "sha256": marks}))
     shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not be written again
     part.rename(target)
     fsync_folder(target.parent)
 
 
-def prune(folder: Path, step: int) -> None:
+def _remove_old(folder: Path, step: int) -> None:
     """Removes all but the checkpoint of `step`, which is whole, and the newest whole one before."""
     there = list_checkpoints(folder)
     earlier = (path for path in reversed(there) if int(path.name) < step)
-    kept = {folder / str(step), next((path for path in earlier if is_complete(path)), None)}
+    kept = {folder / str(step), next((path for path in earlier if _is_intact(path)), None)}
     for old in {*there} - kept:
-        discard(old)
+        _discard(old)
 
 
-def is_complete(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
-        check(path)
-    except Broken:
+        _read_verified_state(path)
+    except DamagedCheckpoint:
         return False
     return True
 
 
-def discard(path: Path) -> None:
+def _discard(path: Path) -> None:
     """Removes a checkpoint, which is first renamed: one that is half removed is none."""
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -144,7 +144,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first, whole or not."""
     if not folder.is_dir():
         return []
-    named = (p for p in folder.iterdir() if STEP.fullmatch(p.name))
+    named = (p for p in folder.iterdir() if _STEP_NAME.fullmatch(p.name))
     return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
 
 
@@ -158,41 +158,41 @@ def load_newest(
     """
     paths = list_checkpoints(folder)
     for path in paths:
-        check_identity(path, writer(path), folder.parent, identity)
+        check_identity(path, _read_identity(path), folder.parent, identity)
     for path in reversed(paths):
         try:
-            return read(path)
-        except Broken as error:
+            return load_checkpoint(path)
+        except DamagedCheckpoint as error:
             report(str(error))
     if paths:
         raise UserError(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
     return None
 
 
-def writer(path: Path) -> Any:
+def _read_identity(path: Path) -> Any:
     """The identity of the run that wrote the checkpoint at `path`; None where it is not known."""
     file = path / "state.json"
     try:
-        if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > MOST_STATE:
+        if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > _MAX_STATE_BYTES:
             return None
-        return check_digest(file.read_text(encoding="utf-8")).get(RUN)
+        return _parse_verified(file.read_text(encoding="utf-8")).get(RUN_KEY)
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
-class Broken(Exception):
+class DamagedCheckpoint(Exception):
     """A checkpoint that is not what a run wrote; the message names the file."""
 
 
-def load(path: Path) -> Checkpoint | None:
+def load_or_none(path: Path) -> Checkpoint | None:
     """The checkpoint at `path`, if it is there and whole."""
     try:
-        return read(path)
-    except Broken:
+        return load_checkpoint(path)
+    except DamagedCheckpoint:
         return None
 
 
-def check(path: Path) -> dict[str, Any]:
+def _read_verified_state(path: Path) -> dict[str, Any]:
     """The state of the checkpoint at `path`. Raises Broken where a file is missing, has another checksum, or is not
     ours."""
     file = path / "state.json"
@@ -203,15 +203,15 @@ def check(path: Path) -> dict[str, Any]:
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is no plain file")
         file = path / "state.json"
-        if file.stat().st_size > MOST_STATE:
+        if file.stat().st_size > _MAX_STATE_BYTES:
             raise ValueError("it is too long")
-        state = check_digest(file.read_text(encoding="utf-8"))
-        if state["format_version"] != FORMAT:
+        state = _parse_verified(file.read_text(encoding="utf-8"))
+        if state["format_version"] != _FORMAT_VERSION:
             raise ValueError("it has another format_version")
-        if not check_state(state):
+        if not is_valid_state(state):
             raise ValueError("its clock or sampler is none that a run has")
         marks = state["sha256"]
-        if not marks or not all(NAMES.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
+        if not marks or not all(_FILE_NAME.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
             raise ValueError("it names files that no run writes")
         for name, mark in marks.items():
             file = path / name
@@ -223,13 +223,15 @@ def check(path: Path) -> dict[str, Any]:
             file = path
             raise ValueError(f"{min(strange)} does not belong there")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
+        raise DamagedCheckpoint(
+            f"{file} is damaged, and its checkpoint is not used: {_describe_error(error)}"
+        ) from None
     return state
 
 
-def read(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`. Raises Broken where it is not whole."""
-    state, file = check(path), path
+    state, file = _read_verified_state(path), path
     try:
         if {*state["sha256"]} == {f"{name}.safetensors" for name in PARTS}:
             parts = {}
@@ -237,9 +239,11 @@ def read(path: Path) -> Checkpoint:
                 file = path / f"{name}.safetensors"
                 parts[name] = load_file(file)
             return Checkpoint(**parts, state=state)
-        return sorted_out(sharded_io.load(path), state)
+        return _group_tensors(sharded_io.load(path), state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise Broken(f"{file} is damaged, and its checkpoint is not used: {describe(error)}") from None
+        raise DamagedCheckpoint(
+            f"{file} is damaged, and its checkpoint is not used: {_describe_error(error)}"
+        ) from None
 
 
 def add_digest(state: dict[str, Any]) -> str:
@@ -248,21 +252,21 @@ def add_digest(state: dict[str, Any]) -> str:
     return f'{{"seal": "{sha256(rest.encode()).hexdigest()}", {rest}'
 
 
-def check_digest(text: str) -> dict[str, Any]:
+def _parse_verified(text: str) -> dict[str, Any]:
     """What was sealed. Raises ValueError where a single byte of it is another."""
-    found = DIGEST_KEY.match(text)
+    found = _DIGEST_ENTRY.match(text)
     if found is None or sha256(text[found.end() :].encode()).hexdigest() != found[1]:
         raise ValueError("its checksum is not that of its first entry")
     return json.loads(text)
 
 
-def describe(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
 
 
-def sorted_out(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
+def _group_tensors(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
     """Tensors that lay together, by part: states of an optimizer have a stroke in their names, heads their module's."""
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
     for name, tensor in tensors.items():
@@ -271,7 +275,7 @@ def sorted_out(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
     return Checkpoint(**parts, state=state)
 
 
-def check_state(state: dict[str, Any]) -> bool:
+def is_valid_state(state: dict[str, Any]) -> bool:
     """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
     clock, examples = state["clock"], state["sampler"]["examples"]
     counts = (clock["step"], clock["characters"], examples)

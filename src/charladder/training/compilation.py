@@ -15,7 +15,7 @@ from charladder.objective import LanguageModelObjective
 from charladder.objective.cross_entropy_kernels import CompiledOperations
 
 
-def choose_compiled(name: str, device: torch.device) -> bool:
+def should_compile(name: str, device: torch.device) -> bool:
     """`auto` compiles on a GPU that torch's compiler serves; on a CPU the steps written by hand are faster, and ready
     at once (docs/decisions/0022)."""
     if name != "auto":
@@ -24,9 +24,9 @@ def choose_compiled(name: str, device: torch.device) -> bool:
     return there and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def choose_recorded(name: str, device: torch.device) -> bool:
+def should_capture_graphs(name: str, device: torch.device) -> bool:
     """Whether steps are to be replayed as CUDA graphs (recording.py)."""
-    return device.type == "cuda" and (name == "graphs" or (name == "auto" and choose_compiled(name, device)))
+    return device.type == "cuda" and (name == "graphs" or (name == "auto" and should_compile(name, device)))
 
 
 def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
@@ -40,7 +40,7 @@ def compile_losses(objective: LanguageModelObjective, backend: str = "inductor")
     objective.use_operations(CompiledOperations(backend))
 
 
-def uncompiled(active: bool) -> AbstractContextManager[object]:
+def run_eagerly(active: bool) -> AbstractContextManager[object]:
     """Where blocks that have been compiled run as they are, if `active`: for passes of other shapes, and for those
     whose backward pass is walked twice, which compiled code does not allow."""
     return torch.compiler.set_stance("force_eager") if active else contextlib.nullcontext()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from charladder.auxiliary import Report
 from charladder.kernels import cuda_graph
 
-Run = Callable[..., Report]  # of inputs: both passes
+StepFunction = Callable[..., Report]  # of inputs: both passes
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CapturedStep:
 
     graph: Any
     inputs: Sequence[Tensor]
-    numbers: Tensor
+    scalars: Tensor
     report: Report
     gradients: list[tuple[nn.Parameter, Tensor]]
 
@@ -40,61 +40,61 @@ class StepGraph:
 
     parameters: Sequence[nn.Parameter]
     key: Hashable = None
-    recording: CapturedStep | None = field(default=None, repr=False)
-    failed: str | None = None
-    replayed: bool = False
-    needs: int = 0  # bytes of passes as they are, beside what stays
+    captured: CapturedStep | None = field(default=None, repr=False)
+    failure: str | None = None
+    is_replayed: bool = False
+    eager_bytes: int = 0  # bytes of passes as they are, beside what stays
 
-    def __call__(self, key: Hashable, inputs: Sequence[Tensor], run: Run) -> tuple[Report, float] | None:
+    def __call__(self, key: Hashable, inputs: Sequence[Tensor], run: StepFunction) -> tuple[Report, float] | None:
         """Both passes, replayed: the report, whose numbers are on the CPU, and the norm of the gradient, which lies
         where it always does. None where there is no recording for this key: then take the passes as they are.
 
         Gradients of before must be gone.
         """
-        self.replayed = False
-        if self.failed:
+        self.is_replayed = False
+        if self.failure:
             return None
         if key != self.key:
-            self.key, self.recording = key, None
+            self.key, self.captured = key, None
             return None
-        if self.recording is None:
+        if self.captured is None:
             on = self.parameters[0].device
-            self.needs = self.needs or torch.cuda.max_memory_allocated(on) - torch.cuda.memory_allocated(on)
+            self.eager_bytes = self.eager_bytes or torch.cuda.max_memory_allocated(on) - torch.cuda.memory_allocated(on)
             try:
-                self.recording = capture_step(self.parameters, inputs, run)
+                self.captured = capture_step(self.parameters, inputs, run)
             except RuntimeError as error:  # out of memory is one
-                self.failed = str(error).splitlines()[0]
-                self.forget()
+                self.failure = str(error).splitlines()[0]
+                self.release()
                 return None
         else:
-            self.replayed = True
-        made = self.recording
+            self.is_replayed = True
+        made = self.captured
         for kept, new in zip(made.inputs, inputs, strict=True):
             kept.copy_(new)
         made.graph.replay()
         for parameter, gradient in made.gradients:
             parameter.grad = gradient
-        total, norm, *losses = made.numbers.cpu()
+        total, norm, *losses = made.scalars.cpu()
         terms = {
             name: replace(term, loss=loss) for (name, term), loss in zip(made.report.terms.items(), losses, strict=True)
         }
         return Report(total, terms), float(norm)
 
-    def make_room(self) -> None:
+    def free_memory_for_eager_step(self) -> None:
         """Before passes that are taken as they are: lets go of a recording beside which they may not fit."""
-        self.replayed = False
-        if self.recording is not None and torch.cuda.mem_get_info(self.parameters[0].device)[0] < self.needs:
-            self.forget()
+        self.is_replayed = False
+        if self.captured is not None and torch.cuda.mem_get_info(self.parameters[0].device)[0] < self.eager_bytes:
+            self.release()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Gives back the memory of a recording, and gradients with it."""
-        self.key = self.recording = None
+        self.key = self.captured = None
         for parameter in self.parameters:
             parameter.grad = None
         torch.cuda.empty_cache()
 
 
-def capture_step(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: Run) -> CapturedStep:
+def capture_step(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: StepFunction) -> CapturedStep:
     """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
     own = [tensor.clone() for tensor in inputs]
 

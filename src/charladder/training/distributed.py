@@ -23,8 +23,8 @@ from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.training.config import TrainingConfig
 
-Parallel = Literal["one", "ddp", "fsdp"]
-KEPT_GROUPS: list[Any] = []  # groups that are not to end before the process does
+ParallelMode = Literal["one", "ddp", "fsdp"]
+_OPEN_GROUPS: list[Any] = []  # groups that are not to end before the process does
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def process_group() -> Iterator[None]:
     dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
     # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads with
     # Python's lock held, which they may want: for ever. So somebody else is the last.
-    KEPT_GROUPS.append(torch_dist.group.WORLD)
+    _OPEN_GROUPS.append(torch_dist.group.WORLD)
     try:
         yield
     finally:
@@ -95,20 +95,20 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast_and_any(own: float, stop: bool = False) -> tuple[float, bool]:
+def broadcast_and_any(value: float, stop: bool = False) -> tuple[float, bool]:
     """Rank 0's number, and whether any rank wants to stop."""
     if world_size() == 1:
-        return own, stop
-    both = torch.tensor([own if is_rank_zero() else 0.0, float(stop)], dtype=torch.float64)
+        return value, stop
+    both = torch.tensor([value if is_rank_zero() else 0.0, float(stop)], dtype=torch.float64)
     dist.all_reduce(both)
     return float(both[0]), bool(both[1] > 0)
 
 
-def all_reduce_min(own: int) -> int:
+def all_reduce_min(value: int) -> int:
     """The smallest of the ranks' numbers."""
     if world_size() == 1:
-        return own
-    number = torch.tensor(own)
+        return value
+    number = torch.tensor(value)
     dist.all_reduce(number, dist.ReduceOp.MIN)
     return int(number)
 
@@ -140,12 +140,12 @@ class NetworkAndObjective(nn.Module):
         super().__init__()
         self.network, self.objective = network, objective
 
-    def forward(self, act: Callable[[Transformer, LanguageModelObjective], Any]) -> Any:
+    def forward(self, function: Callable[[Transformer, LanguageModelObjective], Any]) -> Any:
         """Whatever is to be done with the two, while all their parameters are at hand."""
-        return act(self.network, self.objective)
+        return function(self.network, self.objective)
 
 
-def choose_parallel(settings: TrainingConfig, network: Transformer) -> Parallel:
+def choose_parallel_mode(settings: TrainingConfig, network: Transformer) -> ParallelMode:
     """`auto` is DDP where torchrun has started several; one process has nothing to share out, whatever it says.
 
     Raises UserError for what cannot be shared out.
@@ -174,26 +174,26 @@ def choose_parallel(settings: TrainingConfig, network: Transformer) -> Parallel:
     return "fsdp"
 
 
-def parallelize(whole: NetworkAndObjective, parallel: Parallel, device: torch.device) -> nn.Module:
+def parallelize(module: NetworkAndObjective, parallel: ParallelMode, device: torch.device) -> nn.Module:
     """`whole`, with its gradients averaged over the ranks, and under FSDP2 its parameters cut into as many pieces."""
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
         # Layers fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-        return DistributedDataParallel(whole, device_ids=ids, find_unused_parameters=True)
+        return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(device.type, (world_size(),))
-        for block in whole.network.blocks:
+        for block in module.network.blocks:
             fully_shard(block, mesh=mesh)
-        fully_shard(whole, mesh=mesh)  # embeddings, classifiers and heads stay whole from forward to backward
-    return whole
+        fully_shard(module, mesh=mesh)  # embeddings, classifiers and heads stay whole from forward to backward
+    return module
 
 
-def grad_sync(module: nn.Module, parallel: Parallel, last: bool) -> AbstractContextManager[None]:
+def grad_sync(module: nn.Module, parallel: ParallelMode, last: bool) -> AbstractContextManager[None]:
     """Gradients are exchanged at the last micro-batch of a step only."""
     if parallel == "ddp" and not last:
         return cast(Any, module).no_sync()
@@ -202,7 +202,7 @@ def grad_sync(module: nn.Module, parallel: Parallel, last: bool) -> AbstractCont
     return contextlib.nullcontext()
 
 
-def global_total(report: Report) -> Report:
+def with_global_total(report: Report) -> Report:
     """A report whose total is that of all ranks, and no longer this one's share."""
     return Report(torch.tensor(report.value, dtype=torch.float64), report.terms) if world_size() > 1 else report
 

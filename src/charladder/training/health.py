@@ -5,10 +5,11 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-WINDOW, BEFORE = 64, 32  # losses that are remembered, and how many there must be before one can leap
+LOSS_WINDOW = 64  # losses that a new loss is compared with
+MIN_LOSSES = 32  # losses before the first comparison
 RECENT_STEPS = 100  # steps over which left-out ones are counted
-ONE_BIT = math.log(2)
-DEVIATION = 1.4826  # a normal distribution's standard deviation over its median deviation
+NATS_PER_BIT = math.log(2)
+_STD_PER_MEDIAN_DEVIATION = 1.4826  # a normal distribution's standard deviation over its median deviation
 
 
 class TrainingDiverged(Exception):
@@ -25,22 +26,23 @@ class Health:
     losses: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
 
-    def leap(self, loss: float, spike: float) -> str | None:
+    def find_spike(self, loss: float, spike: float) -> str | None:
         """What is wrong with a main loss, in nats, that is far above all the latest ones. It is remembered too: where
         some of a text is harder than the rest, or all that follows, it is no leap for long."""
-        before, self.losses = self.losses, [*self.losses, loss][-WINDOW:]
-        if spike and len(before) >= BEFORE:
+        before, self.losses = self.losses, [*self.losses, loss][-LOSS_WINDOW:]
+        if spike and len(before) >= MIN_LOSSES:
             middle, highest = statistics.median(before), max(before)
-            spread = DEVIATION * statistics.median(abs(one - middle) for one in before)
-            if loss > highest + max(ONE_BIT, spike * spread):
-                return f"the loss leapt to {loss / ONE_BIT:.2f} bits, and was at most {highest / ONE_BIT:.2f} lately"
+            spread = _STD_PER_MEDIAN_DEVIATION * statistics.median(abs(one - middle) for one in before)
+            if loss > highest + max(NATS_PER_BIT, spike * spread):
+                bits, limit = loss / NATS_PER_BIT, highest / NATS_PER_BIT
+                return f"the loss leapt to {bits:.2f} bits, and was at most {limit:.2f} lately"
         return None
 
-    def skip(self, step: int, reason: str, most: int) -> None:
+    def record_skip(self, step: int, reason: str, max_skips: int) -> None:
         """Notes that a step is left out. Raises NotFinite where that makes more than `most` of the last hundred."""
         self.skipped = [one for one in self.skipped if one > step - RECENT_STEPS] + [step]
-        if len(self.skipped) > most:
-            before = f", and {most} of the {RECENT_STEPS} steps before were left out" if most else ""
+        if len(self.skipped) > max_skips:
+            before = f", and {max_skips} of the {RECENT_STEPS} steps before were left out" if max_skips else ""
             raise TrainingDiverged(f"step {step}: {reason}{before}")
 
     def state(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def restore_health(state: Any) -> Health:
     losses, skipped = state["losses"], state["skipped"]
     if not (
         isinstance(losses, list)
-        and len(losses) <= WINDOW
+        and len(losses) <= LOSS_WINDOW
         and all(isinstance(one, float) and math.isfinite(one) for one in losses)
         and isinstance(skipped, list)
         and len(skipped) <= RECENT_STEPS

@@ -10,7 +10,8 @@ import torch
 from charladder.errors import UserError
 from charladder.model import ModelConfig
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of malloc.h
+_M_TRIM_THRESHOLD = -1  # parameters of mallopt, from malloc.h
+_M_MMAP_MAX = -4
 
 
 def peak_bytes(device: torch.device) -> int | None:
@@ -25,7 +26,7 @@ def peak_bytes(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def keep_memory() -> None:
+def retain_freed_memory() -> None:
     """Lets this process keep the memory that large tensors give back, instead of asking for it anew at every step.
 
     The system hands out fresh pages zeroed, one fault at a time, which costs more than filling them. Only where the C
@@ -35,11 +36,11 @@ def keep_memory() -> None:
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def main_memory() -> tuple[int, int] | None:
+def free_and_total_memory() -> tuple[int, int] | None:
     """Bytes of main memory that are free, and bytes that there are; None where the system does not tell."""
     if not (hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names):
         return None
@@ -58,9 +59,9 @@ def context_bytes(model: ModelConfig) -> int:
     return 4 * model.context * (2 * model.layers * model.width + positions)
 
 
-def check_context(model: ModelConfig, run: str) -> None:
+def check_context_memory(model: ModelConfig, run: str) -> None:
     """Raises UserError where one stream of the context of the network of `run` does not fit into the free memory."""
-    memory, needed = main_memory(), context_bytes(model)
+    memory, needed = free_and_total_memory(), context_bytes(model)
     if memory is not None and needed > memory[0]:
         raise UserError(
             f"{run} has a context of {model.context:,} characters, which needs {needed / 2**30:,.1f} GiB of memory, "

@@ -17,9 +17,9 @@ from charladder.errors import DamagedDataWarning
 from charladder.input_files import open_regular
 from charladder.strict_json import dumps
 
-MOST_BYTES = 1 << 30  # of metrics.jsonl; a line has some hundreds
-MOST_LINE = 1 << 22  # bytes of a line
-SHOWN = 5  # damaged lines that a sentence names
+_MAX_FILE_BYTES = 1 << 30  # of metrics.jsonl; a line has some hundreds
+MAX_LINE_BYTES = 1 << 22  # bytes of a line
+_MAX_NAMED_LINES = 5  # damaged lines that a sentence names
 
 
 class Metrics:
@@ -65,55 +65,55 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     longer than any that a run writes.
     """
     lines, damaged = [], []
-    with open_regular(path, MOST_BYTES) as file:
-        for place, line in enumerate(iter(lambda: read_line(file), b""), 1):
+    with open_regular(path, _MAX_FILE_BYTES) as file:
+        for place, line in enumerate(iter(lambda: _read_line(file), b""), 1):
             read = None
             with suppress(ValueError, RecursionError):
                 read = json.loads(line.decode(errors="replace"))
-            if isinstance(read, dict) and is_complete(read):
+            if isinstance(read, dict) and _is_valid_line(read):
                 if "split" in read and read["bits_per_character"] is None:
                     read["bits_per_character"] = math.nan
                 lines.append(read)
             elif line.endswith(b"\n"):
                 damaged.append(place)
     if damaged:
-        warnings.warn(about(path, damaged), DamagedDataWarning, stacklevel=2)
+        warnings.warn(_damage_message(path, damaged), DamagedDataWarning, stacklevel=2)
     return lines
 
 
-def read_line(file: IO[bytes]) -> bytes:
+def _read_line(file: IO[bytes]) -> bytes:
     """The next line; of one longer than MOST_LINE bytes no more than its end. Empty at the end of the file."""
-    line = part = file.readline(MOST_LINE)
-    while len(part) == MOST_LINE and not part.endswith(b"\n"):
-        part = file.readline(MOST_LINE)
+    line = part = file.readline(MAX_LINE_BYTES)
+    while len(part) == MAX_LINE_BYTES and not part.endswith(b"\n"):
+        part = file.readline(MAX_LINE_BYTES)
         line = b"\n"
     return line
 
 
-def about(path: Path, damaged: list[int]) -> str:
+def _damage_message(path: Path, damaged: list[int]) -> str:
     """The sentence about damaged lines."""
-    places = [str(place) for place in damaged[:SHOWN]]
-    more = f" and {len(damaged) - SHOWN:,} more" if len(damaged) > SHOWN else ""
+    places = [str(place) for place in damaged[:_MAX_NAMED_LINES]]
+    more = f" and {len(damaged) - _MAX_NAMED_LINES:,} more" if len(damaged) > _MAX_NAMED_LINES else ""
     if len(damaged) == 1:
         return f"line {places[0]} of {path} is damaged, and is left out"
     return f"{len(damaged):,} lines of {path} are damaged, and are left out: {', '.join(places)}{more}"
 
 
-def is_complete(line: Any) -> bool:
+def _is_valid_line(line: Any) -> bool:
     """Whether a line is one that a run writes: a step with its terms, or an evaluation."""
-    if not isinstance(line, dict) or type(line.get("step")) is not int or not number(line["step"]):
+    if not isinstance(line, dict) or type(line.get("step")) is not int or not is_number(line["step"]):
         return False
     if "split" in line:
         bits = line.get("bits_per_character", "")
-        return number(line.get("trained_characters")) and (bits is None or number(bits))
+        return is_number(line.get("trained_characters")) and (bits is None or is_number(bits))
     if "terms" not in line:
         return True
     terms = line["terms"]
     return (
-        number(line.get("characters"))
+        is_number(line.get("characters"))
         and isinstance(terms, dict)
         and "main" in terms
-        and all(isinstance(term, dict) and number(term.get("bits")) for term in terms.values())
+        and all(isinstance(term, dict) and is_number(term.get("bits")) for term in terms.values())
     )
 
 
@@ -123,6 +123,6 @@ def is_validation(line: dict[str, Any]) -> bool:
     return "split" in line and bool(line.get("part")) and not line.get("final")
 
 
-def number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a number that a run can write: no integer of hundreds of digits, which no float can hold."""
     return type(value) is float or (type(value) is int and abs(value) < 1 << 63)

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(x_NRC: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
     """Pushes the singular values of each matrix towards 1, by Newton-Schulz iterations in `dtype` (None: its own)."""
-    a, b, c = COEFFICIENTS
+    a, b, c = _NEWTON_SCHULZ_COEFFICIENTS
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     y = (x_NRC.mT if tall else x_NRC).to(dtype or x_NRC.dtype)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -47,7 +47,9 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for (rows, columns), parameters in shapes.items():
-                updates_NRC = torch.stack([self.nesterov(parameter, group["momentum"]) for parameter in parameters])
+                updates_NRC = torch.stack(
+                    [self._nesterov_update(parameter, group["momentum"]) for parameter in parameters]
+                )
                 updates_NRC = orthogonalise(updates_NRC, self.dtype)
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for parameter, update_RC in zip(parameters, updates_NRC, strict=True):
@@ -55,7 +57,7 @@ class Muon(torch.optim.Optimizer):
                         parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.sub_(update_RC, alpha=scale)
 
-    def nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+    def _nesterov_update(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """The gradient, carried on by its running mean, which is updated."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None

@@ -15,15 +15,18 @@ def make_optimizers(
 
     Muon takes the matrices of the layers alone: embeddings, position tables, classifiers and vectors go to AdamW.
     """
-    parameters = dict(named(network, heads))
+    parameters = dict(named_parameters(network, heads))
     sparse = {n: parameters.pop(n) for n in [*parameters] if n.startswith("network.ngrams.")}
     if sparse:  # only the rows that a step has read are changed; Adam's means would need them all
         torch.sparse.check_sparse_tensor_invariants.disable()  # torch makes these tensors itself, and warns if not told
-        return [*make_dense(settings, parameters, precision), torch.optim.Adagrad(sparse.values(), settings.ngram_rate)]
-    return make_dense(settings, parameters, precision)
+        return [
+            *_make_dense_optimizers(settings, parameters, precision),
+            torch.optim.Adagrad(sparse.values(), settings.ngram_rate),
+        ]
+    return _make_dense_optimizers(settings, parameters, precision)
 
 
-def make_dense(
+def _make_dense_optimizers(
     settings: TrainingConfig, parameters: dict[str, nn.Parameter], precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     on_gpu = all(parameter.is_cuda for parameter in parameters.values())
@@ -53,7 +56,7 @@ def make_dense(
     return [taken, adam]
 
 
-STATES = {
+_STATE_NAMES = {
     Muon: {"momentum"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.SGD: {"momentum_buffer"},
@@ -61,7 +64,7 @@ STATES = {
 }
 
 
-def named(network: nn.Module, heads: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def named_parameters(network: nn.Module, heads: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Every trained parameter by a name that says whose it is."""
     return [
         *((f"network.{name}", parameter) for name, parameter in network.named_parameters()),
@@ -75,7 +78,7 @@ def optimizer_tensors(
     """All optimizer state as `<parameter>/<state>` tensors."""
     return {
         f"{name}/{what}": value
-        for name, parameter in named(network, heads)
+        for name, parameter in named_parameters(network, heads)
         for optimizer in optimizers
         if parameter in optimizer.state
         for what, value in optimizer.state[parameter].items()
@@ -88,11 +91,11 @@ def restore_optimizers(
 ) -> None:
     """Puts back what `optimizer_tensors` gave. Raises KeyError or ValueError for the state of other optimizers."""
     owner = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
-    parameters = dict(named(network, heads))
+    parameters = dict(named_parameters(network, heads))
     for key, value in tensors.items():
         name, what = key.rsplit("/", 1)
         parameter = parameters[name]
-        if what not in STATES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
+        if what not in _STATE_NAMES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
             raise ValueError(f"{key} is no state of this optimizer")
         whole = value.shape == parameter.shape
         owner[parameter].state[parameter][what] = (

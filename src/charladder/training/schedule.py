@@ -36,7 +36,7 @@ def step_share(settings: TrainingConfig, clock: Clock, characters: int, seconds:
     return (clock.seconds / clock.step if clock.step else seconds) / (60 * settings.minutes)
 
 
-def rate_factor(settings: TrainingConfig, at: float, share: float) -> float:
+def learning_rate_factor(settings: TrainingConfig, at: float, share: float) -> float:
     """The factor on the learning rate of a step that begins at progress `at` and takes `share` of the budget.
 
     Warm-up counts the step itself, as (step + 1) / warm-up steps does, so the first step has a rate above 0.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from charladder.training.distributed import barrier
 
-INFO, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # where its files say which piece of a tensor they hold
+_SHARDING_KEY = "DCP_SHARDING_INFO"  # metadata entry of its files: which shard of each tensor they hold
+_OFFSETS_KEY = "saved_offsets"
 
 
 def save(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -62,34 +63,34 @@ def check_shards(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
     pieces: dict[str, list[tuple[list[int], list[int]]]] = {}  # where each begins, and ends
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            info = json.loads((opened.metadata() or {}).get(INFO, "{}"))
+            info = json.loads((opened.metadata() or {}).get(_SHARDING_KEY, "{}"))
             for name in opened.keys():  # noqa: SIM118
                 piece = opened.get_slice(name)
-                shape, offsets = piece.get_shape(), info[name][OFFSETS]
+                shape, offsets = piece.get_shape(), info[name][_OFFSETS_KEY]
                 if len(offsets) != len(shape) or not all(type(o) is int and 0 <= o < 1 << 53 for o in offsets):
                     raise ValueError(f"{file.name} does not say where its piece of {name} belongs")
                 ends = [offset + length for offset, length in zip(offsets, shape, strict=True)]
                 pieces.setdefault(name, []).append((offsets, ends))
-                dtype = dtype_of(piece.get_dtype())
+                dtype = _dtype_by_name(piece.get_dtype())
                 if types.setdefault(name, dtype) != dtype:
                     raise ValueError(f"the pieces of {name} have several types")
     shapes = {}
     for name, several in pieces.items():
         shape = [max(ends) for ends in zip(*(ends for _, ends in several), strict=True)]
         there = sum(math.prod(e - b for b, e in zip(*piece, strict=True)) for piece in several)
-        if there != math.prod(shape) or any(overlap(*pair) for pair in itertools.combinations(several, 2)):
+        if there != math.prod(shape) or any(_overlap(*pair) for pair in itertools.combinations(several, 2)):
             raise ValueError(f"the pieces of {name} do not make a whole")
         shapes[name] = shape
     return {name: (shape, types[name]) for name, shape in shapes.items()}
 
 
-def overlap(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]) -> bool:
+def _overlap(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]) -> bool:
     """Whether two pieces have an element in common; if none do, and they have as many as the whole, they are it."""
     sides = zip(*one, *other, strict=True)
     return all(max(begin, begins) < min(end, ends) for begin, end, begins, ends in sides)
 
 
-def dtype_of(name: str) -> torch.dtype:
+def _dtype_by_name(name: str) -> torch.dtype:
     """By the name that safetensors gives it. Raises ValueError for one that no run writes."""
     known = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     if name not in known:

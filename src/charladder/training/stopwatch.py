@@ -15,9 +15,9 @@ class Stopwatch:
     threads than the main one, and where the system has no SIGCONT, all time counts.
     """
 
-    def __init__(self, spent: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, initial_seconds: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self._began, self._last = now() - spent, now()
+        self._began, self._last = now() - initial_seconds, now()
         self._handler: Any = None  # that of SIGCONT before `start`
 
     def start(self) -> None:

@@ -21,30 +21,30 @@ from charladder.text.windows import hash64
 from charladder.training import distributed
 from charladder.training.checkpoint import Checkpoint
 from charladder.training.compilation import (
-    choose_compiled,
-    choose_recorded,
     compile_blocks,
     compile_losses,
-    uncompiled,
+    run_eagerly,
+    should_capture_graphs,
+    should_compile,
 )
 from charladder.training.config import TrainingConfig
-from charladder.training.cuda_graph import Run, StepGraph
+from charladder.training.cuda_graph import StepFunction, StepGraph
 from charladder.training.devices import choose_device, choose_precision
 from charladder.training.distributed import NetworkAndObjective
 from charladder.training.health import Health, TrainingDiverged, restore_health
-from charladder.training.identity import entries
-from charladder.training.optimizers import make_optimizers, named, optimizer_tensors, restore_optimizers
-from charladder.training.schedule import Clock, progress, rate_factor, step_share
+from charladder.training.identity import identity_metadata
+from charladder.training.optimizers import make_optimizers, named_parameters, optimizer_tensors, restore_optimizers
+from charladder.training.schedule import Clock, learning_rate_factor, progress, step_share
 
 
 @dataclass(frozen=True)
-class StepFacts:
+class StepResult:
     """What one step did: losses in the report are of this step's whole batch, over all ranks. skipped: why nothing was
     changed, where that is so."""
 
     report: Report
     progress: float
-    rate: float
+    learning_rate: float
     gradient_norm: float
     diagnosis: Diagnosis | None = None
     skipped: str | None = None
@@ -66,14 +66,14 @@ class Trainer:
         self.network, self.objective = network.to(self.device), objective.to(self.device)
         if self.device.type == "cpu":
             accelerate(self.network)
-        self.parallel: distributed.Parallel = distributed.choose_parallel(settings, network)
-        self.whole = distributed.parallelize(
+        self.parallel: distributed.ParallelMode = distributed.choose_parallel_mode(settings, network)
+        self.parallel_module = distributed.parallelize(
             NetworkAndObjective(self.network, self.objective), self.parallel, self.device
         )
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.compiled = choose_compiled(settings.compile, self.device)
-        if self.compiled:
+        self._peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.is_compiled = should_compile(settings.compile, self.device)
+        if self.is_compiled:
             compile_blocks(self.network)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
@@ -83,11 +83,13 @@ class Trainer:
                 "training.compile graphs is for one process, and for networks without model.ngrams; set it to blocks"
             )
         recorded = (
-            alone and settings.micro_batch in (0, settings.batch) and choose_recorded(settings.compile, self.device)
+            alone
+            and settings.micro_batch in (0, settings.batch)
+            and should_capture_graphs(settings.compile, self.device)
         )
-        self.recorder = StepGraph(self.parameters) if recorded else None
-        self.norm: float | None = None  # of the gradient, where it came with the passes
-        self.held: object = None
+        self.step_graph = StepGraph(self.parameters) if recorded else None
+        self._captured_norm: float | None = None  # of the gradient, where it came with the passes
+        self._captured_tables: object = None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise UserError(
@@ -99,7 +101,7 @@ class Trainer:
     def progress(self) -> float:
         return progress(self.settings, self.clock)
 
-    def step(self) -> StepFacts:
+    def step(self) -> StepResult:
         """One optimisation step; one whose loss or gradient is bad changes nothing but the clock.
 
         Raises NotFinite where there were too many of those lately (training.skips).
@@ -109,43 +111,43 @@ class Trainer:
             self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.diagnosis, self.norm = None, None
-        report = distributed.global_total(merge(self.backward(at)))
-        pieces = self.pieces(at)
+        self._diagnosis, self._captured_norm = None, None
+        report = distributed.with_global_total(merge(self.accumulate_gradients(at)))
+        pieces = self._window_pieces(at)
         characters = self.settings.batch * pieces * (self.windows.length // pieces)
-        factor = rate_factor(self.settings, at, self.share(characters, began))
-        reason, norm = self.wrong_loss(report), math.nan
+        factor = learning_rate_factor(self.settings, at, self._step_share(characters, began))
+        reason, norm = self._non_finite_terms(report), math.nan
         if reason is None:
-            norm = self.clip()
+            norm = self._clip_gradients()
             if not math.isfinite(norm):
                 reason = f"the gradient's norm is {norm}, though every loss is finite"
         if reason is None:
-            reason = self.health.leap(report.terms["main"].value, self.settings.spike)
+            reason = self.health.find_spike(report.terms["main"].value, self.settings.spike)
         if reason is not None:
-            self.health.skip(self.clock.step + 1, reason, self.settings.skips)
+            self.health.record_skip(self.clock.step + 1, reason, self.settings.skips)
         else:
-            for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for optimizer, rates in zip(self.optimizers, self._peak_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 optimizer.step()
         self.clock.step += 1
         self.clock.characters += characters
-        return StepFacts(report, at, self.settings.learning_rate * factor, norm, self.diagnosis, reason)
+        return StepResult(report, at, self.settings.learning_rate * factor, norm, self._diagnosis, reason)
 
-    def share(self, characters: int, began: float) -> float:
+    def _step_share(self, characters: int, began: float) -> float:
         """The share of the budget that the step which began at `began` takes; the same on all ranks."""
         measured = self.settings.minutes and not self.clock.step
         seconds, _ = distributed.broadcast_and_any(time.perf_counter() - began) if measured else (0.0, False)
         return step_share(self.settings, self.clock, characters, seconds)
 
-    def clip(self) -> float:
+    def _clip_gradients(self) -> float:
         """The norm of the gradient, over all ranks, which is brought down to training.clip."""
         dense = [p for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
         limit = self.settings.clip or math.inf
-        if self.norm is not None:  # known from the passes
-            if limit < self.norm + 1e-6:
-                torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self.norm))
-            return self.norm
+        if self._captured_norm is not None:  # known from the passes
+            if limit < self._captured_norm + 1e-6:
+                torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self._captured_norm))
+            return self._captured_norm
         norm = torch.nn.utils.clip_grad_norm_(dense, limit)
         return float(distributed.full_tensors({"norm": norm})["norm"])
 
@@ -153,34 +155,34 @@ class Trainer:
     def parameters(self) -> list[Any]:
         return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
-    def pieces(self, at: float) -> int:
+    def _window_pieces(self, at: float) -> int:
         """How many pieces windows are cut into at a progress."""
         return self.settings.cut_windows if at < self.settings.cut_until else 1
 
-    def backward(self, at: float) -> Iterator[Report]:
+    def accumulate_gradients(self, at: float) -> Iterator[Report]:
         """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count.
 
         Under several ranks each has its part of the batch, and the gradient is that of all.
         """
-        pieces = self.pieces(at)
+        pieces = self._window_pieces(at)
         windows_BT, examples = self.windows.take(
             self.settings.batch, pieces, distributed.rank(), distributed.world_size()
         )
         size = (self.settings.micro_batch or self.settings.batch) * pieces
         for begin in range(0, len(windows_BT), size):
-            piece = self.placed(torch.from_numpy(windows_BT[begin : begin + size]))
-            dropout = self.dropout(examples[begin : begin + size])
+            piece = self.to_device(torch.from_numpy(windows_BT[begin : begin + size]))
+            dropout = self.make_dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
             diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
             last = begin + size >= len(windows_BT)
-            if self.recorder is not None:
-                found = None if diagnosing else self.recorder(*self.passes(piece, dropout, at))
+            if self.step_graph is not None:
+                found = None if diagnosing else self.step_graph(*self.graph_inputs(piece, dropout, at))
                 if found is not None:
-                    report, self.norm = found
+                    report, self._captured_norm = found
                     yield report
                     continue
                 if diagnosing:
-                    self.recorder.make_room()
+                    self.step_graph.free_memory_for_eager_step()
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
@@ -192,22 +194,27 @@ class Trainer:
                 )
                 return report.total, report  # the total by itself, for wrappers to see
 
-            with distributed.grad_sync(self.whole, self.parallel, last):
-                with half, uncompiled(self.compiled and diagnosing):
-                    total, report = self.whole(measure)
+            with distributed.grad_sync(self.parallel_module, self.parallel, last):
+                with half, run_eagerly(self.is_compiled and diagnosing):
+                    total, report = self.parallel_module(measure)
                 if diagnosing:
-                    self.diagnosis = self.diagnose(report)
+                    self._diagnosis = self._diagnose(report)
                 total.backward()
             yield report
 
-    def passes(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], Run]:
+    def graph_inputs(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], StepFunction]:
         """Both passes of a whole batch for the recorder: what they depend on, their inputs, what to do with these."""
         step, rate = self.clock.step, dropout.rate if dropout else 0.0
         network = self.network
         network.angles(0, self.windows.length, self.device)
         network.position_table(0, self.windows.length, network.embedding.weight)
-        self.held = network.rotary, network.signal  # a recording reads them where they are: others need another one,
-        key_of_tables = tuple(map(id, self.held))  # and no other object has these ids as long as they are held
+        self._captured_tables = (
+            network.rotary,
+            network.signal,
+        )  # a recording reads them where they are: others need another one,
+        key_of_tables = tuple(
+            map(id, self._captured_tables)
+        )  # and no other object has these ids as long as they are held
         weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
 
         def run(piece: Tensor, *keys: Tensor) -> Report:
@@ -220,13 +227,13 @@ class Trainer:
         inputs = [piece] if dropout is None else [piece, dropout.keys_B]
         return (piece.shape, tuple(weights.items()), key_of_tables), inputs, run
 
-    def placed(self, tensor: Tensor) -> Tensor:
+    def to_device(self, tensor: Tensor) -> Tensor:
         """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def diagnose(self, report: Report) -> Diagnosis | None:
+    def _diagnose(self, report: Report) -> Diagnosis | None:
         """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate layers, and
         of the last one's targets further ahead; by layer. None without such terms, or for a loss that is not finite.
         """
@@ -237,30 +244,30 @@ class Trainer:
         depths = {f"layer{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
         return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "layers")
 
-    def dropout(self, examples: np.ndarray) -> Dropout | None:
+    def make_dropout(self, examples: np.ndarray) -> Dropout | None:
         rate = self.network.settings.dropout
         if not rate:
             return None
         keys_B = torch.from_numpy(hash64(self.settings.seed, examples).view(np.int64))
-        return Dropout(rate, self.placed(keys_B))
+        return Dropout(rate, self.to_device(keys_B))
 
-    def wrong_loss(self, report: Report) -> str | None:
+    def _non_finite_terms(self, report: Report) -> str | None:
         """Which terms are not finite, if any."""
         if math.isfinite(float(report.total)):
             return None
         bad = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
         return f"the loss is not finite in {', '.join(bad) or 'the total alone'}"
 
-    def predict(self, tokens_BT: Tensor, keep: int) -> Tensor:
+    def predict(self, tokens_BT: Tensor, logits_to_keep: int) -> Tensor:
         """Logits of the last `keep` positions, for evaluation; under FSDP2 a call of all ranks."""
         if self.parallel != "fsdp":
-            return self.network(tokens_BT, logits_to_keep=keep).logits_BTV
-        return self.whole(lambda network, _: network(tokens_BT, logits_to_keep=keep).logits_BTV)
+            return self.network(tokens_BT, logits_to_keep=logits_to_keep).logits_BTV
+        return self.parallel_module(lambda network, _: network(tokens_BT, logits_to_keep=logits_to_keep).logits_BTV)
 
     def check_weights(self) -> None:
         """Raises NotFinite where the last step left a weight that is NaN or infinite."""
         bad = None
-        for name, parameter in named(self.network, self.objective):
+        for name, parameter in named_parameters(self.network, self.objective):
             local = cast(Any, parameter).to_local() if is_sharded(parameter) else parameter
             if not torch.isfinite(local).all():
                 bad = name
@@ -273,7 +280,7 @@ class Trainer:
             "sampler": self.windows.state_dict(),
             "seed": self.settings.seed,
             "health": self.health.state(),
-            **entries(self.identity),
+            **identity_metadata(self.identity),
         }
         return Checkpoint(
             self.network.state_dict(),

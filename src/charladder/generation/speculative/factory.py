@@ -72,7 +72,7 @@ def make_drafter(
     drafter = (_make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
     if drafter is None:
         heads = "further targets" if name == "targets" else "intermediate layers"
-        command = f"charladder refit {run.words}"
+        command = f"charladder refit {run.command_arguments}"
         raise UserError(f"{run.path} has no heads of {heads} to draft with; `{command}` fits them")
     return drafter
 
@@ -92,7 +92,7 @@ def _make_target_heads(
         return ChainedHeadDrafter(refitted[0].chain, sampling, length or 4, weights)
     last, heads = run.recipe.model.layers, {}
     if run.recipe.objective.targets > 1 and run.heads_path.is_file():
-        modules = run.objective().heads
+        modules = run.load_objective().heads
         for k in range(2, run.recipe.objective.targets + 1):
             if f"layer{last}_target{k}" in modules:
                 head = modules.get_submodule(f"layer{last}_target{k}")
@@ -119,7 +119,7 @@ def _make_early_exit(
     if not active_until_end or layers < 2 or not run.heads_path.is_file():
         return None
     layer = max(1, layers // 4)
-    modules = run.objective().heads
+    modules = run.load_objective().heads
     if f"layer{layer}_target1" not in modules:
         return None
     head = modules.get_submodule(f"layer{layer}_target1")

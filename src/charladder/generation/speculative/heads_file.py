@@ -11,7 +11,7 @@ from charladder.errors import UserError
 from charladder.generation.speculative.drafting_heads import DraftingHeads
 from charladder.model.config import MAX_SIZE
 from charladder.run import Run
-from charladder.training.identity import entries
+from charladder.training.identity import identity_metadata
 from charladder.training.tensor_files import file_digest, load_tensors, save_tensors
 
 FILE_NAME = "drafting.safetensors"
@@ -31,7 +31,9 @@ class HeadsMetadata:
 def save_heads(run: Run, heads: DraftingHeads, about: HeadsMetadata) -> None:
     """Writes the drafting heads of a run, replacing older ones. Raises OSError."""
     save_tensors(
-        run.path / FILE_NAME, heads.state_dict(), {"about": json.dumps(about.__dict__), **entries(run.identity)}
+        run.path / FILE_NAME,
+        heads.state_dict(),
+        {"about": json.dumps(about.__dict__), **identity_metadata(run.identity)},
     )
 
 
@@ -54,7 +56,7 @@ def load_heads(run: Run) -> tuple[DraftingHeads, HeadsMetadata] | None:
             about = _parse_metadata((opened.metadata() or {}).get("about", ""))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
-    advice = f"`charladder refit {run.words}` makes new ones"
+    advice = f"`charladder refit {run.command_arguments}` makes new ones"
     with torch.device("meta"):
         expected = _heads_from_shapes(run, shapes)
     if (
