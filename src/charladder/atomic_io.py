@@ -1,4 +1,4 @@
-"""Files that are whole or not there: they are written beside their place, flushed to the disk and renamed."""
+"""Atomic writes: a file is written beside its target, flushed to the disk and renamed."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Where to write the file that becomes `path` at the end: in a folder of its own, which is removed in any case.
+    """Yields the path to write to; at the end it is renamed to `path`. It is in a temporary folder, which is removed.
 
-    Temporary files of the library that writes are in that folder too. If the process is killed, the folder is left
-    over until the same file is written again, or `sweep` removes it. shared: several processes may write `path` at the
-    same time, and the last one wins; the folder of each has another name, and only `sweep` removes one that is left.
+    Temporary files of the library that writes are in that folder too. If the process is killed, the folder stays until
+    the same file is written again, or `remove_stale_parts` removes it. shared: several processes may write `path` at
+    the same time, each in its own folder, and the last one wins; only `remove_stale_parts` removes a folder that stays.
     """
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part" if shared else f".{path.name}.part")
     remove(folder)
@@ -23,8 +23,10 @@ def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     part = folder / path.name
     try:
         yield part
-        with suppress(PermissionError):  # of a file system that has no modes
-            part.chmod(folder.stat().st_mode & 0o666)  # what the umask allows; safetensors writes for the owner alone
+        with suppress(PermissionError):  # some file systems have no modes
+            part.chmod(
+                folder.stat().st_mode & 0o666
+            )  # as the umask allows; safetensors makes files readable by the owner only
         move_into_place(part, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -39,22 +41,22 @@ def move_into_place(part: Path, path: Path) -> None:
 
 
 def remove_stale_parts(folder: Path, *patterns: str, seconds: float = 0.0) -> None:
-    """Removes what killed processes have left in a folder: files and folders of these patterns (by default all parts)
-    that were not written to for so many seconds. What cannot be removed stays."""
+    """Removes the temporary files and folders that killed processes left: those that match `patterns` (by default
+    all parts) and were not modified for `seconds`. Errors are ignored."""
     for pattern in patterns or ("*.part",):
-        for left in folder.glob(pattern):
+        for part in folder.glob(pattern):
             with suppress(OSError):
-                if not seconds or time.time() - _last_modified(left) > seconds:
-                    remove(left)
+                if not seconds or time.time() - _last_modified(part) > seconds:
+                    remove(part)
 
 
 def _last_modified(path: Path) -> float:
-    """When a file, or a folder or anything in it, was written to last, in seconds since 1970."""
+    """The newest modification time of a file, or of a folder and everything in it, in seconds since 1970."""
     return max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all it holds, if it is there. A link is removed, and not what it points to."""
+    """Removes a file, a link or a folder with its content, if it exists. The target of a link is not removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -62,13 +64,13 @@ def remove(path: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flushes the names in a folder to the disk, so that a rename survives a loss of power, where that can be done."""
+    """Flushes the entries of a folder to the disk, so that a rename survives a power failure, if the system can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # some file systems have no such thing
+    except OSError:  # not supported by some file systems
         pass
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Input files: regular ones, up to a size, so that a damaged or hostile file costs neither time nor memory."""
+"""Reading of input files with limits, so that a damaged or hostile file costs little time and memory."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from charladder.errors import UserError
 
-MAX_CONFIG_BYTES = 1 << 24  # bytes of config.toml, environment.json, a recipe or a plan
+MAX_CONFIG_BYTES = 1 << 24  # of config.toml, environment.json, a recipe or a plan
 MAX_KEY_PARTS = 8
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 _PART = r"[\w\"'-]++"
@@ -17,10 +17,10 @@ _LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_
 
 
 def open_regular(path: Path, max_bytes: int) -> IO[bytes]:
-    """Opens a regular file of at most `most` bytes; a sparse file counts with its apparent size.
+    """Opens a regular file of at most `max_bytes` bytes; the apparent size of a sparse file counts.
 
-    Raises UserError for a pipe, a device or a folder, which it does not wait for, and for a larger file; OSError where
-    the file cannot be opened.
+    Raises UserError for a larger file and, without waiting, for a pipe, a device or a folder; OSError if the file
+    cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -42,8 +42,8 @@ def read_bytes(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
 
 
 def parse_toml(data: bytes, where: str) -> dict[str, Any]:
-    """TOML bytes as tables. Raises UserError where they are none, and where a key has too many parts: the time that
-    they take grows with the square of their number."""
+    """The tables of a TOML file. Raises UserError for invalid TOML, and for a key with too many parts, because the time
+    to parse a key grows with the square of their number."""
     try:
         text = data.decode()
         if _LONG_KEY.search(_STRING.sub('""', text)):

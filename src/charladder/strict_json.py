@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, which every parser reads: it has no NaN and no infinities."""
+"""JSON according to RFC 8259, which has no NaN and no infinities."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def dumps(value: Any) -> str:
-    """As json.dumps; numbers that are not finite are null."""
+    """As json.dumps, with null for numbers that are not finite."""
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
@@ -14,7 +14,7 @@ def dumps(value: Any) -> str:
 
 
 def find_non_finite(value: Any, name: str = "") -> str | None:
-    """The name of the first number that is not finite, with points between the keys and places; None where all are.
+    """The path of the first number that is not finite, as keys and indices joined by dots; None if all are finite.
 
     >>> not_finite({"bits": 2.5, "by_layer": [{"bits": float("inf")}]})
     'by_layer.0.bits'

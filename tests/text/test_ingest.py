@@ -154,7 +154,7 @@ def test_a_file_that_grows_is_taken_as_it_was_with_a_note(monkeypatch):
     meddle(monkeypatch, grow)
     corpus = open_corpus("log")
     assert corpus.ids_N.tobytes() == data
-    assert corpus.notes == ("log grew while it was read; its first 1,048,576 bytes are taken",)
+    assert corpus.notes == ("log grew while it was read; its first 1,048,576 bytes are used",)
     assert open_corpus("log").ids_N.tobytes() == data + b"more", "and the next time it is read anew"
 
 

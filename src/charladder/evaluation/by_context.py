@@ -1,4 +1,4 @@
-"""Where the bits go: by how much context there is (Al-Rfou et al. 2018, Table 2), and by place inside the window.
+"""Bits per character by context length (Al-Rfou et al. 2018, Table 2), and by position in the window.
 
 Shapes: C characters of context, M characters scored together.
 """
@@ -15,8 +15,8 @@ from charladder.evaluation.sliding_window import Score, ScoredCharacters
 
 @dataclass(frozen=True)
 class ContextScore:
-    """Some of the characters: `at` is the context, or how many characters they were predicted from. accuracy: the share
-    whose first guess was right."""
+    """The score of some characters. context: the context length, or the number of characters that they were predicted
+    from. accuracy: the share of characters whose most probable prediction was right."""
 
     context: int
     stride: int
@@ -27,11 +27,11 @@ class ContextScore:
 
 
 EvaluateFunction = Callable[[int, int, Callable[[ScoredCharacters], None]], Score]
-"""Scores a part of a text, from context and stride, telling of each character."""
+"""Scores a part of a text with a context and a stride, and passes its characters to a callback."""
 
 
 def context_lengths(context: int, smallest: int = 32) -> list[int]:
-    """32, 64 ... and the context itself."""
+    """The powers of two from `smallest` below `context`, and `context` itself."""
     found = []
     while smallest < context:
         found.append(smallest)

@@ -1,4 +1,4 @@
-"""What every character cost, one by one, as JSON lines or parquet."""
+"""Export of the bits of every character, as JSON lines or parquet."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ COLUMNS = ("place", "character", "id", "bits", "rank", "seen")
 def export_characters(
     path: Path, alphabet: Alphabet, ids_N: np.ndarray
 ) -> Iterator[Callable[[ScoredCharacters], None]]:
-    """Writes characters as they are scored, in the order of the text: place in it, the character, its id, its bits, how
-    many symbols were held likelier, how many characters it was predicted from. A byte that is no UTF-8 by itself has
-    U+FFFD for its character; its id tells which it is. The file is there when all is written.
+    """Yields a function that writes scored characters to `path`, in the order of the text.
 
-    Raises UserError for a name that ends neither in .jsonl nor in .parquet, for a file that exists, and where parquet
-    wants pyarrow.
+    Columns: position in the text, the character, its id, its bits, the number of symbols with a higher probability, and
+    the number of characters it was predicted from. A byte that is not UTF-8 by itself has the character U+FFFD. The
+    file appears when it is complete. Raises UserError for a name that ends neither in .jsonl nor in .parquet, for a
+    file that exists, and for parquet without pyarrow.
     """
     if path.suffix not in (".jsonl", ".parquet"):
         raise UserError(field="export", value=path, rule="it must end in .jsonl or .parquet")

@@ -1,8 +1,8 @@
-"""The copying probe (Al-Rfou et al. 2018, "Qualitative Analysis"): does a network know a name again that it met once?
+"""The copying probe (Al-Rfou et al. 2018, "Qualitative Analysis"): does a network predict a name that it has read once?
 
-An invented name is planted in real text; some way on it comes again. The control is the same text with another invented
-name in the place of the first, so that the second was never mentioned. What the mention is worth is the difference in
-bits. The first letter must be guessed; from the second on there is something to know it by.
+An invented name is inserted into real text twice, some distance apart. In the control, the first occurrence is another
+invented name. The effect of the first occurrence is the difference in bits of the second. The first letter can only be
+guessed; the later letters can be copied.
 
 Shapes: P probes, T inputs, V symbols, L letters of a name.
 """
@@ -18,15 +18,15 @@ from torch import Tensor
 from charladder.errors import UserError
 from charladder.text import Alphabet
 
-NAME_LETTERS = 8  # of a name
-CHARACTERS_PER_PASS = 16384  # characters in one pass
+NAME_LETTERS = 8  # in an invented name
+CHARACTERS_PER_PASS = 16384  # of the network
 
 
 @dataclass(frozen=True)
 class CopyingScore:
-    """Names that come again after `distance` characters, by letter of the name: bits, and the median number of symbols
-    held likelier, with the mention and without. saved: bits a letter that the mention saves over letters 2 to 8, with
-    the half-width of a 95% interval over the probes."""
+    """Scores of names that recur after `distance` characters, by letter: bits, and the median number of symbols with a
+    higher probability, with the first occurrence and without (control). saved: bits that it saves for each of letters 2
+    to 8. saved_within: the half-width of the 95% interval over the probes."""
 
     distance: int
     probes: int
@@ -42,7 +42,7 @@ class CopyingScore:
 
 
 def name_letters(alphabet: Alphabet, ids_N: np.ndarray) -> np.ndarray:
-    """Ids of the small letters a text uses, or of all that it uses where there are fewer than 10: DNA, digits."""
+    """The ids of the lower-case letters in a text, or of all its symbols if there are fewer than 10 (DNA, digits)."""
     used = np.flatnonzero(np.bincount(ids_N[: 1 << 20], minlength=alphabet.size))
     small = [one for one in used if alphabet.decode(np.array([one])).decode("utf-8", "replace").islower()]
     return np.array(small if len(small) >= 10 else used)
@@ -59,9 +59,11 @@ def probe_copying(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> list[CopyingScore]:
-    """predict: from tokens (P, T) logits (P, T, V). One entry for each distance of C/8, C/4, C/2 and 3C/4 that a
-    context of C has room for. The same probes for the same seed. Raises UserError for a part or context
-    too short for any."""
+    """One score for each distance of C/8, C/4, C/2 and 3C/4 that fits in a context of C characters.
+
+    predict: from tokens (P, T), logits (P, T, V). The probes depend on `seed` alone. Raises UserError if the part or
+    the context is too short for any distance.
+    """
     space = space_ids(alphabet)
     mention, end = [*space, *[0] * NAME_LETTERS, *space], [*space, *[0] * NAME_LETTERS]
     shares = (context // 8, context // 4, context // 2, 3 * context // 4)
@@ -73,7 +75,7 @@ def probe_copying(
     names_PL, others_PL = (letters[random.integers(0, len(letters), (probes, NAME_LETTERS))] for _ in range(2))
     found = []
     for distance in distances:
-        head = context - distance - len(end)  # where the mention ends
+        head = context - distance - len(end)  # where the first occurrence ends
         rows = []
         for start, name, other in zip(starts_P, names_PL, others_PL, strict=True):
             real = ids_N[start : start + context].astype(np.int64)
@@ -106,7 +108,7 @@ def probe_copying(
 
 
 def space_ids(alphabet: Alphabet) -> np.ndarray:
-    """A space, where the alphabet has one."""
+    """The id of a space; empty if the alphabet has none."""
     try:
         return alphabet.encode(b" ").astype(np.int64)
     except UserError:

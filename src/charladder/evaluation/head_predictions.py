@@ -1,4 +1,4 @@
-"""The ladder at one place of a text: what every layer, and every target of it, expected there.
+"""The predictions of every layer and target at one position of a text.
 
 Shapes: T inputs, D width, V symbols.
 """
@@ -17,7 +17,7 @@ from charladder.objective import LanguageModelObjective
 
 @dataclass(frozen=True)
 class HeadPrediction:
-    """What one head expected `target` characters after the last one read: p_V, probabilities in float64."""
+    """The prediction of one head for the character `target` after the last input. p_V: probabilities in float64."""
 
     term: str
     layer: int
@@ -25,16 +25,16 @@ class HeadPrediction:
     p_V: np.ndarray
 
     def top_ids(self, count: int) -> list[int]:
-        """The ids of the likeliest symbols, the likeliest first; of two that are equally likely, the lower id."""
+        """The ids of the `count` most probable symbols in descending order; of equal ones, the lower id first."""
         return np.argsort(-self.p_V, kind="stable")[:count].tolist()
 
     def rank(self, symbol: int) -> int:
-        """How many symbols were held likelier than this one: 0 for the first guess."""
+        """The number of symbols with a higher probability than this one."""
         return int((self.p_V > self.p_V[symbol]).sum())
 
 
 def window_start(position: int, context: int, stride: int) -> int:
-    """The first place of the window in which evaluation from the start of a text scores `place`."""
+    """The first scored position of the window in which an evaluation of the text scores `position`."""
     beyond = position - (context + 1)
     return 1 if beyond < 0 else context + 1 + beyond // stride * stride
 
@@ -48,12 +48,13 @@ def predictions_at(
     context: int,
     stride: int,
 ) -> list[HeadPrediction]:
-    """What each head expected, from the lowest layer to the last and the nearest target to the furthest, having read
-    what stands before `place` (1 to N), as far back as evaluation at this stride lets it see. Without an objective
-    there is the network's own output alone. Raises ValueError for a place before which nothing stands.
+    """The prediction of each head for `position` (1 to N), from the lowest layer to the last and by target.
+
+    The inputs are those of an evaluation at this stride. Without an objective, only the network's own output predicts.
+    Raises ValueError for a position outside the text, or without a character before it.
     """
     if not 1 <= position <= len(ids_N):
-        raise ValueError(f"place {position} has nothing before it, or lies past the end")
+        raise ValueError(f"position {position} has no character before it, or is past the end of the text")
     begin = window_start(position, context, stride)
     start = 0 if begin == 1 else begin + stride - 1 - context
     device, layers = network.output.weight.device, network.settings.layers

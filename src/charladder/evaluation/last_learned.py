@@ -1,4 +1,4 @@
-"""When the heads of a run last learned: from metrics.jsonl and, for the steps that were not logged, the schedule."""
+"""When each head of a run was last trained, from metrics.jsonl and, for steps that were not logged, the schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from charladder.training import TrainingConfig
 from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import is_number, read_metrics
 
-MAX_COMPUTED_STEPS = 10_000  # steps that are looked at for weights that move with every step
+MAX_COMPUTED_STEPS = 10_000  # for which weights that depend on the step are computed
 
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TrainingMoment:
-    """A step of training, the progress at which it began, and the characters that had been read by its end."""
+    """A training step, the progress before it, and the characters read by its end."""
 
     step: int
     progress: float
@@ -27,18 +27,18 @@ class TrainingMoment:
 
 @dataclass(frozen=True)
 class LastLearned:
-    """contributed: the last step at which the term had a weight above 0. head: the last one at which the classifier
-    that predicts for it learned, which with shared heads is the last one of any layer. None: never."""
+    """contributed: the last step at which the term had a weight above 0. head: the last step at which its classifier
+    was trained, which with shared heads is the last step of any layer. None: never."""
 
     contributed: TrainingMoment | None
     head: TrainingMoment | None
 
 
 def last_learned(run: Run) -> dict[str, LastLearned]:
-    """For every term of the objective, when it last contributed to the weights that are in the run directory.
+    """For every term of the objective, when it last contributed to the weights in the run directory.
 
-    Exact wherever the budget stayed the same between two logged steps: where it was changed by --extend in between,
-    the steps since the first of the two are taken to have had the new one. Empty where there are no metrics.
+    Exact if the budget was the same between two logged steps. If --extend changed it between them, the steps after the
+    first are assumed to have had the new budget. Empty without metrics.
     """
     path, layers = run.path / "metrics.jsonl", run.recipe.model.layers
     settings = run.recipe.objective
@@ -83,8 +83,8 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
 
 
 def _has_valid_numbers(line: Line) -> bool:
-    """Whether the step, the progress and the characters of a line are numbers that a run can write: finite, and a
-    progress that is a share of at most 2**63 steps or characters."""
+    """Whether the step, the progress and the characters of a line are numbers that a run can write: finite, and with a
+    progress that is a fraction of at most 2**63 steps or characters."""
     progress: Any = line.get("progress")
     characters: Any = line.get("characters")
     return (
@@ -104,9 +104,9 @@ def _logged_weight(line: Line, name: str) -> float:
 def _logged_intervals(
     lines: list[Line], training: TrainingConfig, end: int
 ) -> Iterator[tuple[Line, Iterator[TrainingMoment]]]:
-    """From the end to the start: each line that has terms, and the steps between it and the next one with terms, from
-    the last to the first, that changed the weights."""
-    after: list[Line] = []  # the lines since, in their order, and the next one with terms
+    """Yields, from the last to the first, each line with terms and the steps that changed the weights between it and
+    the next line with terms, also from the last to the first."""
+    after: list[Line] = []  # the later lines up to the next one with terms, in order
     for line in reversed(lines):
         if "terms" in line:
             yield line, _steps_after(line, after, training, end)
@@ -115,7 +115,7 @@ def _logged_intervals(
 
 
 def _steps_after(line: Line, after: list[Line], training: TrainingConfig, end: int) -> Iterator[TrainingMoment]:
-    """The steps after a line and before the next one with terms. after: the lines since, in their order."""
+    """The steps after `line` and before the next line with terms. after: the lines between them, in order."""
     known = {one["step"]: one for one in after}
     nexts = sorted(known)
     last = next((step - 1 for step in nexts if "terms" in known[step]), end)
@@ -130,7 +130,7 @@ def _steps_after(line: Line, after: list[Line], training: TrainingConfig, end: i
 
 
 def _interpolate(step: int, before: Line, after: Line | None, training: TrainingConfig) -> TrainingMoment:
-    """A step between two logged ones, or after the last of them."""
+    """The moment of a step between two logged ones, or after the last one."""
     first = before["step"]
     each = (
         (after["characters"] - before["characters"]) / (after["step"] - first)
@@ -142,7 +142,7 @@ def _interpolate(step: int, before: Line, after: Line | None, training: Training
         budget = training.characters or training.steps
         spent = characters - each if training.characters else step - 1
         return TrainingMoment(step, min(1.0, spent / budget) if budget else before["progress"], characters)
-    # Both kinds of budget are whole numbers, and are found again from a progress, which is a share of them.
+    # Both kinds of budget are integers, so a budget can be computed from a progress, which is a fraction of it.
     for spent, later in ((step - 1, after["step"] - 1), (round(characters - each), round(after["characters"] - each))):
         budget = round(later / after["progress"]) if after["progress"] else 0
         if budget and later / budget == after["progress"]:

@@ -1,4 +1,4 @@
-"""What every layer predicts: bits per character of each layer and target by its own head.
+"""Bits per character of every layer and target.
 
 Shapes: B windows, T inputs, D width, V symbols, F files.
 """
@@ -22,7 +22,7 @@ BATCH_CHARACTERS = 16384
 
 @dataclass(frozen=True)
 class HeadScore:
-    """bits: of all `characters` that the head of a layer predicted `target` characters ahead."""
+    """The score of one head. bits: in total, of all `characters` that it predicted `target` characters ahead."""
 
     term: str
     layer: int
@@ -48,12 +48,13 @@ def evaluate_layers(
     on_prediction: Callable[[int, int, np.ndarray, np.ndarray], None] | None = None,
     refit_heads: Mapping[int, nn.Module] | None = None,
 ) -> list[HeadScore]:
-    """Scores ids_N[part] by every head there is, from the lowest layer to the last, in windows as `evaluate` has them.
+    """Scores ids_N[part] with every head, from the lowest layer to the last, in the windows of `evaluate`.
 
-    A head of target k predicts the character k after what it has read, so the characters it scores begin k - 1 later,
-    and end with the part. `report` hears of the characters read; `each` of every prediction: layer, target, the places
-    of the characters predicted and their surprise in nats. fitted: by layer, a classifier of the next character that
-    was fitted later and reads the layer's state, normalized without parameters; it is scored as `layer{r}.refit`.
+    A head of target k predicts the k-th character after its inputs, so the characters that it scores begin k - 1 later
+    and end with the part. on_progress: called with the number of characters read. on_prediction: called with layer,
+    target, the positions of the predicted characters, and their negative log probabilities in nats. refit_heads: by
+    layer, classifiers of the next character that were fitted after training; they read the layer's state, normalized
+    without parameters, and are scored as `layer{r}.refit`.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
@@ -63,7 +64,7 @@ def evaluate_layers(
         if has_classifier(objective, layers, layer, k)
     }
     refit = dict(refit_heads or {})
-    # (layer, 0): the classifier that was fitted later
+    # (layer, 0) is the classifier that was fitted later
     names = {place: term_name(*place, layers) for place in heads} | {
         (layer, 0): f"layer{layer}.refit" for layer in refit
     }
@@ -74,7 +75,7 @@ def evaluate_layers(
         start, begin, end = group[0]
         rows = np.array([window[0] for window in group])[:, None] + np.arange(end - 1 - start)
         kept = end - begin
-        ahead_BT = rows[:, -kept:]  # what was read last where each prediction is made
+        ahead_BT = rows[:, -kept:]  # the position of the last input of each prediction
 
         def add(place: tuple[int, int], logits_BTV: Tensor) -> None:
             layer, k = place[0], max(1, place[1])
@@ -120,7 +121,7 @@ def evaluate_layers(
 
 
 def has_classifier(objective: LanguageModelObjective, layers: int, layer: int, target: int) -> bool:
-    """Whether something predicts this: a head of its own, the network's output, or what layers share."""
+    """Whether a term has a classifier: its own head, the network's output layer, or a shared head."""
     settings = objective.settings
     if (layer, target) == (layers, 1):
         return True

@@ -1,9 +1,8 @@
 """Bits per character by a sliding window (Al-Rfou et al. 2018, section "Experimental Setup": stride 1).
 
-A window of C inputs moves `stride` characters at a time, and scores the last `stride` of its predictions; so each
-character is predicted from between C - stride + 1 and C characters before it, or from all there are near the start
-of the text. The first character of a text has nothing before it and costs log2 of the alphabet's size. Where files are
-kept apart, each is a text of its own.
+A window of C inputs moves `stride` characters at a time, and its last `stride` predictions are scored. So each
+character is predicted from C - stride + 1 to C characters, or near the start of the text from all before it. The first
+character of a text costs log2 of the alphabet's size. With boundaries, each file is a separate text.
 
 Shapes: B windows, T inputs, V symbols, F files, M characters scored together.
 """
@@ -22,12 +21,12 @@ from charladder.errors import UserError
 from charladder.text import release_pages
 
 Predictor = Callable[[Tensor, int], Tensor]
-"""From tokens (B, T) and how many last positions to keep, logits (B, kept, V)."""
+"""From tokens (B, T) and the number of last positions to keep, logits (B, kept, V)."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """`bits`: of all `characters` together."""
+    """The score of a part of a text. bits: the total over its `characters`."""
 
     bits: float
     characters: int
@@ -40,9 +39,8 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoredCharacters:
-    """Characters scored together, in the order of the text where `evaluate` hands them over: where each stands, how
-    many characters it was predicted from, its surprise in nats, and how many symbols were held likelier (0: it was the
-    first guess)."""
+    """Characters scored together, in the order of the text: the position of each, the number of characters it was
+    predicted from, its negative log probability in nats, and the number of symbols with a higher probability."""
 
     positions_M: np.ndarray
     context_M: np.ndarray
@@ -55,8 +53,8 @@ def windows_to_score(
 ) -> Iterator[tuple[int, int, int]]:
     """(start, begin, end) of each window: inputs ids[start:end-1], predictions scored for ids[begin:end].
 
-    The text begins at `first`. Characters that see its start are scored in one window, for it has all that lies
-    before each. What a character is predicted from does not depend on where the part ends.
+    The text begins at `first`. Characters less than a context after it are scored in one window. The inputs of a
+    character do not depend on the end of the part.
     """
     begin, last = max(part[0], first + 1), part[1]
     first_end = first + context + 1
@@ -67,7 +65,7 @@ def windows_to_score(
 
 
 def texts_in_part(part: tuple[int, int], ends_F: np.ndarray | None) -> Iterator[tuple[int, int, int]]:
-    """(first, begin, end): the texts that a part touches, each with where it begins and what of it is in the part."""
+    """Yields (first, begin, end) for each text in a part: its start, and the range of it that is in the part."""
     if ends_F is None:
         yield 0, *part
         return
@@ -93,11 +91,11 @@ def evaluate(
     ends_F: np.ndarray | None = None,
     on_scored: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
-    """Scores ids_N[part]; context may reach back into the text before it, but, with `ends_F`, in no other file.
+    """Scores ids_N[part]. The context may begin before the part but, with `ends_F`, not in another file.
 
-    `report` is called on the way with the characters scored so far and their bits, `each` with every character but the
-    first of a text, which nothing predicts. Raises UserError for an empty part
-    or a stride that is not between 1 and the context.
+    on_progress: called with the characters scored so far and their bits. on_scored: called with all characters except
+    the first of a text, which is not predicted. Raises UserError for an empty part, or a stride that is not between 1
+    and the context.
     """
     if not 1 <= stride <= context:
         raise UserError(field="stride", value=stride, rule=f"it must be between 1 and the context, {context}")

@@ -1,4 +1,4 @@
-"""What single characters alone predict: the frequencies of the training text, each count one higher (add-one)."""
+"""The unigram baseline: add-one frequencies of the training text."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from charladder.text import release_pages
 
-CHUNK_CHARACTERS = 1 << 20  # characters counted at once
+CHUNK_CHARACTERS = 1 << 20  # counted at once
 
 
 def count_characters(ids_N: np.ndarray, part: tuple[int, int], alphabet: int) -> np.ndarray:
@@ -28,10 +28,10 @@ def unigram_bits(ids_N: np.ndarray, train: tuple[int, int], part: tuple[int, int
 def better_unigram(
     bits: float, ids_N: np.ndarray, train: tuple[int, int], part: tuple[int, int], alphabet: int
 ) -> float | None:
-    """`unigram_bits`, where it is below `bits`; None where it is not.
+    """`unigram_bits` if it is below `bits`; otherwise None.
 
-    No unigram model has fewer bits on a part than the frequencies of the part itself, so the training text is counted
-    only where `bits` are more than that.
+    No unigram model has fewer bits on a part than the entropy of the part itself, so the training text is counted only
+    if `bits` is above that.
     """
     scored_V = count_characters(ids_N, part, alphabet)
     share_V = scored_V[scored_V > 0] / scored_V.sum()

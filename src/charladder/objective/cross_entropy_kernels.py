@@ -1,5 +1,6 @@
-"""What lies between the products of a layer's classifiers, in C (losses.c) where kernels/native.py can have it, or
-compiled for a GPU: the steps that auxiliary.linear_cross_entropy takes with torch otherwise.
+"""Operations of auxiliary.linear_cross_entropy in C (kernels/csrc/training/cross_entropy.c), or compiled for a GPU.
+
+They are the steps between the matrix products of a layer's classifiers.
 
 Shapes: R rows (predictions), D width, K classifiers, V symbols, W = K V.
 """
@@ -21,20 +22,20 @@ from charladder.kernels.build import LOSSES as SOURCES
 
 
 def describe_operations() -> str:
-    """Which steps a training on this machine's CPU takes: results differ in their last bits between them."""
+    """The name of the operations used on this machine's CPU. Results of different ones differ in their last bits."""
     return native.describe(native.SOURCES, SOURCES)
 
 
 def choose_operations(hidden: Tensor) -> CrossEntropyOperations:
-    """The steps for a hidden state like this one, with products in autocast's type where it is on."""
-    half = torch.is_autocast_enabled(hidden.device.type)
-    products = torch.get_autocast_dtype(hidden.device.type) if half else hidden.dtype
-    here = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
-    return NATIVE_OPERATIONS if here else TORCH_OPERATIONS
+    """The operations for a hidden state of this dtype and device, with products in autocast's dtype if enabled."""
+    autocast = torch.is_autocast_enabled(hidden.device.type)
+    products = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
+    use_native = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
+    return NATIVE_OPERATIONS if use_native else TORCH_OPERATIONS
 
 
 class NativeOperations:
-    """The same as cross_entropy.TorchOperations."""
+    """cross_entropy.TorchOperations in C."""
 
     def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
@@ -53,7 +54,7 @@ class NativeOperations:
 
     def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
-        check_targets(targets_RK, V)  # for C reads memory at these places
+        check_targets(targets_RK, V)  # C uses them as indices without a check
         losses_RK = weights_K.new_empty(R, K)
         tensors = logits_RW, targets_RK, weights_K, losses_RK
         native.call("cross_entropy_gradient", logits_RW.dtype, *tensors, R, K, V, sources=SOURCES)
@@ -64,7 +65,7 @@ NATIVE_OPERATIONS = NativeOperations()
 
 
 class CompiledOperations:
-    """The same as cross_entropy.TorchOperations, compiled by torch: on a GPU, each step in few passes over memory."""
+    """cross_entropy.TorchOperations compiled by torch: on a GPU, each operation takes few passes over memory."""
 
     def __init__(self, backend: str) -> None:
         self.normalize = torch.compile(TORCH_OPERATIONS.normalize, backend=backend)
@@ -73,10 +74,10 @@ class CompiledOperations:
 
 
 def _losses_and_gradient(logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
-    """As in cross_entropy.TorchOperations, with comparisons instead of gather and scatter: one elementwise pass."""
+    """As in cross_entropy.TorchOperations, with comparisons in place of gather and scatter: one elementwise pass."""
     logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
-    hit_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
-    losses_RK = -torch.where(hit_RKV, logs_RKV, 0.0).sum(-1)  # 0 where the target is IGNORED, which hits no class
-    slope_RKV = (logs_RKV.exp() - hit_RKV.to(logs_RKV.dtype)) * weights_K[:, None]
-    slope_RKV = torch.where(targets_RK[..., None] == IGNORE_INDEX, 0.0, slope_RKV)
-    return slope_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_RK.sum(0)
+    is_target_RKV = torch.arange(logs_RKV.shape[-1], device=logs_RKV.device) == targets_RK[..., None]
+    losses_RK = -torch.where(is_target_RKV, logs_RKV, 0.0).sum(-1)  # 0 for IGNORE_INDEX, which is no class
+    gradient_RKV = (logs_RKV.exp() - is_target_RKV.to(logs_RKV.dtype)) * weights_K[:, None]
+    gradient_RKV = torch.where(targets_RK[..., None] == IGNORE_INDEX, 0.0, gradient_RKV)
+    return gradient_RKV.view(logits_RW.shape).to(logits_RW.dtype), losses_RK.sum(0)

@@ -2,7 +2,7 @@
 
 Layer l of n predicts the character k ahead through a classifier of its own; the term is called `layer{l}.target{k}`,
 and the last layer's next character, through the network's own output layer, is `main`. All other classifiers are
-heads: they live here, train with the network, and are left behind when it is deployed.
+heads: they are modules of the objective, are trained with the network, and are not deployed with it.
 
 Shapes: B windows, T inputs, K targets ahead, D width, V symbols of the alphabet.
 """
@@ -120,9 +120,10 @@ def _weight_functions(
 def term_weights(
     settings: ObjectiveConfig, layers: int, progress: float, step: int = 0
 ) -> dict[tuple[int, int], float]:
-    """The weight of every term at `progress` (and `step`, which some presets go by), by (layer, target), silent ones 0.
+    """The weight of every term at `progress` (some presets use `step`), by (layer, target); 0 for inactive terms.
 
-    The main term, (layers, 1), has 1, unless a preset says otherwise. A layer's extra targets follow the layer.
+    The main term, (layers, 1), has weight 1 unless a preset says otherwise. The weight of a layer applies to all its
+    targets.
     """
     weights = {}
     for (layer, k), (of_layer, of_target) in _weight_functions(settings, layers).items():
@@ -136,17 +137,16 @@ def term_weights(
 
 
 def depends_on_step(settings: ObjectiveConfig) -> bool:
-    """Whether weights depend on the training step, and not on progress alone."""
+    """Whether weights depend on the training step, not only on the progress."""
     by_step = "layerskip", "layerskip_from_zero"
     return settings.intermediate_schedule in by_step or settings.target_schedule == "blockwise"
 
 
 class LanguageModelObjective(nn.Module):
-    """The training loss of a Transformer, and the heads that it needs: one auxiliary.Objective with a term for each
-    layer and target.
+    """The training loss of a Transformer, and its heads: an auxiliary.Objective with a term for each layer and target.
 
     Calling it with a model, windows (B, T + K) and the progress returns a Report: the total in nats, divided once by
-    the number of predictions, and every active term's sum and count. A term of weight 0 runs nothing.
+    the number of predictions, and the sum and count of every active term. A term of weight 0 is not computed.
     """
 
     def __init__(self, settings: ObjectiveConfig, model: ModelConfig, alphabet: int, seed: int = 0) -> None:
@@ -169,12 +169,12 @@ class LanguageModelObjective(nn.Module):
                 weight = head.get_parameter("weight")
                 if not weight.is_meta:  # as in model/transformer.py
                     weight.normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
-        # In tuples, so that the heads are parts of this module alone, under the names that checkpoints have.
+        # In tuples, so that the heads are registered once, under the names that checkpoints have.
         self._objective, self._measured_objective = (self._build_objective(),), (self._build_objective(measured=True),)
 
     @staticmethod
     def count_heads(settings: ObjectiveConfig, layers: int) -> int:
-        """How many classifiers there are, without making them."""
+        """The number of heads, without creating them."""
         return sum(
             has_head(settings, layers, layer, k)
             for layer in range(1, layers + 1)
@@ -182,15 +182,15 @@ class LanguageModelObjective(nn.Module):
         )
 
     def _build_objective(self, measured: bool = False) -> Objective:
-        """One term for each layer and target; they are added up from the lowest layer to the last, target by target.
+        """An objective with one term for each layer and target, summed from the lowest layer to the last.
 
-        measured: the terms read losses that `measure` has computed, and not hidden states.
+        measured: the terms read losses that `_compute_layer_losses` has computed, not hidden states.
         """
         terms = {}
         for layer in range(1, self.layers + 1):
             for k in range(1, self.settings.targets + 1):
                 source = self.layers if self.settings.intermediate_heads == "shared" else layer
-                # The network's own output layer has been at work already where it is the classifier.
+                # The logits of the network's own output layer are already computed.
                 done = (source, k) == (self.layers, 1)
                 head = self.heads[head_key(source, k)] if not done and head_key(source, k) in self.heads else None
                 name = term_name(layer, k, self.layers)
@@ -205,7 +205,7 @@ class LanguageModelObjective(nn.Module):
         return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
 
     def use_operations(self, operations: CrossEntropyOperations) -> None:
-        """Computes the cross-entropies with these operations, in place of those that suit each input."""
+        """Uses these operations for the cross-entropies, instead of choosing them for each input."""
         self._choose_operations = lambda hidden: operations
 
     def forward(
@@ -218,7 +218,7 @@ class LanguageModelObjective(nn.Module):
         step: int = 0,
         separate_gradients: bool = False,
     ) -> Report:
-        """`examples` is how many windows this process has of the batch, over micro-batches; those given here when None.
+        """examples: the number of windows of the batch in this process, over all micro-batches; None: those given here.
 
         apart: the gradients of single terms will be asked for, and not only that of their total.
         """
@@ -232,7 +232,7 @@ class LanguageModelObjective(nn.Module):
         found: dict[int, Any] = {}
 
         def measure(layer: int, hidden_BTD: Tensor) -> None:
-            # As soon as the layer has its state: then its backward pass also stands next to that of its block.
+            # Called as soon as the layer has its state, so that its backward pass follows that of its block.
             found[layer] = self._compute_layer_losses(model, layer, hidden_BTD, targets, active, separate_gradients)
 
         layers = {layer for layer, _ in active}
@@ -245,7 +245,7 @@ class LanguageModelObjective(nn.Module):
         report = (self._measured_objective if at_once else self._objective)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
         )
-        if "main" not in report.terms:  # a preset may give others their turn; the main loss is known all the same
+        if "main" not in report.terms:  # with a preset that skips the main term, its loss is reported anyway
             loss, count = _cross_entropy(output.logits_BTV.detach(), windows_BTK[:, T + 1 - keep : T + 1])
             report.terms["main"] = reduce_over_ranks(TermReport(loss, count, 0.0))
         return report
@@ -253,7 +253,7 @@ class LanguageModelObjective(nn.Module):
     def _read_outputs(
         self, model: Transformer, output: ModelOutput, active: dict[tuple[int, int], float]
     ) -> dict[int, Any]:
-        """What the terms of each layer read: its hidden state, and logits where the network makes them."""
+        """The inputs of the terms of each layer: its hidden state, and its logits if the network computes them."""
         read = {layer: {"hidden": self.head_input(model, layer, hidden)} for layer, hidden in output.hidden.items()}
         for layer, parts in read.items():
             if layer == self.layers:
@@ -271,8 +271,8 @@ class LanguageModelObjective(nn.Module):
         active: dict[tuple[int, int], float],
         separate_gradients: bool,
     ) -> dict[Any, Any]:
-        """The losses of a layer by target, (sum, count) each, without the main one. It is called layer by layer, so
-        that the inputs of the heads and the logits of all layers are never in memory at once."""
+        """The losses of a layer by target, (sum, count) each, without the main one. Called layer by layer, so that the
+        inputs of the heads and the logits of all layers are never in memory at the same time."""
         source = self.layers if self.settings.intermediate_heads == "shared" else layer
         ks = [k for k in targets if (layer, k) in active and (layer, k) != (self.layers, 1)]
         normed = self.normalizes_input(layer)
@@ -297,36 +297,36 @@ class LanguageModelObjective(nn.Module):
         )
 
     def head_input(self, model: Transformer, layer: int, hidden_BTD: Tensor) -> Tensor:
-        """What the heads of a layer read: the last layer's state is normed by the network itself."""
+        """The input of the heads of a layer. The network itself normalizes the state of the last layer."""
         if layer < self.layers and self.settings.intermediate_heads == "shared":
             return model.norm(hidden_BTD)
         return F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:]) if self.normalizes_input(layer) else hidden_BTD
 
     def normalizes_input(self, layer: int) -> bool:
-        """Whether the heads of a layer read its state normed without parameters."""
+        """Whether the heads of a layer read its state normalized without parameters."""
         own = self.settings.intermediate_heads == "own" and self.settings.intermediate_input == "normed"
         return layer < self.layers and own
 
 
 def has_head(settings: ObjectiveConfig, layers: int, layer: int, target: int) -> bool:
-    """Whether a term has a classifier here: the main one has the network's, tied ones have the last layer's."""
+    """Whether a term has its own head. The main term uses the output layer; shared heads are the last layer's."""
     own = settings.intermediate and settings.intermediate_weight > 0 and settings.intermediate_heads == "own"
     wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
     return (layer == layers or own) and (layer, target) != (layers, 1) and wanted
 
 
 def _cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
-    """The sum in nats, in at least float32, and over how many predictions."""
+    """The sum in nats, in at least float32, and the number of predictions."""
     exact = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
     return F.cross_entropy(exact.flatten(0, 1), targets_BT.flatten(), reduction="sum"), targets_BT.numel()
 
 
 def _logit_bytes_per_position(model: Transformer) -> int:
-    """Bytes of the logits of one position as a loss keeps them, in at least float32."""
+    """The bytes of the logits of one position, in at least float32."""
     weight = model.output.weight
     return len(weight) * torch.promote_types(weight.dtype, torch.float32).itemsize
 
 
 def head_key(layer: int, target: int) -> str:
-    """The name of a head among modules, where a dot is not allowed."""
+    """The name of a head in a ModuleDict, where a dot is not allowed."""
     return f"layer{layer}_target{target}"

@@ -1,7 +1,7 @@
-"""Unpacking: a file, whatever it is packed in, as named streams of bytes.
+"""Unpacking of compressed files and archives into named streams of bytes.
 
-Nothing is ever written to the disk under a name from an archive. How much comes out is counted as it comes, whatever
-the headers promise; far more than text can give is refused.
+No file is written under a name from an archive. The unpacked bytes are counted as they are read, whatever the headers
+say; a file that expands more than text can is refused.
 """
 
 import bz2
@@ -21,19 +21,19 @@ from typing import IO, Any
 from charladder.errors import UserError
 
 CHUNK_BYTES = 1 << 18
-MAX_EXPANSION_RATIO = 200  # text, logs included, packs to a fiftieth at the very best; a bomb to a thousandth
+MAX_EXPANSION_RATIO = 200  # text compresses 50 times at most, logs included; a zip bomb 1,000 times
 EXPANSION_ALLOWANCE_BYTES = 64 << 20
 
 
 class DamagedArchive(UserError):
-    """A file that is not what it should be; another copy of it may be."""
+    """A file whose content is damaged or not the expected one; another copy may be good."""
 
 
 class _CompressedReader:
-    """Unpacks one or more packed streams on end. The standard library's own files end without a word where a later
-    stream is damaged; here whatever follows a stream must be another one.
+    """A reader of one or more concatenated compressed streams.
 
-    new: makes a decompressor. broken: what it raises for damage. padding: what may stand between streams and after.
+    The files of the standard library end silently at a damaged later stream; here, the bytes after a stream must be
+    another stream. error_type: what a decompressor raises for damage. padding: a byte that may follow a stream.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class _CompressedReader:
             elif self.decompressor.needs_input:
                 fed = self.file.read(CHUNK_BYTES)
                 if not fed and not self.has_input:
-                    return b""  # an empty file
+                    return b""  # the file is empty
                 if not fed:
-                    raise EOFError("it ends before its end is marked")
+                    raise EOFError("it ends before its end marker")
                 self.has_input = True
             try:
                 unpacked = self.decompressor.decompress(fed, count)
@@ -88,17 +88,16 @@ _TAR_SUFFIXES = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2", ".tb
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is unpacked, and not read as it lies."""
+    """Whether a file of this name is a compressed file or an archive."""
     return any(name.lower().endswith(suffix) for suffix in (*_DECOMPRESSORS, *_TAR_SUFFIXES, ".tar", ".zip"))
 
 
 def unpack(file: IO[bytes], name: str, size: int | None, file_name: str = "") -> Iterator[tuple[str, Iterator[bytes]]]:
-    """The (name, chunks of bytes) that `file` holds, by the ending of `form` (`name`, unless given).
+    """Yields (name, chunks of bytes) for each file in `file`. The suffix of `file_name` says how it is packed.
 
-    `size` is its size in bytes, if known.
-
-    A plain file gives itself. Of a zip or tar, every regular file in its order; links and devices are left out.
-    Raises UserError for what is damaged, encrypted, cut short, leaves its archive (`../`), or unpacks to a bomb.
+    name: for messages, and the default of `file_name`. size: in bytes, if known. A plain file yields itself; a zip or
+    tar yields its regular files in their order, without links and devices. Raises UserError for a file that is damaged,
+    encrypted or truncated, that has a member outside its folder (`../`), or that expands too much.
     """
     lower = (file_name or name).lower()
     for short, long in _TAR_SUFFIXES.items():
@@ -116,16 +115,16 @@ def unpack(file: IO[bytes], name: str, size: int | None, file_name: str = "") ->
 
 
 def read_chunks(stream: IO[bytes], name: str) -> Iterator[bytes]:
-    """All of a stream. Raises UserError that names it where it cannot be read."""
+    """Yields a stream in chunks. Raises UserError with its name if it cannot be read."""
     with raise_as_user_error(name):
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
 
 
 def _read_limited(stream: IO[bytes], name: str, size: int | None, counter: list[int] | None = None) -> Iterator[bytes]:
-    """The chunks of an unpacking stream, refused once they are more than a bomb's share of `size`.
+    """Yields an unpacked stream in chunks. Raises UserError once it is much larger than the packed `size`.
 
-    `before`: one number, what came out of the same archive already; added to.
+    counter: a list with the number of bytes unpacked from the same archive so far; updated.
     """
     out = [0] if counter is None else counter
     for chunk in read_chunks(stream, name):
@@ -164,7 +163,7 @@ def _read_zip(file: IO[bytes], name: str, size: int | None) -> Iterator[tuple[st
 
 
 def _is_regular(member: zipfile.ZipInfo) -> bool:
-    """Whether a member is a regular file. Archives made under Unix have its mode; others have none."""
+    """Whether a member is a regular file. Archives made on Unix store its mode; others do not."""
     kind = stat.S_IFMT(member.external_attr >> 16)
     return not member.is_dir() and kind in (0, stat.S_IFREG)
 
@@ -176,14 +175,14 @@ def _read_tar(stream: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
             _check_member_path(name, member.name)
             if member.isfile() and (inside := archive.extractfile(member)) is not None:
                 yield f"{name}/{member.name}", _read_limited(inside, name, size, out)
-    # To the very end: only so are the checksums looked at of what the tar is packed in.
+    # Read to the end, so that the checksums of the compressed stream are compared.
     while rest := whole.read(CHUNK_BYTES):
         if rest.strip(b"\0"):
             raise DamagedArchive(_damage_message(name, ValueError("there is more after its end")))
 
 
 class _TarHeader(tarfile.TarInfo):
-    """A header of a tar. One that is damaged or cut ends the archive without a word in tarfile; here it is an error."""
+    """A header of a tar. A damaged or truncated one raises an error here; tarfile would end the archive silently."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_TarHeader":
@@ -194,7 +193,7 @@ class _TarHeader(tarfile.TarInfo):
 
 
 class _LimitedReader:
-    """Only what tarfile's streaming mode needs of a file, so that it never seeks; what is read is counted."""
+    """The file interface that tarfile's streaming mode needs, without seeking, and with a limit on the bytes read."""
 
     def __init__(self, file: IO[bytes], name: str, size: int | None) -> None:
         self.file, self.name, self.size, self.bytes_read = file, name, size, 0
@@ -208,7 +207,7 @@ class _LimitedReader:
 
 @contextmanager
 def raise_as_user_error(name: str) -> Iterator[None]:
-    """Whatever the unpackers of the standard library raise about damage, as one sentence."""
+    """Converts the errors that the standard library raises for a damaged or unreadable file to UserError."""
     try:
         yield
     except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile) as error:

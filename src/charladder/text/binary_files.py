@@ -1,22 +1,22 @@
-"""Files that are not text: those with a zero byte near their beginning, as pictures, programs and databases have."""
+"""Binary files: those with a zero byte near their beginning, such as pictures, programs and databases."""
 
 import codecs
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-SNIFF_BYTES = 8192  # bytes of the beginning that are looked at
-MAX_NAMED_FILES = 3  # files that a note names
+SNIFF_BYTES = 8192  # at the beginning of a file
+MAX_NAMED_FILES = 3  # in a note
 
 
 def is_binary(beginning: bytes) -> bool:
-    """Whether a file that begins so, in UTF-8, is not text."""
+    """Whether a file with this beginning, in UTF-8, is binary."""
     return b"\0" in beginning[:SNIFF_BYTES]
 
 
 def is_binary_file(path: Path, codec: codecs.CodecInfo | None) -> bool:
-    """Whether a file is not text in this encoding (None: UTF-8). False for one that cannot be read or decoded: that is
-    said when it is read as a whole."""
+    """Whether a file is binary in this encoding (None: UTF-8). False for a file that cannot be read or decoded: reading
+    all of it then raises the error."""
     try:
         with path.open("rb", buffering=0) as file:
             beginning = file.read(SNIFF_BYTES)
@@ -26,13 +26,13 @@ def is_binary_file(path: Path, codec: codecs.CodecInfo | None) -> bool:
 
 
 def peek(content: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first chunk of a stream, and all of the stream."""
+    """Returns the first chunk of a stream, and the complete stream."""
     first = next(content, b"")
     return first, chain([first] if first else [], content)
 
 
 def left_out_note(names: list[str]) -> str:
-    """One sentence about files that are not read."""
+    """A sentence that names the files that are left out."""
     files, have = ("a file is", "it has") if len(names) == 1 else (f"{len(names):,} files are", "they have")
     shown = ", ".join(names[:MAX_NAMED_FILES]) + (
         f" and {len(names) - MAX_NAMED_FILES:,} more" if len(names) > MAX_NAMED_FILES else ""

@@ -1,8 +1,7 @@
-"""Locks of the cache: a process that opens texts, and every text that it has mapped, are marked as in use.
+"""Locks of the cache: they mark that a process opens texts, and which texts are mapped.
 
-They are advisory locks of a Unix (flock), which the system gives up when a process ends, however it ends. A memory map
-keeps the lock of the file that it was made from for as long as it exists. Where there are no such locks, or the cache
-cannot be written, nothing is marked.
+They are advisory locks (flock), which the system releases when a process ends for any reason. A memory map holds the
+lock of its file as long as it exists. On a system without flock, or if the cache cannot be written, nothing is locked.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ LOCK_NAME = "pruning.lock"
 
 @contextlib.contextmanager
 def shared_cache_lock() -> Iterator[None]:
-    """Inside, this process reads and writes the cache, and no other process prunes it. It waits for one that does."""
+    """Held while this process reads and writes the cache; no other process can prune it. Waits for one that prunes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             folder = cache_folder()
@@ -39,9 +38,9 @@ def shared_cache_lock() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive_cache_lock() -> Iterator[None]:
-    """Inside, no other process opens texts. Raises UserError where one does, and where the system has no such locks."""
+    """Held while this process prunes; no other can open texts. Raises UserError if one does, and without flock."""
     if fcntl is None:
-        raise UserError("the cache cannot be pruned here, for this system has no flock; remove its folder by hand")
+        raise UserError("the cache cannot be pruned here, because this system has no flock; remove its folder by hand")
     path = cache_folder() / LOCK_NAME
     handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
@@ -55,14 +54,14 @@ def exclusive_cache_lock() -> Iterator[None]:
 
 
 def mark_in_use(file: IO[bytes]) -> None:
-    """Marks a file as in use for as long as it, or a memory map that is made from it, is open."""
+    """Marks a file as in use as long as it, or a memory map of it, is open."""
     if fcntl is not None:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether any process has marked a file as in use. True where that cannot be known."""
+    """Whether a process has marked a file as in use. True if that cannot be determined."""
     if fcntl is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Encodings: files in another than UTF-8 are recoded, a piece at a time; which one it is, is never guessed."""
+"""Conversion of other text encodings to UTF-8, in chunks. The encoding of a file is never guessed."""
 
 import codecs
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from charladder.errors import UserError
 
 
 def find_codec(encoding: str) -> codecs.CodecInfo | None:
-    """The codec of a text encoding; None for UTF-8, whose bytes stay as they are. Raises UserError for no encoding."""
+    """The codec of a text encoding; None for UTF-8, which needs no conversion. Raises UserError for an unknown name."""
     try:
         codec = codecs.lookup(encoding)
-        whole_names = codec.name in ("idna", "punycode")  # not of texts, and not to be decoded in pieces
-        if whole_names or not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
+        encodes_names = codec.name in ("idna", "punycode")  # they cannot decode a text in chunks
+        if encodes_names or not codec._is_text_encoding or codec.incrementaldecoder is None:  # type: ignore[attr-defined]
             raise LookupError
         codec.incrementaldecoder()
     except (LookupError, ValueError):
@@ -22,21 +22,21 @@ def find_codec(encoding: str) -> codecs.CodecInfo | None:
 
 
 def recode_to_utf8(content: Iterator[bytes], codec: codecs.CodecInfo, name: str) -> Iterator[bytes]:
-    """`content` as UTF-8. Line ends stay as they are. Raises UserError that names the byte which is not in `codec`."""
+    """Yields `content` as UTF-8, with unchanged line ends. Raises UserError with the position of an invalid byte."""
     decoder = codec.incrementaldecoder()
-    seen = 0
+    done = 0
 
     def decode(chunk: bytes, final: bool) -> bytes:
-        waiting = decoder.getstate()[0]
-        held = len(waiting) if isinstance(waiting, bytes) else 0
+        undecoded = decoder.getstate()[0]
+        pending = len(undecoded) if isinstance(undecoded, bytes) else 0
         try:
             return decoder.decode(chunk, final).encode()
         except UnicodeError as error:
-            place = seen - held + error.start if isinstance(error, UnicodeDecodeError) else seen
+            position = done - pending + error.start if isinstance(error, UnicodeDecodeError) else done
             other = "utf-16-le or utf-16-be, if it has no mark at its start" if codec.name == "utf-16" else "another"
-            raise UserError(f"{name} is not {codec.name} at byte {place}; give {other} as its encoding") from None
+            raise UserError(f"{name} is not {codec.name} at byte {position}; give {other} as its encoding") from None
 
     for chunk in content:
         yield decode(chunk, False)
-        seen += len(chunk)
+        done += len(chunk)
     yield decode(b"", True)

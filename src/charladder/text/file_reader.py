@@ -1,4 +1,4 @@
-"""Opening a source for one reading, in which it must stay what it is."""
+"""Opening of a source, with a check that it does not change while it is read."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from charladder.text.sources import Source
 
 
 class _LimitedReader:
-    """A plain file read up to the length that it had when opened, for it may be growing."""
+    """A plain file that may be growing, read up to the length that it had when it was opened."""
 
     def __init__(self, file: IO[bytes], remaining: int) -> None:
         self.file, self.remaining = file, remaining
@@ -29,9 +29,10 @@ class _LimitedReader:
 
 @contextlib.contextmanager
 def open_source(source: Source, skip: int, plain: bool, notes: list[str]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """The file of a source and its size (None for a stream). Raises UserError where it changes before it is closed.
+    """Yields the file of a source and its size (None for a stream). Raises UserError if it changes before it is closed.
 
-    Only a plain file may grow meanwhile: it is read up to where it ended when it was opened, and a note says so.
+    skip: bytes at its beginning that are not read. A plain file may grow: it is read up to the length that it had when
+    it was opened, and a sentence about that is appended to `notes`.
     """
     if source.path is None:
         yield sys.stdin.buffer, None
@@ -56,13 +57,13 @@ def open_source(source: Source, skip: int, plain: bool, notes: list[str]) -> Ite
                 raise damage
             return
         if not plain or limited.remaining or after.st_size <= before.st_size:
-            said = f"{source.name} was changed while it was read; run this again when nothing writes to it"
-            raise UserError(said) from None
-        notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are taken")
+            message = f"{source.name} was changed while it was read; run this again when nothing writes to it"
+            raise UserError(message) from None
+        notes.append(f"{source.name} grew while it was read; its first {before.st_size:,} bytes are used")
 
 
 def bytes_read(file: IO[bytes]) -> int:
-    """Bytes read of a file; 0 for a stream, which does not know."""
+    """The number of bytes read from a file; 0 for a stream."""
     try:
         return file.tell()
     except (OSError, ValueError):

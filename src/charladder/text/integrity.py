@@ -1,7 +1,7 @@
-"""Verification of cached texts: their SHA-256 is compared when a process opens them for the first time.
+"""Verification of cached files: a process compares their SHA-256 when it first opens them.
 
-After that, the same process compares only size, times and inode. Nothing is remembered between processes, because a
-bit that flips on the disk changes none of these.
+After that, the same process compares only size, times and inode. Nothing is stored for other processes, because a bit
+that flips on the disk changes none of these.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ def is_intact(path: Path, sha256: str, on_progress: ProgressCallback = no_progre
             before = _state(os.fstat(file.fileno()))
             if _verified.get(path) == (sha256, before):
                 return True
-            mark, done = hashlib.sha256(), 0
+            digest, done = hashlib.sha256(), 0
             while chunk := file.read(CHUNK_BYTES):
-                mark.update(chunk)
+                digest.update(chunk)
                 done += len(chunk)
                 on_progress("verifying", done, before[2])
             after = _state(os.fstat(file.fileno()))
     except OSError:
         return False
-    if mark.hexdigest() != sha256 or before != after:
+    if digest.hexdigest() != sha256 or before != after:
         return False
     _verified[path] = sha256, after
     return True
 
 
 def mark_verified(path: Path, sha256: str) -> None:
-    """Notes that this process has just written a file of this SHA-256, which `intact` need not read again."""
+    """Records that this process has just written a file of this SHA-256, so that `is_intact` does not read it again."""
     _verified[path] = sha256, _state(path.stat())
 
 

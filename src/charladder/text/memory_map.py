@@ -1,4 +1,4 @@
-"""Memory-mapped texts."""
+"""Memory-mapped files of ids."""
 
 import mmap
 from pathlib import Path
@@ -11,10 +11,10 @@ from charladder.text.cache_locks import mark_in_use
 
 
 class MappedIds(np.memmap):
-    """A memory-mapped file of ids, which must not become shorter while it is in use.
+    """A memory-mapped file of ids that raises UserError if the file was truncated.
 
-    Reading a page that the file does not have any more ends the process with SIGBUS. So the size of the file is
-    compared before each indexing. The process still ends if the file is cut while one batch is being copied.
+    Reading a page behind the end of the file ends the process with SIGBUS, so the size of the file is compared before
+    each indexing. The process still ends if the file is truncated while a batch is being copied.
     """
 
     def __getitem__(self, index: Any) -> Any:
@@ -28,7 +28,7 @@ class MappedIds(np.memmap):
 
 
 def map_ids(path: Path, dtype: type[np.uint8] | type[np.uint16]) -> MappedIds:
-    """The ids in a file of the cache, which is marked as in use for as long as they are."""
+    """Maps the ids in a file of the cache, and marks the file as in use as long as the map exists."""
     with path.open("rb") as file:
         mark_in_use(file)
         ids_N: Any = MappedIds(file, dtype, "r")  # Any: NumPy's types say that a subclass makes a plain memmap
@@ -36,7 +36,7 @@ def map_ids(path: Path, dtype: type[np.uint8] | type[np.uint16]) -> MappedIds:
 
 
 def _memory_map_of(ids_N: np.ndarray) -> mmap.mmap | None:
-    """The memory map that an array lies in, if any."""
+    """The memory map of an array, if any."""
     pages = getattr(ids_N, "_mmap", None)
     return pages if isinstance(pages, mmap.mmap) else None
 
@@ -48,9 +48,9 @@ def is_truncated(ids_N: np.ndarray) -> bool:
 
 
 def release_pages(ids_N: np.ndarray) -> None:
-    """Lets go of the pages of a memory map that were read, so that a long run holds no more of a text than a short one.
+    """Releases the pages of a memory map, so that the memory of a process does not grow with the text that it has read.
 
-    They stay in the system's cache as long as it has room.
+    They stay in the page cache of the system as long as it has room.
     """
     pages = _memory_map_of(ids_N)
     if pages is not None and hasattr(mmap, "MADV_DONTNEED"):

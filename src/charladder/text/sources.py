@@ -1,4 +1,4 @@
-"""Sources: from what a person calls DATA to the list of files to read."""
+"""Sources: the list of files that a DATA argument names."""
 
 import glob
 import hashlib
@@ -15,15 +15,15 @@ from charladder.errors import UserError, suggest_names
 from charladder.text.cache import cache_folder
 
 STDIN = "-"
-FINE_NS, COARSE_NS = 50_000_000, 2_000_000_000  # how coarse a file system's clock is: most, and the oldest
+FINE_NS, COARSE_NS = 50_000_000, 2_000_000_000  # timestamp resolution of most file systems, and of the oldest
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read. `path` None: standard input. `name`: what a message calls it.
+    """One file to read. name: for messages. path: None for standard input.
 
-    `raw`: its text is in UTF-8 whatever the encoding of others. `found`: a folder or a pattern gave it, and not its own
-    name.
+    is_utf8: its text is in UTF-8, whatever the encoding of the other sources. is_listed: it comes from a folder or a
+    pattern, and was not named itself.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Source:
 
     @property
     def file_name(self) -> str:
-        """The name whose ending says how it is packed."""
+        """The name whose suffix says how it is packed."""
         return self.path.name if self.path else self.name
 
     def status(self) -> os.stat_result:
-        """Raises UserError where the file is gone or cannot be looked at."""
+        """The status of the file. Raises UserError if it is missing or inaccessible."""
         if self.path is None and sys.stdin is None:
             raise UserError("there is no standard input to read; give a file")
         try:
@@ -51,7 +51,7 @@ def is_url(data: str) -> bool:
 
 
 def make_absolute(data: str) -> str:
-    """`data` as it is found again from any folder: the name of a file or a pattern, made absolute."""
+    """`data` with the name of a file or a pattern made absolute, so that it is valid in any working directory."""
     if data == STDIN or is_url(data):
         return data
     if is_pattern(data):
@@ -64,9 +64,9 @@ def is_pattern(data: str) -> bool:
 
 
 def find_sources(data: str, known: Iterable[str]) -> list[Source]:
-    """The files that one DATA stands for: a file, a folder's files, those that match a pattern, or standard input.
+    """The files that one DATA argument names: a file, a folder's files, those that match a pattern, or standard input.
 
-    `known` are the names of corpora, for the message about a name that is none. Raises UserError for what is not there.
+    known: the names of corpora, for the message about an unknown name. Raises UserError for data that does not exist.
     """
     if data == STDIN:
         source = Source("standard input", None)
@@ -102,19 +102,19 @@ def find_sources(data: str, known: Iterable[str]) -> list[Source]:
 
 
 def _walk_files(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder in path order; no hidden ones, no run directories, no folders behind links."""
+    """The regular files below a folder, in path order, without hidden files, run directories and linked folders."""
 
     def refuse(error: OSError) -> None:
         raise error
 
     cache = cache_folder().resolve()
     for here, folders, files in os.walk(folder, onerror=refuse):
-        place = Path(here)
-        if {"config.toml", "environment.json"} <= set(files) or place.resolve() == cache:
+        parent = Path(here)
+        if {"config.toml", "environment.json"} <= set(files) or parent.resolve() == cache:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (place / name for name in sorted(files) if not name.startswith(".") and (place / name).is_file())
+        yield from (parent / name for name in sorted(files) if not name.startswith(".") and (parent / name).is_file())
 
 
 def find_python_sources() -> list[Source]:
@@ -128,12 +128,12 @@ def find_python_sources() -> list[Source]:
 
 
 def fingerprint(sources: list[Source]) -> str | None:
-    """Which files these are and when they last changed; None where that cannot be told: streams, files being written.
+    """A digest of the paths, sizes, times and inodes of the files; None for streams and files that are being written.
 
-    Where the newest change is younger than its file system's clock is coarse, it waits: a later one must show.
+    If the newest change is younger than the timestamp resolution, it waits, so that a later change has another time.
     """
     for _ in range(2):
-        mark, newest, whole_seconds = hashlib.sha256(), 0, True
+        digest, newest, whole_seconds = hashlib.sha256(), 0, True
         for source in sources:
             status = source.status()
             if source.path is None or not stat.S_ISREG(status.st_mode):
@@ -142,9 +142,9 @@ def fingerprint(sources: list[Source]) -> str | None:
             newest = max(newest, *times)
             whole_seconds &= all(moment % 1_000_000_000 == 0 for moment in times)
             facts = (str(source.path), status.st_dev, status.st_ino, status.st_size, *times)
-            mark.update(repr(facts).encode("utf-8", "surrogateescape") + b"\n")
+            digest.update(repr(facts).encode("utf-8", "surrogateescape") + b"\n")
         wait = newest + (COARSE_NS if whole_seconds else FINE_NS) - time.time_ns()
         if not 0 < wait <= COARSE_NS:
-            return mark.hexdigest()
+            return digest.hexdigest()
         time.sleep(wait / 1e9)
     return None

@@ -1,10 +1,10 @@
-"""Windows: the pieces of text that training sees.
+"""Sampling of training windows.
 
-Which window example number g is, is a function of (seed, g) alone: the sampler's whole state is how many examples
-it has given. So a resumed run, one with other micro-batches, and one with other ranks read the same text.
+The window of example number g is a function of (seed, g) alone: the state of the sampler is the number of examples
+taken. So a resumed run, and runs with other micro-batches or ranks, read the same text.
 
 Shapes: B examples, T + K characters a window (T inputs, and K further ones so that every target offset from 1 to K
-has equally many targets), S stretches of text that windows do not leave (one, or the files of a corpus).
+has equally many targets), S ranges of text that windows do not cross (one, or the files of a corpus).
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from charladder.errors import UserError
 from charladder.text.memory_map import release_pages
 
 _UINT64_MASK = (1 << 64) - 1
-WINDOWS_PER_RELEASE = 64  # windows after which a memory-mapped text's pages are let go
+WINDOWS_PER_RELEASE = 64  # the pages of a memory-mapped text are released once for so many windows
 
 
 def hash64(seed: int, values: np.ndarray) -> np.ndarray:
-    """A well-mixed uint64 for each value: the finaliser of splitmix64 over a seeded Weyl sequence."""
+    """A uint64 hash of each value: the finaliser of splitmix64 over a seeded Weyl sequence."""
     start = np.uint64((seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) & _UINT64_MASK)
     with np.errstate(over="ignore"):
         x = (values.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ start
@@ -27,24 +27,24 @@ def hash64(seed: int, values: np.ndarray) -> np.ndarray:
 
 
 def permute(seed: int, values: np.ndarray, count: int) -> np.ndarray:
-    """Where each value in [0, count) goes under a pseudo-random permutation, without storing one.
+    """The images of values in [0, count) under a pseudo-random permutation, which is not stored.
 
-    A four-round Feistel network over the next even power of two, walked until it lands inside.
+    A four-round Feistel network over the next even power of two, applied again while the image is outside the range.
     """
     half = max(1, ((count - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
     out, outside = values.astype(np.uint64), np.ones(len(values), bool)
     while outside.any():
         left, right = out[outside] >> np.uint64(half), out[outside] & low
-        for turn in range(4):
-            left, right = right, left ^ (hash64(seed * 4 + turn, right) & low)
+        for round_number in range(4):
+            left, right = right, left ^ (hash64(seed * 4 + round_number, right) & low)
         out[outside] = (left << np.uint64(half)) | right
         outside = out >= np.uint64(count)
     return out.astype(np.int64)
 
 
 def _file_ranges(part: tuple[int, int], ends_F: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Where the stretches of a part begin and end, (S,) each: the files in it (the outer ones cut), or all of it."""
+    """The begins and ends, (S,) each, of the files in a part (the outer ones cut), or of the whole part."""
     begin, end = part
     inner_F = np.empty(0, np.int64) if ends_F is None else ends_F[(ends_F > begin) & (ends_F < end)]
     edges = np.concatenate([[begin], inner_F, [end]]).astype(np.int64)
@@ -52,11 +52,11 @@ def _file_ranges(part: tuple[int, int], ends_F: np.ndarray | None) -> tuple[np.n
 
 
 class Windows:
-    """Windows of `length` inputs and `ahead` further characters from ids_N[begin:end].
+    """A sampler of windows of `length` inputs and `lookahead` further characters from ids_N[begin:end].
 
-    `order` is `random` (every start equally likely) or `epochs` (each pass covers the text once, in windows that do
-    not overlap, shuffled, with a new phase each pass). With `ends_F`, where the files of the text end, no window
-    runs from one file into the next; files shorter than a window are then left out.
+    order: `random` (every start equally likely) or `epochs` (each pass covers the text once, in shuffled windows that
+    do not overlap, with a new phase each pass). ends_F: the ends of the files of the text; no window then crosses from
+    one file into the next, and files shorter than a window are left out.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Windows:
 
     @property
     def passes(self) -> float:
-        """Passes over the training part so far: inputs given over characters there."""
+        """The number of passes over the training part so far: inputs taken, divided by its characters."""
         return self.examples_taken * self.length / self.usable_characters
 
     def starts(self, examples: np.ndarray) -> np.ndarray:
-        """Where the windows of these example numbers start."""
+        """The positions at which the windows of these example numbers start."""
         if self.order == "random":
             draws = (hash64(self.seed, examples) % np.uint64(self.start_counts_S[-1])).astype(np.int64)
             which = np.searchsorted(self.start_counts_S, draws, "right")
@@ -121,10 +121,9 @@ class Windows:
     def take(self, batch: int, pieces: int = 1, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The next windows, int64 (B, T + K), and their example numbers, int64 (B,).
 
-        With several ranks, which all take the same batch, those of one of them: no two have a window in common.
-
-        With `pieces`, each is cut into so many shorter ones of the same text, with K further characters of their own; a
-        remainder of fewer characters than pieces is left out.
+        With several `ranks`, every rank calls this with the same `batch` and gets its own share of it. With `pieces`,
+        each window is cut into that many shorter windows, each with K further characters; a remainder of fewer
+        characters than pieces is left out.
         """
         share = batch // ranks
         examples = np.arange(self.examples_taken, self.examples_taken + batch)[rank * share : (rank + 1) * share]
