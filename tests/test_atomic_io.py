@@ -6,7 +6,7 @@ import time
 from charladder.atomic_io import atomic_write, remove_stale_parts
 
 
-def test_of_several_writers_of_a_file_each_writes_its_own_and_the_last_wins(tmp_path):
+def test_last_of_several_writers_wins(tmp_path):
     file = tmp_path / "file"
     with atomic_write(file, shared=True) as one:
         with atomic_write(file, shared=True) as other:
@@ -18,7 +18,7 @@ def test_of_several_writers_of_a_file_each_writes_its_own_and_the_last_wins(tmp_
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_sweep_leaves_what_is_written_to(tmp_path):
+def test_remove_stale_parts_keeps_recently_modified_files(tmp_path):
     """The age of a folder is that of the youngest file in it."""
     writers = []
     for name in ("old", "at-work"):

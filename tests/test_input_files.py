@@ -26,7 +26,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path):
         read_bytes(tmp_path / "other")
 
 
-def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path, monkeypatch):
+def test_special_files_are_refused_without_waiting(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/zero", "."):
@@ -46,7 +46,7 @@ LONG = [
 
 
 @pytest.mark.parametrize("text", LONG)
-def test_a_key_of_many_parts_is_refused_before_it_is_parsed(text, monkeypatch):
+def test_key_of_many_parts_is_refused_before_parsing(text, monkeypatch):
     assert tomllib.loads(text)
 
     def never(_text):

@@ -47,7 +47,7 @@ def scored_by(network, part=PART, ends_F=None):
 
 @pytest.mark.parametrize("stride", [1, 5, 8, 16])
 @pytest.mark.parametrize("part", [PART, (0, 50)])
-def test_every_character_is_told_of_once_in_order_and_adds_up(network, stride, part):
+def test_every_character_is_scored_once_in_order(network, stride, part):
     told: list[ScoredCharacters] = []
     score = scored_by(network, part)(CONTEXT, stride, told.append)
     places = np.concatenate([one.positions_M for one in told])
@@ -59,7 +59,7 @@ def test_every_character_is_told_of_once_in_order_and_adds_up(network, stride, p
     assert seen.max() == CONTEXT and (seen >= np.minimum(places, CONTEXT - stride + 1)).all()
 
 
-def test_ranks_and_surprise_are_those_of_a_plain_loop(network):
+def test_ranks_and_nats_equal_a_plain_loop(network):
     told: list[ScoredCharacters] = []
     scored_by(network, (50, 90))(CONTEXT, 1, told.append)
     for one in told:
@@ -91,7 +91,7 @@ def test_by_context_is_the_score_at_each_context(network):
         evaluate_by_context(scored_by(network), [4, 16], stride=8)
 
 
-def test_positions_weighed_by_their_counts_are_the_whole(network):
+def test_scores_by_position_add_up_to_the_whole(network):
     parts = evaluate_by_position(scored_by(network), CONTEXT)
     score = scored_by(network)(CONTEXT, CONTEXT, lambda one: None)
     assert sum(part.characters for part in parts) == score.characters
@@ -101,7 +101,7 @@ def test_positions_weighed_by_their_counts_are_the_whole(network):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("ends", [None, [100, 175, 300]])
-def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
+def test_scores_of_heads_equal_a_plain_loop(network, shared, ends):
     settings = ObjectiveConfig(targets=3, intermediate_heads="shared" if shared else "own")
     objective = LanguageModelObjective(settings, network.settings, 256).double()
     stirred(objective)
@@ -134,7 +134,7 @@ def test_every_head_scores_what_a_plain_loop_does(network, shared, ends):
     assert one.bits == pytest.approx(bits, rel=1e-5)
 
 
-def test_heads_that_were_fitted_later_are_scored_beside_the_old_ones(network):
+def test_refit_heads_are_scored_beside_trained_ones(network):
     """By layer, in its place: the same as a layer's own head with these weights."""
     objective = LanguageModelObjective(ObjectiveConfig(), network.settings, 256).double()
     stirred(objective)
@@ -155,7 +155,7 @@ def windows(begin, last, first):
     return list(windows_to_score((begin, last), CONTEXT, 8, first))
 
 
-def test_a_layer_that_never_predicts_has_no_line(network):
+def test_layer_without_a_head_has_no_score(network):
     objective = LanguageModelObjective(ObjectiveConfig(intermediate=False), network.settings, 256).double()
     assert [one.term for one in evaluate_layers(network, objective, IDS, PART, CONTEXT, 8)] == [
         "main",
@@ -179,7 +179,7 @@ def test_exported_characters_are_those_scored(network, tmp_path, suffix):
     assert [row["id"] for row in rows] == IDS[slice(*PART)].tolist()
 
 
-def test_nothing_is_overwritten_or_left_half_written(network, tmp_path):
+def test_export_overwrites_nothing_and_leaves_no_partial_file(network, tmp_path):
     old = tmp_path / "old.jsonl"
     old.write_text("mine")
     for name, sentence in (("old.jsonl", "exists"), ("x.csv", "must end in"), ("no/x.jsonl", "there is no folder")):

@@ -28,7 +28,7 @@ def copier(tokens_PT: torch.Tensor) -> torch.Tensor:
     return logits_PTV
 
 
-def test_who_knows_nothing_saves_nothing():
+def test_uniform_predictor_saves_nothing():
     for one in probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 128, 20):
         assert one.bits_L == pytest.approx([8.0] * NAME_LETTERS)
         assert one.control_bits_L == pytest.approx([8.0] * NAME_LETTERS)
@@ -36,7 +36,7 @@ def test_who_knows_nothing_saves_nothing():
         assert one.ranks_L == [0.0] * NAME_LETTERS  # nothing is likelier than anything
 
 
-def test_who_copies_knows_a_name_from_its_third_letter_on_when_it_was_mentioned():
+def test_copying_predictor_predicts_from_the_fourth_letter():
     found = probe_copying(copier, Alphabet(), PROSE, (0, len(PROSE)), 128, 20)
     assert [one.distance for one in found] == [16, 32, 64, 96]
     for one in found:
@@ -53,7 +53,7 @@ def test_the_same_probes_for_the_same_seed():
     assert first == again != other
 
 
-def test_names_are_of_letters_that_the_text_uses():
+def test_names_use_letters_of_the_text():
     assert bytes(name_letters(Alphabet(), PROSE).astype(np.uint8)) == bytes(sorted(set(PROSE) - {32}))
     genome = np.frombuffer(b"ACGT" * 50, np.uint8)
     assert bytes(name_letters(Alphabet(), genome).astype(np.uint8)) == b"ACGT"

@@ -84,14 +84,14 @@ def contributed(run: Run) -> dict[str, TrainingMoment]:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("taken", [3, 47, 200])
-def test_against_every_step(tmp_path, budget, schedule, taken):
+def test_last_learned_equals_computing_every_step(tmp_path, budget, schedule, taken):
     run = make_run(tmp_path, BUDGETS[budget], SCHEDULES[schedule])
     lines = all_lines(run, Clock(), taken)
     write(run, lines)
     assert contributed(run) == by_every_step(lines)
 
 
-def test_of_an_interrupted_run_the_steps_after_the_last_line_count(tmp_path):
+def test_steps_after_the_last_line_of_an_interrupted_run_count(tmp_path):
     for budget in ("steps", "characters"):
         run = make_run(tmp_path, BUDGETS[budget], {"intermediate_schedule": "whole"})
         lines = all_lines(run, Clock(), 48)
@@ -101,7 +101,7 @@ def test_of_an_interrupted_run_the_steps_after_the_last_line_count(tmp_path):
         assert contributed(run)["layer1.target1"].step < contributed(run)["main"].step == 48
 
 
-def test_lines_beyond_the_checkpoint_are_not_of_its_weights(tmp_path):
+def test_lines_after_the_checkpoint_are_ignored(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {})
     lines = all_lines(run, Clock(), 97)
     write(run, lines)
@@ -110,7 +110,7 @@ def test_lines_beyond_the_checkpoint_are_not_of_its_weights(tmp_path):
 
 
 @pytest.mark.parametrize("budget", ["steps", "characters"])
-def test_a_longer_budget_counts_from_where_it_was_given(tmp_path, budget):
+def test_extended_budget_applies_from_its_first_line(tmp_path, budget):
     amount = BUDGETS[budget][budget]
     run, clock = make_run(tmp_path, BUDGETS[budget], {}), Clock()
     lines = all_lines(run, clock, 1000)
@@ -121,7 +121,7 @@ def test_a_longer_budget_counts_from_where_it_was_given(tmp_path, budget):
     assert contributed(run)["layer2.target1"].step > 97  # it had been silent, and was not any more
 
 
-def test_a_step_that_was_left_out_taught_nothing(tmp_path):
+def test_skipped_step_does_not_count(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {})
     whole = by_every_step(all_lines(run, Clock(), 97))
     last = whole["layer1.target1"].step
@@ -157,7 +157,7 @@ def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
     ],
     ids=str,
 )
-def test_a_line_with_numbers_that_no_run_writes_is_left_out(tmp_path, change):
+def test_line_with_impossible_numbers_is_ignored(tmp_path, change):
     run = make_run(tmp_path, BUDGETS["steps"], {})
     (tmp_path / "checkpoints" / "97").mkdir(parents=True)
     lines = all_lines(run, Clock(), 1)
@@ -169,7 +169,7 @@ def test_a_line_with_numbers_that_no_run_writes_is_left_out(tmp_path, change):
     assert damaged == contributed(run)
 
 
-def test_without_metrics_nothing_is_known(tmp_path):
+def test_result_is_empty_without_metrics(tmp_path):
     assert last_learned(make_run(tmp_path, BUDGETS["steps"], {})) == {}
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\nnonsense\n{"step": 4, "terms": {}}\n')
     with pytest.warns(DamagedDataWarning, match="2 lines of .* left out: 2, 3"):

@@ -67,7 +67,7 @@ def test_batching_changes_nothing(network, stride):
     assert wide.bits == pytest.approx(one.bits, rel=1e-6)
 
 
-def test_half_stride_is_what_generation_sees(network):
+def test_half_stride_equals_generation(network):
     """The rule past the context: keep the last C/2, so that compression and serving know their bits beforehand."""
     network = network.float()
     writer, bits = GenerationLoop(open_runner(network), [[]], 0), math.log2(256)
@@ -79,7 +79,7 @@ def test_half_stride_is_what_generation_sees(network):
     assert score.bits == pytest.approx(bits, rel=1e-5)
 
 
-def test_strides_and_parts_that_cannot_be(network):
+def test_invalid_strides_and_parts_are_refused(network):
     for stride in (0, CONTEXT + 1, -3):
         with pytest.raises(UserError, match=f"stride is {stride}; it must be between 1"):
             evaluate(predictor(network), IDS, (0, 50), CONTEXT, stride, 256)
@@ -89,7 +89,7 @@ def test_strides_and_parts_that_cannot_be(network):
 
 @pytest.mark.parametrize("stride", [1, 8, 16])
 @pytest.mark.parametrize("part", [(0, 200), (50, 170), (60, 61), (90, 91)])
-def test_files_kept_apart_are_texts_of_their_own(network, part, stride):
+def test_files_with_boundaries_are_separate_texts(network, part, stride):
     ends_F = np.array([60, 61, 90, 150, 200])
     score = evaluate(predictor(network), IDS, part, CONTEXT, stride, 256, ends_F=ends_F)
     assert score.characters == part[1] - part[0]
@@ -103,6 +103,6 @@ def test_files_kept_apart_are_texts_of_their_own(network, part, stride):
     assert score.bits == pytest.approx(bits, rel=1e-9)
 
 
-def test_a_file_of_which_nothing_is_left_counts_nothing(network):
+def test_empty_file_counts_nothing(network):
     score = evaluate(predictor(network), IDS[:60], (0, 60), CONTEXT, 8, 256, ends_F=np.array([30, 30, 60]))
     assert score.characters == 60

@@ -18,12 +18,12 @@ def by_hand(train: bytes, part: bytes, alphabet: int) -> float:
 
 
 @pytest.mark.parametrize("part", [(24, 32), (30, 32), (0, 5)])
-def test_bits_are_those_of_a_count_by_hand(part):
+def test_bits_equal_an_explicit_count(part):
     expected = by_hand(TEXT[:24], TEXT[slice(*part)], 256)
     assert unigram_bits(IDS, (0, 24), part, 256) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_character_that_training_text_has_not_costs_one_count():
+def test_unseen_character_has_a_count_of_one():
     assert TEXT[26:27] == b"Z"
     assert unigram_bits(IDS, (0, 11), (26, 27), 256) == pytest.approx(math.log2(11 + 256))
 
@@ -33,14 +33,14 @@ def test_counts_of_long_texts_and_of_two_bytes_a_character():
     assert np.array_equal(count_characters(ids, (3, len(ids)), 1000), np.bincount(ids[3:], minlength=1000))
 
 
-def test_only_fewer_bits_than_those_given_are_told():
+def test_better_unigram_returns_only_fewer_bits():
     bits = unigram_bits(IDS, (0, 24), (24, 32), 256)
     assert better_unigram(bits + 1e-9, IDS, (0, 24), (24, 32), 256) == bits
     assert better_unigram(bits, IDS, (0, 24), (24, 32), 256) is None
     assert better_unigram(0.5, IDS, (0, 24), (24, 32), 256) is None
 
 
-def test_the_training_text_is_not_counted_where_no_unigram_can_be_better():
+def test_training_text_is_not_counted_if_no_unigram_can_be_better():
     """A text of half a terabyte would take minutes."""
 
     class Guarded(np.ndarray):

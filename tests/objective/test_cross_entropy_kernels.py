@@ -30,7 +30,7 @@ def near(mine, judge):
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("rows, width", [(1, 3), (7, 33), (129, 64), (500, 130)])
-def test_center(rows, width, products):
+def test_normalize_equals_torch(rows, width, products):
     x, of = 3 + 2 * draw(rows, width), draw(rows, width, seed=1, dtype=products)
     y, moments = NATIVE_OPERATIONS.normalize(x, products)
     exact, exact_moments = TORCH_OPERATIONS.normalize(x.double(), torch.float64)
@@ -44,7 +44,7 @@ def test_center(rows, width, products):
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("rows, classifiers, symbols", [(1, 1, 2), (5, 3, 27), (200, 2, 256)])
-def test_slopes(rows, classifiers, symbols, products):
+def test_losses_and_gradients_equal_torch(rows, classifiers, symbols, products):
     logits = 3 * draw(rows, classifiers * symbols, dtype=products)
     targets = torch.randint(symbols, (rows, classifiers), generator=torch.Generator().manual_seed(1))
     weights = torch.linspace(0.5, 2.0, classifiers)
@@ -54,7 +54,7 @@ def test_slopes(rows, classifiers, symbols, products):
     torch.testing.assert_close(losses.double(), judge[1], rtol=1e-6, atol=1e-6)
 
 
-def test_large_logits_and_those_that_are_no_numbers():
+def test_large_and_non_finite_logits():
     logits = torch.tensor([[3e38, -3e38, 0.0], [0.0, math.nan, 0.0], [0.0, 0.0, math.inf]])
     found = [
         NATIVE_OPERATIONS.losses_and_gradient(row[None].clone(), torch.tensor([[target]]), torch.ones(1))
@@ -83,13 +83,13 @@ def test_a_small_loss_of_large_logits_is_not_lost():
 
 
 @pytest.mark.parametrize("target", [-101, -1, 5])
-def test_targets_that_are_no_symbols_are_refused(target):
+def test_targets_outside_the_alphabet_are_refused(target):
     with pytest.raises(AuxiliaryError, match=f"got the target {target}; targets are classes from 0 to 4"):
         NATIVE_OPERATIONS.losses_and_gradient(torch.zeros(2, 10), torch.tensor([[0, -100], [2, target]]), torch.ones(2))
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
-def test_ignored_targets_have_no_loss_and_no_slope(products):
+def test_ignored_targets_have_no_loss_and_no_gradient(products):
     logits = 3 * draw(40, 3 * 27, dtype=products)
     logits[5] = math.inf
     targets = torch.randint(27, (40, 3), generator=torch.Generator().manual_seed(1))
@@ -103,7 +103,7 @@ def test_ignored_targets_have_no_loss_and_no_slope(products):
     assert ignored.shape == (9, 27) and not ignored.any()
 
 
-def test_what_is_not_finite_stays_so_in_its_row():
+def test_non_finite_values_stay_in_their_row():
     x = torch.ones(2, 40)
     x[1, 7] = math.nan
     y, _ = NATIVE_OPERATIONS.normalize(x, torch.bfloat16)
@@ -111,7 +111,7 @@ def test_what_is_not_finite_stays_so_in_its_row():
     assert y[1].isnan().all()
 
 
-def test_the_ladder_takes_them_where_they_fit():
+def test_native_operations_are_chosen_for_supported_dtypes():
     assert choose_operations(torch.ones(2, 3)) is NATIVE_OPERATIONS
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_operations(torch.ones(2, 3)) is NATIVE_OPERATIONS
@@ -143,7 +143,7 @@ def test_losses_and_gradients_are_those_of_torch(half, rows, last, monkeypatch):
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_a_run_with_them_learns_what_one_without_does(positions, monkeypatch):
+def test_training_with_native_operations_equals_torch(positions, monkeypatch):
     monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", 0)
     totals = []
     for steps in (TORCH_OPERATIONS, NATIVE_OPERATIONS):
@@ -159,7 +159,7 @@ def test_a_run_with_them_learns_what_one_without_does(positions, monkeypatch):
     assert totals[0] != [totals[0][0]] * 8
 
 
-def test_two_numbers_of_threads_give_the_same():
+def test_result_does_not_depend_on_the_number_of_threads():
     found, before = [], torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)

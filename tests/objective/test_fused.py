@@ -24,7 +24,7 @@ def way(request):
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows, classifiers, symbols", [(1, 1, 2), (5, 3, 27), (200, 2, 256)])
-def test_they_are_the_plain_ones(way, rows, classifiers, symbols, products):
+def test_compiled_operations_equal_torch(way, rows, classifiers, symbols, products):
     device, backend = way
     generator = torch.Generator().manual_seed(0)
     x = (3 + 2 * torch.randn(rows, 33, generator=generator)).to(device)

@@ -69,7 +69,7 @@ def test_total_and_gradients_are_the_weighted_sum_of_the_terms(block, positions)
         torch.testing.assert_close(mine, by_hand, rtol=1e-9, atol=1e-12)
 
 
-def test_multiple_targets_are_there_and_look_further_ahead():
+def test_targets_predict_further_ahead():
     """A TODO in the public reproduction. A head that predicts k ahead is told the k-th next character."""
     network, objective = pair(ObjectiveConfig(intermediate=False, targets=2))
     x = windows(2)
@@ -85,7 +85,7 @@ def test_multiple_targets_are_there_and_look_further_ahead():
     assert objective(network, x, 0.0).terms["layer3.target2"].value == pytest.approx(expected.item())
 
 
-def test_a_silent_layer_runs_no_head_and_changes_nothing():
+def test_inactive_layer_runs_no_head():
     network, objective = pair(ObjectiveConfig(targets=2))
     called = []
     for name, head in objective.heads.items():
@@ -144,20 +144,20 @@ def test_every_preset_trains(schedule, targets):
         assert float(report.total.detach()) == pytest.approx(report.value, rel=1e-12)
 
 
-def test_names_in_settings_are_all_that_the_library_has():
+def test_schedule_names_are_all_presets_of_the_library():
     assert set(presets.INTERMEDIATE) | {"half", "whole", "fade", "never", "constant"} == set(
         get_args(IntermediateSchedule)
     )
     assert set(presets.TARGETS) | {"plain"} == set(get_args(TargetSchedule))
 
 
-def test_mean_divides_the_intermediate_layers_by_how_many_are_active():
+def test_mean_divides_by_the_number_of_active_layers():
     settings = ObjectiveConfig(intermediate_reduction="mean", targets=1)
     weights = term_weights(settings, 5, 0.15)  # layer 1 left at 0.1
     assert [weights[layer, 1] for layer in range(1, 6)] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3, 1])
 
 
-def test_the_mean_is_over_the_layers_that_predict_whatever_they_predict():
+def test_mean_counts_layers_with_any_active_target():
     """With a target drawn anew each step, the next character is often nobody's."""
     settings = ObjectiveConfig(
         intermediate_schedule="constant", intermediate_reduction="mean", target_schedule="blockwise"
@@ -177,7 +177,7 @@ def test_last_position_alone():
     ("field", "value"),
     [("targets", 0), ("intermediate_weight", -1.0), ("target_weight", float("nan")), ("target_end", -0.5)],
 )
-def test_settings_that_cannot_be(field, value):
+def test_invalid_settings_are_refused(field, value):
     with pytest.raises(UserError, match=f"objective.{field}"):
         ObjectiveConfig(**{field: value})
 
@@ -263,7 +263,7 @@ def test_logits_count_as_a_loss_keeps_them_in_float32_whatever_products_are_in(h
         assert taken == expected
 
 
-def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
+def test_gradients_of_single_terms_are_available(monkeypatch):
     monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", 0)
     network, objective = pair(ObjectiveConfig())
     report = objective(network, windows(2), progress=0.0, separate_gradients=True)
@@ -271,7 +271,7 @@ def test_terms_can_be_told_apart_for_a_diagnosis(monkeypatch):
         assert torch.autograd.grad(part, network.embedding.weight, retain_graph=True)[0].abs().sum() > 0
 
 
-def test_an_intermediate_layer_falls_silent_exactly_where_its_schedule_says():
+def test_intermediate_layers_stop_exactly_as_scheduled():
     """`half` at l / (2n), `whole` at l / n; `fade` is a straight line from 1 to nothing at l / (2n)."""
 
     def weight(schedule: IntermediateSchedule, layer: int, progress: float) -> float:
@@ -287,7 +287,7 @@ def test_an_intermediate_layer_falls_silent_exactly_where_its_schedule_says():
 
 
 @pytest.mark.parametrize("block", ["modern", "paper"])
-def test_heads_begin_small(block):
+def test_heads_are_initialised_with_small_weights(block):
     settings = small(width=256, attention_heads=4, block=block)
     objective = LanguageModelObjective(ObjectiveConfig(), settings, 256, seed=4)
     assert len(objective.heads) == 5
@@ -302,7 +302,7 @@ def test_heads_begin_small(block):
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_a_main_loss_that_weighs_nothing_is_reported_all_the_same(positions):
+def test_main_loss_of_weight_zero_is_reported(positions):
     """`blockwise` gives each target its turn; the main loss is that of the next character whoever has it."""
     settings = ObjectiveConfig(intermediate=False, target_schedule="blockwise", positions=positions)
     network, objective = pair(settings)

@@ -25,19 +25,19 @@ def test_letters_round_trip(text):
 @pytest.mark.parametrize(
     ("size", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65536 - 2048, np.uint16)]
 )
-def test_ids_are_as_narrow_as_they_can_be(size, dtype):
+def test_ids_use_the_narrowest_dtype(size, dtype):
     letters = "".join(chr(point) for point in range(size + 2048) if not 0xD800 <= point < 0xE000)[:size]
     alphabet = Alphabet(letters)
     ids = alphabet.encode(letters.encode())
     assert (alphabet.dtype, ids.dtype, int(ids[-1])) == (dtype, dtype, size - 1)
 
 
-def test_unknown_letter_is_named_with_its_place():
+def test_unknown_letter_error_names_letter_and_position():
     with pytest.raises(UserError, match=r"'z' at position 2"):
         learn_letters(b"abc").encode(b"abz")
 
 
-def test_letters_want_utf8():
+def test_letters_require_utf8():
     with pytest.raises(UserError, match="not UTF-8 at byte 1"):
         learn_letters(b"a\xff")
 

@@ -35,7 +35,7 @@ def read(*data: str, **options) -> tuple[bytes, str]:
 
 
 @pytest.mark.parametrize("alphabet", ["bytes", "letters"])
-def test_a_picture_in_a_folder_is_left_out_every_time_with_a_note(alphabet):
+def test_binary_file_in_a_folder_is_left_out_with_a_note(alphabet):
     for _ in range(2):  # from the files, and from the cache
         content, notes = read("notes", alphabet=alphabet)
         assert content == (TEXT + "below\n").encode()
@@ -43,14 +43,14 @@ def test_a_picture_in_a_folder_is_left_out_every_time_with_a_note(alphabet):
     assert read("notes/*.*", alphabet=alphabet)[0] == TEXT.encode()
 
 
-def test_by_its_own_name_it_is_read():
+def test_named_binary_file_is_read():
     assert read("notes/a.txt", "notes/b.png") == (TEXT.encode() + PICTURE, "")
     assert read("notes/b.png") == (PICTURE, "")
     with pytest.raises(UserError, match=r"notes/b\.png is not UTF-8 at byte 0"):
         read("notes/b.png", alphabet="letters")
 
 
-def test_where_there_are_no_others_all_are_read():
+def test_binary_files_are_read_if_there_are_no_others():
     Path("pictures").mkdir()
     for number in range(2):
         Path(f"pictures/{number}.png").write_bytes(PICTURE)
@@ -62,7 +62,7 @@ def test_where_there_are_no_others_all_are_read():
     assert read("one.zip") == (PICTURE, "")
 
 
-def test_of_an_archive_too():
+def test_binary_members_of_an_archive_are_left_out():
     with zipfile.ZipFile("notes.zip", "w") as archive, tarfile.open("notes.tar.gz", "w:gz") as tar:
         for name, content in (("b.png", PICTURE), ("a.txt", TEXT.encode()), ("c.png", PICTURE)):
             archive.writestr(name, content)
@@ -75,13 +75,13 @@ def test_of_an_archive_too():
         assert f"2 files are left out, for they have zero bytes, as no text has: {name}/b.png, {name}/c.png;" in notes
 
 
-def test_a_long_list_is_cut():
+def test_note_names_only_the_first_files():
     for number in range(9):
         Path(f"notes/sub/{number}.png").write_bytes(PICTURE)
     assert "notes/b.png, notes/sub/0.png, notes/sub/1.png and 7 more" in read("notes")[1]
 
 
-def test_the_encoding_decides_what_a_zero_byte_is():
+def test_zero_bytes_are_looked_for_after_decoding():
     Path("notes/a.txt").write_text(TEXT, encoding="utf-16")
     Path("notes/sub/c.txt").write_text("below\n", encoding="utf-16")
     content, notes = read("notes/*.txt", "notes/sub", encoding="utf-16")
@@ -92,7 +92,7 @@ def test_the_encoding_decides_what_a_zero_byte_is():
     assert read("notes", encoding="latin-1")[0] == ("Größe " * 40).encode()
 
 
-def test_a_run_that_was_trained_on_all_of_it_is_found_again():
+def test_text_of_version_0_1_with_binary_files_is_found_by_digest():
     """As runs of version 0.1 were: by the SHA-256 of all files, where the cache has no copy any more."""
     everything = ingest.ingest_sources("x", find_sources("notes", []), include_binary=True)
     assert everything.path.read_bytes() == TEXT.encode() + PICTURE + b"below\n"
@@ -102,7 +102,7 @@ def test_a_run_that_was_trained_on_all_of_it_is_found_again():
 
 
 @pytest.mark.parametrize("pictures_only", [False, True])
-def test_an_interrupted_reading_goes_on_in_the_same_way(monkeypatch, pictures_only):
+def test_interrupted_ingestion_resumes_with_the_same_binary_files(monkeypatch, pictures_only):
     Path("many").mkdir()
     for number in range(8):
         binary = pictures_only or number % 2 == 0
@@ -125,7 +125,7 @@ def test_an_interrupted_reading_goes_on_in_the_same_way(monkeypatch, pictures_on
     assert len(calls) == 2 + (16 if pictures_only else 8), "what was read before is not read again"
 
 
-def test_the_command_says_it(capsys):
+def test_commands_print_the_note(capsys):
     shape = "--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"
     assert main(["train", "notes", *shape, "--alphabet", "letters", "--run", "run"]) == 0
     assert "note: a file is left out, for it has zero bytes" in capsys.readouterr().err

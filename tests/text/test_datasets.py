@@ -46,7 +46,7 @@ def cached() -> list[str]:
     return sorted(path.name for path in kept)
 
 
-def test_fetched_once_checked_and_kept(server):
+def test_corpus_is_downloaded_once_and_checked(server):
     corpus = open_corpus("text8")
     assert corpus.ids_N.tobytes() == TEXT
     assert corpus.sha256 == hashlib.sha256(TEXT).hexdigest()
@@ -62,7 +62,7 @@ def cached_zip() -> Path:
     return cache_folder() / "downloads" / "text8.zip"
 
 
-def test_a_cut_download_is_gone_on_with(server):
+def test_interrupted_corpus_download_is_resumed(server):
     server.cuts = [100, 0, 0, 0, 0]
     with pytest.raises(UserError, match=r"100 bytes are kept.*a copy put at .*text8\.zip .* by hand is used too"):
         open_corpus("text8")
@@ -71,7 +71,7 @@ def test_a_cut_download_is_gone_on_with(server):
 
 
 @pytest.mark.parametrize("content", [TEXT[::-1], TEXT + b"x"])
-def test_another_content_is_refused_and_not_kept(server, content):
+def test_wrong_content_is_refused_and_removed(server, content):
     server.body = zipped(content)
     wrong = datasets.DOWNLOADS["text8"]
     datasets.DOWNLOADS["text8"] = datasets.Dataset(
@@ -82,7 +82,7 @@ def test_another_content_is_refused_and_not_kept(server, content):
     assert cached() == []
 
 
-def test_another_size_is_refused_before_it_is_fetched(server):
+def test_wrong_size_is_refused_before_the_download(server):
     server.body += b"x"
     with pytest.raises(UserError, match="so it is not the right file; a copy put at"):
         open_corpus("text8")
@@ -90,7 +90,7 @@ def test_another_size_is_refused_before_it_is_fetched(server):
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_no_answer_says_where_to_put_it_by_hand(server, status):
+def test_server_error_names_where_to_put_a_copy(server, status):
     server.status = status
     with pytest.raises(UserError, match=rf"answers {status} .*a copy put at .*downloads/text8\.zip"):
         open_corpus("text8")
@@ -98,7 +98,7 @@ def test_no_answer_says_where_to_put_it_by_hand(server, status):
 
 
 @pytest.mark.parametrize("name", ["text8", "text8.zip"])
-def test_a_file_put_there_by_hand_is_taken_and_checked(server, name):
+def test_file_of_the_user_is_used_and_checked(server, name):
     folder = cache_folder() / "downloads"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(TEXT[::-1] if name == "text8" else zipped(TEXT[::-1]))
@@ -116,13 +116,13 @@ def test_the_standard_splits():
     assert split(20_000_000_000, 0.05, 0.05).valid == (19_990_000_000, 19_995_000_000)
 
 
-def test_what_is_published_of_the_real_ones():
+def test_published_sizes_and_digests():
     for corpus in datasets.DOWNLOADS.values():
         assert corpus.expected.bytes == 100_000_000
         assert all(len(digest) == {"md5": 32, "sha1": 40}[kind] for kind, digest in corpus.expected.digests.items())
 
 
-def test_the_verb_lists_and_fetches(server, capsys):
+def test_corpora_command_lists_and_downloads(server, capsys):
     assert main(["corpora"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("python", "text8", "enwik8", "licence", "cache:"))
@@ -136,7 +136,7 @@ def test_the_verb_lists_and_fetches(server, capsys):
     assert "cached = True" in capsys.readouterr().out
 
 
-def test_a_url_is_text_too_and_fetched_once_or_again(server, capsys):
+def test_url_is_downloaded_once_and_again_with_download_option(server, capsys):
     url = f"{server.address}/some/text.zip?key=1"
     assert open_corpus(url).ids_N.tobytes() == TEXT
     server.body = zipped(b"another text")

@@ -35,7 +35,7 @@ def left(target):
     return sorted(path.name for path in target.parent.iterdir() if path.suffix != ".lock")
 
 
-def test_a_file_comes_whole_and_nothing_else_is_left(server, target):
+def test_download_is_complete_and_leaves_no_other_file(server, target):
     seen = []
     download(f"{server.address}/x", target, len(BODY), lambda what, done, total: seen.append((done, total)))
     assert target.read_bytes() == BODY
@@ -43,7 +43,7 @@ def test_a_file_comes_whole_and_nothing_else_is_left(server, target):
     assert seen[-1] == (len(BODY), len(BODY))
 
 
-def test_a_download_is_on_the_disk_before_it_has_its_name(server, target, monkeypatch):
+def test_download_is_flushed_before_it_is_renamed(server, target, monkeypatch):
     flushed, flush = set(), os.fsync
 
     def fsync(handle):
@@ -55,14 +55,14 @@ def test_a_download_is_on_the_disk_before_it_has_its_name(server, target, monkey
     assert {target.stat().st_ino, target.parent.stat().st_ino} <= flushed
 
 
-def test_a_cut_connection_is_gone_on_with(server, target):
+def test_interrupted_download_is_resumed(server, target):
     server.cuts = [100_000, 50_000]
     download(f"{server.address}/x", target)
     assert target.read_bytes() == BODY
     assert [request.get("Range") for request in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_download_that_gave_up_is_gone_on_with_in_the_next_call(server, target):
+def test_failed_download_is_resumed_by_the_next_call(server, target):
     server.cuts = [100_000, 0, 0, 0, 0]
     with pytest.raises(UserError, match=r"cut after 100,000 of 300,000 bytes; 100,000 bytes are kept, and the next"):
         download(f"{server.address}/x", target)
@@ -73,13 +73,13 @@ def test_a_download_that_gave_up_is_gone_on_with_in_the_next_call(server, target
     assert left(target) == ["file"]
 
 
-def test_without_ranges_it_begins_again(server, target):
+def test_server_without_ranges_restarts_the_download(server, target):
     server.ranges, server.cuts = False, [100_000]
     download(f"{server.address}/x", target)
     assert target.read_bytes() == BODY
 
 
-def test_a_file_that_is_another_by_now_begins_again(server, target):
+def test_changed_file_restarts_the_download(server, target):
     server.cuts = [100_000, 0, 0, 0, 0]
     with pytest.raises(UserError):
         download(f"{server.address}/x", target)
@@ -88,7 +88,7 @@ def test_a_file_that_is_another_by_now_begins_again(server, target):
     assert target.read_bytes() == BODY[::-1]
 
 
-def test_a_part_longer_than_the_file_begins_again(server, target):
+def test_partial_file_longer_than_the_file_restarts_the_download(server, target):
     server.cuts = [200_000, 0, 0, 0, 0]
     with pytest.raises(UserError):
         download(f"{server.address}/x", target)
@@ -97,7 +97,7 @@ def test_a_part_longer_than_the_file_begins_again(server, target):
     assert target.read_bytes() == BODY[:1000]
 
 
-def test_a_part_of_another_address_is_not_gone_on_with(server, target):
+def test_partial_file_of_another_url_is_not_used(server, target):
     server.cuts = [200_000, 0, 0, 0, 0]
     with pytest.raises(UserError):
         download(f"{server.address}/x", target)
@@ -112,7 +112,7 @@ def test_a_file_of_unknown_length(server, target):
     assert target.read_bytes() == BODY
 
 
-def test_a_wrong_size_is_refused_before_it_is_fetched(server, target):
+def test_wrong_size_is_refused_before_the_transfer(server, target):
     with pytest.raises(UserError, match=r"has 300,000 bytes and not 5, so it is not the right file; put it there"):
         download(f"{server.address}/x", target, 5, advice="; put it there")
     assert left(target) == []
@@ -126,7 +126,7 @@ def test_a_wrong_size_is_refused_before_it_is_fetched(server, target):
 
 
 @pytest.mark.parametrize(("status", "sentence"), [(404, "answers 404 Not Found"), (403, "403"), (503, "503")])
-def test_an_error_of_the_server_is_said(server, target, status, sentence):
+def test_server_error_is_reported(server, target, status, sentence):
     server.status = status
     with pytest.raises(UserError, match=sentence):
         download(f"{server.address}/x", target)
@@ -161,14 +161,14 @@ def test_no_network(target):
     assert left(target) == []
 
 
-def test_no_room_is_said_before_the_fetch(server, target, monkeypatch):
+def test_full_disk_is_reported_before_the_transfer(server, target, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: downloads.shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(UserError, match="no room left"):
         download(f"{server.address}/x", target)
     assert not target.exists()
 
 
-def test_two_at_once_end_with_one_good_copy(server, target):
+def test_concurrent_downloads_give_one_complete_file(server, target):
     server.slow = 0.02
     threads = [threading.Thread(target=download, args=(f"{server.address}/x", target)) for _ in range(3)]
     for thread in threads:
@@ -181,14 +181,14 @@ def test_two_at_once_end_with_one_good_copy(server, target):
     assert left(target) == ["file"]
 
 
-def test_what_the_server_packs_is_refused(server, target):
+def test_compressed_response_is_refused(server, target):
     server.coding = "gzip"
     with pytest.raises(UserError, match=r"the server compresses it \(gzip\) against the request"):
         download(f"{server.address}/x", target)
     assert not target.exists()
 
 
-def test_without_a_version_nothing_is_promised(server, target):
+def test_error_does_not_promise_to_resume_without_a_version(server, target):
     server.version, server.cuts = "", [100_000] * 5
     with pytest.raises(UserError, match=r"cut after 100,000 of 300,000 bytes; try again"):
         download(f"{server.address}/x", target)

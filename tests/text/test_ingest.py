@@ -36,7 +36,7 @@ def in_cache(*suffixes: str) -> list[Path]:
 
 
 @given(data=st.lists(st.binary(max_size=40), max_size=6))
-def test_every_byte_string_comes_back_with_its_boundaries(tmp_path_factory, data):
+def test_ingestion_returns_every_byte_and_boundary(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("files")
     sources = []
     for number, content in enumerate(data):
@@ -50,7 +50,7 @@ def test_every_byte_string_comes_back_with_its_boundaries(tmp_path_factory, data
     assert pieces == [content for content in data if content]
 
 
-def test_holes_come_back():
+def test_sparse_files_stay_sparse():
     with Path("sparse").open("wb") as file:
         file.seek(3 << 20)
         file.write(b"end")
@@ -60,7 +60,7 @@ def test_holes_come_back():
     assert text.path.stat().st_blocks * 512 < 1 << 20
 
 
-def test_what_was_read_is_not_read_again(monkeypatch):
+def test_unchanged_file_is_not_read_again(monkeypatch):
     Path("text").write_bytes(b"one")
     first = open_corpus("text")
     monkeypatch.setattr(ingest, "_ingest_locked", None)
@@ -68,7 +68,7 @@ def test_what_was_read_is_not_read_again(monkeypatch):
 
 
 @pytest.mark.parametrize("touch", ["same size", "longer", "same size and time", "another file"])
-def test_a_changed_file_is_noticed_at_once(here, touch):
+def test_changed_file_is_noticed_immediately(here, touch):
     Path("text").write_bytes(b"one")
     before, first = Path("text").stat(), open_corpus("text").sha256
     if touch == "another file":
@@ -81,7 +81,7 @@ def test_a_changed_file_is_noticed_at_once(here, touch):
     assert open_corpus("text").sha256 != first
 
 
-def test_line_ends_and_marks_stay_as_they_are():
+def test_line_ends_and_byte_order_marks_are_kept():
     data = b"\xef\xbb\xbfone\r\ntwo\rthree\n\x00\x1a"
     Path("text").write_bytes(data)
     assert open_corpus("text").ids_N.tobytes() == data
@@ -117,14 +117,14 @@ def test_another_encoding_is_another_text():
         ("", b"x", "no text encoding called ''"),
     ],
 )
-def test_a_wrong_encoding_is_one_sentence(encoding, data, said):
+def test_wrong_encoding_raises_user_error(encoding, data, said):
     Path("text").write_bytes(data)
     with pytest.raises(UserError, match=said):
         open_corpus("text", encoding=encoding)
     assert not in_cache(".bytes", ".part")
 
 
-def test_the_byte_that_is_wrong_is_counted_over_chunks():
+def test_invalid_byte_is_located_across_chunks():
     Path("text").write_bytes(b"a" * 600_001 + b"\xff")
     with pytest.raises(UserError, match="at byte 600001"):
         open_corpus("text", encoding="ascii")
@@ -143,7 +143,7 @@ def meddle(monkeypatch: pytest.MonkeyPatch, change) -> None:
     monkeypatch.setattr(ingest.PartialFile, "write", write)
 
 
-def test_a_file_that_grows_is_taken_as_it_was_with_a_note(monkeypatch):
+def test_growing_file_is_read_to_its_first_length_with_a_note(monkeypatch):
     data = os.urandom(1 << 20)
     Path("log").write_bytes(data)
 
@@ -159,7 +159,7 @@ def test_a_file_that_grows_is_taken_as_it_was_with_a_note(monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["shrinks", "is written over", "packed grows"])
-def test_a_file_that_changes_is_refused(monkeypatch, change):
+def test_changing_file_is_refused(monkeypatch, change):
     name = "text.gz" if change == "packed grows" else "text"
     data = os.urandom(1 << 20)
     if name == "text.gz":
@@ -179,7 +179,7 @@ def test_a_file_that_changes_is_refused(monkeypatch, change):
     assert not in_cache(".bytes", ".part")
 
 
-def test_a_file_that_is_removed_meanwhile_is_refused(monkeypatch):
+def test_file_removed_during_ingestion_is_refused(monkeypatch):
     Path("f").mkdir()
     for name in ("a", "b"):
         Path("f", name).write_bytes(without_zeros(1000))
@@ -190,7 +190,7 @@ def test_a_file_that_is_removed_meanwhile_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("after", [1, 5, 9, 13])
-def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
+def test_interrupted_ingestion_resumes_from_the_journal(monkeypatch, after):
     Path("f").mkdir()
     for number in range(4):
         Path("f", f"{number}").write_bytes(os.urandom((1 << 20) - number))
@@ -219,7 +219,7 @@ def test_an_interrupted_gathering_goes_on_where_it_was(monkeypatch, after):
     assert not in_cache(".part")
 
 
-def test_one_that_was_killed_goes_on_or_begins_again_and_leaves_nothing(here):
+def test_killed_ingestion_resumes_or_restarts_and_leaves_no_files(here):
     Path("big").write_bytes(os.urandom(64 << 20))
     code = (
         "import time, charladder.text.ingest as g; from charladder.text import open_corpus; g.JOURNAL_SECONDS = 0;"
@@ -254,7 +254,7 @@ def seen(path: Path) -> int:
 
 
 @pytest.mark.parametrize("note", [1, 4, 5])
-def test_one_that_was_killed_within_a_note_leaves_nothing(here, note):
+def test_ingestion_killed_while_writing_a_record_leaves_no_files(here, note):
     """Of two files there is a note after each chunk and each file, and the fifth is the record of the whole."""
     Path("f").mkdir()
     for name in "ab":
@@ -286,7 +286,7 @@ def convert(place: str, barrier, out) -> None:
     out.put((corpus.sha256, hashlib.sha256(corpus.ids_N.tobytes()).hexdigest()))
 
 
-def test_processes_that_convert_the_same_at_once_end_with_one_good_copy(here):
+def test_concurrent_ingestion_gives_one_complete_text(here):
     Path("f").mkdir()
     for number in range(20):
         Path("f", f"{number:02}").write_text(f"{number} ladders äöü. " * 40_000)
@@ -305,7 +305,7 @@ def test_processes_that_convert_the_same_at_once_end_with_one_good_copy(here):
     assert not in_cache(".part")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch):
+def test_full_disk_raises_user_error_and_leaves_no_files(monkeypatch):
     Path("text").write_bytes(os.urandom(1 << 20))
 
     def full(self, chunk):
@@ -318,7 +318,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(monkeypatch):
     assert not in_cache(".bytes", ".part")
 
 
-def test_what_is_not_as_expected_is_refused_and_leaves_nothing():
+def test_unexpected_content_is_refused_and_leaves_no_files():
     Path("text").write_bytes(b"one")
     right = ExpectedText(3, {"md5": hashlib.md5(b"one").hexdigest()})
     assert ingest_sources("x", find_sources("text", []), expected=right).bytes == 3
@@ -329,7 +329,7 @@ def test_what_is_not_as_expected_is_refused_and_leaves_nothing():
     assert not in_cache(".part")
 
 
-def test_a_text_that_is_gone_or_short_in_the_cache_is_read_again():
+def test_missing_or_truncated_cached_text_is_read_again():
     Path("text").write_bytes(b"a ladder")
     open_corpus("text")
     (copy,) = in_cache(".bytes")
@@ -342,7 +342,7 @@ def test_a_text_that_is_gone_or_short_in_the_cache_is_read_again():
     assert open_corpus("text").ids_N.tobytes() == b"a ladder"
 
 
-def test_files_of_the_cache_have_the_mode_that_the_umask_allows(here):
+def test_cache_files_have_the_mode_of_the_umask(here):
     Path("text").write_bytes(b"a ladder " * 100)
     before = os.umask(0o027)
     try:
@@ -354,7 +354,7 @@ def test_files_of_the_cache_have_the_mode_that_the_umask_allows(here):
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o640}
 
 
-def test_what_was_begun_long_ago_is_swept_away(here):
+def test_old_partial_files_are_removed(here):
     Path("text").write_bytes(b"a ladder")
     open_corpus("text")
     for folder in ("sources", "texts"):

@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.mark.parametrize("way", ["flipped", "cut", "garbage"])
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_damaged_is_made_again(name, way):
+def test_damaged_cache_files_are_created_again(name, way):
     first = open_corpus("text", "letters")
     ids, before = first.ids_N.tolist(), {file: file.read_bytes() for file in cached()}
     del first
@@ -68,7 +68,7 @@ def messages(*words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("words", [(), ("letters",)])
-def test_a_text_is_verified_once_in_a_process(words):
+def test_text_is_verified_once_in_a_process(words):
     assert "verifying" not in messages(*words), "what this process has written itself is not read again"
     assert messages(*words) == []
     another_process()
@@ -79,7 +79,7 @@ def test_a_text_is_verified_once_in_a_process(words):
     assert messages(*words) == ["verifying"] * (1 + len(words)), "a file that was touched is verified again"
 
 
-def test_a_kept_stream_is_verified_and_cannot_be_made_again(monkeypatch):
+def test_text_from_standard_input_is_verified_and_refused_if_damaged(monkeypatch):
     reader, writer = os.pipe()
     os.write(writer, TEXT.encode())
     os.close(writer)
@@ -96,7 +96,7 @@ def test_a_kept_stream_is_verified_and_cannot_be_made_again(monkeypatch):
         open_corpus("-", expected_sha256=sha256)
 
 
-def test_a_text_that_was_damaged_while_it_was_half_read_is_read_from_the_start(monkeypatch):
+def test_damaged_partial_text_restarts_the_ingestion(monkeypatch):
     monkeypatch.setattr(ingest, "JOURNAL_SECONDS", 0)
     data = os.urandom(1 << 20)
     Path("big").write_bytes(data)
@@ -120,7 +120,7 @@ def test_a_text_that_was_damaged_while_it_was_half_read_is_read_from_the_start(m
 
 
 @pytest.mark.parametrize("kind", ["bytes", "unicode"])
-def test_a_text_that_is_cut_while_it_is_in_use_is_an_error_and_no_signal(kind):
+def test_truncated_mapped_text_raises_user_error_without_sigbus(kind):
     Path("text").write_text(TEXT * 100)
     ids = open_corpus("text", kind).ids_N
     assert isinstance(ids, MappedIds)

@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @given(texts=st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=5), stretch=st.integers(1, 9))
-def test_every_text_comes_back_in_unicode_letters(tmp_path_factory, texts, stretch):
+def test_unicode_letters_round_trip(tmp_path_factory, texts, stretch):
     folder = tmp_path_factory.mktemp("files")
     names = [str(folder / f"{number}") for number in range(len(texts))]
     for name, text in zip(names, texts, strict=True):
@@ -49,7 +49,7 @@ def test_more_than_256_letters_are_two_bytes_each():
     assert (corpus.alphabet.size, len(corpus.ids_N), corpus.unknown) == (256, 256, 3000 - 256)
 
 
-def test_the_rarest_letters_are_given_up():
+def test_rarest_letters_are_left_out():
     assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="drop", max_letters=2).letters == "ac"
     assert choose_letters({"a": 5, "b": 1, "c": 3}, unknown="replace", max_letters=3).letters == "ac" + REPLACEMENT
     with pytest.raises(UserError, match="more than the 2"):
@@ -70,7 +70,7 @@ def test_the_27_letters_of_text8():
     assert replaced.alphabet.size == 28
 
 
-def test_what_is_unknown_is_named_with_its_file_and_byte():
+def test_unknown_letter_error_names_file_and_byte():
     Path("one").write_text("ä ladder")
     Path("two").write_text("ä lädder ß")
     alphabet = open_corpus("one", "letters").alphabet
@@ -85,7 +85,7 @@ def test_what_is_unknown_is_named_with_its_file_and_byte():
 
 
 @pytest.mark.parametrize("stretch", range(1, 9))
-def test_a_byte_that_is_not_utf8_is_named_wherever_a_stretch_ends(stretch, monkeypatch):
+def test_invalid_utf8_is_located_at_any_block_boundary(stretch, monkeypatch):
     monkeypatch.setattr(letter_encoding, "BLOCK_BYTES", stretch)
     for number, data in enumerate((b"\xff", "a😀".encode() + b"\xff", "ä".encode() + b"\xf0\x9f\x98(")):
         one, two = f"one{number}", f"two{number}"
@@ -95,7 +95,7 @@ def test_a_byte_that_is_not_utf8_is_named_wherever_a_stretch_ends(stretch, monke
             open_corpus([one, two], "letters")
 
 
-def test_ends_are_right_where_letters_are_dropped():
+def test_file_ends_are_right_when_letters_are_dropped():
     for name, text in (("a", "xxaxx"), ("b", "xx"), ("c", "bä")):
         Path(name).write_text(text)
     corpus = open_corpus(["a", "b", "c"], Alphabet("abä"), unknown="drop")
@@ -103,7 +103,7 @@ def test_ends_are_right_where_letters_are_dropped():
     assert corpus.ends_F.tolist() == [1, 1, 3]
 
 
-def test_replace_wants_an_alphabet_that_can():
+def test_replace_requires_the_replacement_letter():
     Path("text").write_text("abc")
     with pytest.raises(UserError, match="only an alphabet learned with `replace` has"):
         open_corpus("text", Alphabet("ab"), unknown="replace")
@@ -126,7 +126,7 @@ def test_encoding_and_letters_together():
     assert corpus.alphabet.decode(corpus.ids_N).decode() == "Übermut tut selten gut"
 
 
-def test_spelling_is_done_once_and_again_where_the_copy_is_short(monkeypatch):
+def test_text_is_encoded_once_and_again_after_truncation(monkeypatch):
     Path("text").write_text("a ladder")
     first = open_corpus("text", "letters")
     with monkeypatch.context() as patch:

@@ -52,7 +52,7 @@ def cached() -> set[str]:
     return {str(path.relative_to(cache_folder())) for path in cache_folder().rglob("*") if path.is_file()}
 
 
-def test_what_was_not_used_lately_goes_with_all_that_was_made_from_it():
+def test_unused_text_is_removed_with_its_derived_files():
     old, new, before = files("old"), files("new"), cached()
     size = sum(path.stat().st_size for path in old)
     assert {path.suffix for path in old} == {".bytes", ".ids", ".json", ".used"}
@@ -68,14 +68,14 @@ def test_what_was_not_used_lately_goes_with_all_that_was_made_from_it():
     assert all(item.kept_because for item in prune(30))
 
 
-def test_to_open_a_text_is_to_use_it():
+def test_opening_a_text_marks_it_as_used():
     open_corpus("old")
     assert {item.kept_because for item in prune(30)} == {"it was used less than 30 days ago"}
     assert {item.kept_because for item in prune(0)} == {None}
 
 
 @pytest.mark.parametrize("alphabet", ["bytes", "letters"])
-def test_a_text_that_a_process_has_mapped_is_kept(alphabet):
+def test_mapped_text_is_kept(alphabet):
     corpus = open_corpus("old", alphabet)
     aged("old")
     content, old = corpus.ids_N.tobytes(), files("old")
@@ -91,7 +91,7 @@ def test_a_text_that_a_process_has_mapped_is_kept(alphabet):
     assert {item.name: item.kept_because for item in prune(0)} == {"old": None}
 
 
-def test_another_process_keeps_its_text_until_it_ends_however_it_ends():
+def test_text_of_another_process_is_kept_until_it_ends():
     words = (
         "import time; from charladder.text import open_corpus\n"
         "ids_N = open_corpus('old').ids_N; print(1, flush=True); time.sleep(600)"
@@ -106,7 +106,7 @@ def test_another_process_keeps_its_text_until_it_ends_however_it_ends():
     assert {item.name: item.kept_because for item in prune(0)} == {"old": None}
 
 
-def test_while_a_text_is_opened_nothing_is_pruned():
+def test_nothing_is_pruned_while_a_text_is_opened():
     before = cached()
     with shared_cache_lock(), pytest.raises(UserError, match="another process is reading a text into the cache"):
         prune(0)
@@ -118,7 +118,7 @@ def test_while_a_text_is_opened_nothing_is_pruned():
     assert opener.wait(120) == 0
 
 
-def test_what_may_not_be_had_again_is_kept(monkeypatch):
+def test_texts_that_cannot_be_read_again_are_kept(monkeypatch):
     reader, writer = os.pipe()
     os.write(writer, b"from a stream " * 9)
     os.close(writer)
@@ -140,7 +140,7 @@ def test_what_may_not_be_had_again_is_kept(monkeypatch):
     assert sorted(Path(path).suffix for path in left) == [".bytes", ".json", ".used", ".zip"]
 
 
-def test_what_killed_writers_left_is_removed():
+def test_partial_files_of_killed_processes_are_removed():
     """A note and a file of ids, each in the folder in which its process wrote it."""
     writers = []
     for target in (cache_folder() / "sources" / "note.json", next((cache_folder() / "texts").glob("*.ids"))):
@@ -155,7 +155,7 @@ def test_what_killed_writers_left_is_removed():
     assert not any(path.exists() for path in left)
 
 
-def test_what_cannot_be_removed_is_kept_and_said(monkeypatch):
+def test_failed_removal_is_reported(monkeypatch):
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied")
 

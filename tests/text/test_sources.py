@@ -43,7 +43,7 @@ def test_a_name_that_is_not_utf8():
     assert text_of(".") == b"a ladder"
 
 
-def test_a_folder_in_order_without_hidden_files_and_runs():
+def test_folder_is_read_in_order_without_hidden_files_and_runs():
     Path("f/b").mkdir(parents=True)
     Path("f/.git").mkdir()
     Path("f/runs/one").mkdir(parents=True)
@@ -60,7 +60,7 @@ def test_a_folder_in_order_without_hidden_files_and_runs():
     assert corpus.ends_F.tolist() == [1, 3, 5, 6, 7, 8]
 
 
-def test_the_cache_in_the_folder_is_left_out(monkeypatch):
+def test_cache_inside_the_folder_is_left_out(monkeypatch):
     Path("text").write_bytes(b"a ladder")
     monkeypatch.setenv("CHARLADDER_CACHE", "cache")
     assert text_of(".") == b"a ladder"
@@ -82,7 +82,7 @@ def test_patterns_and_lists():
         text_of("*.nothing")
 
 
-def test_a_file_of_several_that_is_missing_is_named():
+def test_missing_file_of_several_is_named():
     Path("a").write_bytes(b"a")
     with pytest.raises(UserError, match="called 'b'"):
         text_of("a", "b")
@@ -105,7 +105,7 @@ def test_links():
     assert text_of("f") == b"text", "no folders behind links, so no circles"
 
 
-def test_a_fifo_is_read_once_and_remembered():
+def test_fifo_is_read_once_and_found_in_the_cache():
     os.mkfifo("pipe")
     writer = threading.Thread(target=lambda: Path("pipe").write_bytes(b"a ladder " * 50_000))
     writer.start()
@@ -116,7 +116,7 @@ def test_a_fifo_is_read_once_and_remembered():
     assert np.array_equal(open_corpus("-", expected_sha256=corpus.sha256).ids_N, corpus.ids_N)
 
 
-def test_a_fifo_in_a_folder_is_left_out():
+def test_fifo_in_a_folder_is_left_out():
     Path("f").mkdir()
     os.mkfifo("f/pipe")
     Path("f/text").write_bytes(b"text")
@@ -130,7 +130,7 @@ def test_devices_are_refused(name):
 
 
 @pytest.mark.parametrize(("name", "said"), [("a\0b", "zero byte"), ("x" * 5000, "too long"), ("f/x/y", "no file")])
-def test_names_that_cannot_be(name, said):
+def test_invalid_names_are_refused(name, said):
     with pytest.raises(UserError, match=said):
         text_of(name)
 
@@ -142,19 +142,19 @@ def test_standard_input():
     assert done.stdout == data
 
 
-def test_a_stream_goes_alone():
+def test_stream_with_other_files_is_refused():
     Path("text").write_bytes(b"text")
     os.mkfifo("pipe")
     with pytest.raises(UserError, match="pipe is a stream, which can only be read alone"):
         open_corpus(["text", "pipe"])
 
 
-def test_a_stream_that_the_cache_has_no_more():
+def test_stream_missing_from_the_cache_is_refused():
     with pytest.raises(UserError, match="is gone, and the text came from standard input"):
         open_corpus("-", expected_sha256="0" * 64)
 
 
-def test_a_corpus_by_name_among_others_keeps_its_files_and_encoding():
+def test_named_corpus_among_files_keeps_its_files_and_encoding():
     Path("text").write_bytes("ä".encode("latin-1"))
     alone = open_corpus("python")
     both = open_corpus(["python", "text"], encoding="latin-1")
@@ -163,7 +163,7 @@ def test_a_corpus_by_name_among_others_keeps_its_files_and_encoding():
 
 
 @pytest.mark.parametrize("junk", ["{}", "[]", "3", "[" * 20_000, '{"fingerprint": 3}', '{"ends": [], "unknown": 0}'])
-def test_a_cache_with_strange_notes_is_as_if_it_had_none(tmp_path, monkeypatch, junk):
+def test_invalid_records_are_ignored(tmp_path, monkeypatch, junk):
     monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
     Path("text").write_bytes(b"a ladder")
     first = open_corpus("text", "letters")

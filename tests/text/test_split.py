@@ -21,6 +21,6 @@ def test_split_by_position():
         (0, float("inf"), "must be a whole number of characters or a fraction below 1"),
     ],
 )
-def test_splits_that_do_not_fit(valid, test, sentence):
+def test_invalid_splits_are_refused(valid, test, sentence):
     with pytest.raises(UserError, match=sentence):
         split(1000, valid, test)

@@ -16,7 +16,7 @@ def test_permute_is_a_permutation(seed, count):
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_windows_are_pieces_of_the_part_with_room_for_the_targets(order):
+def test_windows_lie_in_the_part_with_their_targets(order):
     windows = Windows(IDS, (100, 600), 16, 3, seed=1, order=order)
     taken, examples = windows.take(64)
     assert taken.shape == (64, 19)
@@ -27,7 +27,7 @@ def test_windows_are_pieces_of_the_part_with_room_for_the_targets(order):
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_what_example_g_is_does_not_depend_on_batches_or_history(order):
+def test_examples_do_not_depend_on_batches_or_history(order):
     one, many = Windows(IDS, (0, 1000), 16, 2, 5, order), Windows(IDS, (0, 1000), 16, 2, 5, order)
     whole = one.take(120)[0]
     pieces = np.concatenate([many.take(n)[0] for n in (1, 7, 50, 62)])
@@ -78,7 +78,7 @@ ENDS = np.array([3, 40, 41, 60, 97, 300])
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
 @given(seed=st.integers(0, 1000), begin=st.integers(0, 45), cut=st.integers(0, 45))
-def test_windows_that_keep_to_files_never_leave_one(order, seed, begin, cut):
+def test_windows_do_not_cross_file_ends(order, seed, begin, cut):
     windows = Windows(np.arange(300), (begin, 300 - cut), 8, 2, seed, order, ENDS)
     taken_BT, _ = windows.take(400)
     firsts, lasts = taken_BT[:, 0], taken_BT[:, -1]
@@ -88,14 +88,14 @@ def test_windows_that_keep_to_files_never_leave_one(order, seed, begin, cut):
     assert np.array_equal(np.searchsorted(ENDS, firsts, "right"), np.searchsorted(ENDS, lasts, "right"))
 
 
-def test_windows_that_keep_to_files_start_everywhere_they_can():
+def test_windows_inside_files_use_every_start():
     windows = Windows(np.arange(300), (0, 300), 8, 2, 0, "random", ENDS)
     starts = set(windows.take(20_000)[0][:, 0].tolist())
     begins = [0, *ENDS[:-1].tolist()]
     assert starts == {p for begin, end in zip(begins, ENDS, strict=True) for p in range(begin, end - 9)}
 
 
-def test_an_epoch_that_keeps_to_files_covers_each_once():
+def test_epoch_inside_files_covers_each_once():
     windows = Windows(np.arange(300), (0, 300), 8, 1, 0, "epochs", ENDS)
     inputs = windows.take(windows.windows_per_pass)[0][:, :8].ravel()
     assert len(set(inputs.tolist())) == len(inputs)
@@ -104,19 +104,19 @@ def test_an_epoch_that_keeps_to_files_covers_each_once():
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_one_file_is_the_same_kept_or_crossed(order):
+def test_single_file_gives_the_same_windows_with_file_ends(order):
     crossed = Windows(np.arange(300), (10, 290), 8, 2, 5, order)
     kept = Windows(np.arange(300), (10, 290), 8, 2, 5, order, np.array([300]))
     assert np.array_equal(crossed.take(200)[0], kept.take(200)[0])
 
 
-def test_files_that_are_all_too_short_are_said():
+def test_too_short_files_are_refused():
     with pytest.raises(UserError, match="the longest file of the training part has 37 characters, fewer than"):
         Windows(np.arange(97), (0, 97), 40, 2, 0, "random", ENDS[:5])
 
 
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_pieces_are_the_same_text_with_targets_of_their_own(order):
+def test_pieces_are_the_same_text_with_their_own_targets(order):
     ids = np.arange(1000) % 251
     whole, cut = (Windows(ids, (0, 1000), 12, 2, seed=3, order=order) for _ in range(2))
     windows, examples = whole.take(5)
