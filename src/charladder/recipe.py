@@ -1,4 +1,4 @@
-"""Recipes: one complete run each, as typed settings; read from TOML, overridden by name, derived from one dial."""
+"""Recipes: the complete, typed settings of a run, read from TOML and overridden by dotted name."""
 
 import dataclasses
 import inspect
@@ -156,12 +156,7 @@ def load_recipe_fields(name: str) -> RecipeFields:
 
 def parse_recipe_fields(data: bytes, where: str) -> RecipeFields:
     """TOML bytes as dotted fields, checked against the fields there are."""
-    return fields_from_tables(read_tables(data, where), where)
-
-
-def read_tables(data: bytes, where: str) -> dict[str, Any]:
-    """TOML bytes as tables."""
-    return parse_toml(data, where)
+    return fields_from_tables(parse_toml(data, where), where)
 
 
 def fields_from_tables(tables: dict[str, Any], where: str) -> RecipeFields:
@@ -217,7 +212,7 @@ def convert_value(name: str, value: Any, type_: Any) -> Any:
 
 
 def resolve(fields: RecipeFields) -> Recipe:
-    """A whole recipe from the fields that are set; the rest follows from the dial `model.layers`, or is a default.
+    """The complete recipe: fields that are not set follow from the budget and `model.layers`, or have defaults.
 
     Raises UserError where fields contradict each other.
     """
@@ -272,7 +267,7 @@ def _are_heads_valid(width: int, heads: int) -> bool:
 
 
 def recipe_tables(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it stands in config.toml: complete, in sections, with the format's version."""
+    """The tables of config.toml: all fields of the recipe in sections, and the format version."""
     return {
         "format_version": _FORMAT_VERSION,
         "recipe": recipe.recipe,

@@ -1,4 +1,4 @@
-"""The run directory: the only way that evaluation, generation and all that comes after get a model."""
+"""Run directories: opening one, its weights, its text, and the lock of its training process."""
 
 import dataclasses
 import math
@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from charladder.environment import read_environment_entry, read_environment_text
 from charladder.errors import UserError
-from charladder.input_files import read_bytes
+from charladder.input_files import parse_toml, read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
-from charladder.recipe import Recipe, fields_from_tables, read_tables, resolve
+from charladder.recipe import Recipe, fields_from_tables, resolve
 from charladder.run_config import verify_identity
 from charladder.text import (
     Alphabet,
@@ -48,7 +48,7 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory that has been read: where it is, and the recipe that it follows.
+    """An opened run directory: its path and its recipe.
 
     weights: which are read from it: the `last` ones, or the `best` by the validations, where those are kept apart.
     identity: the random id that its files carry; None for a run of version 0.1, whose files are not told from others'.
@@ -117,7 +117,7 @@ def load_module(make: Callable[[], _Module], path: Path, min_tensors: int, ident
     where it is missing, does not fit or is damaged, was written by another run than `identity`, or has other dtypes or
     numbers that are not finite.
 
-    Whoever sent the files may have written anything: names and shapes are compared before memory is asked for.
+    Files are untrusted: names and shapes are compared before memory is allocated.
     """
     try:
         path.open("rb").close()  # safe_open calls a file that may not be read missing
@@ -166,7 +166,7 @@ def check_path_encoding(path: Path) -> None:
 def run_lock(path: Path) -> Iterator[None]:
     """One process at a time trains a run. Raises UserError where another does."""
     if not (path / "config.toml").is_file() or not distributed.is_rank_zero():
-        yield  # no run: whoever opens it says so; and the ranks of one job are one
+        yield  # open_run reports a missing run; rank 0 locks for all ranks of a job
         return
     lock = FileLock(path / ".lock")
     try:
@@ -180,7 +180,7 @@ def run_lock(path: Path) -> Iterator[None]:
 
 
 def open_run(path: Path, weights: Weights = "last") -> Run:
-    """Reads a run directory; see `choose_weights` for `weights`. Raises UserError where `path` is not one."""
+    """Reads a run directory; see `_select_weights` for `weights`. Raises UserError where `path` is not one."""
     check_path_encoding(path)
     config = path / "config.toml"
     if not path.is_dir():
@@ -195,7 +195,7 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
         ):
             raise UserError(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
     try:
-        found = read_tables(read_bytes(config), str(config))
+        found = parse_toml(read_bytes(config), str(config))
     except OSError as error:
         raise UserError(f"{config} cannot be read: {error.strerror}") from None
     recipe = resolve(fields_from_tables(found, str(config)))

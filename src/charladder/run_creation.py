@@ -65,7 +65,7 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
 
 
 def create_run(run: Run, corpus: Corpus) -> None:
-    """Makes the directory of a planned run, with config.toml and environment.json. Raises Taken if it exists, and
+    """Makes the directory of a planned run, with config.toml and environment.json. Raises RunExists if it exists, and
     UserError if it cannot be made or its name is not UTF-8."""
     check_path_encoding(run.path)
     try:

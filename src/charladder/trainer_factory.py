@@ -1,4 +1,4 @@
-"""The trainer of a run: at its start, at its newest checkpoint, or with the weights of another run."""
+"""Trainers of runs: new ones, restored from the newest checkpoint, or initialised from another run."""
 
 from collections.abc import Callable
 from dataclasses import replace

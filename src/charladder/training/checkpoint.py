@@ -1,7 +1,7 @@
-"""Checkpoints: everything to go on, of one step, as safetensors and JSON.
+"""Checkpoints: the complete training state after one step, as safetensors and JSON.
 
-Each is a folder `<step>`, written beside, checksummed and renamed, so that it is whole or not there. Where the ranks
-have pieces of the tensors (FSDP2), each writes its own; such a checkpoint is read at any number of ranks.
+A checkpoint is a folder `<step>`, written under a temporary name, checksummed and renamed, so that it is complete or
+absent. With sharded tensors (FSDP2) each rank writes its shards; any number of ranks can read them.
 """
 
 import json
@@ -28,7 +28,6 @@ from charladder.training.identity import RUN_KEY, check_identity
 from charladder.training.tensor_files import check_length, file_digest, save_tensors
 
 _FORMAT_VERSION = 2
-KEPT = 2
 PARTS = ("network", "heads", "optimizer")
 _FILE_NAME = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
 _STEP_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -193,8 +192,8 @@ def load_or_none(path: Path) -> Checkpoint | None:
 
 
 def _read_verified_state(path: Path) -> dict[str, Any]:
-    """The state of the checkpoint at `path`. Raises Broken where a file is missing, has another checksum, or is not
-    ours."""
+    """The state of the checkpoint at `path`. Raises DamagedCheckpoint where a file is missing, has
+    another checksum, or was not written by a run."""
     file = path / "state.json"
     try:
         there = {found.name: found.lstat() for found in path.iterdir()}
@@ -230,7 +229,7 @@ def _read_verified_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`. Raises Broken where it is not whole."""
+    """The checkpoint at `path`. Raises DamagedCheckpoint where it is not whole."""
     state, file = _read_verified_state(path), path
     try:
         if {*state["sha256"]} == {f"{name}.safetensors" for name in PARTS}:

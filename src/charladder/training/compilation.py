@@ -25,7 +25,7 @@ def should_compile(name: str, device: torch.device) -> bool:
 
 
 def should_capture_graphs(name: str, device: torch.device) -> bool:
-    """Whether steps are to be replayed as CUDA graphs (recording.py)."""
+    """Whether steps are to be captured and replayed as CUDA graphs (cuda_graph.py)."""
     return device.type == "cuda" and (name == "graphs" or (name == "auto" and should_compile(name, device)))
 
 

@@ -1,9 +1,8 @@
-"""A step's passes as one CUDA graph: what they launch on a GPU is recorded once, and then replayed in one go.
+"""Capture and replay of a training step's forward and backward passes as one CUDA graph.
 
-A deep and narrow network asks for ten thousand small pieces of work a step, and to launch them one by one takes longer
-than to do them. A recording is of certain weights of terms and shapes of inputs. When these change, as when a layer
-falls silent, the next step is taken as it is, and the one after it is recorded anew; where they change at every step,
-nothing is recorded.
+A deep and narrow network launches ten thousand small kernels a step, and launching them takes longer than running them.
+A graph is valid for certain term weights and input shapes. When these change (a layer's loss ends), the next step runs
+eagerly, and the one after it is captured again. Where they change at every step, nothing is captured.
 """
 
 from collections.abc import Callable, Hashable, Sequence

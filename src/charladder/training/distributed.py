@@ -1,8 +1,7 @@
-"""Several processes that train one network, started by torchrun: who they are, what they agree on, and how they share
-the work. The exchange itself is PyTorch's: DDP, or FSDP2.
+"""Processes of torchrun that train one network: ranks, collective operations, and DDP or FSDP2 around the modules.
 
-Every rank makes the same calls in the same order, and takes rank 0's word for whatever could differ: seconds, requests
-to stop, names, scores.
+All ranks make the same calls in the same order. Values that could differ between ranks (seconds, stop requests, names,
+scores) are those of rank 0.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from charladder.objective import LanguageModelObjective
 from charladder.training.config import TrainingConfig
 
 ParallelMode = Literal["one", "ddp", "fsdp"]
-_OPEN_GROUPS: list[Any] = []  # groups that are not to end before the process does
+_OPEN_GROUPS: list[Any] = []  # keeps process groups alive until the process exits
 
 
 @contextmanager
@@ -43,8 +42,8 @@ def process_group() -> Iterator[None]:
     apart = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
     attempt = "0" if apart else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
-    # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads with
-    # Python's lock held, which they may want: for ever. So somebody else is the last.
+    # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads while it
+    # holds the GIL, which these threads may need: a deadlock. This list therefore keeps a reference.
     _OPEN_GROUPS.append(torch_dist.group.WORLD)
     try:
         yield
@@ -90,7 +89,7 @@ def job_name() -> str | None:
 
 
 def barrier() -> None:
-    """Until all are here."""
+    """Waits until all ranks have called it."""
     if is_initialized():
         dist.barrier()
 

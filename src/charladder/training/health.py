@@ -39,7 +39,7 @@ class Health:
         return None
 
     def record_skip(self, step: int, reason: str, max_skips: int) -> None:
-        """Notes that a step is left out. Raises NotFinite where that makes more than `most` of the last hundred."""
+        """Records a skipped step. Raises TrainingDiverged for more than `max_skips` in the last hundred steps."""
         self.skipped = [one for one in self.skipped if one > step - RECENT_STEPS] + [step]
         if len(self.skipped) > max_skips:
             before = f", and {max_skips} of the {RECENT_STEPS} steps before were left out" if max_skips else ""

@@ -1,6 +1,6 @@
 """The loop of a run: steps until the budget is spent, validation, metrics and checkpoints on the way.
 
-It is an iterator of events, so that whoever displays a run needs nothing from whoever trains it.
+`train` is an iterator of events, so that a display of the run is independent of its training.
 """
 
 import math
@@ -42,7 +42,7 @@ class StepCompleted:
 
 @dataclass(frozen=True)
 class StepSkipped:
-    """After a step that changed nothing, for its loss or gradient was bad."""
+    """After a step that changed no weights, because its loss or gradient was not finite or its loss was a spike."""
 
     step: int
     reason: str
@@ -77,7 +77,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class CaptureFailed:
-    """Steps are taken as they are from here on, for to record them (training.compile) failed."""
+    """The capture of a CUDA graph (training.compile) failed, and later steps run without one."""
 
     reason: str
 
@@ -94,9 +94,8 @@ def train(
     """Trains until the budget or training.patience is used up, or `stop()`; writes checkpoints, metrics, the newest
     weights and, while they are better, the best ones to `folder`.
 
-    `validate` returns bits per character of a stretch of held-out text. Time is counted from here on, all of it except
-    while the process is stopped (SIGSTOP), on top of what the run had spent before. Raises NotFinite, with the last
-    checkpoint left as it is.
+    `validate` returns bits per character of a stretch of held-out text. Time is added to what the run had spent before,
+    except while the process is stopped (SIGSTOP). Raises TrainingDiverged, and leaves the last checkpoint unchanged.
     Under several ranks all of them go through the same events; rank 0 writes.
     """
     settings, clock = trainer.settings, trainer.clock
@@ -180,7 +179,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def _save(trainer: Trainer, folder: Path) -> Path:
-    """A checkpoint, and the weights it deploys. Raises NotFinite for weights that would make it a bad one."""
+    """A checkpoint, and the weights it deploys. Raises TrainingDiverged for weights that would make it a bad one."""
     trainer.check_weights()
     path = save_checkpoint(folder / "checkpoints", trainer.checkpoint())
     _save_full_tensors(folder / "model.safetensors", trainer.network.state_dict(), trainer.identity)

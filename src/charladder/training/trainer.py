@@ -104,7 +104,7 @@ class Trainer:
     def step(self) -> StepResult:
         """One optimisation step; one whose loss or gradient is bad changes nothing but the clock.
 
-        Raises NotFinite where there were too many of those lately (training.skips).
+        Raises TrainingDiverged where there were too many of those lately (training.skips).
         """
         at, began = self.progress, time.perf_counter()
         if not self.network.training:  # to tell all its modules takes milliseconds
@@ -265,7 +265,7 @@ class Trainer:
         return self.parallel_module(lambda network, _: network(tokens_BT, logits_to_keep=logits_to_keep).logits_BTV)
 
     def check_weights(self) -> None:
-        """Raises NotFinite where the last step left a weight that is NaN or infinite."""
+        """Raises TrainingDiverged where the last step left a weight that is NaN or infinite."""
         bad = None
         for name, parameter in named_parameters(self.network, self.objective):
             local = cast(Any, parameter).to_local() if is_sharded(parameter) else parameter
