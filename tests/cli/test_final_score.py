@@ -13,7 +13,7 @@ from charladder.cli import final_score
 from charladder.cli.main import main
 from charladder.evaluation import Score
 from charladder.studies.directory import PlannedRun
-from charladder.studies.plan import read_plan
+from charladder.studies.plan_file import read_plan
 from charladder.studies.runner import train_arguments
 from charladder.training import TrainingConfig
 from charladder.training.loop import read_validation_bits

@@ -1,4 +1,4 @@
-"""charladder study: what it prints, what it refuses, and how it is interrupted."""
+"""`charladder study`: output, user errors and interruptions."""
 
 import json
 import signal
@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Pa
 
 
 @pytest.mark.slow
-def test_a_plan_is_trained_and_reported_once(here, capsys):
+def test_trains_and_reports_a_plan_once(here, capsys):
     assert main(["study", "own.toml", "--jobs", "2", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     files = [f"studies/own/{name}" for name in ("report.html", "report.md", "report.csv", "summary.csv", "norms.csv")]
@@ -61,8 +61,9 @@ def test_a_plan_is_trained_and_reported_once(here, capsys):
     assert "studies/own holds another plan (its set differs)" in capsys.readouterr().err
 
 
-def test_a_rehearsal_starts_nothing(here, capsys):
-    assert main(["study", "own.toml", "--dry-run", "--seeds", "2", "--set", "objective.targets=3"]) == 0
+@pytest.mark.parametrize("command", ["study", "ablate"])
+def test_dry_run_trains_nothing(here, capsys, command):
+    assert main([command, "own.toml", "--dry-run", "--seeds", "2", "--set", "objective.targets=3"]) == 0
     out = capsys.readouterr().out
     assert "own: 2 arms, 2 seeds, 4 runs" in out
     assert "none (baseline): objective.intermediate = false" in out
@@ -75,7 +76,7 @@ def test_a_rehearsal_starts_nothing(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ([], "PLAN"),
         (["own"], "there is no plan called 'own'"),
@@ -88,27 +89,27 @@ def test_a_rehearsal_starts_nothing(here, capsys):
         (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
         (["own.toml", "--set", "objective.intermediate=false"], "duplicate runs"),
         (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
-        (["own.toml", "--report-only"], "holds no plan that was begun"),
+        (["own.toml", "--report-only"], "has no plan.toml"),
         (["own.toml", "-"], "standard input"),
         (["own.toml", "gone"], "no file or corpus called 'gone'"),
-        (["own.toml", "--set", "text.test=3979", "--set", "text.valid=10"], "wants a window of 18 characters"),
+        (["own.toml", "--set", "text.test=3979", "--set", "text.valid=10"], "needs 18 characters"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(here, capsys, words, said):
-    if "objective.intermediate=false" in words:
+def test_user_errors_are_one_sentence(here, capsys, arguments, message):
+    if "objective.intermediate=false" in arguments:
         Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.intermediate" = false', ""))
     for more in ([], ["--dry-run"]):
-        if more and "--report-only" in words:
+        if more and "--report-only" in arguments:
             continue
-        assert main(["study", *words, *more]) == 2
+        assert main(["study", *arguments, *more]) == 2
         captured = capsys.readouterr()
-        assert said in captured.err
+        assert message in captured.err
         assert captured.err.count("\n") == 1
         assert not Path("studies").exists()
 
 
-def test_a_rehearsal_says_what_it_cannot_check(here, capsys, monkeypatch):
-    """A text that would be downloaded is not; what else is asked for must be there."""
+def test_dry_run_notes_texts_that_would_be_downloaded(here, capsys, monkeypatch):
+    """The dry run downloads nothing, and checks that all other texts exist."""
     monkeypatch.setenv("CHARLADDER_CACHE", new_cache(here / "cache"))
     url = "http://127.0.0.1:9/book.txt"
     assert main(["study", "own.toml", "text", "text8", url, "--dry-run"]) == 0
@@ -118,22 +119,22 @@ def test_a_rehearsal_says_what_it_cannot_check(here, capsys, monkeypatch):
     assert not list((here / "cache").glob("downloads/*"))
 
 
-def test_a_rehearsal_is_refused_where_the_folder_holds_something_else(here, capsys):
+def test_dry_run_refuses_a_directory_with_other_contents(here, capsys):
     Path("there/none-seed0").mkdir(parents=True)
     assert main(["study", "own.toml", "--dry-run", "--out", "there"]) == 2
     assert "there/none-seed0 is not a run directory" in capsys.readouterr().err
     assert main(["study", "own.toml", "--dry-run", "--out", "text"]) == 2
-    assert "text is a file, and a plan needs a folder" in capsys.readouterr().err
+    assert "text is a file, and a study needs a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, number):
+def test_signals_save_the_runs_and_the_output_has_the_command_to_continue(here, number):
     Path("own.toml").write_text(PLAN.format(steps=100000))
-    words = [sys.executable, "-m", "charladder", "study", "own.toml", "--jobs", "2"]
+    command = [sys.executable, "-m", "charladder", "study", "own.toml", "--jobs", "2"]
     if number == signal.SIGTERM:  # as in the background of a shell, where SIGINT is ignored
-        words = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = [Path("studies/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "layers")]
     until = time.monotonic() + 240
     while not all(path.exists() and path.stat().st_size for path in metrics):
@@ -143,17 +144,17 @@ def test_whoever_asks_the_runs_are_saved_and_the_same_command_goes_on(here, numb
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert out.splitlines()[-1] == "stopped and saved; go on with: charladder study own.toml --jobs 2"
+    assert out.splitlines()[-1] == "stopped and saved; continue with: charladder study own.toml --jobs 2"
     for path in metrics:
         assert any((path.parent / "checkpoints").iterdir())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs end by themselves")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops the runs")
 @pytest.mark.slow
-def test_runs_end_with_a_parent_that_is_killed(here):
+def test_runs_stop_when_the_parent_is_killed(here):
     Path("own.toml").write_text(PLAN.format(steps=100000))
-    words = [sys.executable, "-m", "charladder", "study", "own.toml"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "charladder", "study", "own.toml"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log, until = Path("studies/own/none-seed0/metrics.jsonl"), time.monotonic() + 240
     while not (log.exists() and log.stat().st_size):
         assert time.monotonic() < until and process.poll() is None

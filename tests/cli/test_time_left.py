@@ -1,4 +1,4 @@
-"""The time left that is shown while runs train: the first step, which compiles and warms up, does not count."""
+"""The displayed time left: the first step, which compiles and warms up, is not counted."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +65,7 @@ def table_at(monkeypatch: pytest.MonkeyPatch, plan: Plan, events: list[tuple[flo
     return table.time_left()
 
 
-def test_of_a_plan_the_start_of_processes_does_not_count(monkeypatch):
+def test_study_does_not_count_the_start_of_processes(monkeypatch):
     """Runs of 100 seconds, of which the first begins 20 seconds after its process has been started."""
     plan = make_plan(seeds=2)
     runs: list[PlannedRun] = list_planned_runs(plan, Path("nowhere"))

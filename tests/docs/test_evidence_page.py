@@ -1,4 +1,4 @@
-"""The plan on docs/evidence.md can be carried out, and the commands there are those there are."""
+"""docs/evidence.md: its plan is valid, and its commands and options exist."""
 
 import json
 import re
@@ -9,17 +9,17 @@ from charladder.cli.main import main
 PAGE = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
 
 
-def test_the_plan_on_the_page_is_one(tmp_path, monkeypatch, capsys, text_file):
+def test_plan_of_the_page_is_valid(tmp_path, monkeypatch, capsys, text_file):
     monkeypatch.chdir(tmp_path)
-    (found,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    Path("mine.toml").write_text(found)
+    (plan,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    Path("mine.toml").write_text(plan)
     assert main(["study", "mine.toml", str(text_file), "--dry-run", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["plan"] == "mine" and len(said["runs"]) == 2 * 3 * 5
-    assert {arm["objective.targets"] for arm in said["arms"].values()} == {1, 2, 4}
+    output = json.loads(capsys.readouterr().out)
+    assert output["plan"] == "mine" and len(output["runs"]) == 2 * 3 * 5
+    assert {arm["objective.targets"] for arm in output["arms"].values()} == {1, 2, 4}
 
 
-def test_options_on_the_page_are_known(capsys):
+def test_options_of_the_page_exist(capsys):
     for verb, options in re.findall(r"^charladder (\w+)(.*?)(?:#.*)?$", PAGE, re.MULTILINE):
         assert main([verb, "--help"]) == 0
         shown = capsys.readouterr().out

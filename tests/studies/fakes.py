@@ -1,4 +1,4 @@
-"""Plans and run directories as files alone, with numbers that a test chooses; nothing is trained."""
+"""Plans and run directories with numbers that a test chooses; nothing is trained."""
 
 import json
 from pathlib import Path
@@ -42,23 +42,25 @@ def make_run(
     finished: bool = True,
     speed: float = 1000.0,
     environment: dict[str, Any] | None = None,
-    own_seed: int | None = None,
+    recorded_seed: int | None = None,
     letters: str = "",
 ) -> Path:
-    """A run of STEPS steps of 100 characters, its curves straight lines from 8 down to `bits` (one bit more on the
-    stretch that is scored on the way). letters: of its alphabet, which are bytes where there are none."""
+    """A run of STEPS steps of 100 characters, its curves straight lines from 8 down to `bits` (one bit more for
+    validations). letters: of the alphabet; without them it is bytes."""
     path = folder / run_directory_name(arm, seed)
     path.mkdir(parents=True)
     raw = load_recipe_fields("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
     raw |= {"text.letters": letters, "text.alphabet": "letters" if letters else "bytes"}
-    recipe = resolve(raw | {"training.seed": seed if own_seed is None else own_seed})
+    recipe = resolve(raw | {"training.seed": seed if recorded_seed is None else recorded_seed})
     write_config(Run(path, recipe))
     (path / "environment.json").write_text(json.dumps(environment or ENVIRONMENT))
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(bits, finished, speed)))
+    (path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in metrics_lines(bits, finished, speed))
+    )
     return path
 
 
-def lines(bits: float, finished: bool, speed: float) -> list[dict[str, Any]]:
+def metrics_lines(bits: float, finished: bool, speed: float) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for step in range(1, STEPS + 1 if finished else STEPS // 2):
         characters = 100 * step

@@ -31,7 +31,7 @@ def build(folder, **changes):
     return report.build_report(planned, collect_results(folder, planned))
 
 
-def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
+def test_five_seeds_and_a_clear_difference_are_a_claim(folder):
     none, layers = build(folder).arms
     assert none.verdict == "the baseline" and none.difference is None
     assert none.bits is not None and none.bits.mean == pytest.approx(2.1)
@@ -41,7 +41,7 @@ def test_five_seeds_and_a_clear_difference_make_a_claim(folder):
     assert layers.characters_per_second is not None and layers.characters_per_second.mean == pytest.approx(500)
 
 
-def test_the_level_is_reached_between_points_or_not_at_all(folder):
+def test_level_is_reached_between_validations_or_not_at_all(folder):
     built = build(folder)
     none, layers = built.arms
     # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
@@ -52,7 +52,7 @@ def test_the_level_is_reached_between_points_or_not_at_all(folder):
     assert layers.level_reached.seconds == pytest.approx(layers.level_reached.characters / 500)
 
 
-def test_equal_seconds_are_those_of_the_slower_run_at_the_end_of_the_faster(folder):
+def test_difference_at_equal_seconds(folder):
     none, layers = build(folder).arms
     # `none` is scored last at step 32, after 3.2 s; `layers`, at half the speed, is then at step 16.
     expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["layers"], strict=True)]
@@ -67,7 +67,7 @@ def test_equal_seconds_are_those_of_the_slower_run_at_the_end_of_the_faster(fold
     assert f"{layers.difference_at_equal_seconds.mean:+.4f}" in markdown_report.to_markdown(build(folder))
 
 
-def test_one_seed_prints_no_interval_and_claims_nothing(folder):
+def test_one_seed_has_no_interval_and_no_claim(folder):
     built = build(folder, seeds=1)
     assert [one.verdict for one in built.arms] == ["the baseline", TOO_FEW_SEEDS]
     for text in (markdown_report.to_markdown(built), html_report.to_html(built)):
@@ -77,7 +77,7 @@ def test_one_seed_prints_no_interval_and_claims_nothing(folder):
         assert row["low"] == row["high"] == row["p"] == row["p_holm"] == row["difference_low"] == ""
 
 
-def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
+def test_missing_runs_are_named_before_the_results(folder):
     (folder / "layers-seed3" / "metrics.jsonl").unlink()
     built = build(folder)
     assert built.arms[1].verdict == TOO_FEW_SEEDS
@@ -89,14 +89,14 @@ def test_a_missing_run_is_a_named_gap_at_the_top_and_no_number(folder):
     assert rows[8]["gap"] == "unfinished at step 0" and rows[8]["bits_per_character"] == ""
 
 
-def test_a_plan_without_any_run_has_a_report_all_the_same(tmp_path):
+def test_report_without_any_run(tmp_path):
     built = build(tmp_path)
     assert [one.verdict for one in built.arms] == ["no finished run"] * 2
     assert len(built.missing) == 10
     assert "not started" in html_report.to_html(built) and "not started" in markdown_report.to_markdown(built)
 
 
-def test_runs_of_other_data_or_machines_are_warned_of(tmp_path):
+def test_warnings_about_different_data_and_machines(tmp_path):
     other = ENVIRONMENT | {"data": {"name": "book.txt", "sha256": "cd" * 32}, "machine": {"processor": "Abacus 13"}}
     make_run(tmp_path, "none", 0, 2.0)
     make_run(tmp_path, "layers", 0, 1.9, environment=other)
@@ -119,7 +119,7 @@ class Reader(HTMLParser):
                 self.ids.append(value)
 
 
-def test_the_page_stands_alone_and_escapes_what_files_say(tmp_path):
+def test_page_is_self_contained_and_escapes_text_of_files(tmp_path):
     evil = '<script>alert("x")</script> $a_b$ & "'
     make_run(tmp_path, "none", 0, 2.0, environment=ENVIRONMENT | {"data": {"name": evil, "sha256": evil}})
     made = make_plan(seeds=1, arms=("none",), name=evil, question=evil)
@@ -137,8 +137,7 @@ def test_the_page_stands_alone_and_escapes_what_files_say(tmp_path):
     assert "<script" not in markdown_report.to_markdown(built).replace("\\<", "")
 
 
-def test_names_are_shown_letter_by_letter_in_html(folder):
-    """Markdown in a name is neither rendered nor lost."""
+def test_markdown_in_names_is_shown_literally(folder):
     name = "[a](http://b.c) **d** `e` &lt; ~f~ \\ | <g> 1. h"
     texts = HtmlText()
     texts.feed(html_report.to_html(build(folder, question=name, rule="1. h", name="- i")))
@@ -154,7 +153,7 @@ class HtmlText(HTMLParser):
         self.lines.append(data.strip().removeprefix("question: "))
 
 
-def test_tables_of_the_page_scroll_and_name_rows_and_columns(folder):
+def test_tables_scroll_and_have_row_and_column_headers(folder):
     text = html_report.to_html(build(folder))
     assert text.count('<div class="wide" role="region" aria-label="Results" tabindex="0"><table>') == 1
     assert text.count("<table>") == text.count("</table></div>") == 2
@@ -169,7 +168,7 @@ def test_a_missing_library_is_named_with_the_extra_to_install(folder, monkeypatc
         html_report.to_html(build(folder))
 
 
-def test_all_files_say_the_same(folder):
+def test_all_files_have_the_same_numbers(folder):
     built = build(folder)
     for row in csv.DictReader(io.StringIO(csv_tables.summary_csv(built))):
         line = next(
@@ -185,7 +184,7 @@ def test_all_files_say_the_same(folder):
     assert [float(row["bits_per_character"]) for row in rows] == BITS["none"] + BITS["layers"]
 
 
-def test_the_files_are_written_and_written_again(folder, monkeypatch):
+def test_report_files_are_overwritten(folder, monkeypatch):
     monkeypatch.setattr(report_files, "read_plan", lambda path: make_plan())
     for _ in range(2):
         written = report_files.write_report(folder)
@@ -194,13 +193,13 @@ def test_the_files_are_written_and_written_again(folder, monkeypatch):
     assert not list(folder.glob(".*.part"))
 
 
-def test_contrasts_add_and_take_away_arms_by_seed(tmp_path):
-    """A difference of differences, against numbers made so that it is known."""
+def test_contrasts_add_and_subtract_arms_by_seed(tmp_path):
+    """A difference of differences that is known."""
     effects = {"a": 0.0, "b": 0.5, "c": 0.1, "d": 0.9}
     noise = [0.0, 0.02, -0.01, 0.03, -0.04]
     for arm, effect in effects.items():
         for seed in range(5):
-            own = noise[seed] if arm == "d" else 0.3 * seed  # d alone has noise of its own
+            own = noise[seed] if arm == "d" else 0.3 * seed  # only d has independent noise
             make_run(tmp_path, arm, seed, 2.0 + effect + own)
     contrast = plan.Contrast("more", ("b", "c"), ("a", "d"))
     built = build(tmp_path, arms=tuple(effects), baseline="a", contrasts=(contrast,))
@@ -216,13 +215,13 @@ def test_contrasts_add_and_take_away_arms_by_seed(tmp_path):
     assert fewer.bits is not None and fewer.bits.seeds == (0, 1, 2, 3)
 
 
-def test_a_plan_without_contrasts_has_no_such_table(folder):
+def test_no_contrasts_table_without_contrasts(folder):
     assert "Contrasts" not in markdown_report.to_markdown(build(folder)) and "Contrasts" not in html_report.to_html(
         build(folder)
     )
 
 
-def test_norms_are_means_over_thirds_and_runs(folder):
+def test_gradient_norms_are_means_over_thirds_and_runs(folder):
     rows = list(csv.DictReader(io.StringIO(csv_tables.gradient_norms_csv(build(folder)))))
     assert [(r["arm"], r["third"], r["layer"]) for r in rows[:6]] == [
         ("none", third, layer) for third in ("early", "mid", "late") for layer in ("1", "2")
@@ -233,7 +232,7 @@ def test_norms_are_means_over_thirds_and_runs(folder):
         assert float(row["norm_of_the_main_term_alone"]) == pytest.approx(norm / 2)
 
 
-def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
+def test_page_begins_with_the_verdict_and_a_forest_plot(folder):
     text = html_report.to_html(build(folder))
     order = [
         "<h2>Verdict</h2>",
@@ -246,8 +245,8 @@ def test_the_page_begins_with_the_verdict_and_a_forest_plot(folder):
     assert text.index("<details><summary>What was run") > text.index("<h2>Pictures")
 
 
-def test_the_forest_plot_claims_no_more_than_the_verdict(folder):
-    """Blue is the colour of a claim; with four seeds there is none, however small p is."""
+def test_forest_plot_has_the_claim_colour_only_for_claims(folder):
+    """Blue is the colour of a claim, which four seeds do not allow at any p-value."""
     blue = "#0072b2"
     assert blue in report_figures.forest_plot(build(folder))
     few = build(folder, seeds=4)
@@ -255,7 +254,7 @@ def test_the_forest_plot_claims_no_more_than_the_verdict(folder):
     assert blue not in report_figures.forest_plot(few)
 
 
-def test_the_first_steps_do_not_flatten_the_learning_curves(folder, monkeypatch):
+def test_y_axis_fits_the_curves_after_the_opening(folder, monkeypatch):
     for metrics in folder.glob("*/metrics.jsonl"):
         first, *others = metrics.read_text().splitlines()
         first = json.dumps(json.loads(first) | {"terms": {"main": {"bits": 40.0, "weight": 1.0, "share": 40.0}}})

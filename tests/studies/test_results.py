@@ -6,7 +6,7 @@ from charladder.studies.results import MissingRun, collect_results, read_curves
 from studies.fakes import STEPS, make_plan, make_run
 
 
-def test_a_finished_run_is_read_as_it_is(tmp_path):
+def test_reads_a_finished_run(tmp_path):
     make_run(tmp_path, "none", 0, bits=2.0)
     results = collect_results(tmp_path, make_plan(seeds=1, arms=("none",)))
     (result,) = results.finished
@@ -16,7 +16,7 @@ def test_a_finished_run_is_read_as_it_is(tmp_path):
     assert result.characters_per_second == 1000
     # The last ten of the logged steps, every other one: 22 to 40, on a straight line from 8 to 2.
     assert abs(result.train_bits - (8 - 6 * 31 / 40)) < 1e-9
-    # The whole part's score is another text's, and no point of the curve.
+    # The score of the whole part is of another text, and is not a point of the curve.
     assert result.curves.validations.characters_P.tolist() == [800, 1600, 2400, 3200]
     assert result.curves.validations.seconds_P.tolist() == [0.8, 1.6, 2.4, 3.2]
     assert np.allclose(result.curves.validations.bits_P, [7.8, 6.6, 5.4, 4.2])
@@ -24,24 +24,24 @@ def test_a_finished_run_is_read_as_it_is(tmp_path):
     assert result.environment["data"]["name"] == "book.txt"
 
 
-def test_what_is_missing_is_a_gap_with_its_reason(tmp_path):
+def test_missing_runs_have_a_reason(tmp_path):
     make_run(tmp_path, "none", 1, bits=2.0, finished=False)
     (make_run(tmp_path, "none", 2, bits=2.0) / "config.toml").write_text("no toml")
     (make_run(tmp_path, "none", 3, bits=2.0) / "environment.json").write_text("{")
     (make_run(tmp_path, "none", 4, bits=2.0) / "metrics.jsonl").unlink()
-    make_run(tmp_path, "none", 5, bits=2.0, own_seed=6)
+    make_run(tmp_path, "none", 5, bits=2.0, recorded_seed=6)
     results = collect_results(tmp_path, make_plan(seeds=6, arms=("none",)))
     assert results.finished == ()
-    whys = [gap.reason for gap in results.missing]
+    reasons = [gap.reason for gap in results.missing]
     assert results.missing[0] == MissingRun("none", 0, "not started")
-    assert whys[1] == f"unfinished at step {STEPS // 2 - 1}"
-    assert whys[2].startswith("unreadable: ") and "config.toml is not valid TOML" in whys[2]
-    assert whys[3].startswith("unreadable: ")
-    assert whys[4] == "unfinished at step 0"
-    assert "was trained with seed 6" in whys[5]
+    assert reasons[1] == f"unfinished at step {STEPS // 2 - 1}"
+    assert reasons[2].startswith("unreadable: ") and "config.toml is not valid TOML" in reasons[2]
+    assert reasons[3].startswith("unreadable: ")
+    assert reasons[4] == "unfinished at step 0"
+    assert "was trained with seed 6" in reasons[5]
 
 
-def test_a_run_that_is_to_go_on_for_longer_is_unfinished(tmp_path):
+def test_a_run_that_is_extended_is_unfinished(tmp_path):
     path = make_run(tmp_path, "none", 0, bits=2.0)
     line = {"step": STEPS + 1, "progress": 0.5, "characters": 100 * (STEPS + 1), "seconds": 4.1, "learning_rate": 0.1}
     with (path / "metrics.jsonl").open("a") as file:
@@ -51,7 +51,7 @@ def test_a_run_that_is_to_go_on_for_longer_is_unfinished(tmp_path):
     )
 
 
-def test_a_final_score_of_a_stretch_is_no_validation_on_the_way(tmp_path):
+def test_a_final_score_of_a_stretch_is_not_a_validation(tmp_path):
     path = make_run(tmp_path, "none", 0, bits=2.0, finished=False)
     before = read_curves(path)
     assert before.final_score is None
@@ -64,7 +64,7 @@ def test_a_final_score_of_a_stretch_is_no_validation_on_the_way(tmp_path):
     assert after.whole_score is None
 
 
-def test_damaged_lines_are_left_out(tmp_path):
+def test_damaged_lines_are_skipped(tmp_path):
     path = make_run(tmp_path, "none", 0, bits=2.0)
     before = read_curves(path)
     with (path / "metrics.jsonl").open("a") as file:

@@ -1,4 +1,4 @@
-"""A plan carried out: by real runs, each once, interrupted or not."""
+"""run_plan: real runs, each trained once, with and without interruption."""
 
 import json
 import os
@@ -11,7 +11,8 @@ import tomli_w
 from caches import new_cache
 from charladder.errors import UserError
 from charladder.studies import runner
-from charladder.studies.plan import Plan, read_plan
+from charladder.studies.plan import Plan
+from charladder.studies.plan_file import read_plan
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, RunStarted, default_jobs, run_plan
 from charladder.training.metrics import read_metrics
 from helpers import assert_same_tensors
@@ -40,7 +41,7 @@ def plan(place: Path, **changes) -> Plan:
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
-    """The folder of a plan of two arms and two seeds that nobody disturbed, two runs at once."""
+    """The directory of an uninterrupted study of two arms and two seeds, two runs at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHARLADDER_CACHE", new_cache(place / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -55,7 +56,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
-    """Which file each name is, and when it was written."""
+    """Inode and time of modification of every file."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "plan.toml")]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
@@ -65,7 +66,7 @@ def bits(folder: Path, name: str) -> float:
     return line["bits_per_character"]
 
 
-def test_every_arm_is_trained_with_every_seed_as_train_would(whole, place):
+def test_trains_every_arm_with_every_seed(whole, place):
     names = ("none-seed0", "layers-seed0", "none-seed1", "layers-seed1")
     scores = [bits(whole, name) for name in names]
     assert len(set(scores)) == 4
@@ -74,7 +75,7 @@ def test_every_arm_is_trained_with_every_seed_as_train_would(whole, place):
     assert read_plan(whole / "plan.toml") == plan(place, name="tiny")
 
 
-def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place, monkeypatch):
+def test_finished_runs_are_not_repeated_and_seeds_can_be_added(whole, place, monkeypatch):
     before = states(whole)
     monkeypatch.setattr(runner, "start_run", lambda *_: pytest.fail("a finished run was repeated"))
     ends = list(run_plan(plan(place), whole, jobs=2))
@@ -89,7 +90,7 @@ def test_finished_runs_are_not_repeated_and_more_seeds_are_welcome(whole, place,
 
 
 @pytest.mark.slow
-def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
+def test_resume_gives_the_same_bits(whole, place):
     asked: list[bool] = []
     events = []
     for one in run_plan(plan(place, seeds=1), place / "cut", jobs=1, stop=lambda: bool(asked)):
@@ -113,7 +114,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_bits(whole, place):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_told_and_the_others_go_on(place):
+def test_a_failed_run_is_reported_and_the_others_are_trained(place):
     explode = {"training.optimizer": "momentum", "training.learning_rate": 1e25, "training.clip": 0.0}
     arms = {"bad": {**explode, "training.warmup": 0.0}, "good": {"training.steps": 20}}
     events = list(run_plan(plan(place, arms=arms, seeds=1), place / "failing", jobs=2))
@@ -123,12 +124,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(place):
     assert [one.run.arm.name for one in events if isinstance(one, RunFinished)] == ["good"]
 
 
-def test_nobody_outlives_whoever_gives_up(place):
+def test_closing_the_generator_stops_all_processes(place):
     events = run_plan(plan(place, seeds=1), place / "left", jobs=2)
     begun = [next(events), next(events)]
     assert all(isinstance(one, RunStarted) for one in begun)
     until = time.monotonic() + 10
-    while len(children()) < 2 and time.monotonic() < until:  # a process that has just begun has no words yet
+    while len(children()) < 2 and time.monotonic() < until:  # a process that has just started has no arguments yet
         time.sleep(0.01)
     assert len(children()) == 2
     events.close()
@@ -136,7 +137,7 @@ def test_nobody_outlives_whoever_gives_up(place):
 
 
 def children() -> list[bytes]:
-    """The command lines of the runs that are children of this process."""
+    """Command lines of the runs that are child processes."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -147,7 +148,7 @@ def children() -> list[bytes]:
     return [words for words in found if b"charladder.studies.child_process" in words]
 
 
-def test_another_plan_in_the_folder_is_refused(whole, place):
+def test_a_directory_of_another_plan_is_refused(whole, place):
     before = states(whole)
     for changes, said in (
         (
@@ -163,7 +164,7 @@ def test_another_plan_in_the_folder_is_refused(whole, place):
     assert states(whole) == before
 
 
-def test_what_is_no_run_or_another_one_is_left_alone(whole, place, tmp_path):
+def test_other_contents_of_the_directory_are_not_changed(whole, place, tmp_path):
     (tmp_path / "out" / "none-seed0").mkdir(parents=True)
     with pytest.raises(UserError, match=r"none-seed0 is not a run directory"):
         next(run_plan(plan(place), tmp_path / "out", jobs=1))
@@ -177,7 +178,7 @@ def test_what_is_no_run_or_another_one_is_left_alone(whole, place, tmp_path):
         next(run_plan(plan(place), tmp_path / "file", jobs=1))
 
 
-def test_a_base_of_ones_own_is_copied_into_the_folder(place, tmp_path):
+def test_a_base_recipe_file_is_copied_into_the_directory(place, tmp_path):
     (place / "mine.toml").write_text('recipe = "mine"\n[training]\nminutes = 3\noptimizer = "adamw"\n')
     list(run_plan(plan(place, base="mine.toml"), tmp_path / "out", jobs=1, stop=lambda: True))
     again = read_plan(tmp_path / "out" / "plan.toml")
@@ -187,7 +188,7 @@ def test_a_base_of_ones_own_is_copied_into_the_folder(place, tmp_path):
     assert list(run_plan(again, tmp_path / "out", jobs=1, stop=lambda: True)) == []
 
 
-def test_how_many_runs_at_once(place, monkeypatch):
+def test_default_jobs_and_shares_of_gpus(place, monkeypatch):
     for cores, jobs in ((2, 1), (3, 1), (4, 2), (16, 8)):
         monkeypatch.setattr(runner, "available_cores", lambda cores=cores: cores)
         assert default_jobs(plan(place)) == jobs

@@ -18,7 +18,7 @@ from charladder.studies.statistics import (
 )
 
 
-def test_the_interval_by_hand():
+def test_interval_by_hand():
     found = estimate_mean([1.0, 2.0, 3.0, 4.0, 5.0])
     # Standard deviation sqrt(2.5), standard error sqrt(0.5), t(0.975, 4) = 2.776445.
     assert found is not None and found.n == 5 and found.mean == 3.0
@@ -26,7 +26,7 @@ def test_the_interval_by_hand():
     assert found.high == pytest.approx(3 + 2.776445 * math.sqrt(0.5), abs=1e-6)
 
 
-def test_the_interval_against_scipy():
+def test_interval_against_scipy():
     numbers = np.random.default_rng(0).normal(2, 0.1, 7).tolist()
     found = estimate_mean(numbers)
     low, high = stats.t.interval(0.95, 6, np.mean(numbers), stats.sem(numbers))
@@ -34,7 +34,7 @@ def test_the_interval_against_scipy():
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
 
 
-def test_one_number_has_no_interval_and_none_no_mean():
+def test_interval_needs_two_numbers():
     assert estimate_mean([]) is None
     found = estimate_mean([2.5])
     assert found is not None
@@ -42,7 +42,7 @@ def test_one_number_has_no_interval_and_none_no_mean():
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
-def test_the_interval_covers_the_truth_as_often_as_it_says(n):
+def test_interval_covers_the_mean_in_95_percent_of_trials(n):
     trials, rng = 4000, np.random.default_rng(n)
     hits = 0
     for numbers in rng.normal(1.8, 0.02, (trials, n)):
@@ -53,7 +53,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n):
     assert hits / trials == pytest.approx(0.95, abs=0.0104)
 
 
-def test_without_a_difference_no_difference_is_shown_as_often_as_is_said():
+def test_false_positive_rate_is_5_percent():
     trials, rng = 4000, np.random.default_rng(1)
     false = 0
     for arm, baseline in rng.normal(1.8, 0.02, (trials, 2, 5)):
@@ -75,14 +75,14 @@ def test_paired_differences_against_scipy():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
-def test_seeds_that_one_arm_lacks_are_in_no_pair():
+def test_only_common_seeds_are_paired():
     found = paired_difference({0: 1.0, 1: 2.0, 7: 100.0}, {0: 1.5, 1: 2.25, 3: -100.0})
     assert found is not None
     assert found.seeds == (0, 1)
     assert found.mean == -0.375
 
 
-def test_one_pair_has_no_p_and_no_pair_nothing():
+def test_one_pair_has_no_p_value():
     found = paired_difference({0: 1.0}, {0: 1.5, 1: 2.0})
     assert found == Difference(-0.5, None, None, None, (0,))
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
@@ -118,26 +118,26 @@ def test_verdicts():
     assert make_verdict(None, None, "none") == TOO_FEW_SEEDS
 
 
-def test_a_crossing_lies_between_two_measured_points():
+def test_crossing_is_interpolated():
     x, bits = np.array([10.0, 20.0, 40.0]), np.array([3.0, 2.0, 1.0])
     assert first_crossing(x, bits, 2.5) == 15
     assert first_crossing(x, bits, 2.0) == 20
     assert first_crossing(x, bits, 1.25) == 35
 
 
-def test_a_crossing_is_never_extrapolated():
+def test_crossing_is_not_extrapolated():
     x, bits = np.array([10.0, 20.0, 40.0]), np.array([3.0, 2.0, 1.0])
     assert first_crossing(x, bits, 0.999) is None
-    assert first_crossing(x, bits, 3.5) == 10  # already there at its first point, and nothing is known before
+    assert first_crossing(x, bits, 3.5) == 10  # the first point is below the level
     assert first_crossing(x[:0], bits[:0], 2.0) is None
 
 
-def test_the_first_crossing_counts():
+def test_first_of_two_crossings():
     x, bits = np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 1.0, 3.0, 1.0])
     assert first_crossing(x, bits, 2.0) == 1.5
 
 
-def test_a_band_lies_only_where_all_curves_do():
+def test_band_covers_the_common_range():
     one = np.array([0.0, 10.0, 20.0]), np.array([4.0, 3.0, 2.0])
     two = np.array([5.0, 15.0, 40.0]), np.array([2.0, 1.0, 0.0])
     found = confidence_band([one, two])
@@ -149,21 +149,21 @@ def test_a_band_lies_only_where_all_curves_do():
     assert (found.low_P[0], found.high_P[0]) == pytest.approx(expected)
 
 
-def test_curves_without_a_common_stretch_have_no_band():
+def test_no_band_without_a_common_range():
     one, two = (np.array([0.0, 1.0]), np.ones(2)), (np.array([2.0, 3.0]), np.ones(2))
     assert confidence_band([one, two]) is None
     assert confidence_band([]) is None
     assert confidence_band([(np.array([]), np.array([]))]) is None
 
 
-def test_one_curve_has_no_band_around_it():
+def test_band_of_one_curve_has_no_interval():
     found = confidence_band([(np.array([0.0, 1.0]), np.array([2.0, 1.0]))])
     assert found is not None
     assert (found.low_P, found.high_P) == (None, None)
     assert found.mean_P.tolist() == [2, 1]
 
 
-def test_without_scipy_a_sentence_says_what_to_install(monkeypatch):
+def test_missing_scipy_names_the_extra_to_install(monkeypatch):
     ours = builtins.__import__
 
     def without(name, *others, **more):

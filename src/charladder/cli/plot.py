@@ -1,4 +1,4 @@
-"""charladder plot"""
+"""`charladder plot`: curves of runs, or the schedule of a recipe, as a picture."""
 
 import os
 from argparse import Namespace
@@ -15,8 +15,8 @@ from charladder.studies.plots import X_AXES, draw_runs, draw_schedule
 from charladder.studies.results import RunCurves, read_curves
 from charladder.text import Alphabet
 
-MAX_TERMS = 24
-FORMATS = ".png", ".svg"
+_MAX_TERMS = 24
+_FORMATS = ".png", ".svg"
 
 
 def make_parser() -> Parser:
@@ -57,19 +57,19 @@ def main(argv: list[str]) -> int:
 
 
 def _check_output_path(path: Path, force: bool) -> None:
-    """Raises UserError where a picture cannot be put there, or would take the place of something."""
-    if path.suffix.lower() not in FORMATS:
+    """Raises UserError unless a picture can be written to `path`."""
+    if path.suffix.lower() not in _FORMATS:
         raise UserError(f"--out is {str(path)!r}; its name must end in .png or .svg")
     if path.is_dir():
-        raise UserError(f"--out is {str(path)!r}, which is a folder; give the name of a file")
+        raise UserError(f"--out is {str(path)!r}, which is a directory; give the name of a file")
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} to put {path.name} into; make it first")
+        raise UserError(f"there is no directory {path.parent} for {path.name}; create it first")
     if os.path.lexists(path) and not force:
-        raise UserError(f"{path} exists and is not written over; choose another --out, or add --force")
+        raise UserError(f"{path} exists and is not overwritten; choose another --out, or add --force")
 
 
 def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
-    """Draws the curves of the runs; returns what --json says of them."""
+    """Draws the curves of the runs; returns the contents of --json."""
     names = list(dict.fromkeys(options.runs))
     _check_alphabets({name: open_run(Path(name)).alphabet for name in names})
     runs = {name: _read_run_curves(name) for name in names}
@@ -80,7 +80,7 @@ def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
         if absent:
             print_message(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
     draw_runs(runs, terms, by, path)
-    ended = {name: one.final_score or {} for name, one in runs.items()}
+    scores = {name: one.final_score or {} for name, one in runs.items()}
     return {
         "by": by,
         "terms": terms,
@@ -90,9 +90,9 @@ def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
                 "steps": curves.steps,
                 "characters": curves.characters,
                 "seconds": curves.seconds,
-                "valid_bits_per_character": ended[name].get("bits_per_character"),
-                "valid_characters": ended[name].get("characters"),
-                "valid_part": bool(ended[name].get("part")),
+                "valid_bits_per_character": scores[name].get("bits_per_character"),
+                "valid_characters": scores[name].get("characters"),
+                "valid_part": bool(scores[name].get("part")),
             }
             for name, curves in runs.items()
         ],
@@ -100,8 +100,8 @@ def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
 
 
 def _check_alphabets(alphabets: dict[str, Alphabet]) -> None:
-    """Raises UserError where a character of one run is a byte and one of another run is a Unicode character, for then
-    bits per character have no common axis. Says where runs have different letters."""
+    """Raises UserError where the characters of some runs are bytes and those of others Unicode characters, whose bits
+    per character cannot be compared. Prints a note where runs have different letters."""
     by_kind = {alphabet.kind: name for name, alphabet in reversed(alphabets.items())}
     if len(by_kind) > 1:
         raise UserError(
@@ -116,7 +116,7 @@ def _check_alphabets(alphabets: dict[str, Alphabet]) -> None:
 
 
 def _read_run_curves(name: str) -> RunCurves:
-    """The curves of a run. Raises UserError where there are none."""
+    """Reads the curves of a run. Raises UserError for a run without metrics."""
     if (Path(name) / "metrics.jsonl").is_file():
         curves = read_curves(Path(name))
         if curves.terms:
@@ -125,25 +125,25 @@ def _read_run_curves(name: str) -> RunCurves:
 
 
 def _parse_terms(given: str, runs: dict[str, RunCurves]) -> list[str]:
-    """Names of terms, in their order. Raises UserError with the nearest for one that no run has."""
+    """The names in --terms. Raises UserError, with the most similar name, for a term that no run has."""
     known = dict.fromkeys(term for curves in runs.values() for term in curves.terms)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if not names:
-        raise UserError(f"--terms is {given!r}; give names of terms with commas between them, as main,layer1.target1")
+        raise UserError(f"--terms is {given!r}; give names of terms separated by commas, such as main,layer1.target1")
     for name in names:
         if name not in known:
-            raise UserError(f"--terms: no run given here has a term called {name!r}{suggest_names(name, known)}")
-    if len(names) > MAX_TERMS:
-        raise UserError(f"--terms names {len(names)} terms; a picture holds at most {MAX_TERMS}")
+            raise UserError(f"--terms: no run has a term called {name!r}{suggest_names(name, known)}")
+    if len(names) > _MAX_TERMS:
+        raise UserError(f"--terms names {len(names)} terms; the maximum is {_MAX_TERMS}")
     return names
 
 
 def _plot_schedule(options: Namespace, path: Path) -> dict[str, Any]:
-    """Draws the schedule of one run or recipe; returns what --json says of it."""
+    """Draws the schedule of one run or recipe; returns the contents of --json."""
     if options.by is not None or options.terms is not None:
-        raise UserError("--by and --terms go with curves, and --schedule draws none; leave them out")
+        raise UserError("--by and --terms cannot be combined with --schedule; leave them out")
     if len(options.runs) > 1:
-        raise UserError(f"--schedule draws one run or recipe, and {len(options.runs)} are given")
+        raise UserError(f"--schedule draws one run or recipe, but {len(options.runs)} are given")
     (name,) = options.runs
     recipe = open_run(Path(name)).recipe if Path(name).is_dir() else resolve(load_recipe_fields(name))
     draw_schedule(recipe.objective, recipe.model.layers, name, path)

@@ -1,4 +1,4 @@
-"""charladder study"""
+"""`charladder study`: trains the runs of a plan and reports their differences."""
 
 import contextlib
 import dataclasses
@@ -24,11 +24,9 @@ from charladder.studies.plan import (
     check_plan,
     differing_settings,
     format_option_value,
-    parse_fields,
-    parse_seeds,
-    read_plan,
     resolve_recipe,
 )
+from charladder.studies.plan_file import parse_fields, parse_seeds, read_plan
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
 from charladder.text import Corpus, check_data_exists, missing_downloads, open_corpus
 
@@ -67,7 +65,7 @@ def main(argv: list[str]) -> int:
         return _print_dry_run(console, plan, folder, jobs, options.json)
     if options.report_only:
         if not (folder / "plan.toml").is_file():
-            raise UserError(f"{folder} holds no plan that was begun, for it has no plan.toml; see --out")
+            raise UserError(f"{folder} has no plan.toml, so no study was started there; see --out")
         _write_report(console, folder, [], options.json)
         return 0
     _check_data(plan)
@@ -75,35 +73,37 @@ def main(argv: list[str]) -> int:
 
 
 def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
-    """The plan with what the command line says in place of its own."""
+    """The plan with the values of the command line. Raises UserError for an invalid plan."""
     if data:
         plan = dataclasses.replace(plan, data=tuple(data))
     if seeds is not None:
         plan = dataclasses.replace(plan, seeds=parse_seeds(_parse_count("--seeds", seeds)))
     given: dict[str, Any] = {}
-    for one in fields:
-        name, equals, value = one.partition("=")
+    for option in fields:
+        name, equals, value = option.partition("=")
         if not equals:
-            raise UserError(f"--set {one} has no value; write --set FIELD=VALUE")
+            raise UserError(f"--set {option} has no value; write --set FIELD=VALUE")
         given |= parse_fields({name.replace("-", "_"): value}, "--set")
-    kept = {
-        name: v for name, v in plan.fields.items() if name not in BUDGET_FIELDS or not set(BUDGET_FIELDS) & set(given)
-    }
-    plan = dataclasses.replace(plan, fields={**kept, **given})
+    overridden = BUDGET_FIELDS if set(BUDGET_FIELDS) & set(given) else ()  # a run has one budget
+    fields_of_plan = {name: value for name, value in plan.fields.items() if name not in overridden}
+    plan = dataclasses.replace(plan, fields={**fields_of_plan, **given})
     check_plan(plan)
     return plan
 
 
 def _check_data(plan: Plan, fetch: bool = True) -> None:
-    """Reads the text, so that what is wrong with it is said once and before anything starts. Raises UserError.
+    """Raises UserError, before any run starts, for a text that cannot be read or is too short.
 
-    fetch: whether it may be downloaded; where it would have to be and may not, only the rest of it is looked for.
+    fetch: whether texts may be downloaded. If not, and one is not in the cache, only the existence of the others is
+    checked.
     """
-    absent = [] if fetch else missing_downloads(plan.data)
-    if absent:
-        print_message(f"note: {', '.join(absent)} is not in the cache and would be downloaded; the text is not checked")
+    to_download = [] if fetch else missing_downloads(plan.data)
+    if to_download:
+        print_message(
+            f"note: {', '.join(to_download)} is not in the cache and would be downloaded; the text is not checked"
+        )
         for data in plan.data:
-            if data not in absent:
+            if data not in to_download:
                 check_data_exists(data)
         return
     corpora: dict[Any, Corpus] = {}
@@ -118,7 +118,7 @@ def _check_data(plan: Plan, fetch: bool = True) -> None:
         parts = split_corpus(recipe, corpora[kind])
         if parts.train[1] - parts.train[0] < window or parts.valid[1] <= parts.valid[0]:
             raise UserError(
-                f"arm {arm.name!r} of the plan wants a window of {window} characters to train on and a valid part, and "
+                f"arm {arm.name!r} of the plan needs {window} characters to train on and a valid part, and "
                 f"{corpora[kind].name} has {len(corpora[kind].ids_N):,} characters; set text.valid and text.test lower"
             )
 
@@ -130,12 +130,12 @@ def _parse_count(option: str, text: str) -> int:
 
 
 def _print_line(console: Console, sentence: str) -> None:
-    """A line as it is, however long."""
+    """Prints a line without wrapping or markup."""
     console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
-    """All runs, and in which settings the arms differ."""
+    """Prints the runs, and the settings in which the arms differ; returns the exit code."""
     differ, runs = differing_settings(plan), list_planned_runs(plan, folder)
     if as_json:
         print(dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
@@ -144,20 +144,20 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
         console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once"
     )
     for arm, fields in differ.items():
-        told = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
-        _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {told or 'the base as it is'}")
+        settings = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
+        _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {settings or 'the base recipe'}")
     for run in runs:
-        _print_line(console, f"{run.path}{' (begun)' if run.path.exists() else ''}")
+        _print_line(console, f"{run.path}{' (started)' if run.path.exists() else ''}")
     return 0
 
 
 def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
-    """Carries the plan out, shows it, and reports; returns the exit code."""
-    asked: list[int] = []
+    """Trains the runs, shows their progress, and writes the report; returns the exit code."""
+    signals: list[int] = []
     ends: list[RunFinished | RunFailed | RunInterrupted] = []
-    events = run_plan(plan, folder, jobs, lambda: bool(asked))
-    # Closed here and not whenever it is collected: whatever goes wrong, no process is left behind.
-    with stop_on_signal(asked), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
+    events = run_plan(plan, folder, jobs, lambda: bool(signals))
+    # Closing the generator stops all processes, also when an error is raised here.
+    with stop_on_signal(signals), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
         for event in events:
             table.show(event)
             if isinstance(event, RunFinished | RunFailed | RunInterrupted):
@@ -165,8 +165,8 @@ def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: b
     failed = [end for end in ends if isinstance(end, RunFailed)]
     for end in failed:
         print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
-    if asked or any(isinstance(end, RunInterrupted) for end in ends):
-        _print_line(console, f"stopped and saved; go on with: charladder study {shlex.join(argv)}")
+    if signals or any(isinstance(end, RunInterrupted) for end in ends):
+        _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
         return 130
     _write_report(console, folder, ends, as_json)
     return 1 if failed else 0
@@ -175,8 +175,8 @@ def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: b
 def _write_report(
     console: Console, folder: Path, ends: list[RunFinished | RunFailed | RunInterrupted], as_json: bool
 ) -> None:
-    """Writes the report, and says where it is."""
-    # Here, for it loads the libraries of statistics and plots.
+    """Writes the report and prints its paths."""
+    # Imported here because it loads scipy and matplotlib.
     from charladder.studies.report_files import write_report
 
     paths = write_report(folder)

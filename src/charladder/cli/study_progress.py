@@ -1,4 +1,4 @@
-"""What a person sees while a plan is carried out: a live table on a terminal, a line a run elsewhere."""
+"""The progress of a study: a live table on a terminal, a line for each run elsewhere."""
 
 import time
 from statistics import fmean
@@ -15,29 +15,27 @@ _RunKey = tuple[str, int]
 
 
 class StudyProgress(LiveDisplay):
-    """A context manager; `show` takes the events of the runner."""
+    """Displays the events of `run_plan`, which are passed to `show`."""
 
     def __init__(self, console: Console, plan: Plan, jobs: int) -> None:
         super().__init__(console, refresh_per_second=2)
         self.plan, self.jobs = plan, jobs
         self.cells: dict[_RunKey, str] = {}
         self.scores: dict[_RunKey, float] = {}
-        self.progress_by_run: dict[_RunKey, float] = {}  # progress
+        self.progress_by_run: dict[_RunKey, float] = {}  # of the runs that are being trained
         self.ended_runs, self.already_finished, self.started_at = 0, 0, time.monotonic()
-        self.pace_start: tuple[float, float] | None = (
-            None  # when the pace began to be measured, and the runs done by then
-        )
+        self.pace_start: tuple[float, float] | None = None  # time, and runs done by then
 
     def show(self, event: Event) -> None:
         key = event.run.arm.name, event.run.seed
         name = f"{key[0]} seed {key[1]}"
         if isinstance(event, RunStarted):
-            self.progress_by_run[key], self.cells[key] = 0.0, "begun"
+            self.progress_by_run[key], self.cells[key] = 0.0, "started"
             if self.live is None and event.resumed:
-                self._print_line(f"{name}: goes on")
+                self._print_line(f"{name}: resumed")
         elif isinstance(event, RunProgress):
             self.progress_by_run[key] = event.progress
-            if self.pace_start is None and event.progress > 0:  # not before: processes take a while to start
+            if self.pace_start is None and event.progress > 0:  # so that the start of processes is not counted
                 self.pace_start = time.monotonic(), self._done_runs()
             self.cells[key] = f"{event.progress:.0%}" + (f" {event.bits:.2f}" if event.bits is not None else "")
         else:
@@ -51,18 +49,18 @@ class StudyProgress(LiveDisplay):
             self.live.update(self._render_table())
 
     def _show_end(self, key: _RunKey, name: str, event: RunFinished | RunFailed | RunInterrupted) -> None:
-        """A run has ended, well or not."""
+        """Updates the cell of a run that has ended, or prints its line."""
         if isinstance(event, RunFinished):
             self.scores[key], self.cells[key] = event.bits, f"{event.bits:.4f}"
             how = "finished before" if event.already_finished else f"{event.seconds:.0f} s"
             ended = f"{self.ended_runs} of {self.total_runs}"
-            said = f"{event.bits:.4f} bits per character ({how}; {ended}, left {self.time_left()})"
+            result = f"{event.bits:.4f} bits per character ({how}; {ended}, left {self.time_left()})"
         elif isinstance(event, RunFailed):
-            self.cells[key], said = "failed", f"failed with exit code {event.exit_code}; see {event.run.log_path}"
+            self.cells[key], result = "failed", f"failed with exit code {event.exit_code}; see {event.run.log_path}"
         else:
-            self.cells[key], said = "stopped", "stopped and saved"
+            self.cells[key], result = "stopped", "stopped and saved"
         if self.live is None:
-            self._print_line(f"{name}: {said}")
+            self._print_line(f"{name}: {result}")
 
     def _print_line(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -72,20 +70,16 @@ class StudyProgress(LiveDisplay):
         return len(self.plan.arms) * len(self.plan.seeds)
 
     def _done_runs(self) -> float:
-        """Runs done by now, parts of those at work included; without those that were finished before."""
+        """Runs done since the start, with the progress of those that are being trained."""
         return self.ended_runs - self.already_finished + sum(self.progress_by_run.values())
 
     def time_left(self) -> str:
-        """Time left by the pace so far."""
+        """Remaining time at the mean pace so far; `?` while the pace is unknown."""
         if self.pace_start is None or self._done_runs() <= self.pace_start[1]:
             return "?"
-        since, before = self.pace_start
-        seconds = (
-            (time.monotonic() - since)
-            * (self.total_runs - self.already_finished - self._done_runs())
-            / (self._done_runs() - before)
-        )
-        return format_time_left(seconds)
+        (since, done_before), done = self.pace_start, self._done_runs()
+        remaining = self.total_runs - self.already_finished - done
+        return format_time_left((time.monotonic() - since) * remaining / (done - done_before))
 
     def _render_table(self) -> Group:
         table = AdaptiveTable("arm", *(f"seed {seed}" for seed in self.plan.seeds), "mean")

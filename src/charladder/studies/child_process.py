@@ -1,7 +1,7 @@
-"""`python -m charladder.studies.child_process WORDS`: charladder WORDS, which ends with whoever started it.
+"""`python -m charladder.studies.child_process PARENT_PID ARGUMENTS`: charladder ARGUMENTS, until the parent ends.
 
-A parent that is killed can stop nobody any more, so on Linux the kernel is asked to send a request to end, upon which
-training saves and stops. Elsewhere a run whose parent was killed trains to its end.
+On Linux the kernel sends SIGTERM when the parent is killed, upon which training saves and stops. On other systems a run
+whose parent was killed trains to its end.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def terminate_with_parent(parent_pid: int) -> None:
-    """Asks for SIGTERM when the process `parent` ends; ends at once where it has ended already."""
+    """Requests SIGTERM for the end of the parent process; exits if the parent has already ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent_pid:

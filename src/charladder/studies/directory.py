@@ -1,4 +1,4 @@
-"""The folder of a plan: plan.toml, and a run directory and a log for each arm and seed."""
+"""The directory of a study: plan.toml, and a run directory and a log for each arm and seed."""
 
 import dataclasses
 import math
@@ -17,15 +17,16 @@ from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import Recipe, load_recipe_fields
 from charladder.run import open_run
-from charladder.studies.plan import Arm, Plan, plan_to_tables, resolve_recipe, run_directory_name
+from charladder.studies.plan import Arm, Plan, resolve_recipe, run_directory_name
+from charladder.studies.plan_file import plan_to_tables
 from charladder.training.metrics import read_metrics
 
-_BASE_FILE = "base.toml"  # a copy of a base recipe that is a file: what a folder says holds without it
+_BASE_FILE = "base.toml"  # a copy of the base recipe, where that is a file of the user
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One arm with one seed, and where it is kept."""
+    """One arm with one seed, and its run directory."""
 
     arm: Arm
     seed: int
@@ -37,8 +38,8 @@ class PlannedRun:
 
 
 def list_planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
-    """All runs in their order: seed by seed, so that a plan that is cut short has whole seeds, and a machine that
-    grows slower does so for all arms alike."""
+    """All runs in the order of training: seed by seed, so that an interrupted study has complete seeds, and a machine
+    that becomes slower affects all arms alike."""
     return [
         PlannedRun(arm, seed, folder / run_directory_name(arm.name, seed)) for seed in plan.seeds for arm in plan.arms
     ]
@@ -46,9 +47,9 @@ def list_planned_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 @contextmanager
 def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
-    """The plan, written down in its folder, which is this process's until the end; its base is then the copy there.
+    """Creates and locks the study's directory, writes the plan there, and yields it with the copy of its base recipe.
 
-    Raises UserError where the folder holds another plan, or something else in place of a run, and leaves it as it is.
+    Raises UserError, and changes nothing, where the directory holds another plan or is locked.
     """
     check_study_directory(plan, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"{folder} is being worked on by another process; wait for it, or stop it") from None
+        raise UserError(f"{folder} is in use by another process; wait until it ends, or stop it") from None
     try:
         if plan.base.endswith(".toml"):
             write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(load_recipe_fields(plan.base))))
@@ -67,12 +68,12 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
 
 
 def _plan_file_tables(plan: Plan) -> dict[str, Any]:
-    """What plan.toml says; a base of one's own is the copy beside it."""
+    """The contents of plan.toml, in which the base recipe is the copy beside it."""
     return {**plan_to_tables(plan), **({"base": _BASE_FILE} if plan.base.endswith(".toml") else {})}
 
 
 def _nest_fields(raw: dict[str, Any]) -> dict[str, Any]:
-    """Dotted fields as TOML tables."""
+    """Fields by dotted name as nested tables."""
     tables: dict[str, Any] = {}
     for name, value in raw.items():
         section, _, field = name.rpartition(".")
@@ -81,16 +82,16 @@ def _nest_fields(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_study_directory(plan: Plan, folder: Path) -> None:
-    """Raises UserError where a plan cannot be carried out in this folder, for what is there already."""
+    """Raises UserError where the directory holds another plan, or a run with other settings."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and a plan needs a folder", field="out", rule="choose another folder")
+        raise UserError(f"{folder} is a file, and a study needs a folder", field="out", rule="choose another folder")
     _check_same_plan(plan, folder)
     for run in list_planned_runs(plan, folder):
         _check_same_settings(plan, run)
 
 
 def _check_same_plan(plan: Plan, folder: Path) -> None:
-    """Raises UserError where plan.toml is of another plan. More seeds than it had are welcome."""
+    """Raises UserError where plan.toml is of another plan. The new plan may have more seeds and other contrasts."""
     path = folder / "plan.toml"
     if not path.exists():
         return
@@ -102,26 +103,26 @@ def _check_same_plan(plan: Plan, folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", field="out", rule="choose another folder") from None
     new = tomllib.loads(tomli_w.dumps(_plan_file_tables(plan)))
-    had, have = old.pop("seeds", None), new.pop("seeds")
+    old_seeds, new_seeds = old.pop("seeds", None), new.pop("seeds")
     for tables in (old, new):
-        tables.pop("contrasts", None)  # they ask other questions of the same runs
+        tables.pop("contrasts", None)  # they are computed from the same runs
     if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
         what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
         raise UserError(f"{folder} holds another plan ({what} differs)", field="out", rule="choose another folder")
-    if not isinstance(had, list) or not set(had) <= set(have):
+    if not isinstance(old_seeds, list) or not set(old_seeds) <= set(new_seeds):
         raise UserError(
-            f"{folder} has runs of the seeds {had}, and some are not in this plan",
+            f"{folder} has runs of the seeds {old_seeds}, and some are not in this plan",
             field="out",
             rule="choose another folder",
         )
 
 
 def _check_same_settings(plan: Plan, run: PlannedRun) -> None:
-    """Raises UserError where something else than the run that is planned lies in its place."""
+    """Raises UserError where the run directory holds a run with other settings."""
     if not run.path.exists():
         return
-    found, wanted = open_run(run.path).recipe, resolve_recipe(plan, run.arm, run.seed)
-    if _comparable_settings(found) != _comparable_settings(wanted):
+    existing, planned = open_run(run.path).recipe, resolve_recipe(plan, run.arm, run.seed)
+    if _comparable_settings(existing) != _comparable_settings(planned):
         raise UserError(
             f"{run.path} is a run with other settings than the plan's", field="out",
             rule="move it, or choose another folder",
@@ -129,19 +130,19 @@ def _check_same_settings(plan: Plan, run: PlannedRun) -> None:
 
 
 def _comparable_settings(recipe: Recipe) -> tuple[Any, ...]:
-    """What makes two runs the same: all that is not filled in when a run begins."""
+    """The settings of a run without those that `train` fills in from the data and the machine."""
     text = dataclasses.replace(recipe.text, data=(), characters=0, sha256="", files=0, letters="")
     return text, recipe.model, recipe.objective, dataclasses.replace(recipe.training, micro_batch=0)
 
 
 def read_final_bits(plan: Plan, run: PlannedRun) -> float | None:
-    """The score of a finished run on the whole valid part; None of one that is not finished."""
+    """Bits per character of a finished run on the whole valid part; None for an unfinished run."""
     path = run.path / "metrics.jsonl"
     if not path.is_file():
         return None
     budget = resolve_recipe(plan, run.arm, run.seed).training
     for line in reversed(read_metrics(path)):
-        # A score of the whole part is written at the end of training; the budget must be this one.
+        # A run that was trained with a smaller budget also has a score of the whole part.
         spent = line["step"] >= budget.steps and line.get("trained_characters", 0) >= budget.characters
         scored = "split" in line and "part" not in line and math.isfinite(line["bits_per_character"])
         if scored and (spent or line.get("ended_early")):
@@ -150,7 +151,7 @@ def read_final_bits(plan: Plan, run: PlannedRun) -> float | None:
 
 
 def read_progress(run: PlannedRun) -> tuple[float, float | None]:
-    """Progress and bits of the last step that a run has logged."""
+    """Progress in [0, 1] and bits at the last logged step of a run."""
     path = run.path / "metrics.jsonl"
     lines = [line for line in read_metrics(path) if "terms" in line] if path.is_file() else []
     if not lines:

@@ -1,4 +1,7 @@
-"""Curves of several runs side by side, and the schedule of a ladder's layers, as pictures in files."""
+"""The figures of `charladder plot`: curves of several runs, and the schedule of the layers' losses.
+
+Shapes: P points of a curve, S samples of progress, R layers, K targets.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,59 +24,56 @@ from charladder.plotting import (
 from charladder.studies.results import Curve, RunCurves
 
 X_AXES = {"characters": "million characters", "seconds": "seconds of training", "steps": "steps"}
-MAX_TARGETS = 8  # targets that are drawn
-MAX_WEIGHTS = 1_000_000  # weights that are computed for a picture
-AVERAGED_STEPS = 16  # steps over which weights that move every step are averaged
+MAX_TARGETS = 8  # panels of a schedule
+MAX_WEIGHTS = 1_000_000  # computed for one figure
+AVERAGED_STEPS = 16  # for weights that change at every step
 
 
 def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path: Path) -> None:
-    """Bits per character of the runs over `by`: the stretch of the valid part, and each term of the training loss."""
+    """Draws bits per character over `by`: of the validations, and of each term of the training loss."""
     with matplotlib_style(CURVE_STYLE) as Figure:
         rows = -(-(1 + len(terms)) // 2)
         figure = Figure(figsize=(10, 3.8 * rows), layout="constrained")
         panels = list(figure.subplots(rows, 2, squeeze=False).flat)
         handles: dict[str, Any] = {}
-        titles = ["valid (the stretch scored on the way)", *(f"training: {term}" for term in terms)]
+        titles = ["valid (a stretch of the valid part)", *(f"training: {term}" for term in terms)]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
-            later: list[float] = []  # after the opening, whose losses would flatten all others
-            for place, (name, curves) in enumerate(runs.items()):
+            later_bits: list[float] = []  # without the opening
+            for index, (name, curves) in enumerate(runs.items()):
                 curve = curves.validations if panel == 0 else curves.terms.get(terms[panel - 1])
                 if curve is not None and len(curve.bits_P):
-                    marker = "." if panel == 0 else ""
-                    handles[name] = axes.plot(_x_values(curve, by), curve.bits_P, marker=marker, **curve_style(place))[
-                        0
-                    ]
-                    later += after_opening(curve.steps_P, curve.bits_P, curves.steps)
+                    style = curve_style(index) | {"marker": "." if panel == 0 else ""}
+                    (handles[name],) = axes.plot(_x_values(curve, by), curve.bits_P, **style)
+                    later_bits += after_opening(curve.steps_P, curve.bits_P, curves.steps)
             if panel > 0:
-                fit_y_axis(axes, later)
+                fit_y_axis(axes, later_bits)
             axes.set(title=literal_text(title), xlabel=X_AXES[by], ylabel="bits per character")
         for axes in panels[len(titles) :]:
             axes.set_visible(False)
-        figure.legend(
-            list(handles.values()), [literal_text(name) for name in handles], loc="outside lower center", ncols=2
-        )
+        labels = [literal_text(name) for name in handles]
+        figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=2)
         save_figure(figure, path)
 
 
 def _x_values(curve: Curve, by: str) -> np.ndarray:
-    """The x of a curve's points, (P,)."""
+    """The x values of a curve, (P,)."""
     return {"characters": curve.characters_P / 1e6, "seconds": curve.seconds_P, "steps": curve.steps_P}[by]
 
 
 def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path) -> None:
-    """Layer against progress, with the weight of the layer's loss as colour; a panel a target."""
+    """Draws the weight of every layer's loss as a colour over progress, in a panel for each target."""
     _, weights_SRK = sample_schedule(settings, layers)
     shown = min(settings.targets, MAX_TARGETS)
     with matplotlib_style() as Figure:
         figure = Figure(figsize=(min(14, 3.2 * shown + 2), min(12, 2.2 + 0.25 * layers)), layout="constrained")
         panels = figure.subplots(1, shown, squeeze=False, sharey=True)[0]
         weights_SRK = weights_SRK[:, :, :shown]
-        most = max(1e-9, float(weights_SRK.max()))
+        max_weight = max(1e-9, float(weights_SRK.max()))
         image = None
         for k, axes in enumerate(panels):
             edges = 0, 1, 0.5, layers + 0.5
             image = axes.imshow(
-                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=weight_norm(most),
+                weights_SRK[:, :, k].T, origin="lower", aspect="auto", extent=edges, norm=weight_norm(max_weight),
                 cmap=WEIGHT_COLORMAP, interpolation="nearest",
             )  # fmt: skip
             axes.set(title="next character" if k == 0 else f"{k + 1} ahead", xlabel="progress")
@@ -86,8 +86,10 @@ def draw_schedule(settings: ObjectiveConfig, layers: int, name: str, path: Path)
 
 
 def sample_schedule(settings: ObjectiveConfig, layers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Progress (samples,), each in the middle of its part of training, and the weights there, (samples, layers,
-    targets); of those that move every step the mean over TAKEN_IN_TURN steps."""
+    """Samples of progress, (S,), each in the middle of its part of training, and the weights there, (S, R, K).
+
+    Weights that change at every step are averaged over AVERAGED_STEPS steps.
+    """
     steps = AVERAGED_STEPS if depends_on_step(settings) else 1
     samples = int(np.clip(MAX_WEIGHTS // (layers * settings.targets * steps), 20, 200))
     progress_S = (np.arange(samples) + 0.5) / samples

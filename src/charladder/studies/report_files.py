@@ -1,17 +1,16 @@
-"""Writes the report of a plan: as HTML, Markdown and CSV."""
+"""The files of a study's report: HTML, Markdown and CSV."""
 
 from pathlib import Path
 
 from charladder.atomic_io import write_text
 from charladder.studies import csv_tables, html_report, markdown_report
-from charladder.studies.plan import read_plan
+from charladder.studies.plan_file import read_plan
 from charladder.studies.report import build_report
 from charladder.studies.results import collect_results
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Reads plan.toml and all runs in `folder`. Writes report.html, report.md, report.csv, summary.csv and norms.csv
-    there."""
+    """Reads plan.toml and all runs in `folder`, writes the report there, and returns its paths."""
     plan = read_plan(folder / "plan.toml")
     report = build_report(plan, collect_results(folder, plan))
     texts = {

@@ -1,6 +1,6 @@
-"""Carries a plan out: each run is a process of `charladder train`, several at once where the machine has room.
+"""Trains the runs of a plan: each is a process of `charladder train`, and several can run at once.
 
-It is an iterator of events, so that whoever displays a plan needs nothing from whoever carries it out.
+`run_plan` yields events, from which the caller displays progress.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from charladder.studies.directory import (
 from charladder.studies.plan import Plan, format_option_value, resolve_recipe, training_options
 from charladder.training.devices import choose_device
 
-POLL_SECONDS = 0.1  # seconds between two looks at the processes
-PROGRESS_SECONDS = 2.0  # seconds between two looks at what they have logged
-STOP_TIMEOUT_SECONDS = 10.0  # seconds in which a process may save when it must end at once
+POLL_SECONDS = 0.1  # between two polls of the processes
+PROGRESS_SECONDS = 2.0  # between two reads of their metrics
+STOP_TIMEOUT_SECONDS = 10.0  # for a process to save and stop, before it is killed
 INTERRUPTED_EXIT_CODE = 130
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A process has been started; `again` where the run had begun before."""
+    """A process was started. resumed: the run directory existed before."""
 
     run: PlannedRun
     resumed: bool
@@ -42,7 +42,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is, and the bits of its last logged step."""
+    """Progress in [0, 1] and bits at the last logged step of a run."""
 
     run: PlannedRun
     progress: float
@@ -51,7 +51,7 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """A run is done, with its bits on the whole valid part; `before` where it was when the plan was taken up."""
+    """A run has finished. bits: of the whole valid part. already_finished: before `run_plan` was called."""
 
     run: PlannedRun
     bits: float
@@ -61,7 +61,7 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class RunFailed:
-    """A process ended with neither a score nor a request to stop; its log says why."""
+    """A process ended without a score and was not asked to stop; its log has the reason."""
 
     run: PlannedRun
     exit_code: int
@@ -69,7 +69,7 @@ class RunFailed:
 
 @dataclass(frozen=True)
 class RunInterrupted:
-    """A run was stopped, saved, and goes on when the plan does."""
+    """A run was stopped and saved; the next `run_plan` resumes it."""
 
     run: PlannedRun
 
@@ -79,7 +79,7 @@ Event = RunStarted | RunProgress | RunFinished | RunFailed | RunInterrupted
 
 @dataclass
 class ChildProcess:
-    """A process at work on a run."""
+    """A process that trains a run. slot: which of the concurrent runs it is, from 0."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
@@ -91,9 +91,9 @@ class ChildProcess:
 def run_plan(
     plan: Plan, folder: Path, jobs: int, stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
-    """Trains all that is not finished, `jobs` runs at once, until all have ended or `stop` says so.
+    """Trains the unfinished runs, `jobs` at once, until all have ended or `stop` returns True.
 
-    Raises UserError, before anything starts, where the folder holds something else.
+    Raises UserError, before any run starts, where the folder holds another plan.
     """
     with open_study_directory(plan, folder) as plan:
         waiting: list[PlannedRun] = []
@@ -103,55 +103,55 @@ def run_plan(
                 waiting.append(run)
             else:
                 yield RunFinished(run, bits, 0.0, already_finished=True)
-        at_work: list[ChildProcess] = []
+        children: list[ChildProcess] = []
         try:
-            yield from _run_processes(plan, waiting, at_work, jobs, stop)
+            yield from _run_processes(plan, waiting, children, jobs, stop)
         finally:
-            _stop_all(at_work)
+            _stop_all(children)
 
 
 def _run_processes(
-    plan: Plan, waiting: list[PlannedRun], at_work: list[ChildProcess], jobs: int, stop: Callable[[], bool]
+    plan: Plan, waiting: list[PlannedRun], children: list[ChildProcess], jobs: int, stop: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Starts processes while there are slots, and says what becomes of them."""
-    told, looked = False, time.monotonic()
-    while at_work or (waiting and not told):
-        if stop() and not told:
-            told = True
+    """Starts a process for every free slot, and yields the events of all processes."""
+    stopping, last_progress = False, time.monotonic()
+    while children or (waiting and not stopping):
+        if stop() and not stopping:
+            stopping = True
             waiting.clear()
-            for child in at_work:
+            for child in children:
                 _request_stop(child)
-        while waiting and len(at_work) < jobs:
-            slot = min(set(range(jobs)) - {child.slot for child in at_work})
+        while waiting and len(children) < jobs:
+            slot = min(set(range(jobs)) - {child.slot for child in children})
             run = waiting.pop(0)
-            again = run.path.exists()
-            at_work.append(start_run(plan, run, slot, jobs))
-            yield RunStarted(run, again)
-        for child in [child for child in at_work if child.process.poll() is not None]:
-            at_work.remove(child)
+            resumed = run.path.exists()
+            children.append(start_run(plan, run, slot, jobs))
+            yield RunStarted(run, resumed)
+        for child in [child for child in children if child.process.poll() is not None]:
+            children.remove(child)
             child.log.close()
-            yield _end_event(plan, child, told)
-        if time.monotonic() - looked > PROGRESS_SECONDS:
-            looked = time.monotonic()
-            for child in list(at_work):
+            yield _end_event(plan, child, stopping)
+        if time.monotonic() - last_progress > PROGRESS_SECONDS:
+            last_progress = time.monotonic()
+            for child in list(children):
                 yield RunProgress(child.run, *read_progress(child.run))
-        if at_work:
+        if children:
             time.sleep(POLL_SECONDS)
 
 
-def _end_event(plan: Plan, child: ChildProcess, told: bool) -> Event:
-    """What became of a process that has ended."""
+def _end_event(plan: Plan, child: ChildProcess, stopping: bool) -> Event:
+    """The event for a process that has ended."""
     bits, code = read_final_bits(plan, child.run), child.process.returncode
     if code == 0 and bits is not None:
         return RunFinished(child.run, bits, time.monotonic() - child.started_at)
-    # One that was asked to stop before it could listen ends as Python does, and has lost nothing.
-    if code == INTERRUPTED_EXIT_CODE or (told and code in (1, -signal.SIGINT, -signal.SIGTERM)):
+    # These are the exit codes of a process that is stopped before it has installed its signal handlers.
+    if code == INTERRUPTED_EXIT_CODE or (stopping and code in (1, -signal.SIGINT, -signal.SIGTERM)):
         return RunInterrupted(child.run)
     return RunFailed(child.run, code)
 
 
 def train_arguments(plan: Plan, run: PlannedRun) -> list[str]:
-    """The words of `charladder train` for a run: those that begin it, or that go on with it."""
+    """The arguments of `charladder` that start or resume a run."""
     if run.path.exists():
         return ["train", "--resume", str(run.path), "--score=whole", "--json"]
     fields = training_options(plan, run.arm, run.seed).items()
@@ -169,7 +169,7 @@ def train_arguments(plan: Plan, run: PlannedRun) -> list[str]:
 
 
 def start_run(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> ChildProcess:
-    """Starts a run, in a session of its own: Ctrl-C comes to it once, by us, and not from the terminal as well."""
+    """Starts a run in a new session, so that the terminal does not send it Ctrl-C; the parent requests the stop."""
     command = [sys.executable, "-m", "charladder.studies.child_process", str(os.getpid()), *train_arguments(plan, run)]
     log = run.log_path.open("ab")
     try:
@@ -184,21 +184,23 @@ def start_run(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> ChildProcess
 
 
 def child_environment(plan: Plan, slot: int, jobs: int) -> dict[str, str]:
-    """The environment of the run in a slot: its share of the cores, and its GPU. Of one run at a time: as it is."""
-    found = dict(os.environ)
+    """The environment of the run in a slot: where `jobs` is above 1, its share of the cores and its GPU."""
+    environment = dict(os.environ)
     if jobs > 1:
         share = max(1, available_cores() // jobs)
-        own = found.get("OMP_NUM_THREADS", "")
-        found["OMP_NUM_THREADS"] = str(min(share, int(own)) if own.isdecimal() and int(own) else share)
+        threads = environment.get("OMP_NUM_THREADS", "")
+        environment["OMP_NUM_THREADS"] = str(
+            min(share, int(threads)) if threads.isdecimal() and int(threads) else share
+        )
         if training_device(plan) == "cuda":
-            cards = found.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-            found["CUDA_VISIBLE_DEVICES"] = cards.split(",")[slot % len(cards.split(","))]
-    return found
+            gpus = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+            environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[slot % len(gpus.split(","))]
+    return environment
 
 
 def default_jobs(plan: Plan) -> int:
-    """How many runs at once: one where seconds are the budget, for they are equal on a quiet machine only; otherwise
-    one a GPU, or two cores each."""
+    """How many runs to train at once: one for each GPU, or for every two cores. One where the budget is in minutes, as
+    concurrent runs would get less done in them."""
     if any("training.minutes" in {**plan.fields, **arm.fields} for arm in plan.arms):
         return 1
     device = training_device(plan)
@@ -208,30 +210,30 @@ def default_jobs(plan: Plan) -> int:
 
 
 def training_device(plan: Plan) -> str:
-    """What the runs train on; a GPU that the plan names by number is not ours to share out."""
+    """The device of the runs, such as cpu, cuda or cuda:1."""
     return str(choose_device(resolve_recipe(plan, plan.arms[0], plan.seeds[0]).training.device))
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _request_stop(child: ChildProcess) -> None:
-    """Asks a process to save and stop: not by SIGINT, which what a shell starts in the background ignores, and whatever
-    that starts."""
+    """Requests that a process saves and stops. Processes that a shell starts in the background ignore SIGINT, and so do
+    their children, so the signal is SIGTERM."""
     with contextlib.suppress(OSError, ValueError):
         child.process.send_signal(signal.SIGTERM)
 
 
 def _stop_all(children: list[ChildProcess]) -> None:
-    """Nobody at work outlives us: they are asked, and after a while killed."""
+    """Stops all processes, and kills those that do not stop in time."""
     for child in children:
         _request_stop(child)
-    until = time.monotonic() + STOP_TIMEOUT_SECONDS
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     for child in children:
         try:
-            child.process.wait(max(0.0, until - time.monotonic()))
+            child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait()

@@ -1,0 +1,182 @@
+"""Plans as TOML: the plans of the package and the files of the user."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from charladder.errors import UserError, suggest_names
+from charladder.input_files import parse_toml, read_bytes
+from charladder.recipe import RecipeFields, convert_value, field_types, suggest_field
+from charladder.studies.plan import Arm, Contrast, Plan, check_plan, format_option_value
+
+_PLAN_KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
+_RESERVED_FIELDS = {
+    "training.seed": "the plan's `seeds`",
+    "text.data": "the plan's `data`",
+    **dict.fromkeys(("text.characters", "text.sha256", "text.files", "text.letters"), "the data itself"),
+}
+_MAX_ARMS = 1000
+
+
+def list_bundled_plans() -> list[str]:
+    """Names of the plans that are part of the package."""
+    folder = resources.files("charladder") / "studies" / "plans"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_plan(name_or_path: str | Path) -> Plan:
+    """Reads and checks a plan of the package by its name, or a TOML file. Raises UserError for an invalid plan."""
+    name = str(name_or_path)
+    if name in list_bundled_plans():
+        data, folder = (resources.files("charladder") / "studies" / "plans" / f"{name}.toml").read_bytes(), None
+    elif name.endswith(".toml"):
+        try:
+            data, folder = read_bytes(Path(name)), Path(name).parent
+        except OSError as error:
+            raise UserError(f"plan {name} cannot be read: {error.strerror}") from None
+    else:
+        raise UserError(
+            f"there is no plan called {name!r}{suggest_names(name, list_bundled_plans())}; the name of a "
+            "plan file ends in .toml"
+        )
+    tables = parse_toml(data, f"plan {name}")
+    plan = _parse_plan(tables, Path(name).stem, folder)
+    check_plan(plan)
+    return plan
+
+
+def plan_to_tables(plan: Plan) -> dict[str, Any]:
+    """The plan as the tables of plan.toml, with every arm and without defaults."""
+    contrasts = {one.name: {"plus": list(one.plus), "minus": list(one.minus)} for one in plan.contrasts}
+    return {
+        "name": plan.name,
+        "question": plan.question,
+        "rule": plan.rule,
+        "base": plan.base,
+        "data": list(plan.data),
+        "seeds": list(plan.seeds),
+        "baseline": plan.baseline,
+        "set": plan.fields,
+        "arms": {arm.name: arm.fields for arm in plan.arms},
+        **({"contrasts": contrasts} if contrasts else {}),
+    }
+
+
+def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
+    """The plan in TOML tables. The path of a base recipe is relative to `folder`, that of the plan."""
+    for key in tables:
+        if key not in _PLAN_KEYS:
+            raise UserError(f"the plan has the unknown key {key!r}{suggest_names(key, _PLAN_KEYS)}")
+    base = _get_string(tables, "base", "ladder")
+    if base.endswith(".toml") and folder is not None:
+        base = str(folder / base)
+    arms = _parse_arms(_get_table(tables, "arms"), _get_table(tables, "factors"))
+    data = tables.get("data", ["python"])
+    return Plan(
+        name=_get_string(tables, "name", name),
+        question=_get_string(tables, "question", ""),
+        rule=_get_string(tables, "rule", ""),
+        base=base,
+        data=convert_value("data", data, tuple[str, ...]),
+        fields=parse_fields(_get_table(tables, "set"), "[set] of the plan"),
+        arms=arms,
+        seeds=parse_seeds(tables.get("seeds", 5)),
+        baseline=_get_string(tables, "baseline", arms[0].name),
+        contrasts=_parse_contrasts(_get_table(tables, "contrasts"), {arm.name for arm in arms}),
+    )
+
+
+def parse_seeds(value: Any) -> tuple[int, ...]:
+    """Seeds from a list, or from their number: 3 gives 0, 1, 2."""
+    if type(value) is int and 1 <= value <= _MAX_ARMS:
+        return tuple(range(value))
+    if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
+        raise UserError(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or their number")
+    for seed in value:
+        if value.count(seed) > 1:
+            raise UserError(f"the plan has the seed {seed} twice; leave one out")
+    return tuple(value)
+
+
+def parse_fields(tables: dict[str, Any], where: str) -> RecipeFields:
+    """Recipe fields by dotted name, converted to their types. where: the place, for error messages."""
+    return {name: _parse_field(name, value, where) for name, value in _flatten(tables)}
+
+
+def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
+    """Every named arm with every combination of the factors' values."""
+    if not named and not factors:
+        raise UserError("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
+    for name, fields in named.items():
+        if not isinstance(fields, dict):
+            raise UserError(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
+    arms = [Arm(name, parse_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()]
+    grid: dict[str, list[Any]] = {}
+    for name, values in _flatten(factors):
+        if not isinstance(values, list) or not values:
+            raise UserError(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
+        grid[name] = [_parse_field(name, value, "[factors] of the plan") for value in values]
+    if max(1, len(arms)) * math.prod(len(values) for values in grid.values()) > _MAX_ARMS:
+        raise UserError(f"the plan has more than {_MAX_ARMS:,} arms; leave out factors or values")
+    short = [name.rpartition(".")[2] for name in grid]
+    names = short if len(set(short)) == len(short) else list(grid)
+    combined = []
+    for arm in arms or [Arm("", {})]:
+        for values in itertools.product(*grid.values()):
+            parts = [f"{name}={format_option_value(value)}" for name, value in zip(names, values, strict=True)]
+            label = " ".join([arm.name, *parts] if arm.name else parts)
+            combined.append(Arm(label, {**arm.fields, **dict(zip(grid, values, strict=True))}))
+    return tuple(combined)
+
+
+def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:
+    """Contrasts by name. Raises UserError for an unknown arm, or unless both sides have the same number of arms."""
+    contrasts = []
+    for name, sides in tables.items():
+        where = f"contrast {name!r} of the plan"
+        if not isinstance(sides, dict) or set(sides) != {"plus", "minus"}:
+            raise UserError(f"{where} must be a table with `plus` and `minus`, two lists of arms")
+        plus, minus = (convert_value(f"{where}: {side}", sides[side], tuple[str, ...]) for side in ("plus", "minus"))
+        for arm in (*plus, *minus):
+            if arm not in arms:
+                raise UserError(f"{where} has the unknown arm {arm!r}{suggest_names(arm, arms)}")
+        if not plus or len(plus) != len(minus):
+            raise UserError(f"{where} adds {len(plus)} arms and subtracts {len(minus)}; give as many of both")
+        contrasts.append(Contrast(name, plus, minus))
+    return tuple(contrasts)
+
+
+def _parse_field(name: str, value: Any, where: str) -> Any:
+    """The value of one recipe field, converted to its type."""
+    types = field_types()
+    if name not in types:
+        raise UserError(f"{where} sets the unknown field {name!r}{suggest_field(name)}")
+    if name in _RESERVED_FIELDS:
+        raise UserError(f"{where} sets {name}, which is set by {_RESERVED_FIELDS[name]}; leave it out")
+    return convert_value(name, value, types[name])
+
+
+def _flatten(tables: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested tables as dotted names."""
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _get_string(tables: dict[str, Any], key: str, default: str) -> str:
+    value = tables.get(key, default)
+    if not isinstance(value, str):
+        raise UserError(f"{key} of the plan is {value!r}; it must be text")
+    return value
+
+
+def _get_table(tables: dict[str, Any], key: str) -> dict[str, Any]:
+    value = tables.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{key} of the plan is {value!r}; it must be a table, [{key}]")
+    return value
