@@ -15,13 +15,12 @@ from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import SequenceState
-from charladder.generation.speculative import AutoDrafter, NgramDrafter
 from charladder.generation.speculative.factory import DrafterName, make_drafter
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
-_MAX_NGRAM_CHARACTERS = 4096
+_MAX_NGRAM_CHARACTERS = 4096  # looked up at the end of a text; indexing a long prompt would delay all texts
 _MAX_CACHED_CONFIGS = 16  # each drafter has packed weights of its own
 
 
@@ -54,12 +53,6 @@ class SingleTextDrafter:
             self.drafter.observe(passes, characters, seconds)
 
 
-def _limit_ngram_lookup(drafter: object) -> None:
-    """Limits an n-gram drafter to the end of the text: looking up in a long prompt would delay all texts."""
-    if isinstance(drafter, NgramDrafter):
-        drafter.max_characters = _MAX_NGRAM_CHARACTERS
-
-
 class DecodingConfigs:
     """Makes and caches the configs of one runner. Not thread-safe."""
 
@@ -74,9 +67,6 @@ class DecodingConfigs:
             self.cache.move_to_end(key)
             return self.cache[key]
         drafter = self._make_drafter(draft, sampling)
-        for candidate in drafter.candidates if isinstance(drafter, AutoDrafter) else ():
-            _limit_ngram_lookup(candidate.drafter)
-        _limit_ngram_lookup(drafter)
         if draft == "auto":
             drafter = cast(Any, SingleTextDrafter(drafter, self.num_active))
         self.cache[key] = config = DecodingConfig(sampling, drafter)
@@ -96,4 +86,6 @@ class DecodingConfigs:
         return names
 
     def _make_drafter(self, name: DrafterName, sampling: SamplingParams) -> Any:
-        return make_drafter(name, self.run, self.runner, sampling, None, lambda: None, self.dtype)
+        return make_drafter(
+            name, self.run, self.runner, sampling, dtype=self.dtype, max_ngram_characters=_MAX_NGRAM_CHARACTERS
+        )

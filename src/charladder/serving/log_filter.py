@@ -13,7 +13,7 @@ def add_log_filters() -> None:
     """Filters the loggers of uvicorn and asyncio."""
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
-        if not any(isinstance(one, RepeatFilter) for one in logger.filters):
+        if not any(isinstance(existing, RepeatFilter) for existing in logger.filters):
             logger.addFilter(RepeatFilter())
 
 

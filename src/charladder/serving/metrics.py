@@ -41,8 +41,8 @@ class RequestMetrics:
         yield "# HELP charladder_request_seconds Seconds from the head of a request to the end of its answer."
         yield "# TYPE charladder_request_seconds histogram"
         for name, counts in sorted(self.buckets.items()):
-            for place, bound in enumerate([*map(str, _BUCKET_SECONDS), "+Inf"]):
-                yield f'charladder_request_seconds_bucket{{path="{name}",le="{bound}"}} {sum(counts[: place + 1])}'
+            for index, bound in enumerate([*map(str, _BUCKET_SECONDS), "+Inf"]):
+                yield f'charladder_request_seconds_bucket{{path="{name}",le="{bound}"}} {sum(counts[: index + 1])}'
             yield f'charladder_request_seconds_sum{{path="{name}"}} {self.seconds[name]:.6f}'
             yield f'charladder_request_seconds_count{{path="{name}"}} {sum(counts)}'
 
@@ -64,7 +64,7 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, size = time.monotonic(), 499, 0  # 499: the client disconnected before the response
+        started_at, status, size = time.monotonic(), 499, 0  # 499: the client disconnected before the response
 
         async def send_and_count(message: Message) -> None:
             nonlocal status, size
@@ -76,7 +76,7 @@ class MetricsMiddleware:
         try:
             await self.app(scope, receive, send_and_count)
         finally:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started_at
             self.metrics.add(scope["path"], status, seconds)
             if self.log:
                 client = (scope.get("client") or ("-",))[0]

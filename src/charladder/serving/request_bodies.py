@@ -52,7 +52,7 @@ def wrong_field(error: ValidationError, model: type[RequestModel]) -> APIError:
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     field = errors[0]["loc"][0]
     # A field of several types has an error for each. The deepest one is of the type that was meant.
-    worst = max((one for one in errors if one["loc"][0] == field), key=lambda one: len(one["loc"]))
+    worst = max((item for item in errors if item["loc"][0] == field), key=lambda item: len(item["loc"]))
     if worst["type"] == "extra_forbidden":
         known = model if len(worst["loc"]) == 1 else StreamOptions
         name = printable(worst["loc"][-1])

@@ -131,7 +131,7 @@ class Scorer:
         self, ids: list[int], num_candidates: int, check: Any
     ) -> tuple[list[float], list[list[tuple[int, float]]]]:
         """Of every symbol but the first: its log-probability, and the most likely candidates with theirs."""
-        ids_N, nats, found = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
+        ids_N, nats, candidates = np.array(ids, np.int64), [0.0] * len(ids), [[] for _ in ids]
         last: list[list[tuple[int, float]]] = []  # of the windows that `record` receives next
 
         def predict(tokens_BT: Tensor, keep: int) -> Tensor:
@@ -144,24 +144,24 @@ class Scorer:
             return logits_BTV
 
         def record(scored: ScoredCharacters) -> None:
-            for place, said, best in zip(scored.positions_M.tolist(), scored.nats_M.tolist(), last, strict=True):
-                nats[place], found[place] = -said, best
+            for place, place_nats, best in zip(scored.positions_M.tolist(), scored.nats_M.tolist(), last, strict=True):
+                nats[place], candidates[place] = -place_nats, best
 
         evaluate(
             predict, ids_N, (0, len(ids)), self.context, self.stride, self.tokenizer.alphabet.size,
             self.network.output.weight.device, _MAX_BATCH_CHARACTERS, check, on_scored=record,
         )  # fmt: skip
         _to_finite_list(np.array(nats))
-        return nats[1:], found[1:]
+        return nats[1:], candidates[1:]
 
     def _score_layers(
         self, ids_N: np.ndarray, part: tuple[int, int], begin: int, end: int, check: Any
     ) -> list[dict[str, Any]]:
         """For each head the bits of every symbol; None at the first positions, which it does not predict."""
-        found: dict[tuple[int, int], list[float | None]] = {}
+        bits_of_heads: dict[tuple[int, int], list[float | None]] = {}
 
         def record(layer: int, target: int, places_M: np.ndarray, nats_M: np.ndarray) -> None:
-            bits = found.setdefault((layer, target), [None] * (end - begin))
+            bits = bits_of_heads.setdefault((layer, target), [None] * (end - begin))
             for place, nats in zip(places_M.tolist(), nats_M.tolist(), strict=True):
                 if begin <= place < end:
                     bits[place - begin] = nats / math.log(2)
@@ -172,8 +172,8 @@ class Scorer:
         if part[0] < end:
             evaluate_layers(self.network, self.objective, ids_N, part, self.context, self.stride, None, check, record)
         return [
-            {"term": term_name(layer, k, self.layers), "layer": layer, "target": k, "bits": found[layer, k]}
-            for layer, k in sorted(found)
+            {"term": term_name(layer, k, self.layers), "layer": layer, "target": k, "bits": bits_of_heads[layer, k]}
+            for layer, k in sorted(bits_of_heads)
         ]
 
     def predictions_at(self, ids: list[int], place: int, check: Any) -> dict[str, Any]:
@@ -182,11 +182,11 @@ class Scorer:
         heads: dict[int, list[dict[str, Any]]] = {layer: [] for layer in range(1, self.layers + 1)}
         bits: float | None = None
         if place:
-            for one in predictions_at(self.network, self.objective, ids_N, place, self.context, self.stride):
-                _to_finite_list(one.p_V)
-                if (one.layer, one.target) == (self.layers, 1) and place < len(ids):
-                    bits = max(0.0, -math.log2(max(one.p_V[ids[place]], 1e-300)))
-                heads[one.layer].append(self._describe_head(one, ids, place))
+            for prediction in predictions_at(self.network, self.objective, ids_N, place, self.context, self.stride):
+                _to_finite_list(prediction.p_V)
+                if (prediction.layer, prediction.target) == (self.layers, 1) and place < len(ids):
+                    bits = max(0.0, -math.log2(max(prediction.p_V[ids[place]], 1e-300)))
+                heads[prediction.layer].append(self._describe_head(prediction, ids, place))
         elif ids:
             bits = math.log2(self.tokenizer.alphabet.size)
         return {
@@ -196,17 +196,17 @@ class Scorer:
             "note": None
             if place
             else "the first character has no text before it and is scored as a uniform draw from the alphabet",
-            "rows": [{"layer": layer, "heads": found} for layer, found in heads.items()],
+            "rows": [{"layer": layer, "heads": layer_heads} for layer, layer_heads in heads.items()],
         }
 
     def _describe_head(self, prediction: HeadPrediction, ids: list[int], place: int) -> dict[str, Any]:
-        there = place + prediction.target - 1
+        position = place + prediction.target - 1
         actual = None
-        if there < len(ids):
-            seen = ids[there]
-            actual = self._describe_symbol(seen) | {
-                "probability": float(prediction.p_V[seen]),
-                "rank": prediction.rank(seen),
+        if position < len(ids):
+            symbol = ids[position]
+            actual = self._describe_symbol(symbol) | {
+                "probability": float(prediction.p_V[symbol]),
+                "rank": prediction.rank(symbol),
             }
         learned = self.last_learned.get(prediction.term)
         return {

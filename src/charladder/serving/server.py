@@ -33,8 +33,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # asyncio accepts as many connections at once as its backlog, and logs an error for each without a descriptor.
-        for one in sockets or []:
-            one.listen(_BACKLOG_CONNECTIONS)
+        for listening in sockets or []:
+            listening.listen(_BACKLOG_CONNECTIONS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.service.scorer.close()

@@ -38,7 +38,7 @@ class Tokenizer:
     def check_ids(self, ids: Sequence[int], name: str) -> list[int]:
         """The same ids. Raises UserError for one outside the alphabet."""
         if min(ids, default=0) < 0 or max(ids, default=0) >= self.alphabet.size:
-            wrong = next(one for one in ids if not 0 <= one < self.alphabet.size)
+            wrong = next(symbol for symbol in ids if not 0 <= symbol < self.alphabet.size)
             problem = f"{name} has the token {wrong} at position {ids.index(wrong)}"
             raise UserError(problem, field=name, rule=f"the tokens are 0 to {self.alphabet.size - 1}")
         return list(ids)
@@ -92,9 +92,9 @@ class IncrementalDecoder:
     def add(self, ids: Sequence[int], marks: Sequence[bool], last: bool) -> DecodedText:
         if not self.alphabet.letters and max(ids, default=0) < 128 and not self.utf8.getstate()[0]:
             return self._add_ascii(bytes(ids).decode(), marks)
-        text, marked, offsets = "", "", []
-        for one, mark in zip(ids, marks, strict=True):
-            piece = self.utf8.decode(self.alphabet.letters[one].encode() if self.alphabet.letters else bytes((one,)))
+        letters, text, marked, offsets = self.alphabet.letters, "", "", []
+        for symbol, mark in zip(ids, marks, strict=True):
+            piece = self.utf8.decode(letters[symbol].encode() if letters else bytes((symbol,)))
             text += piece
             marked += ("1" if mark else "0") * len(piece)
             complete = piece and not self.utf8.getstate()[0]

@@ -18,6 +18,7 @@ from charladder.generation.speculative import (
     NoDrafter,
 )  # fmt: skip
 from charladder.generation.speculative.heads_file import load_heads
+from charladder.generation.speculative.ngram import MAX_INDEXED_CHARACTERS
 from charladder.inference.runner import ModelRunner
 from charladder.run import Run
 
@@ -38,18 +39,20 @@ def make_drafter(
     training_text: Callable[[], np.ndarray | None] = lambda: None,
     dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = lambda sentence: None,
+    max_ngram_characters: int = MAX_INDEXED_CHARACTERS,
 ) -> Drafter:
     """Makes the drafter `name`, which proposes up to `length` characters (default: depends on the drafter).
 
-    training_text: returns the ids of the training text, for `ngram`. dtype: of packed heads. Raises UserError if the
-    run has no usable heads for the drafter; `auto` calls `report` instead and does not use it.
+    training_text: returns the ids of the training text, for `ngram`. dtype: of packed heads.
+    max_ngram_characters: how much of the text so far an n-gram drafter indexes. Raises UserError if the run has no
+    usable heads for the drafter; `auto` calls `report` instead and does not use it.
     """
     if length is not None and not 1 <= length <= 64:
         raise UserError(field="draft_length", value=length, rule="it must be between 1 and 64 characters")
     if name == "none":
         return NoDrafter()
     if name == "ngram":
-        return NgramDrafter(training_text(), length or 4)
+        return NgramDrafter(training_text(), length or 4, max_ngram_characters)
     if name == "auto":
         drafters: list[Drafter] = []
         reported = set()
@@ -63,7 +66,7 @@ def make_drafter(
                 continue
             if drafter is not None:
                 drafters.append(drafter)
-        drafters.append(NgramDrafter(None, length or 8))
+        drafters.append(NgramDrafter(None, length or 8, max_ngram_characters))
         return AutoDrafter([(d, _lengths_to_try(d, length)) for d in drafters])
     if name == "early-exit" and run.recipe.model.layers < 2:
         raise UserError(

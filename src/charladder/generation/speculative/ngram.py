@@ -26,11 +26,13 @@ class NgramDrafter:
     the one that followed it most often in the training text."""
 
     name = "ngram"
-    max_characters = MAX_INDEXED_CHARACTERS
 
-    def __init__(self, training_N: np.ndarray | None = None, length: int = 4) -> None:
-        """training_N: ids of the training text; counting them takes a few seconds."""
-        self.max_length = length
+    def __init__(
+        self, training_N: np.ndarray | None = None, length: int = 4, max_characters: int = MAX_INDEXED_CHARACTERS
+    ) -> None:
+        """training_N: ids of the training text; counting them takes a few seconds. max_characters: how much of the text
+        so far is indexed."""
+        self.max_length, self.max_characters = length, max_characters
         self.most_frequent: dict[int, MostFrequentNext] = {}
         if training_N is not None:
             self.most_frequent = {n: MostFrequentNext(training_N[:MAX_TRAINING_CHARACTERS], n) for n in ORDERS}
