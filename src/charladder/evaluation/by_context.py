@@ -56,7 +56,7 @@ def evaluate_by_context(
 
         own = max(1, context // 2) if stride is None else stride
         score = evaluate(context, own, count)
-        # The first character of a text is nobody's guess.
+        # The first character of a text is not predicted.
         found.append(
             ContextScore(
                 context, own, score.bits_per_character, right / score.characters, score.characters, score.seconds

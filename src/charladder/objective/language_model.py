@@ -220,7 +220,7 @@ class LanguageModelObjective(nn.Module):
     ) -> Report:
         """examples: the number of windows of the batch in this process, over all micro-batches; None: those given here.
 
-        apart: the gradients of single terms will be asked for, and not only that of their total.
+        separate_gradients: the caller needs the gradients of single terms, not only that of the total.
         """
         K = self.settings.targets
         B, T = windows_BTK.shape[0], windows_BTK.shape[1] - K
