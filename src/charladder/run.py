@@ -100,7 +100,7 @@ class Run:
         ):
             raise UserError(
                 f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
-                f"them; go on with charladder train --resume {shlex.quote(str(self.path))}, or use its last weights",
+                f"them; continue with charladder train --resume {shlex.quote(str(self.path))}, or use its last weights",
                 field="weights",
             )
         return objective

@@ -69,7 +69,7 @@ def test_several_files_with_boundaries_kept(capsys):
     assert main(["train", *TINY, "--run", "one", "--boundaries", "keep", "--", "a b.txt", "-x.txt", "c.txt"]) == 0
     assert "3 files" in capsys.readouterr().out
     assert main(["train", *TINY, "--boundaries", "keep", "b.txt", "c.txt"]) == 0
-    assert "note: 5 characters lie in files shorter than a window" in capsys.readouterr().out
+    assert "note: 5 characters are in files shorter than a window" in capsys.readouterr().out
     config = tomllib.loads(Path("one/config.toml").read_text())
     assert [Path(name).name for name in config["text"]["data"]] == ["a b.txt", "-x.txt", "c.txt"]
     assert (config["text"]["files"], config["text"]["boundaries"]) == (3, "keep")
@@ -160,8 +160,8 @@ def test_a_cached_text_that_is_cut_while_it_is_trained_on_is_no_lost_work(monkey
         assert main(["train", *words, "--run", "one"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     newest = 2 if validations else 3
-    assert f"cut short by another program; the last good checkpoint, one/checkpoints/{newest}, is kept" in said
-    assert "; go on with charladder train --resume one, and the text is converted again" in said
+    assert f"truncated by another program; the last good checkpoint, one/checkpoints/{newest}, is kept" in said
+    assert "; continue with charladder train --resume one, and the text is converted again" in said
     assert main(["train", "--resume", "one"]) == 0
     assert main(["train", *words, "--run", "two"]) == 0
     assert_same_tensors(Path("one/model.safetensors"), Path("two/model.safetensors"))

@@ -201,7 +201,10 @@ MISTAKES = [
     (["generate", "run", "--prompts", "prompts", "--prompt", "x"], "leave --prompt and --json out"),
     (["generate", "run", "--prompts", "nowhere"], "nowhere cannot be read"),
     (["generate", "run", "--prompts", "badline"], "badline, line 2: not a JSON string, or an object"),
-    (["generate", "run", "--prompts", "half"], "half, line 1: the prompt or a stop string has half a surrogate pair"),
+    (
+        ["generate", "run", "--prompts", "half"],
+        "half, line 1: the prompt or a stop string has half of a",
+    ),
     (["generate", "run", "--prompts", "empty"], "empty has no prompts"),
     (["generate", "lettered", "--prompts", "greek"], "greek, line 2 has the character 'Ω' at position 0"),
     (["generate", "lettered", "--stop", "Ω"], "the stop string has the character 'Ω'"),

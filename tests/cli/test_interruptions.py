@@ -92,7 +92,7 @@ def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whol
     process.send_signal(number)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
-    assert b"stopped and saved; go on with: charladder train --resume cut" in out
+    assert b"stopped and saved; continue with: charladder train --resume cut" in out
     assert b"Traceback" not in err
     (checkpoint,) = list_checkpoints(Path("cut/checkpoints"))
     assert 20 <= int(checkpoint.name) < 300
@@ -237,7 +237,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said_and_the_one_before_is_used(here
     assert f"note: {path} is damaged, and its checkpoint is not used: its checksum is not that of state.json" in (
         captured.err
     )
-    assert "going on from step 300" in captured.out
+    assert "continuing from step 300" in captured.out
 
 
 def test_batch_auto_keeps_the_batch_and_finds_how_many_windows_fit(here, monkeypatch, capsys):
@@ -330,7 +330,7 @@ def test_a_checkpoint_with_a_file_that_never_ends_is_passed_over(here, what, cap
     assert main(["train", "--resume", "run"]) == 0
     captured = capsys.readouterr()
     assert "state.json is damaged, and its checkpoint is not used: it is no plain file" in captured.err
-    assert "going on from step 3" in captured.out
+    assert "continuing from step 3" in captured.out
 
 
 @pytest.mark.parametrize("words", [["--layers", "auto"], ["--seed", "auto"], ["--training.micro-batch", "auto"]])

@@ -58,8 +58,8 @@ def test_mistakes_are_named_whatever_the_order(words, sentence):
         ("evaluate run --limit 5 gone", "there is no run directory run"),
         ("plot run --by seconds gone", "there is no run directory run"),
         ("study paper --seeds 1 gone", "there is no file or corpus called 'gone'"),
-        ("generate --length 5 run gone", "does not know what to do with 'gone'"),
-        ("corpora text8 --json gone", "does not know what to do with 'gone'"),
+        ("generate --length 5 run gone", "has no use for the argument 'gone'"),
+        ("corpora text8 --json gone", "has no use for the argument 'gone'"),
     ],
 )
 def test_every_command_takes_its_arguments_after_options(tmp_path, monkeypatch, capsys, words, sentence):

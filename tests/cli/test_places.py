@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_under_a_run(size):
         assert "the run directory small/run cannot be written" in said
         assert files == {}
     else:
-        assert "when it can be, go on with charladder train --resume small/run" in said
+        assert "when it can be, continue with charladder train --resume small/run" in said
         assert ("the last good checkpoint, small/run/checkpoints/4, is kept" in said) == (size == "500k")
         assert bash(f"{LADDER} train --resume left/run").returncode == 0, "and with room it goes on"
         assert bash(f"{LADDER} evaluate left/run --json").returncode == 0

@@ -160,7 +160,7 @@ def test_a_mistake_in_a_line_names_it(capsys, line, words, sentence):
     ("words", "sentence"),
     [
         (["bytes", "--encoding", "klingon"], "no text encoding called 'klingon'"),
-        (["bytes", "--encoding", "utf-16"], "--encoding utf-16 puts a mark before a text"),
+        (["bytes", "--encoding", "utf-16"], "--encoding utf-16 begins a text with a byte order mark"),
         (["lettered", "--encoding", "latin-1"], "lettered reads and writes Unicode characters"),
         (["recoded", "--encoding", "latin-1"], "recoded reads and writes Unicode characters"),
         (["bytes", "--encoding", "latin-1", "--prompt", "Ω"], "the prompt has the character 'Ω', which latin-1"),

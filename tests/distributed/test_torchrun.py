@@ -72,7 +72,7 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, t
     os.kill(ranks[1], signal.SIGKILL)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "going on from step" in out
+    assert "continuing from step" in out
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 401))
 
 
@@ -100,7 +100,7 @@ def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_
     os.kill(workers(process.pid)[1], signal.SIGTERM)
     out, err = process.communicate(timeout=600)
     assert process.returncode != 0
-    assert "stopped and saved; go on with: charladder train --resume" in out, err
+    assert "stopped and saved; continue with: charladder train --resume" in out, err
     (checkpoint,) = list_checkpoints(run / "checkpoints")
     steps = [line["step"] for line in read_metrics(metrics) if "terms" in line]
     assert steps == list(range(1, int(checkpoint.name) + 1))
@@ -137,7 +137,7 @@ def test_a_job_that_may_be_started_anew_must_name_its_run(tmp_path, text_file):
     process = torchrun(["train", str(text_file), "--steps", "8", *TINY], "--max-restarts", "1")
     _, err = process.communicate(timeout=600)
     assert process.returncode != 0
-    assert "torchrun may start this job anew, which must then know its run; give --run-dir DIR" in err
+    assert "torchrun may restart this job, which must then find its run; give --run-dir DIR" in err
 
 
 def test_a_rank_ends_without_taking_python_apart(tmp_path):

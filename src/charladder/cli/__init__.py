@@ -1,1 +1,1 @@
-"""The command line: one file a verb, each parses, calls and prints."""
+"""The command line: one module for each command, which parses options, calls the library and prints."""

@@ -1,16 +1,18 @@
-"""What a changed budget does to a run that goes on: its progress jumps, and what depends on progress jumps with it."""
+"""The effect of a new budget on a resumed run: progress changes at once, and all schedules with it."""
 
 from charladder.auxiliary import term_name
 from charladder.objective import term_weights
 from charladder.training import Trainer, TrainingConfig
 from charladder.training.schedule import learning_rate_factor, progress, step_share
 
-_MIN_RELATIVE_CHANGE = 0.01  # learning rates that differ by less than this share are not worth a word
+_MIN_RELATIVE_CHANGE = 0.01  # of the learning rate; smaller changes are not reported
 
 
 def describe_budget_change(trainer: Trainer, old_settings: TrainingConfig) -> str | None:
-    """One sentence about the next step: what its learning rate and losses would have been with the budget `before`,
-    and what they are now. None where nothing changes, or nothing has been trained yet."""
+    """One sentence about the learning rate and the active losses of the next step, with the old settings and now.
+
+    None if nothing changes or no step has been trained.
+    """
     clock = trainer.clock
     if not clock.step:
         return None
@@ -35,13 +37,13 @@ def describe_budget_change(trainer: Trainer, old_settings: TrainingConfig) -> st
 
 
 def _active_terms(trainer: Trainer, progress: float) -> set[str]:
-    """Names of the losses that contribute at a progress."""
+    """Names of the losses with a positive weight at a progress."""
     layers = trainer.network.settings.layers
     weights = term_weights(trainer.objective.settings, layers, progress, trainer.clock.step)
     return {term_name(layer, k, layers) for (layer, k), weight in weights.items() if weight > 0}
 
 
 def _format_names(names: set[str]) -> str:
-    """Their names where they are few."""
+    """The names if there are at most two, else the first and how many more."""
     shown = sorted(names)
     return " and ".join(shown) if len(shown) < 3 else f"{shown[0]} and {len(shown) - 1} more"

@@ -11,7 +11,7 @@ from charladder.errors import UserError, suggest_names
 from charladder.strict_json import dumps
 from charladder.text import PrunedItem, cache_folder, fetch_url, is_url, list_corpora, open_corpus, prune
 
-_DEFAULT_DAYS = 30.0  # without use, after which a text is removed by --prune
+_DEFAULT_DAYS = 30.0
 
 
 def make_parser() -> Parser:
@@ -35,20 +35,20 @@ def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
     if options.prune:
         if options.name or options.download:
-            raise UserError("--prune is of the whole cache; leave out NAME and --download")
+            raise UserError("--prune is for the whole cache; leave out NAME and --download")
         days = _DEFAULT_DAYS if options.days is None else options.days
         if not 0 <= days < float("inf"):
             raise UserError(f"--days is {days:g}; it must be a number of at least 0")
         _print_pruned(prune(days, options.dry_run), days, options.dry_run, options.json)
         return 0
     if options.days is not None or options.dry_run:
-        raise UserError("--days and --dry-run say how the cache is pruned; give --prune too")
+        raise UserError("--days and --dry-run need --prune; add it")
     known = list_corpora()
     if options.download and not options.name:
-        raise UserError("--download wants the NAME of a corpus or a URL; see charladder corpora")
+        raise UserError("--download needs the NAME of a corpus or a URL; see charladder corpora")
     if options.name and is_url(options.name):
         if not options.download:
-            raise UserError("a URL is fetched with --download, and once it is, `train URL` takes it from the cache")
+            raise UserError("a URL needs --download; afterwards `train URL` reads it from the cache")
         with reading_progress() as report:
             fetch_url(options.name, report, force=True)
             corpus = open_corpus(options.name, on_progress=report)
@@ -88,7 +88,7 @@ def _print_corpora(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
 
 
 def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: bool) -> None:
-    """What was removed, or would be, and what was kept, with bytes and the reason."""
+    """Prints what was removed, or would be, and what was kept, with its size and the reason."""
     going, kept = (
         [item for item in items if item.kept_because is None],
         [item for item in items if item.kept_because is not None],

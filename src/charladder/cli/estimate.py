@@ -1,4 +1,4 @@
-"""What a recipe needs, before anything of it is made: parameters, operations, memory."""
+"""Estimates of the parameters, operations and memory of a recipe, without creating its network."""
 
 import dataclasses
 from typing import Any
@@ -13,13 +13,13 @@ from charladder.text import Alphabet
 from charladder.training.distributed import all_reduce_min, world_size
 from charladder.training.memory import free_and_total_memory, peak_bytes
 
-_MAX_MEMORY_SHARE = 0.8  # of the free memory that an estimate may fill
+_MAX_MEMORY_SHARE = 0.8  # of free memory
 
 
 def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int]:
-    """Parameters of the network, those of its matrix products, and those of the auxiliary heads.
+    """Parameters of the network, of its matrix products, and of the auxiliary heads.
 
-    Counted at one and two layers, on no memory; each further layer adds as much as the second.
+    Counted at one and two layers, on the meta device; each further layer adds as much as the second.
     """
 
     def count(layers: int) -> tuple[int, int, int]:
@@ -37,10 +37,10 @@ def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The numbers of a recipe. Operations: two for each weight of a product, three times that in training."""
+    """The entries of `inspect --json`. Operations: 2 for each weight of a matrix product, 6 in training."""
     alphabet = Alphabet(recipe.text.letters)
     inference, products, heads = _count_parameters(recipe, alphabet)
-    # attention reads half the context on average while training, and all of it in a full cache
+    # Attention reads half of the context on average in training, and all of a full cache.
     model = recipe.model
     attention = 4 * model.layers * model.width
     return {
@@ -55,13 +55,13 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "memory_bytes": {
             "training": 4 * 4 * (inference + heads) + _activation_bytes(recipe, model, alphabet.size),
             "inference": 4 * inference + 8 * model.layers * model.width * model.context,
-            "runtime": peak_bytes(torch.device("cpu")),  # of this process: Python and its libraries
+            "runtime": peak_bytes(torch.device("cpu")),  # Python and its libraries, in this process
         },
     }
 
 
 def _activation_bytes(recipe: Recipe, model: ModelConfig, alphabet_size: int) -> int:
-    """A rough count of the bytes that the backward pass needs: what each layer keeps a character, in float32."""
+    """Estimate of the bytes saved for the backward pass, in float32."""
     windows = recipe.training.micro_batch or recipe.training.batch
     feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward
     weights = 4 * model.attention_heads * model.context if model.dropout else 0
@@ -71,50 +71,50 @@ def _activation_bytes(recipe: Recipe, model: ModelConfig, alphabet_size: int) ->
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:
-    """Raises UserError for a recipe that cannot possibly be trained in the memory there is.
+    """Raises UserError for a recipe that cannot be trained in the memory of the device.
 
-    Counted low: weights, gradients and one moment, and a quarter of the estimate for activations.
+    A lower bound: weights, gradients and one moment, and a quarter of the estimate for activations.
     """
     alphabet = Alphabet(recipe.text.letters)
     inference, _, heads = _count_parameters(recipe, alphabet)
-    least = 12 * (inference + heads) + _activation_bytes(recipe, recipe.model, alphabet.size) // 4
-    there = device_memory(device)
-    if there is not None and least > there[1]:
+    minimum = 12 * (inference + heads) + _activation_bytes(recipe, recipe.model, alphabet.size) // 4
+    available = device_memory(device)
+    if available is not None and minimum > available[1]:
         raise UserError(
-            f"this network cannot be trained here: it needs more than {least / 2**30:,.0f} GiB of memory, and "
-            f"{device.type} has {there[1] / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
+            f"this network cannot be trained here: it needs more than {minimum / 2**30:,.0f} GiB of memory, and "
+            f"{device.type} has {available[1] / 2**30:,.0f}; lower --layers, --width, --context, --batch or "
             f"--training.micro-batch{_batch_advice(recipe, device)}"
         )
 
 
 def device_memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes that are free, and bytes that there are; None where the system does not tell."""
+    """Free and total bytes of a device; None where the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     return free_and_total_memory()
 
 
 def max_windows(recipe: Recipe, device: torch.device) -> int:
-    """How many windows at once fit into the memory that is free, by the estimate; 0 where not even one does."""
+    """Estimate of the number of windows that fit into free memory at once; 0 if not even one fits."""
     alphabet, free = Alphabet(recipe.text.letters), device_memory(device)
     inference, _, heads = _count_parameters(recipe, alphabet)
-    own = recipe.training.batch // world_size()
+    windows = recipe.training.batch // world_size()
     if free is None:
-        return own
+        return windows
 
-    def needed(windows: int) -> int:
+    def required_bytes(windows: int) -> int:
         training = dataclasses.replace(recipe.training, micro_batch=windows)
         parts = dataclasses.replace(recipe, training=training)
         return 16 * (inference + heads) + _activation_bytes(parts, recipe.model, alphabet.size)
 
-    here = free[0] // (world_size() if device.type == "cpu" else 1)  # ranks on one machine share its memory
-    while own and needed(own) > _MAX_MEMORY_SHARE * here:
-        own //= 2
-    return own
+    available = free[0] // (world_size() if device.type == "cpu" else 1)  # ranks on one machine share its memory
+    while windows and required_bytes(windows) > _MAX_MEMORY_SHARE * available:
+        windows //= 2
+    return windows
 
 
 def _batch_advice(recipe: Recipe, device: torch.device) -> str:
-    """What would fit, in words."""
+    """The end of an error message: the batch that fits, if any."""
     windows = max_windows(recipe, device)
     if not 0 < windows < (recipe.training.micro_batch or recipe.training.batch):
         return ""
@@ -122,12 +122,12 @@ def _batch_advice(recipe: Recipe, device: torch.device) -> str:
 
 
 def fit_micro_batch(run: Run, device: torch.device) -> Run:
-    """The run with as many windows at once as memory holds; the mathematics stay as they are.
+    """The run with the largest micro-batch that fits into memory, which does not change its result.
 
-    Raises UserError where not even one window fits.
+    Raises UserError if not even one window fits.
     """
     if run.recipe.training.batch < world_size():
-        return run  # whoever shares it out says so
+        return run  # the split of the batch over processes raises the error
     windows = all_reduce_min(max_windows(run.recipe, device))
     if not windows:
         check_memory(run.recipe, device)

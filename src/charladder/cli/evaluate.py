@@ -58,14 +58,12 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
     if options.split and options.data:
-        raise UserError("--split is of the run's own text, and DATA is scored whole; give one of them")
+        raise UserError("--split is a part of the run's text, and all of DATA is scored; give one of them")
     if options.moved and options.data:
-        raise UserError(
-            "--data is where the run's own text is, and DATA is another text, scored whole; give one of them"
-        )
+        raise UserError("--data is where the run's text is now, and DATA is another text; give one of them")
     if not options.data and (options.encoding or options.unknown):
         raise UserError(
-            "--encoding and --unknown are for DATA, and the run's own text is read as it was; leave them out"
+            "--encoding and --unknown are for DATA, and the run's text is read as in training; leave them out"
         )
     if options.probes < 2 or not 0 <= options.seed < 1 << 63:
         raise UserError("--probes must be at least 2, and --seed at least 0")
@@ -90,15 +88,15 @@ def main(argv: list[str]) -> int:
     with _open_export(options.export, held) as each:
         result = score_entries(held, score_job(console, held, on_scored=each))
     tables = []
-    for wanted, look in (
+    for wanted, compute in (
         (options.by_context, lambda: evaluation_tables.score_by_context(console, held, options.stride)),
         (options.by_layer, lambda: evaluation_tables.score_by_layer(console, held)),
         (options.by_position, lambda: evaluation_tables.score_by_position(console, held)),
         (options.copying, lambda: evaluation_tables.score_copying(held, options.probes, options.seed)),
     ):
         if wanted:
-            key, found, table = look()
-            result[key] = found
+            key, rows, table = compute()
+            result[key] = rows
             tables.append(table)
     check_finite(held, result)
     if options.json:

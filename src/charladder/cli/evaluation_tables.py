@@ -1,5 +1,6 @@
-"""A closer look at where the bits go, for `evaluate`: each gives its key in the JSON, what stands there, a table."""
+"""Detailed scores for `evaluate`: each function returns its key in the JSON, its rows, and a table."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from charladder.cli.progress import scoring_bar
 from charladder.cli.scoring import ScoringJob, score_job
 from charladder.cli.tables import AdaptiveTable
 from charladder.errors import UserError
+from charladder.evaluation import Score, ScoredCharacters
 from charladder.evaluation.by_context import context_lengths, evaluate_by_context, evaluate_by_position
 from charladder.evaluation.copying_probe import probe_copying
 from charladder.evaluation.last_learned import LastLearned, TrainingMoment, last_learned
@@ -21,10 +23,8 @@ TableResult = tuple[str, list[dict[str, Any]], AdaptiveTable]
 
 
 def score_by_context(console: Console, job: ScoringJob, stride: int | None) -> TableResult:
-    """The paper's Table 2."""
-    parts = evaluate_by_context(
-        lambda context, own, each: score_job(console, job, context, own, each), context_lengths(job.context), stride
-    )
+    """Bits per character by context, as in Table 2 of the paper."""
+    parts = evaluate_by_context(_scorer(console, job), context_lengths(job.context), stride)
     table = AdaptiveTable("context", "stride", "bits/char", "accuracy", "seconds", title="by context")
     for part in parts:
         table.add_row(
@@ -35,7 +35,7 @@ def score_by_context(console: Console, job: ScoringJob, stride: int | None) -> T
 
 
 def score_by_position(console: Console, job: ScoringJob) -> TableResult:
-    parts = evaluate_by_position(lambda context, own, each: score_job(console, job, context, own, each), job.context)
+    parts = evaluate_by_position(_scorer(console, job), job.context)
     table = AdaptiveTable("up to", "bits/char", "accuracy", "characters", title="by characters before it in the window")
     for part in parts:
         table.add_row(
@@ -51,41 +51,48 @@ def score_by_position(console: Console, job: ScoringJob) -> TableResult:
     return "by_position", rows, table
 
 
+def _scorer(console: Console, job: ScoringJob) -> Callable[[int, int, Callable[[ScoredCharacters], None]], Score]:
+    """Scores the job with another context and stride."""
+    return lambda context, stride, on_scored: score_job(console, job, context, stride, on_scored)
+
+
 def score_by_layer(console: Console, job: ScoringJob) -> TableResult:
     objective = job.run.load_objective().to(job.device).eval()
-    fitted, about = _load_refit_heads(job)
+    refit_heads, metadata = _load_refit_heads(job)
     with scoring_bar(console, "by layer", job.bounds[1] - job.bounds[0]) as report:
         scores = evaluate_layers(
             job.network, objective, job.corpus.ids_N, job.bounds, job.context, job.stride, job.ends_F, report,
-            refit_heads=fitted,
+            refit_heads=refit_heads,
         )  # fmt: skip
     learned = last_learned(job.run)
     shared = job.run.recipe.objective.intermediate_heads == "shared"
     names = "term", "characters ahead", "bits/char", "last learned at", "last in the loss at"
     table = AdaptiveTable(*names[: 5 if shared else 4], title=f"by layer{', through shared heads' if shared else ''}")
-    found = []
-    for one in scores:
-        if about is not None and one.term.endswith(".refit"):
-            last = {"step": about.steps, "progress": None, "characters": about.characters}
-            contributed, at = None, f"refit step {about.steps:,}"
+    rows = []
+    for score in scores:
+        if metadata is not None and score.term.endswith(".refit"):
+            last = {"step": metadata.steps, "progress": None, "characters": metadata.characters}
+            contributed, at = None, f"refit step {metadata.steps:,}"
         else:
-            when = learned.get(one.term, LastLearned(None, None))
+            when = learned.get(score.term, LastLearned(None, None))
             last, contributed, at = _moment_entries(when.head), when.contributed, _format_moment(when.head)
         more = [_format_moment(contributed)] if shared else []
-        table.add_row(one.term, str(one.target), f"{one.bits_per_character:.4f}", at, *more)
-        found.append(
+        table.add_row(score.term, str(score.target), f"{score.bits_per_character:.4f}", at, *more)
+        rows.append(
             {
-                "term": one.term, "layer": one.layer, "target": one.target, "characters": one.characters,
-                "bits_per_character": one.bits_per_character, "last_learned": last,
+                "term": score.term, "layer": score.layer, "target": score.target, "characters": score.characters,
+                "bits_per_character": score.bits_per_character, "last_learned": last,
                 "last_contributed": _moment_entries(contributed),
             }
         )  # fmt: skip
-    return "by_layer", found, table
+    return "by_layer", rows, table
 
 
 def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], HeadsMetadata | None]:
-    """The heads that `refit` has fitted to intermediate layers, and when they last learned; none where it has not run,
-    or has for another network, which a note then says."""
+    """The heads that `refit` has fitted to intermediate layers, and their training; none if there are none.
+
+    Prints a note if they belong to another network.
+    """
     try:
         found = load_heads(job.run)
     except UserError as error:

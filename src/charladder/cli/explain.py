@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
     progress, step = convert_value("--progress", options.progress, float), convert_value("--step", options.step, int)
     if not 0 <= progress <= 1:
-        raise UserError(f"--progress is {progress:g}; it must lie between 0, the start of training, and 1, its end")
+        raise UserError(f"--progress is {progress:g}; it must be between 0, the start of training, and 1, its end")
     if step < 0:
         raise UserError(f"--step is {step}; it must be at least 0")
     if not 2 <= len(options.text) <= _MAX_CHARACTERS:
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 
 def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
-    """The objective and the number of layers: a recipe's, or the paper's with other presets."""
+    """The objective and the number of layers, from --recipe or from the presets."""
     given = {
         name: convert_value(f"--{name}", getattr(options, name), int)
         for name in ("layers", "targets")
@@ -84,7 +84,7 @@ def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
     }
     if options.recipe is not None:
         if options.intermediate is not None or options.ahead is not None:
-            raise UserError("--recipe has weights of its own; leave out --intermediate and --ahead")
+            raise UserError("--recipe sets the weights; leave out --intermediate and --ahead")
         raw = {name: value for name, value in load_recipe_fields(options.recipe).items() if name not in BUDGET_FIELDS}
         recipe = resolve({**raw, "training.steps": 1})
         settings, layers = recipe.objective, recipe.model.layers
@@ -102,14 +102,14 @@ def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:
 
 
 def _read_preset(option: str, name: str | None, known: Collection[str], type_: Any) -> Any:
-    """The name of a preset, the paper's where none is given. Raises UserError with the nearest name."""
+    """The name of a preset, by default that of the paper. Raises UserError with the nearest name."""
     if name is not None and name not in known:
         raise UserError(f"{option}: there is no preset called {name!r}{suggest_names(name, known)}")
     return convert_value(option, name or "al_rfou", type_)
 
 
 def _print_rows(rows: list[Row]) -> None:
-    """A table, and the sum that it stands for."""
+    """Prints a table, or lines on a narrow terminal, and the weighted sum."""
     console = Terminal()
     if console.width < _MIN_TABLE_COLUMNS:
         for row in rows:
@@ -122,7 +122,7 @@ def _print_rows(rows: list[Row]) -> None:
 
 
 def _quote(text: str) -> str:
-    """In quotes, with what no terminal should be given written as what it is."""
+    """A text in quotes, with escape sequences for characters that are not printable."""
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else json.dumps(c)[1:-1] for c in text) + '"'
 
 

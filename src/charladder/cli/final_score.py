@@ -1,8 +1,8 @@
-"""The score at the end of `charladder train`: of which stretch of the valid part, how long it takes, what is recorded.
+"""The score at the end of `charladder train`, on the first characters of the valid part.
 
-By default the stretch has a tenth of the characters that the run was trained on, at least the stretch of a validation
+By default it scores a tenth of the number of characters that the run was trained on, at least as many as a validation
 and at most the whole valid part. Scoring a character takes less time than training on it, so this takes less than a
-tenth of the budget, and for a budget in steps or characters the stretch is the same on every machine.
+tenth of the budget. For a budget in steps or characters the number is the same on every machine.
 """
 
 import sys
@@ -20,12 +20,11 @@ from charladder.text import Corpus
 from charladder.training import Trainer
 from charladder.training.metrics import Metrics, read_metrics
 
-_MAX_BUDGET_SHARE = 0.1  # of the budget
+_MAX_BUDGET_SHARE = 0.1  # of the characters read, and of a budget in minutes
 
 
 def parse_score(text: str | None) -> str | int | None:
-    """The value of --score: `whole`, `none`, a number of characters, or None where it is not given.
-    Raises UserError."""
+    """The value of --score: `whole`, `none`, a number of characters, or None if it is not given. Raises UserError."""
     if text in (None, "whole", "none"):
         return text
     if text.isdecimal() and text.isascii() and len(text) < 16 and int(text) >= 1:
@@ -36,9 +35,9 @@ def parse_score(text: str | None) -> str | int | None:
 def characters_to_score(
     trainer: Trainer, wanted: str | int | None, valid_characters: int, last_validation: Score
 ) -> int:
-    """How many characters of the valid part, from its beginning, are scored; `valid` is the length of the part.
+    """The number of characters to score, of the `valid_characters` of the valid part.
 
-    `validated` is the last validation. Under a budget in minutes its speed is a further limit.
+    Under a budget in minutes, the speed of the last validation is a further limit.
     """
     if wanted == "whole":
         return valid_characters
@@ -56,10 +55,10 @@ def characters_to_score(
 def score_after_training(
     console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, outcome: TrainingOutcome
 ) -> dict[str, Any] | None:
-    """Scores the last weights, says before it starts how long that takes, and adds the score to metrics.jsonl.
+    """Scores the last weights, after printing an estimate of the time, and appends the score to metrics.jsonl.
 
-    Returns the keys of `evaluate --json`, and `part`, whether the valid part has more characters than were scored;
-    None without a valid part and for --score none. The stretch of the last validation is not scored twice.
+    Returns the entries of `evaluate --json` and `part`, whether the valid part has more characters than were scored;
+    None without a valid part and for --score none. Reuses the last validation if it scored the same characters.
     """
     (begin, end), validated = split_corpus(run.recipe, corpus).valid, outcome.last_validation
     if validated is None or wanted == "none":
@@ -77,7 +76,7 @@ def score_after_training(
 
 
 def _announce_scoring(characters: int, valid_characters: int, seconds: float) -> None:
-    """One line on standard error, whether or not it is a terminal."""
+    """Prints one line on standard error."""
     which = "all" if characters == valid_characters else f"the first {characters:,} of"
     print(
         f"scoring {which} {valid_characters:,} characters of the valid part, about {_format_duration(seconds)} "
@@ -94,10 +93,10 @@ def _format_duration(seconds: float) -> str:
 
 
 def _append_score(path: Path, step: int, trained_characters: int, result: dict[str, Any], ended_early: bool) -> None:
-    """Adds the score to metrics.jsonl, once for a step and a stretch, however often a finished run is resumed.
+    """Appends the score to metrics.jsonl, unless the file has one for this step and these characters.
 
-    The line has `part` where it is not of the whole valid part, and then `final`, which tells it from a validation; and
-    `ended_early` where training ended before its budget was spent.
+    The line has `part` if the score is not of the whole valid part, and then `final`, which distinguishes it from a
+    validation; and `ended_early` if training ended before its budget was spent.
     """
     line = {name: value for name, value in result.items() if name != "part"}
     if result["part"]:
@@ -113,6 +112,6 @@ def _append_score(path: Path, step: int, trained_characters: int, result: dict[s
 
 
 def _scored_part(line: dict[str, Any]) -> tuple[bool, bool, int | None]:
-    """What an evaluation line of metrics.jsonl scored: the whole valid part, a validation's stretch, or a final one."""
+    """What a line of metrics.jsonl scored: the whole valid part, the part of a validation, or a final part."""
     part, final = bool(line.get("part")), bool(line.get("final"))
     return part, final, line.get("characters") if final else None

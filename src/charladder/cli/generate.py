@@ -90,9 +90,9 @@ def main(argv: list[str]) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together."""
+    """Raises UserError for options that exclude each other."""
     if options.prompts is not None and (options.prompt is not None or options.json):
-        raise UserError("--prompts has prompts and writes JSON lines by itself; leave --prompt and --json out")
+        raise UserError("--prompts has the prompts and writes JSON lines; leave --prompt and --json out")
     if options.prompt_file is not None and (options.prompt is not None or options.prompts is not None):
         raise UserError("--prompt-file is the prompt; leave --prompt and --prompts out")
     if options.log_probabilities and not (options.json or options.prompts):
@@ -104,7 +104,7 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _read_prompt(options: argparse.Namespace, run: Run, encoding: str) -> Prompt:
-    """The prompt of --prompt or --prompt-file; empty where there is none."""
+    """The prompt of --prompt or --prompt-file; empty without either."""
     if options.prompt_file is not None:
         return read_prompt_file(options.prompt_file, run, options.encoding)
     return Prompt(encode_argument(options.prompt or "", encoding, "the prompt"))

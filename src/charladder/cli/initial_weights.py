@@ -1,4 +1,4 @@
-"""`train NEW_TEXT --from RUN`: the recipe of a new run that begins with the weights of another."""
+"""The recipe of a run that starts from the weights of another run: `train NEW_TEXT --from RUN`."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -14,20 +14,20 @@ _INHERITED_TEXT_FIELDS = (
     "unknown",
     "boundaries",
     "order",
-)  # settings of text that are those of RUN; others are of NEW_TEXT
+)
 
 
 def read_initial_fields(options: Namespace) -> tuple[RecipeFields, Run]:
-    """The recipe fields of RUN with those given on the command line over them, and RUN.
+    """The recipe fields of RUN, overridden by those of the command line, and RUN.
 
-    Raises UserError for fields that its network or its alphabet cannot have, and where RUN has no weights.
+    Raises UserError for fields that its network or alphabet fixes, and if RUN has no weights.
     """
     run = open_run(Path(options.source), options.weights)
     given = given_fields(options)
     if options.recipe is not None:
         raise UserError(f"--from takes the recipe of {run.path}; leave --recipe out (fields may be given one by one)")
     if not options.data:
-        raise UserError("--from begins a new run on another text; give that text as DATA")
+        raise UserError("--from starts a new run on another text; give that text as DATA")
     sections = recipe_tables(run.recipe)
     _check_fixed_fields(run, given, sections)
     raw: RecipeFields = {"recipe": run.recipe.recipe}
@@ -41,7 +41,7 @@ def read_initial_fields(options: Namespace) -> tuple[RecipeFields, Run]:
 
 
 def _check_fixed_fields(run: Run, given: RecipeFields, sections: RecipeFields) -> None:
-    """Raises UserError for a field that the network of `run` fixes, where another value is given for it."""
+    """Raises UserError if another value is given for a field that the network or the alphabet of `run` fixes."""
     free = {"model.dropout"} | (set() if run.recipe.model.learned_positions else {"model.context"})
     fixed = {f"model.{name}": value for name, value in sections["model"].items()}
     fixed["text.alphabet"] = sections["text"]["alphabet"]

@@ -31,10 +31,10 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
     if options.what is not None and options.recipe is not None:
-        raise UserError("RUN|RECIPE and --recipe name two things to inspect; give one")
+        raise UserError("RUN|RECIPE and --recipe are both given; give one")
     if options.what and Path(options.what).is_dir():
         if given_fields(options):
-            raise UserError(f"{options.what} is a run, which has its settings; recipe fields go with a recipe")
+            raise UserError(f"{options.what} is a run, whose settings are fixed; give recipe fields with a recipe")
         recipe = open_run(Path(options.what)).recipe
     else:
         options.recipe = options.recipe if options.what is None else options.what

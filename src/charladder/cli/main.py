@@ -1,4 +1,4 @@
-"""`charladder VERB ...`: finds the verb, and answers every mistake in one sentence."""
+"""The command `charladder COMMAND ...`: dispatch, exit codes, and errors as one sentence."""
 
 import atexit
 import contextlib
@@ -14,7 +14,7 @@ from charladder.cli.commands import ALIASES, COMMANDS, GROUPS, load_command
 from charladder.cli.terminal import discard_output, print_message
 from charladder.errors import DamagedDataWarning, UserError, is_lost_rank, is_out_of_memory, suggest_names
 
-_OPTIONS_OF_FIELDS = {"batch_size": "--together"}  # of other names than their fields
+_OPTIONS_OF_FIELDS = {"batch_size": "--together"}  # where the option has another name than the field
 _LISTING = "\n\n".join(
     "\n".join([f"{title}:", *(f"  {name:12}{about}" for name, about in group.items())])
     for title, group in GROUPS.items()
@@ -31,10 +31,10 @@ To begin: charladder train --minutes 2
 
 
 def command() -> NoReturn:
-    """The whole process: one verb, and its exit code.
+    """Runs one command and exits with its code.
 
-    One of several that torchrun has started ends without taking Python apart: a thread of gloo that asks for Python's
-    lock by then is ended in a place where it cannot be, which aborts the process.
+    A process of torchrun skips the finalization of Python: a thread of gloo that asks for the interpreter lock during
+    finalization aborts the process.
     """
     code = main()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -47,19 +47,19 @@ def command() -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 training went wrong, 2 bad input, 130 interrupted."""
+    """Runs one command; returns the exit code: 0 done, 1 training failed, 2 user error, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us; what would be said there is said to nobody
+        if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? for it
+            stream.reconfigure(errors="replace")  # ? for a character that the terminal cannot show
     try:
         with _print_warnings_as_notes():
             code = _run_command(argv)
         try:
-            sys.stdout.flush()  # here, and not at exit, where nobody can answer for what goes wrong
+            sys.stdout.flush()  # here: at exit, errors could not be handled
         except BrokenPipeError:
             discard_output(sys.stdout)
         return code
@@ -70,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
         print_message("interrupted")
         return 130
     except BrokenPipeError:
-        discard_output(sys.stdout)  # whoever read our output has gone (`| head`)
+        discard_output(sys.stdout)  # the reader has closed the pipe, as `| head` does
         return 0
     except (MemoryError, RuntimeError) as error:
         if is_lost_rank(error):
-            print_message("another process of this job has ended, or cannot be reached; look above for what it said")
+            print_message("another process of this job has ended or cannot be reached; see its messages above")
             discard_output(sys.stdout)
             return 1
         if not is_out_of_memory(error):
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _name_option(error: UserError) -> str:
-    """The sentence of an error, with the option of its field. The dotted name of a recipe's field is its option."""
+    """The sentence of an error, with the option that sets its field. A recipe's field is shown by its dotted name."""
     if error.field is None or "." in error.field:
         return str(error)
     option = _OPTIONS_OF_FIELDS.get(error.field, f"--{error.field.replace('_', '-')}")
@@ -98,16 +98,16 @@ def _name_option(error: UserError) -> str:
 
 @contextlib.contextmanager
 def _print_warnings_as_notes() -> Iterator[None]:
-    """A DamagedDataWarning warning is printed as a note, each sentence once."""
-    said: set[str] = set()
+    """Prints every DamagedDataWarning as a note, and equal ones once."""
+    printed: set[str] = set()
     with warnings.catch_warnings():
-        other = warnings.showwarning
+        original = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
             if not issubclass(category, DamagedDataWarning):
-                other(message, category, *rest)
-            elif str(message) not in said:
-                said.add(str(message))
+                original(message, category, *rest)
+            elif str(message) not in printed:
+                printed.add(str(message))
                 print_message(f"note: {message}")
 
         warnings.simplefilter("always", DamagedDataWarning)
@@ -116,7 +116,7 @@ def _print_warnings_as_notes() -> Iterator[None]:
 
 
 def _run_command(argv: list[str]) -> int:
-    """Finds the verb and hands over to it; returns the exit code."""
+    """Runs the command that `argv` names; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0
@@ -128,5 +128,5 @@ def _run_command(argv: list[str]) -> int:
         raise UserError(f"there is no command {argv[0]!r}{suggest_names(argv[0], COMMANDS)}")
     try:
         return load_command(name).main(argv[1:])
-    except SystemExit as end:  # argparse, after --help
+    except SystemExit as end:  # raised by argparse after --help
         return int(end.code or 0)

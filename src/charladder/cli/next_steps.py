@@ -1,4 +1,4 @@
-"""The commands that `train` and `refit` suggest when they have ended: each works as it is printed."""
+"""Commands that `train` and `refit` suggest at their end; each works as printed."""
 
 import codecs
 import shlex
@@ -7,12 +7,12 @@ from pathlib import Path
 from charladder.run import Run, split_corpus
 from charladder.text import Corpus
 
-_MAX_SEARCHED_CHARACTERS = 4096  # characters of the text among which a prompt is sought
-_MAX_PROMPT_CHARACTERS = 24  # characters of a prompt, at most
+_MAX_SEARCHED_CHARACTERS = 4096
+_MAX_PROMPT_CHARACTERS = 24
 
 
 def commands_after_training(run: Run, corpus: Corpus, budget: str, encoding: str) -> list[str]:
-    """What to do with a trained run. budget: a larger budget, as options; output: the encoding of the terminal."""
+    """Commands for a trained run. budget: a larger budget, as options. encoding: of the terminal."""
     parts = split_corpus(run.recipe, corpus)
     held_out = next((part for part in ("test", "valid") if parts.part(part)[1] > parts.part(part)[0]), None)
     prompt = find_prompt(corpus, encoding)
@@ -28,13 +28,15 @@ def command_after_refit(path: Path) -> str:
 
 
 def _prompt_option(prompt: str) -> str:
-    """`--prompt` with its value, quoted for a shell; a value that begins with a dash would be taken for an option."""
+    """--prompt with its value, quoted for a shell. A value that begins with a dash needs `=`."""
     return shlex.quote(f"--prompt={prompt}") if prompt.startswith("-") else f"--prompt {shlex.quote(prompt)}"
 
 
 def find_prompt(corpus: Corpus, encoding: str = "utf-8") -> str:
-    """The beginning of the first line of a text that has a letter or a digit, in whole words; empty where there is none
-    in its first characters that can be printed in the encoding `output`, or they are not UTF-8."""
+    """The beginning, in complete words, of the first line of a text that has a letter or digit.
+
+    Empty if the first characters of the text have no such line that is UTF-8 and printable in `encoding`.
+    """
     data = corpus.alphabet.decode(corpus.ids_N[:_MAX_SEARCHED_CHARACTERS])
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
@@ -53,10 +55,10 @@ def find_prompt(corpus: Corpus, encoding: str = "utf-8") -> str:
 
 
 def _printable_prefix(text: str, encoding: str) -> str:
-    """A text up to its first character that cannot be printed as it is."""
-    for place, letter in enumerate(text):
+    """A text up to its first character that is not printable."""
+    for index, letter in enumerate(text):
         if not letter.isprintable() or letter == "\N{REPLACEMENT CHARACTER}" or not _is_encodable(letter, encoding):
-            return text[:place]
+            return text[:index]
     return text
 
 

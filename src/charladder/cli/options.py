@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
                 name = word.split("=", 1)[0]
                 raise UserError(f"{self.prog} has no option {name}{self._suggest_option(name)}")
         if unknown:
-            raise UserError(f"{self.prog} does not know what to do with {unknown[0]!r}; see {self.prog} --help")
+            raise UserError(f"{self.prog} has no use for the argument {unknown[0]!r}; see {self.prog} --help")
         return known
 
     def _suggest_option(self, name: str) -> str:
@@ -144,7 +144,7 @@ def _ladder_default(dotted: str) -> str:
 
 
 def given_fields(options: argparse.Namespace) -> RecipeFields:
-    """The recipe fields given on the command line, by dotted name, in their types."""
+    """The recipe fields given on the command line, by dotted name, converted to their types."""
     types = field_types()
     given: dict[str, Any] = {name: value for name, value in vars(options).items() if name in types}
     budgets = sorted(BUDGET_FIELDS & set(given))
@@ -154,7 +154,7 @@ def given_fields(options: argparse.Namespace) -> RecipeFields:
 
 
 def read_recipe_fields(options: argparse.Namespace) -> RecipeFields:
-    """The fields of the chosen recipe with those given on the command line over them."""
+    """The fields of the recipe, overridden by those of the command line."""
     raw, given = load_recipe_fields("ladder" if options.recipe is None else options.recipe), given_fields(options)
     if BUDGET_FIELDS & set(given):
         raw = {name: value for name, value in raw.items() if name not in BUDGET_FIELDS}

@@ -1,4 +1,4 @@
-"""Prompts from the command line and from files, in the bytes that a run reads."""
+"""Prompts from the command line and from files, as bytes in the encoding of a run."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from charladder.generation.text_generator import Prompt
 from charladder.run import Run
 from charladder.text.encodings import find_codec, recode_to_utf8
 
-_MAX_LINE_BYTES = 1 << 26  # bytes of a line of prompts
+_MAX_LINE_BYTES = 1 << 26
 _PROMPT_FIELDS = "prompt", "seed", "length", "stop", "id"
 
 
 def choose_encoding(run: Run, encoding: str | None, has_prompt_file: bool) -> str:
-    """The encoding of the bytes that a run reads and writes: `asked` where its text was taken as bytes, else UTF-8.
+    """The encoding of the bytes that a run reads and writes: `encoding` if it was trained on raw bytes, else UTF-8.
 
-    for_file: whether a file is read as a prompt, which may be in another. Raises UserError where `asked` is no
-    encoding, has no use, or cannot be the one of a part of a text.
+    has_prompt_file: whether --prompt-file is given, which `encoding` then belongs to. Raises UserError if `encoding` is
+    unknown, has no effect, or begins a text with a byte order mark.
     """
     if encoding is None:
         return "utf-8"
@@ -27,26 +27,25 @@ def choose_encoding(run: Run, encoding: str | None, has_prompt_file: bool) -> st
     if not _reads_raw_bytes(run):
         if not has_prompt_file:
             raise UserError(
-                f"{run.path} reads and writes Unicode characters, and --encoding is for runs trained on bytes as they "
-                "are, or for --prompt-file; leave it out"
+                f"{run.path} reads and writes Unicode characters, and --encoding is for runs trained on raw bytes or "
+                "for --prompt-file; leave it out"
             )
         return "utf-8"
     if "".encode(encoding):
         raise UserError(
-            f"--encoding {encoding} puts a mark before a text, which a prompt or a stop string has not; give the "
-            "encoding "
-            "without the mark, as utf-16-le or utf-8"
+            f"--encoding {encoding} begins a text with a byte order mark, which prompts and stop strings lack; give "
+            "an encoding without it, such as utf-16-le or utf-8"
         )
     return encoding
 
 
 def _reads_raw_bytes(run: Run) -> bool:
-    """Whether a run reads the bytes of its files as they are: its alphabet is bytes, and nothing was recoded."""
+    """Whether a run was trained on the unconverted bytes of its files."""
     return not run.alphabet.letters and find_codec(run.recipe.text.encoding) is None
 
 
 def _encode(text: str, encoding: str, where: str) -> bytes:
-    """A text in the encoding of a run. Raises UserError for a character that it cannot write."""
+    """Encodes a text. Raises UserError for a character that the encoding lacks."""
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
@@ -54,7 +53,7 @@ def _encode(text: str, encoding: str, where: str) -> bytes:
 
 
 def encode_argument(word: str, encoding: str, where: str) -> bytes:
-    """The same for a word of the command line, whose bytes may be no UTF-8; these are then taken as they are."""
+    """Encodes an argument of the command line; its bytes stay unchanged if the encoding is UTF-8."""
     data = os.fsencode(word)
     if find_codec(encoding) is None:
         return data
@@ -62,7 +61,7 @@ def encode_argument(word: str, encoding: str, where: str) -> bytes:
 
 
 def read_prompt_file(name: str, run: Run, encoding: str | None) -> Prompt:
-    """All of a file as a prompt; recoded to UTF-8 where the run does not read bytes as they are."""
+    """Reads a file as a prompt; converts it to UTF-8 unless the run was trained on raw bytes."""
     data, codec = _read_file(name, "--prompt-file"), find_codec(encoding or "utf-8")
     if codec is not None and not _reads_raw_bytes(run):
         data = b"".join(recode_to_utf8(iter([data]), codec, name))
@@ -81,8 +80,8 @@ def _read_file(name: str, option: str) -> bytes:
 
 
 def read_prompts(name: str, encoding: str) -> list[tuple[dict[str, Any], Prompt]]:
-    """The lines of a file of prompts: what each says, and its prompt. Raises UserError that names the line."""
-    found = []
+    """The fields and the prompt of each line of a file. Raises UserError that names the line."""
+    prompts = []
     for number, line in enumerate(_read_file(name, "--prompts").splitlines(), 1):
         if not line.strip():
             continue
@@ -98,16 +97,16 @@ def read_prompts(name: str, encoding: str) -> list[tuple[dict[str, Any], Prompt]
             )
         if _unknown_field_text(fields):
             raise UserError(f"{where}{_unknown_field_text(fields)}")
-        found.append((fields, _parse_prompt(fields, encoding, where)))
-    if not found:
+        prompts.append((fields, _parse_prompt(fields, encoding, where)))
+    if not prompts:
         raise UserError(f"--prompts {name} has no prompts; give a line of JSON for each")
-    return found
+    return prompts
 
 
 def _unknown_field_text(fields: dict[str, Any]) -> str:
-    """The end of a sentence about the first field of a line that no prompt has; empty where there is none."""
-    strange = next((name for name in fields if name not in _PROMPT_FIELDS), None)
-    return "" if strange is None else f": unknown field {strange!r}{suggest_names(strange, _PROMPT_FIELDS)}"
+    """The end of an error message about the first unknown field of a line; empty if all are known."""
+    unknown = next((name for name in fields if name not in _PROMPT_FIELDS), None)
+    return "" if unknown is None else f": unknown field {unknown!r}{suggest_names(unknown, _PROMPT_FIELDS)}"
 
 
 def _parse_prompt(fields: dict[str, Any], encoding: str, where: str) -> Prompt:
@@ -121,7 +120,9 @@ def _parse_prompt(fields: dict[str, Any], encoding: str, where: str) -> Prompt:
         raise UserError(f"{where}: stop is neither a string nor a list of strings")
     for text in (fields["prompt"], *(stops or ())):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError(f"{where}: the prompt or a stop string has half a surrogate pair, which is no text")
+            raise UserError(
+                f"{where}: the prompt or a stop string has half of a surrogate pair, which cannot be encoded"
+            )
     data = _encode(fields["prompt"], encoding, f"{where}: the prompt")
-    own = None if stops is None else tuple(_encode(stop, encoding, f"{where}: stop") for stop in stops)
-    return Prompt(data, numbers.get("length"), numbers.get("seed"), own, where)
+    encoded_stops = None if stops is None else tuple(_encode(stop, encoding, f"{where}: stop") for stop in stops)
+    return Prompt(data, numbers.get("length"), numbers.get("seed"), encoded_stops, where)

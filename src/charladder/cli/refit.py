@@ -70,43 +70,42 @@ def main(argv: list[str]) -> int:
             corpus.ids_N, split_corpus(run.recipe, corpus).train, run.recipe.model.context, options.ahead, options.seed,
             "random", file_ends(run.recipe, corpus),
         )  # fmt: skip
-        old = None if options.fresh else _load_existing_heads(run)
-        heads, about = old or (None, HeadsMetadata(digest, 0, 0))
+        existing = None if options.fresh else _load_existing_heads(run)
+        heads, metadata = existing or (None, HeadsMetadata(digest, 0, 0))
         if heads is not None and options.layers is None:
             wanted = tuple(sorted(map(int, heads.early_exit)))
         if heads is None or tuple(sorted(map(int, heads.early_exit))) != wanted:
-            kept = {} if heads is None else heads.state_dict()
-            inside = width if heads is None else len(heads.chain.gate.weight)
-            heads = DraftingHeads(width, corpus.alphabet.size, inside, (), wanted).initialise_from(
-                network, options.seed
-            )
-            own = heads.state_dict()
-            heads.load_state_dict(own | {name: tensor for name, tensor in kept.items() if name in own})
-        windows.load_state_dict({"examples": about.steps * options.batch})  # examples that were not read yet
+            trained = {} if heads is None else heads.state_dict()
+            inner_width = width if heads is None else len(heads.chain.gate.weight)
+            heads = DraftingHeads(width, corpus.alphabet.size, inner_width, (), wanted)
+            heads = heads.initialise_from(network, options.seed)
+            state = heads.state_dict()
+            heads.load_state_dict(state | {name: tensor for name, tensor in trained.items() if name in state})
+        windows.load_state_dict({"examples": metadata.steps * options.batch})  # examples that were not read yet
         network, heads = network.to(device), heads.to(device)
-        last, interrupted = _fit_with_progress(fit(network, heads, windows, settings,
-                                   choose_precision(options.precision, device)))  # fmt: skip
-        about = HeadsMetadata(digest, about.steps + last.step, about.characters + last.characters)
-        save_heads(run, heads, about)
+        precision = choose_precision(options.precision, device)
+        last, interrupted = _fit_with_progress(fit(network, heads, windows, settings, precision))
+        metadata = HeadsMetadata(digest, metadata.steps + last.step, metadata.characters + last.characters)
+        save_heads(run, heads, metadata)
     if interrupted:
         raise KeyboardInterrupt
     speed = last.characters / last.seconds
     facts = {
         "run": str(run.path), "steps": last.step, "seconds": last.seconds, "characters_per_second": speed,
-        "bits": last.bits, "steps_in_all": about.steps, "layers": list(wanted),
+        "bits": last.bits, "steps_in_all": metadata.steps, "layers": list(wanted),
     }  # fmt: skip
     if options.json:
         print(dumps(facts))
         return 0
     console = Terminal()
     for name, bits in last.bits.items():
-        console.print(f"  {name:10} {bits:.3f} bits from what the network says", highlight=False)
+        console.print(f"  {name:10} {bits:.3f} bits from the predictions of the network", highlight=False)
     console.print(f"next: {command_after_refit(run.path)}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def _parse_layers(option: str | None, layer_count: int) -> tuple[int, ...]:
-    """The layers that are to draft, rising. Raises UserError for what is no intermediate layer."""
+    """The layers that draft, in ascending order. Raises UserError for a number that is no intermediate layer."""
     if option is None:
         return (max(1, layer_count // 4),) if layer_count > 1 else ()
     try:
@@ -121,7 +120,7 @@ def _parse_layers(option: str | None, layer_count: int) -> tuple[int, ...]:
 
 
 def _load_existing_heads(run: Run) -> tuple[DraftingHeads, HeadsMetadata] | None:
-    """The heads to go on with; None where there are none, or they are of another network."""
+    """The heads to train further; None if there are none or they belong to another network."""
     try:
         return load_heads(run)
     except UserError:

@@ -1,4 +1,4 @@
-"""The run that `charladder train` trains: a new one, one that goes on, or one that torchrun starts anew."""
+"""The run that `charladder train` trains: new, resumed, or restarted by torchrun."""
 
 import dataclasses
 import os
@@ -44,12 +44,12 @@ from charladder.training.schedule import progress
 
 
 def find_run_to_resume(options: Namespace) -> Path | None:
-    """The run to go on with: the one of --resume; or, where torchrun starts a job anew, the one it had begun."""
+    """The run to resume: that of --resume, or that which this job created before torchrun restarted it; else None."""
     if options.resume is not None:
         return Path(options.resume)
     if restart_counts()[1] and (options.run is None or job_name() is None):
         raise UserError(
-            "torchrun may start this job anew, which must then know its run; give --run-dir DIR, and torchrun "
+            "torchrun may restart this job, which must then find its run; give --run-dir DIR, and torchrun "
             "--standalone or --rdzv-id NAME (or --max-restarts 0)"
         )
     if options.run is None or job_name() is None:
@@ -59,24 +59,24 @@ def find_run_to_resume(options: Namespace) -> Path | None:
 
 
 def _check_same_job(run: Run, options: Namespace) -> Run:
-    """The run that this job has begun. Raises UserError where the words say otherwise, and so another job began it."""
+    """Returns the run. Raises UserError if the options differ from its recipe, because another job created it."""
     _remove_automatic_batch(options)
-    asked = resolve({**_requested_fields(options)[0], "text.characters": run.recipe.text.characters})
-    same = asked.model == run.recipe.model and asked.objective == run.recipe.objective
-    training = dataclasses.replace(asked.training, micro_batch=run.recipe.training.micro_batch)
+    requested = resolve({**_requested_fields(options)[0], "text.characters": run.recipe.text.characters})
+    same = requested.model == run.recipe.model and requested.objective == run.recipe.objective
+    training = dataclasses.replace(requested.training, micro_batch=run.recipe.training.micro_batch)
     if not (same and training == run.recipe.training):
         raise run_exists_error(run.path)
     return run
 
 
 def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
-    """A new run directory, made only when everything that can be checked has been."""
+    """Creates a run directory, its data and its trainer, after all checks."""
     find_batch = _remove_automatic_batch(options)
     raw, source = _requested_fields(options)
     if options.extend:
         raise UserError("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.moved:
-        raise UserError("--data is where the text of a run is now, and goes with --resume RUN; give a new text as DATA")
+        raise UserError("--data is where the text of a run is now, and needs --resume RUN; give a new text as DATA")
     if options.data:
         raw["text.data"] = tuple(options.data)
     recipe = resolve(raw)
@@ -89,9 +89,9 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     alphabet = text.alphabet if source is None else source.alphabet
     corpus = _read_text_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
     raw["text.characters"] = len(corpus.ids_N)
-    usual, recipe = recipe, resolve(raw)
+    unsized, recipe = recipe, resolve(raw)
     chosen = [
-        f"{name} = {value:g}" for name, value in shape_fields(recipe).items() if shape_fields(usual)[name] != value
+        f"{name} = {value:g}" for name, value in shape_fields(recipe).items() if shape_fields(unsized)[name] != value
     ]
     run = plan_run(path, recipe, corpus)
     device = choose_device(recipe.training.device)
@@ -109,16 +109,16 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
 
 
 def _requested_fields(options: Namespace) -> tuple[RecipeFields, Run | None]:
-    """The recipe fields of a new run, and the run of --from, if any."""
+    """The recipe fields of a new run, and the run of --from or None."""
     if options.source is not None:
         return read_initial_fields(options)
     if options.weights != "last":
-        raise UserError("--weights says which weights of the run of --from a new run begins with; leave it out")
+        raise UserError("--weights chooses the weights of the run of --from, which is not given; leave it out")
     return {**read_recipe_fields(options), "training.initial_run": "", "training.initial_sha256": ""}, None
 
 
 def _create_directory(run: Run, corpus: Corpus, numbered: bool) -> Run:
-    """Makes the directory of a new run; `numbered`: at the first free number, which may not be the planned one."""
+    """Creates the directory of a new run; numbered: with the first number that is free now."""
     if not numbered:
         on_rank_zero(lambda: create_run(run, corpus))
         return run
@@ -126,11 +126,11 @@ def _create_directory(run: Run, corpus: Corpus, numbered: bool) -> Run:
 
 
 def _remove_automatic_batch(options: Namespace) -> bool:
-    """Whether --batch auto is given; the batch is then the recipe's."""
-    found = vars(options).get("training.batch") == "auto"
-    if found:
+    """Whether --batch auto is given; removes it, so that the batch is the recipe's."""
+    is_automatic = vars(options).get("training.batch") == "auto"
+    if is_automatic:
         delattr(options, "training.batch")
-    return found
+    return is_automatic
 
 
 def _print_note_once(sentence: str) -> None:
@@ -139,7 +139,7 @@ def _print_note_once(sentence: str) -> None:
 
 
 def _read_text_in_turn(read: Callable[[ProgressCallback], Corpus]) -> Corpus:
-    """A text, which the first process on each machine converts, if need be, and the others then find in the cache."""
+    """Reads a text, first in one process of each machine, which converts it; the others then read the cache."""
     if local_rank() != 0:
         barrier()
         return read(no_progress)
@@ -151,17 +151,17 @@ def _read_text_in_turn(read: Callable[[ProgressCallback], Corpus]) -> Corpus:
     return corpus
 
 
-_EXTENDABLE_FIELDS = BUDGET_FIELDS | {"training.patience"}  # of a run that goes on, with --extend
+_EXTENDABLE_FIELDS = BUDGET_FIELDS | {"training.patience"}
 
 
 def resume_run(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
-    """A run that exists, with its data, which must be what it was; a changed budget only with --extend."""
+    """Opens a run and its text, which must be unchanged. Only --extend may change the budget or the patience."""
     run = open_run(path)
-    if options.resume is None:  # torchrun starts the job anew, with the words that began it
+    if options.resume is None:  # torchrun has restarted the job, with its first options
         return _resume_from_checkpoint(_check_same_job(run, options), (), {})
     given = given_fields(options)
     if options.source is not None or options.weights != "last":
-        raise UserError("--from and --weights are for a new run, and --resume goes on with one; leave them out")
+        raise UserError("--from and --weights are for a new run, and --resume continues one; leave them out")
     if options.run is not None or options.recipe is not None or options.data:
         raise UserError(
             "--resume takes the recipe and the data from the run; leave out --run, --recipe and DATA (--data PATH is "
@@ -171,14 +171,14 @@ def resume_run(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
         name = min(set(given) - _EXTENDABLE_FIELDS or given)
         raise UserError(
             f"--resume takes everything from {run.path}, and {name} is given; leave it out, or start a new run"
-            + (" (a changed budget wants --extend)" if set(given) <= _EXTENDABLE_FIELDS else "")
+            + (" (a changed budget needs --extend)" if set(given) <= _EXTENDABLE_FIELDS else "")
         )
     if given:
         others = dict.fromkeys(BUDGET_FIELDS, 0) if BUDGET_FIELDS & set(given) else {}
         fields = {name.split(".")[1]: value for name, value in (others | given).items()}
         training = dataclasses.replace(run.recipe.training, **fields)
-        anew = on_rank_zero(lambda: restart_counts()[0] > 0 and training == run.recipe.training)
-        given = {} if anew else given  # this job has changed it already
+        restarted = on_rank_zero(lambda: restart_counts()[0] > 0 and training == run.recipe.training)
+        given = {} if restarted else given  # changed before the restart
         recipe, before = dataclasses.replace(run.recipe, training=training), run.recipe.training
         run = dataclasses.replace(run, recipe=recipe)
         return _resume_from_checkpoint(run, options.moved, given, before)
@@ -188,20 +188,21 @@ def resume_run(options: Namespace, path: Path) -> tuple[Run, Corpus, Trainer]:
 def _resume_from_checkpoint(
     run: Run, moved: Sequence[str], given: dict[str, Any], old_settings: TrainingConfig | None = None
 ) -> tuple[Run, Corpus, Trainer]:
-    """A run at its newest checkpoint. moved: where its text is now. `given`: a budget or patience that config.toml has
-    not; `before` has the old."""
+    """A run at its newest checkpoint. moved: where its text is now. given: a new budget or patience.
+    old_settings: the settings before it."""
     corpus = _read_text_in_turn(lambda report: open_data(run, report, moved))
     check_memory(run.recipe, choose_device(run.recipe.training.device))
     trainer = make_trainer(run, corpus, _print_note_once)
     if given:
         if trainer.progress >= 1:
             spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGET_FIELDS]
-            own = "" if old_settings is None or progress(old_settings, trainer.clock) >= 1 else (
-                f", or leave out --extend: charladder train --resume {run.command_arguments} goes on to the budget it "
-                "has"
+            advice = "" if old_settings is None or progress(old_settings, trainer.clock) >= 1 else (
+                f", or leave out --extend: charladder train --resume {run.command_arguments} continues to its "
+                "present budget"
             )  # fmt: skip
             raise UserError(
-                f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger one{own}"
+                f"{run.path} has spent {'a' if spent else 'its'} budget{''.join(spent)} already; give a larger "
+                f"one{advice}"
             )
         patience = run.recipe.training.patience
         if on_rank_zero(lambda: ended_early(run.path, run.recipe.training)):

@@ -1,4 +1,4 @@
-"""Scoring a run with a progress bar: what `evaluate` and the end of `train` share."""
+"""Scoring of a run with a progress bar, for `evaluate` and for the end of `train`."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from charladder.text import Corpus
 
 
 def check_context(run: Run, context: int) -> None:
-    """Raises UserError for a context that the network cannot have; warns of one it was not trained at."""
+    """Raises UserError for a context that the network cannot have; warns if it is longer than in training."""
     settings = run.recipe.model
     if context < 2:
         raise UserError(f"--context {context} is too small; it must be at least 2 characters")
@@ -37,7 +37,7 @@ def check_context(run: Run, context: int) -> None:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What is to be scored: a part of a text, by a network, from context and stride."""
+    """A part of a text to be scored by a network, with context and stride."""
 
     run: Run
     network: Transformer
@@ -84,7 +84,7 @@ def score_job(
     stride: int | None = None,
     on_scored: Callable[[ScoredCharacters], None] | None = None,
 ) -> Score:
-    """Scores what is held, or the same from another context and stride, with a bar."""
+    """Scores a job with a progress bar; context and stride replace those of the job."""
     what = job.split if context is None else f"{job.split}, context {context}"
     with scoring_bar(console, what, job.bounds[1] - job.bounds[0]) as report:
         return evaluate(
@@ -94,18 +94,18 @@ def score_job(
 
 
 def check_finite(job: ScoringJob, result: dict[str, Any]) -> None:
-    """Raises UserError where a score is not finite, as from weights that are finite and very large."""
-    wrong = find_non_finite(result)
-    if wrong is not None:
+    """Raises UserError if a score is not finite, as with very large weights."""
+    name = find_non_finite(result)
+    if name is not None:
         raise UserError(
-            f"the score of {job.run.path} is not finite ({wrong}): its weights are so large that what they predict on "
-            f"this text is not finite; use other weights than {job.run.network_path.name}, or train with a lower "
+            f"the score of {job.run.path} is not finite ({name}): its weights are so large that their predictions on "
+            f"this text are not finite; use other weights than {job.run.network_path.name}, or train with a lower "
             "learning rate"
         )
 
 
 def score_entries(job: ScoringJob, score: Score) -> dict[str, Any]:
-    """The keys of `evaluate --json`. Raises UserError where the score is not finite."""
+    """The entries of `evaluate --json`. Raises UserError if the score is not finite."""
     result = {
         "bits_per_character": score.bits_per_character,
         "characters": score.characters,
@@ -124,8 +124,7 @@ def score_entries(job: ScoringJob, score: Score) -> dict[str, Any]:
 
 
 def print_score(console: Console, result: dict[str, Any]) -> None:
-    """The last lines about a score: its bits per character, and per Unicode character where that is another number, as
-    of bytes that spell a text in UTF-8."""
+    """Prints bits per character, and per Unicode character where that differs, as for UTF-8 text read as bytes."""
     bits, by_unicode = result["bits_per_character"], result.get("bits_per_unicode_character")
     if by_unicode is not None and by_unicode != bits:
         console.print(f"{result['split']}: {by_unicode:.4f} bits per Unicode character", highlight=False)

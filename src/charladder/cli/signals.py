@@ -1,4 +1,4 @@
-"""Requests to end a run: Ctrl-C, SIGTERM, and a terminal that is closed."""
+"""Signals that ask a command to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed)."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 @contextlib.contextmanager
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Has `handler` called for SIGINT, SIGTERM and SIGHUP, except for those that the parent process had ignored."""
+    """Calls `handler` for these signals, except for those that the parent process has set to be ignored."""
     before = {one: signal.getsignal(one) for one in _SIGNALS}
     for number, old in before.items():
         if old is not signal.SIG_IGN:
@@ -23,15 +23,15 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterato
 
 
 def interrupt_on_signal() -> contextlib.AbstractContextManager[None]:
-    """Requests to end raise KeyboardInterrupt at once: for work that has nothing to save."""
+    """A signal raises KeyboardInterrupt at once: for work that has nothing to save."""
     return _handle_signals(signal.default_int_handler)
 
 
 def stop_on_signal(received: list[int]) -> contextlib.AbstractContextManager[None]:
-    """Requests to end are noted in `asked`: the step is finished and saved. A second one raises KeyboardInterrupt."""
+    """Appends the first signal to `received`, for a caller that saves and ends; a second raises KeyboardInterrupt."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, signal.default_int_handler)
 
-    return _handle_signals(ask)
+    return _handle_signals(handle)

@@ -1,4 +1,4 @@
-"""Tables that are readable on a terminal of any width: where one does not fit, each of its rows becomes a few lines."""
+"""Tables for terminals of any width: a table that does not fit is printed as a few lines for each row."""
 
 import textwrap
 from collections.abc import Container, Iterator, Sequence
@@ -8,14 +8,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_MIN_WRAPPED_COLUMNS = 16  # columns that a cell of prose needs at least
-_GAP_COLUMNS = 2  # columns between cells
+_MIN_WRAPPED_COLUMNS = 16
+_GAP_COLUMNS = 2
 
 
 class AdaptiveTable:
-    """A table that is printed with rich, and never cuts a cell.
+    """A table, printable by rich, that never truncates a cell.
 
-    prose: names of the columns whose cells may be broken into several lines.
+    wrapped: names of the columns whose cells may be wrapped.
     """
 
     def __init__(self, *names: str, title: str = "", wrapped: Container[str] = ()) -> None:
@@ -23,7 +23,7 @@ class AdaptiveTable:
         self.rows: list[list[Text]] = []
 
     def add_row(self, *cells: str | Text) -> None:
-        """A row, with a cell for each column."""
+        """Adds a row, with one cell for each column."""
         self.rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -36,17 +36,17 @@ class AdaptiveTable:
         yield from self._row_lines(options.max_width)
 
     def _cell_width(self, place: int) -> int:
-        """The width of the widest cell of a column; of prose what it needs at least."""
+        """The width of the widest cell of a column; the smallest width of a wrapped column."""
         widest = max((row[place].cell_len for row in self.rows), default=0)
         return min(widest, _MIN_WRAPPED_COLUMNS) if self.names[place] in self.wrapped else widest
 
     def _wrap_heading(self, place: int) -> str:
-        """A heading on as many lines as its column is narrow."""
+        """A heading, wrapped to the width of the cells below it."""
         longest = max(map(len, self.names[place].split()), default=0)
         return "\n".join(textwrap.wrap(self.names[place], max(1, longest, self._cell_width(place))))
 
     def _table_width(self, headings: list[str]) -> int:
-        """The width that a table needs."""
+        """The width of the table with these headings."""
         headed = [max((len(line) for line in heading.split("\n")), default=0) for heading in headings]
         return sum(max(self._cell_width(place), head) for place, head in enumerate(headed)) + _GAP_COLUMNS * (
             len(headings) - 1
@@ -62,7 +62,7 @@ class AdaptiveTable:
         return table
 
     def _row_lines(self, width: int) -> Iterator[Text | Padding]:
-        """Each row as the name and the cell of its first column, and below those of the others."""
+        """Each row as a line with its first cell, and below it the other cells with their headings."""
         for first, *others in self.rows:
             yield Text(f"{self.names[0]} {first.plain}")
             pairs = [Text(f"{name} {cell.plain}") for name, cell in zip(self.names[1:], others, strict=True)]
@@ -70,7 +70,7 @@ class AdaptiveTable:
 
 
 def join_wrapped(parts: Sequence[Text], separator: str, width: int) -> Text:
-    """Parts on lines of at most `width` columns; none is broken unless it alone is wider."""
+    """Joins parts into lines of at most `width` columns; a part is only split if it is wider than a line."""
     flowing, used = Text(), 0
     for number, part in enumerate(parts):
         last = number == len(parts) - 1

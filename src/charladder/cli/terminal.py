@@ -1,4 +1,4 @@
-"""The terminal, or whatever is in its place."""
+"""Output to the terminal, and to the files and pipes in its place."""
 
 import contextlib
 import io
@@ -10,9 +10,9 @@ from rich.console import Console
 
 
 class Terminal(Console):
-    """A rich console that leaves it to `main` what happens when whoever reads our output has gone.
+    """A rich console on standard output or standard error that raises BrokenPipeError when the reader is gone.
 
-    lasting: then nothing happens: what would be said is said to nobody, and the work goes on. quiet: says nothing.
+    ignore_write_errors: output that cannot be written is dropped, so that training continues. quiet: prints nothing.
     """
 
     def __init__(self, stderr: bool = False, ignore_write_errors: bool = False, quiet: bool = False) -> None:
@@ -25,7 +25,7 @@ class Terminal(Console):
 
 
 class _TolerantStream(io.TextIOBase):
-    """A stream that swallows what its own stream cannot take any more: a closed terminal, a pipe that nobody reads."""
+    """A stream that drops what its stream cannot take: the terminal is closed, or the reader of the pipe is gone."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -58,13 +58,13 @@ class _TolerantStream(io.TextIOBase):
 
 
 def discard_output(stream: IO[str]) -> None:
-    """From here on a stream ends in nothing, with what it still holds: at exit that would be flushed once more."""
+    """Redirects a stream to the null device, its buffered output included, which Python flushes at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write_bytes(data: bytes) -> None:
-    """Bytes on standard output, as they are; in their place text, where that takes nothing else (in a notebook)."""
+    """Writes bytes to standard output; decoded ones where it takes only text, as in a notebook."""
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:
         sys.stdout.write(data.decode("utf-8", "replace"))
@@ -76,14 +76,14 @@ def write_bytes(data: bytes) -> None:
 
 
 def print_message(sentence: str) -> None:
-    """One line on standard error, whatever names are in it: what cannot be printed is shown as Python writes it.
+    """Prints one line on standard error, with escape sequences for characters that are not printable.
 
-    Under torchrun all but rank 0 say which they are. Where nobody reads it, nothing happens.
+    Under torchrun, ranks other than 0 print their rank. Errors of writing are ignored.
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     try:
-        # The end of the line in the same piece, for several ranks write to one place.
+        # One write for the whole line, because several ranks write to the same stream.
         sys.stderr.write(f"charladder{'' if rank == '0' else f' (rank {rank})'}: {shown}\n")
         sys.stderr.flush()
     except (OSError, ValueError):

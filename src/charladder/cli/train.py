@@ -57,27 +57,27 @@ def make_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
-    wanted = parse_score(options.score)
-    with process_group(), contextlib.ExitStack() as claims:
+    score = parse_score(options.score)
+    with process_group(), contextlib.ExitStack() as locks:
         console = Terminal(stderr=options.json, ignore_write_errors=True, quiet=not is_rank_zero())
-        again = find_run_to_resume(options)
-        if again is not None:
-            claims.enter_context(run_lock(again))
-        began = time.perf_counter()
-        run, corpus, trainer = start_run(options) if again is None else resume_run(options, again)
-        if again is None:
-            claims.enter_context(run_lock(run.path))
-        ending = SummaryOptions(wanted, options.json, time.perf_counter() - began)
-        return _train_and_summarize(console, run, corpus, trainer, ending)
+        existing = find_run_to_resume(options)
+        if existing is not None:
+            locks.enter_context(run_lock(existing))
+        started = time.perf_counter()
+        run, corpus, trainer = start_run(options) if existing is None else resume_run(options, existing)
+        if existing is None:
+            locks.enter_context(run_lock(run.path))
+        summary = SummaryOptions(score, options.json, time.perf_counter() - started)
+        return _train_and_summarize(console, run, corpus, trainer, summary)
 
 
 def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Trainer, summary: SummaryOptions) -> int:
-    """Trains, and says how it ended; returns the exit code."""
+    """Trains and prints the summary; returns the exit code."""
     _print_start(console, run, corpus, trainer)
     try:
-        followed = _train_with_progress(console, run, corpus, trainer)
-        if not followed.interrupted:
-            return summarize(console, run, corpus, trainer, summary, followed) if is_rank_zero() else 0
+        outcome = _train_with_progress(console, run, corpus, trainer)
+        if not outcome.interrupted:
+            return summarize(console, run, corpus, trainer, summary, outcome) if is_rank_zero() else 0
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
@@ -86,21 +86,17 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
         windows = trainer.settings.micro_batch or trainer.settings.batch // world_size()
         smaller = max_windows(run.recipe, trainer.device)
         smaller = smaller if 0 < smaller < windows else windows // 2
-        advice = (
-            f"--training.micro-batch {smaller} (the same batch in parts)"
-            if smaller
-            else "--context, --width or --layers"
-        )
+        advice = f"--training.micro-batch {smaller} (the same batch in parts)"
+        if not smaller:
+            advice = "a smaller --context, --width or --layers"
         raise UserError(
             f"{windows} windows at once do not fit into the memory of {trainer.device}; "
-            f"{_describe_last_checkpoint(run)}; start a new run "
-            f"with {'' if smaller else 'a smaller '}{advice}"
+            f"{_describe_last_checkpoint(run)}; start a new run with {advice}"
         ) from None
     except OSError as error:
         raise UserError(
             f"{run.path} cannot be written: {error.strerror or error}; {_describe_last_checkpoint(run)}; when it "
-            "can be, go on with "
-            f"charladder train --resume {shlex.quote(str(run.path))}"
+            f"can be, continue with charladder train --resume {shlex.quote(str(run.path))}"
         ) from None
     except UserError:
         if is_truncated(corpus.ids_N):
@@ -113,37 +109,38 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
         )
         return 1
     if is_truncated(corpus.ids_N):
-        barrier()  # as below
+        barrier()  # see below
         raise _truncated_text_error(run)
     console.print(
-        f"stopped and saved; go on with: charladder train --resume {shlex.quote(str(run.path))}",
+        f"stopped and saved; continue with: charladder train --resume {shlex.quote(str(run.path))}",
         soft_wrap=True,
         markup=False,
         highlight=False,
     )
-    barrier()  # torchrun ends all as soon as one has ended, and the leader would have no time to speak
+    barrier()  # torchrun ends all processes when one has ended, perhaps before rank 0 has printed
     return 130
 
 
 def _truncated_text_error(run: Run) -> UserError:
-    """The error of a run whose cached text has become shorter."""
-    there = list_checkpoints(run.path / "checkpoints")
-    advice = f"go on with charladder train --resume {shlex.quote(str(run.path))}" if there else "start a new run"
+    """The error of a run whose text in the cache was truncated."""
+    checkpoints = list_checkpoints(run.path / "checkpoints")
+    advice = (
+        f"continue with charladder train --resume {shlex.quote(str(run.path))}" if checkpoints else "start a new run"
+    )
     return UserError(
-        f"the copy of the text in the cache was cut short by another program; "
-        f"{_describe_last_checkpoint(run)}; {advice}, and the text is "
-        "converted again"
+        f"the text in the cache was truncated by another program; {_describe_last_checkpoint(run)}; {advice}, and the "
+        "text is converted again"
     )
 
 
 def _describe_last_checkpoint(run: Run) -> str:
-    """What is left of a run that went wrong."""
-    there = list_checkpoints(run.path / "checkpoints")
-    return f"the last good checkpoint, {there[-1]}, is kept" if there else "there was no checkpoint yet"
+    """A clause about the newest checkpoint of a run that failed."""
+    checkpoints = list_checkpoints(run.path / "checkpoints")
+    return f"the last good checkpoint, {checkpoints[-1]}, is kept" if checkpoints else "there was no checkpoint yet"
 
 
 def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> None:
-    """Says what is trained on what."""
+    """Prints the run, its network, the device and the text."""
     network = sum(p.numel() for p in trainer.network.parameters())
     heads = sum(p.numel() for p in trainer.objective.parameters())
     train_part = split_corpus(run.recipe, corpus).train
@@ -166,53 +163,54 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
     unused = train_part[1] - train_part[0] - trainer.windows.usable_characters
     if unused:
         console.print(
-            f"note: {unused:,} characters lie in files shorter than a window, and are not trained on", highlight=False
+            f"note: {unused:,} characters are in files shorter than a window, and are not trained on", highlight=False
         )
     if not trainer.clock.step and run.recipe.training.initial_run:
         console.print(
             f"with the weights of {run.recipe.training.initial_run}", highlight=False, markup=False, soft_wrap=True
         )
     if trainer.clock.step:
-        console.print(f"going on from step {trainer.clock.step}", highlight=False)
+        console.print(f"continuing from step {trainer.clock.step}", highlight=False)
         if read_environment_text(run.path, "machine", "steps") not in (None, describe_operations()):
             console.print(
-                "note: training steps are computed otherwise here than where the run began (environment.json): weights "
-                "may differ in their last bits from those of a run that was not interrupted", highlight=False
+                "note: this machine computes training steps with other kernels than the run began with "
+                "(environment.json): weights may differ in their last bits from those of an uninterrupted run",
+                highlight=False
             )  # fmt: skip
 
 
 def _describe_corpus(corpus: Corpus) -> str:
-    """The alphabet, and the files where there are several."""
+    """The alphabet, and the number of files if there are several."""
     size = f" of {corpus.alphabet.size}" if corpus.alphabet.letters else ""
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
 def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
-    """Trains with a display until the budget is spent, a request to end comes in, or the text is cut short."""
-    asked: list[int] = []
-    found: list[Score] = []
+    """Trains with a display until the budget is spent, a signal arrives, or the text in the cache is truncated."""
+    received: list[int] = []
+    scores: list[Score] = []
     valid = split_corpus(run.recipe, corpus).valid
-    stretch = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
+    validation_part = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
 
     def validate() -> float:
         context = run.recipe.model.context
         trainer.parallel_module.eval()
         with run_eagerly(trainer.is_compiled):
             score = evaluate(
-                trainer.predict, corpus.ids_N, stretch, context, max(1, context // 2), corpus.alphabet.size,
+                trainer.predict, corpus.ids_N, validation_part, context, max(1, context // 2), corpus.alphabet.size,
                 trainer.device, ends_F=file_ends(run.recipe, corpus),
             )  # fmt: skip
-        found.append(score)
+        scores.append(score)
         return score.bits_per_character
 
     def stop() -> bool:
-        return bool(asked) or is_truncated(corpus.ids_N)
+        return bool(received) or is_truncated(corpus.ids_N)
 
     interrupted = early = False
     has_valid = valid[1] > valid[0]
-    with stop_on_signal(asked), TrainingProgress(console, trainer) as display:
+    with stop_on_signal(received), TrainingProgress(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             if isinstance(event, CheckpointSaved):
                 interrupted, early = event.interrupted, event.early
-    return TrainingOutcome(interrupted, early, bool(asked), found[-1] if found else None)
+    return TrainingOutcome(interrupted, early, bool(received), scores[-1] if scores else None)

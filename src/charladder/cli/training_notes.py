@@ -1,4 +1,4 @@
-"""What `train` says at its end about a run that went worse than it might have."""
+"""Notes at the end of training about a result that is worse than it could be."""
 
 from typing import Any
 
@@ -10,23 +10,23 @@ from charladder.training.best_weights import BEST_NETWORK_FILE, BestWeights, rea
 
 
 def read_best_weights(run: Run) -> BestWeights | None:
-    """Step and bits of the best weights, where they are better than the last ones."""
+    """Step and bits of the best weights; None if the last weights are the best."""
     return read_best(run.path / BEST_NETWORK_FILE)
 
 
 def closing_notes(run: Run, corpus: Corpus, outcome: TrainingOutcome, score: dict[str, Any] | None) -> list[str]:
-    """Sentences, without the word `note`. `score`: the final score, as final_score returns it."""
+    """Sentences for print_note. `score`: the entries of score_after_training."""
     validated = outcome.last_validation
     if validated is None:
         return []
-    found, best = [], read_best_weights(run)
+    notes, best = [], read_best_weights(run)
     if outcome.ended_early:
-        found.append(
+        notes.append(
             f"training ended before its budget was spent, because {run.recipe.training.patience} validations in a row "
             "were no better than the best one (--patience)"
         )
     if best is not None:
-        found.append(
+        notes.append(
             f"the last weights have {validated.bits_per_character:.3f} bits per character on the text of the "
             f"validations, the best ones (step {best.step:,}) {best.bits:.3f}; --weights best uses those"
         )
@@ -36,8 +36,8 @@ def closing_notes(run: Run, corpus: Corpus, outcome: TrainingOutcome, score: dic
     part = parts.valid[0], parts.valid[0] + characters
     unigram = better_unigram(bits, corpus.ids_N, parts.train, part, corpus.alphabet.size)
     if unigram is not None:
-        found.append(
+        notes.append(
             f"{bits:.3f} bits per character are more than {unigram:.3f}, which the frequencies of single characters in "
             "the training text give (an add-one unigram model)"
         )
-    return found
+    return notes

@@ -1,4 +1,4 @@
-"""How training ended, for what is done after it."""
+"""How training ended, for the summary after it."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,11 @@ from charladder.evaluation import Score
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """How training ended. interrupted: before its end. early: training.patience was used up. asked: a request to end
-    came in, perhaps after the last step. validated: the last validation."""
+    """How training ended.
+
+    interrupted: before its end. ended_early: by training.patience. stop_requested: a signal arrived, perhaps after the
+    last step. last_validation: the score of the last validation.
+    """
 
     interrupted: bool
     ended_early: bool

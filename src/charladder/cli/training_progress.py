@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a live panel on a terminal, plain lines elsewhere."""
+"""The display of training: a live panel on a terminal, plain lines elsewhere."""
 
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -20,11 +20,11 @@ from charladder.training import (
 )
 
 _MAX_TERMS = 12
-_MAX_BAR_COLUMNS = 40  # columns of the progress bar, where there is room
+_MAX_BAR_COLUMNS = 40
 
 
 class TrainingProgress(LiveDisplay):
-    """A context manager; `show` takes the events of the training loop."""
+    """A context manager that shows the events of the training loop."""
 
     def __init__(self, console: Console, trainer: Trainer) -> None:
         super().__init__(console, refresh_per_second=4)
@@ -33,8 +33,8 @@ class TrainingProgress(LiveDisplay):
         self._valid_bits: float | None = None
         self._line: dict = {}
         self._timer = PlainLineTimer(immediate=True)
-        self._first_line: dict | None = None  # the line of the first step; the pace is measured from its end
-        self._first_progress = 0.0  # the progress then
+        self._first_line: dict | None = None  # the speed is measured from its end
+        self._first_progress = 0.0
         self._ascii_only = not (console.encoding or "").lower().startswith("utf")
 
     def show(self, event: Event) -> None:
@@ -44,7 +44,7 @@ class TrainingProgress(LiveDisplay):
                 self._first_line, self._first_progress = event.line, self.trainer.progress
             main = event.line["terms"]["main"]["bits"]
             self._steps_seen += 1
-            share = max(0.1, 1 / self._steps_seen)  # a plain mean at first, then one that forgets
+            share = max(0.1, 1 / self._steps_seen)  # a mean at first, then an exponential moving average
             self._smoothed_bits = (1 - share) * self._smoothed_bits + share * main
             if self.live:
                 self.live.update(self.panel())
@@ -59,7 +59,7 @@ class TrainingProgress(LiveDisplay):
             )  # fmt: skip
         elif isinstance(event, CaptureFailed):
             self.console.print(
-                f"steps cannot be replayed as CUDA graphs here, and go on without: {event.reason}", highlight=False,
+                f"steps cannot be captured as CUDA graphs here, and run eagerly: {event.reason}", highlight=False,
                 markup=False
             )  # fmt: skip
         elif isinstance(event, ValidationCompleted):
@@ -70,13 +70,13 @@ class TrainingProgress(LiveDisplay):
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 
     def _characters_per_second(self) -> str:
-        """Characters a second since the first step, which compiles and warms up and would count for far too much."""
+        """Characters per second since the end of the first step, which compiles and warms up."""
         assert self._first_line is not None
         spent = self._line["seconds"] - self._first_line["seconds"]
         return f"{(self._line['characters'] - self._first_line['characters']) / spent:,.0f}" if spent > 0 else "?"
 
     def _time_left(self) -> str:
-        """Time left: what a budget of minutes still has, or by the pace since the first step."""
+        """Time left: the rest of a budget in minutes, else an estimate from the speed since the first step."""
         progress, seconds, settings = self.trainer.progress, self._line["seconds"], self.trainer.settings
         if settings.minutes:
             left = 60 * settings.minutes - seconds
@@ -87,7 +87,7 @@ class TrainingProgress(LiveDisplay):
         return format_time_left(left)
 
     def _layer_marks(self) -> str:
-        """One mark a layer: whether it still contributes to the loss."""
+        """One mark for each layer: whether it contributes to the loss."""
         layers = self.trainer.network.settings.layers
         on, off = ("#", ".") if self._ascii_only else ("■", "·")
         names = self._line["terms"]
@@ -130,5 +130,5 @@ class TrainingProgress(LiveDisplay):
             terms.add_row(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
         below = [] if beside else [Padding(layers, (0, 0, 0, 2))]
         more = [Text(f"  and {len(names) - _MAX_TERMS} more")] if len(names) > _MAX_TERMS else []
-        told = [join_wrapped(facts, "   ", width - 2), terms]
-        return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in told), *more)
+        body = [join_wrapped(facts, "   ", width - 2), terms]
+        return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in body), *more)

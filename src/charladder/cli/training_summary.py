@@ -1,4 +1,4 @@
-"""What `charladder train` does and says when training has ended."""
+"""The end of `charladder train`: the final score, the plot, and the summary."""
 
 import shlex
 import time
@@ -22,8 +22,10 @@ from charladder.training.memory import peak_bytes
 
 @dataclass(frozen=True)
 class SummaryOptions:
-    """What is done after training. score: --score. as_json: --json. reading_seconds: how long it took to read the text
-    and to make the network, which is outside the budget."""
+    """Options of the end of `train`.
+
+    score: --score. as_json: --json. setup_seconds: time to read the text and create the network, outside the budget.
+    """
 
     score: str | int | None
     as_json: bool
@@ -33,7 +35,7 @@ class SummaryOptions:
 def summarize(
     console: Console, run: Run, corpus: Corpus, trainer: Trainer, options: SummaryOptions, outcome: TrainingOutcome
 ) -> int:
-    """The final score, the plot, and what to do next; returns the exit code."""
+    """Scores the run, draws its curves and prints the next commands; returns the exit code."""
     clock, name = trainer.clock, shlex.quote(str(run.path))
     began = time.perf_counter()
     validated = outcome.last_validation
@@ -56,12 +58,12 @@ def summarize(
     more = f"--patience {2 * trainer.settings.patience}" if outcome.ended_early else _doubled_budget(trainer)
     read = run if best is None else replace(run, weights="best")
     following = "\n        ".join(commands_after_training(read, corpus, more, console.encoding))
-    where = f"{plot}" if plot else 'no curves.png, for matplotlib is missing: pip install "charladder[plot]"'
+    where = f"{plot}" if plot else 'no curves.png, because matplotlib is missing: pip install "charladder[plot]"'
     console.print(
         f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
-        f"outside the budget: {options.setup_seconds:.0f} s to read the text and make the network, "
+        f"outside the budget: {options.setup_seconds:.0f} s to read the text and create the network, "
         f"{scoring_seconds:.0f} s to score\n"
         f"curves: {where}\n"
         f"next:   {following}",
@@ -96,7 +98,7 @@ def summarize(
 
 
 def _doubled_budget(trainer: Trainer) -> str:
-    """The budget twice as long, as an option."""
+    """Twice the budget, as an option."""
     settings = trainer.settings
     if settings.minutes:
         return f"--minutes {2 * settings.minutes:g}"
