@@ -208,7 +208,10 @@ def test_settings_that_cannot_be(fields, sentence):
 
 def test_devices():
     assert choose_device("cpu").type == "cpu"
-    for name, sentence in (("cuda:99", "is not on this machine"), ("cpux", "not the name of a device")):
+    for name, sentence in (
+        ("cuda:99", "'cuda:99'; this machine has only"),
+        ("cpux", "'cpux'; use auto, cpu, cuda, cuda:1 or mps"),
+    ):
         with pytest.raises(UserError, match=sentence):
             choose_device(name)
     assert choose_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
