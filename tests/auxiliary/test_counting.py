@@ -127,6 +127,15 @@ def test_uint8_labels_are_never_ignored():
     torch.testing.assert_close(report.total, F.cross_entropy(model(X), target.long()))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_class_weights_count_for_labels_of_every_integer_dtype(dtype):
+    target, weight = torch.tensor([0, 1, 1, 1, 0, 2], dtype=dtype), torch.tensor([1.0, 5.0, 0.5])
+    model, loss = stack(classes=3), torch.nn.CrossEntropyLoss(weight=weight)
+    report = aux.Objective(term(loss))(model, X, target)
+    assert float(report.terms["main"].count) == float(weight[target.long()].sum())
+    torch.testing.assert_close(report.total, loss(model(X), target.long()))
+
+
 def test_half_precision_losses_are_summed_in_float32():
     target = torch.zeros(400, 400, dtype=torch.float16)
     objective = aux.Objective(term(lambda p, t: (p - t).square()))

@@ -155,6 +155,21 @@ def test_partial_files_of_killed_processes_are_removed():
     assert not any(path.exists() for path in left)
 
 
+@pytest.mark.parametrize("name", ["data.json", "book.part1.txt"])
+def test_downloads_are_pruned_by_their_last_use_whatever_their_names(name):
+    path = download_path(f"https://example.org/{name}", cache_folder() / "downloads")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"text")
+    os.utime(path, (time.time() - 40 * SECONDS_PER_DAY,) * 2)
+    used = path.with_name(f"{path.name}.used")
+    used.touch()
+    assert [(item.kind, item.name) for item in prune(30) if path in item.files] == [("download", name)]
+    assert path.exists()
+    os.utime(used, (time.time() - 40 * SECONDS_PER_DAY,) * 2)
+    prune(30)
+    assert not path.exists() and not used.exists()
+
+
 def test_failed_removal_is_reported(monkeypatch):
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied")

@@ -74,10 +74,14 @@ def may_ignore_labels(loss: Any) -> bool:
 
 
 def mean_divisor(loss: Any, target: Tensor, where: Tensor | None) -> int | float | Tensor:
-    """The divisor of the mean that a torch loss returns. where: which labels are not ignored; None for all."""
+    """The divisor of the mean that a torch loss returns, or a constant multiple of it.
+
+    where: mask of the labels that are not ignored; None for all.
+    """
     weight, function = loss_option(loss, "weight"), torch_function(loss)
-    if function in LABEL_LOSSES and weight is not None and where is not None:
-        return weight.double()[target[where].long()].sum()
+    if function in LABEL_LOSSES and weight is not None and not target.is_floating_point():
+        labels = target if where is None else target[where]
+        return weight.double()[labels.long()].sum()
     if function in WEIGHTED_LOSSES and weight is not None:
         return weight.double().sum()
     if loss_option(loss, "reduction") == "batchmean":

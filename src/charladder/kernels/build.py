@@ -102,7 +102,7 @@ def _decide() -> Decision:
 
 
 def _load_all() -> Decision:
-    """Loads all libraries; compiles those that the cache folder does not hold intact. Raises Missing and OSError."""
+    """Loads all libraries; compiles those that the cache folder does not hold intact. Raises NativeUnavailable and OSError."""
     if os.environ.get("CHARLADDER_NATIVE") == "0":
         raise NativeUnavailable("CHARLADDER_NATIVE is 0")
     if sys.platform != "linux":
@@ -187,7 +187,7 @@ def _find_all(folder: Path, keys: dict[LibraryKey, str]) -> dict[LibraryKey, Loa
 
 
 def _load(file: Path, which: LibraryKey, digest: str) -> Loaded:
-    """Raises Missing where the file is not a library with the functions that it must export."""
+    """Raises NativeUnavailable where the file is not a library with the functions that it must export."""
     try:
         library = ctypes.CDLL(str(file))
     except OSError as error:
@@ -205,7 +205,7 @@ def _left_behind(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, seconds: float) -> Iterator[None]:
-    """Waits until no other process compiles, and removes what killed ones have left. Raises Missing after `seconds`."""
+    """Waits until no other process compiles, and removes what killed ones have left. Raises NativeUnavailable after `seconds`."""
     from filelock import FileLock, Timeout  # slow to import, and needed here only
 
     lock = FileLock(folder / ".lock")
@@ -248,7 +248,7 @@ def _flushed(file: Path) -> str:
 
 
 def _run_all(commands: list[list[str]], folder: Path, deadline: float) -> None:
-    """Runs commands at the same time, with temporary files in this folder. Raises Missing when one of them fails or the
+    """Runs commands at the same time, with temporary files in this folder. Raises NativeUnavailable when one of them fails or the
     time is over; none of them runs any more then."""
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     try:

@@ -1,7 +1,7 @@
 """Reference operations: what lies between the matrix products of a training step on a CPU, forward and backward, in
 torch and for any dtype.
 
-native.py has the same functions in C, each in one pass over memory; autograd.py chooses between the two.
+native.py has the same functions in C, each in one pass over memory; autograd_functions.py chooses between the two.
 
 Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, G queries, keys and
 values side by side (3 D), F feed-forward width, N = B H, Q queries at once, S characters seen.

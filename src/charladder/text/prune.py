@@ -12,7 +12,9 @@ from charladder.atomic_io import remove
 from charladder.text.cache import SECONDS_PER_DAY, cache_folder, read_record
 from charladder.text.cache_locks import exclusive_cache_lock, is_in_use
 
+_PART_SUFFIXES = ".part", ".part.json"
 USED_SUFFIX = ".used"  # of an empty file beside another; its modification time is the time of the last use
+_DOWNLOAD_SUFFIXES = *_PART_SUFFIXES, ".lock", USED_SUFFIX  # of files that belong to a download
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _download_items(days: float) -> list[PrunedItem]:
     """One item for each finished download, with its USED_SUFFIX file."""
     items = []
     for path in sorted((cache_folder() / "downloads").glob("*")):
-        if path.suffix in (".part", ".json", ".lock", USED_SUFFIX) or not path.is_file():
+        if path.name.endswith(_DOWNLOAD_SUFFIXES) or not path.is_file():
             continue
         by_url = re.match("[0-9a-f]{16}-(.+)", path.name)
         reason = None if by_url else "it may have been put there by hand"
@@ -90,7 +92,7 @@ def _download_items(days: float) -> list[PrunedItem]:
 def _unfinished_items(days: float) -> list[PrunedItem]:
     """One item for each partial file. The caller holds the exclusive lock, so no process is writing them."""
     folders = (cache_folder() / name for name in ("texts", "sources", "downloads"))
-    parts = [path for folder in folders for path in sorted(folder.glob("*.part*"))]
+    parts = [path for folder in folders for path in sorted(folder.glob("*")) if path.name.endswith(_PART_SUFFIXES)]
     return [_make_item("unfinished file", path.name, [*path.rglob("*"), path], days, None) for path in parts]
 
 

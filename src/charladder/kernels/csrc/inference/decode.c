@@ -18,7 +18,7 @@
 #define ROWS_PER_THREAD 16 /* from so many rows for each thread on, a thread computes its rows alone */
 #ifndef SHARED_CACHE_BYTES
 #define SHARED_CACHE_BYTES                                                                                             \
-    (8 << 20) /* bytes of weights up to which that is faster, as in packed.py, because each thread reads all weights   \
+    (8 << 20) /* bytes of weights up to which that is faster, as in packed_cpu.py, each thread reads all weights       \
                */
 #endif
 #ifndef OWN_CACHE_BYTES
