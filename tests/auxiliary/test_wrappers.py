@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
-from charladder.auxiliary._parallel import ddp_around
+from charladder.auxiliary._head_gradients import ddp_around
 
 
 @pytest.fixture(autouse=True)

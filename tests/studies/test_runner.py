@@ -145,7 +145,7 @@ def children() -> list[bytes]:
                 found.append((path / "cmdline").read_bytes())
         except OSError:  # it has ended
             continue
-    return [words for words in found if b"charladder.studies.child_process" in words]
+    return [words for words in found if b"charladder.studies.end_with_parent" in words]
 
 
 def test_a_directory_of_another_plan_is_refused(whole, place):

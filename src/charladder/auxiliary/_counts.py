@@ -1,6 +1,6 @@
 """The number of predictions of a term: what its sum of losses is divided by.
 
-From Term(count=...); else from the mask; else the divisor of a torch loss (_torch_losses.py); else the elements of the
+From Term(count=...); else from the mask; else the divisor of a torch loss (_mean_divisors.py); else the elements of the
 target that are not -100.
 """
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named
+from charladder.auxiliary._mean_divisors import loss_option, may_ignore_labels, mean_divisor, returns_mean
 from charladder.auxiliary._term import Term
-from charladder.auxiliary._torch_losses import loss_option, may_ignore_labels, mean_divisor, returns_mean
 
 IGNORE_INDEX = -100
 Count = float | Tensor

@@ -17,9 +17,9 @@ from torch.func import functional_call
 
 from charladder.auxiliary._counts import Count, count_of, is_integer, is_zero, knows_scalar_count, weight_mask
 from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
+from charladder.auxiliary._mean_divisors import loss_option
 from charladder.auxiliary._select import is_tuple_or_list, map_tensors, tensors_in
 from charladder.auxiliary._term import Term
-from charladder.auxiliary._torch_losses import loss_option
 from charladder.auxiliary._zero_losses import zero_gradient_where, zero_loss
 
 # These broadcast a prediction and a target of different shapes, with at most a warning.

@@ -21,8 +21,8 @@ from charladder.auxiliary._build_heads import make_head, probing, trainable_dtyp
 from charladder.auxiliary._counts import Count, TargetCounts, count_targets
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
+from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
 from charladder.auxiliary._modules import SubmoduleBoundary, model_modules
-from charladder.auxiliary._parallel import HeadGradients, ParallelWrappers, zero_loss_of_unused
 from charladder.auxiliary._predictions import head_input, mask_of, target_of
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
 from charladder.auxiliary._report import Report, check_finite

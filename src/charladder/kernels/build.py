@@ -102,7 +102,10 @@ def _decide() -> Decision:
 
 
 def _load_all() -> Decision:
-    """Loads all libraries; compiles those that the cache folder does not hold intact. Raises NativeUnavailable and OSError."""
+    """Loads all libraries, and compiles those that are missing or damaged in the cache folder.
+
+    Raises NativeUnavailable and OSError.
+    """
     if os.environ.get("CHARLADDER_NATIVE") == "0":
         raise NativeUnavailable("CHARLADDER_NATIVE is 0")
     if sys.platform != "linux":
@@ -205,7 +208,10 @@ def _left_behind(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, seconds: float) -> Iterator[None]:
-    """Waits until no other process compiles, and removes what killed ones have left. Raises NativeUnavailable after `seconds`."""
+    """Waits until no other process compiles, and removes the folders of killed compilations.
+
+    Raises NativeUnavailable after `seconds`.
+    """
     from filelock import FileLock, Timeout  # slow to import, and needed here only
 
     lock = FileLock(folder / ".lock")
@@ -248,8 +254,10 @@ def _flushed(file: Path) -> str:
 
 
 def _run_all(commands: list[list[str]], folder: Path, deadline: float) -> None:
-    """Runs commands at the same time, with temporary files in this folder. Raises NativeUnavailable when one of them fails or the
-    time is over; none of them runs any more then."""
+    """Runs commands at the same time, with temporary files in `folder`.
+
+    Raises NativeUnavailable if one of them fails or takes too long, after it has ended all of them.
+    """
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     try:
         for number, command in enumerate(commands):

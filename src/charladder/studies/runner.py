@@ -170,7 +170,13 @@ def train_arguments(plan: Plan, run: PlannedRun) -> list[str]:
 
 def start_run(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> ChildProcess:
     """Starts a run in a new session, so that the terminal does not send it Ctrl-C; the parent requests the stop."""
-    command = [sys.executable, "-m", "charladder.studies.child_process", str(os.getpid()), *train_arguments(plan, run)]
+    command = [
+        sys.executable,
+        "-m",
+        "charladder.studies.end_with_parent",
+        str(os.getpid()),
+        *train_arguments(plan, run),
+    ]
     log = run.log_path.open("ab")
     try:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`python -m charladder.studies.child_process PARENT_PID ARGUMENTS`: charladder ARGUMENTS, until the parent ends.
+"""`python -m charladder.studies.end_with_parent PARENT_PID ARGUMENTS`: charladder ARGUMENTS, until the parent ends.
 
 On Linux the kernel sends SIGTERM when the parent is killed, upon which training saves and stops. On other systems a run
 whose parent was killed trains to its end.
