@@ -1,4 +1,4 @@
-"""Every mistake: one sentence, exit code 2, no traceback, nothing made or lost."""
+"""User errors: one sentence, exit code 2, no traceback, and no file created or changed."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from helpers import edit_config
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--steps", "2"]
 TRAIN = ["train", "text", "--steps", "2"]
 
-MISTAKES = [
+USER_ERRORS = [
     (["trian"], "there is no command 'trian'; did you mean train?"),
     (["train", "missing.txt", "--steps", "2"], "no file or corpus called 'missing.txt'"),
     (["train", "empty", "--steps", "2"], "empty is empty"),
@@ -190,7 +190,7 @@ MISTAKES = [
     (["corpora", "--prune", "--days", "-1"], "--days is -1; it must be a number of at least 0"),
     (["corpora", "--prune", "--days", "nan"], "--days is nan; it must be a number of at least 0"),
     (["copora"], "there is no command 'copora'; did you mean corpora?"),
-    # found in review
+    # other
     (["train", "", "--steps", "2"], "DATA is an empty name"),
     (["evaluate", "run", ""], "DATA is an empty name"),
     (["train", "--resume", ""], ". is not a run directory"),
@@ -229,7 +229,7 @@ MISTAKES = [
 
 
 def make_texts() -> None:
-    """Texts that cannot be used, each in its own way."""
+    """Creates texts that cannot be read or trained on, and some that are unusual."""
     Path("dangling").symlink_to("nowhere")
     Path("bomb.gz").write_bytes(gzip.compress(bytes(80 << 20)))
     with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -263,7 +263,7 @@ def make_texts() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def runs_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -303,31 +303,33 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
-def test_a_mistake_gets_one_sentence_and_leaves_everything_as_it_was(place, monkeypatch, capsys, words, sentence):
-    monkeypatch.chdir(place)
+@pytest.mark.parametrize(
+    ("arguments", "message"), USER_ERRORS, ids=[" ".join(arguments) for arguments, _ in USER_ERRORS]
+)
+def test_user_error_prints_one_sentence_and_changes_no_file(runs_folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(runs_folder)
     monkeypatch.setattr(download, "RETRY_SECONDS", 0.001)
     before = {
         path: path.lstat().st_mtime_ns
-        for path in place.rglob("*")
+        for path in runs_folder.rglob("*")
         if "cache" not in path.parts and path.name != ".lock"
     }
-    assert main(words) == 2
-    said = capsys.readouterr()
-    lines = said.err.strip().splitlines()
-    assert len(lines) == 1, said.err
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
     assert lines[0].startswith("charladder: ")
-    assert sentence in lines[0]
-    assert said.out == ""
+    assert message in lines[0]
+    assert captured.out == ""
     assert {
         path: path.lstat().st_mtime_ns
-        for path in place.rglob("*")
+        for path in runs_folder.rglob("*")
         if "cache" not in path.parts and path.name != ".lock"
     } == before
 
 
-def test_a_context_beyond_the_trained_one(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
+def test_context_longer_than_in_training(runs_folder, monkeypatch, capsys):
+    monkeypatch.chdir(runs_folder)
     assert main(["evaluate", "run", "--context", "32"]) == 0
     assert "trained at context 16" in capsys.readouterr().err
     paper = ["--model.block", "paper", "--model.positions", "tables"]

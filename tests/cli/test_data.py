@@ -1,4 +1,4 @@
-"""Any text from anywhere, through the command line."""
+"""Training texts on the command line: standard input, URLs, several files, folders, alphabets and encodings."""
 
 import json
 import os
@@ -21,48 +21,48 @@ TEXT = "a ladder has layers, größer und kleiner. " * 200
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def shell(command: str, **settings) -> subprocess.CompletedProcess:
+def run_shell(command: str, **settings) -> subprocess.CompletedProcess:
     command = command.replace("charladder", f"{shlex.quote(sys.executable)} -m charladder", 1)
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False, **settings
     )
 
 
-def ladder(*words: str, **settings) -> subprocess.CompletedProcess:
+def run_charladder(*arguments: str, **settings) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "charladder", *words], capture_output=True, timeout=120, check=False, **settings
+        [sys.executable, "-m", "charladder", *arguments], capture_output=True, timeout=120, check=False, **settings
     )
 
 
 @pytest.mark.slow
-def test_standard_input_trains_and_the_run_goes_on_without_it(capsys):
-    assert ladder("train", "-", *TINY, "--run", "one", input=TEXT.encode()).returncode == 0
+def test_run_trained_on_standard_input_resumes_without_it(capsys):
+    assert run_charladder("train", "-", *TINY, "--run", "one", input=TEXT.encode()).returncode == 0
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0
     assert main(["evaluate", "one"]) == 0
-    done = ladder("evaluate", "one", "-", "--limit", "50", "--json", input=b"another text of a ladder")
+    done = run_charladder("evaluate", "one", "-", "--limit", "50", "--json", input=b"another text of a ladder")
     assert json.loads(done.stdout)["characters"] == 24
-    assert ladder("train", "-", *TINY, "--run", "two", input=b"").returncode == 2
+    assert run_charladder("train", "-", *TINY, "--run", "two", input=b"").returncode == 2
 
 
 @pytest.mark.slow
-def test_a_process_substitution_trains():
-    done = shell("charladder train <(printf 'a ladder%.0s' {1..300}) " + " ".join([*TINY, "--run", "one"]))
+def test_train_on_a_process_substitution():
+    done = run_shell("charladder train <(printf 'a ladder%.0s' {1..300}) " + " ".join([*TINY, "--run", "one"]))
     assert done.returncode == 0, done.stderr
     assert main(["evaluate", "one"]) == 0
 
 
-def test_a_url_trains(capsys):
+def test_train_on_a_url(capsys):
     with serving(TEXT.encode()) as server:
         assert main(["train", f"{server.address}/book.txt", *TINY, "--run", "one"]) == 0
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
 
 
-def test_several_files_with_boundaries_kept(capsys):
+def test_train_on_several_files_with_boundaries(capsys):
     for name in ("a b.txt", "-x.txt", "c.txt"):
         Path(name).write_text(TEXT)
     Path("b.txt").write_text("short")
@@ -81,13 +81,13 @@ def test_several_files_with_boundaries_kept(capsys):
     config = Path("one/config.toml")
     before = config.read_text()
     config.write_text(before.replace("c.txt", "[cd].txt"))
-    assert main(["train", "--resume", "one"]) == 0, "a pattern that only the run names is not opened; the cache has 3"
-    given = [word for name in ("a b.txt", "./-x.txt", "[cd].txt") for word in ("--data", name)]
-    assert main(["train", "--resume", "one", *given]) == 2
+    assert main(["train", "--resume", "one"]) == 0, "the pattern is not opened; the text in the cache has 3 files"
+    data_arguments = [word for name in ("a b.txt", "./-x.txt", "[cd].txt") for word in ("--data", name)]
+    assert main(["train", "--resume", "one", *data_arguments]) == 2
     assert "has 4 files now and had 3" in capsys.readouterr().err
 
 
-def test_training_in_a_folder_that_holds_its_own_run(capsys):
+def test_train_on_a_folder_that_contains_the_run(capsys):
     Path("book.txt").write_text(TEXT)
     assert main(["train", ".", *TINY]) == 0
     assert main(["evaluate", "runs/ladder-1"]) == 0
@@ -96,7 +96,7 @@ def test_training_in_a_folder_that_holds_its_own_run(capsys):
     assert one == two
 
 
-def test_alphabets_meet_text(capsys):
+def test_characters_outside_the_alphabet(capsys):
     Path("book.txt").write_text(TEXT)
     Path("other.txt").write_text("A Ladder! " * 10)
     assert main(["train", "book.txt", *TINY, "--run", "strict", "--alphabet", "unicode"]) == 0
@@ -108,17 +108,17 @@ def test_alphabets_meet_text(capsys):
     assert open_run(Path("lax")).alphabet.size == open_run(Path("strict")).alphabet.size + 1
     assert main(["evaluate", "strict", "other.txt"]) == 2
     assert "'A' at byte 0" in capsys.readouterr().err
-    for run, words, count in (("strict", ["--unknown", "drop"], 70), ("lax", [], 100), ("few", [], 70)):
-        assert main(["evaluate", run, "other.txt", *words, "--json"]) == 0
-        said = capsys.readouterr()
-        assert json.loads(said.out)["characters"] == count
-        assert "note: 30 letters" in said.err
+    for run, arguments, count in (("strict", ["--unknown", "drop"], 70), ("lax", [], 100), ("few", [], 70)):
+        assert main(["evaluate", run, "other.txt", *arguments, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["characters"] == count
+        assert "note: 30 letters" in captured.err
     assert main(["generate", "lax", "--prompt", "A ladder", "--length", "5"]) == 0
     assert main(["generate", "strict", "--prompt", "A ladder", "--length", "5", "--unknown", "drop"]) == 0
     assert main(["generate", "strict", "--prompt", "A ladder", "--length", "5"]) == 2
 
 
-def test_an_encoding_is_kept_with_the_run(capsys):
+def test_encoding_is_saved_with_the_run(capsys):
     Path("book.txt").write_bytes(TEXT.encode("latin-1"))
     assert main(["train", "book.txt", *TINY, "--run", "one", "--encoding", "latin-1"]) == 0
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
@@ -127,11 +127,11 @@ def test_an_encoding_is_kept_with_the_run(capsys):
 
 
 @pytest.mark.slow
-def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
+def test_text_is_truncated_and_deleted_during_training(workdir):
     Path("book.txt").write_text(TEXT)
-    words = [*TINY[:-2], "--steps", "400", "--valid", "100", "--test", "100", "--training.log-every", "1"]
+    arguments = [*TINY[:-2], "--steps", "400", "--valid", "100", "--test", "100", "--training.log-every", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "charladder", "train", "book.txt", *words, "--run", "one"],
+        [sys.executable, "-m", "charladder", "train", "book.txt", *arguments, "--run", "one"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     while not Path("one/metrics.jsonl").exists():
@@ -143,25 +143,25 @@ def test_the_text_may_change_and_go_while_a_run_trains_on_it(here):
 
 
 @pytest.mark.parametrize("validations", [0, 5])
-def test_a_cached_text_that_is_cut_while_it_is_trained_on_is_no_lost_work(monkeypatch, capsys, validations):
+def test_cached_text_truncated_during_training_keeps_the_checkpoint(monkeypatch, capsys, validations):
     Path("text").write_text(TEXT * 20)
-    words = ["text", *TINY, "--steps", "6", "--training.validations", f"{validations}"]
-    words += ["--training.checkpoint-seconds", "1e-9"]
+    arguments = ["text", *TINY, "--steps", "6", "--training.validations", f"{validations}"]
+    arguments += ["--training.checkpoint-seconds", "1e-9"]
     step = Trainer.step
 
-    def cut(trainer):
+    def step_and_truncate(trainer):
         facts = step(trainer)
         if trainer.clock.step == 3:
             os.truncate(trainer.windows.ids_N.filename, 1000)
         return facts
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", cut)
-        assert main(["train", *words, "--run", "one"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
+        patch.setattr(Trainer, "step", step_and_truncate)
+        assert main(["train", *arguments, "--run", "one"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
     newest = 2 if validations else 3
-    assert f"truncated by another program; the last good checkpoint, one/checkpoints/{newest}, is kept" in said
-    assert "; continue with charladder train --resume one, and the text is converted again" in said
+    assert f"truncated by another program; the last good checkpoint, one/checkpoints/{newest}, is kept" in error
+    assert "; continue with charladder train --resume one, and the text is converted again" in error
     assert main(["train", "--resume", "one"]) == 0
-    assert main(["train", *words, "--run", "two"]) == 0
+    assert main(["train", *arguments, "--run", "two"]) == 0
     assert_same_tensors(Path("one/model.safetensors"), Path("two/model.safetensors"))

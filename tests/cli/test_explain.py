@@ -7,14 +7,16 @@ import pytest
 from charladder.cli.main import main
 
 
-def said(capsys, *argv: str) -> str:
-    assert main(["explain", *argv]) == 0
+def explain_output(capsys, *arguments: str) -> str:
+    assert main(["explain", *arguments]) == 0
     return capsys.readouterr().out
 
 
-def test_rows_as_json(capsys):
-    answer = json.loads(said(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2", "--json"))
-    rows = answer["rows"]
+def test_json_has_a_row_for_each_prediction(capsys):
+    result = json.loads(
+        explain_output(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2", "--json")
+    )
+    rows = result["rows"]
     assert len(rows) == 3 * (5 + 4)
     assert rows[0] == {
         "loss": "layer1.target1", "layer": 1, "given": "A", "offset": 1, "target": "B", "weight": 0.0, "active": False,
@@ -23,37 +25,39 @@ def test_rows_as_json(capsys):
             "active": True} in rows  # fmt: skip
 
 
-def test_the_table_and_the_sum(capsys):
-    out = said(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2")
+def test_table_and_total(capsys):
+    out = explain_output(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2")
     assert "total = 1 layer2.target1 + 0.5 layer2.target2 + 1 main + 0.5 layer3.target2" in out
     assert "18 of them, and 9 of terms that are silent now." in out
     row = next(line.split() for line in out.splitlines() if '"ABC"' in line and "main" in line)
     assert row == ["main", "3", '"ABC"', '"D"', "1", "1"]
 
 
-def test_presets_and_recipes(capsys):
-    out = said(capsys, "AB", "--layers", "4", "--targets", "1", "--intermediate", "deed")
+def test_weights_of_presets_and_recipes(capsys):
+    out = explain_output(capsys, "AB", "--layers", "4", "--targets", "1", "--intermediate", "deed")
     assert "total = 0.25 layer1.target1 + 0.25 layer2.target1 + 0.25 layer3.target1 + 1.25 main" in out
-    rows = json.loads(said(capsys, "AB", "--recipe", "ladder", "--progress", "0.1", "--json"))["rows"]
+    rows = json.loads(explain_output(capsys, "AB", "--recipe", "ladder", "--progress", "0.1", "--json"))["rows"]
     assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 layers, weight 0.3, the first silent
-    rows = json.loads(said(capsys, "ABC", "--layers", "1", "--ahead", "blockwise", "--step", "3", "--json"))["rows"]
+    rows = json.loads(explain_output(capsys, "ABC", "--layers", "1", "--ahead", "blockwise", "--step", "3", "--json"))[
+        "rows"
+    ]
     assert sorted({row["active"] for row in rows}) == [False, True]
 
 
-def test_what_no_terminal_should_be_given_is_written_out(capsys):
-    out = said(capsys, 'a"\\\x9b\u202e\n[b]', "--layers", "1", "--targets", "1")
+def test_control_characters_are_escaped(capsys):
+    out = explain_output(capsys, 'a"\\\x9b\u202e\n[b]', "--layers", "1", "--targets", "1")
     assert '"a\\"\\\\\\u009b\\u202e\\n["' in out
     assert "\x9b" not in out and "\u202e" not in out
 
 
-def test_a_narrow_terminal_gets_lines(capsys, monkeypatch):
+def test_narrow_terminal_gets_lines_instead_of_a_table(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
-    out = said(capsys, "ABC", "--layers", "2", "--targets", "1", "--progress", "0.3")
+    out = explain_output(capsys, "ABC", "--layers", "2", "--targets", "1", "--progress", "0.3")
     assert 'layer1.target1: "A" -> "B", silent' in out and 'main: "AB" -> "C", weight 1' in out
 
 
 @pytest.mark.parametrize(
-    ("argv", "sentence"),
+    ("arguments", "message"),
     [
         (["A"], "TEXT has 1 characters; give 2 to 200"),
         (["A" * 201], "TEXT has 201 characters"),
@@ -72,7 +76,7 @@ def test_a_narrow_terminal_gets_lines(capsys, monkeypatch):
         (["AB", "--intermediat", "calm"], "no option --intermediat; did you mean --intermediate?"),
     ],
 )
-def test_mistakes(argv, sentence, capsys):
-    assert main(["explain", *argv]) == 2
+def test_user_errors(arguments, message, capsys):
+    assert main(["explain", *arguments]) == 2
     error = capsys.readouterr().err
-    assert sentence in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The score at the end of `train`: which stretch, what is said before and after, and what interrupts it."""
+"""The score at the end of `train`: the number of characters, the printed lines, and its interruption."""
 
 import json
 import os
@@ -25,7 +25,7 @@ VALID = 200  # characters of the valid part of the text
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -34,32 +34,34 @@ def evaluations() -> list[dict]:
     return [line for line in read_metrics(Path("run/metrics.jsonl")) if "split" in line]
 
 
-def test_by_default_a_tenth_of_the_characters_trained_on_is_scored(here, text_file, capsys):
+def test_default_scores_a_tenth_of_the_trained_characters(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY, "--json"]) == 0
     captured = capsys.readouterr()
-    done = json.loads(captured.out)
-    assert (done["scored"]["characters"], done["scored"]["part"]) == (12 * 2 * 16 // 10, True)
+    result = json.loads(captured.out)
+    assert (result["scored"]["characters"], result["scored"]["part"]) == (12 * 2 * 16 // 10, True)
     assert "scoring the first 38 of 200 characters of the valid part, about 0 s" in captured.err
     assert captured.err.index("scoring the first 38") > captured.err.index("checkpoint run")
     assert "valid: " in captured.err and "(the first 38 characters)" in captured.err
     assert "outside the budget: " in captured.err
     assert main(["evaluate", "run", "--limit", "38", "--json"]) == 0
-    again = json.loads(capsys.readouterr().out)
-    assert again["bits_per_character"] == done["valid_bits_per_character"] == done["scored"]["bits_per_character"]
-    assert (again["context"], again["stride"]) == (done["scored"]["context"], done["scored"]["stride"])
+    evaluated = json.loads(capsys.readouterr().out)
+    assert (
+        evaluated["bits_per_character"] == result["valid_bits_per_character"] == result["scored"]["bits_per_character"]
+    )
+    assert (evaluated["context"], evaluated["stride"]) == (result["scored"]["context"], result["scored"]["stride"])
     *validations, last = evaluations()
     assert len(validations) == 4 and all(line["part"] and "final" not in line for line in validations)
     assert (last["part"], last["final"], last["characters"], last["step"]) == (True, True, 38, 12)
 
     assert main(["train", "--resume", "run"]) == 0
-    assert evaluations() == [*validations, last], "a finished run that is resumed has its score once"
+    assert evaluations() == [*validations, last], "resuming a finished run adds no second score"
     capsys.readouterr()
     assert main(["plot", "run", "--json"]) == 0
     (curve,) = json.loads(capsys.readouterr().out)["runs"]
     assert (curve["valid_bits_per_character"], curve["valid_characters"]) == (last["bits_per_character"], 38)
 
 
-def test_the_best_validation_is_none_of_another_stretch(here, text_file, capsys):
+def test_validation_bits_exclude_the_final_score(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 0
     lines = evaluations()
     path = Path("run/metrics.jsonl")
@@ -69,13 +71,13 @@ def test_the_best_validation_is_none_of_another_stretch(here, text_file, capsys)
     assert read_validation_bits(Path("run")) == [3.0] * 4
 
 
-def test_whole_none_and_a_number(here, text_file, capsys):
+def test_score_option_whole_none_and_number(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, "--score", "none", "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert done["valid_bits_per_character"] is None and done["scored"] is None
+    result = json.loads(capsys.readouterr().out)
+    assert result["valid_bits_per_character"] is None and result["scored"] is None
     assert all("final" not in line and line["part"] for line in evaluations())
-    for wanted, characters in (("70", 70), ("whole", VALID), ("1000", VALID)):
-        assert main(["train", "--resume", "run", "--score", wanted, "--json"]) == 0
+    for score_option, characters in (("70", 70), ("whole", VALID), ("1000", VALID)):
+        assert main(["train", "--resume", "run", "--score", score_option, "--json"]) == 0
         captured = capsys.readouterr()
         scored = json.loads(captured.out)["scored"]
         assert (scored["characters"], scored["part"]) == (characters, characters < VALID)
@@ -86,23 +88,23 @@ def test_whole_none_and_a_number(here, text_file, capsys):
     assert [line["characters"] for line in evaluations() if line.get("final")] == [70]
 
 
-@pytest.mark.parametrize("wanted", ["0", "-1", "half", "", "1.5", "9" * 30])
-def test_a_stretch_that_cannot_be_is_refused_before_training(here, text_file, capsys, wanted):
-    assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, f"--score={wanted}"]) == 2
+@pytest.mark.parametrize("score_option", ["0", "-1", "half", "", "1.5", "9" * 30])
+def test_invalid_score_option_is_refused_before_training(workdir, text_file, capsys, score_option):
+    assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, f"--score={score_option}"]) == 2
     assert "it must be whole, none, or a number of characters" in capsys.readouterr().err
     assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_end_during_the_score_says_that_training_is_saved(
-    here, text_file, capsys, monkeypatch: pytest.MonkeyPatch, number
+def test_signal_during_the_score_reports_that_training_is_saved(
+    workdir, text_file, capsys, monkeypatch: pytest.MonkeyPatch, number
 ):
-    def interrupted(*arguments):
+    def score_with_signal(*arguments):
         os.kill(os.getpid(), number)
         time.sleep(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(final_score, "score_job", interrupted)
+        patch.setattr(final_score, "score_job", score_with_signal)
         assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 130
     out = capsys.readouterr().out
     assert "training is done and saved, its score was interrupted; score it with: charladder evaluate run" in out
@@ -111,32 +113,34 @@ def test_a_request_to_end_during_the_score_says_that_training_is_saved(
     assert evaluations()[-1]["final"]
 
 
-def trainer(trained: int, **budget) -> SimpleNamespace:
+def fake_trainer(trained: int, **budget) -> SimpleNamespace:
     settings = TrainingConfig(batch=1, learning_rate=1.0, **budget)
     return SimpleNamespace(settings=settings, clock=Clock(100, trained, 77.0))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "budget", "trained", "speed", "expected"),
+    ("score_option", "budget", "trained", "speed", "expected"),
     [
         ("whole", {"steps": 9}, 10, 1.0, 5_000_000),
         (300, {"steps": 9}, 10, 1.0, 300),
         (6_000_000, {"steps": 9}, 10, 1.0, 5_000_000),
-        (None, {"steps": 9}, 1_000_000, 1.0, 100_000),  # a clock has no say in it
+        (None, {"steps": 9}, 1_000_000, 1.0, 100_000),  # does not depend on time
         (None, {"characters": 9}, 1_000_000, 1.0, 100_000),
         (None, {"steps": 9}, 10, 1.0, 8192),
         (None, {"steps": 9}, 900_000_000, 1.0, 5_000_000),
         (None, {"minutes": 0.5}, 1_000_000, 1e6, 100_000),
         (None, {"minutes": 0.5}, 1_000_000, 20_000.0, 60_000),  # three seconds, a tenth of the thirty
-        (None, {"minutes": 0.5}, 1_000_000, 10.0, 8192),  # it has been scored already
+        (None, {"minutes": 0.5}, 1_000_000, 10.0, 8192),  # the validation has scored so many already
     ],
 )
-def test_how_many_characters_are_scored(wanted, budget, trained, speed, expected):
+def test_characters_to_score(score_option, budget, trained, speed, expected):
     validated = Score(1.0, 8192, 8192 / speed)
-    assert final_score.characters_to_score(trainer(trained, **budget), wanted, 5_000_000, validated) == expected
+    assert (
+        final_score.characters_to_score(fake_trainer(trained, **budget), score_option, 5_000_000, validated) == expected
+    )
 
 
-def test_runs_of_a_plan_are_scored_whole(tmp_path):
+def test_study_runs_are_scored_on_the_whole_valid_part(tmp_path):
     plan = read_plan("paper")
     run = PlannedRun(plan.arms[0], 0, tmp_path / "run")
     assert "--score=whole" in train_arguments(plan, run)

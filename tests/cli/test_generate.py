@@ -1,4 +1,4 @@
-"""generate and refit through the command line, and the same as a library."""
+"""`charladder generate` and `charladder refit`, and the same from Python."""
 
 import gc
 import hashlib
@@ -26,71 +26,72 @@ TINY = ["--layers", "3", "--width", "16", "--context", "16", "--batch", "2", "--
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """runs: `run` has heads that draft, `bare` none at all, `lettered` spells with letters."""
+def runs_folder(tmp_path_factory):
+    """Runs: `run` has drafting heads, `bare` no heads, `lettered` an alphabet of letters, `deep` three targets."""
     folder = tmp_path_factory.mktemp("generate")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
-        for run, more in (
+        for run, extra_arguments in (
             ("run", []),
             ("bare", ["--objective.targets", "1"]),
             ("lettered", ["--alphabet", "letters"]),
             ("deep", ["--objective.intermediate-schedule", "never", "--objective.targets", "3"]),
         ):
-            assert main(["train", "text", *TINY, *more, "--run", run]) == 0
+            assert main(["train", "text", *TINY, *extra_arguments, "--run", run]) == 0
         assert main(["refit", "run", "--steps", "4", "--ahead", "3"]) == 0
     return folder
 
 
 @pytest.fixture(autouse=True)
-def inside(place, monkeypatch):
-    monkeypatch.chdir(place)
+def in_runs_folder(runs_folder, monkeypatch):
+    monkeypatch.chdir(runs_folder)
 
 
-def said(capsys, *words: str) -> dict:
+def generate_json(capsys, *arguments: str) -> dict:
     capsys.readouterr()
-    assert main(["generate", *words, "--json"]) == 0
+    assert main(["generate", *arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("draft", ["auto", "none", "targets", "early-exit", "ngram"])
-def test_every_drafter_writes_and_repeats_by_seed(capsys, draft):
-    one, again, other = (
-        said(capsys, "run", "--prompt", "A l", "--length", "60", "--draft", draft, "--seed", seed) for seed in "334"
+def test_same_seed_repeats_the_text_with_every_drafter(capsys, draft):
+    first, again, other = (
+        generate_json(capsys, "run", "--prompt", "A l", "--length", "60", "--draft", draft, "--seed", seed)
+        for seed in "334"
     )
-    assert one["text"] == again["text"] != other["text"]
-    assert (one["characters"], one["finish"]) == (60, "length")
-    assert one["draft"].startswith(draft)
-    assert one["accepted_per_pass"] >= 1
-    assert one["milliseconds_per_pass"] > 0
+    assert first["text"] == again["text"] != other["text"]
+    assert (first["characters"], first["finish"]) == (60, "length")
+    assert first["draft"].startswith(draft)
+    assert first["accepted_per_pass"] >= 1
+    assert first["milliseconds_per_pass"] > 0
 
 
-def test_auto_writes_what_none_writes(capsys):
-    texts = [said(capsys, "run", "--length", "300", "--draft", draft)["text"] for draft in ("auto", "none")]
+def test_auto_gives_the_same_text_as_none(capsys):
+    texts = [generate_json(capsys, "run", "--length", "300", "--draft", draft)["text"] for draft in ("auto", "none")]
     assert texts[0] == texts[1]
 
 
-def test_trained_heads_draft_without_a_refit(capsys):
+def test_heads_of_training_draft_without_refit(capsys):
     for draft in ("targets", "early-exit"):
-        assert said(capsys, "deep", "--length", "40", "--draft", draft)["draft"] == draft
+        assert generate_json(capsys, "deep", "--length", "40", "--draft", draft)["draft"] == draft
 
 
-def test_refit_goes_on_and_leaves_the_network_alone(capsys):
+def test_refit_continues_and_does_not_change_the_network(capsys):
     before = hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest()
-    heads, about = load_heads(open_run(Path("run"))) or pytest.fail("there are none")
+    heads, metadata = load_heads(open_run(Path("run"))) or pytest.fail("run has no drafting heads")
     assert list(heads.early_exit) == ["1"]
     assert main(["refit", "run", "--steps", "2", "--ahead", "3", "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert done["steps_in_all"] == about.steps + 2
-    assert set(done["bits"]) == {"chain1", "chain2", "chain3", "layer1"}
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps_in_all"] == metadata.steps + 2
+    assert set(result["bits"]) == {"chain1", "chain2", "chain3", "layer1"}
     assert hashlib.sha256(Path("run/model.safetensors").read_bytes()).hexdigest() == before
     assert main(["refit", "run", "--steps", "1", "--fresh", "--layers", "1,2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps_in_all"] == 1
 
 
-def test_many_prompts_in_their_order_and_each_as_alone(capsys):
+def test_prompts_keep_their_order_and_give_the_same_text_as_alone(capsys):
     Path("prompts").write_text('"A l"\n\n{"prompt": "rün", "id": 7}\n"größ"\n')
     rows = []
     for together in ("1", "2", "16"):
@@ -102,12 +103,12 @@ def test_many_prompts_in_their_order_and_each_as_alone(capsys):
     for row in rows[0]:
         assert len(row["log_probabilities"]) == row["characters"] == 30
         assert all(nats <= 0 for nats in row["log_probabilities"])
-    assert [[row["text"] for row in some] for some in rows[1:]] == [[row["text"] for row in rows[0]]] * 2
+    assert [[row["text"] for row in others] for others in rows[1:]] == [[row["text"] for row in rows[0]]] * 2
     for row in rows[0]:
-        assert said(capsys, "run", "--prompt", row["prompt"], "--length", "30")["text"] == row["text"]
+        assert generate_json(capsys, "run", "--prompt", row["prompt"], "--length", "30")["text"] == row["text"]
 
 
-def test_log_probabilities_are_the_models_own_whatever_the_sampling():
+def test_log_probabilities_do_not_depend_on_sampling():
     run = open_run(Path("lettered"))
     for draft in ("none", "ngram"):
         settings = GenerationConfig(12, SamplingParams(temperature=0.5, top_k=3), draft=draft)
@@ -119,10 +120,9 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling():
         np.testing.assert_allclose(text.nats, expected, atol=1e-4)
 
 
-def test_a_stop_string_ends_the_text_and_is_no_part_of_it(capsys):
+def test_stop_string_ends_the_text_and_is_removed(capsys):
     run = open_run(Path("run"))
-    whole = TextGenerator(run, GenerationConfig(200, draft="none")).run.alphabet
-    assert whole.size == 256
+    assert TextGenerator(run, GenerationConfig(200, draft="none")).run.alphabet.size == 256
     (text,) = TextGenerator(run, GenerationConfig(400, seed=2, draft="none")).generate([b"A"])
     raw = text.text.encode("utf-8", "replace")
     stop = text.text[60:62]
@@ -130,32 +130,34 @@ def test_a_stop_string_ends_the_text_and_is_no_part_of_it(capsys):
         stop = next(c for c in text.text[40:] if c.isascii())
     expected = text.text[: text.text.index(stop)]
     for draft in ("none", "auto"):
-        got = said(capsys, "run", "--prompt", "A", "--length", "400", "--seed", "2", "--draft", draft, "--stop", stop,
-                   "--stop", "never ever", "--log-probabilities")  # fmt: skip
-        assert got["text"] == expected
-        assert got["finish"] == "stop"
-        assert len(got["log_probabilities"]) == got["characters"] <= len(raw)
+        result = generate_json(
+            capsys, "run", "--prompt", "A", "--length", "400", "--seed", "2", "--draft", draft, "--stop", stop,
+            "--stop", "never ever", "--log-probabilities",
+        )  # fmt: skip
+        assert result["text"] == expected
+        assert result["finish"] == "stop"
+        assert len(result["log_probabilities"]) == result["characters"] <= len(raw)
 
 
-def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
-    """A network that can do nothing but go round in a text of multi-byte characters."""
+def test_streamed_pieces_split_no_character_and_contain_no_stop_string():
+    """The runner repeats a cycle of multi-byte characters."""
     run = open_run(Path("run"))
     model = TextGenerator(run, GenerationConfig(60, draft="none"))
     cycle = list("grö→😀".encode())
     follow = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
     assert len(follow) == len(cycle)
 
-    class Round:
+    class CyclicRunner:
         slots, context, layers, width, alphabet_size = 1, 16, 1, 4, 256
 
         def run(self, batch, first=0, last=None, x_ND=None):
             logits = np.full((len(batch.ids), 256), -50, np.float32)
-            for n, one in enumerate(batch.ids):
-                logits[n, follow[one]] = 50
+            for n, symbol in enumerate(batch.ids):
+                logits[n, follow[symbol]] = 50
             zeros = np.zeros((len(batch.ids), 4), np.float32)
             return type("Output", (), {"x_ND": zeros, "final_ND": zeros, "logits_NV": logits})()
 
-    model.runners = {1: Round()}  # type: ignore[dict-item]
+    model.runners = {1: CyclicRunner()}  # type: ignore[dict-item]
     pieces = list(model.stream(b"g"))
     assert "\ufffd" not in "".join(pieces[:-1])
     assert "".join(pieces).startswith("rö")
@@ -165,9 +167,8 @@ def test_pieces_never_cut_a_character_nor_show_what_a_stop_takes_back():
 
 
 @pytest.mark.parametrize("draft", ["none", "ngram"])
-def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
-    """The first character costs what the network gives it after a newline. (It was one of 256 bytes, most of which are
-    no beginning of a text in UTF-8.)"""
+def test_empty_prompt_is_read_as_a_newline(draft):
+    """The log-probability of the first character is that after a newline."""
     run = open_run(Path("run"))
     greedy = SamplingParams(temperature=0.0)
     model = TextGenerator(run, GenerationConfig(12, greedy, draft=draft))
@@ -180,12 +181,12 @@ def test_an_empty_prompt_continues_a_newline_that_is_no_part_of_the_text(draft):
         assert text.nats == [pytest.approx(float(nats_V[text.ids[0]]), abs=1e-4)]
 
 
-def test_the_opening_of_an_alphabet():
-    found = [ids_before_empty_prompt(Alphabet(letters)) for letters in ("", "\n a", TEXT8_LETTERS, "acgt")]
-    assert found == [[10], [0], [0], []]
+def test_ids_before_empty_prompt():
+    ids = [ids_before_empty_prompt(Alphabet(letters)) for letters in ("", "\n a", TEXT8_LETTERS, "acgt")]
+    assert ids == [[10], [0], [0], []]
 
 
-MISTAKES = [
+USER_ERRORS = [
     (
         ["generate", "bare", "--draft", "targets"],
         "bare has no heads of further targets to draft with; `charladder refit",
@@ -220,36 +221,38 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
-def test_mistakes(capsys, words, sentence):
+@pytest.mark.parametrize(
+    ("arguments", "message"), USER_ERRORS, ids=[" ".join(arguments) for arguments, _ in USER_ERRORS]
+)
+def test_user_errors(capsys, arguments, message):
     Path("prompts").write_text('"A"\n')
     Path("badline").write_text('"A"\n{"promt": "x"}\n')
     Path("half").write_text('"\\ud800"\n')
     Path("empty").write_text("\n")
     Path("greek").write_text('\n"Ω"\n')
     capsys.readouterr()
-    assert main(words) == 2
-    told = capsys.readouterr()
-    assert sentence in told.err
-    assert len(told.err.strip().splitlines()) == 1
-    assert told.out == ""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
 
 
-def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, tmp_path):
+def test_invalid_drafting_heads_are_refused(runs_folder, tmp_path):
     import shutil
 
     shutil.copytree("run", tmp_path / "run")
     run = open_run(tmp_path / "run")
     file = run.path / FILE_NAME
-    whole, tensors = file.read_bytes(), load_file(file)
+    content, tensors = file.read_bytes(), load_file(file)
     assert load_heads(run) is not None
-    for damage, sentence in (
-        (whole[:100], "cannot be read as safetensors"),
+    for damage, message in (
+        (content[:100], "cannot be read as safetensors"),
         (b"", "cannot be read as safetensors"),
-        (whole[:-4], "cannot be read as safetensors"),
+        (content[:-4], "cannot be read as safetensors"),
     ):
         file.write_bytes(damage)
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             load_heads(run)
     about = {"about": json.dumps({"network": "0" * 64, "steps": 1, "characters": 1})}
     save_file(tensors, file, about)
@@ -269,7 +272,7 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
         save_file(tensors | {name: tensor}, file, about)
         with pytest.raises(UserError, match="does not hold drafting heads"):
             load_heads(run)
-    file.write_bytes(whole)
+    file.write_bytes(content)
     model = run.path / "model.safetensors"
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     broken = tensors | {"chain.up.weight": torch.full_like(tensors["chain.up.weight"], float("nan"))}
@@ -282,7 +285,7 @@ def test_heads_that_are_damaged_hostile_or_another_networks_are_refused(place, t
         load_heads(run)
 
 
-def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
+def test_nan_logits_are_a_user_error(runs_folder, tmp_path, capsys):
     import shutil
 
     shutil.copytree("bare", tmp_path / "broken")
@@ -296,7 +299,7 @@ def test_broken_logits_are_one_sentence(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("draft", ["auto", "none", "targets", "early-exit", "ngram"])
-def test_a_model_that_is_no_longer_used_frees_its_memory_at_once(draft):
+def test_unused_generator_is_freed_without_garbage_collection(draft):
     gc.collect()
     gc.disable()
     try:

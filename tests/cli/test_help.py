@@ -1,4 +1,4 @@
-"""Help pages: each fits a screen and is true; the reference of recipe fields; completion scripts."""
+"""Help pages, the reference of recipe fields, and completion scripts."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def help_page(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_help_page_fits_a_screen(command, capsys):
+def test_help_page_fits_a_screen(command, capsys):
     lines = help_page(command, capsys).splitlines()
     assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= MAX_COLUMNS
@@ -36,11 +36,11 @@ def test_a_help_page_fits_a_screen(command, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_help_page_names_every_option_that_is_not_hidden(command, capsys):
+def test_help_page_lists_every_visible_option(command, capsys):
     page = help_page(command, capsys)
     for action in load_command(command).make_parser()._actions:
         if action.help != argparse.SUPPRESS:
-            (line,) = (line for line in page.splitlines() if line.startswith(f"  {name_of(action)} "))
+            (line,) = (line for line in page.splitlines() if line.startswith(f"  {displayed_name(action)} "))
             assert line.split(maxsplit=1)[1:]
     hidden = [action for action in load_command(command).make_parser()._actions if action.help == argparse.SUPPRESS]
     fields = {action.dest for action in hidden if action.option_strings} - {"help"}
@@ -48,28 +48,28 @@ def test_a_help_page_names_every_option_that_is_not_hidden(command, capsys):
     assert not fields or "every other field: --SECTION.FIELD VALUE" in page
 
 
-def name_of(action: argparse.Action) -> str:
+def displayed_name(action: argparse.Action) -> str:
     return ", ".join(action.option_strings) or str(action.metavar)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_examples_parse(command):
+def test_examples_parse(command):
     parser = load_command(command).make_parser()
     assert len(parser.examples) == 2
     for example in parser.examples:
-        program, name, *words = shlex.split(example.split(" > ")[0])
+        program, name, *arguments = shlex.split(example.split(" > ")[0])
         assert (program, name) == ("charladder", command)
-        load_command(command).make_parser().parse(words)
+        load_command(command).make_parser().parse(arguments)
 
 
 @pytest.mark.parametrize("columns", ["30", "60"])
-def test_a_help_page_on_a_narrow_terminal_loses_no_word(columns, capsys, monkeypatch):
+def test_help_page_has_the_same_words_on_a_narrow_terminal(columns, capsys, monkeypatch):
     wide = help_page("train", capsys)
     monkeypatch.setenv("COLUMNS", columns)
     assert help_page("train", capsys).split() == wide.split()
 
 
-def test_the_main_help_lists_all_commands(capsys):
+def test_main_help_lists_all_commands(capsys):
     assert main([]) == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= MAX_COLUMNS and len(page.splitlines()) <= MAX_LINES
@@ -78,18 +78,18 @@ def test_the_main_help_lists_all_commands(capsys):
         assert all(f"\n  {name:12}{about}\n" in page for name, about in commands.items())
 
 
-def test_the_main_help_does_not_import_torch():
-    words = [sys.executable, "-X", "importtime", "-m", "charladder", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+def test_main_help_does_not_import_torch():
+    arguments = [sys.executable, "-X", "importtime", "-m", "charladder", "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
     assert "charladder.cli.main" in done.stderr and "torch" not in done.stderr
     assert "\x1b" not in done.stdout
 
 
-def test_the_reference_has_every_field_and_the_defaults_of_the_recipe(capsys):
+def test_recipe_lists_every_field_with_its_default(capsys):
     assert main(["recipe", "t12", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    fields = {entry["field"]: entry for entry in found["fields"]}
-    assert found["recipe"] == "t12"
+    reference = json.loads(capsys.readouterr().out)
+    fields = {entry["field"]: entry for entry in reference["fields"]}
+    assert reference["recipe"] == "t12"
     assert fields.keys() == field_types().keys() - FIELDS_SET_BY_RUN | {"text.data"}
     assert all(entry["help"] and entry["type"] for entry in fields.values())
     assert fields["model.layers"]["default"] == 12 and fields["model.layers"]["type"] == "INT"
@@ -99,16 +99,18 @@ def test_the_reference_has_every_field_and_the_defaults_of_the_recipe(capsys):
     assert all(name.split(".")[1] in out for name in fields)
 
 
-def test_a_recipe_that_does_not_exist(capsys):
+def test_unknown_recipe(capsys):
     assert main(["recipe", "t46"]) == 2
     assert "there is no recipe called 't46'; did you mean t64?" in capsys.readouterr().err
 
 
 def completions(script: str, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """The completions that bash offers for the last of the words."""
     quoted = " ".join(map(shlex.quote, words))
-    ask = f'COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _charladder; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=60, check=True)
+    command = f'COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _charladder; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{command}"], capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout.split()
 
 
@@ -129,7 +131,7 @@ def test_bash_completes_commands_options_and_choices(capsys):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_has_every_command_and_is_valid_where_the_shell_is_there(shell, capsys, tmp_path):
+def test_completion_script_has_every_command_and_valid_syntax(shell, capsys, tmp_path):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(command in script for command in COMMANDS)

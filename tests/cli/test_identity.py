@@ -1,4 +1,4 @@
-"""Files of another run, and edits of config.toml, are refused; a run directory may be copied and moved as a whole."""
+"""Files of another run and edits of config.toml are refused; a copied or moved run directory is accepted."""
 
 import json
 import re
@@ -25,7 +25,7 @@ EXTEND = [*RESUME, "--extend", "--steps", "5"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of seeds 0 and 1, with best weights, and drafting heads in the first."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text").write_text("The ladder leans on the wall, and every layer is asked what it sees. " * 40)
@@ -42,17 +42,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(runs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("run", "other"):
-        shutil.copytree(trained / name, tmp_path / name)
+        shutil.copytree(runs_folder / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").symlink_to(trained / "text")
+    (tmp_path / "text").symlink_to(runs_folder / "text")
     return tmp_path
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+def file_contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize(
@@ -75,25 +75,25 @@ def files(folder: Path) -> dict[str, bytes]:
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_a_file_of_another_run_is_refused(here, capsys, name, command):
-    place, source = here / "run" / name, here / "other" / name
+def test_file_of_another_run_is_refused(workdir, capsys, name, command):
+    target, source = workdir / "run" / name, workdir / "other" / name
     if source.is_dir():
-        shutil.rmtree(place)
-        shutil.copytree(source, place)
+        shutil.rmtree(target)
+        shutil.copytree(source, target)
     else:
-        shutil.copy(source, place)
-    before = files(here / "run")
+        shutil.copy(source, target)
+    before = file_contents(workdir / "run")
     assert main(command) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     shown = "environment.json" if name == "config.toml" else name
     assert f"run/{shown} was written by the run " in sentence
     ids = [tomllib.loads(Path(run, "config.toml").read_text())["identity"]["run"] for run in ("run", "other")]
-    assert name == "config.toml" or all(one[:8] in sentence for one in ids)
+    assert name == "config.toml" or all(run_id[:8] in sentence for run_id in ids)
     assert "remove the [identity] table from " in sentence and sentence.endswith("run/config.toml")
-    assert files(here / "run") == before and not Path("new").exists()
+    assert file_contents(workdir / "run") == before and not Path("new").exists()
 
 
-def test_an_older_checkpoint_of_another_run_is_refused_too(here, capsys):
+def test_older_checkpoint_of_another_run_is_refused(workdir, capsys):
     assert main(EXTEND) == 0
     shutil.rmtree("run/checkpoints/3")
     shutil.copytree("other/checkpoints/3", "run/checkpoints/3")
@@ -103,7 +103,7 @@ def test_an_older_checkpoint_of_another_run_is_refused_too(here, capsys):
     assert Path("run/checkpoints/3").is_dir()
 
 
-def test_without_the_identity_table_files_of_another_run_are_accepted(here, capsys):
+def test_files_of_another_run_are_accepted_without_identity_table(workdir, capsys):
     shutil.copy("other/heads.safetensors", "run/heads.safetensors")
     config = Path("run/config.toml")
     config.write_text(config.read_text().partition("[identity]")[0])
@@ -112,12 +112,12 @@ def test_without_the_identity_table_files_of_another_run_are_accepted(here, caps
     assert "[identity]" not in config.read_text()
 
 
-def test_a_file_without_metadata_is_accepted(here):
+def test_file_without_metadata_is_accepted(workdir):
     save_file(load_file("other/model.safetensors"), "run/model.safetensors")
     assert main(EVALUATE) == 0
 
 
-def test_a_run_directory_may_be_copied_and_moved_as_a_whole(here):
+def test_run_directory_can_be_copied_and_moved(workdir):
     shutil.copytree("run", "copy")
     Path("copy").rename("moved")
     assert main(["train", "--resume", "moved", "--extend", "--steps", "5", "--score", "none"]) == 0
@@ -125,7 +125,7 @@ def test_a_run_directory_may_be_copied_and_moved_as_a_whole(here):
     assert open_run(Path("moved")).identity == open_run(Path("run")).identity
 
 
-def test_an_edit_of_the_config_is_named_and_how_to_accept_it(here, capsys):
+def test_edited_config_is_refused_until_its_digest_is_removed(workdir, capsys):
     config = Path("run/config.toml")
     original = config.read_text()
     config.write_text(original.replace("\nseed = 0\n", "\nseed = 7\n"))
@@ -139,7 +139,7 @@ def test_an_edit_of_the_config_is_named_and_how_to_accept_it(here, capsys):
     assert main(RESUME) == 0
 
 
-def test_how_a_run_is_computed_and_the_layout_of_its_config_may_be_edited(here):
+def test_device_logging_and_layout_of_the_config_can_be_edited(workdir):
     config = Path("run/config.toml")
     content = config.read_text()
     assert content.count('device = "auto"') == content.count("log_every = 10\n") == 1
@@ -149,7 +149,7 @@ def test_how_a_run_is_computed_and_the_layout_of_its_config_may_be_edited(here):
     assert open_run(Path("run")).recipe.training.device == "cpu"
 
 
-def test_extend_records_the_config_that_it_writes(here, capsys):
+def test_extend_updates_the_digest_of_the_config(workdir, capsys):
     assert main(EXTEND) == 0
     assert main(EVALUATE) == 0
     config = Path("run/config.toml")
@@ -160,7 +160,7 @@ def test_extend_records_the_config_that_it_writes(here, capsys):
 
 
 @pytest.mark.parametrize("table", ["identity = 3\n", "[identity]\nrun = 3\n", "[identity]\n", '[identity]\nrun = ""\n'])
-def test_an_identity_that_no_run_has_gets_a_sentence(here, capsys, table):
+def test_invalid_identity_table_is_a_user_error(workdir, capsys, table):
     config = Path("run/config.toml")
     content = config.read_text().partition("[identity]")[0]
     config.write_text(content + table if table[0] == "[" else table + content)
@@ -168,8 +168,8 @@ def test_an_identity_that_no_run_has_gets_a_sentence(here, capsys, table):
     assert "the table [identity] of run/config.toml has no text `run`" in capsys.readouterr().err
 
 
-def test_runs_of_an_older_version_are_read_and_trained(here):
-    """Their files have no identity: config.toml, checkpoints and weights are accepted as they are."""
+def test_runs_without_identity_are_read_and_trained(workdir):
+    """As an older version wrote them: config.toml, checkpoints and weights have no identity."""
     run = Path("run")
     (run / "config.toml").write_text((run / "config.toml").read_text().partition("[identity]")[0])
     environment = json.loads((run / "environment.json").read_text())
@@ -181,17 +181,17 @@ def test_runs_of_an_older_version_are_read_and_trained(here):
     assert open_run(run).identity is None
 
 
-def test_the_identity_leaves_a_training_as_it_is(here):
+def test_identity_does_not_change_training(workdir):
     assert main(["train", "text", "--run", "again", *TINY, "--steps", "3", "--seed", "0"]) == 0
     for name in ("model", "heads"):
-        one, two = (load_file(f"{run}/{name}.safetensors") for run in ("run", "again"))
-        assert all(torch.equal(one[key], two[key]) for key in one | two)
+        first, second = (load_file(f"{run}/{name}.safetensors") for run in ("run", "again"))
+        assert all(torch.equal(first[key], second[key]) for key in first | second)
     ids = {open_run(Path(run)).identity for run in ("run", "other", "again")}
-    assert len(ids) == 3 and all(re.fullmatch("[0-9a-f]{32}", str(one)) for one in ids)
+    assert len(ids) == 3 and all(re.fullmatch("[0-9a-f]{32}", str(run_id)) for run_id in ids)
 
 
-def test_resuming_a_finished_run_leaves_the_digest_of_its_network(here):
-    """Drafting heads, and runs that began from this one, know the network by it."""
+def test_resuming_a_finished_run_keeps_the_digest_of_its_network(workdir):
+    """Drafting heads and runs that started from this one refer to the network by its digest."""
     before = file_digest(Path("run/model.safetensors"))
     for _ in range(3):
         assert main(RESUME) == 0
@@ -199,6 +199,6 @@ def test_resuming_a_finished_run_leaves_the_digest_of_its_network(here):
     assert main([*GENERATE, "--draft", "targets"]) == 0
 
 
-def test_a_config_with_an_identity_may_be_the_recipe_of_a_new_run(here):
+def test_config_of_a_run_can_be_the_recipe_of_a_new_run(workdir):
     assert main(["train", "text", "--recipe", "run/config.toml", "--run", "new", "--score", "none"]) == 0
     assert open_run(Path("new")).identity != open_run(Path("run")).identity

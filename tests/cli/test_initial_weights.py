@@ -15,13 +15,13 @@ from charladder.run import open_run
 from charladder.training.tensor_files import file_digest
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--valid", "0.2"]
-STILL = ["--training.learning-rate", "1e-30", "--training.adam-rate", "1e-30"]  # weights stay what they were
+WITHOUT_LEARNING = ["--training.learning-rate", "1e-30", "--training.adam-rate", "1e-30"]  # the weights do not change
 LETTERS = "a ladder has layers, and each says what it sees. "
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """runs: `old`, of a letter alphabet and two targets."""
+def runs_folder(tmp_path_factory):
+    """The run `old` has an alphabet of letters and two targets."""
     folder = tmp_path_factory.mktemp("from")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -30,20 +30,19 @@ def place(tmp_path_factory):
         Path("other").write_text("what a ladder says, each layer has. " * 250)
         Path("greek").write_text(LETTERS + "Ω" + LETTERS * 100)
         Path("latin").write_bytes((LETTERS * 100).encode("utf-16"))
-        words = ["--alphabet", "letters", "--steps", "20", "--seed", "3", "--training.clip", "0.5", "--run", "old"]
-        assert main(["train", "text", *TINY, *words]) == 0
+        arguments = ["--alphabet", "letters", "--steps", "20", "--seed", "3", "--training.clip", "0.5", "--run", "old"]
+        assert main(["train", "text", *TINY, *arguments]) == 0
     return folder
 
 
 @pytest.fixture(autouse=True)
-def inside(place, monkeypatch):
-    monkeypatch.chdir(place)
+def in_runs_folder(runs_folder, monkeypatch):
+    monkeypatch.chdir(runs_folder)
 
 
-def test_network_heads_recipe_and_alphabet_are_those_of_the_run(capsys):
-    assert main(["train", "other", "--from", "old", "--run", "new", "--steps", "1", *STILL, "--json"]) == 0
-    told = capsys.readouterr()
-    assert "begin fresh" not in told.err
+def test_new_run_has_the_weights_recipe_and_alphabet_of_the_source(capsys):
+    assert main(["train", "other", "--from", "old", "--run", "new", "--steps", "1", *WITHOUT_LEARNING, "--json"]) == 0
+    assert "begin fresh" not in capsys.readouterr().err
     for file in ("model.safetensors", "heads.safetensors"):
         before, after = load_file(f"old/{file}"), load_file(f"new/{file}")
         assert before.keys() == after.keys()
@@ -55,14 +54,14 @@ def test_network_heads_recipe_and_alphabet_are_those_of_the_run(capsys):
     assert (config["training"]["seed"], config["training"]["clip"], config["training"]["steps"]) == (3, 0.5, 1)
     assert config["text"]["letters"] == old["text"]["letters"]
     assert config["text"]["data"] == [str(Path("other").absolute())]
-    assert (config["text"]["valid"], config["text"]["encoding"]) == (0.05, "utf-8"), "those of the new text"
+    assert (config["text"]["valid"], config["text"]["encoding"]) == (0.05, "utf-8"), "the fields of the new text"
     assert open_run(Path("new")).recipe.training.initial_sha256
     assert main(["train", "--resume", "new", "--extend", "--steps", "2"]) == 0
 
 
-def test_heads_that_the_run_does_not_have_begin_fresh_and_are_named(capsys):
-    words = ["--objective.targets", "3", "--run", "more", "--steps", "1", *STILL]
-    assert main(["train", "other", "--from", "old", *words]) == 0
+def test_missing_heads_start_fresh_and_are_named(capsys):
+    arguments = ["--objective.targets", "3", "--run", "more", "--steps", "1", *WITHOUT_LEARNING]
+    assert main(["train", "other", "--from", "old", *arguments]) == 0
     assert f"{Path('old').absolute()} has no such heads, and these begin fresh: layer1.target3, layer2.target3" in (
         capsys.readouterr().err
     )
@@ -71,18 +70,18 @@ def test_heads_that_the_run_does_not_have_begin_fresh_and_are_named(capsys):
     assert len(after) == len(before) + 2
 
 
-def test_a_run_without_heads_gives_its_network_alone(capsys):
+def test_source_without_heads_gives_only_its_network(capsys):
     shutil.copytree("old", "bare")
     Path("bare/heads.safetensors").unlink()
-    assert main(["train", "other", "--from", "bare", "--run", "from-bare", "--steps", "1", *STILL]) == 0
+    assert main(["train", "other", "--from", "bare", "--run", "from-bare", "--steps", "1", *WITHOUT_LEARNING]) == 0
     assert "begin fresh: layer1.target1, layer1.target2, layer2.target2" in capsys.readouterr().err
     before, after = load_file("old/model.safetensors"), load_file("from-bare/model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_run_that_is_cut_before_its_first_checkpoint_begins_with_the_same_weights_again(capsys):
+def test_run_without_checkpoint_restarts_from_the_same_weights(capsys):
     shutil.copytree("old", "source")
-    assert main(["train", "other", "--from", "source", "--run", "cut", "--steps", "1", *STILL]) == 0
+    assert main(["train", "other", "--from", "source", "--run", "cut", "--steps", "1", *WITHOUT_LEARNING]) == 0
     for name in (
         "model.safetensors",
         "heads.safetensors",
@@ -101,19 +100,19 @@ def test_a_run_that_is_cut_before_its_first_checkpoint_begins_with_the_same_weig
     assert main(["train", "--resume", "source", "--extend", "--steps", "22"]) == 0
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
-    said = capsys.readouterr().err
-    assert "source no longer has the weights that this run began from" in said
-    assert "neither model.safetensors nor best.safetensors is that file" in said
+    err = capsys.readouterr().err
+    assert "source no longer has the weights that this run began from" in err
+    assert "neither model.safetensors nor best.safetensors is that file" in err
 
 
-def test_the_best_weights_may_be_those_to_begin_with():
+def test_start_from_the_best_weights():
     shutil.copytree("old", "overfitted")
     save_file({name: tensor + 1 for name, tensor in load_file("old/model.safetensors").items()},
               "overfitted/best.safetensors", {"step": "1", "bits_per_character": "1.0"})  # fmt: skip
     save_file({name: tensor + 2 for name, tensor in load_file("old/heads.safetensors").items()},
               "overfitted/best_heads.safetensors", {"step": "1", "bits_per_character": "1.0"})  # fmt: skip
-    words = ["--from", "overfitted", "--weights", "best", "--run", "from-best", "--steps", "1", *STILL]
-    assert main(["train", "other", *words]) == 0
+    arguments = ["--from", "overfitted", "--weights", "best", "--run", "from-best", "--steps", "1", *WITHOUT_LEARNING]
+    assert main(["train", "other", *arguments]) == 0
     for file, best in (("model", "best"), ("heads", "best_heads")):
         before, after = load_file(f"overfitted/{best}.safetensors"), load_file(f"from-best/{file}.safetensors")
         assert all(torch.equal(before[name], after[name]) for name in before), file
@@ -122,18 +121,20 @@ def test_the_best_weights_may_be_those_to_begin_with():
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_there(capsys):
-    """After as many steps on the old text again, the new run is better than the old one was."""
+def test_training_improves_on_the_source(capsys):
+    """After the same number of steps on the same text, the new run is better than the source."""
     assert main(["evaluate", "old", "--json"]) == 0
     before = json.loads(capsys.readouterr().out)["bits_per_character"]
-    words = ["--steps", "20", "--valid", "0.2", "--dropout", "0.1", "--run", "longer", "--json"]
-    assert main(["train", "text", "--from", "old", *(w.replace("--dropout", "--model.dropout") for w in words)]) == 0
+    arguments = ["--steps", "20", "--valid", "0.2", "--dropout", "0.1", "--run", "longer", "--json"]
+    assert (
+        main(["train", "text", "--from", "old", *(w.replace("--dropout", "--model.dropout") for w in arguments)]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["valid_bits_per_character"] < before - 0.1
     assert open_run(Path("longer")).recipe.model.dropout == 0.1
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         (["greek", "--from", "old"], "greek has the character 'Ω' at byte 49, which is not among the"),
         (["other", "--from", "old", "--alphabet", "bytes"], "text.alphabet is bytes, and --from keeps the network and"),
@@ -151,12 +152,12 @@ def test_training_goes_on_from_there(capsys):
         (["latin", "--from", "old"], "latin is not UTF-8 at byte 0"),
     ],
 )
-def test_mistakes(capsys, words, sentence):
+def test_user_errors(capsys, arguments, message):
     if not Path("empty").exists():
         Path("empty").mkdir()
         shutil.copy("old/config.toml", "empty/config.toml")
     before = {path.name for path in Path().iterdir()}
-    assert main(["train", *words]) == 2
-    told = capsys.readouterr().err
-    assert sentence in told and len(told.strip().splitlines()) == 1
+    assert main(["train", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().splitlines()) == 1
     assert {path.name for path in Path().iterdir()} == before

@@ -1,4 +1,4 @@
-"""Whatever ends a run from outside: it is saved, or goes on, and the resumed one is the one that nobody disturbed."""
+"""Interrupted runs are saved or continue, and the resumed run equals an uninterrupted one."""
 
 import json
 import os
@@ -24,31 +24,31 @@ from charladder.training.checkpoint import list_checkpoints
 from charladder.training.metrics import read_metrics
 from helpers import COMMAND_WITH_SLOW_STEPS, PROSE, assert_same_tensors
 
-LADDER = [sys.executable, "-m", "charladder"]
+CHARLADDER = [sys.executable, "-m", "charladder"]
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.log-every", "1"]
 LONG = [*TINY, "--steps", "300"]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("text").write_bytes(text_file.read_bytes())
     return tmp_path
 
 
-def begin(*words: str, program: list[str] = COMMAND_WITH_SLOW_STEPS, **settings) -> subprocess.Popen:
+def start_training(*arguments: str, program: list[str] = COMMAND_WITH_SLOW_STEPS, **settings) -> subprocess.Popen:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
-    command = [*program, "train", *words]
+    command = [*program, "train", *arguments]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **settings)
 
 
-def within(terminal: int) -> dict[str, Any]:
-    """Of a process that has this terminal."""
+def terminal_streams(terminal: int) -> dict[str, Any]:
+    """The arguments of Popen for a process that runs in this terminal."""
     return {"stdin": terminal, "stdout": terminal, "stderr": terminal, "start_new_session": True}
 
 
-def trained(path: Path, steps: int = 20) -> bool:
-    """Waits until a run has logged so many steps."""
+def wait_for_steps(path: Path, steps: int = 20) -> bool:
+    """Waits until a run has logged `steps` steps; False after 240 seconds."""
     end = time.monotonic() + 240
     while time.monotonic() < end:
         metrics = path / "metrics.jsonl"
@@ -58,16 +58,16 @@ def trained(path: Path, steps: int = 20) -> bool:
     return False
 
 
-def same(one: str, other: str) -> None:
+def assert_same_run(run: str, other: str) -> None:
     for name in ("model.safetensors", "heads.safetensors"):
-        assert_same_tensors(Path(one, name), Path(other, name))
-    lines = [[{**line, "seconds": 0} for line in read_metrics(Path(run, "metrics.jsonl"))] for run in (one, other)]
+        assert_same_tensors(Path(run, name), Path(other, name))
+    lines = [[{**line, "seconds": 0} for line in read_metrics(Path(path, "metrics.jsonl"))] for path in (run, other)]
     assert lines[0] == lines[1]
 
 
 @pytest.fixture(scope="module")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupts."""
+def uninterrupted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is not interrupted."""
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
@@ -78,17 +78,18 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def whole(here: Path, trained_once: Path) -> str:
-    shutil.copytree(trained_once, "whole")
+def uninterrupted(workdir: Path, uninterrupted_run: Path) -> str:
+    shutil.copytree(uninterrupted_run, "whole")
     return "whole"
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGHUP, signal.SIGINT))]
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGINT))],
 )
-def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whole, number):
-    process = begin("text", "--run", "cut", *LONG)
-    assert trained(Path("cut"))
+def test_signal_saves_the_run_and_the_resumed_run_is_the_same(workdir, uninterrupted, number):
+    process = start_training("text", "--run", "cut", *LONG)
+    assert wait_for_steps(Path("cut"))
     process.send_signal(number)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
@@ -97,73 +98,73 @@ def test_a_signal_ends_the_step_saves_and_the_resumed_run_is_the_same(here, whol
     (checkpoint,) = list_checkpoints(Path("cut/checkpoints"))
     assert 20 <= int(checkpoint.name) < 300
     assert main(["train", "--resume", "cut", "--json"]) == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_hang_up_that_nohup_has_silenced_stays_silent(here, whole):
-    process = begin("text", "--run", "cut", *LONG, program=["nohup", *LADDER])
-    assert trained(Path("cut"))
+def test_nohup_ignores_sighup(workdir, uninterrupted):
+    process = start_training("text", "--run", "cut", *LONG, program=["nohup", *CHARLADDER])
+    assert wait_for_steps(Path("cut"))
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=600)
     assert process.returncode == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_terminal_that_closes(here, whole):
-    """Whoever closes a terminal hangs up on what runs in it, and nobody reads what it says any more."""
+def test_closed_terminal_with_sighup(workdir, uninterrupted):
+    """A shell sends SIGHUP to its jobs when its terminal closes, and their output can no longer be written."""
     ours, theirs = pty.openpty()
-    process = begin("text", "--run", "cut", *LONG, **within(theirs))
+    process = start_training("text", "--run", "cut", *LONG, **terminal_streams(theirs))
     os.close(theirs)
-    assert trained(Path("cut"))
+    assert wait_for_steps(Path("cut"))
     os.close(ours)
-    process.send_signal(signal.SIGHUP)  # a shell sends it to its jobs
+    process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=600) == 130
     assert main(["train", "--resume", "cut", "--json"]) == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_terminal_that_closes_without_a_word(here, whole):
-    """Whoever has no job control gets no signal: what is said is said to nobody, and the run goes on to its end."""
+def test_closed_terminal_without_sighup(workdir, uninterrupted):
+    """Without job control a process gets no signal: the run continues to its end, and its output is lost."""
     ours, theirs = pty.openpty()
-    process = begin("text", "--run", "cut", *LONG, program=LADDER, **within(theirs))
+    process = start_training("text", "--run", "cut", *LONG, program=CHARLADDER, **terminal_streams(theirs))
     os.close(theirs)
-    assert trained(Path("cut"))
+    assert wait_for_steps(Path("cut"))
     os.close(ours)
     assert process.wait(timeout=600) == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(here, whole):
-    process = begin("text", "--run", "cut", *LONG, program=LADDER)
-    assert trained(Path("cut"))
+def test_closed_stdout_does_not_end_the_run(workdir, uninterrupted):
+    process = start_training("text", "--run", "cut", *LONG, program=CHARLADDER)
+    assert wait_for_steps(Path("cut"))
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(timeout=600) == 0
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
-def test_data_that_is_deleted_under_a_run_is_no_loss_while_it_runs(here, whole):
-    process = begin("text", "--run", "cut", *LONG, program=LADDER)
-    assert trained(Path("cut"))
+def test_data_deleted_during_training(workdir, uninterrupted):
+    process = start_training("text", "--run", "cut", *LONG, program=CHARLADDER)
+    assert wait_for_steps(Path("cut"))
     Path("text").unlink()
     process.communicate(timeout=600)
     assert process.returncode == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["deleted", "changed"])
-def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_back(here, whole, change, capsys):
-    """Where the cache has no copy of it."""
-    process = begin("text", "--run", "cut", *LONG)
-    assert trained(Path("cut"))
+def test_resume_needs_the_unchanged_data(workdir, uninterrupted, change, capsys):
+    """The cache has no copy of the text."""
+    process = start_training("text", "--run", "cut", *LONG)
+    assert wait_for_steps(Path("cut"))
     data = Path("text").read_bytes()
     Path("text").unlink() if change == "deleted" else Path("text").write_bytes(data + b"!")
     process.send_signal(signal.SIGTERM)
@@ -172,26 +173,26 @@ def test_data_that_is_gone_or_another_refuses_to_go_on_and_goes_on_when_it_is_ba
     text_path(open_run(Path("cut")).recipe.text.sha256).unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 2
-    said = capsys.readouterr().err
-    assert ("no file or corpus" if change == "deleted" else "has changed since cut began") in said
+    err = capsys.readouterr().err
+    assert ("no file or corpus" if change == "deleted" else "has changed since cut began") in err
     Path("text").write_bytes(data)
     assert main(["train", "--resume", "cut", "--json"]) == 0
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
-def test_a_clock_that_is_set_back_changes_nothing(here, monkeypatch):
-    """Time is counted by a clock that nobody sets; the one on the wall goes back a day in the middle."""
+def test_time_budget_does_not_depend_on_the_system_clock(workdir, monkeypatch):
+    """Training time is measured with a monotonic clock; here the system clock goes back a day at every call."""
     now = [1e9]
 
-    def wall() -> float:
+    def system_time() -> float:
         now[0] -= 86400
         return now[0]
 
-    monkeypatch.setattr(time, "time", wall)
-    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * wall()))
-    began = time.monotonic()
+    monkeypatch.setattr(time, "time", system_time)
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * system_time()))
+    start = time.monotonic()
     assert main(["train", "text", "--run", "run", *TINY, "--minutes", "0.03", "--json"]) == 0
-    assert 1.8 <= time.monotonic() - began < 60
+    assert 1.8 <= time.monotonic() - start < 60
     lines = [line for line in read_metrics(Path("run/metrics.jsonl")) if "split" not in line]
     seconds, progress = [line["seconds"] for line in lines], [line["progress"] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] >= 0
@@ -199,9 +200,9 @@ def test_a_clock_that_is_set_back_changes_nothing(here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_leaves_nothing_half_written_when_it_is_resumed(here, whole):
-    process = begin("text", "--run", "cut", *LONG)
-    assert trained(Path("cut"))
+def test_resume_after_kill_removes_partial_files(workdir, uninterrupted):
+    process = start_training("text", "--run", "cut", *LONG)
+    assert wait_for_steps(Path("cut"))
     process.kill()
     process.communicate()
     for part in ("cut/.model.safetensors.part", "cut/checkpoints/.7.part/network.safetensors"):
@@ -209,30 +210,30 @@ def test_a_run_that_was_killed_leaves_nothing_half_written_when_it_is_resumed(he
         Path(part).write_bytes(b"half")
     assert main(["train", "--resume", "cut", "--json"]) == 0
     assert not list(Path("cut").rglob("*.part"))
-    same("cut", whole)
+    assert_same_run("cut", uninterrupted)
 
 
-def test_a_run_that_is_killed_before_it_has_begun_is_begun_again(here):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+def test_partial_run_directory_of_an_ended_process_is_removed(workdir):
+    ended_process = subprocess.Popen([sys.executable, "-c", ""])
+    ended_process.wait()
     host = re.sub(r"\W", "", platform.node())
-    part, other = Path(f".run.{host}-{gone.pid}.part"), Path(f".run.{host}-{os.getppid()}.part")
-    for one in (part, other):
-        one.mkdir()
-        (one / "config.toml").write_text("half")
+    abandoned, active = Path(f".run.{host}-{ended_process.pid}.part"), Path(f".run.{host}-{os.getppid()}.part")
+    for path in (abandoned, active):
+        path.mkdir()
+        (path / "config.toml").write_text("half")
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
-    assert not part.exists()
-    assert other.exists()  # of a process that is at it
+    assert not abandoned.exists()
+    assert active.exists()  # its process is running
 
 
-def test_what_is_wrong_with_a_checkpoint_is_said_and_the_one_before_is_used(here, whole, capsys):
-    newest = list_checkpoints(Path(whole, "checkpoints"))[-1]
-    assert main(["train", "--resume", whole, "--extend", "--steps", "320", "--json"]) == 0
-    newest = list_checkpoints(Path(whole, "checkpoints"))[-1]
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(workdir, uninterrupted, capsys):
+    newest = list_checkpoints(Path(uninterrupted, "checkpoints"))[-1]
+    assert main(["train", "--resume", uninterrupted, "--extend", "--steps", "320", "--json"]) == 0
+    newest = list_checkpoints(Path(uninterrupted, "checkpoints"))[-1]
     path = newest / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
-    assert main(["train", "--resume", whole]) == 0
+    assert main(["train", "--resume", uninterrupted]) == 0
     captured = capsys.readouterr()
     assert f"note: {path} is damaged, and its checkpoint is not used: its checksum is not that of state.json" in (
         captured.err
@@ -240,7 +241,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said_and_the_one_before_is_used(here
     assert "continuing from step 300" in captured.out
 
 
-def test_batch_auto_keeps_the_batch_and_finds_how_many_windows_fit(here, monkeypatch, capsys):
+def test_batch_auto_keeps_the_batch_and_sets_micro_batch(workdir, monkeypatch, capsys):
     def config(run):
         return tomllib.loads(Path(run, "config.toml").read_text())["training"]
 
@@ -258,30 +259,30 @@ def test_batch_auto_keeps_the_batch_and_finds_how_many_windows_fit(here, monkeyp
     assert not Path("none").exists()
 
 
-def test_memory_that_is_refused_names_the_batch_that_fits(here, monkeypatch, capsys):
+def test_out_of_memory_error_suggests_a_micro_batch(workdir, monkeypatch, capsys):
     def step(self):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr("charladder.training.Trainer.step", step)
     assert main(["train", "text", "--run", "run", *TINY, "--batch", "8", "--steps", "2"]) == 2
-    said = capsys.readouterr().err
-    assert "8 windows at once do not fit into the memory of cpu" in said
-    assert "--training.micro-batch 4 (the same batch in parts)" in said
+    err = capsys.readouterr().err
+    assert "8 windows at once do not fit into the memory of cpu" in err
+    assert "--training.micro-batch 4 (the same batch in parts)" in err
 
 
-def test_what_cannot_fit_names_what_would(here, monkeypatch, capsys):
+def test_memory_estimate_error_suggests_a_batch_that_fits(workdir, monkeypatch, capsys):
     monkeypatch.setattr("charladder.cli.estimate.device_memory", lambda device: (2_600_000, 2_600_000))
     assert main(["train", "text", "--run", "run", *TINY, "--batch", "512", "--steps", "2"]) == 2
-    said = capsys.readouterr().err
-    assert "this network cannot be trained here" in said
-    windows = int(said.split("(--batch ")[1].split()[0])
+    err = capsys.readouterr().err
+    assert "this network cannot be trained here" in err
+    windows = int(err.split("(--batch ")[1].split()[0])
     assert main(["train", "text", "--run", "run", *TINY, "--batch", str(windows), "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2
 
 
-def test_a_reader_that_leaves_a_run_that_goes_wrong_does_not_make_it_well(here):
-    bad = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
-    process = begin("text", "--run", "run", *LONG, *bad)
+def test_failed_run_with_closed_output_exits_with_code_one(workdir):
+    diverging = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
+    process = start_training("text", "--run", "run", *LONG, *diverging)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     process.stderr.close()
@@ -289,7 +290,7 @@ def test_a_reader_that_leaves_a_run_that_goes_wrong_does_not_make_it_well(here):
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "checkpoints", "model.safetensors"])
-def test_a_link_in_a_run_directory_is_not_followed(here, name, capsys):
+def test_symlink_in_a_run_directory_is_refused(workdir, name, capsys):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
     outside = Path("outside")
     Path("run", name).rename(outside)
@@ -299,7 +300,7 @@ def test_a_link_in_a_run_directory_is_not_followed(here, name, capsys):
     assert f"{name} is no plain" in capsys.readouterr().err
 
 
-def test_a_planted_link_under_the_name_of_a_part_is_not_written_through(here):
+def test_symlink_with_the_name_of_a_partial_file_is_not_followed(workdir):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", "--json"]) == 0
     Path("precious").write_text("precious")
     for name in (".config.toml.part", ".metrics.jsonl.part", ".model.safetensors.part"):
@@ -309,7 +310,7 @@ def test_a_planted_link_under_the_name_of_a_part_is_not_written_through(here):
     assert not Path("run/config.toml").is_symlink()
 
 
-def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(here):
+def test_damaged_checkpoint_does_not_replace_a_good_one(workdir):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
     for steps in ("5", "7"):
         assert main(["train", "--resume", "run", "--extend", "--steps", steps, "--json"]) == 0
@@ -319,13 +320,13 @@ def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(here):
     assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["5", "9"]
 
 
-@pytest.mark.parametrize("what", ["link", "pipe"])
-def test_a_checkpoint_with_a_file_that_never_ends_is_passed_over(here, what, capsys):
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_checkpoint_with_an_endless_file_is_not_used(workdir, kind, capsys):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
     assert main(["train", "--resume", "run", "--extend", "--steps", "5", "--json"]) == 0
-    place = Path("run/checkpoints/5/state.json")
-    place.unlink()
-    place.symlink_to("/dev/zero") if what == "link" else os.mkfifo(place)
+    state = Path("run/checkpoints/5/state.json")
+    state.unlink()
+    state.symlink_to("/dev/zero") if kind == "link" else os.mkfifo(state)
     capsys.readouterr()
     assert main(["train", "--resume", "run"]) == 0
     captured = capsys.readouterr()
@@ -333,8 +334,8 @@ def test_a_checkpoint_with_a_file_that_never_ends_is_passed_over(here, what, cap
     assert "continuing from step 3" in captured.out
 
 
-@pytest.mark.parametrize("words", [["--layers", "auto"], ["--seed", "auto"], ["--training.micro-batch", "auto"]])
-def test_auto_is_for_the_batch_of_a_new_run_alone(here, words, capsys):
-    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", *words]) == 2
+@pytest.mark.parametrize("arguments", [["--layers", "auto"], ["--seed", "auto"], ["--training.micro-batch", "auto"]])
+def test_auto_is_only_for_the_batch_of_a_new_run(workdir, arguments, capsys):
+    assert main(["train", "text", "--run", "run", *TINY, "--steps", "2", *arguments]) == 2
     assert "'auto'; it must be a whole number" in capsys.readouterr().err
     assert main(["inspect", "t12", "--batch", "auto"]) == 2

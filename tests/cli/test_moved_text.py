@@ -1,4 +1,4 @@
-"""The text of a run is found again by its checksum: in the cache, or where --data says that it is."""
+"""The text of a run that has moved or changed: the copy in the cache, and --data."""
 
 import json
 import shutil
@@ -16,67 +16,69 @@ TEXT = "a ladder has layers, größer und kleiner. " * 300
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHARLADDER_CACHE", new_cache(tmp_path / "cache"))
     Path("text").write_text(TEXT)
     return tmp_path
 
 
-def done(capsys, *words: str) -> tuple[dict, str]:
-    """What a command says in JSON, and what it says on standard error."""
+def run_json(capsys, *arguments: str) -> tuple[dict, str]:
+    """Runs a command; returns its JSON object and its standard error."""
     capsys.readouterr()
-    assert main([*words]) == 0
-    said = capsys.readouterr()
-    return json.loads(said.out), said.err
+    assert main([*arguments]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out), captured.err
 
 
 @pytest.mark.parametrize("change", ["moved", "changed"])
-@pytest.mark.parametrize("words", [[], ["--alphabet", "letters"]], ids=["bytes", "letters"])
-def test_the_copy_in_the_cache_is_used_and_a_note_says_so(here, capsys, change, words):
-    assert main(["train", "text", *TINY, *words, "--run", "run"]) == 0
-    before, said = done(capsys, "evaluate", "run", "--json")
-    assert "note" not in said
+@pytest.mark.parametrize("arguments", [[], ["--alphabet", "letters"]], ids=["bytes", "letters"])
+def test_cached_copy_is_used_with_a_note(workdir, capsys, change, arguments):
+    assert main(["train", "text", *TINY, *arguments, "--run", "run"]) == 0
+    before, err = run_json(capsys, "evaluate", "run", "--json")
+    assert "note" not in err
     Path("text").rename("elsewhere")
     if change == "changed":
         Path("text").write_text(TEXT.upper() + "Ω")
-    sentence = {
-        "moved": f"{here}/text cannot be read any more; the earlier text is read from the cache",
-        "changed": f"{here}/text has changed; the earlier text is read from the cache",
+    note_text = {
+        "moved": f"{workdir}/text cannot be read any more; the earlier text is read from the cache",
+        "changed": f"{workdir}/text has changed; the earlier text is read from the cache",
     }[change]
-    after, said = done(capsys, "evaluate", "run", "--json")
-    assert sentence in said
+    after, err = run_json(capsys, "evaluate", "run", "--json")
+    assert note_text in err
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
-    resumed, said = done(capsys, "train", "--resume", "run", "--extend", "--steps", "5", "--json")
-    assert (resumed["steps"], sentence in said) == (5, True)
-    assert sentence in done(capsys, "refit", "run", "--steps", "1", "--json")[1]
+    resumed, err = run_json(capsys, "train", "--resume", "run", "--extend", "--steps", "5", "--json")
+    assert (resumed["steps"], note_text in err) == (5, True)
+    assert note_text in run_json(capsys, "refit", "run", "--steps", "1", "--json")[1]
 
 
-def test_where_the_cache_has_no_copy_data_says_where_the_text_is(here, capsys):
+def test_data_option_is_needed_without_a_cached_copy(workdir, capsys):
     assert main(["train", "text", *TINY, "--run", "run"]) == 0
-    before, _ = done(capsys, "evaluate", "run", "--json")
+    before, _ = run_json(capsys, "evaluate", "run", "--json")
     config = Path("run/config.toml").read_bytes()
     Path("text").rename("elsewhere")
     shutil.rmtree(cache_folder())
-    for words in (["evaluate", "run"], ["train", "--resume", "run"], ["refit", "run", "--steps", "1"]):
-        assert main(words) == 2
+    for arguments in (["evaluate", "run"], ["train", "--resume", "run"], ["refit", "run", "--steps", "1"]):
+        assert main(arguments) == 2
         assert "give its path (--data)" in capsys.readouterr().err
         Path("elsewhere2").write_text(TEXT + "!")
-        assert main([*words, "--data", "elsewhere2"]) == 2
+        assert main([*arguments, "--data", "elsewhere2"]) == 2
         assert "elsewhere2 is not the text that run was trained on (SHA-256" in capsys.readouterr().err
-        found, _ = done(capsys, *words, "--data", "elsewhere", "--json")
-        assert found.get("bits_per_character", 0) == (before["bits_per_character"] if words[0] == "evaluate" else 0)
+        result, _ = run_json(capsys, *arguments, "--data", "elsewhere", "--json")
+        assert result.get("bits_per_character", 0) == (
+            before["bits_per_character"] if arguments[0] == "evaluate" else 0
+        )
         shutil.rmtree(cache_folder())
     assert Path("run/config.toml").read_bytes() == config
     Path("text").write_text(TEXT.upper())
-    for words in (["evaluate", "run"], ["train", "--resume", "run"]):
-        assert main(words) == 2
-        assert f"{here}/text has changed since run began" in capsys.readouterr().err
+    for arguments in (["evaluate", "run"], ["train", "--resume", "run"]):
+        assert main(arguments) == 2
+        assert f"{workdir}/text has changed since run began" in capsys.readouterr().err
     assert main(["evaluate", "run", "--data", "elsewhere"]) == 0
-    assert main(["evaluate", "run"]) == 0, "from here on the cache has it"
+    assert main(["evaluate", "run"]) == 0, "the cache has a copy now"
 
 
-def test_a_damaged_copy_is_not_used(here, capsys):
+def test_damaged_cached_copy_is_not_used(workdir, capsys):
     assert main(["train", "text", *TINY, "--run", "run"]) == 0
     copy = text_path(open_run(Path("run")).recipe.text.sha256)
     Path("text").unlink()
@@ -85,7 +87,7 @@ def test_a_damaged_copy_is_not_used(here, capsys):
     assert "the cache has no copy of the text either" in capsys.readouterr().err
 
 
-def test_the_files_of_a_text_are_known_where_windows_keep_to_them(here, capsys):
+def test_file_ends_of_a_moved_text_are_known(workdir, capsys):
     Path("folder").mkdir()
     for number in range(3):
         Path(f"folder/{number}").write_text(f"file {number} of a ladder with layers. " * (50 + number))

@@ -1,4 +1,4 @@
-"""The commands that are printed for after training work, word for word."""
+"""The commands that `train` and `refit` print at their end work as printed."""
 
 import shlex
 
@@ -32,16 +32,16 @@ NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) fo
 @pytest.mark.parametrize("name", NAMES)
 def test_every_printed_command_works(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
-    data, words = TEXTS[name]
+    data, arguments = TEXTS[name]
     (tmp_path / "text").write_bytes(data * 40)
-    assert main(["train", "text", *TINY, *words]) == 0
+    assert main(["train", "text", *TINY, *arguments]) == 0
     commands = printed_commands(capsys.readouterr().out)
-    verbs = [shlex.split(command)[1] for command in commands]
-    assert verbs == ["generate", *([] if "--valid" in words and "--test" in words else ["evaluate"]), "train"]
+    names = [shlex.split(command)[1] for command in commands]
+    assert names == ["generate", *([] if "--valid" in arguments and "--test" in arguments else ["evaluate"]), "train"]
     for command in commands:
-        program, *rest = shlex.split(command)
+        program, *arguments_of_command = shlex.split(command)
         assert program == "charladder"
-        assert main(rest) == 0, (command, capsys.readouterr().err)
+        assert main(arguments_of_command) == 0, (command, capsys.readouterr().err)
     capsys.readouterr()
     assert main(["refit", "my run", "--steps", "1"]) == 0
     (command,) = printed_commands(capsys.readouterr().out)
@@ -59,12 +59,12 @@ def test_every_printed_command_works(tmp_path, monkeypatch, capsys, name):
         (b"...\n\x00\x01", ""),
     ],
 )
-def test_the_prompt_is_the_beginning_of_the_text(tmp_path, data, prompt):
+def test_prompt_is_the_beginning_of_the_text(tmp_path, data, prompt):
     (tmp_path / "text").write_bytes(data)
     assert find_prompt(open_corpus(str(tmp_path / "text"))) == prompt
 
 
-def test_a_prompt_that_the_terminal_cannot_show_is_left_out(tmp_path):
+def test_prompt_can_be_encoded_by_the_terminal(tmp_path):
     (tmp_path / "text").write_text("Лестница\nA ladder\n")
     corpus = open_corpus(str(tmp_path / "text"))
     assert find_prompt(corpus) == "Лестница"

@@ -1,4 +1,4 @@
-"""The order of words on the command line."""
+"""The order of positional arguments and options on the command line."""
 
 import pytest
 
@@ -25,20 +25,22 @@ def make_parser() -> Parser:
     return parser
 
 
-@pytest.mark.parametrize("words", ORDERS)
-def test_positional_arguments_and_options_stand_in_any_order(words):
-    options = make_parser().parse(words.split())
+@pytest.mark.parametrize("arguments", ORDERS)
+def test_positional_arguments_and_options_in_any_order(arguments):
+    options = make_parser().parse(arguments.split())
     assert (options.run, options.data, options.limit) == ("run", ["one", "two"], 3)
 
 
-@pytest.mark.parametrize("words", [["run", "--json", "--", "--limit", "-"], ["--json", "--", "run", "--limit", "-"]])
-def test_what_follows_two_dashes_is_never_an_option(words):
-    options = make_parser().parse(words)
+@pytest.mark.parametrize(
+    "arguments", [["run", "--json", "--", "--limit", "-"], ["--json", "--", "run", "--limit", "-"]]
+)
+def test_arguments_after_two_dashes_are_positional(arguments):
+    options = make_parser().parse(arguments)
     assert (options.run, options.data, options.limit, options.json) == ("run", ["--limit", "-"], None, True)
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         ("run --limti 3 one", "has no option --limti; did you mean --limit?"),
         ("run one -x", "has no option -x"),
@@ -46,13 +48,13 @@ def test_what_follows_two_dashes_is_never_an_option(words):
         ("run --limit", "argument --limit: expected one argument"),
     ],
 )
-def test_mistakes_are_named_whatever_the_order(words, sentence):
-    with pytest.raises(UserError, match=sentence):
-        make_parser().parse(words.split())
+def test_invalid_options_in_any_order(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_parser().parse(arguments.split())
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         ("train text --steps 2 gone", "there is no file or corpus called 'gone'"),
         ("evaluate run --limit 5 gone", "there is no run directory run"),
@@ -62,8 +64,8 @@ def test_mistakes_are_named_whatever_the_order(words, sentence):
         ("corpora text8 --json gone", "has no use for the argument 'gone'"),
     ],
 )
-def test_every_command_takes_its_arguments_after_options(tmp_path, monkeypatch, capsys, words, sentence):
+def test_every_command_accepts_arguments_after_options(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("a ladder has layers. " * 300)
-    assert main(words.split()) == 2
-    assert sentence in capsys.readouterr().err
+    assert main(arguments.split()) == 2
+    assert message in capsys.readouterr().err

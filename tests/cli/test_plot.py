@@ -1,3 +1,5 @@
+"""`charladder plot`"""
+
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from studies.fakes import make_run
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
+def run_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path, "none", 0, 2.0)
     make_run(tmp_path, "$a_b$", 0, 1.9, finished=False)
@@ -28,7 +30,7 @@ def test_curves_of_several_runs(capsys):
     assert [run["valid_bits_per_character"] for run in output["runs"]] == [2.0, None]
 
 
-def draw(arguments, monkeypatch):
+def draw_axes(arguments, monkeypatch):
     """The axes of the figure that `plot` saves."""
     figures = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
@@ -36,16 +38,16 @@ def draw(arguments, monkeypatch):
     return figures[0].axes
 
 
-def test_y_axis_fits_the_steps_after_the_opening(monkeypatch):
+def test_y_axis_fits_the_steps_after_the_first_ones(monkeypatch):
     steps = [{"step": step, "characters": step, "terms": {"main": {"bits": 2 + 6 / step}}} for step in range(1, 101)]
     Path("none-seed0", "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    _, training = draw(["none-seed0"], monkeypatch)
+    _, training = draw_axes(["none-seed0"], monkeypatch)
     bottom, top = training.get_ylim()
     assert bottom < 2 + 6 / 100 and 2 + 6 / 5 < top < 2 + 6 / 4
 
 
 def test_small_weights_differ_from_zero_in_colour(monkeypatch):
-    image = draw(["t64", "--schedule"], monkeypatch)[0].images[0]
+    image = draw_axes(["t64", "--schedule"], monkeypatch)[0].images[0]
     shades = [sum(image.cmap(image.norm(weight))[:3]) for weight in (0.0, 1 / 64, 1.0)]
     assert image.norm(0.0) == 0 and image.norm(1.0) == 1
     assert shades[0] - shades[1] > 0.15 and shades[1] > shades[2]
@@ -81,10 +83,10 @@ def test_overwrites_a_file_only_with_force(capsys):
     assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("what", ["none-seed0", "ladder", "t64"])
-def test_schedule_of_a_run_or_a_recipe(capsys, what):
-    assert main(["plot", what, "--schedule", "--out", "schedule.png", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schedule"] == what
+@pytest.mark.parametrize("name", ["none-seed0", "ladder", "t64"])
+def test_schedule_of_a_run_or_a_recipe(capsys, name):
+    assert main(["plot", name, "--schedule", "--out", "schedule.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == name
     assert Path("schedule.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -98,10 +98,10 @@ def test_dry_run_trains_nothing(here, capsys, command):
 def test_user_errors_are_one_sentence(here, capsys, arguments, message):
     if "objective.intermediate=false" in arguments:
         Path("own.toml").write_text(PLAN.format(steps=5).replace('"objective.intermediate" = false', ""))
-    for more in ([], ["--dry-run"]):
-        if more and "--report-only" in arguments:
+    for dry_run in ([], ["--dry-run"]):
+        if dry_run and "--report-only" in arguments:
             continue
-        assert main(["study", *arguments, *more]) == 2
+        assert main(["study", *arguments, *dry_run]) == 2
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.err.count("\n") == 1
@@ -136,9 +136,9 @@ def test_signals_save_the_runs_and_the_output_has_the_command_to_continue(here, 
         command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = [Path("studies/own", f"{arm}-seed0", "metrics.jsonl") for arm in ("none", "layers")]
-    until = time.monotonic() + 240
+    deadline = time.monotonic() + 240
     while not all(path.exists() and path.stat().st_size for path in metrics):
-        assert time.monotonic() < until and process.poll() is None
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=600)
@@ -155,14 +155,14 @@ def test_runs_stop_when_the_parent_is_killed(here):
     Path("own.toml").write_text(PLAN.format(steps=100000))
     command = [sys.executable, "-m", "charladder", "study", "own.toml"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    log, until = Path("studies/own/none-seed0/metrics.jsonl"), time.monotonic() + 240
+    log, deadline = Path("studies/own/none-seed0/metrics.jsonl"), time.monotonic() + 240
     while not (log.exists() and log.stat().st_size):
-        assert time.monotonic() < until and process.poll() is None
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     while not any(log.with_name("checkpoints").glob("*")):
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(1)
     size = log.stat().st_size

@@ -1,4 +1,4 @@
-"""From a text to a run directory and back, through the command line."""
+"""`charladder train`: new, resumed, extended and damaged runs."""
 
 import json
 import os
@@ -26,23 +26,23 @@ TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def ladder(*words: str, **settings) -> subprocess.CompletedProcess:
+def run_charladder(*arguments: str, **settings) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "charladder", *words], capture_output=True, timeout=120, check=False, **settings
+        [sys.executable, "-m", "charladder", *arguments], capture_output=True, timeout=120, check=False, **settings
     )
 
 
-def test_train_then_evaluate_then_generate(here, text_file, capsys):
+def test_train_then_evaluate_then_generate(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert set(done) >= {"run", "steps", "seconds", "characters_per_second", "valid_bits_per_character"}
-    assert done["peak_memory_bytes"] > 1 << 20
-    assert (done["run"], done["steps"]) == ("runs/ladder-1", 6)
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= {"run", "steps", "seconds", "characters_per_second", "valid_bits_per_character"}
+    assert result["peak_memory_bytes"] > 1 << 20
+    assert (result["run"], result["steps"]) == ("runs/ladder-1", 6)
     files = {path.name for path in Path("runs/ladder-1").iterdir()}
     assert files >= {
         "config.toml",
@@ -57,7 +57,7 @@ def test_train_then_evaluate_then_generate(here, text_file, capsys):
 
     assert main(["evaluate", "runs/ladder-1", "--split", "valid", "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
-    assert score["bits_per_character"] == done["valid_bits_per_character"]
+    assert score["bits_per_character"] == result["valid_bits_per_character"]
     assert set(score) >= {"characters", "context", "stride", "split", "corpus_sha256", "seconds"}
     assert (score["context"], score["stride"], score["split"]) == (16, 8, "valid")
     assert score["characters"] == int(0.05 * text_file.stat().st_size)
@@ -82,21 +82,21 @@ def test_train_then_evaluate_then_generate(here, text_file, capsys):
     assert (facts["layers"], facts["width"], facts["context"]) == (2, 16, 16)
 
 
-def test_sprint_trains_resumes_evaluates_and_generates(here, text_file, capsys):
-    words = ["train", str(text_file), "--recipe", "sprint", "--model.ngram-rows", "500", *TINY, "--json"]
-    assert main([*words, "--steps", "4", "--run", "run"]) == 0
-    done = json.loads(capsys.readouterr().out)
+def test_sprint_trains_resumes_evaluates_and_generates(workdir, text_file, capsys):
+    arguments = ["train", str(text_file), "--recipe", "sprint", "--model.ngram-rows", "500", *TINY, "--json"]
+    assert main([*arguments, "--steps", "4", "--run", "run"]) == 0
+    result = json.loads(capsys.readouterr().out)
     assert main(["train", "--resume", "run", "--extend", "--steps", "6", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6
     assert main(["evaluate", "run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["bits_per_character"] < done["valid_bits_per_character"] + 0.1
+    assert json.loads(capsys.readouterr().out)["bits_per_character"] < result["valid_bits_per_character"] + 0.1
     assert main(["generate", "run", "--prompt", "The ", "--length", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["characters"] == 40
     network = open_run(Path("run")).load_network()
     assert network.ngrams is not None and network.ngrams.tables[0].weight.any()
 
 
-def test_the_run_directory_says_all(here, text_file, capsys):
+def test_contents_of_the_run_directory(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one", "--seed", "3"]) == 0
     out = capsys.readouterr().out
     assert "charladder generate one" in out
@@ -121,7 +121,7 @@ def test_the_run_directory_says_all(here, text_file, capsys):
     }
 
 
-def test_letters_are_saved_with_the_run(here, text_file, capsys):
+def test_letters_are_saved_with_the_run(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one", "--text.alphabet", "letters"]) == 0
     run = open_run(Path("one"))
     assert run.alphabet.size == len(set(text_file.read_text()))
@@ -130,7 +130,7 @@ def test_letters_are_saved_with_the_run(here, text_file, capsys):
     assert "'ü' at position 0" in capsys.readouterr().err
 
 
-def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, capsys):
+def test_resume_keeps_a_finished_run_and_extend_changes_the_budget(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
     before = Path("whole/metrics.jsonl").read_text()
     assert main(["train", "--resume", "whole"]) == 0
@@ -141,24 +141,24 @@ def test_resume_goes_on_exactly_and_extend_changes_the_budget(here, text_file, c
     assert [line["step"] for line in lines] == list(range(1, 9))
 
 
-@pytest.mark.parametrize("words", [[], ["--extend", "--steps", "9"]])
-@pytest.mark.parametrize("kept", ["model.safetensors", "best.safetensors"])
-def test_a_trained_run_without_checkpoints_is_refused_and_left_as_it_is(here, text_file, capsys, words, kept):
+@pytest.mark.parametrize("arguments", [[], ["--extend", "--steps", "9"]])
+@pytest.mark.parametrize("weights_file", ["model.safetensors", "best.safetensors"])
+def test_trained_run_without_checkpoints_is_refused_and_unchanged(workdir, text_file, capsys, arguments, weights_file):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
     shutil.rmtree("one/checkpoints")
     Path("one/heads.safetensors").unlink()
-    Path("one/model.safetensors").rename(f"one/{kept}")
+    Path("one/model.safetensors").rename(f"one/{weights_file}")
     before = {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"}
     capsys.readouterr()
-    assert main(["train", "--resume", "one", *words]) == 2
+    assert main(["train", "--resume", "one", *arguments]) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert f"one has {kept} but no checkpoint" in sentence
+    assert f"one has {weights_file} but no checkpoint" in sentence
     assert "put one/checkpoints back, or start a new run" in sentence
     assert {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"} == before
 
 
 @pytest.mark.parametrize("best", [True, False])
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, text_file, best, capsys):
+def test_run_killed_before_its_first_checkpoint_restarts(workdir, text_file, best, capsys):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
     shutil.copytree("whole", "cut")
     shutil.rmtree("cut/checkpoints/6")
@@ -169,11 +169,11 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(here, te
     capsys.readouterr()
     assert main(["train", "--resume", "cut"]) == 0
     assert "cut ended before its first checkpoint, so its training begins again at step 1" in capsys.readouterr().err
-    assert not Path("cut/best.safetensors").exists(), "of the abandoned start, and better than all that came after"
+    assert not Path("cut/best.safetensors").exists(), "the best weights of the abandoned start are removed"
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 
-def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, capsys):
+def test_extend_reports_jumps_of_the_learning_rate_and_the_losses(workdir, text_file, capsys):
     def rates() -> dict[int, float]:
         return {
             line["step"]: line["learning_rate"] for line in read_metrics(Path("one/metrics.jsonl")) if "terms" in line
@@ -184,32 +184,34 @@ def test_extend_says_how_the_learning_rate_and_the_losses_jump(here, text_file, 
     assert main(["train", "--resume", "one"]) == 0
     assert "note:" not in capsys.readouterr().err
     assert main(["train", "--resume", "one", "--extend", "--steps", "8"]) == 0
-    said = capsys.readouterr().err
-    assert "of the new budget 75.0% is spent, and of the old one 100.0% was" in said
-    assert f"the learning rate goes from 0 to {rates()[7]:.3g}\n" in said
+    err = capsys.readouterr().err
+    assert "of the new budget 75.0% is spent, and of the old one 100.0% was" in err
+    assert f"the learning rate goes from 0 to {rates()[7]:.3g}\n" in err
     assert main(["train", "--resume", "one", "--extend", "--steps", "40"]) == 0
-    said = capsys.readouterr().err
+    err = capsys.readouterr().err
     assert (
-        "20.0% is spent" in said
-        and f"from 0 to {rates()[9]:.3g}, and layer1.target1 and layer1.target2 contribute" in said
+        "20.0% is spent" in err
+        and f"from 0 to {rates()[9]:.3g}, and layer1.target1 and layer1.target2 contribute" in err
     )
-    assert "to the loss again" in said
+    assert "to the loss again" in err
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, text_file):
-    words = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
-    assert main([*words, "--run", "whole"]) == 0
-    process = subprocess.Popen([*COMMAND_WITH_SLOW_STEPS, *words, "--run", "cut"], stdout=subprocess.PIPE, text=True)
+def test_ctrl_c_saves_the_run_and_the_resumed_run_is_the_same(workdir, text_file):
+    arguments = ["train", str(text_file), "--steps", "300", *TINY, "--training.optimizer", "adamw"]
+    assert main([*arguments, "--run", "whole"]) == 0
+    process = subprocess.Popen(
+        [*COMMAND_WITH_SLOW_STEPS, *arguments, "--run", "cut"], stdout=subprocess.PIPE, text=True
+    )
     metrics = Path("cut/metrics.jsonl")
-    until = time.monotonic() + 240
+    deadline = time.monotonic() + 240
     while not (metrics.exists() and metrics.read_text().count("\n") > 20):
-        assert time.monotonic() < until and process.poll() is None
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "go on with: charladder train --resume cut" in out
+    assert "continue with: charladder train --resume cut" in out
     (checkpoint,) = Path("cut/checkpoints").iterdir()
     assert 20 <= int(checkpoint.name) < 300
     assert main(["train", "--resume", "cut"]) == 0
@@ -217,13 +219,13 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_resumed_run_is_the_same(here, te
         assert_same_tensors(Path("cut", name), Path("whole", name))
 
 
-def test_a_loss_that_is_not_finite_ends_with_code_one_and_keeps_the_checkpoint(here, text_file):
-    words = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
+def test_non_finite_loss_exits_with_code_one_and_keeps_the_checkpoint(workdir, text_file):
+    arguments = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
     slow = ["--training.warmup", "0.5", "--training.checkpoint-seconds", "0.0001"]
-    done = ladder("train", str(text_file), "--steps", "60", *TINY, "--run", "one", *words, *slow)
-    assert done.returncode == 1
-    assert b"not finite" in done.stderr or b"gradient's norm" in done.stderr
-    assert b"Traceback" not in done.stderr
+    result = run_charladder("train", str(text_file), "--steps", "60", *TINY, "--run", "one", *arguments, *slow)
+    assert result.returncode == 1
+    assert b"not finite" in result.stderr or b"gradient's norm" in result.stderr
+    assert b"Traceback" not in result.stderr
     assert any(Path("one/checkpoints").iterdir())
 
 
@@ -231,42 +233,44 @@ def test_a_loss_that_is_not_finite_ends_with_code_one_and_keeps_the_checkpoint(h
     "variables",
     [{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, pytest.param({"NO_COLOR": "1"}, marks=pytest.mark.slow)],
 )
-def test_piped_output_is_plain(here, text_file, variables):
-    done = ladder("train", str(text_file), "--steps", "3", *TINY, "--run", "one", env={**os.environ, **variables})
-    assert done.returncode == 0
-    assert b"\x1b" not in done.stdout
-    assert b"Traceback" not in done.stderr
-    assert b"bits/char" in done.stdout
+def test_piped_output_is_plain(workdir, text_file, variables):
+    result = run_charladder(
+        "train", str(text_file), "--steps", "3", *TINY, "--run", "one", env={**os.environ, **variables}
+    )
+    assert result.returncode == 0
+    assert b"\x1b" not in result.stdout
+    assert b"Traceback" not in result.stderr
+    assert b"bits/char" in result.stdout
     if "PYTHONIOENCODING" in variables:
-        assert done.stdout.isascii()
+        assert result.stdout.isascii()
 
 
-def test_a_reader_that_leaves_is_no_error(here, text_file):
+def test_closed_pipe_is_no_error(workdir, text_file):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     command = f"{shlex.quote(sys.executable)} -m charladder generate one --length 300 --prompt ladder | head -c 5"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (0, b"ladde")
-    assert b"Traceback" not in done.stderr
-    assert b"Exception" not in done.stderr
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout) == (0, b"ladde")
+    assert b"Traceback" not in result.stderr
+    assert b"Exception" not in result.stderr
 
 
-def test_one_process_at_a_time_trains_a_run(here, text_file, capsys):
+def test_run_is_locked_during_training(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     with run_lock(Path("one")):
-        done = ladder("train", "--resume", "one", "--extend", "--steps", "5")
-    assert done.returncode == 2
-    assert b"one is being trained by another process" in done.stderr
+        result = run_charladder("train", "--resume", "one", "--extend", "--steps", "5")
+    assert result.returncode == 2
+    assert b"one is being trained by another process" in result.stderr
     assert main(["train", "--resume", "one", "--extend", "--steps", "5"]) == 0
 
 
-def test_a_name_that_another_process_takes_meanwhile_is_not_used(here, text_file, capsys, monkeypatch):
-    """Between the choice of a number and the making of its directory, another process makes one there."""
+def test_run_number_taken_by_another_process_is_skipped(workdir, text_file, capsys, monkeypatch):
+    """Another process creates the directory between the choice of its number and its creation."""
     check, other = run_setup.check_memory, Path("runs/ladder-1")
 
-    def check_slowly(*given):
+    def check_slowly(*options):
         (other / "checkpoints").mkdir(parents=True)
         (other / "config.toml").write_text("another")
-        check(*given)
+        check(*options)
 
     monkeypatch.setattr(run_setup, "check_memory", check_slowly)
     assert main(["train", str(text_file), "--steps", "2", *TINY, "--json"]) == 0
@@ -276,7 +280,7 @@ def test_a_name_that_another_process_takes_meanwhile_is_not_used(here, text_file
     assert {path.name for path in Path("runs").iterdir()} == {"ladder-1", "ladder-2"}
 
 
-def test_a_broken_link_is_no_free_name(here, text_file, capsys):
+def test_run_number_of_a_broken_symlink_is_skipped(workdir, text_file, capsys):
     Path("runs").mkdir()
     Path("runs/ladder-1").symlink_to("nowhere")
     assert main(["train", str(text_file), "--steps", "2", *TINY, "--json"]) == 0
@@ -284,17 +288,17 @@ def test_a_broken_link_is_no_free_name(here, text_file, capsys):
 
 
 @pytest.mark.slow
-def test_three_commands_at_once_get_three_runs(here, text_file):
-    words = [sys.executable, "-m", "charladder", "train", str(text_file), "--steps", "2", *TINY]
-    some = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
-    assert [one.communicate(timeout=300)[1] for one in some] == [b""] * 3
-    assert [one.returncode for one in some] == [0] * 3
+def test_three_concurrent_commands_create_three_runs(workdir, text_file):
+    arguments = [sys.executable, "-m", "charladder", "train", str(text_file), "--steps", "2", *TINY]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate(timeout=300)[1] for process in processes] == [b""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
     assert {path.name for path in Path("runs").iterdir()} == {"ladder-1", "ladder-2", "ladder-3"}
     assert all(Path(f"runs/ladder-{n}/model.safetensors").is_file() for n in (1, 2, 3))
 
 
 @pytest.mark.parametrize("damage", ["\0\0\0", "{", "[]", "3", '{"step": "x"}', '{"step": 1, "terms": 1}', '{"a": 1}'])
-def test_a_damaged_line_of_metrics_takes_no_other_with_it(here, text_file, damage):
+def test_damaged_line_of_metrics_does_not_affect_other_lines(workdir, text_file, damage):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     metrics = Path("one/metrics.jsonl")
     before = read_metrics(metrics)
@@ -303,7 +307,7 @@ def test_a_damaged_line_of_metrics_takes_no_other_with_it(here, text_file, damag
     assert read_metrics(metrics)[: len(before) - 1] == before[:-1]
 
 
-def test_an_unfinished_run_that_is_given_a_smaller_budget_hears_how_to_finish(here, text_file, capsys):
+def test_smaller_budget_error_says_how_to_finish_the_run(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one"]) == 0
     edit_config(Path("one"), "\nsteps = 4\n", "\nsteps = 6\n")  # as if it had been killed at 4
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
@@ -314,7 +318,7 @@ def test_an_unfinished_run_that_is_given_a_smaller_budget_hears_how_to_finish(he
 
 
 @pytest.mark.parametrize("damage", [{"clock": {}}, {"clock": 3}, {"sampler": {"examples": "x"}}, {"sampler": []}])
-def test_a_checkpoint_with_a_strange_state_does_not_count(here, text_file, damage, capsys):
+def test_checkpoint_with_an_invalid_state_is_not_used(workdir, text_file, damage, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     state = Path("one/checkpoints/3/state.json")
     state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
@@ -322,7 +326,7 @@ def test_a_checkpoint_with_a_strange_state_does_not_count(here, text_file, damag
     assert "no checkpoint in one/checkpoints is whole" in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_with_other_steps_says_so(here, text_file, capsys):
+def test_resume_with_other_kernels_prints_a_note(workdir, text_file, capsys):
     tiny = "--layers", "2", "--width", "32", "--context", "16", "--batch", "2"
     assert main(["train", str(text_file), "--run", "one", "--steps", "2", *tiny]) == 0
     began = json.loads(Path("one/environment.json").read_text())
