@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# A browser that does its page and nothing else.
-QUIET = [
+# Disables everything that is not needed for the page.
+BROWSER_ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 SMALL = {"steps": 60, "layers": 3, "width": 32, "context": 32, "batch": 4, "precision": "float32"}
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of a network this small only wait for each other
-LONGEST = 1_000_000  # characters of a text: more than are written before somebody can say stop
-BEGINNING = re.compile(r"https?://[\w.:\[\]]+/")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"} | os.environ  # more threads do not make so small a network faster
+MAX_CHARACTERS = 1_000_000  # more than are written before a test stops the text
+URL_PATTERN = re.compile(r"https?://[\w.:\[\]]+/")
 
 
 def executable() -> str | None:
@@ -30,7 +30,7 @@ def executable() -> str | None:
 
 
 def missing() -> str | None:
-    """What is not installed that these tests need."""
+    """An error message if something that these tests need is not installed."""
     try:
         import playwright.sync_api  # noqa: F401
     except ImportError:
@@ -43,7 +43,7 @@ def browsing() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(), args=QUIET)
+        browser = playwright.chromium.launch(executable_path=executable(), args=BROWSER_ARGUMENTS)
         yield browser
         browser.close()
 
@@ -61,15 +61,25 @@ def train(folder: Path, text: str) -> Path:
 @contextmanager
 def serving(run: Path, token: str = "") -> Iterator[str]:
     """`charladder serve RUN` on a free port; gives its address, which ends in a slash."""
-    command = [sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", str(LONGEST)]
+    command = [
+        sys.executable,
+        "-m",
+        "charladder",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        "--max-tokens",
+        str(MAX_CHARACTERS),
+    ]
     environment = ENVIRONMENT | {"CHARLADDER_TOKEN": token}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
         try:
-            said = process.stdout.readline()  # one line, when it listens; nothing if it ends before
-            found = BEGINNING.search(said)
-            assert found, f"{' '.join(command)} did not say where it serves: {said!r}"
-            yield found[0]
+            line = process.stdout.readline()  # empty if the process ends before it listens
+            match = URL_PATTERN.search(line)
+            assert match, f"{' '.join(command)} printed no address: {line!r}"
+            yield match[0]
         finally:
             process.terminate()
 

@@ -1,4 +1,4 @@
-"""A run that is trained once, a server of it, and a page that must not complain or ask anybody else."""
+"""A trained run, its server, and a page that must report no errors and request nothing from other hosts."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def served(run: Path) -> Iterator[str]:
         yield url
 
 
-# Not for the whole session: while Playwright runs, nothing else in this thread can run an event loop.
+# Of module scope: while Playwright runs, no other event loop can run in this thread.
 @pytest.fixture(scope="module")
 def browser(installed: None) -> Iterator[Any]:
     with chromium.browsing() as browser:
@@ -46,7 +46,7 @@ def browser(installed: None) -> Iterator[Any]:
 
 @dataclass
 class Watch:
-    """What the browser had to say. A test that provokes errors says so: `expected` is a pattern of theirs."""
+    """Errors and requests of the browser. `expected`: a pattern of the errors that a test provokes."""
 
     expected: str = ""
     errors: list[str] = field(default_factory=list)
@@ -65,8 +65,8 @@ def watch() -> Watch:
 
 @pytest.fixture
 def look(browser: Any, served: str, watch: Watch) -> Iterator[Any]:
-    """Opens the explorer: `look(color_scheme="dark")`, with the options of a browser context. The text is empty, as a
-    visitor may have left it, unless `first` says that this is the first visit."""
+    """Opens the explorer: `look(color_scheme="dark")`, with the options of a browser context. The text is empty
+    unless `first` is true, as on a first visit."""
     contexts, homes = [], [served]
 
     def look(home: str = served, first: bool = False, **options: Any) -> Any:
@@ -77,7 +77,7 @@ def look(browser: Any, served: str, watch: Watch) -> Iterator[Any]:
         contexts.append(context)
         context.on("request", lambda request: watch.requests.append(request.url))
         context.on("weberror", lambda problem: watch.errors.append(str(problem.error)))
-        context.on("console", lambda said: said.type == "error" and watch.errors.append(said.text))
+        context.on("console", lambda message: message.type == "error" and watch.errors.append(message.text))
         context.on("dialog", lambda dialog: (watch.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page = context.new_page()
         page.goto(home)

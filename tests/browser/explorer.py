@@ -1,4 +1,4 @@
-"""What a user does and sees on the explorer page."""
+"""Actions of a user on the explorer page, and what the page shows."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 else:
     try:
         from playwright.sync_api import Page, expect
-    except ImportError:  # then every test says so: conftest.py
+    except ImportError:  # conftest.py skips all tests or fails them
         Page = expect = None
 
 RUNS = """() => [...document.querySelectorAll("#backdrop > span")].flatMap((chunk) => chunk.childElementCount
@@ -65,7 +65,7 @@ def wait_until_idle(page: Page) -> None:
 
 
 def shown_layers(page: Page) -> list[dict[str, Any]]:
-    """The layers as the page shows them, the top one first."""
+    """The layers that the page shows, the top layer first."""
     return page.locator("#layers [data-layer]").evaluate_all(
         """(rows) => rows.map((row) => ({
             layer: Number(row.dataset.layer),

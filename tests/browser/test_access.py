@@ -102,15 +102,17 @@ def test_contrast_on_every_colour(look, scheme):
 def test_axe_finds_nothing_serious(look, scheme):
     from axe_playwright_python import sync_playwright as axe
 
-    page = look(color_scheme=scheme, bypass_csp=True)  # axe is a script that is put into the page
+    page = look(color_scheme=scheme, bypass_csp=True)  # axe is a script that is inserted into the page
     write(page, SENTENCE)
     put_cursor(page, SENTENCE.index("→"))
     expect(page.locator("#byte-place")).to_be_visible()
     page.locator("#continue").click()
     wait_until_idle(page)
     page.wait_for_timeout(500)
-    found = axe.Axe().run(page).response["violations"]
-    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found if rule["impact"] != "minor"] == []
+    violations = axe.Axe().run(page).response["violations"]
+    assert [
+        (rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations if rule["impact"] != "minor"
+    ] == []
 
 
 @pytest.mark.parametrize(("wish", "seconds"), [("reduce", "0s"), ("no-preference", "0.12s")])

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from browser.chromium import LONGEST, fetch_json
+from browser.chromium import MAX_CHARACTERS, fetch_json
 from browser.explorer import (
     classes,
     continue_text,
@@ -25,10 +25,10 @@ SENTENCE = "The ladder leans on the wall, "
 def test_continuation_is_inserted_at_the_cursor_and_scored(page, served):
     write(page, SENTENCE + "and then it ends.")
     put_cursor(page, len(SENTENCE))
-    said = continue_text(page, length=40, seed=5)
-    assert "Written: 40 characters" in said
-    assert "a second" in said
-    assert "accepted per pass" in said
+    status = continue_text(page, length=40, seed=5)
+    assert "Written: 40 characters" in status
+    assert "a second" in status
+    assert "accepted per pass" in status
     text = page.locator("#text").input_value()
     assert text.startswith(SENTENCE)
     assert text.endswith("and then it ends.")
@@ -38,14 +38,14 @@ def test_continuation_is_inserted_at_the_cursor_and_scored(page, served):
     assert written == list(range(len(SENTENCE), len(text) - len("and then it ends.")))
     score = fetch_json(f"{served}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
-    # The cursor is where the writing ended.
+    # The cursor is after the last written character.
     assert page.evaluate("document.getElementById('text').selectionStart") == written[-1] + 1
 
 
 def test_continuation_streams_and_can_be_stopped(page, served):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
-    page.locator("#length").fill(f"{LONGEST}")
+    page.locator("#length").fill(f"{MAX_CHARACTERS}")
     page.locator("#draft").select_option("none")
     page.locator("#continue").click()
     expect(page.locator("#continue")).to_be_disabled()
@@ -55,13 +55,13 @@ def test_continuation_streams_and_can_be_stopped(page, served):
     page.locator("#stop").click()
     expect(page.locator("#speed")).to_contain_text("Stopped:")
     expect(page.locator("#continue")).to_be_enabled()
-    patience = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while fetch_json(f"{served}health")["streams"]["active"]:
-        assert time.monotonic() < patience, "the server goes on writing for nobody"
+        assert time.monotonic() < deadline, "the server still writes after the stop"
         time.sleep(0.1)
     wait_until_scored(page)
     text = page.locator("#text").input_value()
-    assert len(SENTENCE) < len(text) < LONGEST
+    assert len(SENTENCE) < len(text) < MAX_CHARACTERS
     page.wait_for_timeout(300)
     assert page.locator("#text").input_value() == text
     expect(page.locator("#error")).to_be_hidden()
@@ -72,14 +72,14 @@ def test_accepted_drafts_are_marked(page, served, draft):
     assert draft in fetch_json(f"{served}about")["drafters"]
     write(page, "the wall and the wall and the wall and ")
     page.locator("#text").press("Control+End")
-    said = continue_text(page, length=150, seed=1, temperature=0.2, draft=draft)
-    assert f"({draft}" in said
+    status = continue_text(page, length=150, seed=1, temperature=0.2, draft=draft)
+    assert f"({draft}" in status
     drafted = [place for place, names in enumerate(classes(page)) if "drafted" in names]
     assert drafted
-    assert f"{len(drafted)} character" in said
+    assert f"{len(drafted)} character" in status
     mark = page.locator("#backdrop .drafted").first
     assert mark.evaluate("(run) => getComputedStyle(run).textDecorationStyle") == "solid"
-    # The marks stay where they are while something else is typed.
+    # The marks keep their characters while other text is typed.
     page.locator("#text").press("Control+Home")
     page.keyboard.type("So ")
     wait_until_scored(page)
@@ -116,9 +116,9 @@ def test_undo_history_survives_a_continuation(page):
         states.append(page.locator("#text").input_value())
         if not states[-1]:
             break
-    assert written in states  # what was typed after it is undone alone
+    assert written in states  # text typed after the continuation is undone separately
     assert "The ladder " in states  # the continuation is undone as one step
-    assert states[-1] == ""  # and what was typed before it
+    assert states[-1] == ""  # text typed before the continuation is undone too
     expect(page.locator("#back")).to_be_disabled()
     while page.locator("#text").input_value() != written + "XY":
         page.keyboard.press("Control+Shift+z")

@@ -62,13 +62,13 @@ def test_an_empty_text_stays_empty_after_a_reload(page):
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
-def with_letters(page) -> None:
-    """The page with the server's network as if its alphabet had lower-case letters and the blank alone."""
+def set_alphabet(page) -> None:
+    """Reloads the page with an alphabet of lower-case letters and the blank."""
 
     def about(route) -> None:
-        told = route.fetch().json()
+        response = route.fetch().json()
         alphabet = {"kind": "letters", "size": len(LETTERS), "letters": LETTERS, "unknown": "error"}
-        route.fulfill(json=told | {"alphabet": alphabet})
+        route.fulfill(json=response | {"alphabet": alphabet})
 
     page.route("**/about", about)
     page.reload()
@@ -76,7 +76,7 @@ def with_letters(page) -> None:
 
 
 def test_only_unknown_letters_are_marked(page, served):
-    with_letters(page)
+    set_alphabet(page)
     write(page, "the Wall \U0001f600 and the wall")
     expect(page.locator("#left-out")).to_contain_text("2 of these characters")
     bits = iter(fetch_json(f"{served}score", {"text": "the all  and the wall"})["bits"])
@@ -93,7 +93,7 @@ def test_only_unknown_letters_are_marked(page, served):
 
 def test_examples_use_the_alphabet(look):
     page = look()
-    with_letters(page)
+    set_alphabet(page)
     page.get_by_role("button", name="Prose").click()
     wait_until_scored(page)
     text = page.locator("#text").input_value()
@@ -129,7 +129,7 @@ def test_a_head_that_stopped_learning_early_is_dimmed_with_the_reason(page):
 @pytest.mark.parametrize(
     ("place", "meanings"),
     [
-        # Two bytes of the arrow stand before: a third completes a character, others break it.
+        # After two bytes of the arrow a third one completes a character, and other bytes are invalid.
         (2, ["ↆ", "→", "not UTF-8", "not UTF-8", "not UTF-8"]),
         (1, ["U+2180\u2013U+21BF", "U+2480\u2013U+24BF", "not UTF-8", "not UTF-8", "not UTF-8"]),
         (0, ["not UTF-8", "not UTF-8", "U+2000\u2013U+2FFF", None, "Latin U+00C0\u2013U+00FF"]),
@@ -146,10 +146,10 @@ def test_predicted_bytes_show_their_character_ranges(page, place, meanings):
         page.locator("#byte-after").click()
         expect(page.locator("#byte-place")).to_have_text(f"byte {step + 2} of 3")
     cells = page.locator("#layers .likeliest li")
-    found = cells.evaluate_all("(cells) => cells.map((cell) => cell.querySelector('.meaning')?.textContent ?? null)")
-    assert found == meanings
-    told = {0: "the next", 1: "byte 2 of a character, after E2", 2: "byte 3 of a character, after E2 86"}
-    expect(page.locator("#layers .head > p").first).to_contain_text(told[place])
+    shown = cells.evaluate_all("(cells) => cells.map((cell) => cell.querySelector('.meaning')?.textContent ?? null)")
+    assert shown == meanings
+    headings = {0: "the next", 1: "byte 2 of a character, after E2", 2: "byte 3 of a character, after E2 86"}
+    expect(page.locator("#layers .head > p").first).to_contain_text(headings[place])
 
 
 def test_forced_colours_keep_the_bits_as_bars(look):
@@ -162,14 +162,14 @@ def test_forced_colours_keep_the_bits_as_bars(look):
             getComputedStyle(run).backgroundImage])"""
     )
     assert len({height for _, height, _ in heights}) >= 3
-    assert sorted(heights) == sorted(heights, key=lambda one: (one[0], one[1]))
+    assert sorted(heights) == sorted(heights, key=lambda run: (run[0], run[1]))
     for (low, small, _), (high, large, _) in zip(sorted(heights), sorted(heights)[1:], strict=False):
         assert low <= high and small <= large
     assert all("gradient" in image for _, _, image in heights)
 
 
 def test_forced_colour_bars_are_visible_behind_the_text(look):
-    """Browsers draw a plate of the background behind forced text, which covered the bars."""
+    """Browsers draw an opaque background behind text in forced colours, which must not cover the bars."""
     page = look(forced_colors="active")
     write(page, "The ladder leans on the wall, and zebra QXZ!")
     page.locator("#text").blur()

@@ -17,11 +17,11 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
     answer = fetch_json(f"{served}layers", {"text": SENTENCE, "place": 5})
     shown = shown_layers(page)
     assert [row["layer"] for row in shown] == list(range(fetch_json(f"{served}about")["layers"], 0, -1))
-    for row, told in zip(shown, reversed(answer["rows"]), strict=True):
-        assert [head["target"] for head in row["heads"]] == [head["target"] for head in told["heads"]]
-        for head, truth in zip(row["heads"], told["heads"], strict=True):
+    for row, expected in zip(shown, reversed(answer["rows"]), strict=True):
+        assert [head["target"] for head in row["heads"]] == [head["target"] for head in expected["heads"]]
+        for head, truth in zip(row["heads"], expected["heads"], strict=True):
             assert len(head["symbols"]) == 5
-            actual = [one["text"] for one in truth["likeliest"] if one["id"] == truth["actual"]["id"]]
+            actual = [candidate["text"] for candidate in truth["likeliest"] if candidate["id"] == truth["actual"]["id"]]
             assert [symbol.replace("␣", " ") for symbol in head["true"]] == actual
             first = truth["likeliest"][0]["probability"] * 100
             assert head["numbers"][0] == ("<0.1%" if first < 0.1 else f"{first:.1f}%")
@@ -37,7 +37,7 @@ def test_the_first_guess_has_rank_1(page, served):
         if top["likeliest"][0]["id"] == top["actual"]["id"]:
             break
     else:
-        raise AssertionError("the network guesses nothing of the text that it was trained on")
+        raise AssertionError("no character of the training text has rank 1")
     put_cursor(page, place)
     expect(page.locator("#place")).to_contain_text(f"the top layer gave it {top['actual']['probability']:.1%}, 1st")
 
@@ -84,7 +84,7 @@ def test_buttons_step_through_the_bytes_of_a_character(page):
     for part, name in ((2, "\\x86"), (3, "\\x92")):
         page.locator("#byte-after").click()
         expect(page.locator("#place")).to_contain_text(f"part {part} of 3 ({name})")
-    page.locator("#byte-after").dispatch_event("click")  # leads nowhere
+    page.locator("#byte-after").dispatch_event("click")  # has no effect
     page.locator("#byte-before").click()
     expect(page.locator("#place")).to_contain_text("part 2 of 3")
     page.locator("#text").press("ArrowRight")
@@ -99,20 +99,20 @@ def test_a_layer_without_a_head_says_so(page):
     page.route("**/layers", lambda route: route.fulfill(json={"symbol": None, "bits": None, "place": 0, "rows": rows}))
     page.locator("#text").fill("a")
     expect(page.locator("#layers [data-layer='1']")).to_contain_text("This layer has no trained head")
-    # Blanks and what has no picture of its own are shown.
+    # Blanks and control characters are shown as symbols.
     assert shown_layers(page)[0]["heads"][0]["symbols"] == ["⇥", "↵", "␣", "␀", "␡"]
 
 
 def test_layers_are_not_announced_at_every_key(page):
     page.evaluate(
         """() => {
-            window.said = 0;
-            const count = (changes) => (window.said += changes.length);
+            window.changes = 0;
+            const count = (records) => (window.changes += records.length);
             new MutationObserver(count).observe(document.getElementById("place"), {childList: true});
         }"""
     )
     page.locator("#text").press_sequentially(SENTENCE, delay=60)
     expect(page.locator("#place")).to_contain_text("End of the text")
     page.wait_for_timeout(700)
-    assert page.evaluate("window.said") <= 2
+    assert page.evaluate("window.changes") <= 2
     assert page.locator("#place").get_attribute("aria-live") == "polite"

@@ -9,22 +9,22 @@ from browser.explorer import continue_text, expect, put_cursor, wait_until_score
 
 pytestmark = pytest.mark.slow
 
-REFUSED = "Failed to load resource"
+LOAD_ERROR = "Failed to load resource"
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&lt;b&gt;"
 
 
-def refusal(message: str) -> dict:
+def error_body(message: str) -> dict:
     return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
 
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_an_error_is_shown_until_the_next_success(page, watch, status):
-    watch.expected = REFUSED
-    said = f"the text has too many characters ({status})"
-    page.route("**/score", lambda route: route.fulfill(status=status, json=refusal(said)))
+    watch.expected = LOAD_ERROR
+    message = f"the text has too many characters ({status})"
+    page.route("**/score", lambda route: route.fulfill(status=status, json=error_body(message)))
     page.locator("#text").fill("The wall")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text(said)
+    expect(alert).to_contain_text(message)
     expect(alert).to_be_visible()
     page.unroute("**/score")
     page.locator("#text").fill("The walls")
@@ -33,26 +33,26 @@ def test_an_error_is_shown_until_the_next_success(page, watch, status):
 
 
 def test_error_without_json_is_shown(page, watch):
-    watch.expected = REFUSED
+    watch.expected = LOAD_ERROR
     page.route("**/layers", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("502")
 
 
 def test_lost_server_is_reported_and_recovered(page, watch):
-    watch.expected = REFUSED
+    watch.expected = LOAD_ERROR
     page.route("**/score", lambda route: route.abort("connectionreset"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
     page.unroute("**/score")
-    wait_until_scored(page)  # it asks again by itself
+    wait_until_scored(page)  # the page repeats the request
     expect(page.locator("#error")).to_be_hidden()
     assert float(page.locator("#total").inner_text()) > 0
 
 
 def test_text_before_an_error_is_kept(page):
     event = {"choices": [{"index": 0, "text": "abc", "finish_reason": None, "charladder": {"drafted": "010"}}]}
-    body = "".join(f"data: {json.dumps(data)}\n\n" for data in (event, refusal("the network broke")))
+    body = "".join(f"data: {json.dumps(data)}\n\n" for data in (event, error_body("the network broke")))
     page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     write(page, "The wall ")
     page.locator("#text").press("Control+End")
@@ -65,8 +65,8 @@ def test_text_before_an_error_is_kept(page):
 
 
 def test_refused_continuation_does_not_change_the_text(page, watch):
-    watch.expected = REFUSED
-    page.route("**/v1/completions", lambda route: route.fulfill(status=400, json=refusal("no such drafter")))
+    watch.expected = LOAD_ERROR
+    page.route("**/v1/completions", lambda route: route.fulfill(status=400, json=error_body("no such drafter")))
     write(page, "The wall ")
     continue_text(page, length=5)
     expect(page.get_by_role("alert")).to_have_text("The server refused this (400): no such drafter.")
@@ -81,12 +81,18 @@ def test_a_number_out_of_range_is_not_sent(page, watch):
 
 
 def test_text_is_never_executed(page):
-    """Typed, generated, and as a candidate of a layer."""
+    """HTML in typed text, generated text and the candidates of a layer is shown as text."""
     event = {"choices": [{"index": 0, "text": EVIL, "finish_reason": "stop", "charladder": {"drafted": ""}}]}
     body = f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n"
     page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
-    one = {"id": 1, "text": EVIL, "probability": 0.5}
-    head = {"term": EVIL, "target": 1, "last_learned": None, "actual": one | {"rank": 1}, "likeliest": [one] * 5}
+    candidate = {"id": 1, "text": EVIL, "probability": 0.5}
+    head = {
+        "term": EVIL,
+        "target": 1,
+        "last_learned": None,
+        "actual": candidate | {"rank": 1},
+        "likeliest": [candidate] * 5,
+    }
     answer = {"symbol": {"id": 1, "text": EVIL}, "bits": 1.0, "place": 0, "rows": [{"layer": 1, "heads": [head]}]}
     page.route("**/layers", lambda route: route.fulfill(json=answer))
     write(page, EVIL)
@@ -113,9 +119,9 @@ def test_content_security_policy_blocks_scripts(page, watch):
 
 
 def test_error_is_visible_beside_the_buttons(look, watch):
-    watch.expected = REFUSED
+    watch.expected = LOAD_ERROR
     page = look(viewport={"width": 1280, "height": 720})
-    page.route("**/v1/completions", lambda route: route.fulfill(status=503, json=refusal("the queue is full")))
+    page.route("**/v1/completions", lambda route: route.fulfill(status=503, json=error_body("the queue is full")))
     write(page, "The wall ")
     page.locator("#continue").click()
     alert = page.get_by_role("alert")
@@ -132,12 +138,12 @@ def test_slow_server_is_reported(look):
     page.reload()  # timers that were set before the clock was installed could not be cleared
     expect(page.locator("#continue")).to_be_enabled()
     expect(page.locator("#place")).to_contain_text("End of the text")  # the first requests are answered
-    page.clock.pause_at(600_000)  # the page's time moves only by run_for, however slow the machine is
-    held = []
-    page.route("**/score", lambda route: held.append(route))
+    page.clock.pause_at(600_000)  # time advances only with run_for, so a slow machine does not matter
+    requests = []
+    page.route("**/score", lambda route: requests.append(route))
     page.locator("#text").fill("The wall")
     page.clock.run_for(1000)
-    while not held:
+    while not requests:
         page.wait_for_timeout(20)
     page.clock.run_for(9000)
     expect(page.locator("#error")).to_be_hidden()
@@ -145,12 +151,12 @@ def test_slow_server_is_reported(look):
     expect(page.get_by_role("alert")).to_have_text(
         "The server has not answered for 10 seconds. This page is still waiting."
     )
-    held[0].continue_()
+    requests[0].continue_()
     expect(page.locator("#error")).to_be_hidden()
 
 
 def test_token_form(look, run, watch):
-    watch.expected = REFUSED
+    watch.expected = LOAD_ERROR
     with serving(run, token="secret") as home:
         page = look(home)
         expect(page.locator("#token")).to_be_focused()
@@ -165,5 +171,5 @@ def test_token_form(look, run, watch):
         write(page, "The wall")
         assert float(page.locator("#total").inner_text()) > 0
         assert "Written: 5 characters" in continue_text(page, length=5)
-        kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
-        assert "secret" not in kept and "wrong" not in kept
+        stored = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+        assert "secret" not in stored and "wrong" not in stored

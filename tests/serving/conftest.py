@@ -19,23 +19,23 @@ def runs(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("CHARLADDER_CACHE", new_cache(folder / "cache"))
         Path("text").write_text("A lädder has rüngs; größer → ∑ 😀. " * 200)
-        for run, more in (
+        for run, extra_arguments in (
             ("run", ["--objective.targets", "3"]),
             ("bare", ["--objective.targets", "1", "--objective.intermediate", "false"]),
             ("lettered", ["--alphabet", "letters"]),
             ("dropping", ["--alphabet", "letters", "--unknown", "drop"]),
         ):
-            assert main(["train", "text", *TINY, *more, "--run", run]) == 0
+            assert main(["train", "text", *TINY, *extra_arguments, "--run", run]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def served(runs):
-    with serving(runs / "run") as one:
-        yield one
+    with serving(runs / "run") as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
 def lettered(runs):
-    with serving(runs / "lettered") as one:
-        yield one
+    with serving(runs / "lettered") as service:
+        yield service

@@ -33,17 +33,17 @@ def test_additional_hosts_and_origins_are_accepted(runs):
 
 def test_allowed_origin_gets_cors_headers(runs):
     with serving(runs / "run", token="sesame", access={"origins": ("https://app.example",)}) as served:
-        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-        found = httpx2.options(f"{served.url}/v1/completions", headers=ELSEWHERE | asked)
-        assert found.status_code == 200 and found.headers["access-control-allow-origin"] == "https://app.example"
-        assert "authorization" in found.headers["access-control-allow-headers"]
+        preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        response = httpx2.options(f"{served.url}/v1/completions", headers=ELSEWHERE | preflight)
+        assert response.status_code == 200 and response.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in response.headers["access-control-allow-headers"]
         token = {"Authorization": "Bearer sesame"}
-        found = httpx2.get(f"{served.url}/v1/models", headers=ELSEWHERE | token)
-        assert found.status_code == 200 and found.headers["access-control-allow-origin"] == "https://app.example"
+        response = httpx2.get(f"{served.url}/v1/models", headers=ELSEWHERE | token)
+        assert response.status_code == 200 and response.headers["access-control-allow-origin"] == "https://app.example"
         assert httpx2.get(f"{served.url}/v1/models", headers=ELSEWHERE).status_code == 401
         other = {"Origin": "https://other.example"}
-        found = httpx2.options(f"{served.url}/v1/completions", headers=other | asked)
-        assert found.status_code == 400 and "access-control-allow-origin" not in found.headers
+        response = httpx2.options(f"{served.url}/v1/completions", headers=other | preflight)
+        assert response.status_code == 400 and "access-control-allow-origin" not in response.headers
         assert httpx2.get(f"{served.url}/v1/models", headers=other | token).status_code == 403
 
 
@@ -92,7 +92,7 @@ def test_is_loopback(address, loopback):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         (["--allow-host", "https://ladder.example"], "give a name or an address alone"),
         (["--allow-host", "ladder.example:443"], "give a name or an address alone"),
@@ -103,7 +103,7 @@ def test_is_loopback(address, loopback):
         (["--root-path", "ladder"], "give a path such as /ladder"),
     ],
 )
-def test_mistakes_are_sentences(runs, capsys, monkeypatch, words, sentence):
+def test_user_errors(runs, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr(serve, "listen", None)  # nothing is opened
-    assert main(["serve", str(runs / "run"), "--port", "0", *words]) == 2
-    assert sentence in capsys.readouterr().err
+    assert main(["serve", str(runs / "run"), "--port", "0", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -82,12 +82,12 @@ def test_stalled_client_is_disconnected_and_delays_no_other(runs):
                     f"{served.url}/v1/completions", json={"prompt": "a", "max_tokens": 50}, timeout=20
                 )
             assert answer.status_code == 200
-            taken = time.monotonic() - began
+            seconds = time.monotonic() - began
             while not is_idle(served):
                 await asyncio.sleep(0.05)
                 assert time.monotonic() - began < 60
             writer.close()
-            return taken
+            return seconds
 
         assert asyncio.run(run()) < 10
 
@@ -109,7 +109,7 @@ def test_concurrent_texts_equal_single_ones(runs):
             return [text(answer) for answer in answers]
 
         assert asyncio.run(send_all()) == alone
-        assert served.service.scheduler.workers[0].loop.passes < sum(len(one) for one in alone) * 4
+        assert served.service.scheduler.workers[0].loop.passes < sum(map(len, alone)) * 4
 
 
 def text(answer) -> str:
@@ -118,13 +118,13 @@ def text(answer) -> str:
 
 def test_active_streams_end_with_an_error_at_shutdown(runs):
     with serving(runs / "run", max_tokens=10_000_000) as served, httpx2.Client(timeout=30) as client:
-        asked = REQUEST | {"max_tokens": 10_000_000}
-        with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
+        body = REQUEST | {"max_tokens": 10_000_000}
+        with client.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
             served.service.scheduler.close()
-            said = [line for line in lines if line]
-        assert "the service is closing" in said[-2] and said[-1] == "data: [DONE]"
+            events = [line for line in lines if line]
+        assert "the service is closing" in events[-2] and events[-1] == "data: [DONE]"
         assert client.post(f"{served.url}/v1/completions", json={"prompt": "a"}).status_code == 429
 
 
@@ -132,10 +132,10 @@ def test_nan_logits_give_a_500_error(runs, monkeypatch):
     with serving(runs / "run") as served:
         read = served.service.scheduler.workers[0].loop.runner.run
 
-        def broken(*arguments, **more):
-            found = read(*arguments, **more)
-            found.logits_NV[:] = float("nan")
-            return found
+        def broken(*arguments, **options):
+            output = read(*arguments, **options)
+            output.logits_NV[:] = float("nan")
+            return output
 
         monkeypatch.setattr(served.service.scheduler.workers[0].loop.runner, "run", broken)
         answer = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "abc"})
@@ -189,31 +189,31 @@ def test_stalled_response_aborts_its_connection(runs):
         stalled.sendall(post({"ids": [97] * 100_000, "layers": True}, b"/score"))
         until(lambda: served.service.scorer.num_requests)
         middleware = served.server.config.app.app
-        middleware.limits = replace(middleware.limits, client_seconds=0.5)  # now that the body is there
+        middleware.limits = replace(middleware.limits, client_seconds=0.5)  # the body has been received
         until(lambda: not served.service.scorer.num_requests, 60)
         until(lambda: not served.server.server_state.connections, 60)
         stalled.settimeout(5)
-        taken = 0
+        num_bytes = 0
         with contextlib.suppress(ConnectionError):
             while part := stalled.recv(1 << 20):
-                taken += len(part)
-        assert taken < 6_000_000  # the whole answer has some twelve million bytes
+                num_bytes += len(part)
+        assert num_bytes < 6_000_000  # the whole answer has some twelve million bytes
 
 
 def test_failed_start_affects_one_text_and_frees_its_slot(runs, monkeypatch):
     with serving(runs / "run", streams=2) as served:
         (worker,) = served.service.scheduler.workers
-        made = worker.decoding_configs.get
+        get_config = worker.decoding_configs.get
 
         def broken(sampling, draft):
             if draft == "targets":
                 raise OSError("the heads are gone")
-            return made(sampling, draft)
+            return get_config(sampling, draft)
 
         monkeypatch.setattr(worker.decoding_configs, "get", broken)
         with httpx2.Client(timeout=60) as client:
-            asked = REQUEST | {"draft": "none", "max_tokens": 3000}
-            with client.stream("POST", f"{served.url}/v1/completions", json=asked) as answer:
+            body = REQUEST | {"draft": "none", "max_tokens": 3000}
+            with client.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
                 lines = answer.iter_lines()
                 next(lines)
                 failed = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "draft": "targets"})
@@ -229,13 +229,15 @@ def test_drafters_keep_no_state_of_finished_texts(runs):
             body = {"prompt": list(range(97, 107)) * 3000, "max_tokens": 60, "n": 3, "draft": draft}
             assert httpx2.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
         until(lambda: is_idle(served))
-        found = []
-        for manner in served.service.scheduler.workers[0].decoding_configs.cache.values():
-            drafter = getattr(manner.drafter, "drafter", manner.drafter)
-            found += [c.drafter for c in getattr(drafter, "candidates", [])] or [drafter]
-        ngrams = {id(one): one for one in found if isinstance(one, NgramDrafter)}.values()
+        drafters = []
+        for config in served.service.scheduler.workers[0].decoding_configs.cache.values():
+            drafter = getattr(config.drafter, "drafter", config.drafter)
+            drafters += [c.drafter for c in getattr(drafter, "candidates", [])] or [drafter]
+        ngrams = {id(drafter): drafter for drafter in drafters if isinstance(drafter, NgramDrafter)}.values()
         assert len(ngrams) == 2
-        assert all(one.max_characters == 4096 and not (one.texts or one.latest or one.indexed) for one in ngrams)
+        assert all(
+            ngram.max_characters == 4096 and not (ngram.texts or ngram.latest or ngram.indexed) for ngram in ngrams
+        )
 
 
 @pytest.mark.parametrize(("length", "stop"), [(0, None), (1, None), (50, "A"), (50, None)])
@@ -244,8 +246,8 @@ def test_accepted_per_pass_is_never_less_than_one(runs, length, stop):
         for draft in ("none", "ngram"):
             body = {"prompt": "A lädder ", "max_tokens": length, "stop": stop, "draft": draft}
             answer = httpx2.post(f"{served.url}/v1/completions", json=body).json()
-            ours = answer["choices"][0]["charladder"]
-            assert ours["accepted_per_pass"] >= 1.0 and (draft != "none" or ours["accepted_per_pass"] == 1.0)
+            details = answer["choices"][0]["charladder"]
+            assert details["accepted_per_pass"] >= 1.0 and (draft != "none" or details["accepted_per_pass"] == 1.0)
 
 
 def test_scoring_with_nan_weights_gives_a_500_error(runs):

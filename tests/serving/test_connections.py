@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from browser.chromium import BEGINNING, ENVIRONMENT
+from browser.chromium import ENVIRONMENT, URL_PATTERN
 from charladder.serving.connections import RESERVED_DESCRIPTORS, limit_connections, num_open_descriptors
 from charladder.serving.limits import Limits
 from charladder.serving.log_filter import RepeatFilter
@@ -30,33 +30,33 @@ GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def connected(served: Served, data: bytes = b"", count: int = 1) -> Iterator[list[socket.socket]]:
     """`count` connections that have sent `data`."""
     with contextlib.ExitStack() as stack:
-        found = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(count)]
-        for one in found:
-            stack.callback(one.close)
-            one.sendall(data)
-        yield found
+        connections = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(count)]
+        for connection in connections:
+            stack.callback(connection.close)
+            connection.sendall(data)
+        yield connections
 
 
 def answer(connection: socket.socket) -> bytes:
-    """Everything until the service closes the connection."""
-    found = b""
+    """The bytes received until the service closes the connection."""
+    received = b""
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(1 << 16):
-            found += part
-    return found
+            received += part
+    return received
 
 
 def answers(connection: socket.socket, count: int) -> list[dict]:
     """The bodies of `count` JSON responses with status 200, on a connection that stays open."""
-    file, found = connection.makefile("rb"), []
+    file, bodies = connection.makefile("rb"), []
     for _ in range(count):
         assert file.readline().split()[1] == b"200"
         length = 0
         while (line := file.readline()).strip():
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
-        found.append(json.loads(file.read(length)))
-    return found
+        bodies.append(json.loads(file.read(length)))
+    return bodies
 
 
 def test_idle_connections_are_closed_for_new_requests(runs):
@@ -64,18 +64,18 @@ def test_idle_connections_are_closed_for_new_requests(runs):
         for _ in range(5):
             assert httpx2.get(f"{served.url}/health").status_code == 200
         until(lambda: len(served.server.server_state.connections) <= 8)
-        assert answer(halves[0]) == b""  # the oldest gave way
+        assert answer(halves[0]) == b""  # the oldest one was closed
 
 
 def test_busy_connections_are_kept_and_new_ones_get_503(runs):
     with serving(runs / "run", connections=2, max_tokens=10_000_000) as served, httpx2.Client() as client:
         body = REQUEST | {"max_tokens": 10_000_000}
-        with connected(served, post(body), 2) as (one, other):
-            assert one.recv(20) and other.recv(20)
+        with connected(served, post(body), 2) as (first, second):
+            assert first.recv(20) and second.recv(20)
             with connected(served, GET) as (late,):
-                said = answer(late)
-            assert said.split()[1] == b"503" and b"2 connections have requests" in said
-            assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["type"] == "server_error"
+                response = answer(late)
+            assert response.split()[1] == b"503" and b"2 connections have requests" in response
+            assert json.loads(response.partition(b"\r\n\r\n")[2])["error"]["type"] == "server_error"
         until(lambda: client.get(f"{served.url}/health").status_code == 200)
 
 
@@ -86,8 +86,8 @@ def test_slow_request_head_gets_408(runs):
                 if before:
                     answers(slow, 1)
                 slow.sendall(HALF)
-                said = answer(slow)
-            assert said.split()[1] == b"408" and b"did not come in time" in said
+                response = answer(slow)
+            assert response.split()[1] == b"408" and b"did not come in time" in response
 
 
 def test_silent_connection_is_closed(runs):
@@ -122,9 +122,9 @@ def test_large_head_is_refused_before_the_token_check(runs, data):
     with serving(runs / "run", token="sesame") as served, connected(served) as (client,):
         with contextlib.suppress(ConnectionError):
             client.sendall(data)
-        said = answer(client)
+        response = answer(client)
         # In the body the application may answer first, as it does to the missing token.
-        assert said.split()[1] == b"431" or (b"chunked" in data and said.split()[1] == b"401")
+        assert response.split()[1] == b"431" or (b"chunked" in data and response.split()[1] == b"401")
         until(lambda: not served.server.server_state.connections)
 
 
@@ -137,8 +137,8 @@ def test_head_size_limit_is_exact(served, size, status):
 
 def test_two_host_headers_give_400(served):
     with connected(served, GET[:-2] + b"Host: other.example\r\nConnection: close\r\n\r\n") as (client,):
-        said = answer(client)
-        assert said.split()[1] == b"400" and b"more than one `Host` header" in said
+        response = answer(client)
+        assert response.split()[1] == b"400" and b"more than one `Host` header" in response
 
 
 def test_too_many_pipelined_requests_abort_the_connection(served):
@@ -188,12 +188,12 @@ def test_http_1_0_gets_no_chunked_encoding(served):
 def test_disconnections_are_not_logged(runs, caplog):
     """The event loop logs a line for each part of an answer that is written to a closed connection."""
     for name in ("asyncio", "uvicorn.error"):
-        for one in list(logging.getLogger(name).filters):
-            logging.getLogger(name).removeFilter(one)
+        for log_filter in list(logging.getLogger(name).filters):
+            logging.getLogger(name).removeFilter(log_filter)
     with serving(runs / "run", client_seconds=0.5, max_tokens=10_000_000, logprobs=10**9) as served:
         for name in ("asyncio", "uvicorn.error"):
-            for one in list(logging.getLogger(name).filters):
-                logging.getLogger(name).removeFilter(one)
+            for log_filter in list(logging.getLogger(name).filters):
+                logging.getLogger(name).removeFilter(log_filter)
         ended = record_finished(served)
 
         async def large() -> None:
@@ -230,14 +230,14 @@ def test_repeated_records_are_logged_once_a_minute():
     [(256, 256, 256, None), (256, 1 << 20, 2048, 2048), (256, 1024, 1024, 1024), (1 << 20, 1 << 20, 2048, None)],
 )
 def test_connections_fit_the_open_file_limit(monkeypatch, soft, hard, most, raised):
-    """most: connections, and the files beside them where the limit decides."""
-    asked = []
+    """most: the number of connections, and of other open files where the limit of files is reached."""
+    new_limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: asked.append(limits))
-    found, beside = limit_connections(2048), num_open_descriptors() + RESERVED_DESCRIPTORS
-    assert found == (most if most == 2048 else most - beside)
-    wanted = None if raised is None else (raised + (beside if raised == 2048 else 0), hard)
-    assert asked == ([] if wanted is None else [wanted]) or soft == hard
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: new_limits.append(limits))
+    num_connections, num_other_files = limit_connections(2048), num_open_descriptors() + RESERVED_DESCRIPTORS
+    assert num_connections == (most if most == 2048 else most - num_other_files)
+    expected = None if raised is None else (raised + (num_other_files if raised == 2048 else 0), hard)
+    assert new_limits == ([] if expected is None else [expected]) or soft == hard
 
 
 @pytest.mark.slow
@@ -249,15 +249,15 @@ def test_few_descriptors_and_many_idle_connections(runs, tmp_path):
     ):
         try:
             assert process.stdout
-            found = BEGINNING.search(process.stdout.readline().decode())
-            assert found
-            url = found[0]
+            match = URL_PATTERN.search(process.stdout.readline().decode())
+            assert match
+            url = match[0]
             until(lambda: reached(url), 240)
             with contextlib.ExitStack() as stack:
                 for _ in range(300):
-                    one = socket.create_connection(("127.0.0.1", int(re.findall(r"\d+", url)[-1])))
-                    stack.callback(one.close)
-                    one.sendall(HALF)
+                    connection = socket.create_connection(("127.0.0.1", int(re.findall(r"\d+", url)[-1])))
+                    stack.callback(connection.close)
+                    connection.sendall(HALF)
                 for _ in range(20):
                     assert reached(url)
         finally:

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from serving.served import serving
 
-J = {"Content-Type": "application/json"}
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 OPERATIONS = [
@@ -26,27 +26,27 @@ OPERATIONS = [
 def test_schemathesis(served, operation):
     """Responses to valid and invalid requests have the documented statuses, types and shapes."""
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
-    found = {one.ok().label: one.ok() for one in schema.get_all_operations()}
-    assert set(found) == set(OPERATIONS)
-    seen = set()
+    operations = {item.ok().label: item.ok() for item in schema.get_all_operations()}
+    assert set(operations) == set(OPERATIONS)
+    statuses = set()
 
     @settings(
         max_examples=40, deadline=None, phases=[Phase.explicit, Phase.generate], database=None, derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(
-        case=found[operation].as_strategy(generation_mode=GenerationMode.POSITIVE).map(simplify)
-        | found[operation].as_strategy(generation_mode=GenerationMode.NEGATIVE)
+        case=operations[operation].as_strategy(generation_mode=GenerationMode.POSITIVE).map(simplify)
+        | operations[operation].as_strategy(generation_mode=GenerationMode.NEGATIVE)
     )
     def check(case: schemathesis.Case) -> None:
         answer = case.call(timeout=60)
         assert answer.status_code < 500, answer.text
         # Rules between fields, and of this run (its name, its drafters), are not in the schema: 400 and 404 may follow.
         case.validate_response(answer, excluded_checks=[positive_data_acceptance])
-        seen.add(answer.status_code)
+        statuses.add(answer.status_code)
 
     check()
-    assert 200 in seen or "{name}" in operation
+    assert 200 in statuses or "{name}" in operation
 
 
 def simplify(case: schemathesis.Case) -> schemathesis.Case:
@@ -90,7 +90,7 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("path", ["v1/completions", "score", "layers", "tokenize", "detokenize"])
 def test_invalid_bodies_give_400(served, path, body):
-    answer = httpx2.post(f"{served.url}/{path}", content=body, headers=J, timeout=30)
+    answer = httpx2.post(f"{served.url}/{path}", content=body, headers=JSON_HEADERS, timeout=30)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error" and len(error["message"]) < 400
@@ -99,16 +99,19 @@ def test_invalid_bodies_give_400(served, path, body):
 
 def test_large_body_is_refused_before_it_is_read(served):
     most = served.service.limits.body_bytes
-    assert httpx2.post(f"{served.url}/score", content=b"x" * (most + 1), headers=J, timeout=30).status_code == 413
+    assert (
+        httpx2.post(f"{served.url}/score", content=b"x" * (most + 1), headers=JSON_HEADERS, timeout=30).status_code
+        == 413
+    )
 
     def parts():
         for _ in range(most // 65536 + 2):
             yield b"x" * 65536
 
-    assert httpx2.post(f"{served.url}/score", content=parts(), headers=J, timeout=30).status_code == 413
-    said = raw(served, b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    assert httpx2.post(f"{served.url}/score", content=parts(), headers=JSON_HEADERS, timeout=30).status_code == 413
+    response = raw(served, b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                b"Content-Length: 99999999999999999999\r\n\r\n")  # fmt: skip
-    assert said.split()[1] in (b"413", b"400")
+    assert response.split()[1] in (b"413", b"400")
 
 
 def test_slow_body_gets_408(runs):

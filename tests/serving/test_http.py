@@ -15,7 +15,7 @@ def test_head_is_get_without_a_body(served, path):
     got, head = httpx2.get(served.url + path), httpx2.head(served.url + path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
-    if path != "/health":  # whose numbers differ from one call to the next
+    if path != "/health":  # its numbers differ between calls
         assert head.headers["content-length"] == got.headers["content-length"]
 
 

@@ -16,16 +16,16 @@ PROMPT = "A lädder "
 
 @pytest.fixture
 def client(served):
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as one:
-        yield one
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as openai_client:
+        yield openai_client
 
 
 def score(served, **body):
     return httpx2.post(f"{served.url}/score", json=body).raise_for_status().json()
 
 
-def write(client, prompt=PROMPT, **more):
-    return client.completions.create(**({"model": "run", "prompt": prompt, "max_tokens": 40, "seed": 5} | more))
+def write(client, prompt=PROMPT, **options):
+    return client.completions.create(**({"model": "run", "prompt": prompt, "max_tokens": 40, "seed": 5} | options))
 
 
 def test_models(client):
@@ -36,20 +36,20 @@ def test_models(client):
 def test_completion_equals_generate_with_the_same_seed(client, runs):
     for seed, temperature, top_p in ((5, 1.0, 1.0), (6, 0.7, 0.9), (7, 0.0, 1.0)):
         settings = GenerationConfig(40, SamplingParams(temperature, top_p=top_p), seed, draft="none")
-        wanted = "".join(TextGenerator(open_run(runs / "run"), settings).stream(PROMPT.encode()))
-        found = write(client, seed=seed, temperature=temperature, top_p=top_p)
-        assert found.choices[0].text == wanted
-        assert found.choices[0].finish_reason == "length"
-        assert found.usage.prompt_tokens == len(PROMPT.encode())
-        assert (found.usage.completion_tokens, found.usage.total_tokens) == (40, 50)
+        expected = "".join(TextGenerator(open_run(runs / "run"), settings).stream(PROMPT.encode()))
+        response = write(client, seed=seed, temperature=temperature, top_p=top_p)
+        assert response.choices[0].text == expected
+        assert response.choices[0].finish_reason == "length"
+        assert response.usage.prompt_tokens == len(PROMPT.encode())
+        assert (response.usage.completion_tokens, response.usage.total_tokens) == (40, 50)
 
 
 def test_several_prompts_equal_generate(client, runs):
     prompts = [PROMPT, "Another", PROMPT]
     model = TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none"))
-    wanted = [text.text for text in model.generate([prompt.encode() for prompt in prompts for _ in range(2)])]
-    assert [choice.text for choice in write(client, prompts, n=2).choices] == wanted
-    assert len(set(wanted)) == 6
+    expected = [text.text for text in model.generate([prompt.encode() for prompt in prompts for _ in range(2)])]
+    assert [choice.text for choice in write(client, prompts, n=2).choices] == expected
+    assert len(set(expected)) == 6
 
 
 @pytest.mark.parametrize("draft", ["auto", "none", "targets", "ngram"])
@@ -58,11 +58,11 @@ def test_text_does_not_depend_on_the_drafter(client, draft):
 
 
 def test_stream_equals_the_whole_answer(client):
-    whole = write(client, max_tokens=200)
+    complete = write(client, max_tokens=200)
     chunks = list(write(client, max_tokens=200, stream=True, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == complete.choices[0].text
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-1].choices == [] and chunks[-1].usage == complete.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
     assert len({chunk.id for chunk in chunks}) == 1
 
@@ -73,24 +73,26 @@ def test_stream_never_splits_a_character(client):
         write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3, stream=True)
     )
     text = "".join(c.choices[0].text for c in chunks)
-    whole = write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3)
-    assert text == whole.choices[0].text
+    complete = write(client, prompt="∑ 😀. A lädder has rüngs; größer → ∑ ", max_tokens=300, temperature=0.3)
+    assert text == complete.choices[0].text
 
 
 def test_logprobs_agree_with_score(client, served):
-    """Far past the context of 16."""
-    found = write(client, max_tokens=60, logprobs=3, echo=True, temperature=0.8)
-    choice = found.choices[0]
-    said = choice.logprobs
-    ids = [*PROMPT.encode(), *symbols(said.tokens[len(PROMPT.encode()) :])]
+    """The text is longer than the context of 16."""
+    response = write(client, max_tokens=60, logprobs=3, echo=True, temperature=0.8)
+    choice = response.choices[0]
+    logprobs = choice.logprobs
+    ids = [*PROMPT.encode(), *symbols(logprobs.tokens[len(PROMPT.encode()) :])]
     scored = score(served, ids=ids)
-    assert said.token_logprobs[0] is None and said.top_logprobs[0] is None
-    bits = [-nats / math.log(2) for nats in said.token_logprobs[1:]]
+    assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+    bits = [-nats / math.log(2) for nats in logprobs.token_logprobs[1:]]
     assert bits == pytest.approx(scored["bits"][1:], abs=1e-4)
     assert sum(bits) == pytest.approx(scored["total_bits"] - 8.0, rel=1e-5)
-    assert list(said.tokens) == [token_of(one) for one in ids]
-    assert all(len(best) in (3, 4) for best in said.top_logprobs[1:])
-    for token, nats, best in zip(said.tokens[1:], said.token_logprobs[1:], said.top_logprobs[1:], strict=True):
+    assert list(logprobs.tokens) == [token_of(symbol) for symbol in ids]
+    assert all(len(best) in (3, 4) for best in logprobs.top_logprobs[1:])
+    for token, nats, best in zip(
+        logprobs.tokens[1:], logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True
+    ):
         assert best[token] == pytest.approx(nats, abs=1e-9)
         assert nats <= max(best.values()) + 1e-9
 
@@ -105,13 +107,13 @@ def test_offsets_point_into_the_text(client):
 
 @pytest.mark.parametrize("prompt", [PROMPT, list(PROMPT.encode())])
 def test_offsets_without_echo_begin_after_the_prompt(client, prompt):
-    """In characters; the prompt has one byte more."""
-    found = write(client, prompt, max_tokens=20, logprobs=0).choices[0].logprobs.text_offset
+    """Offsets count characters; the prompt has one byte more than characters."""
+    offsets = write(client, prompt, max_tokens=20, logprobs=0).choices[0].logprobs.text_offset
     echoed = write(client, prompt, max_tokens=20, logprobs=0, echo=True).choices[0].logprobs.text_offset
-    assert found[0] == len(PROMPT)
-    assert found == echoed[len(PROMPT.encode()) :]
+    assert offsets[0] == len(PROMPT)
+    assert offsets == echoed[len(PROMPT.encode()) :]
     chunks = list(write(client, prompt, max_tokens=20, logprobs=0, stream=True))
-    assert [offset for c in chunks for offset in c.choices[0].logprobs.text_offset] == found
+    assert [offset for c in chunks for offset in c.choices[0].logprobs.text_offset] == offsets
 
 
 def test_echo_without_completion_scores_the_prompt(client, served):
@@ -148,11 +150,11 @@ def test_stop_with_unknown_letters_is_ignored(runs, name):
 
 def test_token_prompts_and_several_prompts(client):
     ids = list(PROMPT.encode())
-    alone = write(client).choices[0].text
-    assert write(client, prompt=ids).choices[0].text == alone
+    single = write(client).choices[0].text
+    assert write(client, prompt=ids).choices[0].text == single
     several = write(client, prompt=[PROMPT, "rüngs"], n=2)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
-    assert several.choices[0].text == alone
+    assert several.choices[0].text == single
     assert len({choice.text for choice in several.choices}) == 4
     assert several.usage.prompt_tokens == len(ids) + len("rüngs".encode())
     assert [c.text for c in write(client, prompt=[ids, list("rüngs".encode())], n=2).choices] == [
@@ -160,17 +162,17 @@ def test_token_prompts_and_several_prompts(client):
     ]
     streamed: dict[int, str] = {}
     for chunk in write(client, prompt=[PROMPT, "rüngs"], n=2, stream=True):
-        one = chunk.choices[0]
-        streamed[one.index] = streamed.get(one.index, "") + one.text
+        choice = chunk.choices[0]
+        streamed[choice.index] = streamed.get(choice.index, "") + choice.text
     assert [streamed[n] for n in range(4)] == [choice.text for choice in several.choices]
 
 
 def test_empty_prompt_equals_generate(client, runs):
-    wanted = "".join(TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none")).stream(b""))
+    expected = "".join(TextGenerator(open_run(runs / "run"), GenerationConfig(40, seed=5, draft="none")).stream(b""))
     for prompt in ("", None):
         answer = write(client, prompt=prompt, echo=True, logprobs=1)
         (choice,) = answer.choices
-        assert choice.text == wanted and len(choice.logprobs.tokens) == 40
+        assert choice.text == expected and len(choice.logprobs.tokens) == 40
         assert choice.logprobs.text_offset[0] == 0
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (0, 40)
 
@@ -179,13 +181,13 @@ def test_accepted_drafts_are_marked_by_character(client):
     choice = write(
         client, prompt="ababababab" * 10, extra_body={"draft": "ngram"}, temperature=0, max_tokens=60
     ).choices[0]
-    ours = choice.model_extra["charladder"]
-    assert len(ours["drafted"]) == len(choice.text) and set(ours["drafted"]) <= {"0", "1"}
-    assert ours["ended_by"] == "length" and ours["characters_per_second"] > 0
+    details = choice.model_extra["charladder"]
+    assert len(details["drafted"]) == len(choice.text) and set(details["drafted"]) <= {"0", "1"}
+    assert details["ended_by"] == "length" and details["characters_per_second"] > 0
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "sentence"),
+    ("wrong", "kind", "message"),
     [
         ({"model": "gpt"}, openai.NotFoundError, "there is no model 'gpt' here; it is called 'run'"),
         ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
@@ -211,17 +213,17 @@ def test_accepted_drafts_are_marked_by_character(client):
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "send `stream: true` too"),
     ],
 )
-def test_errors_are_exceptions_of_the_client(client, wrong, kind, sentence):
+def test_errors_are_exceptions_of_the_client(client, wrong, kind, message):
     with pytest.raises(kind) as caught:
         write(client, **wrong)
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.param == next(iter(wrong.get("extra_body", wrong)))
 
 
 def test_error_names_the_unknown_letter(lettered):
     with openai.OpenAI(base_url=f"{lettered.url}/v1", api_key="none", max_retries=0) as client:
-        found = client.completions.create(model="lettered", prompt="A lädder ", max_tokens=10, logprobs=0, echo=True)
-        assert found.usage.prompt_tokens == 9 and found.choices[0].logprobs.tokens[3] == "ä"
+        response = client.completions.create(model="lettered", prompt="A lädder ", max_tokens=10, logprobs=0, echo=True)
+        assert response.usage.prompt_tokens == 9 and response.choices[0].logprobs.tokens[3] == "ä"
         with pytest.raises(openai.BadRequestError, match="prompt has the character 'q'"):
             client.completions.create(model="lettered", prompt="q", max_tokens=1)
 
@@ -247,7 +249,7 @@ def test_full_queue_gives_429_until_streams_are_free(runs):
     ):
         with pytest.raises(openai.RateLimitError, match="too many texts"):
             write(client, n=3)
-        # Long enough to be written still when the second one, whose answer begins a second later, is looked for.
+        # Long enough to be still active when the second request is in the queue.
         long = write(client, max_tokens=10_000_000, stream=True)
         until(lambda: small.service.scheduler.num_active)
         waiting = write(client, max_tokens=10_000_000, stream=True)
@@ -274,5 +276,5 @@ def symbols(tokens: list[str]) -> list[int]:
     return [int(t[8:], 16) if t.startswith("bytes:\\x") else ord(t) for t in tokens]
 
 
-def token_of(one: int) -> str:
-    return chr(one) if one < 128 else f"bytes:\\x{one:02x}"
+def token_of(symbol: int) -> str:
+    return chr(symbol) if symbol < 128 else f"bytes:\\x{symbol:02x}"

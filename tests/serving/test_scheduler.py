@@ -21,7 +21,7 @@ def busy_service(runs, seconds: float) -> Iterator[Served]:
     """A service with one stream, which is busy; later requests have `seconds`."""
     with serving(runs / "run", streams=1, max_tokens=10_000_000) as served:
         with httpx2.stream("POST", f"{served.url}/v1/completions", json=LONG | {"stream": True}, timeout=60) as first:
-            lines = first.iter_lines()  # kept: the connection ends with it
+            lines = first.iter_lines()  # a reference, because its end closes the connection
             next(lines)
             completions, scheduler = served.service.completions, served.service.scheduler
             completions.limits = scheduler.limits = replace(completions.limits, seconds=seconds)
@@ -65,8 +65,8 @@ def test_comments_before_the_text_are_ignored(runs, monkeypatch):
             assert next(lines) == ": waiting"
             served.service.scheduler.cancel(served.service.scheduler.workers[0].active)
             pieces = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-        whole = httpx2.post(f"{served.url}/v1/completions", json=body).json()
-    assert "".join(piece["choices"][0]["text"] for piece in pieces) == whole["choices"][0]["text"]
+        response = httpx2.post(f"{served.url}/v1/completions", json=body).json()
+    assert "".join(piece["choices"][0]["text"] for piece in pieces) == response["choices"][0]["text"]
 
 
 def test_choices_of_a_request_expire_together(runs):

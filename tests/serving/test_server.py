@@ -14,7 +14,7 @@ from functools import partial
 import httpx2
 import pytest
 
-from browser.chromium import BEGINNING, ENVIRONMENT
+from browser.chromium import ENVIRONMENT, URL_PATTERN
 from charladder.serving.api_errors import SHUTTING_DOWN
 from serving.served import post, serving
 
@@ -22,25 +22,38 @@ SLOW = partial(pytest.param, marks=pytest.mark.slow)
 LONG = {"prompt": "A lädder ", "max_tokens": 10_000_000}
 
 
-# Before the command: as a shell without job control starts what is to run in the background.
-IGNORING = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+# Starts a command with SIGINT ignored, as a shell without job control does in the background.
+IGNORE_SIGINT = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 
 
 @contextmanager
-def service(run, before: tuple[str, ...] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    words = [*before, sys.executable, "-m", "charladder", "serve", str(run), "--port", "0", "--max-tokens", "10000000"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+def service(run, prefix: tuple[str, ...] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "charladder",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        "--max-tokens",
+        "10000000",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
         try:
             assert process.stdout
-            found = BEGINNING.search(process.stdout.readline())
-            assert found
-            until_it_answers(found[0])
-            yield process, found[0]
+            match = URL_PATTERN.search(process.stdout.readline())
+            assert match
+            wait_until_it_answers(match[0])
+            yield process, match[0]
         finally:
             process.kill()
 
 
-def until_it_answers(url: str) -> None:
+def wait_until_it_answers(url: str) -> None:
     end = time.monotonic() + 240
     while True:
         try:
@@ -61,14 +74,14 @@ def stop_and_read_stderr(process: subprocess.Popen[str], times: int) -> str:
 
 
 @pytest.mark.parametrize("times", [SLOW(1), 2, SLOW(5)])
-def test_without_clients(runs, times):
+def test_shutdown_without_clients(runs, times):
     with service(runs / "run") as (process, _):
         assert stop_and_read_stderr(process, times) == "charladder: interrupted\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix")
 def test_parent_process_ignores_sigint(runs):
-    with service(runs / "run", (*IGNORING,)) as (process, _):
+    with service(runs / "run", (*IGNORE_SIGINT,)) as (process, _):
         assert stop_and_read_stderr(process, 1) == "charladder: interrupted\n"
 
 
@@ -79,7 +92,7 @@ def test_shutdown_during_a_stream(runs, times):
             lines = stream.iter_lines()
             assert next(lines).startswith("data: ")
             err = stop_and_read_stderr(process, times)
-            if times == 1:  # who asks twice does not wait until it has been sent
+            if times == 1:  # the second signal ends the service before this is sent
                 rest = [line for line in lines if line]
                 assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"] == SHUTTING_DOWN
                 assert rest[-1] == "data: [DONE]"
@@ -88,7 +101,7 @@ def test_shutdown_during_a_stream(runs, times):
 
 @pytest.mark.slow
 def test_shutdown_with_a_stalled_client(runs):
-    """The service waits for it until the second signal."""
+    """The service waits for the client until the second signal."""
     with service(runs / "run") as (process, url), socket.socket() as stalled:
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.connect(("127.0.0.1", int(url.rpartition(":")[2].strip("/"))))
@@ -103,10 +116,10 @@ def test_waiting_requests_get_an_error_at_shutdown(runs):
 
         async def run() -> list[httpx2.Response]:
             async with httpx2.AsyncClient(timeout=60) as client:
-                look = {"text": "x" * 100_000, "layers": True}
-                asked = [("v1/completions", LONG), *[("score", look)] * 8]
+                scoring_body = {"text": "x" * 100_000, "layers": True}
+                requests = [("v1/completions", LONG), *[("score", scoring_body)] * 8]
                 answers = [
-                    asyncio.ensure_future(client.post(f"{served.url}/{path}", json=body)) for path, body in asked
+                    asyncio.ensure_future(client.post(f"{served.url}/{path}", json=body)) for path, body in requests
                 ]
                 while not (scorer.num_requests and scheduler.num_active):
                     await asyncio.sleep(0.01)
@@ -115,5 +128,5 @@ def test_waiting_requests_get_an_error_at_shutdown(runs):
 
         text, *scores = asyncio.run(run())
         assert text.status_code == 503 and SHUTTING_DOWN in text.text
-        assert all(one.status_code == 200 or SHUTTING_DOWN in one.text for one in scores)
-        assert any(one.status_code == 503 for one in scores)
+        assert all(score.status_code == 200 or SHUTTING_DOWN in score.text for score in scores)
+        assert any(score.status_code == 503 for score in scores)

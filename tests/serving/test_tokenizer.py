@@ -16,9 +16,9 @@ def post(served, path, **body):
 
 
 def test_tokenize_and_detokenize(served, lettered):
-    found = post(served, "tokenize", prompt=TEXT, add_special_tokens=False).json()
-    assert found == {"count": len(TEXT.encode()), "max_model_len": 16, "tokens": list(TEXT.encode())}
-    assert post(served, "detokenize", tokens=found["tokens"]).json() == {"prompt": TEXT}
+    result = post(served, "tokenize", prompt=TEXT, add_special_tokens=False).json()
+    assert result == {"count": len(TEXT.encode()), "max_model_len": 16, "tokens": list(TEXT.encode())}
+    assert post(served, "detokenize", tokens=result["tokens"]).json() == {"prompt": TEXT}
     strings = post(served, "tokenize", prompt="aä", return_token_strs=True).json()["token_strs"]
     assert strings == ["a", "bytes:\\xc3", "bytes:\\xa4"]
     letters = post(lettered, "tokenize", prompt="A läd").json()["tokens"]
@@ -35,7 +35,7 @@ def test_tokenize_and_detokenize(served, lettered):
         ("detokenize", {"tokens": ["a"]}, "tokens"),
     ],
 )
-def test_mistakes_are_400(served, path, body, param):
+def test_invalid_requests_give_400(served, path, body, param):
     answer = post(served, path, **body)
     assert answer.status_code == 400
     assert param is None or answer.json()["error"]["param"] == param
@@ -43,7 +43,7 @@ def test_mistakes_are_400(served, path, body, param):
 
 def test_tokenizer_info(served):
     info = httpx2.get(f"{served.url}/tokenizer_info").json()
-    assert info["eos_token"] is None and info["vocab_size"] == 256  # the harness wants the key
+    assert info["eos_token"] is None and info["vocab_size"] == 256  # the harness needs the key
 
 
 def test_metrics_count_requests_and_characters(runs):
@@ -65,20 +65,20 @@ def test_metrics_count_requests_and_characters(runs):
         "charladder_streams_waiting 0",
     ):
         assert line in lines
-    named = r"(# (HELP|TYPE) )?charladder_[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? .+"
-    assert all(re.fullmatch(named, line) for line in lines)
+    pattern = r"(# (HELP|TYPE) )?charladder_[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? .+"
+    assert all(re.fullmatch(pattern, line) for line in lines)
 
 
 def test_access_log(runs, capfd):
     with serving(runs / "run", access={"access_log": True}) as served:
         post(served, "score", text="secret")
         httpx2.get(f"{served.url}/%0aforged")
-    said = capfd.readouterr().err
-    assert re.search(r"^\S+ 127\.0\.0\.1 POST /score 200 \d+ \d\.\d{3}$", said, re.M)
-    assert re.search(r"^\S+ 127\.0\.0\.1 GET /%0Aforged 404 ", said, re.M)
-    assert "secret" not in said
+    log = capfd.readouterr().err
+    assert re.search(r"^\S+ 127\.0\.0\.1 POST /score 200 \d+ \d\.\d{3}$", log, re.M)
+    assert re.search(r"^\S+ 127\.0\.0\.1 GET /%0Aforged 404 ", log, re.M)
+    assert "secret" not in log
 
 
 def test_serve_help_has_access_log():
-    said = subprocess.run([sys.executable, "-m", "charladder", "serve", "--help"], capture_output=True, text=True)
-    assert "--access-log" in said.stdout
+    process = subprocess.run([sys.executable, "-m", "charladder", "serve", "--help"], capture_output=True, text=True)
+    assert "--access-log" in process.stdout

@@ -12,17 +12,16 @@ PIECES = st.lists(st.one_of(st.text(max_size=4).map(str.encode), st.binary(max_s
 
 @given(pieces=PIECES, marks=st.data())
 def test_incremental_decoding_equals_decoding_at_once(pieces, marks):
-    """An ASCII piece is spelled in fewer steps than one that has other bytes, or follows a character that is not
-    complete: here the whole never is ASCII."""
+    """Pieces of ASCII are decoded in a shorter way; the bytes at once are never all ASCII."""
     pieces = [*pieces, "ä".encode()]
     ids = b"".join(pieces)
     drafted = marks.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-    whole = IncrementalDecoder(BYTES, 3).add(list(ids), drafted, True)
-    assert whole.text == ids.decode("utf-8", "replace")
-    decoder, at, text, marked, offsets = IncrementalDecoder(BYTES, 3), 0, "", "", []
+    expected = IncrementalDecoder(BYTES, 3).add(list(ids), drafted, True)
+    assert expected.text == ids.decode("utf-8", "replace")
+    decoder, begin, text, marked, offsets = IncrementalDecoder(BYTES, 3), 0, "", "", []
     for number, piece in enumerate(pieces):
-        part = drafted[at : at + len(piece)]
-        spelled = decoder.add(list(piece), part, number + 1 == len(pieces))
-        at, text, marked = at + len(piece), text + spelled.text, marked + spelled.marks
-        offsets += spelled.offsets
-    assert (text, marked, offsets) == (whole.text, whole.marks, whole.offsets)
+        part = drafted[begin : begin + len(piece)]
+        decoded = decoder.add(list(piece), part, number + 1 == len(pieces))
+        begin, text, marked = begin + len(piece), text + decoded.text, marked + decoded.marks
+        offsets += decoded.offsets
+    assert (text, marked, offsets) == (expected.text, expected.marks, expected.offsets)
