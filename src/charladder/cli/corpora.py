@@ -89,26 +89,26 @@ def _print_corpora(facts: dict[str, dict[str, Any]], as_json: bool) -> None:
 
 def _print_pruned(items: list[PrunedItem], days: float, dry_run: bool, as_json: bool) -> None:
     """Prints what was removed, or would be, and what was kept, with its size and the reason."""
-    going, kept = (
+    removed, kept = (
         [item for item in items if item.kept_because is None],
         [item for item in items if item.kept_because is not None],
     )
-    size = sum(item.bytes for item in going)
+    size = sum(item.bytes for item in removed)
     if as_json:
         facts = {"cache": str(cache_folder()), "dry_run": dry_run, "days": days, "bytes": size}
         print(
             dumps(
                 facts
                 | {
-                    "removed": [_pruned_item_entries(one) for one in going],
-                    "kept": [_pruned_item_entries(one) for one in kept],
+                    "removed": [_pruned_item_entries(item) for item in removed],
+                    "kept": [_pruned_item_entries(item) for item in kept],
                 }
             )
         )
         return
     console = Terminal()
     word = "would be removed" if dry_run else "removed"
-    for item in (*going, *kept):
+    for item in (*removed, *kept):
         what = f"{item.kind} {item.name}, {item.bytes:,} bytes, last used {date.fromtimestamp(item.last_used)}"
         end = word if item.kept_because is None else f"kept, for {item.kept_because}"
         console.print(f"{what}: {end}", markup=False, highlight=False, soft_wrap=True)

@@ -88,13 +88,13 @@ def main(argv: list[str]) -> int:
     with _open_export(options.export, held) as each:
         result = score_entries(held, score_job(console, held, on_scored=each))
     tables = []
-    for wanted, compute in (
+    for is_requested, compute in (
         (options.by_context, lambda: evaluation_tables.score_by_context(console, held, options.stride)),
         (options.by_layer, lambda: evaluation_tables.score_by_layer(console, held)),
         (options.by_position, lambda: evaluation_tables.score_by_position(console, held)),
         (options.copying, lambda: evaluation_tables.score_copying(held, options.probes, options.seed)),
     ):
-        if wanted:
+        if is_requested:
             key, rows, table = compute()
             result[key] = rows
             tables.append(table)

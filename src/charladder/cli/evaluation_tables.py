@@ -94,13 +94,14 @@ def _load_refit_heads(job: ScoringJob) -> tuple[dict[int, nn.Module], HeadsMetad
     Prints a note if they belong to another network.
     """
     try:
-        found = load_heads(job.run)
+        refit = load_heads(job.run)
     except UserError as error:
         print_note(f"{error}; the heads of refit are not scored")
-        found = None
-    if found is None:
+        refit = None
+    if refit is None:
         return {}, None
-    return {int(layer): head.to(job.device) for layer, head in found[0].early_exit.items()}, found[1]
+    heads, metadata = refit
+    return {int(layer): head.to(job.device) for layer, head in heads.early_exit.items()}, metadata
 
 
 def _format_moment(moment: TrainingMoment | None) -> str:
@@ -113,16 +114,18 @@ def _moment_entries(moment: TrainingMoment | None) -> dict[str, Any] | None:
 
 def score_copying(job: ScoringJob, probes: int, seed: int) -> TableResult:
     corpus = job.corpus
-    found = probe_copying(job.predict, corpus.alphabet, corpus.ids_N, job.bounds, job.context, probes, seed, job.device)
+    results = probe_copying(
+        job.predict, corpus.alphabet, corpus.ids_N, job.bounds, job.context, probes, seed, job.device
+    )
     table = AdaptiveTable(
         "characters on", "mentioned", "never mentioned", "saved a letter", "median rank", "and without",
         title=f"{probes} invented names that come again: bits of letters 1, 2, 3 and 4 to 8",
     )  # fmt: skip
-    for one in found:
-        cells = [_format_by_letter(one.bits_L), _format_by_letter(one.control_bits_L)]
-        ranks = [_format_by_letter(one.ranks_L, 0), _format_by_letter(one.control_ranks_L, 0)]
-        table.add_row(str(one.distance), *cells, f"{one.saved:.2f} ± {one.saved_within:.2f}", *ranks)
-    return "copying", [one.as_dict() for one in found], table
+    for result in results:
+        cells = [_format_by_letter(result.bits_L), _format_by_letter(result.control_bits_L)]
+        ranks = [_format_by_letter(result.ranks_L, 0), _format_by_letter(result.control_ranks_L, 0)]
+        table.add_row(str(result.distance), *cells, f"{result.saved:.2f} ± {result.saved_within:.2f}", *ranks)
+    return "copying", [result.as_dict() for result in results], table
 
 
 def _format_by_letter(values_L: list[float], decimals: int = 1) -> str:

@@ -33,16 +33,16 @@ def parse_score(text: str | None) -> str | int | None:
 
 
 def characters_to_score(
-    trainer: Trainer, wanted: str | int | None, valid_characters: int, last_validation: Score
+    trainer: Trainer, score_option: str | int | None, valid_characters: int, last_validation: Score
 ) -> int:
     """The number of characters to score, of the `valid_characters` of the valid part.
 
     Under a budget in minutes, the speed of the last validation is a further limit.
     """
-    if wanted == "whole":
+    if score_option == "whole":
         return valid_characters
-    if isinstance(wanted, int):
-        return min(wanted, valid_characters)
+    if isinstance(score_option, int):
+        return min(score_option, valid_characters)
     settings = trainer.settings
     most = int(_MAX_BUDGET_SHARE * trainer.clock.characters)
     if settings.minutes and last_validation.seconds > 0:
@@ -53,7 +53,12 @@ def characters_to_score(
 
 
 def score_after_training(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, wanted: str | int | None, outcome: TrainingOutcome
+    console: Console,
+    run: Run,
+    corpus: Corpus,
+    trainer: Trainer,
+    score_option: str | int | None,
+    outcome: TrainingOutcome,
 ) -> dict[str, Any] | None:
     """Scores the last weights, after printing an estimate of the time, and appends the score to metrics.jsonl.
 
@@ -61,9 +66,9 @@ def score_after_training(
     None without a valid part and for --score none. Reuses the last validation if it scored the same characters.
     """
     (begin, end), validated = split_corpus(run.recipe, corpus).valid, outcome.last_validation
-    if validated is None or wanted == "none":
+    if validated is None or score_option == "none":
         return None
-    characters = characters_to_score(trainer, wanted, end - begin, validated)
+    characters = characters_to_score(trainer, score_option, end - begin, validated)
     held = open_scoring_job(run, corpus, "valid", limit=characters, device=trainer.device)
     if characters == validated.characters:
         result = score_entries(held, validated)

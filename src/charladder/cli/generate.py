@@ -129,23 +129,23 @@ def _write_text(model: TextGenerator, prompt: Prompt, as_json: bool, log_probabi
 
 
 def _write_raw(model: TextGenerator, prompt: Prompt) -> int:
-    done, begun = 0, False
+    num_written, prompt_written = 0, False
     for stream, _ in model.stream_with_state(prompt):
-        if not begun:
+        if not prompt_written:
             write_bytes(prompt.data)
-        write_bytes(model.run.alphabet.decode(np.array(stream.ids[done : stream.settled], np.int64)))
-        done, begun = stream.settled, True
+        write_bytes(model.run.alphabet.decode(np.array(stream.ids[num_written : stream.settled], np.int64)))
+        num_written, prompt_written = stream.settled, True
     return 0
 
 
 def _write_samples(model: TextGenerator, prompt: Prompt, samples: int, as_json: bool, log_probabilities: bool) -> int:
-    out, found = sys.stderr if as_json else sys.stdout, []
+    out, texts = sys.stderr if as_json else sys.stdout, []
     for number, text in enumerate(model.generate([prompt], samples), 1):
         print(f"--- {number} of {samples} ---\n{_decode_prompt(model, prompt)}{text.text}", file=out, flush=True)
-        found.append(text)
+        texts.append(text)
     if as_json:
-        rows = [_text_entries(text, log_probabilities) for text in found]
-        characters = sum(text.characters for text in found)
+        rows = [_text_entries(text, log_probabilities) for text in texts]
+        characters = sum(text.characters for text in texts)
         print(dumps({"samples": rows, "characters": characters} | _speed_entries(model, characters)))
     return 0
 

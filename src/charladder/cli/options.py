@@ -8,7 +8,7 @@ from charladder.cli.help_page import format_help
 from charladder.errors import UserError, closest_name, suggest_names
 from charladder.recipe import SECTIONS, RecipeFields, convert_value, field_types, find_field, load_recipe_fields
 
-# The dotted field, and its line of help: fields without one are no part of the help page.
+# The dotted field and its line of help; the help page leaves out fields without one.
 SHORT_OPTIONS = {
     "minutes": ("training.minutes", "budget in minutes"),
     "steps": ("training.steps", "budget in optimizer steps"),
@@ -79,11 +79,11 @@ class Parser(argparse.ArgumentParser):
         Names are compared without their dashes, which would dominate the similarity of short names.
         """
         options, plain = self._option_string_actions, name.lstrip("-")
-        meant = find_field(plain)
-        if meant is not None:
-            short = [f"--{short}" for short, (dotted, _) in SHORT_OPTIONS.items() if dotted == meant]
-            own = ["--rate"] if meant == "training.learning_rate" else []  # of `refit`, which has no recipe
-            for option in (*short, f"--{meant.replace('_', '-')}", *own):
+        field = find_field(plain)
+        if field is not None:
+            short = [f"--{short}" for short, (dotted, _) in SHORT_OPTIONS.items() if dotted == field]
+            refit_names = ["--rate"] if field == "training.learning_rate" else []  # `refit` has no recipe
+            for option in (*short, f"--{field.replace('_', '-')}", *refit_names):
                 if option in options:
                     return f"; did you mean {option}?"
         by_name = {option.lstrip("-"): option for option in options}

@@ -80,7 +80,7 @@ def _plot_runs(options: Namespace, path: Path) -> dict[str, Any]:
         if absent:
             print_message(f"note: {name} has no term {absent[0]}" + (" and others" if len(absent) > 1 else ""))
     draw_runs(runs, terms, by, path)
-    scores = {name: one.final_score or {} for name, one in runs.items()}
+    scores = {name: curves.final_score or {} for name, curves in runs.items()}
     return {
         "by": by,
         "terms": terms,

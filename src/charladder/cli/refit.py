@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     device = choose_device(options.device)
     run = open_run(Path(options.run), options.weights)
     layers, width = run.recipe.model.layers, run.recipe.model.width
-    wanted = _parse_layers(options.layers, layers)
+    drafting_layers = _parse_layers(options.layers, layers)
     network = run.load_network()
     digest = file_digest(run.network_path)
     with run_lock(run.path), reading_progress() as report:
@@ -73,11 +73,11 @@ def main(argv: list[str]) -> int:
         existing = None if options.fresh else _load_existing_heads(run)
         heads, metadata = existing or (None, HeadsMetadata(digest, 0, 0))
         if heads is not None and options.layers is None:
-            wanted = tuple(sorted(map(int, heads.early_exit)))
-        if heads is None or tuple(sorted(map(int, heads.early_exit))) != wanted:
+            drafting_layers = tuple(sorted(map(int, heads.early_exit)))
+        if heads is None or tuple(sorted(map(int, heads.early_exit))) != drafting_layers:
             trained = {} if heads is None else heads.state_dict()
             inner_width = width if heads is None else len(heads.chain.gate.weight)
-            heads = DraftingHeads(width, corpus.alphabet.size, inner_width, (), wanted)
+            heads = DraftingHeads(width, corpus.alphabet.size, inner_width, (), drafting_layers)
             heads = heads.initialise_from(network, options.seed)
             state = heads.state_dict()
             heads.load_state_dict(state | {name: tensor for name, tensor in trained.items() if name in state})
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     speed = last.characters / last.seconds
     facts = {
         "run": str(run.path), "steps": last.step, "seconds": last.seconds, "characters_per_second": speed,
-        "bits": last.bits, "steps_in_all": metadata.steps, "layers": list(wanted),
+        "bits": last.bits, "steps_in_all": metadata.steps, "layers": list(drafting_layers),
     }  # fmt: skip
     if options.json:
         print(dumps(facts))

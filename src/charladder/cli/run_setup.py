@@ -72,14 +72,14 @@ def _check_same_job(run: Run, options: Namespace) -> Run:
 def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
     """Creates a run directory, its data and its trainer, after all checks."""
     find_batch = _remove_automatic_batch(options)
-    raw, source = _requested_fields(options)
+    fields, source = _requested_fields(options)
     if options.extend:
         raise UserError("--extend changes the budget of a run that exists; give it with --resume RUN")
     if options.moved:
         raise UserError("--data is where the text of a run is now, and needs --resume RUN; give a new text as DATA")
     if options.data:
-        raw["text.data"] = tuple(options.data)
-    recipe = resolve(raw)
+        fields["text.data"] = tuple(options.data)
+    recipe = resolve(fields)
     path = next_run_path(recipe.recipe) if options.run is None else Path(options.run)
     if options.run is not None and on_rank_zero(lambda: os.path.lexists(path)):
         raise run_exists_error(path)
@@ -88,8 +88,8 @@ def start_run(options: Namespace) -> tuple[Run, Corpus, Trainer]:
         raise UserError("standard input can be read by one process only, and there are several; save it as a file")
     alphabet = text.alphabet if source is None else source.alphabet
     corpus = _read_text_in_turn(lambda report: open_corpus(text.data, alphabet, text.encoding, text.unknown, report))
-    raw["text.characters"] = len(corpus.ids_N)
-    unsized, recipe = recipe, resolve(raw)
+    fields["text.characters"] = len(corpus.ids_N)
+    unsized, recipe = recipe, resolve(fields)
     chosen = [
         f"{name} = {value:g}" for name, value in shape_fields(recipe).items() if shape_fields(unsized)[name] != value
     ]

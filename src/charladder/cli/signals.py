@@ -11,15 +11,15 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 @contextlib.contextmanager
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls `handler` for these signals, except for those that the parent process has set to be ignored."""
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
-    for number, old in before.items():
-        if old is not signal.SIG_IGN:
+    old_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, old_handler in old_handlers.items():
+        if old_handler is not signal.SIG_IGN:
             signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, old_handler in old_handlers.items():
+            signal.signal(number, old_handler)
 
 
 def interrupt_on_signal() -> contextlib.AbstractContextManager[None]:

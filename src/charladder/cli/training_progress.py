@@ -118,17 +118,19 @@ class TrainingProgress(LiveDisplay):
         ]
         width, marks = self.console.width, self._layer_marks()
         length = max(10, min(_MAX_BAR_COLUMNS, width - 10))
-        part = round(length * progress)
-        bar = Text("#" * part + "-" * (length - part)) if self._ascii_only else ProgressBar(1, progress, width=length)
-        above = Table.grid(padding=(0, 1))
+        filled = round(length * progress)
+        bar = (
+            Text("#" * filled + "-" * (length - filled)) if self._ascii_only else ProgressBar(1, progress, width=length)
+        )
+        bar_row = Table.grid(padding=(0, 1))
         layers = Text.assemble(("layers ", "dim"), marks)
-        beside = width >= 2 + length + 8 + layers.cell_len
-        above.add_row("  ", bar, f"{progress:.0%}", *[layers] * beside)
+        layers_fit = width >= 2 + length + 8 + layers.cell_len
+        bar_row.add_row("  ", bar, f"{progress:.0%}", *[layers] * layers_fit)
         names = list(self._line["terms"].items())
         terms = AdaptiveTable("term", "bits", "weight", "share")
         for name, term in reversed(names[-_MAX_TERMS:]):
             terms.add_row(name, f"{term['bits']:.3f}", f"{term['weight']:.3g}", f"{term['share']:.3f}")
-        below = [] if beside else [Padding(layers, (0, 0, 0, 2))]
-        more = [Text(f"  and {len(names) - _MAX_TERMS} more")] if len(names) > _MAX_TERMS else []
+        layers_row = [] if layers_fit else [Padding(layers, (0, 0, 0, 2))]
+        omitted = [Text(f"  and {len(names) - _MAX_TERMS} more")] if len(names) > _MAX_TERMS else []
         body = [join_wrapped(facts, "   ", width - 2), terms]
-        return Group(above, *below, *(Padding(one, (0, 0, 0, 2)) for one in body), *more)
+        return Group(bar_row, *layers_row, *(Padding(part, (0, 0, 0, 2)) for part in body), *omitted)
