@@ -67,7 +67,7 @@ def test_flipped_bit_is_detected(workdir, capsys, name, command):
     flip_bit(file, -1001)
     assert main(command) == 2
     captured = capsys.readouterr()
-    assert f"{file} is damaged" in captured.err and "put a good copy back" in captured.err
+    assert f"{file} is damaged" in captured.err and "restore a good copy" in captured.err
     assert not captured.out.startswith("{") and not Path("new").exists()
 
 

@@ -297,7 +297,7 @@ def test_symlink_in_a_run_directory_is_refused(workdir, name, capsys):
     Path("run", name).symlink_to(outside.resolve())
     capsys.readouterr()
     assert main(["train", "--resume", "run", "--extend", "--steps", "4"]) == 2
-    assert f"{name} is no plain" in capsys.readouterr().err
+    assert f"{name} is not a regular" in capsys.readouterr().err
 
 
 def test_symlink_with_the_name_of_a_partial_file_is_not_followed(workdir):
@@ -330,7 +330,7 @@ def test_checkpoint_with_an_endless_file_is_not_used(workdir, kind, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", "run"]) == 0
     captured = capsys.readouterr()
-    assert "state.json is damaged, and its checkpoint is not used: it is no plain file" in captured.err
+    assert "state.json is damaged, and its checkpoint is not used: it is not a regular file" in captured.err
     assert "continuing from step 3" in captured.out
 
 

@@ -153,7 +153,7 @@ def test_trained_run_without_checkpoints_is_refused_and_unchanged(workdir, text_
     assert main(["train", "--resume", "one", *arguments]) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert f"one has {weights_file} but no checkpoint" in sentence
-    assert "put one/checkpoints back, or start a new run" in sentence
+    assert "restore one/checkpoints, or start a new run" in sentence
     assert {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"} == before
 
 
@@ -323,7 +323,7 @@ def test_checkpoint_with_an_invalid_state_is_not_used(workdir, text_file, damage
     state = Path("one/checkpoints/3/state.json")
     state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 2
-    assert "no checkpoint in one/checkpoints is whole" in capsys.readouterr().err
+    assert "no checkpoint in one/checkpoints is intact" in capsys.readouterr().err
 
 
 def test_resume_with_other_kernels_prints_a_note(workdir, text_file, capsys):

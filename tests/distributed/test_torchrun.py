@@ -1,4 +1,4 @@
-"""The command line under torchrun: two processes on this machine, one of which is killed."""
+"""The command line under torchrun, with two processes on this machine."""
 
 import json
 import os
@@ -18,52 +18,51 @@ TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "4", "--
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def torchrun(words: list[str], *options: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*TORCHRUN, *options, "-m", "charladder", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def torchrun(arguments: list[str], *options: str) -> subprocess.Popen:
+    command = [*TORCHRUN, *options, "-m", "charladder", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 FSDP = ["--training.parallel", "fsdp", "--training.optimizer", "adamw"]
 
 
 @pytest.mark.parametrize("more", [[], pytest.param(FSDP, marks=pytest.mark.slow)])
-def test_two_processes_train_one_run_and_one_speaks(tmp_path, text_file, more):
+def test_two_processes_train_one_run_and_rank_zero_prints(tmp_path, text_file, more):
     run = tmp_path / "run"
-    words = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY, *more, "--json"]
-    process = torchrun(words)
+    arguments = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY, *more, "--json"]
+    process = torchrun(arguments)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    said = json.loads(out)
-    assert (said["steps"], said["run"]) == (8, str(run))
+    summary = json.loads(out)
+    assert (summary["steps"], summary["run"]) == (8, str(run))
     assert "2 processes, " + ("FSDP" if more else "DDP") in err
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "terms" in line] == list(range(1, 9))
     assert main(["evaluate", str(run), "--json"]) == 0
-    assert main(["train", "--resume", str(run), "--extend", "--steps", "10", "--json"]) == 0  # one process goes on
+    assert main(["train", "--resume", str(run), "--extend", "--steps", "10", "--json"]) == 0  # with one process
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_sentence_of_each_rank(tmp_path, text_file):
+def test_a_user_error_is_one_sentence_of_each_rank(tmp_path, text_file):
     process = torchrun(
         ["train", str(text_file), "--run-dir", str(tmp_path / "run"), "--steps", "8", *TINY, "--batch", "3"]
     )
     _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     sentence = "training.batch is 3 windows for 2 processes; make it a multiple of 2"
-    said = [line for line in err.splitlines() if sentence in line]
-    assert said  # torchrun ends the other as soon as one has ended, often before it could speak
-    assert {*said} <= {f"charladder: {sentence}", f"charladder (rank 1): {sentence}"}
-    assert len(said) == len({*said})
-    assert "charladder/cli" not in err  # no traceback of ours; torchrun's own is its own
+    messages = [line for line in err.splitlines() if sentence in line]
+    assert messages  # of one rank at least, because torchrun stops the other one when the first has ended
+    assert {*messages} <= {f"charladder: {sentence}", f"charladder (rank 1): {sentence}"}
+    assert len(messages) == len({*messages})
+    assert "charladder/cli" not in err  # no traceback of charladder; torchrun prints its own
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, text_file):
+def test_a_killed_rank_is_restarted_and_the_run_finishes(tmp_path, text_file):
     run = tmp_path / "run"
-    words = ["train", str(text_file), "--run-dir", str(run), "--steps", "400", *TINY]
-    process = torchrun([*words, "--training.checkpoint-seconds", "0.2"], "--max-restarts", "3")
+    arguments = ["train", str(text_file), "--run-dir", str(run), "--steps", "400", *TINY]
+    process = torchrun([*arguments, "--training.checkpoint-seconds", "0.2"], "--max-restarts", "3")
     end = time.monotonic() + 240
     while not list_checkpoints(run / "checkpoints") and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -77,21 +76,21 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_finishes(tmp_path, t
 
 
 @pytest.mark.slow
-def test_many_jobs_at_once_all_come_to_their_end(tmp_path, text_file):
-    """On a busy machine four of six waited for ever when they had done their work: see distributed.OUTLIVING."""
-    words = ["train", str(text_file), "--steps", "8", *TINY]
-    several = [torchrun([*words, "--run-dir", str(tmp_path / str(at))]) for at in range(6)]
+def test_many_jobs_at_the_same_time_all_end(tmp_path, text_file):
+    """Tests against the deadlock at exit that distributed._OPEN_GROUPS prevents, which needs a busy machine."""
+    arguments = ["train", str(text_file), "--steps", "8", *TINY]
+    processes = [torchrun([*arguments, "--run-dir", str(tmp_path / str(at))]) for at in range(6)]
     try:
-        for process in several:
+        for process in processes:
             _, err = process.communicate(timeout=600)
             assert process.returncode == 0, err
     finally:
-        for process in several:
+        for process in processes:
             process.kill()
 
 
 @pytest.mark.slow
-def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_path, text_file):
+def test_sigterm_to_any_rank_stops_all_ranks_and_saves_once(tmp_path, text_file):
     run = tmp_path / "run"
     process = torchrun(["train", str(text_file), "--run-dir", str(run), "--steps", "4000", *TINY])
     metrics, end = run / "metrics.jsonl", time.monotonic() + 240
@@ -107,25 +106,26 @@ def test_a_request_to_end_reaches_all_through_any_of_them_and_is_saved_once(tmp_
 
 
 def workers(parent: int) -> list[int]:
-    """The processes that torchrun has started, by rank (Linux)."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    """The ids of the processes that torchrun has started, by rank (Linux)."""
+    process_ids = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            its_parent = int((place / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            words = (place / "environ").read_bytes().split(b"\0") if its_parent == parent else []
-        except OSError:  # it has ended
+            parent_of_process = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0") if parent_of_process == parent else []
+        except OSError:  # the process has ended
             continue
-        found |= dict.fromkeys((int(word[5:]) for word in words if word.startswith(b"RANK=")), int(place.name))
-    return [found[rank] for rank in sorted(found)]
+        ranks = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
+        process_ids |= dict.fromkeys(ranks, int(folder.name))
+    return [process_ids[rank] for rank in sorted(process_ids)]
 
 
 @pytest.mark.slow
-def test_a_job_that_is_started_anew_takes_no_run_that_it_has_not_begun(tmp_path, text_file):
+def test_a_restarted_job_does_not_resume_a_run_that_it_has_not_created(tmp_path, text_file):
     run = tmp_path / "run"
     assert main(["train", str(text_file), "--run", str(run), "--steps", "2", *TINY, "--json"]) == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    words = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY]
-    process = torchrun(words, "--max-restarts", "1")
+    arguments = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY]
+    process = torchrun(arguments, "--max-restarts", "1")
     _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "exists and a run is never overwritten" in err
@@ -133,31 +133,31 @@ def test_a_job_that_is_started_anew_takes_no_run_that_it_has_not_begun(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_job_that_may_be_started_anew_must_name_its_run(tmp_path, text_file):
+def test_a_job_with_max_restarts_must_name_its_run(tmp_path, text_file):
     process = torchrun(["train", str(text_file), "--steps", "8", *TINY], "--max-restarts", "1")
     _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "torchrun may restart this job, which must then find its run; give --run-dir DIR" in err
 
 
-def test_a_rank_ends_without_taking_python_apart(tmp_path):
-    """What is left to be destroyed at the end is not, where threads of gloo may still want Python's lock."""
+def test_a_rank_exits_without_finalizing_python(tmp_path):
+    """Under torchrun objects are not destroyed at exit, because threads of gloo may still need the GIL."""
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os\n"
-        "class Left:\n"
-        "    def __del__(self, say=os.write):\n"
-        "        say(2, b'taken apart')\n"
-        "left = Left()\n"
+        "class Object:\n"
+        "    def __del__(self, write=os.write):\n"
+        "        write(2, b'destroyed')\n"
+        "remaining = Object()\n"
         "atexit.register(print, 'at exit')\n"
     )
-    alone = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    for more, end in (({}, "taken apart"), ({"TORCHELASTIC_RUN_ID": "none"}, "")):
-        done = subprocess.run(
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for variables, output in (({}, "destroyed"), ({"TORCHELASTIC_RUN_ID": "none"}, "")):
+        result = subprocess.run(
             [sys.executable, "-m", "charladder", "--version"],
             capture_output=True,
             text=True,
-            env=alone | more,
+            env=environment | variables,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, end)
-        assert done.stdout.splitlines()[1:] == ["at exit"]
+        assert (result.returncode, result.stderr) == (0, output)
+        assert result.stdout.splitlines()[1:] == ["at exit"]

@@ -1,4 +1,4 @@
-"""Two ranks (gloo) against one, over fifty steps; checkpoints of either number of ranks are read by the other."""
+"""Two ranks (gloo) compared with one, over fifty steps; each reads the checkpoints of the other."""
 
 import pickle
 import shutil
@@ -23,6 +23,7 @@ SHARDED = [name for name in work.CASES if name.startswith("fsdp")]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders with the results of two ranks and of one; the workers of pytest-xdist share them."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "popen" in base.name else base) / "distributed"
     folder.mkdir(exist_ok=True)
@@ -30,12 +31,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def tensors(ranks, name, at="end"):
-    return [load_file(place / name / f"{at}.safetensors") for place in ranks]
+    return [load_file(folder / name / f"{at}.safetensors") for folder in ranks]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
-def test_weights_of_two_ranks_are_those_of_one(ranks, name):
+def test_two_ranks_and_one_have_the_same_weights(ranks, name):
     two, one = tensors(ranks, name)
     assert two.keys() == one.keys()
     for key in one:
@@ -45,51 +46,51 @@ def test_weights_of_two_ranks_are_those_of_one(ranks, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*work.CASES])
-def test_both_log_the_same_losses_of_every_term_at_every_step(ranks, name):
+def test_two_ranks_and_one_log_the_same_losses_at_every_step(ranks, name):
     two, one = ([m for m in read_metrics(p / name / "metrics.jsonl") if "terms" in m] for p in ranks)
-    steps = [step for step in range(1, work.STEPS + 1) if not (name.endswith("bad") and step == 6)]
+    steps = [step for step in range(1, work.STEPS + 1) if not (name.endswith("nan") and step == 6)]
     assert [line["step"] for line in two] == [line["step"] for line in one] == steps
-    close = 0.02 if "bfloat16" in name else 1e-6 if name == "ddp muon" else 1e-9
+    tolerance = 0.02 if "bfloat16" in name else 1e-6 if name == "ddp muon" else 1e-9
     for a, b in zip(two, one, strict=True):
         assert a["terms"].keys() == b["terms"].keys()
         assert a["characters"] == b["characters"]
         for term in a["terms"]:
-            assert a["terms"][term]["bits"] == pytest.approx(b["terms"][term]["bits"], rel=close), (a["step"], term)
-        assert a["total"] == pytest.approx(b["total"], rel=close)
-        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=10 * close)
+            assert a["terms"][term]["bits"] == pytest.approx(b["terms"][term]["bits"], rel=tolerance), (a["step"], term)
+        assert a["total"] == pytest.approx(b["total"], rel=tolerance)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=10 * tolerance)
     if name == "ddp diagnosed":
         assert [("diagnosis" in line) for line in two] == [("diagnosis" in line) for line in one]
         assert any("diagnosis" in line for line in two)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp bad", "fsdp bad"])
-def test_what_is_bad_on_one_rank_is_left_out_by_both(ranks, name):
-    for place in ranks:
-        skipped = [line for line in read_metrics(place / name / "metrics.jsonl") if "skipped" in line]
+@pytest.mark.parametrize("name", ["ddp nan", "fsdp nan"])
+def test_both_ranks_skip_a_step_that_is_not_finite_on_one(ranks, name):
+    for folder in ranks:
+        skipped = [line for line in read_metrics(folder / name / "metrics.jsonl") if "skipped" in line]
         assert [line["step"] for line in skipped] == [6]
         assert "the loss is not finite in" in skipped[0]["skipped"] and "main" in skipped[0]["skipped"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*work.CASES])
-def test_both_validate_alike(ranks, name):
+def test_two_ranks_and_one_have_the_same_validations(ranks, name):
     two, one = ([m for m in read_metrics(p / name / "metrics.jsonl") if "split" in m] for p in ranks)
     assert [line["step"] for line in two] == [line["step"] for line in one] == [10, 20, 30, 40]
     for a, b in zip(two, one, strict=True):
-        close = 0.02 if "bfloat16" in name else 1e-6 if name == "ddp muon" else 1e-9
-        assert a["bits_per_character"] == pytest.approx(b["bits_per_character"], rel=close)
+        tolerance = 0.02 if "bfloat16" in name else 1e-6 if name == "ddp muon" else 1e-9
+        assert a["bits_per_character"] == pytest.approx(b["bits_per_character"], rel=tolerance)
 
 
 @pytest.mark.slow
-def test_layers_fall_silent_on_the_way(ranks):
+def test_losses_of_layers_end_during_training(ranks):
     lines = [line for line in read_metrics(ranks[0] / "ddp sgd" / "metrics.jsonl") if "terms" in line]
     assert [len(lines[at]["terms"]) for at in (0, 12, -1)] == [6, 4, 2]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
-def test_each_rank_has_written_its_own_pieces(ranks, name):
+def test_each_rank_writes_its_own_shards(ranks, name):
     newest = list_checkpoints(ranks[0] / name / "checkpoints")[-1]
     assert sorted(path.name for path in newest.iterdir()) == [
         "shard-00001-model-00001-of-00001.safetensors", "shard-00002-model-00001-of-00001.safetensors", "state.json",
@@ -98,58 +99,57 @@ def test_each_rank_has_written_its_own_pieces(ranks, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
-def test_what_two_ranks_saved_one_evaluates_to_the_last_bit_and_goes_on_with(ranks, name, tmp_path):
+def test_one_process_restores_a_checkpoint_of_two_ranks_bitwise(ranks, name, tmp_path):
     shutil.copytree(ranks[0] / name / "checkpoints", tmp_path / "checkpoints")
     trainer = work.trainer_of(name)
     trainer.restore(load_newest(tmp_path / "checkpoints"))
-    work.note(trainer, tmp_path / "mine.safetensors")
-    mine, theirs = load_file(tmp_path / "mine.safetensors"), tensors(ranks, name)[0]
-    for key in theirs:
-        assert torch.equal(mine[key], theirs[key]), key
+    work.save_weights_and_logits(trainer, tmp_path / "restored.safetensors")
+    restored, expected = load_file(tmp_path / "restored.safetensors"), tensors(ranks, name)[0]
+    for key in expected:
+        assert torch.equal(restored[key], expected[key]), key
     assert trainer.clock.step == work.STEPS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp adamw", "ddp adamw"])
-def test_what_one_saved_two_ranks_evaluate_to_the_last_bit(ranks, name, tmp_path):
-    """The two go on from the one's checkpoint at its end: they have nothing to do but to write down what they see."""
+def test_two_ranks_restore_a_checkpoint_of_one_process_bitwise(ranks, name, tmp_path):
     shutil.copytree(ranks[1] / name, tmp_path / name)
-    failed = work.start([["reread", str(rank), str(tmp_path)] for rank in range(work.WORLD)])
-    assert not failed, failed
-    theirs, mine = load_file(tmp_path / name / "reread.safetensors"), tensors(ranks, name)[1]
-    for key in mine:
-        assert torch.equal(mine[key], theirs[key]), key
+    errors = work.run_processes([["restore", str(rank), str(tmp_path)] for rank in range(work.WORLD_SIZE)])
+    assert not errors, errors
+    restored, expected = load_file(tmp_path / name / "restored.safetensors"), tensors(ranks, name)[1]
+    for key in expected:
+        assert torch.equal(expected[key], restored[key]), key
 
 
 @pytest.mark.slow
-def test_a_hostile_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
-    """torch.distributed.checkpoint's own format keeps its metadata in such a file, and would run this one."""
+def test_a_malicious_pickle_in_a_checkpoint_is_never_read(ranks, tmp_path):
+    """The default format of torch.distributed.checkpoint has its metadata in this file, and would unpickle it."""
     shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    trap = tmp_path / "splayer"
-    code = f"cposix\nsystem\n(S'touch {trap}'\ntR.".encode()
+    marker = tmp_path / "splayer"
+    code = f"cposix\nsystem\n(S'touch {marker}'\ntR.".encode()
     pickle.loads(code)
-    assert trap.exists()  # it would indeed
-    trap.unlink()
+    assert marker.exists()  # unpickling runs the command
+    marker.unlink()
     (newest / ".metadata").write_bytes(code)
-    heard = []
-    assert load_newest(tmp_path / "checkpoints", heard.append) is not None
-    assert not trap.exists()
-    assert ".metadata does not belong there" in heard[0]
+    notes = []
+    assert load_newest(tmp_path / "checkpoints", notes.append) is not None
+    assert not marker.exists()
+    assert ".metadata does not belong there" in notes[0]
 
 
 @pytest.mark.slow
-def test_planted_and_missing_pieces_are_refused_by_name(ranks, tmp_path):
+def test_unexpected_and_missing_shards_are_refused_by_name(ranks, tmp_path):
     shutil.copytree(ranks[0] / "fsdp sgd" / "checkpoints", tmp_path / "checkpoints")
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
     first = newest / "shard-00001-model-00001-of-00001.safetensors"
-    heard = []
+    notes = []
     shutil.copy(first, newest / "shard-00003-model-00001-of-00001.safetensors")
-    assert load_newest(tmp_path / "checkpoints", heard.append).state["clock"]["step"] == work.STEPS // 2
+    assert load_newest(tmp_path / "checkpoints", notes.append).state["clock"]["step"] == work.STEPS // 2
     (newest / "shard-00003-model-00001-of-00001.safetensors").unlink()
     first.unlink()
-    assert load_newest(tmp_path / "checkpoints", heard.append).state["clock"]["step"] == work.STEPS // 2
-    assert "shard-00003" in heard[0] and "shard-00001" in heard[1]
+    assert load_newest(tmp_path / "checkpoints", notes.append).state["clock"]["step"] == work.STEPS // 2
+    assert "shard-00003" in notes[0] and "shard-00001" in notes[1]
 
 
 @pytest.mark.parametrize(
@@ -161,18 +161,18 @@ def test_planted_and_missing_pieces_are_refused_by_name(ranks, tmp_path):
         ({}, {"ngrams": 4, "ngram_rows": 64}, "embeddings of n-grams"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused_with_a_reason(prose, monkeypatch, fields, model, reason):
+def test_settings_that_do_not_support_several_processes_are_refused(prose, monkeypatch, fields, model, reason):
     monkeypatch.setattr("charladder.training.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("charladder.training.distributed.world_size", lambda: 2)
     with pytest.raises(UserError, match=reason):
         make_trainer(prose, small(**model), **fields)
 
 
-def test_no_two_ranks_have_a_window_in_common(prose):
+def test_ranks_take_disjoint_windows(prose):
     def windows():
         return Windows(np.frombuffer(prose, np.uint8), (0, len(prose)), 16, 2, 0)
 
-    whole, numbers = windows().take(6, 2)
+    full, numbers = windows().take(6, 2)
     parts = [windows().take(6, 2, rank, 3) for rank in range(3)]
     assert [*numbers] == [number for _, part in parts for number in part]
-    assert whole.tolist() == [row for rows, _ in parts for row in rows.tolist()]
+    assert full.tolist() == [row for rows, _ in parts for row in rows.tolist()]

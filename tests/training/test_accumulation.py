@@ -1,4 +1,4 @@
-"""Micro-batches, divided once by the whole batch's count."""
+"""Gradient accumulation over micro-batches, divided by the count of the full batch."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ def test_four_micro_batches_of_four_equal_one_batch_of_sixteen(prose, block, dro
             [p.grad for p in [*trainer.network.parameters(), *trainer.objective.parameters()] if p.grad is not None]
         )
     assert [len(report) for report in reports] == [1, 4, 4]
-    for pieces in gradients[1:]:
-        for whole, piece in zip(gradients[0], pieces, strict=True):
-            torch.testing.assert_close(piece, whole, rtol=1e-4, atol=1e-6)
+    for accumulated in gradients[1:]:
+        for expected, gradient in zip(gradients[0], accumulated, strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_reported_terms_are_those_of_the_whole_batch(prose):
+def test_reported_terms_are_those_of_the_full_batch(prose):
     one = make_trainer(prose, batch=16).step().report
     four = make_trainer(prose, batch=16, micro_batch=4).step().report
     assert float(four.total) == pytest.approx(float(one.total), rel=1e-5)

@@ -1,4 +1,4 @@
-"""curves.png: what is drawn, and on which scale."""
+"""curves.png: the drawn curves and the range of the axes."""
 
 import json
 
@@ -25,7 +25,7 @@ def axes():
     return figure.Figure().subplots()
 
 
-def test_the_score_at_the_end_is_a_point_by_itself(axes):
+def test_the_final_score_is_a_separate_point(axes):
     _draw_main(axes, STEPS, LINES)
     drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert drawn["validations"] == [(0.5, 3.5)]
@@ -33,12 +33,12 @@ def test_the_score_at_the_end_is_a_point_by_itself(axes):
     assert next(line for line in axes.lines if line.get_label() == "score at the end").get_linestyle() == "None"
 
 
-def test_the_first_steps_do_not_take_the_scale(axes):
+def test_the_first_steps_do_not_determine_the_y_axis(axes):
     _draw_main(axes, STEPS, LINES)
     assert axes.get_ylim()[1] < 4
 
 
-def test_auxiliary_terms_are_drawn_as_what_they_are_above_the_main_one(axes):
+def test_auxiliary_terms_are_drawn_minus_the_main_term(axes):
     _draw_auxiliary(axes, STEPS)
     assert {line.get_label(): list(line.get_ydata()) for line in axes.lines}["low"] == [0.5, 1.0]
 
@@ -51,7 +51,7 @@ def test_the_title_names_the_run_and_its_score(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["$\\frac{$", "\ud800", "_hidden"])
-def test_a_name_of_any_letters_is_drawn(tmp_path, name):
+def test_terms_with_any_characters_in_their_names_are_drawn(tmp_path, name):
     lines = [step(1, 8.0, **{name: 8.5}), step(2, 7.0, **{name: 1e308})]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert draw_curves(tmp_path).read_bytes()[1:4] == b"PNG"

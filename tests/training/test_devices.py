@@ -1,4 +1,4 @@
-"""Which devices there are, by how many of each kind the machine has."""
+"""choose_device compares the index with the number of devices of that type."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ def two_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", "cuda:0", "cuda:1"])
-def test_a_device_below_the_count_of_its_kind_is_there(two_gpus, name):
+def test_existing_devices_are_accepted(two_gpus, name):
     assert choose_device(name) == torch.device(name)
 
 
 @pytest.mark.parametrize("name", ["cpu:1", "cuda:2", "mps", "meta"])
-def test_a_device_from_the_count_of_its_kind_on_is_refused(two_gpus, name):
+def test_devices_that_do_not_exist_are_refused(two_gpus, name):
     with pytest.raises(UserError, match=f"device is '{name}'; this machine has only cpu, cuda$"):
         choose_device(name)

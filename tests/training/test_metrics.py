@@ -1,4 +1,4 @@
-"""Lines of metrics.jsonl that no run writes are left out, and never stop a picture."""
+"""Invalid lines of metrics.jsonl are skipped, and curves.png is drawn without them."""
 
 import json
 import math
@@ -24,14 +24,14 @@ LONG = int("9" * 400)
         {"step": 1, "split": "valid", "part": "x", "trained_characters": 10, "bits_per_character": -LONG},
     ],
 )
-def test_integers_that_no_float_can_hold_are_left_out(tmp_path, line):
+def test_lines_with_integers_beyond_float_range_are_skipped(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(GOOD)}\n{json.dumps(line)}\n")
     with pytest.warns(DamagedDataWarning, match="line 2 of .*metrics.jsonl is damaged, and is left out"):
         assert read_metrics(path) == [GOOD]
 
 
-def test_damaged_lines_are_counted_and_a_line_without_its_end_is_none(tmp_path):
+def test_damaged_lines_are_reported_and_an_incomplete_last_line_is_not(tmp_path):
     path, good = tmp_path / "metrics.jsonl", json.dumps(GOOD)
     path.write_text(f"{good}\n" + good[:20])
     assert read_metrics(path) == [GOOD], "a crash cut the last line short, or it is being written"
@@ -43,7 +43,7 @@ def test_damaged_lines_are_counted_and_a_line_without_its_end_is_none(tmp_path):
         assert read_metrics(path) == [GOOD]
 
 
-def test_a_long_line_and_a_long_file_take_no_memory(tmp_path):
+def test_a_long_line_and_a_long_file_need_little_memory(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with path.open("wb") as file:
         file.truncate(1 << 27)
@@ -67,14 +67,14 @@ def test_an_evaluation_that_was_not_finite_is_read_as_nan_and_written_as_null(tm
     metrics = Metrics(path, 0)
     metrics.write(line)
     metrics.close()
-    Metrics(path, 1).close()  # as when the run goes on
+    Metrics(path, 1).close()  # as in a resumed run
     assert json.loads(path.read_text()) == {**line, "bits_per_character": None}
-    (read,) = read_metrics(path)
-    assert math.isnan(read["bits_per_character"])
+    (entry,) = read_metrics(path)
+    assert math.isnan(entry["bits_per_character"])
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$", "\ud800", "a\nb"])
-def test_terms_of_any_name_and_bits_are_drawn(tmp_path, name):
+def test_terms_with_any_name_and_bits_are_drawn(tmp_path, name):
     pytest.importorskip("matplotlib")
     line = GOOD | {"terms": {"main": {"bits": 1e308}, name: {"bits": -1e308}}}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""A run that is interrupted and resumed is the uninterrupted one, bit for bit."""
+"""An interrupted and resumed run is bitwise equal to an uninterrupted one."""
 
 import json
 
@@ -20,30 +20,34 @@ CASES = {
 
 
 def run(trainer, folder, stop_after=None):
-    asked = (lambda: trainer.clock.step >= stop_after) if stop_after else (lambda: False)
-    return list(train(trainer, folder, lambda: 8.0, asked))
+    """Trains until the end, or until the step `stop_after`; returns the events."""
+    stop = (lambda: trainer.clock.step >= stop_after) if stop_after else (lambda: False)
+    return list(train(trainer, folder, lambda: 8.0, stop))
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("order", ["random", "epochs"])
-def test_resumed_equals_uninterrupted(tmp_path, prose, case, order):
-    def fresh():
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, prose, case, order):
+    def new_trainer():
         return make_trainer(prose, small(dropout=0.1), order=order, steps=12, log_every=1, **CASES[case])
 
-    whole = fresh()
-    run(whole, make(tmp_path / "whole"))
-    folder = make(tmp_path / "pieces")
+    uninterrupted = new_trainer()
+    run(uninterrupted, make(tmp_path / "uninterrupted"))
+    folder = make(tmp_path / "resumed")
     for stop in (5, 6, None):
-        piece = fresh()
+        resumed = new_trainer()
         if (checkpoint := load_newest(folder / "checkpoints")) is not None:
-            piece.restore(checkpoint)
-        run(piece, folder, stop)
-    assert piece.clock.step == whole.clock.step == 12
-    for mine, other in ((piece.network, whole.network), (piece.objective, whole.objective)):
-        for (name, a), b in zip(mine.state_dict().items(), other.state_dict().values(), strict=True):
+            resumed.restore(checkpoint)
+        run(resumed, folder, stop)
+    assert resumed.clock.step == uninterrupted.clock.step == 12
+    for module, expected in (
+        (resumed.network, uninterrupted.network),
+        (resumed.objective, uninterrupted.objective),
+    ):
+        for (name, a), b in zip(module.state_dict().items(), expected.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
-    lines = [read_metrics(path / "metrics.jsonl") for path in (folder, tmp_path / "whole")]
-    steps = [[line for line in part if "terms" in line] for part in lines]
+    lines = [read_metrics(path / "metrics.jsonl") for path in (folder, tmp_path / "uninterrupted")]
+    steps = [[line for line in file_lines if "terms" in line] for file_lines in lines]
     assert [line["step"] for line in steps[0]] == list(range(1, 13))
     for a, b in zip(*steps, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
@@ -54,7 +58,7 @@ def make(path):
     return path
 
 
-def test_lines_beyond_the_checkpoint_are_written_again_not_twice(tmp_path, prose):
+def test_lines_after_the_checkpoint_are_removed_and_written_again(tmp_path, prose):
     trainer = make_trainer(prose, steps=8, log_every=1)
     run(trainer, tmp_path, 4)
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -67,7 +71,7 @@ def test_lines_beyond_the_checkpoint_are_written_again_not_twice(tmp_path, prose
     assert steps == list(range(1, 9))
 
 
-def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path, prose):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, prose):
     trainer = make_trainer(prose, steps=8)
     run(trainer, tmp_path, 4)
     run(trainer, tmp_path)
@@ -86,17 +90,17 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path, prose):
         assert torch.equal(value, trainer.network.state_dict()[name])
 
 
-def test_a_new_checkpoint_is_never_thinned_for_broken_later_ones(tmp_path, prose):
+def test_a_new_checkpoint_replaces_damaged_later_ones(tmp_path, prose):
     for step in ("100", "200"):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
     run(make_trainer(prose, steps=4), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
-def test_to_begin_again_over_broken_checkpoints_is_refused(tmp_path, prose):
+def test_a_run_with_only_damaged_checkpoints_is_refused(tmp_path, prose):
     run(make_trainer(prose, steps=4), tmp_path)
     (tmp_path / "checkpoints" / "4" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
         load_newest(tmp_path / "checkpoints")
 
 
@@ -106,7 +110,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, prose):
         make_trainer(prose, small(width=64), steps=4).restore(load_newest(tmp_path / "checkpoints"))
 
 
-def test_the_curve_of_valid_is_over_what_was_trained_on(tmp_path, prose):
+def test_validations_are_plotted_over_trained_characters(tmp_path, prose):
     run(make_trainer(prose, steps=10, validations=4), tmp_path)
     points = _validation_points(read_metrics(tmp_path / "metrics.jsonl"))
     assert [round(x * 1e6) for x, _ in points] == [64 * step for step in (2, 4, 6, 8)]
@@ -122,7 +126,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, prose):
         trainer.check_weights()
 
 
-def test_minutes_write_the_progress_of_every_step(tmp_path, prose):
+def test_a_budget_in_minutes_logs_the_progress_of_every_step(tmp_path, prose):
     trainer = make_trainer(prose, steps=0, minutes=0.02, log_every=5)
     run(trainer, tmp_path)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "progress" in line]
@@ -134,9 +138,9 @@ def test_minutes_write_the_progress_of_every_step(tmp_path, prose):
 
 @pytest.mark.parametrize("stop", [3, 4, 5])
 def test_a_resumed_run_validates_when_the_uninterrupted_one_does(tmp_path, prose, stop):
-    """Five validations in twelve steps are after steps 2, 4, 6, 8 and 10, wherever the run was interrupted."""
-    begun = make_trainer(prose, steps=12, validations=5)
-    run(begun, tmp_path, stop)
+    """Five validations in twelve steps are after steps 2, 4, 6, 8 and 10, whatever step the run was interrupted at."""
+    first = make_trainer(prose, steps=12, validations=5)
+    run(first, tmp_path, stop)
     resumed = make_trainer(prose, steps=12, validations=5)
     resumed.restore(load_newest(tmp_path / "checkpoints"))
     run(resumed, tmp_path)
@@ -145,14 +149,14 @@ def test_a_resumed_run_validates_when_the_uninterrupted_one_does(tmp_path, prose
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, prose):
-    """A later one that is as good does not replace it; last weights that are as good do."""
-    at: dict[int, torch.Tensor] = {}
+    """A later validation with the same score does not replace it, but the last weights with the same score do."""
+    weights: dict[int, torch.Tensor] = {}
     for name, last in (("best", 2.5), ("tie", 2.0)):
-        trainer, left = make_trainer(prose, steps=10), iter([3.0, 2.0, 2.0, 2.5, last])
+        trainer, scores = make_trainer(prose, steps=10), iter([3.0, 2.0, 2.0, 2.5, last])
 
-        def validate(trainer=trainer, left=left):
-            at[trainer.clock.step] = trainer.network.output.weight.detach().clone()
-            return next(left)
+        def validate(trainer=trainer, scores=scores):
+            weights[trainer.clock.step] = trainer.network.output.weight.detach().clone()
+            return next(scores)
 
         events = list(train(trainer, make(tmp_path / name), validate))
         assert [event.best for event in events if isinstance(event, ValidationCompleted)][:4] == [
@@ -162,33 +166,33 @@ def test_of_equal_validations_the_first_is_the_best(tmp_path, prose):
             False,
         ]
         assert (tmp_path / name / "best.safetensors").exists() == (name == "best")
-    kept = load_file(tmp_path / "best" / "best.safetensors")["output.weight"]
-    assert torch.equal(kept, at[4]) and not torch.equal(kept, at[6])
+    best = load_file(tmp_path / "best" / "best.safetensors")["output.weight"]
+    assert torch.equal(best, weights[4]) and not torch.equal(best, weights[6])
 
 
-def test_best_weights_are_kept_only_where_they_are_better_than_the_last(tmp_path, prose):
-    for scores, kept in (([3.0, 2.0, 2.5, 2.6, 2.7], True), ([3.0, 2.9, 2.8, 2.7, 2.6], False)):
-        folder = make(tmp_path / str(kept))
-        left = iter(scores)
-        list(train(make_trainer(prose, steps=10), folder, lambda left=left: next(left)))
-        assert (folder / "best.safetensors").exists() == kept
+def test_best_weights_are_kept_only_if_they_are_better_than_the_last(tmp_path, prose):
+    for scores, is_kept in (([3.0, 2.0, 2.5, 2.6, 2.7], True), ([3.0, 2.9, 2.8, 2.7, 2.6], False)):
+        folder = make(tmp_path / str(is_kept))
+        remaining = iter(scores)
+        list(train(make_trainer(prose, steps=10), folder, lambda remaining=remaining: next(remaining)))
+        assert (folder / "best.safetensors").exists() == is_kept
 
 
-def test_what_was_diagnosed_is_drawn_and_what_is_damaged_is_left_out(tmp_path, prose):
+def test_diagnoses_are_drawn_and_damaged_ones_are_skipped(tmp_path, prose):
     run(make_trainer(prose, steps=6, diagnose_every=2), tmp_path)
     path = tmp_path / "metrics.jsonl"
     steps = [line for line in read_metrics(path) if "terms" in line]
     assert [line["step"] for line in steps if "diagnosis" in line] == [1, 3, 5]
-    found = _read_diagnoses(steps)
-    assert len(found) == 3 and set(found[0][1].groups) == {"layers", "targets"}
-    assert found[1][0] == 3 * 64 / 1e6
-    whole = steps[0]["diagnosis"]
+    diagnoses = _read_diagnoses(steps)
+    assert len(diagnoses) == 3 and set(diagnoses[0][1].groups) == {"layers", "targets"}
+    assert diagnoses[1][0] == 3 * 64 / 1e6
+    valid = steps[0]["diagnosis"]
     changes = [{"groups": 3}, {"groups": {"layers": {"cosine": 1}}}, {"main_share": "x"}, {"groups": {"layers": 7}},
                {"gradient_norms": {"layer1": 1.0}}]  # fmt: skip
-    damaged = [None, *({**whole, **change} for change in changes)]
+    damaged = [None, *({**valid, **change} for change in changes)]
     assert _read_diagnoses([{**steps[1], "diagnosis": damage} for damage in damaged]) == []
     for line, damage in zip(steps, damaged[1:], strict=False):
         line["diagnosis"] = damage
-    steps[3]["diagnosis"] = {**whole, "gradient_norms": {"other": 1.0}, "gradient_norms_without": {"other": 1.0}}
+    steps[3]["diagnosis"] = {**valid, "gradient_norms": {"other": 1.0}, "gradient_norms_without": {"other": 1.0}}
     path.write_text("".join(json.dumps(line) + "\n" for line in steps))
     assert draw_curves(tmp_path).read_bytes()[1:4] == b"PNG"

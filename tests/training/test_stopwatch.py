@@ -1,4 +1,4 @@
-"""Time for which a process was stopped is not counted."""
+"""The stopwatch does not count the time while the process is stopped."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from charladder.training.stopwatch import Stopwatch
 
 
-class Clock:
+class FakeClock:
     now = 100.0
 
     def __call__(self) -> float:
@@ -18,11 +18,11 @@ class Clock:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
-def test_a_stopped_process_spends_nothing(clock):
-    before = signal.getsignal(signal.SIGCONT)
+def test_time_while_the_process_is_stopped_is_not_counted(clock):
+    handler = signal.getsignal(signal.SIGCONT)
     watch = Stopwatch(7.0, clock)
     watch.start()
     clock.now = 103.0
@@ -32,20 +32,20 @@ def test_a_stopped_process_spends_nothing(clock):
     clock.now = 120.0
     assert watch.seconds() == 12.0
     watch.close()
-    assert signal.getsignal(signal.SIGCONT) == before
+    assert signal.getsignal(signal.SIGCONT) == handler
 
 
-def test_in_another_thread_all_time_counts(clock):
-    found = []
+def test_all_time_is_counted_in_another_thread(clock):
+    seconds = []
 
     def work() -> None:
         watch = Stopwatch(0.0, clock)
         watch.start()
         clock.now += 5.0
-        found.append(watch.seconds())
+        seconds.append(watch.seconds())
         watch.close()
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [5.0]
+    assert seconds == [5.0]

@@ -1,3 +1,5 @@
+"""The trainer: learning, skipped steps, optimizers, schedules, clipping, diagnosis, cut windows."""
+
 import math
 
 import numpy as np
@@ -18,7 +20,7 @@ from helpers import make_trainer, predictor, small
 
 
 @pytest.mark.slow
-def test_a_model_overfits_a_thousand_characters(prose):
+def test_a_network_overfits_a_thousand_characters(prose):
     rng = np.random.default_rng(0)
     text = bytes(rng.choice(list(b"abcdefghijklmnopqrstuvwxyz "), 1000).tolist())
     trainer = make_trainer(text, small(width=64, feed_forward=128, context=32), batch=16, steps=500, learning_rate=0.02)
@@ -29,7 +31,7 @@ def test_a_model_overfits_a_thousand_characters(prose):
 
 
 @pytest.mark.parametrize("block", ["modern", "paper"])
-def test_an_untrained_byte_model_scores_eight_bits(prose, block):
+def test_an_untrained_network_of_bytes_scores_eight_bits(prose, block):
     trainer = make_trainer(prose, small(block=block, width=64, layers=6))
     ids = np.frombuffer(prose, np.uint8)
     score = evaluate(predictor(trainer.network.eval()), ids, (0, len(ids)), 16, 8, 256)
@@ -38,7 +40,7 @@ def test_an_untrained_byte_model_scores_eight_bits(prose, block):
 
 @pytest.mark.slow
 def test_uniform_letters_are_never_scored_below_their_entropy():
-    """A leak of the target into the context would show as less than log2(8) bits."""
+    """A leak of the target into the context would give a score below log2(8) bits."""
     letters = np.frombuffer(b"abcdefgh", np.uint8)
     text = np.random.default_rng(1).choice(letters, 60_000)
     trainer = make_trainer(text[:40_000].tobytes(), batch=16, steps=300)
@@ -49,10 +51,10 @@ def test_uniform_letters_are_never_scored_below_their_entropy():
         losses.append(evaluate(predictor(model), text, (begin, begin + 500), 16, 8, 256).bits_per_character)
     mean, error = np.mean(losses), np.std(losses, ddof=1) / math.sqrt(len(losses))
     assert mean > 3 - 4 * error
-    assert mean < 3.2  # it did learn which letters there are
+    assert mean < 3.2  # the network has learned the alphabet
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(prose):
+def test_a_loss_that_is_not_finite_names_step_and_term_and_changes_nothing(prose):
     trainer = make_trainer(prose, skips=0)
     trainer.step()
     with torch.no_grad():
@@ -64,19 +66,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_changes_nothing(
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
 
 
-def test_muon_takes_matrices_of_layers_only_with_query_key_and_value_apart(prose):
+def test_muon_updates_only_matrices_of_layers_and_query_key_and_value_separately(prose):
     trainer = make_trainer(prose, small(block="paper"))
     muon, adam = trainer.optimizers
     names = {id(p): name for name, p in named_parameters(trainer.network, trainer.objective.heads)}
-    taken = sorted(names[id(p)] for p in muon.param_groups[0]["params"])
-    assert [n for n in taken if n.startswith("network.blocks.0")] == [
+    muon_names = sorted(names[id(p)] for p in muon.param_groups[0]["params"])
+    assert [n for n in muon_names if n.startswith("network.blocks.0")] == [
         f"network.blocks.0.{part}.weight"
         for part in ("attention.key", "attention.output", "attention.query", "attention.value")
     ] + [f"network.blocks.0.feed_forward.{part}.weight" for part in ("down", "up")]
-    rest = {names[id(p)] for p in adam.param_groups[0]["params"]}
-    assert {"network.embedding.weight", "network.output.weight", "network.tables.0"} <= rest
-    assert any(name.startswith("heads.") for name in rest)
-    assert len(taken) + len(rest) == len(names)
+    adam_names = {names[id(p)] for p in adam.param_groups[0]["params"]}
+    assert {"network.embedding.weight", "network.output.weight", "network.tables.0"} <= adam_names
+    assert any(name.startswith("heads.") for name in adam_names)
+    assert len(muon_names) + len(adam_names) == len(names)
 
 
 def test_weights_and_optimizer_state_are_float32_under_bfloat16(prose):
@@ -87,15 +89,15 @@ def test_weights_and_optimizer_state_are_float32_under_bfloat16(prose):
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
-def test_a_network_that_was_scored_first_can_still_be_trained(prose):
+def test_a_network_can_be_trained_after_an_evaluation(prose):
     trainer = make_trainer(prose)
     evaluate(predictor(trainer.network), np.frombuffer(prose, np.uint8), (0, 100), 16, 8, 256)
     assert trainer.step().progress == 0
 
 
 @pytest.mark.slow
-def test_a_real_t64_takes_a_step():
-    """All 64 layers, both targets, dropout: one window of 512, so that it fits the time of a test."""
+def test_t64_takes_a_step():
+    """All 64 layers, both targets, dropout; one window of 512 characters, which is fast enough for a test."""
     recipe = resolve({**load_recipe_fields("t64"), "training.batch": 1, "training.micro_batch": 1})
     text = np.random.default_rng(0).integers(0, 256, 2000).astype(np.uint8)
     network = Transformer(recipe.model, 256)
@@ -108,7 +110,7 @@ def test_a_real_t64_takes_a_step():
     assert not torch.equal(network.blocks[0].attention.query.weight, before)
 
 
-def test_progress():
+def test_progress_for_each_kind_of_budget():
     by_steps = TrainingConfig(batch=1, learning_rate=1.0, steps=100)
     assert progress(by_steps, Clock(step=25)) == 0.25
     assert progress(TrainingConfig(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
@@ -127,12 +129,12 @@ def test_progress():
         ("cosine", 0.5, 1.0, 0),
     ],
 )  # fmt: skip
-def test_rates_of_a_hundred_steps(decay, warmup, at, factor):
+def test_learning_rate_factor(decay, warmup, at, factor):
     settings = TrainingConfig(batch=1, learning_rate=1.0, steps=100, decay=decay, warmup=warmup)
     assert learning_rate_factor(settings, at, 0.01) == pytest.approx(factor, abs=1e-12)
 
 
-def test_the_share_of_a_step():
+def test_step_share_for_each_kind_of_budget():
     clock = Clock(step=4, characters=100, seconds=6.0)
     assert step_share(TrainingConfig(batch=1, learning_rate=1.0, steps=100), clock, 30, 9.0) == 0.01
     assert step_share(TrainingConfig(batch=1, learning_rate=1.0, characters=600), clock, 30, 9.0) == 0.05
@@ -143,7 +145,7 @@ def test_the_share_of_a_step():
 
 @pytest.mark.parametrize("budget", [{"steps": 40}, {"characters": 40 * 64}, {"minutes": 10.0}])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "momentum"])
-def test_the_first_step_under_warm_up_moves_the_weights(prose, budget, optimizer):
+def test_the_first_step_of_the_warm_up_changes_the_weights(prose, budget, optimizer):
     trainer = make_trainer(prose, optimizer=optimizer, warmup=0.1, **({"steps": 0} | budget))
     before = trainer.network.blocks[0].attention.output.weight.detach().clone()
     rate = trainer.step().learning_rate
@@ -151,8 +153,8 @@ def test_the_first_step_under_warm_up_moves_the_weights(prose, budget, optimizer
     assert 0 < rate < 0.01 and (rate == pytest.approx(0.01 / 4) or "minutes" in budget)
 
 
-def test_a_step_uses_the_rate_that_it_reports(prose):
-    """SGD without momentum or clipping moves by the rate times the gradient, in warm-up under cosine decay too."""
+def test_a_step_uses_the_learning_rate_that_it_reports(prose):
+    """SGD without momentum or clipping changes weights by the rate times the gradient; here with warm-up and decay."""
     trainer = make_trainer(
         prose, optimizer="momentum", momentum=0.0, clip=0.0, learning_rate=0.5, steps=8, warmup=0.5, decay="cosine"
     )
@@ -165,27 +167,27 @@ def test_a_step_uses_the_rate_that_it_reports(prose):
         torch.testing.assert_close(weight.detach(), before - expected * weight.grad)
 
 
-@pytest.mark.parametrize("above", [0.999, 1.001])
-def test_a_gradient_just_above_the_limit_is_clipped_and_one_just_below_is_not(prose, above):
-    plain = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=0.0)
-    norm = plain.step().gradient_norm
-    clipped = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=norm / above)
+@pytest.mark.parametrize("ratio", [0.999, 1.001])
+def test_a_gradient_is_clipped_only_above_the_limit(prose, ratio):
+    unclipped = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=0.0)
+    norm = unclipped.step().gradient_norm
+    clipped = make_trainer(prose, optimizer="momentum", momentum=0.0, clip=norm / ratio)
     assert clipped.step().gradient_norm == pytest.approx(norm)
-    scale = min(1.0, 1 / above)
-    for mine, other in zip(clipped.parameters, plain.parameters, strict=True):
-        if mine.grad is not None:
-            torch.testing.assert_close(mine.grad, scale * other.grad, rtol=1e-5, atol=0)
+    scale = min(1.0, 1 / ratio)
+    for parameter, expected in zip(clipped.parameters, unclipped.parameters, strict=True):
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, scale * expected.grad, rtol=1e-5, atol=0)
 
 
-def test_a_layer_that_falls_silent_leaves_its_head_as_it_is(prose):
+def test_a_head_does_not_change_after_the_loss_of_its_layer_has_ended(prose):
     trainer = make_trainer(prose, steps=20, objective=ObjectiveConfig())
     head = trainer.objective.heads["layer1_target1"].weight
-    moved = []
+    changed = []
     for _ in range(20):
         before = head.detach().clone()
         trainer.step()
-        moved.append(not torch.equal(head, before))
-    assert moved == [True] * 4 + [False] * 16  # silent from progress 1/6
+        changed.append(not torch.equal(head, before))
+    assert changed == [True] * 4 + [False] * 16  # the loss ends at progress 1/6
 
 
 @pytest.mark.parametrize(
@@ -201,12 +203,12 @@ def test_a_layer_that_falls_silent_leaves_its_head_as_it_is(prose):
         ({"momentum": 1.0}, "below 1"),
     ],
 )
-def test_settings_that_cannot_be(fields, sentence):
+def test_invalid_settings_are_refused(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         TrainingConfig(**({"batch": 4, "learning_rate": 0.1, "steps": 3} | fields))
 
 
-def test_devices():
+def test_device_and_precision_by_name():
     assert choose_device("cpu").type == "cpu"
     for name, sentence in (
         ("cuda:99", "'cuda:99'; this machine has only"),
@@ -218,34 +220,34 @@ def test_devices():
     assert choose_precision("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
 
 
-def test_momentum_is_one_optimizer_over_everything(prose):
+def test_momentum_is_one_optimizer_of_all_parameters(prose):
     trainer = make_trainer(prose, optimizer="momentum", momentum=0.99)
     (sgd,) = make_optimizers(trainer.settings, trainer.network, trainer.objective.heads, torch.float32)
     assert sgd.param_groups[0]["momentum"] == 0.99
     assert len(sgd.param_groups[0]["params"]) == len(named_parameters(trainer.network, trainer.objective.heads))
 
 
-def test_diagnosis_changes_nothing_and_comes_when_it_is_due(prose):
+def test_diagnosis_changes_no_step_and_runs_every_n_steps(prose):
     plain, diagnosed = (make_trainer(prose, steps=12, diagnose_every=every) for every in (0, 4))
     for step in range(12):
-        before, facts = plain.step(), diagnosed.step()
-        assert before.diagnosis is None and (facts.diagnosis is not None) == (step % 4 == 0)
-        assert float(before.report.total).hex() == float(facts.report.total).hex()
+        expected, result = plain.step(), diagnosed.step()
+        assert expected.diagnosis is None and (result.diagnosis is not None) == (step % 4 == 0)
+        assert float(expected.report.total).hex() == float(result.report.total).hex()
         if step == 0:
-            assert set(facts.diagnosis.groups) == {"layers", "targets"}
-            assert list(facts.diagnosis.total_norms) == ["layer1", "layer2", "layer3"]
-        if step == 8:  # all layers are silent since half of training
-            assert set(facts.diagnosis.groups) == {"targets"}
+            assert set(result.diagnosis.groups) == {"layers", "targets"}
+            assert list(result.diagnosis.total_norms) == ["layer1", "layer2", "layer3"]
+        if step == 8:  # the losses of all intermediate layers have ended
+            assert set(result.diagnosis.groups) == {"targets"}
     pairs = zip(plain.network.parameters(), diagnosed.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_without_auxiliary_terms_there_is_nothing_to_diagnose(prose):
-    alone = make_trainer(prose, objective=ObjectiveConfig(intermediate=False, targets=1), steps=2, diagnose_every=1)
-    assert alone.step().diagnosis is None
+def test_there_is_no_diagnosis_without_auxiliary_terms(prose):
+    trainer = make_trainer(prose, objective=ObjectiveConfig(intermediate=False, targets=1), steps=2, diagnose_every=1)
+    assert trainer.step().diagnosis is None
 
 
-def test_short_windows_come_first_and_read_the_same_text(prose):
+def test_cut_windows_are_used_first_and_read_the_same_text(prose):
     lengths = []
     trainer = make_trainer(prose, steps=4, batch=4, cut_windows=4, cut_until=0.5, micro_batch=2)
     trainer.network.register_forward_pre_hook(lambda _, inputs: lengths.append(tuple(inputs[0].shape)))
@@ -257,20 +259,20 @@ def test_short_windows_come_first_and_read_the_same_text(prose):
     assert trainer.windows.examples_taken == 16
 
 
-def test_a_run_with_short_windows_resumes_to_the_bit(prose):
-    whole, first, second = (make_trainer(prose, steps=6, cut_windows=2) for _ in range(3))
+def test_a_run_with_cut_windows_resumes_bitwise(prose):
+    uninterrupted, first, second = (make_trainer(prose, steps=6, cut_windows=2) for _ in range(3))
     for _ in range(6):
-        whole.step()
+        uninterrupted.step()
     for _ in range(2):
         first.step()
     second.restore(first.checkpoint())
     for _ in range(4):
         second.step()
-    for name, tensor in whole.network.state_dict().items():
+    for name, tensor in uninterrupted.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
 
 
-def test_windows_that_cannot_be_cut(prose):
+def test_windows_with_too_few_characters_to_cut_are_refused(prose):
     with pytest.raises(UserError, match=r"training\.cut_windows is 17; windows of 16 characters"):
         make_trainer(prose, cut_windows=17)
     trainer = make_trainer(prose, cut_windows=3, batch=2)

@@ -1,4 +1,4 @@
-"""Training: one run from its first step to its last, resumable at any."""
+"""Training of one run, which can be resumed after any step."""
 
 from charladder.training.checkpoint import load_newest
 from charladder.training.config import TrainingConfig

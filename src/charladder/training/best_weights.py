@@ -1,5 +1,7 @@
-"""The best weights of a run: those of the validation with the fewest bits, kept beside the last ones while they are
-better than these. They are two files, of the network and of the heads; each header has the step and the bits.
+"""The best weights of a run: those of the validation with the fewest bits per character.
+
+They are saved beside the last weights while they are better than those, in two files: network and heads. The metadata
+of each file has the step and the bits.
 """
 
 import math
@@ -19,7 +21,7 @@ BEST_HEADS_FILE = "best_heads.safetensors"
 
 @dataclass(frozen=True)
 class BestWeights:
-    """step: after which the weights were saved. bits: per character, of the stretch that validations score."""
+    """step: the step after which the weights were saved. bits: bits per character in the validation."""
 
     step: int
     bits: float
@@ -28,27 +30,27 @@ class BestWeights:
 def save_best(
     folder: Path, network: dict[str, Tensor], heads: dict[str, Tensor], best: BestWeights, identity: str | None = None
 ) -> None:
-    """Writes the weights in place of older ones; a call of all ranks, of which rank 0 writes. Raises OSError."""
-    about = {"step": str(best.step), "bits_per_character": repr(best.bits), **identity_metadata(identity)}
+    """Replaces the best weights. All ranks call it, and rank 0 writes. Raises OSError if a file cannot be written."""
+    metadata = {"step": str(best.step), "bits_per_character": repr(best.bits), **identity_metadata(identity)}
     for name, tensors in ((BEST_HEADS_FILE, heads), (BEST_NETWORK_FILE, network)):
         tensors = full_tensors(tensors)
         if is_rank_zero():
-            save_tensors(folder / name, tensors, about)
+            save_tensors(folder / name, tensors, metadata)
 
 
 def remove_best(folder: Path) -> None:
-    """Removes the best weights, because the last ones are as good."""
+    """Removes the best weights."""
     for name in (BEST_NETWORK_FILE, BEST_HEADS_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def read_best(path: Path) -> BestWeights | None:
-    """What the header of best.safetensors or best_heads.safetensors says; None where there is no such file, or it does
-    not say."""
+    """Step and bits from the metadata of best.safetensors or best_heads.safetensors; None if the file or the metadata
+    is missing or invalid."""
     try:
         with safe_open(path, framework="pt") as opened:
-            about = opened.metadata() or {}
-        best = BestWeights(int(about["step"]), float(about["bits_per_character"]))
+            metadata = opened.metadata() or {}
+        best = BestWeights(int(metadata["step"]), float(metadata["bits_per_character"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     return best if best.step >= 0 and math.isfinite(best.bits) else None

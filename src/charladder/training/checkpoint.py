@@ -1,7 +1,7 @@
 """Checkpoints: the complete training state after one step, as safetensors and JSON.
 
-A checkpoint is a folder `<step>`, written under a temporary name, checksummed and renamed, so that it is complete or
-absent. With sharded tensors (FSDP2) each rank writes its shards; any number of ranks can read them.
+A checkpoint is a folder `<step>`. It is written under a temporary name, checksummed and renamed, so a crash never
+leaves a partial one. With sharded tensors (FSDP2) each rank writes its shards; any number of ranks can read them.
 """
 
 import json
@@ -29,15 +29,15 @@ from charladder.training.tensor_files import check_length, file_digest, save_ten
 
 _FORMAT_VERSION = 2
 PARTS = ("network", "heads", "optimizer")
-_FILE_NAME = re.compile(r"[\w-]+\.safetensors")  # of files in a checkpoint: none can lead out of it
+_FILE_NAME = re.compile(r"[\w-]+\.safetensors")  # a name without a path: no file outside the checkpoint
 _STEP_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
 _DIGEST_ENTRY = re.compile(r'\{"seal": "([0-9a-f]{64})", ')
-_MAX_STATE_BYTES = 1 << 24  # bytes of state.json: what is longer is none of ours
+_MAX_STATE_BYTES = 1 << 24  # size limit of state.json
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors of the three parts, and the state that is no tensor: clock, sampler, seed, health."""
+    """Named tensors of the three parts, and the state that is not a tensor: clock, sampler, seed, health."""
 
     network: dict[str, Tensor]
     heads: dict[str, Tensor]
@@ -46,10 +46,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/<step>`, and keeps besides it the one before. Saving a step again changes nothing.
+    """Writes `folder/<step>` and removes all other checkpoints but the previous intact one. Returns its path.
 
-    Whatever is there of later steps was not whole when this run began, or it would have gone on from there: removed.
-    Under several ranks all of them call this, and return when it is done.
+    An intact checkpoint of the same step is not written again. Checkpoints of later steps are damaged, because the run
+    did not resume from them, and are removed. All ranks call this function, and return when the checkpoint is complete.
     """
     step = checkpoint.state["clock"]["step"]
     target = folder / str(step)
@@ -57,10 +57,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         _save_sharded(folder, checkpoint)
     elif is_rank_zero():
         if not _is_intact(target):
-            with _temporary_folder(folder, step) as part:
+            with _temporary_folder(folder, step) as temporary:
                 for name in PARTS:
-                    save_tensors(part / f"{name}.safetensors", getattr(checkpoint, name))
-                _finish(part, checkpoint.state, target)
+                    save_tensors(temporary / f"{name}.safetensors", getattr(checkpoint, name))
+                _finish(temporary, checkpoint.state, target)
         _remove_old(folder, step)
     barrier()
     return target
@@ -68,59 +68,59 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
 @contextmanager
 def _temporary_folder(folder: Path, step: int) -> Iterator[Path]:
-    """The folder in which the checkpoint of a step is made; gone if anything fails."""
-    part = folder / f".{step}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """A temporary folder for the checkpoint of a step; it is removed if an exception is raised."""
+    temporary = folder / f".{step}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        yield part
+        yield temporary
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _save_sharded(folder: Path, checkpoint: Checkpoint) -> None:
-    """Each rank writes its pieces, rank 0 the rest."""
+    """Each rank writes its shards; rank 0 writes state.json."""
     step = checkpoint.state["clock"]["step"]
-    part, target = folder / f".{step}.part", folder / str(step)
+    temporary, target = folder / f".{step}.part", folder / str(step)
 
-    def begin() -> bool:
+    def make_folder() -> bool:
         if _is_intact(target):
             return False
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         return True
 
-    def end() -> None:
-        _finish(part, checkpoint.state, target)
+    def finish() -> None:
+        _finish(temporary, checkpoint.state, target)
 
-    if on_rank_zero(begin):
+    if on_rank_zero(make_folder):
         try:
-            sharded_io.save(part, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
-            on_rank_zero(end)
+            sharded_io.save(temporary, {**checkpoint.network, **checkpoint.heads, **checkpoint.optimizer})
+            on_rank_zero(finish)
         except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
     if is_rank_zero():
         _remove_old(folder, step)
 
 
-def _finish(part: Path, state: dict[str, Any], target: Path) -> None:
-    """Adds the state, with the checksum of every file, and puts the folder in its place."""
-    marks = {file.name: file_digest(file) for file in sorted(part.glob("*.safetensors"))}
-    write_text(part / "state.json", add_digest({"format_version": _FORMAT_VERSION, **state, "sha256": marks}))
-    shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not be written again
-    part.rename(target)
+def _finish(temporary: Path, state: dict[str, Any], target: Path) -> None:
+    """Writes state.json with the SHA-256 of every file, and renames the folder to its final name."""
+    digests = {file.name: file_digest(file) for file in sorted(temporary.glob("*.safetensors"))}
+    write_text(temporary / "state.json", add_digest({"format_version": _FORMAT_VERSION, **state, "sha256": digests}))
+    shutil.rmtree(target, ignore_errors=True)  # a damaged checkpoint of the same step
+    temporary.rename(target)
     fsync_folder(target.parent)
 
 
 def _remove_old(folder: Path, step: int) -> None:
-    """Removes all but the checkpoint of `step`, which is whole, and the newest whole one before."""
-    there = list_checkpoints(folder)
-    earlier = (path for path in reversed(there) if int(path.name) < step)
-    kept = {folder / str(step), next((path for path in earlier if _is_intact(path)), None)}
-    for old in {*there} - kept:
-        _discard(old)
+    """Removes all checkpoints but that of `step` and the newest intact one before it."""
+    checkpoints = list_checkpoints(folder)
+    earlier = (path for path in reversed(checkpoints) if int(path.name) < step)
+    retained = {folder / str(step), next((path for path in earlier if _is_intact(path)), None)}
+    for path in {*checkpoints} - retained:
+        _remove_checkpoint(path)
 
 
 def _is_intact(path: Path) -> bool:
@@ -131,29 +131,30 @@ def _is_intact(path: Path) -> bool:
     return True
 
 
-def _discard(path: Path) -> None:
-    """Removes a checkpoint, which is first renamed: one that is half removed is none."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    path.rename(part)
-    shutil.rmtree(part, ignore_errors=True)
+def _remove_checkpoint(path: Path) -> None:
+    """Renames a checkpoint and removes it, so that a crash leaves no partial checkpoint."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first, whole or not."""
+    """The checkpoints in `folder`, oldest first, including damaged ones."""
     if not folder.is_dir():
         return []
-    named = (p for p in folder.iterdir() if _STEP_NAME.fullmatch(p.name))
-    return sorted((p for p in named if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
+    paths = (p for p in folder.iterdir() if _STEP_NAME.fullmatch(p.name))
+    return sorted((p for p in paths if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name))
 
 
 def load_newest(
     folder: Path, report: Callable[[str], None] = lambda sentence: None, identity: str | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there are none at all. `report` hears why others are left out.
+    """The newest intact checkpoint; None if `folder` has no checkpoint. Calls `report` with a sentence for each damaged
+    checkpoint that is skipped.
 
-    Raises UserError where there are some and none is whole: to begin again would lose the run. Also where one was
-    written by another run than `identity`: to go on would remove it.
+    Raises UserError if all checkpoints are damaged, because training from the first step would overwrite the run, and
+    if a checkpoint was written by another run than `identity`, because a resumed run would remove it.
     """
     paths = list_checkpoints(folder)
     for path in paths:
@@ -164,12 +165,12 @@ def load_newest(
         except DamagedCheckpoint as error:
             report(str(error))
     if paths:
-        raise UserError(f"no checkpoint in {folder} is whole; put a good copy back, or start a new run")
+        raise UserError(f"no checkpoint in {folder} is intact; restore a good copy, or start a new run")
     return None
 
 
 def _read_identity(path: Path) -> Any:
-    """The identity of the run that wrote the checkpoint at `path`; None where it is not known."""
+    """The identity of the run that wrote the checkpoint at `path`; None if it is not known."""
     file = path / "state.json"
     try:
         if not stat.S_ISREG(file.lstat().st_mode) or file.stat().st_size > _MAX_STATE_BYTES:
@@ -180,11 +181,11 @@ def _read_identity(path: Path) -> Any:
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is not what a run wrote; the message names the file."""
+    """A file of a checkpoint is missing, changed or invalid; the message names the file."""
 
 
 def load_or_none(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`, if it is there and whole."""
+    """The checkpoint at `path`; None if it is missing or damaged."""
     try:
         return load_checkpoint(path)
     except DamagedCheckpoint:
@@ -192,35 +193,35 @@ def load_or_none(path: Path) -> Checkpoint | None:
 
 
 def _read_verified_state(path: Path) -> dict[str, Any]:
-    """The state of the checkpoint at `path`. Raises DamagedCheckpoint where a file is missing, has
-    another checksum, or was not written by a run."""
+    """The state of the checkpoint at `path`, after all its files were verified. Raises DamagedCheckpoint if a file is
+    missing or unexpected, or has another checksum."""
     file = path / "state.json"
     try:
-        there = {found.name: found.lstat() for found in path.iterdir()}
-        for name, status in there.items():
+        files = {entry.name: entry.lstat() for entry in path.iterdir()}
+        for name, status in files.items():
             file = path / name
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is no plain file")
+                raise ValueError("it is not a regular file")
         file = path / "state.json"
         if file.stat().st_size > _MAX_STATE_BYTES:
             raise ValueError("it is too long")
         state = _parse_verified(file.read_text(encoding="utf-8"))
         if state["format_version"] != _FORMAT_VERSION:
-            raise ValueError("it has another format_version")
+            raise ValueError(f"its format_version is not {_FORMAT_VERSION}")
         if not is_valid_state(state):
-            raise ValueError("its clock or sampler is none that a run has")
-        marks = state["sha256"]
-        if not marks or not all(_FILE_NAME.fullmatch(name) and isinstance(mark, str) for name, mark in marks.items()):
-            raise ValueError("it names files that no run writes")
-        for name, mark in marks.items():
+            raise ValueError("its clock or sampler is invalid")
+        digests = state["sha256"]
+        if not digests or not all(_FILE_NAME.fullmatch(name) and isinstance(d, str) for name, d in digests.items()):
+            raise ValueError("its table of checksums is invalid")
+        for name, digest in digests.items():
             file = path / name
             check_length(file)
-            if file_digest(file) != mark:
+            if file_digest(file) != digest:
                 raise ValueError("its checksum is not that of state.json")
-        strange = {*there} - {*marks, "state.json"}
-        if strange:
+        unexpected = {*files} - {*digests, "state.json"}
+        if unexpected:
             file = path
-            raise ValueError(f"{min(strange)} does not belong there")
+            raise ValueError(f"{min(unexpected)} does not belong there")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(
             f"{file} is damaged, and its checkpoint is not used: {_describe_error(error)}"
@@ -229,7 +230,7 @@ def _read_verified_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`. Raises DamagedCheckpoint where it is not whole."""
+    """The checkpoint at `path`. Raises DamagedCheckpoint if it is not intact."""
     state, file = _read_verified_state(path), path
     try:
         if {*state["sha256"]} == {f"{name}.safetensors" for name in PARTS}:
@@ -246,15 +247,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def add_digest(state: dict[str, Any]) -> str:
-    """A JSON object whose first entry is the SHA-256 of all that follows it."""
+    """`state` as a JSON object whose first entry is the SHA-256 of the rest of the text."""
     rest = json.dumps(state)[1:]
     return f'{{"seal": "{sha256(rest.encode()).hexdigest()}", {rest}'
 
 
 def _parse_verified(text: str) -> dict[str, Any]:
-    """What was sealed. Raises ValueError where a single byte of it is another."""
-    found = _DIGEST_ENTRY.match(text)
-    if found is None or sha256(text[found.end() :].encode()).hexdigest() != found[1]:
+    """The object that `add_digest` wrote. Raises ValueError if the text has another digest than its first entry."""
+    match = _DIGEST_ENTRY.match(text)
+    if match is None or sha256(text[match.end() :].encode()).hexdigest() != match[1]:
         raise ValueError("its checksum is not that of its first entry")
     return json.loads(text)
 
@@ -266,7 +267,8 @@ def _describe_error(error: Exception) -> str:
 
 
 def _group_tensors(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
-    """Tensors that lay together, by part: states of an optimizer have a stroke in their names, heads their module's."""
+    """A checkpoint from the tensors of all parts. Names of optimizer state contain a slash; those of heads start with
+    `heads.`."""
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
     for name, tensor in tensors.items():
         part = "optimizer" if "/" in name else "heads" if name.startswith("heads.") else "network"
@@ -275,10 +277,10 @@ def _group_tensors(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpo
 
 
 def is_valid_state(state: dict[str, Any]) -> bool:
-    """Whether the clock and the sampler of a checkpoint are numbers that a run can have."""
+    """Whether the clock and the sampler of a checkpoint have valid numbers."""
     clock, examples = state["clock"], state["sampler"]["examples"]
     counts = (clock["step"], clock["characters"], examples)
-    whole = all(type(count) is int and 0 <= count < 1 << 53 for count in counts)
+    are_counts_valid = all(type(count) is int and 0 <= count < 1 << 53 for count in counts)
     seconds = clock["seconds"]
-    timed = type(seconds) in (int, float) and 0 <= seconds < 1e12
-    return whole and timed and clock.keys() == {"step", "characters", "seconds"}
+    is_time_valid = type(seconds) in (int, float) and 0 <= seconds < 1e12
+    return are_counts_valid and is_time_valid and clock.keys() == {"step", "characters", "seconds"}

@@ -1,7 +1,7 @@
-"""Compilation of a network by block: all layers are the same code on other weights, so one compilation serves them.
+"""Compilation of a network by block: all blocks have the same code, so one compilation serves all layers.
 
-The losses stay outside, and so a layer that falls silent compiles nothing anew; what lies between their products is
-compiled by itself.
+The losses are outside the compiled blocks, so nothing is recompiled when the loss of a layer ends. The operations
+between the matrix products of the losses are compiled separately.
 """
 
 import contextlib
@@ -16,31 +16,31 @@ from charladder.objective.cross_entropy_kernels import CompiledOperations
 
 
 def should_compile(name: str, device: torch.device) -> bool:
-    """`auto` compiles on a GPU that torch's compiler serves; on a CPU the steps written by hand are faster, and ready
-    at once (docs/decisions/0022)."""
+    """Whether blocks are compiled. `auto` compiles on a GPU that torch.compile supports; on a CPU the hand-written
+    kernels are faster and need no compilation (docs/decisions/0022)."""
     if name != "auto":
         return name != "never"
-    there = device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    return there and torch.cuda.get_device_capability(device) >= (7, 0)
+    has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return has_triton and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def should_capture_graphs(name: str, device: torch.device) -> bool:
-    """Whether steps are to be captured and replayed as CUDA graphs (cuda_graph.py)."""
+    """Whether steps are captured and replayed as CUDA graphs (cuda_graph.py)."""
     return device.type == "cuda" and (name == "graphs" or (name == "auto" and should_compile(name, device)))
 
 
 def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
-    """Compiles the blocks of a network, each at its first call with a new shape."""
+    """Compiles the blocks of a network; compilation happens at the first call with a new shape."""
     for block in network.blocks:
         block.compile(backend=backend, dynamic=False)
 
 
 def compile_losses(objective: LanguageModelObjective, backend: str = "inductor") -> None:
-    """The same for what lies between the products of its classifiers."""
+    """Compiles the operations of the losses between the matrix products of the classifiers."""
     objective.use_operations(CompiledOperations(backend))
 
 
 def run_eagerly(active: bool) -> AbstractContextManager[object]:
-    """Where blocks that have been compiled run as they are, if `active`: for passes of other shapes, and for those
-    whose backward pass is walked twice, which compiled code does not allow."""
+    """A context in which compiled blocks run eagerly, if `active`: for inputs of other shapes, and for a backward pass
+    that runs twice, which compiled code does not support."""
     return torch.compiler.set_stance("force_eager") if active else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""How a network is trained: budget, batch, optimizer, precision."""
+"""The training section of a recipe: budget, batch, optimizer, precision."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from charladder.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Budget, batch, optimizer, precision. Raises UserError that names the field of a wrong value.
+    """The fields of the training section. Raises UserError that names the field of an invalid value.
 
     Exactly one of minutes, steps and characters is above 0. A run budgeted in steps or characters is reproducible bit
-    for bit on one machine; one budgeted in minutes does as much as the time allows.
+    for bit on one machine; the number of steps of a run budgeted in minutes depends on the speed of the machine.
 
     batch: Windows of a step.
     learning_rate: Peak learning rate of Muon, or of all parameters with the other optimizers.
@@ -127,12 +127,12 @@ class TrainingConfig:
             )
         if self.patience and not self.validations:
             raise UserError(
-                f"training.patience is {self.patience} and training.validations is 0, so it could never end training; "
-                "set training.validations above 0, or training.patience to 0"
+                f"training.patience is {self.patience} and training.validations is 0, so training would never end "
+                "early; set training.validations above 0, or training.patience to 0"
             )
         if self.compile == "graphs" and self.micro_batch not in (0, self.batch):
             raise UserError(
-                f"training.compile is graphs, which keep gradients of one pass; set training.micro_batch "
+                f"training.compile is graphs, which cannot accumulate gradients; set training.micro_batch "
                 f"{self.micro_batch} to 0, or training.compile to blocks"
             )
         if self.micro_batch > self.batch:

@@ -1,8 +1,8 @@
 """Capture and replay of a training step's forward and backward passes as one CUDA graph.
 
 A deep and narrow network launches ten thousand small kernels a step, and launching them takes longer than running them.
-A graph is valid for certain term weights and input shapes. When these change (a layer's loss ends), the next step runs
-eagerly, and the one after it is captured again. Where they change at every step, nothing is captured.
+A graph is valid for certain term weights and input shapes. When these change (the loss of a layer ends), the next step
+runs eagerly, and the one after it is captured again. If they change at every step, nothing is captured.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from charladder.auxiliary import Report
 from charladder.kernels import cuda_graph
 
-StepFunction = Callable[..., Report]  # of inputs: both passes
+StepFunction = Callable[..., Report]  # runs the forward and backward passes on the input tensors
 
 
 @dataclass
 class CapturedStep:
-    """A graph; what it reads and where it leaves the numbers of its report and the gradients."""
+    """A CUDA graph, its input tensors, and its output tensors: the scalars of the report (total, gradient norm, losses)
+    and the gradients."""
 
     graph: Any
     inputs: Sequence[Tensor]
@@ -31,10 +32,11 @@ class CapturedStep:
 
 @dataclass
 class StepGraph:
-    """For the passes of one training. parameters: all that may get a gradient, in the order of the optimizers.
+    """Captures and replays the passes of a training step. parameters: all parameters, in the order of the optimizers.
 
-    failed: why nothing is recorded any more, where that has been tried in vain. replayed: whether the last passes were,
-    from a recording that was there before.
+    key: what the captured graph depends on, besides its inputs. failure: why a capture failed; nothing is captured
+    afterwards. is_replayed: whether the last step replayed a graph that an earlier step captured. eager_bytes: memory
+    of an eager step, in addition to weights and optimizer state.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -42,13 +44,13 @@ class StepGraph:
     captured: CapturedStep | None = field(default=None, repr=False)
     failure: str | None = None
     is_replayed: bool = False
-    eager_bytes: int = 0  # bytes of passes as they are, beside what stays
+    eager_bytes: int = 0
 
     def __call__(self, key: Hashable, inputs: Sequence[Tensor], run: StepFunction) -> tuple[Report, float] | None:
-        """Both passes, replayed: the report, whose numbers are on the CPU, and the norm of the gradient, which lies
-        where it always does. None where there is no recording for this key: then take the passes as they are.
+        """Replays both passes. Returns the report, with its numbers on the CPU, and the norm of the gradient, and sets
+        `grad` of the parameters. Returns None if there is no graph for `key`: the caller then runs the passes eagerly.
 
-        Gradients of before must be gone.
+        The gradients of the previous step must have been released.
         """
         self.is_replayed = False
         if self.failure:
@@ -57,36 +59,38 @@ class StepGraph:
             self.key, self.captured = key, None
             return None
         if self.captured is None:
-            on = self.parameters[0].device
-            self.eager_bytes = self.eager_bytes or torch.cuda.max_memory_allocated(on) - torch.cuda.memory_allocated(on)
+            device = self.parameters[0].device
+            if not self.eager_bytes:
+                self.eager_bytes = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
             try:
                 self.captured = capture_step(self.parameters, inputs, run)
-            except RuntimeError as error:  # out of memory is one
+            except RuntimeError as error:  # includes torch.OutOfMemoryError
                 self.failure = str(error).splitlines()[0]
                 self.release()
                 return None
         else:
             self.is_replayed = True
-        made = self.captured
-        for kept, new in zip(made.inputs, inputs, strict=True):
-            kept.copy_(new)
-        made.graph.replay()
-        for parameter, gradient in made.gradients:
+        captured = self.captured
+        for target, source in zip(captured.inputs, inputs, strict=True):
+            target.copy_(source)
+        captured.graph.replay()
+        for parameter, gradient in captured.gradients:
             parameter.grad = gradient
-        total, norm, *losses = made.scalars.cpu()
+        total, norm, *losses = captured.scalars.cpu()
         terms = {
-            name: replace(term, loss=loss) for (name, term), loss in zip(made.report.terms.items(), losses, strict=True)
+            name: replace(term, loss=loss)
+            for (name, term), loss in zip(captured.report.terms.items(), losses, strict=True)
         }
         return Report(total, terms), float(norm)
 
     def free_memory_for_eager_step(self) -> None:
-        """Before passes that are taken as they are: lets go of a recording beside which they may not fit."""
+        """Releases the captured graph if the free memory is too small for an eager step; call it before one."""
         self.is_replayed = False
         if self.captured is not None and torch.cuda.mem_get_info(self.parameters[0].device)[0] < self.eager_bytes:
             self.release()
 
     def release(self) -> None:
-        """Gives back the memory of a recording, and gradients with it."""
+        """Releases the memory of the captured graph and of the gradients."""
         self.key = self.captured = None
         for parameter in self.parameters:
             parameter.grad = None
@@ -94,19 +98,20 @@ class StepGraph:
 
 
 def capture_step(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: StepFunction) -> CapturedStep:
-    """Raises RuntimeError where it cannot be: too little memory, or work that no graph can hold."""
-    own = [tensor.clone() for tensor in inputs]
+    """Captures `run` on copies of `inputs`. Raises RuntimeError if the memory is too small, or an operation cannot be
+    captured."""
+    inputs = [tensor.clone() for tensor in inputs]
 
-    def ready() -> None:
+    def clear_gradients() -> None:
         for parameter in parameters:
-            parameter.grad = None  # a graph then makes gradients, and does not add to them
+            parameter.grad = None  # so that the graph overwrites gradients instead of accumulating them
 
-    def passes() -> tuple[Report, list[tuple[nn.Parameter, Tensor]], Tensor]:
-        report = run(*own)
+    def run_passes() -> tuple[Report, list[tuple[nn.Parameter, Tensor]], Tensor]:
+        report = run(*inputs)
         gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
         losses = [term.loss for term in report.terms.values()]
-        return report, gradients, torch.stack([one.detach().float() for one in (report.total, norm, *losses)])
+        return report, gradients, torch.stack([scalar.detach().float() for scalar in (report.total, norm, *losses)])
 
-    graph, (report, gradients, numbers) = cuda_graph.capture(passes, inputs[0].device, ready)
-    return CapturedStep(graph, own, numbers, Report(report.total.detach(), report.terms), gradients)
+    graph, (report, gradients, scalars) = cuda_graph.capture(run_passes, inputs[0].device, clear_gradients)
+    return CapturedStep(graph, inputs, scalars, Report(report.total.detach(), report.terms), gradients)

@@ -1,4 +1,4 @@
-"""curves.png: bits per character, what each auxiliary loss is above the main one, and gradients, over a run."""
+"""curves.png: bits per character, auxiliary losses minus the main loss, and gradients, over a run."""
 
 import math
 from importlib.util import find_spec
@@ -22,12 +22,12 @@ from charladder.plotting import (
 from charladder.training.metrics import is_validation, read_metrics
 
 _MAX_TERMS = 8  # auxiliary terms that are drawn
-_MAX_BITS = 1e6  # bits; of more, which only a damaged file has, no axis can be made
+_MAX_BITS = 1e6  # larger values, which only damaged files contain, are not drawn
 _X_LABEL = "million characters"
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draws `folder/curves.png` from its metrics.jsonl; None where matplotlib is missing or nothing was logged."""
+    """Draws `folder/curves.png` from its metrics.jsonl. Returns None if matplotlib is missing or no step was logged."""
     if find_spec("matplotlib") is None:
         return None
     lines = read_metrics(folder / "metrics.jsonl")
@@ -54,15 +54,15 @@ def draw_curves(folder: Path) -> Path | None:
 
 
 def _title(folder: Path, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> str:
-    """The name of the run, how long it has trained, and its score where it has one."""
+    """The name of the run, its steps and characters, and its final score, if it has one."""
     final = _final_points(lines)
-    scored = f", valid: {final[-1][1]:.3f} bits per character" if final else ""
-    return f"{folder.resolve().name}: {steps[-1]['step']:,} steps, {steps[-1]['characters']:,} characters{scored}"
+    score = f", valid: {final[-1][1]:.3f} bits per character" if final else ""
+    return f"{folder.resolve().name}: {steps[-1]['step']:,} steps, {steps[-1]['characters']:,} characters{score}"
 
 
 def _draw_main(axes: Any, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
-    """The next character: training batches, the validations, and by itself the score at the end, which is of another
-    stretch of the valid part."""
+    """Draws the main loss of training batches, the validations, and the final score as a separate point, because it
+    scores another stretch of the valid part."""
     x = [line["characters"] / 1e6 for line in steps]
     batches = [_nan_if_too_large(line["terms"]["main"]["bits"]) for line in steps]
     axes.plot(x, batches, color=BATCH_COLOUR, label="training batches")
@@ -78,52 +78,52 @@ def _draw_main(axes: Any, steps: list[dict[str, Any]], lines: list[dict[str, Any
 
 
 def _draw_auxiliary(axes: Any, steps: list[dict[str, Any]]) -> None:
-    """How many bits each auxiliary term is above the main one, while it contributes."""
+    """Draws each auxiliary term minus the main term, in bits, at the steps where it contributes."""
     names = [name for name in dict.fromkeys(n for line in steps for n in line["terms"]) if name != "main"]
     shown = names[:: max(1, -(-len(names) // _MAX_TERMS))]
     values = []
     for name, colour in zip(shown, ordered_colours(len(shown)), strict=True):
-        own = [line for line in steps if name in line["terms"]]
-        x = [line["characters"] / 1e6 for line in own]
-        above = [_nan_if_too_large(line["terms"][name]["bits"] - line["terms"]["main"]["bits"]) for line in own]
-        axes.plot(x, above, color=colour, label=literal_text(name), marker="." if len(own) == 1 else "")
-        values += after_opening(x, above, steps[-1]["characters"] / 1e6)
+        active = [line for line in steps if name in line["terms"]]
+        x = [line["characters"] / 1e6 for line in active]
+        excess = [_nan_if_too_large(line["terms"][name]["bits"] - line["terms"]["main"]["bits"]) for line in active]
+        axes.plot(x, excess, color=colour, label=literal_text(name), marker="." if len(active) == 1 else "")
+        values += after_opening(x, excess, steps[-1]["characters"] / 1e6)
     axes.axhline(0, color=MAIN_COLOUR, linewidth=1.2)
-    few = f", {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
-    axes.set(title=f"auxiliary losses above the main one{few}", xlabel=_X_LABEL, ylabel="bits per character")
+    selection = f", {len(shown)} of {len(names)}" if len(shown) < len(names) else ""
+    axes.set(title=f"auxiliary losses above the main one{selection}", xlabel=_X_LABEL, ylabel="bits per character")
     fit_y_axis(axes, [0.0, *values])
     if not names:
         axes.text(0.5, 0.5, "there are no auxiliary losses", ha="center", va="bottom", transform=axes.transAxes)
 
 
 def _nan_if_too_large(bits: float) -> float:
-    """NaN, which is drawn as a gap, for what no axis can show."""
+    """`bits`, or NaN, which is drawn as a gap, if no axis can show it."""
     return bits if abs(bits) <= _MAX_BITS else math.nan
 
 
 def _draw_cosines(axes: Any, diagnoses: list[tuple[float, Diagnosis]]) -> None:
-    """Whether each group of auxiliary terms pulls with the main one (1), across (0) or against it (-1)."""
+    """Draws the cosine of the gradient of each group of auxiliary terms with the gradient of the main term."""
     groups = dict.fromkeys(name for _, diagnosis in diagnoses for name in diagnosis.groups)
     for index, group in enumerate(groups):
-        points = [(x, one.groups[group].cosine) for x, one in diagnoses if group in one.groups]
+        points = [(x, diagnosis.groups[group].cosine) for x, diagnosis in diagnoses if group in diagnosis.groups]
         axes.plot(*zip(*points, strict=True), marker=".", label=literal_text(group), **curve_style(index))
     axes.axhline(0, color=MAIN_COLOUR, linewidth=1.2)
     axes.set(title="auxiliary gradients against the main one", xlabel=_X_LABEL, ylabel="cosine")
 
 
 def _read_diagnoses(steps: list[dict[str, Any]]) -> list[tuple[float, Diagnosis]]:
-    """Million characters, and the diagnosis made there; what is damaged is left out."""
-    found = []
+    """The diagnoses in the log, each with the million characters before it; damaged ones are skipped."""
+    diagnoses = []
     for line in steps:
         try:
-            found.append((line["characters"] / 1e6, Diagnosis.from_dict(line["diagnosis"])))
+            diagnoses.append((line["characters"] / 1e6, Diagnosis.from_dict(line["diagnosis"])))
         except (KeyError, TypeError, ValueError):
             continue
-    return found
+    return diagnoses
 
 
 def _validation_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Million characters trained on, and bits per character, of every validation, all of one stretch."""
+    """Million characters trained on, and bits per character, of every validation."""
     return [
         (line["trained_characters"] / 1e6, _nan_if_too_large(line["bits_per_character"]))
         for line in lines
@@ -132,7 +132,7 @@ def _validation_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]
 
 
 def _final_points(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """The same of every score at the end of training, of a stretch that may be another each time."""
-    scored = [line for line in lines if "split" in line and not is_validation(line)]
-    points = [(line["trained_characters"] / 1e6, _nan_if_too_large(line["bits_per_character"])) for line in scored]
+    """Million characters trained on, and bits per character, of every final score; a resumed run may have several."""
+    scores = [line for line in lines if "split" in line and not is_validation(line)]
+    points = [(line["trained_characters"] / 1e6, _nan_if_too_large(line["bits_per_character"])) for line in scores]
     return [point for point in points if math.isfinite(point[1])]

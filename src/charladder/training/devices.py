@@ -1,4 +1,4 @@
-"""Devices and precision: what `auto` means on this machine."""
+"""The device and the precision of a run; the choice of `auto` on this machine."""
 
 import torch
 
@@ -7,9 +7,10 @@ from charladder.training.distributed import local_rank
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA device (the first, or under torchrun this process's own), or the CPU.
+    """The device called `name`. `auto` is a CUDA device (the first, or under torchrun that of the local rank), or the
+    CPU.
 
-    Raises UserError for a device that is not there.
+    Raises UserError if the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
@@ -21,13 +22,13 @@ def choose_device(name: str) -> torch.device:
         device = torch.device("cuda", local_rank())
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= counts.get(device.type, 0):
-        there = [kind for kind, count in counts.items() if count]
-        raise UserError(field="device", value=name, rule=f"this machine has only {', '.join(there)}")
+        available = [kind for kind, count in counts.items() if count]
+        raise UserError(field="device", value=name, rule=f"this machine has only {', '.join(available)}")
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type of activations: `auto` is bfloat16 where the hardware multiplies it, else float32."""
+    """The dtype of activations. `auto` is bfloat16 if the hardware multiplies it, else float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Processes of torchrun that train one network: ranks, collective operations, and DDP or FSDP2 around the modules.
+"""Training with several processes of torchrun: ranks, collective operations, DDP and FSDP2.
 
 All ranks make the same calls in the same order. Values that could differ between ranks (seconds, stop requests, names,
 scores) are those of rank 0.
@@ -28,22 +28,23 @@ _OPEN_GROUPS: list[Any] = []  # keeps process groups alive until the process exi
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the other ranks, where torchrun has started this process; else nothing happens."""
+    """Joins the process group, if torchrun has started this process; otherwise does nothing."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
     if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    # torchrun keeps one store over restarts, in which the new ranks would find where the dead ones were: so each
-    # attempt has keys of its own. Where it is told not to, every attempt has a store of its own, and over several
-    # machines that is the way: only those on which a process has died count their attempts.
+    # torchrun keeps one store over restarts, so the new ranks would read the addresses of the old ones. A prefix with
+    # the restart count separates the attempts. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 each attempt has a new store
+    # and needs no prefix. Jobs on several machines need that, because a machine counts only the restarts after its own
+    # failures.
     torch_dist: Any = dist
-    store, own, most = next(iter(torch_dist.rendezvous("env://")))
-    apart = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
-    attempt = "0" if apart else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own, world_size=most)
-    # DDP's reducer refers to the group, and where it is the last to do so, it waits for the group's threads while it
-    # holds the GIL, which these threads may need: a deadlock. This list therefore keeps a reference.
+    store, own_rank, size = next(iter(torch_dist.rendezvous("env://")))
+    has_new_store = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
+    attempt = "0" if has_new_store else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(store=torch_dist.PrefixStore(attempt, store), rank=own_rank, world_size=size)
+    # If DDP's reducer holds the last reference to the group, it joins the threads of the group while it holds the GIL,
+    # which these threads may need: a deadlock. This list keeps another reference.
     _OPEN_GROUPS.append(torch_dist.group.WORLD)
     try:
         yield
@@ -64,26 +65,26 @@ def rank() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0."""
+    """Whether this process writes files: it is the only process, or rank 0."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """Which of the processes on this machine this is."""
+    """The rank of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if is_initialized() or dist.is_torchelastic_launched() else 0
 
 
 def restart_counts() -> tuple[int, int]:
-    """How often torchrun has started this job anew, and how often it may."""
+    """How many times torchrun has restarted this job, and the limit (`--max-restarts`)."""
     if not is_initialized():
         return 0, 0
     names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
-    done, most = (int(os.environ.get(name, "0")) for name in names)
-    return done, most
+    restarts, max_restarts = (int(os.environ.get(name, "0")) for name in names)
+    return restarts, max_restarts
 
 
 def job_name() -> str | None:
-    """What torchrun calls this job, over all restarts; None where it has no name."""
+    """The rendezvous id of this job, which restarts do not change; None if it has none."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "none") if is_initialized() else "none"
     return None if name == "none" else name
 
@@ -95,59 +96,61 @@ def barrier() -> None:
 
 
 def broadcast_and_any(value: float, stop: bool = False) -> tuple[float, bool]:
-    """Rank 0's number, and whether any rank wants to stop."""
+    """`value` of rank 0, and whether `stop` is true on any rank."""
     if world_size() == 1:
         return value, stop
-    both = torch.tensor([value if is_rank_zero() else 0.0, float(stop)], dtype=torch.float64)
-    dist.all_reduce(both)
-    return float(both[0]), bool(both[1] > 0)
+    sums = torch.tensor([value if is_rank_zero() else 0.0, float(stop)], dtype=torch.float64)
+    dist.all_reduce(sums)
+    return float(sums[0]), bool(sums[1] > 0)
 
 
 def all_reduce_min(value: int) -> int:
-    """The smallest of the ranks' numbers."""
+    """The smallest `value` of all ranks."""
     if world_size() == 1:
         return value
-    number = torch.tensor(value)
-    dist.all_reduce(number, dist.ReduceOp.MIN)
-    return int(number)
+    minimum = torch.tensor(value)
+    dist.all_reduce(minimum, dist.ReduceOp.MIN)
+    return int(minimum)
 
 
 def on_rank_zero(action: Callable[[], Any]) -> Any:
-    """What rank 0's action returns (JSON), on all ranks; or its UserError, or OSError as one, which all raise."""
+    """Calls `action` on rank 0 and returns its result, which must be JSON, on all ranks. If `action` raises UserError
+    or OSError, all ranks raise UserError."""
     if world_size() == 1:
         return action()
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if is_rank_zero():
         try:
-            found = {"value": action()}
+            result = {"value": action()}
         except UserError as error:
-            found = {"refused": str(error), "field": error.field}
+            result = {"error": str(error), "field": error.field}
         except OSError as error:
-            found = {"refused": f"{error.filename or 'a file'}: {error.strerror or error}"}
-    sent: list[Any] = [json.dumps(found)]
-    dist.broadcast_object_list(sent, 0)
-    found = json.loads(sent[0])
-    if "refused" in found:
-        raise UserError(found["refused"], field=found.get("field"))
-    return found["value"]
+            result = {"error": f"{error.filename or 'a file'}: {error.strerror or error}"}
+    objects: list[Any] = [json.dumps(result)]
+    dist.broadcast_object_list(objects, 0)
+    result = json.loads(objects[0])
+    if "error" in result:
+        raise UserError(result["error"], field=result.get("field"))
+    return result["value"]
 
 
 class NetworkAndObjective(nn.Module):
-    """Network and objective as one module, which is what DDP and FSDP2 take: with all parameters that learn."""
+    """Network and objective as one module with all trained parameters, because DDP and FSDP2 wrap one module."""
 
     def __init__(self, network: Transformer, objective: LanguageModelObjective) -> None:
         super().__init__()
         self.network, self.objective = network, objective
 
     def forward(self, function: Callable[[Transformer, LanguageModelObjective], Any]) -> Any:
-        """Whatever is to be done with the two, while all their parameters are at hand."""
+        """Calls `function` within forward(), where FSDP2 has gathered the parameters."""
         return function(self.network, self.objective)
 
 
 def choose_parallel_mode(settings: TrainingConfig, network: Transformer) -> ParallelMode:
-    """`auto` is DDP where torchrun has started several; one process has nothing to share out, whatever it says.
+    """The parallel mode of this process. `auto` is DDP if torchrun has started several processes; without torchrun the
+    mode is always `one`.
 
-    Raises UserError for what cannot be shared out.
+    Raises UserError if the settings do not allow several processes.
     """
     if not is_initialized():
         return "one"
@@ -160,25 +163,25 @@ def choose_parallel_mode(settings: TrainingConfig, network: Transformer) -> Para
         return "one"
     if network.ngrams is not None:
         raise UserError(
-            "embeddings of n-grams have sparse gradients, which several processes do not get right (DDP gives two of "
-            "them half, FSDP2 takes none); use one process, or model.ngrams 0"
+            "embeddings of n-grams have sparse gradients, which several processes do not support (DDP computes a wrong "
+            "gradient, FSDP2 refuses them); use one process, or model.ngrams 0"
         )
     if settings.parallel != "fsdp":
         return "ddp"
     if settings.optimizer == "muon":
         raise UserError(
-            "training.parallel fsdp cuts matrices into rows, and Muon needs whole ones; use training.parallel ddp, or "
+            "training.parallel fsdp shards matrices by rows, and Muon needs whole ones; use training.parallel ddp, or "
             "training.optimizer adamw"
         )
     return "fsdp"
 
 
 def parallelize(module: NetworkAndObjective, parallel: ParallelMode, device: torch.device) -> nn.Module:
-    """`whole`, with its gradients averaged over the ranks, and under FSDP2 its parameters cut into as many pieces."""
+    """`module`, wrapped so that gradients are averaged over the ranks; FSDP2 also shards its parameters."""
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
-        # Layers fall silent one by one: their heads are then used on no rank, and DDP is not to wait for them.
+        # When the loss of a layer ends, no rank uses its head any more, and DDP must not wait for its gradient.
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
     if parallel == "fsdp":
@@ -188,12 +191,12 @@ def parallelize(module: NetworkAndObjective, parallel: ParallelMode, device: tor
         mesh = init_device_mesh(device.type, (world_size(),))
         for block in module.network.blocks:
             fully_shard(block, mesh=mesh)
-        fully_shard(module, mesh=mesh)  # embeddings, classifiers and heads stay whole from forward to backward
+        fully_shard(module, mesh=mesh)  # embeddings, classifiers and heads stay gathered from forward to backward
     return module
 
 
 def grad_sync(module: nn.Module, parallel: ParallelMode, last: bool) -> AbstractContextManager[None]:
-    """Gradients are exchanged at the last micro-batch of a step only."""
+    """A context for one micro-batch: gradients are reduced over the ranks in the last micro-batch of a step only."""
     if parallel == "ddp" and not last:
         return cast(Any, module).no_sync()
     if parallel == "fsdp":
@@ -202,17 +205,17 @@ def grad_sync(module: nn.Module, parallel: ParallelMode, last: bool) -> Abstract
 
 
 def with_global_total(report: Report) -> Report:
-    """A report whose total is that of all ranks, and no longer this one's share."""
+    """`report` with the total of all ranks instead of the share of this rank."""
     return Report(torch.tensor(report.value, dtype=torch.float64), report.terms) if world_size() > 1 else report
 
 
 def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in one piece each; those that lie in pieces are fetched from all ranks, by all."""
+    """`tensors` with sharded tensors gathered from all ranks. All ranks call it."""
     return {name: cast(Any, t).full_tensor() if is_sharded(t) else t for name, t in tensors.items()}
 
 
 def distribute_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, on the device of `like` and cut as that one is."""
+    """`value`, a full tensor that every rank has, on the device of `like` and sharded as `like` is."""
     if not is_sharded(like):
         return value.to(like.device)
     from torch.distributed.tensor import distribute_tensor
@@ -222,8 +225,8 @@ def distribute_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def load_full_state_dict(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """load_state_dict for whole tensors, into parameters that may lie in pieces. Raises as it does."""
-    own = module.state_dict()
+    """Module.load_state_dict for full tensors, into parameters that may be sharded. Raises the same errors."""
+    state = module.state_dict()
     module.load_state_dict(
-        {n: distribute_like(t, own[n]) if n in own and own[n].shape == t.shape else t for n, t in tensors.items()}
+        {n: distribute_like(t, state[n]) if n in state and state[n].shape == t.shape else t for n, t in tensors.items()}
     )

@@ -1,4 +1,4 @@
-"""The health of a run: steps whose loss or gradient is not finite, or whose loss leaps, are left out, a few of them."""
+"""The health of a run: detection of loss spikes, and the limit on skipped steps."""
 
 import math
 import statistics
@@ -7,60 +7,59 @@ from typing import Any
 
 LOSS_WINDOW = 64  # losses that a new loss is compared with
 MIN_LOSSES = 32  # losses before the first comparison
-RECENT_STEPS = 100  # steps over which left-out ones are counted
+RECENT_STEPS = 100  # steps over which skipped ones are counted
 NATS_PER_BIT = math.log(2)
 _STD_PER_MEDIAN_DEVIATION = 1.4826  # a normal distribution's standard deviation over its median deviation
 
 
 class TrainingDiverged(Exception):
-    """A run that cannot go on: losses, gradients or weights are not finite, or losses leap again and again.
-
-    The message names the step and the term.
+    """Training cannot continue: too many steps had a loss or gradient that is not finite or a loss spike, or weights
+    are not finite. The message names the step and the term.
     """
 
 
 @dataclass
 class Health:
-    """What is remembered: the latest main losses, in nats, and the steps that were left out lately."""
+    """losses: the latest main losses, in nats. skipped: the numbers of recently skipped steps."""
 
     losses: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
 
     def find_spike(self, loss: float, spike: float) -> str | None:
-        """What is wrong with a main loss, in nats, that is far above all the latest ones. It is remembered too: where
-        some of a text is harder than the rest, or all that follows, it is no leap for long."""
-        before, self.losses = self.losses, [*self.losses, loss][-LOSS_WINDOW:]
-        if spike and len(before) >= MIN_LOSSES:
-            middle, highest = statistics.median(before), max(before)
-            spread = _STD_PER_MEDIAN_DEVIATION * statistics.median(abs(one - middle) for one in before)
-            if loss > highest + max(NATS_PER_BIT, spike * spread):
+        """The reason to skip a step whose main loss, in nats, is far above the latest ones; None if it is not. A spike
+        is added to the latest losses too, so harder text is a spike only once."""
+        previous, self.losses = self.losses, [*self.losses, loss][-LOSS_WINDOW:]
+        if spike and len(previous) >= MIN_LOSSES:
+            median, highest = statistics.median(previous), max(previous)
+            std = _STD_PER_MEDIAN_DEVIATION * statistics.median(abs(value - median) for value in previous)
+            if loss > highest + max(NATS_PER_BIT, spike * std):
                 bits, limit = loss / NATS_PER_BIT, highest / NATS_PER_BIT
-                return f"the loss leapt to {bits:.2f} bits, and was at most {limit:.2f} lately"
+                return f"the loss rose to {bits:.2f} bits, and the last {len(previous)} losses were at most {limit:.2f}"
         return None
 
     def record_skip(self, step: int, reason: str, max_skips: int) -> None:
-        """Records a skipped step. Raises TrainingDiverged for more than `max_skips` in the last hundred steps."""
-        self.skipped = [one for one in self.skipped if one > step - RECENT_STEPS] + [step]
+        """Records a skipped step. Raises TrainingDiverged for more than `max_skips` in the last RECENT_STEPS steps."""
+        self.skipped = [skipped for skipped in self.skipped if skipped > step - RECENT_STEPS] + [step]
         if len(self.skipped) > max_skips:
-            before = f", and {max_skips} of the {RECENT_STEPS} steps before were left out" if max_skips else ""
-            raise TrainingDiverged(f"step {step}: {reason}{before}")
+            skipped_before = f", and {max_skips} of the {RECENT_STEPS} steps before were skipped" if max_skips else ""
+            raise TrainingDiverged(f"step {step}: {reason}{skipped_before}")
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def restore_health(state: Any) -> Health:
-    """From a checkpoint; healthy where it does not say. Raises ValueError for what no run writes."""
+    """Health from the state in a checkpoint; new if `state` is None. Raises ValueError for an invalid state."""
     if state is None:
         return Health()
     losses, skipped = state["losses"], state["skipped"]
     if not (
         isinstance(losses, list)
         and len(losses) <= LOSS_WINDOW
-        and all(isinstance(one, float) and math.isfinite(one) for one in losses)
+        and all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
         and isinstance(skipped, list)
         and len(skipped) <= RECENT_STEPS
-        and all(type(one) is int for one in skipped)
+        and all(type(step) is int for step in skipped)
     ):
-        raise ValueError("the health of a run is not what a run writes")
+        raise ValueError("the state of the health of a run is invalid")
     return Health(list(losses), list(skipped))

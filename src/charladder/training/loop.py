@@ -1,4 +1,4 @@
-"""The loop of a run: steps until the budget is spent, validation, metrics and checkpoints on the way.
+"""The training loop: steps until the budget is spent, validations, metrics and checkpoints.
 
 `train` is an iterator of events, so that a display of the run is independent of its training.
 """
@@ -26,15 +26,15 @@ from charladder.training.trainer import StepResult, Trainer
 
 _BITS_PER_NAT = 1 / math.log(2)
 _BRIEF_FIELDS = "step", "progress", "characters", "seconds", "learning_rate"
-SLOW_FACTOR = 10.0  # times the median of the last steps from which a step is slow
+SLOW_FACTOR = 10.0  # a step is slow if it takes longer than this many times the median of the last steps
 MIN_TIMED_STEPS = 20  # steps before the first comparison
-TIMED_STEPS = 64  # last steps whose median is taken
-MIN_SLOW_SECONDS = 0.1  # seconds below which a step is never slow
+TIMED_STEPS = 64  # steps of which the median is taken
+MIN_SLOW_SECONDS = 0.1  # a shorter step is never slow
 
 
 @dataclass(frozen=True)
 class StepCompleted:
-    """After a step. `line` is what metrics.jsonl has of it."""
+    """After a step. line: the step as a line of metrics.jsonl, which is written for some steps only."""
 
     line: dict[str, Any]
     facts: StepResult
@@ -59,7 +59,7 @@ class SlowStep:
 
 @dataclass(frozen=True)
 class ValidationCompleted:
-    """After scoring a stretch of the valid part, in bits per character."""
+    """After scoring a stretch of the valid part. best: the score is better than that of all validations before."""
 
     bits_per_character: float
     best: bool
@@ -67,8 +67,8 @@ class ValidationCompleted:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """After a checkpoint. interrupted: training stopped before its end, on request. early: it has ended before its
-    budget was spent, because training.patience is used up."""
+    """After a checkpoint. interrupted: training stopped on request. early: training ended before its budget was spent,
+    because training.patience is exhausted."""
 
     path: Path
     interrupted: bool
@@ -91,49 +91,50 @@ def train(
     validate: Callable[[], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Trains until the budget or training.patience is used up, or `stop()`; writes checkpoints, metrics, the newest
-    weights and, while they are better, the best ones to `folder`.
+    """Trains until the budget or training.patience is exhausted, or `stop()` is true. Writes checkpoints, metrics, the
+    last weights and, if they are better than these, the best weights to `folder`.
 
-    `validate` returns bits per character of a stretch of held-out text. Time is added to what the run had spent before,
-    except while the process is stopped (SIGSTOP). Raises TrainingDiverged, and leaves the last checkpoint unchanged.
-    Under several ranks all of them go through the same events; rank 0 writes.
+    `validate` returns the bits per character of a stretch of held-out text. The clock continues from the seconds of the
+    restored checkpoint, and does not count while the process is stopped (SIGSTOP). Raises TrainingDiverged, and then
+    leaves the last checkpoint unchanged. All ranks yield the same events; rank 0 writes.
     """
     settings, clock = trainer.settings, trainer.clock
     remove_partial_files(folder)
     if clock.step == 0 and is_rank_zero():
-        remove_best(folder)  # of a run that ended before its first checkpoint
+        remove_best(folder)  # from a run that was killed before its first checkpoint
     metrics = Metrics(folder / "metrics.jsonl", clock.step) if is_rank_zero() else NullMetrics()
     watch = Stopwatch(clock.seconds)
-    saved, _ = broadcast_and_any(clock.seconds)
+    last_save_seconds, _ = broadcast_and_any(clock.seconds)
     lowest, _ = broadcast_and_any(min(read_validation_bits(folder), default=math.inf) if is_rank_zero() else math.inf)
-    kept, _ = broadcast_and_any(_best_bits(folder, lowest) if is_rank_zero() else math.inf)
+    best_bits, _ = broadcast_and_any(_best_bits(folder, lowest) if is_rank_zero() else math.inf)
     if validate is not None and _last_weights_are_best(trainer, folder):
         bits, _ = broadcast_and_any(validate())
-        kept = _save_as_best(trainer, folder, bits) if math.isfinite(bits) else math.inf
-    worse = round(broadcast_and_any(_validations_since_best(folder) if is_rank_zero() else 0)[0])
+        best_bits = _save_as_best(trainer, folder, bits) if math.isfinite(bits) else math.inf
+    since_best = round(broadcast_and_any(_validations_since_best(folder) if is_rank_zero() else 0)[0])
     validations = int(trainer.progress * (settings.validations + 1))
-    lengths: list[float] = []
-    asked, told = broadcast_and_any(0.0, stop())[1], False
+    durations: list[float] = []
+    should_stop, has_reported_failure = broadcast_and_any(0.0, stop())[1], False
     watch.start()
     try:
-        while trainer.progress < 1 and not asked and not _is_patience_exhausted(settings, worse):
-            before = time.perf_counter()
+        while trainer.progress < 1 and not should_stop and not _is_patience_exhausted(settings, since_best):
+            start = time.perf_counter()
             facts = trainer.step()
-            length = time.perf_counter() - before
+            duration = time.perf_counter() - start
             clock.seconds, _ = broadcast_and_any(watch.seconds())
-            usual = statistics.median(lengths) if len(lengths) >= MIN_TIMED_STEPS else math.inf
-            like_most = trainer.step_graph is None or bool(trainer.step_graph.failure) or trainer.step_graph.is_replayed
-            lengths = [*lengths, length][-TIMED_STEPS:] if like_most else lengths
+            median = statistics.median(durations) if len(durations) >= MIN_TIMED_STEPS else math.inf
+            graph = trainer.step_graph
+            is_comparable = graph is None or bool(graph.failure) or graph.is_replayed
+            durations = [*durations, duration][-TIMED_STEPS:] if is_comparable else durations
             line = _metrics_line(trainer, facts)
-            if like_most and length > max(SLOW_FACTOR * usual, MIN_SLOW_SECONDS):
-                yield SlowStep(clock.step, length, usual)
-            if trainer.step_graph is not None and trainer.step_graph.failure and not told:
-                told = True
-                yield CaptureFailed(trainer.step_graph.failure)
-            logged = clock.step % settings.log_every == 0 or clock.step == 1 or trainer.progress >= 1
-            logged = logged or facts.diagnosis is not None or facts.skipped is not None
-            if logged or settings.minutes:
-                metrics.write(line if logged else {name: line[name] for name in _BRIEF_FIELDS})
+            if is_comparable and duration > max(SLOW_FACTOR * median, MIN_SLOW_SECONDS):
+                yield SlowStep(clock.step, duration, median)
+            if graph is not None and graph.failure and not has_reported_failure:
+                has_reported_failure = True
+                yield CaptureFailed(graph.failure)
+            is_logged = clock.step % settings.log_every == 0 or clock.step == 1 or trainer.progress >= 1
+            is_logged = is_logged or facts.diagnosis is not None or facts.skipped is not None
+            if is_logged or settings.minutes:
+                metrics.write(line if is_logged else {name: line[name] for name in _BRIEF_FIELDS})
             yield StepCompleted(line, facts) if facts.skipped is None else StepSkipped(clock.step, facts.skipped)
             due = int(trainer.progress * (settings.validations + 1))
             if validate is not None and due > validations and trainer.progress < 1:
@@ -148,38 +149,39 @@ def train(
                         "bits_per_character": bits,
                     }
                 )
-                better = bits < lowest
-                worse, lowest = (0, bits) if better else (worse + 1, lowest)
-                if bits < kept:
-                    kept = _save_as_best(trainer, folder, bits)
-                yield ValidationCompleted(bits, better)
-            if clock.seconds - saved > settings.checkpoint_seconds and trainer.progress < 1:
-                saved = clock.seconds
+                is_better = bits < lowest
+                since_best, lowest = (0, bits) if is_better else (since_best + 1, lowest)
+                if bits < best_bits:
+                    best_bits = _save_as_best(trainer, folder, bits)
+                yield ValidationCompleted(bits, is_better)
+            if clock.seconds - last_save_seconds > settings.checkpoint_seconds and trainer.progress < 1:
+                last_save_seconds = clock.seconds
                 metrics.sync()
                 yield CheckpointSaved(_save(trainer, folder), False)
-            clock.seconds, asked = broadcast_and_any(watch.seconds(), stop())
+            clock.seconds, should_stop = broadcast_and_any(watch.seconds(), stop())
         metrics.sync()
         path = _save(trainer, folder)
-        early = trainer.progress < 1 and _is_patience_exhausted(settings, worse)
-        ended = trainer.progress >= 1 or early
-        if ended and validate is not None and broadcast_and_any(validate())[0] <= kept and is_rank_zero():
+        is_early = trainer.progress < 1 and _is_patience_exhausted(settings, since_best)
+        has_ended = trainer.progress >= 1 or is_early
+        if has_ended and validate is not None and broadcast_and_any(validate())[0] <= best_bits and is_rank_zero():
             remove_best(folder)
-        yield CheckpointSaved(path, not ended, early)
+        yield CheckpointSaved(path, not has_ended, is_early)
     finally:
         watch.close()
         metrics.close()
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what a run that was killed had begun to write. No other process trains the run at the same time."""
+    """Removes temporary files that a killed process left. The caller holds the lock of the run."""
     if is_rank_zero():
-        remove_stale_parts(folder, ".*.part", ".tmp*")  # .tmp*: of safetensors, in runs of version 0.1.0
+        remove_stale_parts(folder, ".*.part", ".tmp*")  # safetensors wrote .tmp* in version 0.1.0
         remove_stale_parts(folder / "checkpoints", ".*.part")
     barrier()
 
 
 def _save(trainer: Trainer, folder: Path) -> Path:
-    """A checkpoint, and the weights it deploys. Raises TrainingDiverged for weights that would make it a bad one."""
+    """Saves a checkpoint and the weight files; returns the path of the checkpoint. Raises TrainingDiverged, and saves
+    nothing, if a weight is not finite."""
     trainer.check_weights()
     path = save_checkpoint(folder / "checkpoints", trainer.checkpoint())
     _save_full_tensors(folder / "model.safetensors", trainer.network.state_dict(), trainer.identity)
@@ -188,60 +190,60 @@ def _save(trainer: Trainer, folder: Path) -> Path:
 
 
 def _save_full_tensors(path: Path, tensors: dict[str, Tensor], identity: str | None) -> None:
-    """A file of tensors in one piece each, written by rank 0."""
+    """Gathers sharded tensors on all ranks, and writes them to `path` on rank 0."""
     tensors = full_tensors(tensors)
     if is_rank_zero():
         save_tensors(path, tensors, identity_metadata(identity))
 
 
 def _save_as_best(trainer: Trainer, folder: Path, bits: float) -> float:
-    """Saves the weights as the best ones; returns their bits."""
+    """Saves the current weights as the best ones; returns `bits`."""
     best = BestWeights(trainer.clock.step, bits)
     save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best, trainer.identity)
     return bits
 
 
 def _best_bits(folder: Path, lowest: float) -> float:
-    """Bits per character of the best weights in `folder`: by their header, or else `lowest`, of all validations.
+    """Bits per character of the best weights: from the metadata of their file, or `lowest` if there is no file.
 
-    The header may name a later step than the run is at: one that a crash took away, and that will come again.
+    After a crash the file may be of a later step than the restored checkpoint; the run will reach that step again.
     """
     best = read_best(folder / BEST_NETWORK_FILE)
     return lowest if best is None else best.bits
 
 
 def _last_weights_are_best(trainer: Trainer, folder: Path) -> bool:
-    """Whether a run that has ended and now goes on ended with its best weights, of which there is no second copy."""
-    found = is_rank_zero() and not (folder / BEST_NETWORK_FILE).exists() and bool(read_validation_bits(folder))
-    return broadcast_and_any(0.0, found and trainer.progress < 1)[1]
+    """Whether the run resumes with its last weights as the best ones, of which there is no separate file."""
+    are_best = is_rank_zero() and not (folder / BEST_NETWORK_FILE).exists() and bool(read_validation_bits(folder))
+    return broadcast_and_any(0.0, are_best and trainer.progress < 1)[1]
 
 
 def read_validation_bits(folder: Path) -> list[float]:
-    """Bits per character of all validations in metrics.jsonl, in their order; infinite where they were not finite."""
+    """Bits per character of all validations in metrics.jsonl, in order; NaN is returned as infinity."""
     lines = read_metrics(folder / "metrics.jsonl")
-    found = [line["bits_per_character"] for line in lines if is_validation(line)]
-    return [bits if math.isfinite(bits) else math.inf for bits in found]
+    scores = [line["bits_per_character"] for line in lines if is_validation(line)]
+    return [bits if math.isfinite(bits) else math.inf for bits in scores]
 
 
 def _validations_since_best(folder: Path) -> int:
-    """How many validations in metrics.jsonl came after the best one; all of them where none was finite."""
+    """The number of validations in metrics.jsonl after the best one; all of them if none was finite."""
     bits = read_validation_bits(folder)
     lowest = min(bits, default=math.inf)
     return len(bits) - 1 - bits.index(lowest) if lowest < math.inf else len(bits)
 
 
 def ended_early(folder: Path, settings: TrainingConfig) -> bool:
-    """Whether the run in `folder` has used up training.patience."""
+    """Whether the run in `folder` has exhausted training.patience."""
     return (folder / "metrics.jsonl").is_file() and _is_patience_exhausted(settings, _validations_since_best(folder))
 
 
-def _is_patience_exhausted(settings: TrainingConfig, worse: int) -> bool:
-    """Whether so many validations without a better one are too many."""
-    return 0 < settings.patience <= worse
+def _is_patience_exhausted(settings: TrainingConfig, validations_since_best: int) -> bool:
+    """Whether training ends early after this many validations without improvement."""
+    return 0 < settings.patience <= validations_since_best
 
 
 def _metrics_line(trainer: Trainer, facts: StepResult) -> dict[str, Any]:
-    """One step as JSON. Losses, total and shares in bits; of a step that was left out the reason and no losses."""
+    """One step as a line of metrics.jsonl: losses, total and shares in bits, or the reason why the step was skipped."""
     clock = trainer.clock
     line: dict[str, Any] = {
         "step": clock.step,

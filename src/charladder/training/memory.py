@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, or that of the GPU that it used, and whether it is kept."""
+"""Memory: peak use, free memory, the needs of a context, and the allocator setting that retains freed memory."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ _M_MMAP_MAX = -4
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The most bytes held at once so far; None where the system does not tell."""
+    """The peak memory of this process, or on CUDA of its tensors, in bytes; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -27,10 +27,10 @@ def peak_bytes(device: torch.device) -> int | None:
 
 
 def retain_freed_memory() -> None:
-    """Lets this process keep the memory that large tensors give back, instead of asking for it anew at every step.
+    """Makes the C allocator retain the memory of freed tensors, instead of returning it to the system at every step.
 
-    The system hands out fresh pages zeroed, one fault at a time, which costs more than filling them. Only where the C
-    library is GNU's; elsewhere nothing happens.
+    New pages come from the system zeroed, with one page fault each, which costs more than writing them. This function
+    has an effect with GNU libc only.
     """
     if sys.platform != "linux":
         return
@@ -41,26 +41,27 @@ def retain_freed_memory() -> None:
 
 
 def free_and_total_memory() -> tuple[int, int] | None:
-    """Bytes of main memory that are free, and bytes that there are; None where the system does not tell."""
+    """Free and total main memory in bytes; None if the system does not report them."""
     if not (hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names):
         return None
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     info = Path("/proc/meminfo")
     if not info.is_file():
-        return there, there
-    found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
-    return (1024 * int(found[0]) if found else there), there
+        return total, total
+    available = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return (1024 * int(available[0]) if available else total), total
 
 
 def context_bytes(model: ModelConfig) -> int:
-    """Bytes in float32 of what one stream of the whole context needs beside the weights: keys and values of all layers,
+    """Bytes in float32 that one sequence of the whole context needs besides the weights: keys and values of all layers,
     and the angles or the signal of its positions."""
     positions = {"rotary": model.head_size, "sinusoidal": model.width}.get(model.positions, 0)
     return 4 * model.context * (2 * model.layers * model.width + positions)
 
 
 def check_context_memory(model: ModelConfig, run: str) -> None:
-    """Raises UserError where one stream of the context of the network of `run` does not fit into the free memory."""
+    """Raises UserError if the free memory is too small for one sequence of the whole context. run: name in the
+    message."""
     memory, needed = free_and_total_memory(), context_bytes(model)
     if memory is not None and needed > memory[0]:
         raise UserError(

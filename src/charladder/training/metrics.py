@@ -1,7 +1,7 @@
-"""metrics.jsonl: one JSON line a logged step, and one an evaluation.
+"""metrics.jsonl: one JSON line for each logged step and each evaluation.
 
-Evaluations have `split`. They also have `part` where they scored a stretch of the valid part and not all of it, and
-then `final` where this is the score at the end of a run and no validation on the way.
+Lines of evaluations have `split`. They have `part` if they scored a stretch of the valid part instead of all of it, and
+also `final` if that is the score at the end of a run instead of a validation.
 """
 
 import json
@@ -17,19 +17,19 @@ from charladder.errors import DamagedDataWarning
 from charladder.input_files import open_regular
 from charladder.strict_json import dumps
 
-_MAX_FILE_BYTES = 1 << 30  # of metrics.jsonl; a line has some hundreds
-MAX_LINE_BYTES = 1 << 22  # bytes of a line
-_MAX_NAMED_LINES = 5  # damaged lines that a sentence names
+_MAX_FILE_BYTES = 1 << 30  # size limit of metrics.jsonl
+MAX_LINE_BYTES = 1 << 22  # longer lines are damaged
+_MAX_NAMED_LINES = 5  # damaged lines that a warning names
 
 
 class Metrics:
-    """Appends to `path`. After a resume at `step`, lines beyond it are dropped: they will be written again."""
+    """Appends lines to `path`. Lines of steps after `step` are removed, because a resumed run writes them again."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         if path.exists():
-            kept = [line for line in read_metrics(path) if line["step"] <= step]
-            write_text(path, "".join(dumps(line) + "\n" for line in kept))
+            lines = [line for line in read_metrics(path) if line["step"] <= step]
+            write_text(path, "".join(dumps(line) + "\n" for line in lines))
         self.file = path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, line: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Metrics:
         self.file.flush()
 
     def sync(self) -> None:
-        """Flushes all lines to the disk, for a checkpoint that stands on them."""
+        """Flushes all lines to the disk; call it before a checkpoint is saved."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class Metrics:
 
 
 class NullMetrics:
-    """Metrics of a rank that does not write."""
+    """Metrics of other ranks than rank 0: writes nothing."""
 
     def write(self, line: dict[str, Any]) -> None:
         pass
@@ -58,31 +58,31 @@ class NullMetrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines. Damaged ones are left out, with a DamagedDataWarning warning that says how many and which.
+    """All valid lines. Damaged lines are skipped, with a DamagedDataWarning that names them.
 
-    The bits of an evaluation that was not finite, which the file has as null, are NaN. A last line without its end is
-    no damage: it is being written, or a crash cut it short. Raises UserError where the file is not a regular one, or is
-    longer than any that a run writes.
+    null as the bits of an evaluation, which stands for a score that was not finite, is read as NaN. An incomplete last
+    line is skipped without a warning: another process is writing it, or a crash cut it off. Raises UserError if the
+    file is not a regular file, or is larger than 1 GiB.
     """
     lines, damaged = [], []
     with open_regular(path, _MAX_FILE_BYTES) as file:
-        for place, line in enumerate(iter(lambda: _read_line(file), b""), 1):
-            read = None
+        for number, line in enumerate(iter(lambda: _read_line(file), b""), 1):
+            entry = None
             with suppress(ValueError, RecursionError):
-                read = json.loads(line.decode(errors="replace"))
-            if isinstance(read, dict) and _is_valid_line(read):
-                if "split" in read and read["bits_per_character"] is None:
-                    read["bits_per_character"] = math.nan
-                lines.append(read)
+                entry = json.loads(line.decode(errors="replace"))
+            if isinstance(entry, dict) and _is_valid_line(entry):
+                if "split" in entry and entry["bits_per_character"] is None:
+                    entry["bits_per_character"] = math.nan
+                lines.append(entry)
             elif line.endswith(b"\n"):
-                damaged.append(place)
+                damaged.append(number)
     if damaged:
         warnings.warn(_damage_message(path, damaged), DamagedDataWarning, stacklevel=2)
     return lines
 
 
 def _read_line(file: IO[bytes]) -> bytes:
-    """The next line; of one longer than MOST_LINE bytes no more than its end. Empty at the end of the file."""
+    """The next line; an empty line in place of one longer than MAX_LINE_BYTES. No bytes at the end of the file."""
     line = part = file.readline(MAX_LINE_BYTES)
     while len(part) == MAX_LINE_BYTES and not part.endswith(b"\n"):
         part = file.readline(MAX_LINE_BYTES)
@@ -91,16 +91,16 @@ def _read_line(file: IO[bytes]) -> bytes:
 
 
 def _damage_message(path: Path, damaged: list[int]) -> str:
-    """The sentence about damaged lines."""
-    places = [str(place) for place in damaged[:_MAX_NAMED_LINES]]
+    """The message of the warning about damaged lines."""
+    numbers = [str(number) for number in damaged[:_MAX_NAMED_LINES]]
     more = f" and {len(damaged) - _MAX_NAMED_LINES:,} more" if len(damaged) > _MAX_NAMED_LINES else ""
     if len(damaged) == 1:
-        return f"line {places[0]} of {path} is damaged, and is left out"
-    return f"{len(damaged):,} lines of {path} are damaged, and are left out: {', '.join(places)}{more}"
+        return f"line {numbers[0]} of {path} is damaged, and is left out"
+    return f"{len(damaged):,} lines of {path} are damaged, and are left out: {', '.join(numbers)}{more}"
 
 
 def _is_valid_line(line: Any) -> bool:
-    """Whether a line is one that a run writes: a step with its terms, or an evaluation."""
+    """Whether a line has the fields of a step or of an evaluation, with valid values."""
     if not isinstance(line, dict) or type(line.get("step")) is not int or not is_number(line["step"]):
         return False
     if "split" in line:
@@ -118,11 +118,11 @@ def _is_valid_line(line: Any) -> bool:
 
 
 def is_validation(line: dict[str, Any]) -> bool:
-    """Whether a line is a validation on the way, which always scores the same stretch of the valid part; the score at
-    the end of a run is none."""
+    """Whether a line is a validation. All validations score the same stretch of the valid part; the final score is not
+    a validation."""
     return "split" in line and bool(line.get("part")) and not line.get("final")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number that a run can write: no integer of hundreds of digits, which no float can hold."""
+    """Whether a value is a float, or an integer below 2^63, which a float can represent approximately."""
     return type(value) is float or (type(value) is int and abs(value) < 1 << 63)

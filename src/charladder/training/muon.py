@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024): momentum whose matrix updates are made nearly orthogonal by Newton-Schulz steps.
 
-The same mathematics as torch.optim.Muon, for two reasons written again: equal shapes are orthogonalised as one
-batch, and the type of the iteration is a choice (torch's is bfloat16, which a processor without it emulates
-30 times slower). Shapes: N equal matrices of R rows and C columns.
+The updates are those of torch.optim.Muon. This implementation differs in two ways: matrices of equal shape are
+orthogonalised as one batch, and the dtype of the iteration can be chosen (torch always uses bfloat16, which processors
+without bfloat16 emulate 30 times slower). Shapes: N equal matrices of R rows and C columns.
 """
 
 from collections.abc import Iterable
@@ -14,19 +14,19 @@ _NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(x_NRC: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
-    """Pushes the singular values of each matrix towards 1, by Newton-Schulz iterations in `dtype` (None: its own)."""
+    """Pushes the singular values of each matrix towards 1, by Newton-Schulz iterations in `dtype` (None: that of x)."""
     a, b, c = _NEWTON_SCHULZ_COEFFICIENTS
-    tall = x_NRC.shape[1] > x_NRC.shape[2]
-    y = (x_NRC.mT if tall else x_NRC).to(dtype or x_NRC.dtype)
+    is_tall = x_NRC.shape[1] > x_NRC.shape[2]
+    y = (x_NRC.mT if is_tall else x_NRC).to(dtype or x_NRC.dtype)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = y @ y.mT
         y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
-    return (y.mT if tall else y).to(x_NRC.dtype)
+    return (y.mT if is_tall else y).to(x_NRC.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D parameters: matrices of the layers, not embeddings or classifiers."""
+    """The optimizer for the 2-D parameters of the layers, but not for embeddings or classifiers."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.sub_(update_RC, alpha=scale)
 
     def _nesterov_update(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """The gradient, carried on by its running mean, which is updated."""
+        """Updates the running mean of the gradient; returns the gradient interpolated with it (Nesterov momentum)."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "momentum" not in state:

@@ -1,4 +1,4 @@
-"""Optimizers by role: which parameter is updated by what, and their state as named tensors."""
+"""The optimizers of a run, and their state as named tensors."""
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,14 @@ from charladder.training.muon import Muon
 def make_optimizers(
     settings: TrainingConfig, network: nn.Module, heads: nn.Module, precision: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers over the network and the heads.
+    """The optimizers of the network and the heads.
 
-    Muon takes the matrices of the layers alone: embeddings, position tables, classifiers and vectors go to AdamW.
+    Muon updates the matrices of the layers only; AdamW updates embeddings, position tables, classifiers and vectors.
     """
     parameters = dict(named_parameters(network, heads))
     sparse = {n: parameters.pop(n) for n in [*parameters] if n.startswith("network.ngrams.")}
-    if sparse:  # only the rows that a step has read are changed; Adam's means would need them all
-        torch.sparse.check_sparse_tensor_invariants.disable()  # torch makes these tensors itself, and warns if not told
+    if sparse:  # Adagrad updates only the rows in the gradient; the running means of Adam would change all rows
+        torch.sparse.check_sparse_tensor_invariants.disable()  # torch warns unless this is set explicitly
         return [
             *_make_dense_optimizers(settings, parameters, precision),
             torch.optim.Adagrad(sparse.values(), settings.ngram_rate),
@@ -37,23 +37,22 @@ def _make_dense_optimizers(
                 lr=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
-                fused=on_gpu or None,  # on a CPU torch's default, whose curves are stored
+                fused=on_gpu or None,  # on a CPU torch's default, which the golden curves of the tests were made with
             )
         ]
     matrices = {n: p for n, p in parameters.items() if n.startswith("network.blocks.") and p.ndim == 2}
-    muon = settings.optimizer == "muon"
+    use_muon = settings.optimizer == "muon"
     adam = torch.optim.AdamW(
-        [p for n, p in parameters.items() if not (muon and n in matrices)],
-        lr=settings.adam_rate if muon else settings.learning_rate,
+        [p for n, p in parameters.items() if not (use_muon and n in matrices)],
+        lr=settings.adam_rate if use_muon else settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    if not muon:
+    if not use_muon:
         return [adam]
-    lower = precision if precision == torch.bfloat16 else None
-    taken = Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, lower)
-    return [taken, adam]
+    dtype = precision if precision == torch.bfloat16 else None
+    return [Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, dtype), adam]
 
 
 _STATE_NAMES = {
@@ -65,7 +64,7 @@ _STATE_NAMES = {
 
 
 def named_parameters(network: nn.Module, heads: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Every trained parameter by a name that says whose it is."""
+    """Every trained parameter with its name, prefixed with `network.` or `heads.`."""
     return [
         *((f"network.{name}", parameter) for name, parameter in network.named_parameters()),
         *((f"heads.{name}", parameter) for name, parameter in heads.named_parameters()),
@@ -77,11 +76,11 @@ def optimizer_tensors(
 ) -> dict[str, Tensor]:
     """All optimizer state as `<parameter>/<state>` tensors."""
     return {
-        f"{name}/{what}": value
+        f"{name}/{key}": value
         for name, parameter in named_parameters(network, heads)
         for optimizer in optimizers
         if parameter in optimizer.state
-        for what, value in optimizer.state[parameter].items()
+        for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
 
@@ -89,15 +88,16 @@ def optimizer_tensors(
 def restore_optimizers(
     optimizers: list[torch.optim.Optimizer], network: nn.Module, heads: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Puts back what `optimizer_tensors` gave. Raises KeyError or ValueError for the state of other optimizers."""
-    owner = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
+    """Restores the state that `optimizer_tensors` returned. Raises KeyError or ValueError for the state of other
+    optimizers."""
+    optimizer_of = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
     parameters = dict(named_parameters(network, heads))
     for key, value in tensors.items():
-        name, what = key.rsplit("/", 1)
+        name, state_name = key.rsplit("/", 1)
         parameter = parameters[name]
-        if what not in _STATE_NAMES[type(owner[parameter])] or value.shape not in (parameter.shape, ()):
+        if state_name not in _STATE_NAMES[type(optimizer_of[parameter])] or value.shape not in (parameter.shape, ()):
             raise ValueError(f"{key} is no state of this optimizer")
-        whole = value.shape == parameter.shape
-        owner[parameter].state[parameter][what] = (
-            distribute_like(value, parameter) if whole else value.to(parameter.device)
+        is_like_parameter = value.shape == parameter.shape
+        optimizer_of[parameter].state[parameter][state_name] = (
+            distribute_like(value, parameter) if is_like_parameter else value.to(parameter.device)
         )

@@ -1,4 +1,4 @@
-"""Progress: the only clock that schedules see, from 0 to 1, and the learning rate's shape over it."""
+"""Progress of a run in [0, 1], and the schedule of the learning rate as a function of it."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from charladder.training.config import TrainingConfig
 
 @dataclass
 class Clock:
-    """What a run has spent: optimisation steps, characters read as inputs, seconds."""
+    """Optimizer steps, characters read as inputs, and seconds of a run so far."""
 
     step: int = 0
     characters: int = 0
@@ -16,7 +16,7 @@ class Clock:
 
 
 def progress(settings: TrainingConfig, clock: Clock) -> float:
-    """The share of the budget that is spent, at most 1."""
+    """The spent share of the budget, at most 1."""
     if settings.steps:
         share = clock.step / settings.steps
     elif settings.characters:
@@ -27,8 +27,8 @@ def progress(settings: TrainingConfig, clock: Clock) -> float:
 
 
 def step_share(settings: TrainingConfig, clock: Clock, characters: int, seconds: float) -> float:
-    """The share of the budget that one step takes: a step that reads `characters`. Under a budget in minutes it is the
-    mean of the steps so far, and `seconds` for the first one."""
+    """The share of the budget that a step of `characters` takes. With a budget in minutes it is that of the mean step
+    so far, and for the first step that of `seconds`."""
     if settings.steps:
         return 1 / settings.steps
     if settings.characters:
@@ -39,11 +39,11 @@ def step_share(settings: TrainingConfig, clock: Clock, characters: int, seconds:
 def learning_rate_factor(settings: TrainingConfig, at: float, share: float) -> float:
     """The factor on the learning rate of a step that begins at progress `at` and takes `share` of the budget.
 
-    Warm-up counts the step itself, as (step + 1) / warm-up steps does, so the first step has a rate above 0.
+    The warm-up factor of a step is (step + 1) / warm-up steps, so the first step has a rate above 0.
     """
-    rise = min(1.0, (at + share) / settings.warmup) if settings.warmup else 1.0
+    warmup = min(1.0, (at + share) / settings.warmup) if settings.warmup else 1.0
     if settings.decay == "fixed":
-        return rise
+        return warmup
     if settings.decay == "cosine":
-        return rise * 0.5 * (1 + math.cos(math.pi * at))
-    return rise * (1 - at)
+        return warmup * 0.5 * (1 + math.cos(math.pi * at))
+    return warmup * (1 - at)

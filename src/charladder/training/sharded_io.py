@@ -1,7 +1,7 @@
-"""Tensors that lie in pieces on several ranks, on disk: through torch.distributed.checkpoint and its safetensors files.
+"""Files of sharded tensors, in the safetensors format of torch.distributed.checkpoint (DCP).
 
-Its default format is not used: that one's metadata is a pickle, which would run whatever it holds. These files are read
-by one process, in whole tensors, however many wrote them.
+The default format of DCP is not used, because its metadata is a pickle, which can run code. One process can read the
+files as full tensors, whatever the number of ranks that wrote them.
 """
 
 import itertools
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from charladder.training.distributed import barrier
 
-_SHARDING_KEY = "DCP_SHARDING_INFO"  # metadata entry of its files: which shard of each tensor they hold
+_SHARDING_KEY = "DCP_SHARDING_INFO"  # metadata entry of a file: the offsets of its shard of each tensor
 _OFFSETS_KEY = "saved_offsets"
 
 
 def save(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Every rank writes its pieces to `folder`, all at the same time. Raises OSError where one cannot."""
-    # Imported here and below, for it takes a while and most runs have one process.
+    """Writes the shards of this rank to `folder`; all ranks call it. Raises OSError if a rank cannot write."""
+    # Imported here and below, because the import is slow and most runs have one process.
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -33,12 +33,13 @@ def save(folder: Path, tensors: dict[str, Tensor]) -> None:
     try:
         state_dict_saver.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
     except CheckpointException as error:
-        causes = [one for one, *_ in error.failures.values()]
-        raise next((one for one in causes if isinstance(one, OSError)), OSError(str(causes[0]))) from None
+        causes = [cause for cause, *_ in error.failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, OSError)), OSError(str(causes[0]))) from None
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """All tensors in `folder`, whole. Raises ValueError where their pieces do not make wholes, before any is made."""
+    """All tensors in `folder`, as full tensors. Raises ValueError, before memory is allocated, if their shards have
+    gaps or overlap."""
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -49,50 +50,50 @@ def load(folder: Path) -> dict[str, Tensor]:
         tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
         state: dict[str, Any] = dict(tensors)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is what no_dist asks for
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # because of no_dist
             state_dict_loader.load(state, storage_reader=reader, no_dist=True)
     except (RecursionError, RuntimeError, AssertionError, AttributeError, CheckpointException) as error:
-        raise ValueError(f"its pieces cannot be read: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"its shards cannot be read: {str(error).splitlines()[0]}") from None
     return tensors
 
 
 def check_shards(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
-    """The shape and type of every tensor, by the heads of the files. Raises ValueError where pieces leave gaps or lie
-    on one another."""
-    types: dict[str, torch.dtype] = {}
-    pieces: dict[str, list[tuple[list[int], list[int]]]] = {}  # where each begins, and ends
+    """The shape and dtype of every tensor, from the headers of the files. Raises ValueError if its shards have gaps or
+    overlap."""
+    dtypes: dict[str, torch.dtype] = {}
+    shards: dict[str, list[tuple[list[int], list[int]]]] = {}  # begin and end of each shard in each dimension
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             info = json.loads((opened.metadata() or {}).get(_SHARDING_KEY, "{}"))
             for name in opened.keys():  # noqa: SIM118
-                piece = opened.get_slice(name)
-                shape, offsets = piece.get_shape(), info[name][_OFFSETS_KEY]
+                shard = opened.get_slice(name)
+                shape, offsets = shard.get_shape(), info[name][_OFFSETS_KEY]
                 if len(offsets) != len(shape) or not all(type(o) is int and 0 <= o < 1 << 53 for o in offsets):
-                    raise ValueError(f"{file.name} does not say where its piece of {name} belongs")
+                    raise ValueError(f"{file.name} has no valid offsets of its shard of {name}")
                 ends = [offset + length for offset, length in zip(offsets, shape, strict=True)]
-                pieces.setdefault(name, []).append((offsets, ends))
-                dtype = _dtype_by_name(piece.get_dtype())
-                if types.setdefault(name, dtype) != dtype:
-                    raise ValueError(f"the pieces of {name} have several types")
+                shards.setdefault(name, []).append((offsets, ends))
+                dtype = _dtype_by_name(shard.get_dtype())
+                if dtypes.setdefault(name, dtype) != dtype:
+                    raise ValueError(f"the shards of {name} have different dtypes")
     shapes = {}
-    for name, several in pieces.items():
-        shape = [max(ends) for ends in zip(*(ends for _, ends in several), strict=True)]
-        there = sum(math.prod(e - b for b, e in zip(*piece, strict=True)) for piece in several)
-        if there != math.prod(shape) or any(_overlap(*pair) for pair in itertools.combinations(several, 2)):
-            raise ValueError(f"the pieces of {name} do not make a whole")
+    for name, parts in shards.items():
+        shape = [max(ends) for ends in zip(*(ends for _, ends in parts), strict=True)]
+        elements = sum(math.prod(e - b for b, e in zip(*part, strict=True)) for part in parts)
+        if elements != math.prod(shape) or any(_overlap(*pair) for pair in itertools.combinations(parts, 2)):
+            raise ValueError(f"the shards of {name} have gaps or overlap")
         shapes[name] = shape
-    return {name: (shape, types[name]) for name, shape in shapes.items()}
+    return {name: (shape, dtypes[name]) for name, shape in shapes.items()}
 
 
 def _overlap(one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]) -> bool:
-    """Whether two pieces have an element in common; if none do, and they have as many as the whole, they are it."""
+    """Whether two shards have an element in common."""
     sides = zip(*one, *other, strict=True)
-    return all(max(begin, begins) < min(end, ends) for begin, end, begins, ends in sides)
+    return all(max(begin, other_begin) < min(end, other_end) for begin, end, other_begin, other_end in sides)
 
 
 def _dtype_by_name(name: str) -> torch.dtype:
-    """By the name that safetensors gives it. Raises ValueError for one that no run writes."""
-    known = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    if name not in known:
-        raise ValueError(f"{name} is a type of numbers that no run writes")
-    return known[name]
+    """The dtype with the name `name` in safetensors. Raises ValueError for one that runs do not use."""
+    dtypes = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(f"runs do not use the dtype {name}")
+    return dtypes[name]

@@ -8,20 +8,21 @@ from typing import Any
 
 
 class Stopwatch:
-    """Counts seconds on top of `spent`, from the call of `start` to that of `close`.
+    """Counts seconds from its creation, in addition to `initial_seconds`. Between `start` and `close` it handles
+    SIGCONT.
 
-    A process cannot notice that it is stopped, only that it continues: by SIGCONT. The time between the last call of
-    `seconds` and the signal is not counted, so the part of a step before the stop is not counted either. In other
-    threads than the main one, and where the system has no SIGCONT, all time counts.
+    A process gets no signal when it is stopped, only SIGCONT when it continues. The time between the last call of
+    `seconds` and SIGCONT is not counted, which includes the part of a step before the stop. In other threads than the
+    main thread, and on systems without SIGCONT, all time is counted.
     """
 
     def __init__(self, initial_seconds: float = 0.0, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
-        self._began, self._last = now() - initial_seconds, now()
-        self._handler: Any = None  # that of SIGCONT before `start`
+        self._start, self._last = now() - initial_seconds, now()
+        self._handler: Any = None  # the handler of SIGCONT before `start`
 
     def start(self) -> None:
-        """Listens for SIGCONT."""
+        """Installs the handler of SIGCONT."""
         if hasattr(signal, "SIGCONT") and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGCONT, lambda number, frame: self._continue())
 
@@ -32,9 +33,9 @@ class Stopwatch:
 
     def seconds(self) -> float:
         self._last = self._now()
-        return self._last - self._began
+        return self._last - self._start
 
     def _continue(self) -> None:
         now = self._now()
-        self._began += now - self._last
+        self._start += now - self._last
         self._last = now

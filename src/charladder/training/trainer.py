@@ -1,4 +1,4 @@
-"""One run in memory: network, objective, optimizers, sampler and clock, and what one optimisation step does."""
+"""The trainer: network, objective, optimizers, sampler and clock of a run, and its optimizer step."""
 
 import math
 import time
@@ -39,8 +39,8 @@ from charladder.training.schedule import Clock, learning_rate_factor, progress, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did: losses in the report are of this step's whole batch, over all ranks. skipped: why nothing was
-    changed, where that is so."""
+    """The result of one step. report: losses of the batch of all ranks. skipped: the reason, if the step was
+    skipped."""
 
     report: Report
     progress: float
@@ -51,6 +51,13 @@ class StepResult:
 
 
 class Trainer:
+    """Trains a network and its auxiliary heads, one step at a time.
+
+    identity: the identity of the run, which is saved in its checkpoints. step_graph: the captured passes of a step;
+    None if steps run eagerly. clock: steps, characters and seconds so far. Raises UserError if settings contradict each
+    other or do not fit the device or the processes.
+    """
+
     def __init__(
         self,
         network: Transformer,
@@ -59,7 +66,6 @@ class Trainer:
         settings: TrainingConfig,
         identity: str | None = None,
     ) -> None:
-        """identity: of the run, which its files carry."""
         self.settings, self.windows, self.identity = settings, windows, identity
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
@@ -77,24 +83,24 @@ class Trainer:
             compile_blocks(self.network)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
-        alone = self.parallel == "one" and network.ngrams is None
-        if settings.compile == "graphs" and not alone:
+        can_capture = self.parallel == "one" and network.ngrams is None
+        if settings.compile == "graphs" and not can_capture:
             raise UserError(
                 "training.compile graphs is for one process, and for networks without model.ngrams; set it to blocks"
             )
-        recorded = (
-            alone
+        use_graph = (
+            can_capture
             and settings.micro_batch in (0, settings.batch)
             and should_capture_graphs(settings.compile, self.device)
         )
-        self.step_graph = StepGraph(self.parameters) if recorded else None
-        self._captured_norm: float | None = None  # of the gradient, where it came with the passes
+        self.step_graph = StepGraph(self.parameters) if use_graph else None
+        self._captured_norm: float | None = None  # norm of the gradient, if this step replayed a graph
         self._captured_tables: object = None
         self.clock, self.health = Clock(), Health()
         if settings.cut_windows > windows.length:
             raise UserError(
                 f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
-                "(model.context) cannot be cut into so many pieces"
+                "(model.context) cannot be cut into that many pieces"
             )
 
     @property
@@ -102,12 +108,13 @@ class Trainer:
         return progress(self.settings, self.clock)
 
     def step(self) -> StepResult:
-        """One optimisation step; one whose loss or gradient is bad changes nothing but the clock.
+        """Performs one optimizer step. If the loss or the gradient is not finite or the loss is a spike, the step is
+        skipped: only the clock changes.
 
-        Raises TrainingDiverged where there were too many of those lately (training.skips).
+        Raises TrainingDiverged if more than training.skips of the last steps were skipped.
         """
-        at, began = self.progress, time.perf_counter()
-        if not self.network.training:  # to tell all its modules takes milliseconds
+        at, start = self.progress, time.perf_counter()
+        if not self.network.training:  # train() takes milliseconds, because it visits every module
             self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -115,7 +122,7 @@ class Trainer:
         report = distributed.with_global_total(merge(self.accumulate_gradients(at)))
         pieces = self._window_pieces(at)
         characters = self.settings.batch * pieces * (self.windows.length // pieces)
-        factor = learning_rate_factor(self.settings, at, self._step_share(characters, began))
+        factor = learning_rate_factor(self.settings, at, self._step_share(characters, start))
         reason, norm = self._non_finite_terms(report), math.nan
         if reason is None:
             norm = self._clip_gradients()
@@ -134,17 +141,17 @@ class Trainer:
         self.clock.characters += characters
         return StepResult(report, at, self.settings.learning_rate * factor, norm, self._diagnosis, reason)
 
-    def _step_share(self, characters: int, began: float) -> float:
-        """The share of the budget that the step which began at `began` takes; the same on all ranks."""
-        measured = self.settings.minutes and not self.clock.step
-        seconds, _ = distributed.broadcast_and_any(time.perf_counter() - began) if measured else (0.0, False)
+    def _step_share(self, characters: int, start: float) -> float:
+        """The share of the budget that the step takes which started at time `start`; the same on all ranks."""
+        needs_time = self.settings.minutes and not self.clock.step
+        seconds, _ = distributed.broadcast_and_any(time.perf_counter() - start) if needs_time else (0.0, False)
         return step_share(self.settings, self.clock, characters, seconds)
 
     def _clip_gradients(self) -> float:
-        """The norm of the gradient, over all ranks, which is brought down to training.clip."""
+        """Clips the gradient to the norm training.clip; returns its norm before, over all ranks."""
         dense = [p for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
         limit = self.settings.clip or math.inf
-        if self._captured_norm is not None:  # known from the passes
+        if self._captured_norm is not None:
             if limit < self._captured_norm + 1e-6:
                 torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self._captured_norm))
             return self._captured_norm
@@ -156,13 +163,14 @@ class Trainer:
         return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
     def _window_pieces(self, at: float) -> int:
-        """How many pieces windows are cut into at a progress."""
+        """The number of pieces that each window is cut into at progress `at`."""
         return self.settings.cut_windows if at < self.settings.cut_until else 1
 
     def accumulate_gradients(self, at: float) -> Iterator[Report]:
-        """Adds up the gradient of one batch, micro-batch by micro-batch, each divided by the whole batch's count.
+        """Accumulates the gradient of one batch; yields the report of each micro-batch.
 
-        Under several ranks each has its part of the batch, and the gradient is that of all.
+        Sums are divided by the count of the full batch. With several ranks each rank processes its part of the batch,
+        and the gradient is that of the full batch.
         """
         pieces = self._window_pieces(at)
         windows_BT, examples = self.windows.take(
@@ -170,79 +178,80 @@ class Trainer:
         )
         size = (self.settings.micro_batch or self.settings.batch) * pieces
         for begin in range(0, len(windows_BT), size):
-            piece = self.to_device(torch.from_numpy(windows_BT[begin : begin + size]))
+            micro_batch = self.to_device(torch.from_numpy(windows_BT[begin : begin + size]))
             dropout = self.make_dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
-            diagnosing = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
-            last = begin + size >= len(windows_BT)
+            should_diagnose = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
+            is_last = begin + size >= len(windows_BT)
             if self.step_graph is not None:
-                found = None if diagnosing else self.step_graph(*self.graph_inputs(piece, dropout, at))
-                if found is not None:
-                    report, self._captured_norm = found
+                replayed = None if should_diagnose else self.step_graph(*self.graph_inputs(micro_batch, dropout, at))
+                if replayed is not None:
+                    report, self._captured_norm = replayed
                     yield report
                     continue
-                if diagnosing:
+                if should_diagnose:
                     self.step_graph.free_memory_for_eager_step()
-            half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
-                network: Transformer, objective: LanguageModelObjective, piece: Tensor = piece,
-                dropout: Dropout | None = dropout, apart: bool = diagnosing,
+                network: Transformer, objective: LanguageModelObjective, windows: Tensor = micro_batch,
+                dropout: Dropout | None = dropout, separate: bool = should_diagnose,
             ) -> tuple[Tensor, Report]:  # fmt: skip
                 report = objective(
-                    network, piece, at, len(windows_BT), dropout, self.clock.step, separate_gradients=apart
+                    network, windows, at, len(windows_BT), dropout, self.clock.step, separate_gradients=separate
                 )
-                return report.total, report  # the total by itself, for wrappers to see
+                return report.total, report  # FSDP2 does not find tensors inside a Report
 
-            with distributed.grad_sync(self.parallel_module, self.parallel, last):
-                with half, run_eagerly(self.is_compiled and diagnosing):
+            with distributed.grad_sync(self.parallel_module, self.parallel, is_last):
+                with autocast, run_eagerly(self.is_compiled and should_diagnose):
                     total, report = self.parallel_module(measure)
-                if diagnosing:
+                if should_diagnose:
                     self._diagnosis = self._diagnose(report)
                 total.backward()
             yield report
 
-    def graph_inputs(self, piece: Tensor, dropout: Dropout | None, at: float) -> tuple[Any, list[Tensor], StepFunction]:
-        """Both passes of a whole batch for the recorder: what they depend on, their inputs, what to do with these."""
+    def graph_inputs(
+        self, windows_BT: Tensor, dropout: Dropout | None, at: float
+    ) -> tuple[Any, list[Tensor], StepFunction]:
+        """The arguments of `step_graph` for a full batch: the key, the input tensors, and the function of both
+        passes."""
         step, rate = self.clock.step, dropout.rate if dropout else 0.0
         network = self.network
         network.angles(0, self.windows.length, self.device)
         network.position_table(0, self.windows.length, network.embedding.weight)
-        self._captured_tables = (
-            network.rotary,
-            network.signal,
-        )  # a recording reads them where they are: others need another one,
-        key_of_tables = tuple(
-            map(id, self._captured_tables)
-        )  # and no other object has these ids as long as they are held
+        # A graph reads these tables at their addresses, so new tables need a new graph. The reference keeps the ids
+        # unique.
+        self._captured_tables = (network.rotary, network.signal)
+        table_ids = tuple(map(id, self._captured_tables))
         weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
 
-        def run(piece: Tensor, *keys: Tensor) -> Report:
+        def run(windows_BT: Tensor, *keys: Tensor) -> Report:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                masks = Dropout(rate, *keys) if keys else None
-                report = self.objective(self.network, piece, at, len(piece), masks, step)
+                step_dropout = Dropout(rate, *keys) if keys else None
+                report = self.objective(self.network, windows_BT, at, len(windows_BT), step_dropout, step)
             report.total.backward()
             return report
 
-        inputs = [piece] if dropout is None else [piece, dropout.keys_B]
-        return (piece.shape, tuple(weights.items()), key_of_tables), inputs, run
+        inputs = [windows_BT] if dropout is None else [windows_BT, dropout.keys_B]
+        return (windows_BT.shape, tuple(weights.items()), table_ids), inputs, run
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device of the run; to a GPU it goes from pinned memory, without waiting for it."""
+        """`tensor` on the device of the run; the copy to a GPU is asynchronous, from pinned memory."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def _diagnose(self, report: Report) -> Diagnosis | None:
-        """The auxiliary gradients against the main one, in the first micro-batch: those of the intermediate layers, and
-        of the last one's targets further ahead; by layer. None without such terms, or for a loss that is not finite.
+        """Compares the main gradient of a micro-batch with those of two groups of auxiliary terms, by layer: the terms
+        of intermediate layers, and the further targets of the last layer. None if there are no auxiliary terms, or the
+        loss is not finite.
         """
         active = [name for name, term in report.terms.items() if term.weight and name != "main"]
-        if not active or not math.isfinite(report.value):  # over all ranks, which must agree
+        if not active or not math.isfinite(report.value):  # the value of all ranks, so that all decide alike
             return None
         last = f"layer{self.network.settings.layers}."
-        depths = {f"layer{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
-        return diagnose(report, depths, lambda name: "targets" if name.startswith(last) else "layers")
+        layers = {f"layer{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
+        return diagnose(report, layers, lambda name: "targets" if name.startswith(last) else "layers")
 
     def make_dropout(self, examples: np.ndarray) -> Dropout | None:
         rate = self.network.settings.dropout
@@ -252,27 +261,28 @@ class Trainer:
         return Dropout(rate, self.to_device(keys_B))
 
     def _non_finite_terms(self, report: Report) -> str | None:
-        """Which terms are not finite, if any."""
+        """The reason to skip the step if a term is not finite."""
         if math.isfinite(float(report.total)):
             return None
-        bad = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
-        return f"the loss is not finite in {', '.join(bad) or 'the total alone'}"
+        names = [name for name, term in report.terms.items() if not math.isfinite(term.value)]
+        return f"the loss is not finite in {', '.join(names) or 'the total alone'}"
 
     def predict(self, tokens_BT: Tensor, logits_to_keep: int) -> Tensor:
-        """Logits of the last `keep` positions, for evaluation; under FSDP2 a call of all ranks."""
+        """Logits of the last `logits_to_keep` positions, for evaluation. Under FSDP2 all ranks call it."""
         if self.parallel != "fsdp":
             return self.network(tokens_BT, logits_to_keep=logits_to_keep).logits_BTV
         return self.parallel_module(lambda network, _: network(tokens_BT, logits_to_keep=logits_to_keep).logits_BTV)
 
     def check_weights(self) -> None:
-        """Raises TrainingDiverged where the last step left a weight that is NaN or infinite."""
-        bad = None
+        """Raises TrainingDiverged if a weight is NaN or infinite on any rank."""
+        non_finite = None
         for name, parameter in named_parameters(self.network, self.objective):
             local = cast(Any, parameter).to_local() if is_sharded(parameter) else parameter
             if not torch.isfinite(local).all():
-                bad = name
-        if distributed.broadcast_and_any(0.0, bad is not None)[1]:
-            raise TrainingDiverged(f"step {self.clock.step}: the weights {bad or 'of another rank'} are not finite")
+                non_finite = name
+        if distributed.broadcast_and_any(0.0, non_finite is not None)[1]:
+            weights = non_finite or "of another rank"
+            raise TrainingDiverged(f"step {self.clock.step}: the weights {weights} are not finite")
 
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
@@ -290,7 +300,7 @@ class Trainer:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a checkpoint. Raises UserError where it is of another network."""
+        """Loads a checkpoint. Raises UserError if it is of another network."""
         try:
             distributed.load_full_state_dict(self.network, checkpoint.network)
             distributed.load_full_state_dict(self.objective, checkpoint.heads)
@@ -299,7 +309,7 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):
             raise UserError(
                 f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
-                "describes; put the old config.toml back"
+                "describes; restore the old config.toml"
             ) from None
         self.clock = Clock(**checkpoint.state["clock"])
         self.windows.load_state_dict(checkpoint.state["sampler"])
