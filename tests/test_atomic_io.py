@@ -1,4 +1,4 @@
-"""Files that several processes write at the same time, and what killed processes have left."""
+"""Files that several processes write at the same time, and temporary files of killed processes."""
 
 import os
 import time
@@ -22,7 +22,7 @@ def test_remove_stale_parts_keeps_recently_modified_files(tmp_path):
     """The age of a folder is that of the youngest file in it."""
     writers = []
     for name in ("old", "at-work"):
-        writers.append(atomic_write(tmp_path / name, shared=True))  # collected, one would remove its folder
+        writers.append(atomic_write(tmp_path / name, shared=True))  # garbage collection would remove the folder
         part = writers[-1].__enter__()
         part.write_text("half")
         for path in (part, part.parent):

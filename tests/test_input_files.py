@@ -1,4 +1,4 @@
-"""Input files are regular, have a size limit, and their TOML is read in a bounded time."""
+"""Input files must be regular and have a size limit, and their TOML is parsed in bounded time."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from charladder.errors import UserError
 from charladder.input_files import parse_toml, read_bytes
 
 
-def test_a_file_is_read_up_to_its_limit(tmp_path: Path):
+def test_a_file_above_the_size_limit_is_refused(tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(b"1234")
     assert read_bytes(path, 4) == b"1234"
@@ -37,7 +37,7 @@ def test_special_files_are_refused_without_waiting(tmp_path: Path, monkeypatch):
         read_bytes(Path("socket"))
 
 
-LONG = [
+LONG_KEYS = [
     ".".join(["a"] * 9) + " = 1",
     " . ".join(['"a"', "b"] * 5) + " = 1",
     "[" + ".".join(["a"] * 9) + "]",
@@ -45,12 +45,12 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("text", LONG)
+@pytest.mark.parametrize("text", LONG_KEYS)
 def test_key_of_many_parts_is_refused_before_parsing(text, monkeypatch):
     assert tomllib.loads(text)
 
     def never(_text):
-        raise AssertionError("the time of this grows with the square of the parts")
+        raise AssertionError("the time of tomllib grows with the square of the parts")
 
     monkeypatch.setattr(input_files.tomllib, "loads", never)
     with pytest.raises(UserError, match="has a key with more than 8 parts, and is not read"):

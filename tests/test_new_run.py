@@ -1,4 +1,4 @@
-"""The making of a run directory."""
+"""The creation of a run directory."""
 
 import os
 import platform
@@ -9,23 +9,23 @@ from charladder.cli.main import main
 from charladder.run_creation import make_temporary_folder
 
 
-def part_of_process(number: int) -> Path:
+def temporary_folder(process_id: int) -> Path:
     host = re.sub(r"\W", "", platform.node())
-    return Path(f".run.{host}-{number}.part")
+    return Path(f".run.{host}-{process_id}.part")
 
 
-def test_a_part_folder_of_an_earlier_process_with_the_same_number_is_removed(tmp_path, monkeypatch):
+def test_the_temporary_folder_of_an_earlier_process_with_the_same_id_is_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mine, alive = part_of_process(os.getpid()), part_of_process(os.getppid())
-    for left in (mine, alive):
-        left.mkdir()
-        (left / "config.toml").touch()
-    assert make_temporary_folder(Path("run")) == mine
-    assert list(mine.iterdir()) == []
-    assert [file.name for file in alive.iterdir()] == ["config.toml"]
+    own, of_running_process = temporary_folder(os.getpid()), temporary_folder(os.getppid())
+    for folder in (own, of_running_process):
+        folder.mkdir()
+        (folder / "config.toml").touch()
+    assert make_temporary_folder(Path("run")) == own
+    assert list(own.iterdir()) == []
+    assert [file.name for file in of_running_process.iterdir()] == ["config.toml"]
 
 
-def test_a_directory_whose_name_is_not_utf_8_is_refused_at_the_start(tmp_path, monkeypatch, text_file, capsys):
+def test_a_directory_whose_name_is_not_utf_8_is_refused(tmp_path, monkeypatch, text_file, capsys):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"run-\xff")
     tiny = ["--layers", "1", "--width", "16", "--context", "16", "--batch", "2", "--steps", "1", "--score", "none"]

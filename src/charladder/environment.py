@@ -1,4 +1,4 @@
-"""environment.json: what a run was created with (versions, machine, text, git revision, recipe)."""
+"""environment.json: the versions, machine, text, git revision and recipe with which a run was created."""
 
 import json
 import os
@@ -18,8 +18,7 @@ from charladder.training import distributed
 
 
 def describe_environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[str, Any]:
-    """What a run began with: versions, machine, data checksum, git revision, its identity, and its recipe without the
-    letters of its alphabet."""
+    """The content of environment.json. The recipe in it is without the letters of the alphabet."""
     config = recipe_tables(recipe)
     del config["text"]["letters"]
     return {
@@ -41,20 +40,20 @@ def describe_environment(recipe: Recipe, identity: str | None, corpus: Corpus) -
 
 
 def read_environment_text(path: Path, *keys: str) -> str | None:
-    """A text in a run's environment.json, which says what the run began with; None where there is none."""
-    found = read_environment_entry(path, *keys)
-    return found if isinstance(found, str) else None
+    """A text in the environment.json of a run; None if there is none."""
+    entry = read_environment_entry(path, *keys)
+    return entry if isinstance(entry, str) else None
 
 
 def read_environment_entry(path: Path, *keys: str) -> Any:
-    """An entry of a run's environment.json; None where there is none."""
+    """An entry in the environment.json of a run; None if there is none."""
     try:
-        found = json.loads(read_bytes(path / "environment.json"))
+        entry = json.loads(read_bytes(path / "environment.json"))
         for key in keys:
-            found = found[key]
+            entry = entry[key]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found
+    return entry
 
 
 def describe_machine() -> dict[str, Any]:
@@ -78,9 +77,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the source this runs from, when it lies in a git checkout."""
+    """The git revision of the source; None if it is not in a git checkout."""
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -88,4 +87,4 @@ def _git_revision() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None

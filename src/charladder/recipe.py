@@ -1,4 +1,4 @@
-"""Recipes: the complete, typed settings of a run, read from TOML and overridden by dotted name."""
+"""Recipes: the complete, typed settings of a run. They are read from TOML and overridden by dotted name."""
 
 import dataclasses
 import inspect
@@ -55,7 +55,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that says what a run is. `recipe` is its name."""
+    """The complete settings of a run. recipe: the name of the recipe."""
 
     recipe: str
     text: TextConfig
@@ -95,7 +95,7 @@ def field_help() -> dict[str, str]:
     return lines
 
 
-# What other libraries call a field.
+# Names of the fields in other libraries.
 _FIELD_ALIASES = {
     **dict.fromkeys(("lr", "max_lr", "base_lr"), "training.learning_rate"),
     **dict.fromkeys(("batch_size", "bs", "train_batch_size"), "training.batch"),
@@ -115,20 +115,20 @@ _FIELD_ALIASES = {
 
 
 def find_field(name: str) -> str | None:
-    """The field that is meant by `name`, which has no section, another one, or is another library's; None for others.
+    """The field for a `name` without section, with a wrong section, or from another library; None if there is none.
 
     >>> find_field("lr"), find_field("model.optimizer"), find_field("lenght")
     ('training.learning_rate', 'training.optimizer', None)
     """
     last = name.rpartition(".")[2].replace("-", "_").lower()
-    found = [dotted for dotted in field_types() if dotted.endswith(f".{last}")]
-    return found[0] if len(found) == 1 else _FIELD_ALIASES.get(last)
+    matches = [dotted for dotted in field_types() if dotted.endswith(f".{last}")]
+    return matches[0] if len(matches) == 1 else _FIELD_ALIASES.get(last)
 
 
 def suggest_field(name: str) -> str:
-    """The end of a sentence about an unknown field: the one that is meant, or most alike."""
-    meant = find_field(name)
-    return f"; did you mean {meant}?" if meant else suggest_names(name, field_types())
+    """The end of the message about an unknown field, which suggests a known one."""
+    field = find_field(name)
+    return f"; did you mean {field}?" if field else suggest_names(name, field_types())
 
 
 def _recipe_names() -> list[str]:
@@ -137,9 +137,9 @@ def _recipe_names() -> list[str]:
 
 
 def load_recipe_fields(name: str) -> RecipeFields:
-    """The fields a recipe sets, by dotted name, from the name of a recipe or a TOML file of one's own.
+    """The fields that a recipe sets, by dotted name. name: a recipe of charladder, or the path of a TOML file.
 
-    Raises UserError for a file that is not there or not TOML, and for unknown or mistyped fields.
+    Raises UserError if the file is missing or not TOML, and for unknown fields and values of a wrong type.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -155,13 +155,15 @@ def load_recipe_fields(name: str) -> RecipeFields:
 
 
 def parse_recipe_fields(data: bytes, where: str) -> RecipeFields:
-    """TOML bytes as dotted fields, checked against the fields there are."""
+    """The fields in TOML bytes, by dotted name. Raises UserError as fields_from_tables."""
     return fields_from_tables(parse_toml(data, where), where)
 
 
 def fields_from_tables(tables: dict[str, Any], where: str) -> RecipeFields:
-    """Tables as dotted fields, checked against the fields there are. The identity that the config.toml of a run has is
-    left out."""
+    """The fields in TOML tables, by dotted name, without the table [identity] of a run. where: name of the file.
+
+    Raises UserError for another format version, unknown sections and fields, and values of a wrong type.
+    """
     tables = {name: value for name, value in tables.items() if name != "identity"}
     version = tables.pop("format_version", _FORMAT_VERSION)
     if version != _FORMAT_VERSION:
@@ -181,7 +183,7 @@ def fields_from_tables(tables: dict[str, Any], where: str) -> RecipeFields:
 
 
 def convert_value(name: str, value: Any, type_: Any) -> Any:
-    """`value` (from TOML, or text from a command line) as type `kind`. Raises UserError that names the field."""
+    """`value` (from TOML, or a text from a command line) as `type_`. Raises UserError that names the field."""
     if get_origin(type_) is Literal:
         if value not in get_args(type_):
             choices = ", ".join(map(str, get_args(type_)))
@@ -189,10 +191,10 @@ def convert_value(name: str, value: Any, type_: Any) -> Any:
         return value
     if isinstance(type_, UnionType):
         raise TypeError(f"recipe fields have one type each, and {name} has {type_}")
-    truths = {"true": True, "false": False}
+    booleans = {"true": True, "false": False}
     try:
-        if type_ is bool and (isinstance(value, bool) or value in truths):
-            return value if isinstance(value, bool) else truths[value]
+        if type_ is bool and (isinstance(value, bool) or value in booleans):
+            return value if isinstance(value, bool) else booleans[value]
         if type_ is int and not isinstance(value, bool | float) and abs(int(value)) < 1 << 64:
             return int(value)
         if type_ is float and not isinstance(value, bool):
@@ -200,21 +202,21 @@ def convert_value(name: str, value: Any, type_: Any) -> Any:
         if type_ is str and isinstance(value, str):
             return value
         if type_ == tuple[str, ...] and isinstance(value, str | list | tuple):
-            several = (value,) if isinstance(value, str) else tuple(value)
-            if several and all(isinstance(one, str) for one in several):
-                return several
+            texts = (value,) if isinstance(value, str) else tuple(value)
+            if texts and all(isinstance(text, str) for text in texts):
+                return texts
     except (TypeError, ValueError, OverflowError):
         pass
-    wanted = {bool: "true or false", int: "a whole number of a size that can be", float: "a number", str: "text"}.get(
+    expected = {bool: "true or false", int: "an integer below 2^64", float: "a number", str: "text"}.get(
         type_, "a list of texts"
     )
-    raise UserError(f"{name} is {value!r}; it must be {wanted}")
+    raise UserError(f"{name} is {value!r}; it must be {expected}")
 
 
 def resolve(fields: RecipeFields) -> Recipe:
-    """The complete recipe: fields that are not set follow from the budget and `model.layers`, or have defaults.
+    """The complete recipe. Fields that are not set follow from the budget and `model.layers`, or have defaults.
 
-    Raises UserError where fields contradict each other.
+    Raises UserError if fields contradict each other.
     """
     fields = _fill_defaults(fields)
     sections: dict[str, Any] = {}
@@ -222,20 +224,20 @@ def resolve(fields: RecipeFields) -> Recipe:
         values = {name.split(".", 1)[1]: value for name, value in fields.items() if name.startswith(f"{section}.")}
         missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(values)
         if missing:
-            raise UserError(f"the recipe leaves {section}.{min(missing)} open; set it")
+            raise UserError(f"the recipe does not set {section}.{min(missing)}; set it")
         sections[section] = cls(**values)
     return Recipe(fields.get("recipe", "own"), **sections)
 
 
 def shape_fields(recipe: Recipe) -> RecipeFields:
-    """The fields of a recipe that may follow from its budget and the length of its text."""
+    """The values of the fields that may follow from the budget and the length of the text."""
     sections = recipe_tables(recipe)
     return {name: sections[section][field] for name in SHAPE_FIELDS.values() for section, field in [name.split(".")]}
 
 
 def _fill_defaults(fields: RecipeFields) -> RecipeFields:
-    """Fills in what follows from the budget and the length of the text (depth, width, context, batch, dropout), from
-    depth (width in whole heads of 64, feed-forward), and the other defaults."""
+    """Adds the fields that follow from the budget and the length of the text (layers, width, context, batch, dropout),
+    those that follow from the layers (width in multiples of 64, feed-forward), and other defaults."""
     fields, shape = dict(fields), choose_shape(fields)
     fields.setdefault("model.context", shape.context)
     fields.setdefault("model.dropout", shape.dropout)

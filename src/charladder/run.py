@@ -1,4 +1,4 @@
-"""Run directories: opening one, its weights, its text, and the lock of its training process."""
+"""Run directories: opened runs, their weights and texts, and the lock of the training process."""
 
 import dataclasses
 import math
@@ -50,8 +50,8 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 class Run:
     """An opened run directory: its path and its recipe.
 
-    weights: which are read from it: the `last` ones, or the `best` by the validations, where those are kept apart.
-    identity: the random id that its files carry; None for a run of version 0.1, whose files are not told from others'.
+    weights: which weights are read: the `last` ones, or the `best` by the validations, if they have a separate file.
+    identity: the random id in the files of the run; None if config.toml has none, and then files are not checked.
     """
 
     path: Path
@@ -80,68 +80,69 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """The step after which the weights were saved, where they are the best ones and their file says it."""
-        found = best_weights.read_best(self.network_path) if self.weights == "best" else None
-        return None if found is None else found.step
+        """The step after which the best weights were saved; None for the last weights."""
+        best = best_weights.read_best(self.network_path) if self.weights == "best" else None
+        return None if best is None else best.step
 
     def load_network(self) -> Transformer:
-        """The deployed network, in evaluation mode. Raises UserError where its file is missing or does not fit,
-        and where a stream of its context does not fit into the free memory."""
+        """The network in evaluation mode. Raises UserError if its file is missing or does not fit, or if one sequence
+        of its context does not fit into the free memory."""
         check_context_memory(self.recipe.model, str(self.path))
         model, size = self.recipe.model, self.alphabet.size
         return load_module(lambda: Transformer(model, size), self.network_path, model.layers, self.identity).eval()
 
     def load_objective(self) -> LanguageModelObjective:
-        """The objective with its trained heads. Raises UserError where their file is missing or does not fit, and where
-        the best heads are of another step than the best network."""
+        """The objective with its trained heads. Raises UserError if their file is missing or does not fit, or if the
+        best heads are of another step than the best network."""
         objective = self.stored_objective()
         if self.weights == "best" and best_weights.read_best(self.heads_path) != best_weights.read_best(
             self.network_path
         ):
             raise UserError(
-                f"{self.heads_path} is of another step than {self.network_path}, for the run was interrupted between "
-                f"them; continue with charladder train --resume {shlex.quote(str(self.path))}, or use its last weights",
+                f"{self.heads_path} is of another step than {self.network_path}, because the run was interrupted "
+                f"between them; continue with charladder train --resume {shlex.quote(str(self.path))}, or use its last "
+                "weights",
                 field="weights",
             )
         return objective
 
     def stored_objective(self) -> LanguageModelObjective:
-        """As objective(); the best heads may be of another step than the best network."""
+        """As load_objective, but the best heads may be of another step than the best network."""
         recipe = self.recipe
         heads = LanguageModelObjective.count_heads(recipe.objective, recipe.model.layers)
         return load_module(lambda: new_objective(recipe, self.alphabet), self.heads_path, heads, self.identity)
 
 
 def load_module(make: Callable[[], _Module], path: Path, min_tensors: int, identity: str | None = None) -> _Module:
-    """A module with the tensors of `path`, which has at least `least` of them. Raises UserError that names the file
-    where it is missing, does not fit or is damaged, was written by another run than `identity`, or has other dtypes or
-    numbers that are not finite.
+    """The module that `make` returns, with the tensors of the file `path`. min_tensors: a lower bound of their number.
 
-    Files are untrusted: names and shapes are compared before memory is allocated.
+    Raises UserError that names the file if it is missing, damaged, of another run than `identity`, or has other names,
+    shapes or dtypes or numbers that are not finite. Files are untrusted, so names and shapes are compared before memory
+    is allocated.
     """
     try:
-        path.open("rb").close()  # safe_open calls a file that may not be read missing
+        path.open("rb").close()  # because safe_open reports a missing permission as a missing file
         with safe_open(path, framework="pt") as opened:
             check_identity(path, (opened.metadata() or {}).get(RUN_KEY), path.parent, identity)
-            found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        fits = len(found) >= min_tensors
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        fits = len(shapes) >= min_tensors
         if fits:
             with torch.device("meta"):
-                fits = found == {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+                fits = shapes == {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
         if fits:
             tensors, module = load_tensors(path), make()
             dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
             wrong = next((name for name in tensors if tensors[name].dtype != dtypes[name]), None)
             if wrong is not None:
-                raise UserError(f"{path} holds {wrong} as {tensors[wrong].dtype}; it must be {dtypes[wrong]}")
+                raise UserError(f"{path} has {wrong} as {tensors[wrong].dtype}; it must be {dtypes[wrong]}")
             module.load_state_dict(tensors)
             return module
     except FileNotFoundError:
-        best_there = path.name == "model.safetensors" and path.with_name(best_weights.BEST_NETWORK_FILE).exists()
-        instead = ", or use its best weights" if best_there else ""
+        has_best = path.name == "model.safetensors" and path.with_name(best_weights.BEST_NETWORK_FILE).exists()
+        alternative = ", or use its best weights" if has_best else ""
         raise UserError(
-            f"{path} is not there yet; train the run until its first checkpoint{instead}",
-            field="weights" if best_there else None,
+            f"{path} is not there yet; train the run until its first checkpoint{alternative}",
+            field="weights" if has_best else None,
         ) from None
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -155,7 +156,7 @@ def new_objective(recipe: Recipe, alphabet: Alphabet) -> LanguageModelObjective:
 
 
 def check_path_encoding(path: Path) -> None:
-    """Raises UserError where the name of a run directory is not UTF-8: safetensors cannot open files in it."""
+    """Raises UserError if the name of a run directory is not UTF-8, because safetensors cannot open files in it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -164,7 +165,8 @@ def check_path_encoding(path: Path) -> None:
 
 @contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """One process at a time trains a run. Raises UserError where another does."""
+    """Holds the lock of a run, so that one process at a time trains it. Raises UserError if another process holds
+    it."""
     if not (path / "config.toml").is_file() or not distributed.is_rank_zero():
         yield  # open_run reports a missing run; rank 0 locks for all ranks of a job
         return
@@ -180,34 +182,32 @@ def run_lock(path: Path) -> Iterator[None]:
 
 
 def open_run(path: Path, weights: Weights = "last") -> Run:
-    """Reads a run directory; see `_select_weights` for `weights`. Raises UserError where `path` is not one."""
+    """Opens a run directory. Raises UserError if `path` is not one, or has no weights of the kind `weights`."""
     check_path_encoding(path)
     config = path / "config.toml"
     if not path.is_dir():
         name = shlex.quote(str(path))
-        raise UserError(f"there is no run directory {path}; `charladder train --run {name}` makes one")
+        raise UserError(f"there is no run directory {path}; `charladder train --run {name}` creates one")
     if not config.is_file():
-        raise UserError(f"{path} is not a run directory, for it has no config.toml")
+        raise UserError(f"{path} is not a run directory, because it has no config.toml")
     for name in _FILES_OF_A_RUN:
-        place = path / name
-        if place.is_symlink() or (
-            place.exists() and not (place.is_dir() if name == "checkpoints" else place.is_file())
-        ):
-            raise UserError(f"{place} is no plain {'folder' if name == 'checkpoints' else 'file'}, and is not followed")
+        file = path / name
+        is_folder = name == "checkpoints"
+        if file.is_symlink() or (file.exists() and not (file.is_dir() if is_folder else file.is_file())):
+            raise UserError(f"{file} is not a regular {'folder' if is_folder else 'file'}, and is not opened")
     try:
-        found = parse_toml(read_bytes(config), str(config))
+        tables = parse_toml(read_bytes(config), str(config))
     except OSError as error:
         raise UserError(f"{config} cannot be read: {error.strerror}") from None
-    recipe = resolve(fields_from_tables(found, str(config)))
-    identity = verify_identity(config, found, read_environment_entry(path, "config"))
+    recipe = resolve(fields_from_tables(tables, str(config)))
+    identity = verify_identity(config, tables, read_environment_entry(path, "config"))
     check_identity(path / "environment.json", read_environment_text(path, "run"), path, identity)
     return _select_weights(Run(path, recipe, identity=identity), weights)
 
 
 def _select_weights(run: Run, weights: Weights) -> Run:
-    """The run with these weights. The last ones are the best where no others are kept, for they were then as good in
-    the last validation. Raises UserError for the best weights of a run without a validation that gave a finite
-    score."""
+    """The run with the weights `weights`. If there is no separate file of the best weights, the last weights are the
+    best. Raises UserError for the best weights of a run that has no validation with a finite score."""
     if weights == "last" or (run.path / best_weights.BEST_NETWORK_FILE).exists():
         return dataclasses.replace(run, weights=weights)
     metrics = run.path / "metrics.jsonl"
@@ -220,9 +220,9 @@ def _select_weights(run: Run, weights: Weights) -> Run:
 
 
 def open_data(run: Run, report: ProgressCallback = no_progress, data: Sequence[str] = ()) -> Corpus:
-    """The text that a run was trained on, by its SHA-256: from `data` where that is given, else from where it was when
-    the run began, or from the cache. Raises UserError where it is not there, and where the place that the run names is
-    one that is not opened unasked: see `charladder.text.trusted_data`."""
+    """The text that a run was trained on, verified by its SHA-256: from `data` if given, else from the cache or from
+    the data that config.toml names. Raises UserError if the text is not found or has changed, or if config.toml names
+    data that is not trusted (see `charladder.text.trusted_data`)."""
     text, advice = run.recipe.text, "give its path"
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)
@@ -240,26 +240,28 @@ def open_data(run: Run, report: ProgressCallback = no_progress, data: Sequence[s
         except UserError as error:
             raise UserError(f"{error}; if the text of {run.path} has moved, {advice}", field="data") from None
     if corpus.sha256 != text.sha256:
-        marks = f"(SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} then)"
+        digests = f"(SHA-256 {corpus.sha256[:12]} now, {text.sha256[:12]} then)"
         if data:
             raise UserError(
-                f"{corpus.name} is not the text that {run.path} was trained on {marks}", field="data", rule="give that"
+                f"{corpus.name} is not the text that {run.path} was trained on {digests}",
+                field="data",
+                rule="give that",
             )
         raise UserError(
-            f"{corpus.name} has changed since {run.path} began {marks}, and the cache has no copy of the text that it "
-            f"was; {advice}, or put it back"
+            f"{corpus.name} has changed since {run.path} began {digests}, and the cache has no copy of the old text; "
+            f"{advice}, or restore it"
         )
     if text.boundaries == "keep" and len(corpus.ends_F) != text.files:
         raise UserError(
             f"{corpus.name} has {len(corpus.ends_F)} files now and had {text.files} when {run.path} began, and windows "
-            "keep to files; put the old files back, or give their path",
+            "do not cross files; restore the old files, or give their path",
             field="data",
         )
     return corpus
 
 
 def file_ends(recipe: Recipe, corpus: Corpus) -> np.ndarray | None:
-    """Where the files of a text end, in characters, if they are kept apart; shape (files,)."""
+    """The ends of the files of a text, in characters, shape (files,); None if windows may cross files."""
     return corpus.ends_F if recipe.text.boundaries == "keep" else None
 
 

@@ -13,32 +13,34 @@ _EDITABLE_FIELDS = {
     "text": {"data"},
     "training": {"initial_run", "device", "compile", "parallel", "micro_batch", "log_every", "checkpoint_seconds"},
 }  # fields that may be edited: where the text and the initial run are (with a SHA-256 each), and how a run is computed
-_MAX_NAMED_FIELDS = 3  # changed fields that a sentence names
+_MAX_NAMED_FIELDS = 3  # changed fields that an error message names
 
 
 def config_tables(recipe: Recipe, identity: str | None) -> dict[str, Any]:
     """The tables of config.toml. A run without an identity, of an older version, has no table for it."""
-    found = recipe_tables(recipe)
-    return found if identity is None else {**found, _IDENTITY_TABLE: {"run": identity, "sha256": _config_digest(found)}}
+    tables = recipe_tables(recipe)
+    if identity is None:
+        return tables
+    return {**tables, _IDENTITY_TABLE: {"run": identity, "sha256": _config_digest(tables)}}
 
 
 def _config_digest(tables: dict[str, Any]) -> str:
-    """The SHA-256 of all fields but the free ones, whatever their order and layout in the file."""
-    kept = {
-        name: {field: one for field, one in value.items() if field not in _EDITABLE_FIELDS.get(name, ())}
+    """The SHA-256 of all fields but the editable ones, independent of their order and layout in the file."""
+    covered = {
+        name: {field: entry for field, entry in value.items() if field not in _EDITABLE_FIELDS.get(name, ())}
         if isinstance(value, dict)
         else value
         for name, value in tables.items()
         if name != _IDENTITY_TABLE
     }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 def verify_identity(config: Path, tables: dict[str, Any], initial_tables: Any) -> str | None:
-    """The identity in the tables of `config`; None where there is none. Raises UserError where the fields do not have
-    the SHA-256 beside it.
+    """The identity in the tables of `config`; None if there is none. Raises UserError if the fields do not have the
+    SHA-256 in the same table.
 
-    began: the tables that the run began with, for the sentence, where they are known.
+    initial_tables: the tables with which the run was created, for the message; None if they are not known.
     """
     table = tables.get(_IDENTITY_TABLE)
     if table is None:
@@ -60,7 +62,7 @@ def verify_identity(config: Path, tables: dict[str, Any], initial_tables: Any) -
 
 
 def _changed_fields(tables: dict[str, Any], initial_tables: Any) -> list[str]:
-    """Which fields have other values than when the run began."""
+    """The fields whose values have changed since the run was created, each as a part of a sentence."""
     changes = []
     for section, fields in tables.items():
         before = initial_tables.get(section) if isinstance(initial_tables, dict) else None

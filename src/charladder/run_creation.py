@@ -1,4 +1,4 @@
-"""Creation of a run directory: its name, its config.toml and its environment.json."""
+"""Creation of run directories: their name, config.toml and environment.json."""
 
 import dataclasses
 import errno
@@ -25,7 +25,7 @@ from charladder.training.identity import new_identity
 
 
 def next_run_path(recipe: str) -> Path:
-    """The first free `runs/<recipe>-<n>`. Another process may take it before this one has made a directory there."""
+    """The first free `runs/<recipe>-<n>`. Another process may create it before this one does."""
     number = 1
     while os.path.lexists(path := Path("runs") / f"{recipe}-{number}"):
         number += 1
@@ -33,7 +33,7 @@ def next_run_path(recipe: str) -> Path:
 
 
 def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
-    """The run that `recipe` would be on `corpus`, with a new identity; nothing is made yet. A call of all ranks."""
+    """The run of `recipe` on `corpus`, with a new identity. Creates no files. All ranks call it."""
     text = dataclasses.replace(
         recipe.text,
         data=corpus.names,
@@ -47,13 +47,13 @@ def plan_run(path: Path, recipe: Recipe, corpus: Corpus) -> Run:
 
 
 class RunExists(UserError):
-    """The path of a new run exists already."""
+    """The path of a new run already exists."""
 
 
 def create_numbered_run(run: Run, corpus: Corpus) -> Run:
-    """As create_run, at the first free `runs/<recipe>-<n>`; returns the run that was made there.
+    """As create_run, at the first free `runs/<recipe>-<n>`; returns the created run.
 
-    Of several processes that do this at the same time each gets a directory of its own.
+    Processes that call it at the same time get different directories.
     """
     while True:
         numbered = dataclasses.replace(run, path=next_run_path(run.recipe.recipe))
@@ -65,32 +65,32 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
 
 
 def create_run(run: Run, corpus: Corpus) -> None:
-    """Makes the directory of a planned run, with config.toml and environment.json. Raises RunExists if it exists, and
-    UserError if it cannot be made or its name is not UTF-8."""
+    """Creates the directory of a planned run, with config.toml and environment.json. Raises RunExists if it exists, and
+    UserError if it cannot be created or its name is not UTF-8."""
     check_path_encoding(run.path)
     try:
         tomli_w.dumps(recipe_tables(run.recipe)).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"the name {corpus.name!r} is not UTF-8, and config.toml must hold it; rename the file"
+            f"the name {corpus.name!r} is not UTF-8, and config.toml must contain it; rename the file"
         ) from None
     try:
         if os.path.lexists(run.path):
             raise run_exists_error(run.path)
-        part = make_temporary_folder(run.path)
+        temporary = make_temporary_folder(run.path)
     except OSError as error:
         raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from None
     try:
-        (part / "checkpoints").mkdir()
-        write_config(dataclasses.replace(run, path=part))
+        (temporary / "checkpoints").mkdir()
+        write_config(dataclasses.replace(run, path=temporary))
         write_text(
-            part / "environment.json",
+            temporary / "environment.json",
             json.dumps(describe_environment(run.recipe, run.identity, corpus), indent=2) + "\n",
         )
-        part.rename(run.path)  # whole or not there: a run that is killed here has not begun
+        temporary.rename(run.path)  # atomic, so a crash leaves no partial run directory
         fsync_folder(run.path.parent)
     except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise run_exists_error(run.path) from None
         if isinstance(error, OSError):
@@ -107,20 +107,21 @@ def run_exists_error(path: Path) -> RunExists:
 
 
 def make_temporary_folder(path: Path) -> Path:
-    """A new folder beside `path`, of this process alone. Those of processes that have ended are removed.
+    """Creates a temporary folder beside `path` for this process. Removes those of processes that have ended.
 
-    One with this process's own number is left over from an earlier process: in a container the number is often 1.
+    A folder with the process id of this process is from an earlier process with the same id; in a container the id is
+    often 1.
     """
     host = re.sub(r"\W", "", platform.node())
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}.part")
     for old in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.part"):
-        number = old.name.removesuffix(".part").rpartition("-")[2]
-        ended = number.isdecimal() and Path("/proc/self").exists() and not Path(f"/proc/{number}").exists()
-        if old == part or ended:
+        process_id = old.name.removesuffix(".part").rpartition("-")[2]
+        has_ended = process_id.isdecimal() and Path("/proc/self").exists() and not Path(f"/proc/{process_id}").exists()
+        if old == temporary or has_ended:
             shutil.rmtree(old, ignore_errors=True)
-    part.mkdir()
-    return part
+    temporary.mkdir()
+    return temporary
 
 
 def write_config(run: Run) -> None:

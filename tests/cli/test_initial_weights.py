@@ -42,7 +42,7 @@ def in_runs_folder(runs_folder, monkeypatch):
 
 def test_new_run_has_the_weights_recipe_and_alphabet_of_the_source(capsys):
     assert main(["train", "other", "--from", "old", "--run", "new", "--steps", "1", *WITHOUT_LEARNING, "--json"]) == 0
-    assert "begin fresh" not in capsys.readouterr().err
+    assert "are initialised" not in capsys.readouterr().err
     for file in ("model.safetensors", "heads.safetensors"):
         before, after = load_file(f"old/{file}"), load_file(f"new/{file}")
         assert before.keys() == after.keys()
@@ -59,12 +59,11 @@ def test_new_run_has_the_weights_recipe_and_alphabet_of_the_source(capsys):
     assert main(["train", "--resume", "new", "--extend", "--steps", "2"]) == 0
 
 
-def test_missing_heads_start_fresh_and_are_named(capsys):
+def test_missing_heads_are_initialised_and_named(capsys):
     arguments = ["--objective.targets", "3", "--run", "more", "--steps", "1", *WITHOUT_LEARNING]
     assert main(["train", "other", "--from", "old", *arguments]) == 0
-    assert f"{Path('old').absolute()} has no such heads, and these begin fresh: layer1.target3, layer2.target3" in (
-        capsys.readouterr().err
-    )
+    sentence = "does not have these heads, so they are initialised: layer1.target3, layer2.target3"
+    assert f"{Path('old').absolute()} {sentence}" in capsys.readouterr().err
     before, after = load_file("old/heads.safetensors"), load_file("more/heads.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert len(after) == len(before) + 2
@@ -74,7 +73,7 @@ def test_source_without_heads_gives_only_its_network(capsys):
     shutil.copytree("old", "bare")
     Path("bare/heads.safetensors").unlink()
     assert main(["train", "other", "--from", "bare", "--run", "from-bare", "--steps", "1", *WITHOUT_LEARNING]) == 0
-    assert "begin fresh: layer1.target1, layer1.target2, layer2.target2" in capsys.readouterr().err
+    assert "so they are initialised: layer1.target1, layer1.target2, layer2.target2" in capsys.readouterr().err
     before, after = load_file("old/model.safetensors"), load_file("from-bare/model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
