@@ -165,8 +165,7 @@ def check_path_encoding(path: Path) -> None:
 
 @contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Holds the lock of a run, so that one process at a time trains it. Raises UserError if another process holds
-    it."""
+    """Holds the lock of a run, which one process at a time trains. Raises UserError if another process holds it."""
     if not (path / "config.toml").is_file() or not distributed.is_rank_zero():
         yield  # open_run reports a missing run; rank 0 locks for all ranks of a job
         return

@@ -99,8 +99,7 @@ def new_modules(run: Run) -> tuple[Transformer, LanguageModelObjective]:
 
 
 def build_trainer(run: Run, corpus: Corpus, network: Transformer, objective: LanguageModelObjective) -> Trainer:
-    """The trainer of these modules. Disables the C kernels if a rank cannot use them, so that all ranks compute
-    alike."""
+    """The trainer of these modules. If a rank cannot use the C kernels, no rank uses them, so all compute alike."""
     retain_freed_memory()
     reason = build.decision().reason
     if distributed.broadcast_and_any(0.0, reason is not None)[1] and reason is None:

@@ -55,8 +55,7 @@ def test_an_extended_run_saves_its_last_weights_as_the_best(tmp_path, prose):
 
 
 def test_best_weights_may_be_of_a_later_step_than_the_restored_checkpoint(tmp_path, prose):
-    """A crash lost the steps after the checkpoint, but not the best weights; the resumed run reaches their step
-    again."""
+    """A crash lost the steps after the checkpoint, but not the best weights; the resumed run repeats their step."""
     run = tmp_path / "run"
     run_training(make_trainer(prose, steps=10, validations=9), run, [5.0, 4.0, 3.0], 3)
     run_training(resumed_trainer(prose, run, steps=10, validations=9), run, [2.0, 2.5], 5)

@@ -37,8 +37,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_files(tmp_pat
 
 
 def write_and_die(path: Path) -> None:
-    """Starts a process that ends within `atomic_write`, and leaves its temporary folder with a file of a library in
-    it."""
+    """Starts a process that ends within `atomic_write`, and leaves its temporary folder with a file."""
     child = os.fork()
     if child == 0:
         with atomic_write(path) as part:

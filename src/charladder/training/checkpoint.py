@@ -267,8 +267,7 @@ def _describe_error(error: Exception) -> str:
 
 
 def _group_tensors(tensors: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
-    """A checkpoint from the tensors of all parts. Names of optimizer state contain a slash; those of heads start with
-    `heads.`."""
+    """A checkpoint from the tensors of all parts. Names with `/` are optimizer state, those with `heads.` are heads."""
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
     for name, tensor in tensors.items():
         part = "optimizer" if "/" in name else "heads" if name.startswith("heads.") else "network"

@@ -20,8 +20,7 @@ StepFunction = Callable[..., Report]  # runs the forward and backward passes on 
 
 @dataclass
 class CapturedStep:
-    """A CUDA graph, its input tensors, and its output tensors: the scalars of the report (total, gradient norm, losses)
-    and the gradients."""
+    """A CUDA graph, its inputs, and its outputs: scalars of the report (total, gradient norm, losses) and gradients."""
 
     graph: Any
     inputs: Sequence[Tensor]
@@ -98,8 +97,7 @@ class StepGraph:
 
 
 def capture_step(parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], run: StepFunction) -> CapturedStep:
-    """Captures `run` on copies of `inputs`. Raises RuntimeError if the memory is too small, or an operation cannot be
-    captured."""
+    """Captures `run` on copies of `inputs`. Raises RuntimeError if memory or an operation does not allow it."""
     inputs = [tensor.clone() for tensor in inputs]
 
     def clear_gradients() -> None:

@@ -7,8 +7,7 @@ from charladder.training.distributed import local_rank
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`. `auto` is a CUDA device (the first, or under torchrun that of the local rank), or the
-    CPU.
+    """The device called `name`. `auto` is a CUDA device (the first, under torchrun that of the local rank) or the CPU.
 
     Raises UserError if the machine has no such device.
     """

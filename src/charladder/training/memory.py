@@ -60,8 +60,7 @@ def context_bytes(model: ModelConfig) -> int:
 
 
 def check_context_memory(model: ModelConfig, run: str) -> None:
-    """Raises UserError if the free memory is too small for one sequence of the whole context. run: name in the
-    message."""
+    """Raises UserError, which names `run`, if one sequence of the whole context does not fit into the free memory."""
     memory, needed = free_and_total_memory(), context_bytes(model)
     if memory is not None and needed > memory[0]:
         raise UserError(

@@ -118,8 +118,7 @@ def _is_valid_line(line: Any) -> bool:
 
 
 def is_validation(line: dict[str, Any]) -> bool:
-    """Whether a line is a validation. All validations score the same stretch of the valid part; the final score is not
-    a validation."""
+    """Whether a line is a validation and not a final score. All validations score one stretch of the valid part."""
     return "split" in line and bool(line.get("part")) and not line.get("final")
 
 

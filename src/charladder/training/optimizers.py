@@ -88,8 +88,7 @@ def optimizer_tensors(
 def restore_optimizers(
     optimizers: list[torch.optim.Optimizer], network: nn.Module, heads: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Restores the state that `optimizer_tensors` returned. Raises KeyError or ValueError for the state of other
-    optimizers."""
+    """Restores state from `optimizer_tensors`. Raises KeyError or ValueError for the state of other optimizers."""
     optimizer_of = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
     parameters = dict(named_parameters(network, heads))
     for key, value in tensors.items():

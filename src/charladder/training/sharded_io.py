@@ -38,8 +38,7 @@ def save(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """All tensors in `folder`, as full tensors. Raises ValueError, before memory is allocated, if their shards have
-    gaps or overlap."""
+    """The full tensors in `folder`. Raises ValueError, before it allocates memory, if shards have gaps or overlap."""
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -58,8 +57,7 @@ def load(folder: Path) -> dict[str, Tensor]:
 
 
 def check_shards(folder: Path) -> dict[str, tuple[list[int], torch.dtype]]:
-    """The shape and dtype of every tensor, from the headers of the files. Raises ValueError if its shards have gaps or
-    overlap."""
+    """Shapes and dtypes of tensors, from the headers of files. Raises ValueError if shards have gaps or overlap."""
     dtypes: dict[str, torch.dtype] = {}
     shards: dict[str, list[tuple[list[int], list[int]]]] = {}  # begin and end of each shard in each dimension
     for file in sorted(folder.glob("*.safetensors")):

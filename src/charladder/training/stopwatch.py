@@ -8,8 +8,7 @@ from typing import Any
 
 
 class Stopwatch:
-    """Counts seconds from its creation, in addition to `initial_seconds`. Between `start` and `close` it handles
-    SIGCONT.
+    """Counts seconds from its creation on, added to `initial_seconds`. From `start` to `close` it handles SIGCONT.
 
     A process gets no signal when it is stopped, only SIGCONT when it continues. The time between the last call of
     `seconds` and SIGCONT is not counted, which includes the part of a step before the stop. In other threads than the

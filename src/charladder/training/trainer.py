@@ -39,8 +39,7 @@ from charladder.training.schedule import Clock, learning_rate_factor, progress, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one step. report: losses of the batch of all ranks. skipped: the reason, if the step was
-    skipped."""
+    """The result of a step. report: losses of the batch of all ranks. skipped: the reason, if the step was skipped."""
 
     report: Report
     progress: float
@@ -213,14 +212,12 @@ class Trainer:
     def graph_inputs(
         self, windows_BT: Tensor, dropout: Dropout | None, at: float
     ) -> tuple[Any, list[Tensor], StepFunction]:
-        """The arguments of `step_graph` for a full batch: the key, the input tensors, and the function of both
-        passes."""
+        """The arguments of `step_graph` for a full batch: key, input tensors, and the function of both passes."""
         step, rate = self.clock.step, dropout.rate if dropout else 0.0
         network = self.network
         network.angles(0, self.windows.length, self.device)
         network.position_table(0, self.windows.length, network.embedding.weight)
-        # A graph reads these tables at their addresses, so new tables need a new graph. The reference keeps the ids
-        # unique.
+        # A graph reads these tables at their addresses: new tables need a new graph. The reference keeps ids unique.
         self._captured_tables = (network.rotary, network.signal)
         table_ids = tuple(map(id, self._captured_tables))
         weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
