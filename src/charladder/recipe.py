@@ -207,7 +207,7 @@ def convert_value(name: str, value: Any, type_: Any) -> Any:
                 return texts
     except (TypeError, ValueError, OverflowError):
         pass
-    expected = {bool: "true or false", int: "an integer below 2^64", float: "a number", str: "text"}.get(
+    expected = {bool: "true or false", int: "a whole number below 2^64", float: "a number", str: "text"}.get(
         type_, "a list of texts"
     )
     raise UserError(f"{name} is {value!r}; it must be {expected}")
