@@ -10,10 +10,13 @@ from charladder import auxiliary
 
 EXPORTED = {
     "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
-    "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "gradients", "heads",
-    "intermediate_terms", "linear_cross_entropy", "merge", "presets", "rules", "schedules", "term_name", "weights",
+    "by_depth", "cross_entropy", "diagnose", "distributed", "draw_depths", "explain", "frozen", "gradients",
+    "heads", "intermediate_terms", "linear_cross_entropy", "losses", "merge", "presets", "returned", "rules",
+    "schedules", "tapped", "term_name", "weights",
 }  # fmt: skip
-PUBLIC_MODULES = {"cross_entropy", "distributed", "gradients", "heads", "presets", "rules", "schedules", "weights"}
+PUBLIC_MODULES = {
+    "cross_entropy", "distributed", "gradients", "heads", "losses", "presets", "rules", "schedules", "weights",
+}  # fmt: skip
 
 
 def test_exported_names():

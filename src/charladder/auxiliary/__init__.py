@@ -10,13 +10,24 @@ report = objective(model, x, targets, progress=step / steps)
 report.total.backward()
 """
 
-from charladder.auxiliary import cross_entropy, distributed, gradients, heads, presets, rules, schedules, weights
+from charladder.auxiliary import (
+    cross_entropy,
+    distributed,
+    gradients,
+    heads,
+    losses,
+    presets,
+    rules,
+    schedules,
+    weights,
+)
 from charladder.auxiliary._diagnosis import Diagnosis, by_depth, diagnose, draw_depths
 from charladder.auxiliary._errors import AuxiliaryError, NotFiniteError
 from charladder.auxiliary._expansion import intermediate_terms
 from charladder.auxiliary._explanation import Row, explain, term_name
 from charladder.auxiliary._objective import Objective
 from charladder.auxiliary._report import Report, TermReport, merge
+from charladder.auxiliary._target_sources import frozen, returned, tapped
 from charladder.auxiliary._term import Term
 from charladder.auxiliary.cross_entropy import linear_cross_entropy
 
@@ -35,14 +46,18 @@ __all__ = [
     "distributed",
     "draw_depths",
     "explain",
+    "frozen",
     "gradients",
     "heads",
     "intermediate_terms",
     "linear_cross_entropy",
+    "losses",
     "merge",
     "presets",
+    "returned",
     "rules",
     "schedules",
+    "tapped",
     "term_name",
     "weights",
 ]  # fmt: skip

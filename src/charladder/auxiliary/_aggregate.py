@@ -3,6 +3,7 @@
 total = sum over terms of weight * factor of the rule * loss / count + penalty of the rule
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,10 +23,10 @@ from charladder.auxiliary._counts import (
 )
 from charladder.auxiliary._errors import AuxiliaryError, is_control_flow, nearest, raised_by
 from charladder.auxiliary._measure import MeasuredLoss, measure
-from charladder.auxiliary._predictions import head_input, mask_of, predict, target_of
+from charladder.auxiliary._predictions import head_input, predict
 from charladder.auxiliary._report import Report, TermReport
 from charladder.auxiliary._select import is_mapping, is_tuple
-from charladder.auxiliary._taps import TapOutputs
+from charladder.auxiliary._targets import ForwardPass, mask_of, read_target, target_of
 from charladder.auxiliary._term import MAIN, Term
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name. The
@@ -35,33 +36,59 @@ Rule = Callable[[dict[str, Tensor]], Any]
 
 def measure_all(
     terms: Mapping[str, Term],
-    active: Iterable[str],
+    trained: Mapping[str, bool],
     model_heads: Mapping[str, nn.Module],
-    output: Any,
-    targets: Any,
-    tap_outputs: TapOutputs,
-    model: Any,
+    forward: ForwardPass,
 ) -> dict[str, MeasuredLoss]:
-    """The loss of every active term, without its weight. model_heads: heads that are modules of the model, by name."""
+    """The losses of terms, without their weights.
+
+    trained: the names of the terms, and whether each is measured with gradients. model_heads: heads that are modules of
+    the model, by name.
+    """
     measured: dict[str, MeasuredLoss] = {}
+    predictions: dict[Any, Any] = {}  # terms may share a head; it runs once
     # Terms may share a target. The target is kept here, so that no other object gets its id.
     counts: dict[tuple[int, int, int], tuple[Any, Count | None]] = {}
-    for name in active:
+
+    def measure_one(name: str) -> MeasuredLoss:
         term = terms[name]
         head = model_heads.get(term.head) if isinstance(term.head, str) else term.head
         if head is None and term.head is not None:
             raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
-        prediction = predict(name, term, head, head_input(name, terms, output, tap_outputs, model))
-        target, mask = target_of(name, term, targets), mask_of(name, term, targets)
+        key = _prediction_key(term, head)
+        if key is None or key not in predictions:
+            state = head_input(name, terms, forward.output, forward.tap_outputs, forward.model)
+            prediction = predict(name, term, head, state)
+            if key is not None:
+                predictions[key] = prediction
+        else:
+            prediction = predictions[key]
+        target, mask = read_target(name, term, forward), mask_of(name, term, forward.targets)
 
         def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
-            key = id(target), id(term.count), id(term.loss)
-            if key not in counts:
-                counts[key] = target, count_of(name, term, target)
-            return counts[key][1]
+            shared = id(target), id(term.count), id(term.loss)
+            if shared not in counts:
+                counts[shared] = target, count_of(name, term, target)
+            return counts[shared][1]
 
-        measured[name] = measure(name, term, prediction, target, mask, count)
+        return measure(name, term, prediction, target, mask, count)
+
+    for name, with_gradients in trained.items():
+        with contextlib.nullcontext() if with_gradients else torch.no_grad():
+            measured[name] = measure_one(name)
     return measured
+
+
+def _prediction_key(term: Term, head: Any) -> Any:
+    """What terms with the same prediction have in common; None for a term whose prediction is not shared."""
+    if head is None or (term.tap is None and term.select is None):
+        return None
+    key = id(head), term.tap, term.select, term.call, term.detach_tap, term.detach_head, torch.is_grad_enabled()
+    try:
+        hash(key)
+    except TypeError:  # a selector that is a list
+        return None
+    return key
 
 
 def aggregate(
@@ -82,10 +109,11 @@ def aggregate(
     if isinstance(counts, TargetCounts):
         _check_same_counts(terms, measured, targets)
     reports, divisors = _reduce(measured, weights, counts, world)
-    factors, penalty = _apply_rule(rule, terms, reports)
+    weighted = {name: one for name, one in measured.items() if weights[name] != 0}
+    factors, penalty = _apply_rule(rule, terms, {name: reports[name] for name in weighted})
     total: Tensor | None = None
     parts: dict[str, Tensor] = {}
-    for name, one in measured.items():
+    for name, one in weighted.items():
         part = one.loss * _scale(weights[name], one, divisors[name], world)
         if name in factors:
             part = part * factors[name]
@@ -94,13 +122,17 @@ def aggregate(
         total = part if total is None else total + part
     if penalty is not None:
         if counts is not None:  # the share of this micro-batch
-            name = MAIN if MAIN in measured else next(iter(measured))
+            name = MAIN if MAIN in weighted else next(iter(weighted))
             share = to_exact(reports[name].count) / replace_zero(divisors[name])
             penalty = penalty * torch.as_tensor(share).to(penalty)
         total = penalty if total is None else total + penalty
     if total is None:  # every term is silent; backward must still be possible
         total = torch.zeros((), requires_grad=torch.is_grad_enabled())
-    return Report(total, reports, parts)
+
+    def unweighted() -> dict[str, Tensor]:
+        return {name: one.loss * _scale(1.0, one, divisors[name], world) for name, one in weighted.items()}
+
+    return Report(total, reports, parts, unweighted=unweighted)
 
 
 def _reduce(

@@ -8,6 +8,7 @@ from torch import nn
 
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._modules import all_names, is_pattern, match_modules, matching_names, named_modules
+from charladder.auxiliary._target_sources import TappedTarget
 from charladder.auxiliary._term import Term, two_terms
 from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.weights import Weight
@@ -60,6 +61,8 @@ def expand(model: nn.Module, terms: Mapping[str, Term]) -> dict[str, Term]:
     for name, term in terms.items():
         if isinstance(term.head, str) and term.head not in names:
             match_modules(model, term.head, f"term {name!r}")
+        if isinstance(term.target, TappedTarget) and term.target.tap not in names:
+            match_modules(model, term.target.tap, f"term {name!r}: its target")
         for each, single in _expand_term(model, name, term):
             if each in expanded:
                 raise two_terms(each)

@@ -9,7 +9,8 @@ weight is zero is silent: its head is not called, and its tap records nothing.
 import copy
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -23,11 +24,12 @@ from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
 from charladder.auxiliary._modules import SubmoduleBoundary, model_modules
-from charladder.auxiliary._predictions import head_input, mask_of, target_of
+from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
 from charladder.auxiliary._report import Report, check_finite
 from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
-from charladder.auxiliary._taps import TapOutputs, Taps
+from charladder.auxiliary._taps import CapturedPass, TapOutputs, Taps
+from charladder.auxiliary._targets import ForwardPass, mask_of, target_of
 from charladder.auxiliary._term import Term, Terms, collect_terms
 from charladder.auxiliary._wrappers import unwrap, unwrapping_levels
 from charladder.auxiliary.weights import WeightFunction, check_progress
@@ -159,6 +161,7 @@ class Objective(SubmoduleBoundary):
         progress: float | None = None,
         step: int | None = None,
         counts: Mapping[str, Count] | None = None,
+        only: Iterable[str] | None = None,
     ) -> Report:
         """Runs the model and measures every active term.
 
@@ -166,18 +169,48 @@ class Objective(SubmoduleBoundary):
         targets: see Term. progress: in [0, 1]. step: for weights that change every step.
         counts: under gradient accumulation, how many predictions each term has in the whole batch of this process
         (`objective.counts`); those of this call when None. They are added over ranks here.
+        only: the names of the terms to measure; the others are silent in this call.
         Raises AuxiliaryError that names the term; NotFiniteError for a loss that is NaN or infinite.
         """
         self._check_attached()
         base = self._unwrap(model)
         # Without taps and heads the model need not be attached; then it may be any function.
-        required = any(term.tap is not None or isinstance(term.head, str) for term in self.terms.values())
+        required = any(term.tapped_names() or isinstance(term.head, str) for term in self.terms.values())
         useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and self.taps.model is None
         if required or useful:
             self.attach(base)
         weights, wrappers = self.weights(progress, step), ParallelWrappers(model)
-        output, tap_outputs = self._run(model, inputs, [name for name, weight in weights.items() if weight != 0])
-        return self._measure(output, targets, weights, tap_outputs, counts, model, wrappers)
+        measured = self._measured_terms(weights, only)
+        output, tap_outputs = self._run(model, inputs, measured)
+        forward = ForwardPass(output, targets, tap_outputs, model, inputs)
+        report = self._measure(forward, weights, measured, counts, wrappers)
+        report.output = output
+        return report
+
+    @contextmanager
+    def capture(self, model: nn.Module | None = None) -> Generator[None]:
+        """Records what the tapped modules return in the forward pass inside, for an existing training loop.
+
+            with objective.capture():
+                output = model(**batch)
+            report = objective.from_output(output, targets, progress=step / steps)
+
+        `from_output` reads the taps of the last pass that this thread captured. model: the model as the loop calls it;
+        needed if the objective is not attached yet, and if DDP wraps the model.
+        Raises AuxiliaryError for terms with taps without a model.
+        """
+        self._check_attached()
+        required = any(term.tapped_names() or isinstance(term.head, str) for term in self.terms.values())
+        if model is not None and required:
+            self.attach(model)
+        elif required and self.taps.model is None:
+            raise AuxiliaryError("this objective is attached to no model; call attach(model) first, or capture(model)")
+        self._check_current(self.terms)
+        wrappers, recorder = ParallelWrappers(model), self.taps.recorder
+        recorder.captured = None  # releases the tensors of the pass before
+        with self.taps.recording(name for term in self.terms.values() for name in term.tapped_names()) as outputs:
+            yield
+        recorder.captured = CapturedPass(outputs, self.taps.model if model is None else model, wrappers)
 
     def from_output(
         self,
@@ -188,10 +221,11 @@ class Objective(SubmoduleBoundary):
         step: int | None = None,
         counts: Mapping[str, Count] | None = None,
         weights: Mapping[str, float] | None = None,
+        only: Iterable[str] | None = None,
     ) -> Report:
-        """The report of a forward pass that has already run; for terms without taps.
+        """The report of a forward pass that has already run. Terms with taps need a pass inside `capture`.
 
-        weights: those of the terms that are not silent, instead of their weight functions.
+        weights: those of the terms that are not silent, instead of their weight functions. only: as in a call.
         """
         self._check_attached()
         weights = self.weights(progress, step) if weights is None else dict.fromkeys(self.terms, 0.0) | dict(weights)
@@ -200,8 +234,31 @@ class Objective(SubmoduleBoundary):
             raise AuxiliaryError(
                 f"weights has {unknown[0]!r}, and there is no such term{nearest(unknown[0], self.terms)}"
             )
-        self._check_current([name for name, weight in weights.items() if weight != 0])
-        return self._measure(output, targets, weights, {}, counts, None, ParallelWrappers(None))
+        measured = self._measured_terms(weights, only)
+        self._check_current(measured)
+        captured = self.taps.recorder.captured
+        if captured is None:
+            tapped = next((name for name in measured if self.terms[name].tapped_names()), None)
+            if tapped is not None:
+                tap = self.terms[tapped].tapped_names()[0]
+                raise AuxiliaryError(
+                    f"term {tapped!r} reads the module {tap}, and no forward pass was captured; run the model inside "
+                    "`with objective.capture():`, or let the objective run it"
+                )
+            captured = CapturedPass({}, None, ParallelWrappers(None))
+        forward = ForwardPass(output, targets, captured.outputs, captured.model)
+        return self._measure(forward, weights, measured, counts, captured.wrappers)
+
+    def _measured_terms(self, weights: dict[str, float], only: Iterable[str] | None) -> list[str]:
+        """The terms of a call, in order. Sets the weights of all that are left out by `only` to 0."""
+        if only is None:
+            return [name for name, term in self.terms.items() if weights[name] != 0 or term.measure]
+        chosen = [only] if isinstance(only, str) else list(only)
+        unknown = [name for name in chosen if name not in self.terms]
+        if unknown:
+            raise AuxiliaryError(f"only has {unknown[0]!r}, and there is no such term{nearest(unknown[0], self.terms)}")
+        weights.update(dict.fromkeys(self.terms.keys() - set(chosen), 0.0))
+        return [name for name in self.terms if name in chosen and (weights[name] != 0 or self.terms[name].measure)]
 
     def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
         """The number of predictions of each term in the targets of several micro-batches together.
@@ -283,7 +340,7 @@ class Objective(SubmoduleBoundary):
         attached = self.taps.model
         if attached is not None and any(level is attached for level in unwrapping_levels(model)):
             return attached
-        names = [name for term in self.terms.values() for name in (term.tap, term.head)]
+        names = [name for term in self.terms.values() for name in (*term.tapped_names(), term.head)]
         return unwrap(model, [name for name in names if isinstance(name, str)])
 
     def _attach(self, base: nn.Module) -> None:
@@ -296,7 +353,7 @@ class Objective(SubmoduleBoundary):
         except AuxiliaryError:
             self._terms = before
             raise
-        taps = dict.fromkeys(term.tap for term in self.terms.values() if term.tap is not None)
+        taps = dict.fromkeys(name for term in self.terms.values() for name in term.tapped_names())
         head_names = {term.head for term in self.terms.values() if isinstance(term.head, str)}
         head_modules = {name: term.head for name, term in self.terms.items() if isinstance(term.head, nn.Module)}
         self.taps.attach(base, taps, head_names, head_modules)
@@ -308,13 +365,12 @@ class Objective(SubmoduleBoundary):
     def _check_current(self, active: Iterable[str]) -> None:
         """Raises AuxiliaryError if a module that an active term reads or calls was replaced after `attach`."""
         for name in active if self.taps.model is not None else ():
-            self.taps.check_current(name, self.terms[name].tap, self.terms[name].head)
+            self.taps.check_current(name, self.terms[name].tapped_names(), self.terms[name].head)
 
     def _run(self, model: Callable[..., Any], inputs: Any, active: list[str]) -> tuple[Any, TapOutputs]:
         """One forward pass: the model's output, and the outputs of the taps of active terms."""
         self._check_current(active)
-        taps = (self.terms[name].tap for name in active)
-        with self.taps.recording(tap for tap in taps if tap is not None) as tap_outputs:
+        with self.taps.recording(tap for name in active for tap in self.terms[name].tapped_names()) as tap_outputs:
             if isinstance(inputs, Mapping):
                 output = model(**inputs)
             else:
@@ -323,25 +379,23 @@ class Objective(SubmoduleBoundary):
 
     def _measure(
         self,
-        output: Any,
-        targets: Any,
+        forward: ForwardPass,
         weights: Mapping[str, float],
-        tap_outputs: TapOutputs,
+        names: list[str],
         counts: Mapping[str, Count] | None,
-        model: Any,
         wrappers: ParallelWrappers,
     ) -> Report:
-        """Measures the active terms, adds them up, and prepares the backward pass of several processes."""
+        """Measures the terms `names`, adds up those with a weight, and prepares the backward pass of several ranks."""
         if counts is not None:
             check_counts(self.terms, counts)
-        active = [name for name in self.terms if weights[name] != 0]
         world, learns = distributed.world_size(), torch.is_grad_enabled()
-        if learns:
-            self._head_gradients.prepare(self, active, wrappers, world)  # before a head is called
-        measured = measure_all(self.terms, active, self.taps.heads, output, targets, tap_outputs, model)
-        report = aggregate(measured, self.terms, weights, self.rule, counts, targets, world)
+        if learns:  # before a head is called
+            self._head_gradients.prepare(self, [name for name in names if weights[name] != 0], wrappers, world)
+        trained = {name: weights[name] != 0 for name in names}
+        measured = measure_all(self.terms, trained, self.taps.heads, forward)
+        report = aggregate(measured, self.terms, weights, self.rule, counts, forward.targets, world)
         if self.check:
             check_finite(report)
         if learns and wrappers.strict:
-            report.total = report.total + zero_loss_of_unused(self, weights, output, wrappers).to(report.total)
+            report.total = report.total + zero_loss_of_unused(self, weights, forward.output, wrappers).to(report.total)
         return report

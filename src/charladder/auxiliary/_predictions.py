@@ -1,4 +1,4 @@
-"""The prediction and the target of one term, from the model's output, its tap and the targets."""
+"""The prediction of one term, from the model's output or its tap."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -21,14 +21,14 @@ from charladder.auxiliary._select import (
     tensors_in,
 )
 from charladder.auxiliary._taps import TapCall, TapOutputs
-from charladder.auxiliary._term import DEFAULT_TARGET, MAIN, Term
+from charladder.auxiliary._term import MAIN, Term
 
 
 def head_input(name: str, terms: Mapping[str, Term], output: Any, tap_outputs: TapOutputs, model: Any) -> Any:
     """The input of a term's head: a part of the model's output, or of its tap's output (a list for all calls)."""
     term = terms[name]
     if term.tap is not None:
-        return _tap_output(name, term, term.tap, tap_outputs.get(term.tap, []), model)
+        return read_tap(name, term.tap, term.call, term.select, term.detach_tap, tap_outputs, model)
     if term.select is not None:
         return pick(name, output, term.select, "the model's output")
     if name == MAIN:
@@ -37,7 +37,14 @@ def head_input(name: str, terms: Mapping[str, Term], output: Any, tap_outputs: T
     return auxiliary_prediction(name, output, returned.index(name), len(returned))
 
 
-def _tap_output(name: str, term: Term, tap: str, calls: list[TapCall], model: Any) -> Any:
+def read_tap(
+    name: str, tap: str, call: int | str | None, select: Any, detach: bool, tap_outputs: TapOutputs, model: Any
+) -> Any:
+    """What a tapped module returned, or the selected part of it; a list for call="all".
+
+    name: the term. Raises AuxiliaryError if the module was not called, and if its output cannot be used.
+    """
+    calls = tap_outputs.get(tap, [])
     if not calls:
         hint = (
             "torch.compile runs a graph without this hook, which was made before the objective was attached, or for "
@@ -48,45 +55,45 @@ def _tap_output(name: str, term: Term, tap: str, calls: list[TapCall], model: An
             else "tap a module that the model calls, and not one whose parts it uses"
         )
         raise AuxiliaryError(f"term {name!r}: its tap {tap} was never reached in this forward pass; {hint}")
-    selected = _select_calls(name, term, tap, calls)
-    if not term.detach_tap and torch.is_grad_enabled() and not all(call.gradients for call in selected):
+    selected = _select_calls(name, tap, call, calls)
+    if not detach and torch.is_grad_enabled() and not all(one.gradients for one in selected):
         other_call = "choose a call that has gradients with Term(call=...)"
-        cure = other_call if any(call.gradients for call in calls) else "checkpoint with use_reentrant=False"
+        cure = other_call if any(one.gradients for one in calls) else "checkpoint with use_reentrant=False"
         raise AuxiliaryError(
             f"term {name!r}: its tap {tap} ran with gradients off, so the term could not train the model; {cure}, "
             "or give Term(detach_tap=True)"
         )
     what = f"what {tap} returned"
-    if any(call.is_modified() for call in selected):
+    if any(one.is_modified() for one in selected):
         raise AuxiliaryError(
             f"term {name!r}: {what} was changed in place afterwards, so the tap has no longer the module's output; "
             "leave out inplace=True there, or tap the module that changes it"
         )
-    outputs = [call.output for call in selected]
+    outputs = [one.output for one in selected]
     if any(tensor.is_nested for output in outputs for tensor in tensors_in(output)):
         raise AuxiliaryError(
             f"term {name!r}: {what} is a nested tensor; make the encoder with enable_nested_tensor=False"
         )
-    states = [first_tensor(name, o, what) if term.select is None else pick(name, o, term.select, what) for o in outputs]
-    return states if term.call == "all" else states[0]
+    states = [first_tensor(name, o, what) if select is None else pick(name, o, select, what) for o in outputs]
+    return states if call == "all" else states[0]
 
 
-def _select_calls(name: str, term: Term, tap: str, calls: list[TapCall]) -> list[TapCall]:
+def _select_calls(name: str, tap: str, call: int | str | None, calls: list[TapCall]) -> list[TapCall]:
     """The calls of a tapped module that a term reads: all of them, or one. Raises AuxiliaryError if it is not clear
     which one."""
-    if term.call == "all":
+    if call == "all":
         return calls
-    if len(calls) > 1 and term.call is None:
+    if len(calls) > 1 and call is None:
         raise AuxiliaryError(
             f"term {name!r}: the model calls its tap {tap} {len(calls)} times in a forward pass; say which call is "
             'meant with Term(call=0), Term(call=-1) or Term(call="all")'
         )
-    call = term.call or 0
-    if not isinstance(call, int) or not -len(calls) <= call < len(calls):
+    index = call or 0
+    if not isinstance(index, int) or not -len(calls) <= index < len(calls):
         raise AuxiliaryError(
-            f"term {name!r}: its call is {call!r}, and the model calls its tap {tap} {len(calls)} times"
+            f"term {name!r}: its call is {index!r}, and the model calls its tap {tap} {len(calls)} times"
         )
-    return [calls[call]]
+    return [calls[index]]
 
 
 def predict(name: str, term: Term, head: Any, state: Any) -> Any:
@@ -158,38 +165,3 @@ def _to_dtype_of(head: nn.Module, state: Any) -> Any:
 def _is_under_autocast(tensor: Tensor) -> bool:
     device = tensor.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def target_of(name: str, term: Term, targets: Any) -> Any:
-    """The target of a term; None if its loss takes no target."""
-    if term.target is None:
-        return None
-    if term.target is not DEFAULT_TARGET:
-        return pick(name, targets, term.target, "targets", "target")
-    if isinstance(targets, Mapping):
-        return pick(name, targets, term.target_name or name, "targets")
-    if targets is None:
-        raise AuxiliaryError(
-            f"term {name!r} has no target; give targets, or Term(target=None) for a loss of the prediction alone"
-        )
-    return targets
-
-
-def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
-    """The mask of a term: booleans, or floating-point weights; None if all elements of its loss count."""
-    if term.mask is None:
-        return None
-    mask = pick(name, targets, term.mask, "targets", "mask")
-    if not isinstance(mask, Tensor):
-        raise AuxiliaryError(f"term {name!r}: its mask is of type {type(mask).__name__}; it must be a tensor")
-    if not mask.is_floating_point():
-        return mask.bool()
-    if mask.requires_grad:
-        raise AuxiliaryError(f"term {name!r}: its mask requires a gradient and would get none; detach it")
-    # Masks that are added to attention scores have 0 where an element counts, and a negative number elsewhere.
-    if mask.device.type == "cpu" and not bool((mask >= 0).all()):
-        raise AuxiliaryError(
-            f"term {name!r}: its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's "
-            "elements, and must be at least 0"
-        )
-    return mask

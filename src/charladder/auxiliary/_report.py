@@ -1,8 +1,9 @@
 """The result of one call of an objective: the total to call backward on, and every term by name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,11 +57,22 @@ class Report:
     Under several ranks the terms are those of all ranks, and `total` is this rank's share, times the number of ranks:
     the average of the ranks' gradients, which DDP and FSDP2 take, is then the gradient of the global loss.
     `parts` has what each term adds to `total`, attached to the graph: for gradients by term.
+    `output` is what the model returned, where the objective ran it.
     """
 
     total: Tensor
     terms: dict[str, TermReport]
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    output: Any = field(default=None, repr=False)
+    unweighted: Callable[[], dict[str, Tensor]] = field(default=dict[str, Tensor], repr=False)
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The loss of each term with a weight, unweighted and attached to the graph: for a loop that adds them itself.
+
+        Each is divided as in `total`: the sum of weight times loss is the total without factors and penalty of a rule.
+        """
+        return self.unweighted()
 
     @property
     def value(self) -> float:
@@ -92,10 +104,11 @@ def merge(reports: Iterable[Report]) -> Report:
 
 def check_finite(report: Report) -> None:
     """Raises NotFiniteError, which names the term, if a loss is NaN or infinite; on every rank the same."""
-    losses = [term.loss.detach().float() for term in report.terms.values()]
+    trained = {name: term for name, term in report.terms.items() if term.weight != 0}
+    losses = [term.loss.detach().float() for term in trained.values()]
     if bool(torch.isfinite(torch.stack([report.total.detach().float(), *losses])).all()):
         return
-    for name, term in report.terms.items():
+    for name, term in trained.items():
         if not math.isfinite(term.value):
             raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g})", name)
     raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")

@@ -39,6 +39,18 @@ class TapCall:
 TapOutputs = Mapping[str, list[TapCall]]
 
 
+@dataclass
+class CapturedPass:
+    """What the tapped modules returned in a forward pass that the objective did not run itself.
+
+    model: as the user calls it. wrappers: its DDP wrappers, as they were before the pass.
+    """
+
+    outputs: TapOutputs
+    model: Any
+    wrappers: Any
+
+
 class Recorder(threading.local):
     """What the hooks write to: the calls of the `requested` modules, by name. Each thread has its own, so that threads
     may share an objective, or run the model beside it."""
@@ -47,6 +59,7 @@ class Recorder(threading.local):
         self.is_active = False
         self.requested: set[str] = set()
         self.outputs: dict[str, list[TapCall]] = {}
+        self.captured: CapturedPass | None = None
 
     def __reduce__(self) -> Any:
         return Recorder, ()  # a copied or pickled model has hooks that record nothing
@@ -117,12 +130,16 @@ class Taps:
         self.heads.clear()
         self.shared.clear()
 
-    def check_current(self, term: str, tap: str | None, head: Any) -> None:
+    def check_current(self, term: str, taps: Iterable[str], head: Any) -> None:
         """Raises AuxiliaryError if a module that the term reads or calls was replaced in the model after `attach`."""
         if self.model is None:
             return
         shared = self.shared.get(term, {})
-        modules = [("tap", tap, self.tapped), ("head", head, self.heads), *(("head", path, shared) for path in shared)]
+        modules = [
+            *(("tap", tap, self.tapped) for tap in taps),
+            ("head", head, self.heads),
+            *(("head", path, shared) for path in shared),
+        ]
         for role, path, attached in modules:
             if not isinstance(path, str) or path not in attached:
                 continue

@@ -11,6 +11,7 @@ from torch import nn
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._modules import is_pattern
 from charladder.auxiliary._select import is_mapping
+from charladder.auxiliary._target_sources import TappedTarget
 from charladder.auxiliary.weights import TermPlace, Weight, WeightFunction, make_weight_function
 
 MAIN = "main"
@@ -51,7 +52,9 @@ class Term:
     terms share a module, and a function makes one for each.
     weight: a number, a function of progress (schedules), a function of the term's layer and offset, or a preset's name.
     target: the part of `targets` to compare with: a key, or a function of `targets`. Left out: `targets` itself, or its
-    entry under the term's name if it is a mapping. None: the loss takes the prediction alone.
+    entry under the term's name if it is a mapping. None: the loss takes the prediction alone. A target that is not in
+    the data: `tapped("layers.8")`, another module's output; `returned("hidden")`, a part of the model's output; or
+    `frozen(network)`, the output of another network.
     mask: like target. Booleans and integers: the elements of the loss that are not 0 count. Floating-point numbers, at
     least 0: weights of the elements; the term is their weighted mean, and its count the sum of the weights. Needs a
     loss with a value per element.
@@ -61,6 +64,7 @@ class Term:
     call: which call of a tapped module, if the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the term trains the head, but not the model. detach_head: the term does not train the head.
+    measure: the term is reported, without gradients, where its weight is 0: it is logged and not trained.
     target_name: the key of the term's target in `targets`, if it is not the term's name: the terms of a pattern share
     the pattern's name.
     layer, layers, offset, offsets: the term's layer and target offset, for weights that depend on them.
@@ -77,6 +81,7 @@ class Term:
     call: int | str | None = None
     detach_tap: bool = False
     detach_head: bool = False
+    measure: bool = False
     target_name: str | None = None
     layer: int | None = None
     layers: int | None = None
@@ -98,6 +103,11 @@ class Term:
             raise AuxiliaryError(f"a Term has layer {self.layer} of {self.layers}; layers go from 1 to layers=")
         if not 1 <= self.offset <= max(1, self.offsets):
             raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
+
+    def tapped_names(self) -> list[str]:
+        """The names of the modules whose outputs the term reads: its tap, and that of its target."""
+        target_tap = self.target.tap if isinstance(self.target, TappedTarget) else None
+        return [name for name in (self.tap, target_tap) if name is not None]
 
     def place(self, main: bool = False) -> TermPlace:
         """The term's layer and offset, for weight functions."""

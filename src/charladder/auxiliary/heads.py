@@ -10,6 +10,7 @@ Linear(in_features=512, out_features=10, bias=True)
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,14 @@ def pooled(classes: int, bias: bool = True) -> HeadFactory:
     return partial(_pooled, classes, bias)
 
 
+def projector(features: int, hidden: int | None = None, layers: int = 3) -> HeadFactory:
+    """An MLP with SiLU over the last dimension, for targets that are features: (..., D) to (..., features).
+
+    hidden: the width of its inner layers, that of the target unless given.
+    """
+    return partial(_projector, features, hidden or features, layers)
+
+
 class GlobalAveragePool(nn.Module):
     """(B, C, ...) to (B, C)."""
 
@@ -53,3 +62,11 @@ def _normed(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
 
 def _pooled(classes: int, bias: bool, shape: torch.Size) -> nn.Module:
     return nn.Sequential(GlobalAveragePool(), nn.Linear(shape[1], classes, bias=bias))
+
+
+def _projector(features: int, hidden: int, layers: int, shape: torch.Size) -> nn.Module:
+    widths = [shape[-1], *[hidden] * (layers - 1), features]
+    parts: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        parts += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*parts[:-1])

@@ -1,0 +1,146 @@
+"""Targets that come from the network itself or from another network, against formulas written by hand."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from auxiliary.test_objective import stack
+from charladder import auxiliary as aux
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(5)
+
+
+X, Y = torch.randn(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def grads(total, *modules):
+    parameters = [p for module in modules for p in module.parameters()]
+    return torch.autograd.grad(total, parameters, allow_unused=True)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_tapped_target(detach):
+    model, head = stack(), nn.Linear(8, 8)
+    hint = aux.Term(
+        aux.losses.cosine, tap="layers.0", head=head, target=aux.tapped("layers.2", detach=detach), weight=0.5
+    )
+    report = aux.Objective(aux.Term(F.cross_entropy), {"hint": hint})(model, X, Y)
+    low = model.layers[0](X)
+    high = model.layers[2](model.layers[1](low))
+    target = high.detach() if detach else high
+    cosine = 1 - F.cosine_similarity(head(low), target, dim=-1)
+    by_hand = F.cross_entropy(model.out(high), Y) + 0.5 * cosine.sum() / 6
+    torch.testing.assert_close(report.total, by_hand)
+    for actual, expected in zip(grads(report.total, model, head), grads(by_hand, model, head), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_returned_target_is_self_distillation():
+    model, head = stack(), nn.Linear(8, 3)
+    loss = partial(aux.losses.kl, temperature=2.0)
+    distill = aux.Term(loss, tap="layers.0", head=head, target=aux.returned(), weight=0.5)
+    report = aux.Objective(aux.Term(F.cross_entropy), {"distill": distill})(model, X, Y)
+    logits, early = model(X), head(model.layers[0](X))
+    p = (logits.detach() / 2).softmax(-1)
+    kl = 4 * (p * (p.log() - (early / 2).log_softmax(-1))).sum(-1).mean()
+    torch.testing.assert_close(report.total, F.cross_entropy(logits, Y) + 0.5 * kl)
+
+
+def test_frozen_target_reads_the_inputs_of_the_model():
+    model, encoder = stack(), nn.Sequential(nn.Linear(8, 5), nn.Dropout(0.5))
+    before = [p.clone() for p in encoder.parameters()]
+    repa = aux.Term(
+        aux.losses.smooth_l1, tap="layers.0", head=aux.heads.projector(5), target=aux.frozen(encoder), weight=0.5
+    )
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"repa": repa}).build(model, X)
+    report = objective(model, X, Y)
+    head = objective.heads["repa"]
+    by_hand = F.cross_entropy(model(X), Y) + 0.5 * F.smooth_l1_loss(head(model.layers[0](X)), encoder(X))
+    torch.testing.assert_close(report.total, by_hand)
+    report.total.backward()
+    assert all(p.grad is None for p in encoder.parameters())
+    assert not {id(p) for p in encoder.parameters()} & {id(p) for p in objective.parameters()}
+    assert all(torch.equal(p, q) for p, q in zip(encoder.parameters(), before, strict=True))
+
+
+def test_frozen_network_runs_once_for_terms_that_share_it():
+    model, encoder, calls = stack(), nn.Linear(8, 8), []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    terms = {
+        tap: aux.Term(aux.losses.cosine, tap=tap, target=aux.frozen(encoder), weight=0.1)
+        for tap in ("layers.0", "layers.1")
+    }
+    aux.Objective(aux.Term(F.cross_entropy), terms)(model, X, Y)
+    assert len(calls) == 1
+
+
+def test_frozen_target_of_a_captured_pass_says_what_it_reads():
+    model, encoder = stack(), nn.Linear(4, 8)
+    targets = {"main": Y, "image": torch.randn(6, 4)}
+    term = aux.Term(aux.losses.cosine, tap="layers.0", target=aux.frozen(encoder, inputs="image"), weight=0.5)
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"a": term})
+    with objective.capture(model):
+        output = model(X)
+    report = objective.from_output(output, targets)
+    expected = 1 - F.cosine_similarity(model.layers[0](X), encoder(targets["image"]), dim=-1)
+    torch.testing.assert_close(report.losses["a"], expected.mean())
+    without = aux.Objective(
+        aux.Term(F.cross_entropy), {"a": aux.Term(aux.losses.cosine, tap="layers.0", target=aux.frozen(encoder))}
+    )
+    with without.capture(model):
+        output = model(X)
+    with pytest.raises(
+        aux.AuxiliaryError, match=r"reads the inputs of the model, and the objective did not run the model"
+    ):
+        without.from_output(output, Y)
+
+
+def test_a_mask_selects_positions():
+    model, mask = stack(), torch.tensor([1, 0, 1, 1, 0, 0]).bool()
+    term = aux.Term(aux.losses.cosine, tap="layers.0", target=aux.tapped("layers.2"), mask="mask", weight=0.5)
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"a": term})
+    report = objective(model, X, {"main": Y, "mask": mask})
+    low = model.layers[0](X)
+    cosine = 1 - F.cosine_similarity(low, model.layers[2](model.layers[1](low)), dim=-1)
+    torch.testing.assert_close(report.losses["a"], cosine[mask].mean())
+
+
+def test_counts_of_a_target_that_is_not_in_the_data():
+    model, target = stack(), aux.tapped("layers.2")
+    for count in (None, 6):
+        term = aux.Term(aux.losses.cosine, tap="layers.0", target=target, count=count)
+        objective = aux.Objective(aux.Term(F.cross_entropy), {"a": term})
+        if count is None:
+            with pytest.raises(aux.AuxiliaryError, match=r"term 'a' has no target, .* give Term\(count=...\)"):
+                objective.counts([Y])
+        else:
+            assert objective.counts([Y]) == {"main": 6, "a": 6}
+    half = aux.Objective(aux.Term(F.cross_entropy), {"a": aux.Term(aux.losses.cosine, tap="layers.0", target=target)})
+    whole = half(model, X, Y).losses["a"]
+    parts = [half(model, X[rows], Y[rows], counts={"main": 6, "a": 6}).losses["a"] for rows in (slice(2), slice(2, 6))]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (lambda: aux.tapped("layers.*"), r"tapped\('layers.\*'\) is a pattern"),
+        (lambda: run(aux.tapped("layers.7")), "layers.7"),
+        (lambda: run(aux.frozen(nn.Linear(3, 8))), "term 'a': its frozen network"),
+        (lambda: run(aux.frozen(nn.Linear(3, 8), inputs="image")), "term 'a': "),
+    ],
+)
+def test_mistakes(term, message):
+    with pytest.raises(aux.AuxiliaryError, match=message):
+        term()
+
+
+def run(target):
+    term = aux.Term(aux.losses.cosine, tap="layers.0", target=target)
+    return aux.Objective(aux.Term(F.cross_entropy), {"a": term})(stack(), X, Y)
