@@ -3,7 +3,6 @@
 total = sum over terms of weight * factor of the rule * loss / count + penalty of the rule
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -74,8 +73,11 @@ def measure_all(
         return measure(name, term, prediction, target, mask, count)
 
     for name, with_gradients in trained.items():
-        with contextlib.nullcontext() if with_gradients else torch.no_grad():
+        if with_gradients:
             measured[name] = measure_one(name)
+        else:
+            with torch.no_grad():
+                measured[name] = measure_one(name)
     return measured
 
 

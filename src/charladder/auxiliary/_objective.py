@@ -27,6 +27,7 @@ from charladder.auxiliary._modules import SubmoduleBoundary, model_modules
 from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
 from charladder.auxiliary._report import Report, check_finite
+from charladder.auxiliary._select import call_model
 from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
 from charladder.auxiliary._taps import CapturedPass, TapOutputs, Taps
 from charladder.auxiliary._targets import ForwardPass, mask_of, target_of
@@ -371,10 +372,7 @@ class Objective(SubmoduleBoundary):
         """One forward pass: the model's output, and the outputs of the taps of active terms."""
         self._check_current(active)
         with self.taps.recording(tap for name in active for tap in self.terms[name].tapped_names()) as tap_outputs:
-            if isinstance(inputs, Mapping):
-                output = model(**inputs)
-            else:
-                output = model(*inputs) if type(inputs) is tuple else model(inputs)
+            output = call_model(model, inputs)
         return output, tap_outputs
 
     def _measure(

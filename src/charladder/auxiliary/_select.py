@@ -34,6 +34,13 @@ def pick(name: str, container: Any, selector: Any, what: str, role: str = "selec
     return container
 
 
+def call_model(model: Callable[..., Any], inputs: Any) -> Any:
+    """What a model returns. A tuple is spread over its arguments, a mapping over its keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if type(inputs) is tuple else model(inputs)
+
+
 def is_tuple(value: Any) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charladder.auxiliary._errors import AuxiliaryError, raised_by
+from charladder.auxiliary._errors import AuxiliaryError, call_named
 from charladder.auxiliary._predictions import read_tap
-from charladder.auxiliary._select import first_tensor, is_mapping, is_tuple, map_tensors, pick
+from charladder.auxiliary._select import call_model, first_tensor, map_tensors, pick
 from charladder.auxiliary._taps import TapOutputs
 from charladder.auxiliary._target_sources import FrozenTarget, TappedTarget, TargetSource
 from charladder.auxiliary._term import DEFAULT_TARGET, Term
@@ -88,15 +88,8 @@ def _read_frozen(name: str, source: FrozenTarget, forward: ForwardPass) -> Any:
     key = id(source.module), id(source.inputs) if callable(source.inputs) else source.inputs
     if key not in forward.frozen:
         inputs = _frozen_inputs(name, source, forward)
-        try:
-            with torch.no_grad():
-                if is_mapping(inputs):
-                    output = source.module(**inputs)
-                else:
-                    output = source.module(*inputs) if is_tuple(inputs) else source.module(inputs)
-        except Exception as error:
-            raise raised_by(f"term {name!r}: its frozen network", error) from error
-        forward.frozen[key] = output
+        with torch.no_grad():
+            forward.frozen[key] = call_named(f"term {name!r}: its frozen network", call_model, source.module, inputs)
     what = "the output of the frozen network"
     if source.select is None:
         return first_tensor(name, forward.frozen[key], what)

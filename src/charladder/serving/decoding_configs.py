@@ -6,7 +6,7 @@ N-gram drafters look up the text so far and not the training text, which would t
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 
@@ -77,7 +77,7 @@ class DecodingConfigs:
     def available_drafters(self) -> list[str]:
         """The names of the drafters that this run supports."""
         names = []
-        for name in ("auto", "none", "targets", "early-exit", "ngram"):
+        for name in get_args(DrafterName):
             try:
                 self._make_drafter(name, SamplingParams(coupled=True))
             except UserError:

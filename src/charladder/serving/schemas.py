@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag
 
+from charladder.generation.speculative.factory import DrafterName
 from charladder.serving.limits import Limits
 
 _MAX_INTEGER = 1 << 31
 Token = Annotated[StrictInt, Field(ge=0, lt=65536)]
 Tokens = Annotated[list[Token], Field(fail_fast=True)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Draft = Literal["auto", "none", "targets", "early-exit", "ngram"]
 
 
 class RequestModel(BaseModel):
@@ -75,7 +75,7 @@ class CompletionRequest(RequestModel):
     logit_bias: dict[str, Number] | None = None
     top_k: Annotated[StrictInt, Field(ge=0, le=_MAX_INTEGER)] | None = 0
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = 0.0
-    draft: Draft | None = "auto"
+    draft: DrafterName | None = "auto"
 
 
 class TextRequest(RequestModel):
