@@ -4,6 +4,7 @@ total = sum over terms of weight * factor of the rule * loss / count + penalty o
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -45,23 +46,26 @@ def measure_all(
     the model, by name.
     """
     measured: dict[str, MeasuredLoss] = {}
-    predictions: dict[Any, Any] = {}  # terms may share a head; it runs once
+    heads: dict[str, Any] = {}
+    for name in trained:
+        head = terms[name].head
+        heads[name] = model_heads.get(head) if isinstance(head, str) else head
+    uses = Counter(map(id, heads.values()))
+    predictions: dict[Any, Any] = {}  # of heads that several terms share; each runs once
     # Terms may share a target. The target is kept here, so that no other object gets its id.
     counts: dict[tuple[int, int, int], tuple[Any, Count | None]] = {}
 
     def measure_one(name: str) -> MeasuredLoss:
-        term = terms[name]
-        head = model_heads.get(term.head) if isinstance(term.head, str) else term.head
+        term, head = terms[name], heads[name]
         if head is None and term.head is not None:
             raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
-        key = _prediction_key(term, head)
-        if key is None or key not in predictions:
+        key = _prediction_key(term, head) if head is not None and uses[id(head)] > 1 else None
+        prediction = predictions.get(key) if key is not None else None
+        if prediction is None:
             state = head_input(name, terms, forward.output, forward.tap_outputs, forward.model)
             prediction = predict(name, term, head, state)
             if key is not None:
                 predictions[key] = prediction
-        else:
-            prediction = predictions[key]
         target, mask = read_target(name, term, forward), mask_of(name, term, forward.targets)
 
         def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
@@ -83,7 +87,7 @@ def measure_all(
 
 def _prediction_key(term: Term, head: Any) -> Any:
     """What terms with the same prediction have in common; None for a term whose prediction is not shared."""
-    if head is None or (term.tap is None and term.select is None):
+    if term.tap is None and term.select is None:
         return None
     key = id(head), term.tap, term.select, term.call, term.detach_tap, term.detach_head, torch.is_grad_enabled()
     try:

@@ -176,7 +176,7 @@ class Objective(SubmoduleBoundary):
         self._check_attached()
         base = self._unwrap(model)
         # Without taps and heads the model need not be attached; then it may be any function.
-        required = any(term.tapped_names() or isinstance(term.head, str) for term in self.terms.values())
+        required = any(term.tapped_names or isinstance(term.head, str) for term in self.terms.values())
         useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and self.taps.model is None
         if required or useful:
             self.attach(base)
@@ -201,7 +201,7 @@ class Objective(SubmoduleBoundary):
         Raises AuxiliaryError for terms with taps without a model.
         """
         self._check_attached()
-        required = any(term.tapped_names() or isinstance(term.head, str) for term in self.terms.values())
+        required = any(term.tapped_names or isinstance(term.head, str) for term in self.terms.values())
         if model is not None and required:
             self.attach(model)
         elif required and self.taps.model is None:
@@ -209,7 +209,7 @@ class Objective(SubmoduleBoundary):
         self._check_current(self.terms)
         wrappers, recorder = ParallelWrappers(model), self.taps.recorder
         recorder.captured = None  # releases the tensors of the pass before
-        with self.taps.recording(name for term in self.terms.values() for name in term.tapped_names()) as outputs:
+        with self.taps.recording(name for term in self.terms.values() for name in term.tapped_names) as outputs:
             yield
         recorder.captured = CapturedPass(outputs, self.taps.model if model is None else model, wrappers)
 
@@ -239,9 +239,9 @@ class Objective(SubmoduleBoundary):
         self._check_current(measured)
         captured = self.taps.recorder.captured
         if captured is None:
-            tapped = next((name for name in measured if self.terms[name].tapped_names()), None)
+            tapped = next((name for name in measured if self.terms[name].tapped_names), None)
             if tapped is not None:
-                tap = self.terms[tapped].tapped_names()[0]
+                tap = self.terms[tapped].tapped_names[0]
                 raise AuxiliaryError(
                     f"term {tapped!r} reads the module {tap}, and no forward pass was captured; run the model inside "
                     "`with objective.capture():`, or let the objective run it"
@@ -341,7 +341,7 @@ class Objective(SubmoduleBoundary):
         attached = self.taps.model
         if attached is not None and any(level is attached for level in unwrapping_levels(model)):
             return attached
-        names = [name for term in self.terms.values() for name in (*term.tapped_names(), term.head)]
+        names = [name for term in self.terms.values() for name in (*term.tapped_names, term.head)]
         return unwrap(model, [name for name in names if isinstance(name, str)])
 
     def _attach(self, base: nn.Module) -> None:
@@ -354,7 +354,7 @@ class Objective(SubmoduleBoundary):
         except AuxiliaryError:
             self._terms = before
             raise
-        taps = dict.fromkeys(name for term in self.terms.values() for name in term.tapped_names())
+        taps = dict.fromkeys(name for term in self.terms.values() for name in term.tapped_names)
         head_names = {term.head for term in self.terms.values() if isinstance(term.head, str)}
         head_modules = {name: term.head for name, term in self.terms.items() if isinstance(term.head, nn.Module)}
         self.taps.attach(base, taps, head_names, head_modules)
@@ -366,12 +366,12 @@ class Objective(SubmoduleBoundary):
     def _check_current(self, active: Iterable[str]) -> None:
         """Raises AuxiliaryError if a module that an active term reads or calls was replaced after `attach`."""
         for name in active if self.taps.model is not None else ():
-            self.taps.check_current(name, self.terms[name].tapped_names(), self.terms[name].head)
+            self.taps.check_current(name, self.terms[name].tapped_names, self.terms[name].head)
 
     def _run(self, model: Callable[..., Any], inputs: Any, active: list[str]) -> tuple[Any, TapOutputs]:
         """One forward pass: the model's output, and the outputs of the taps of active terms."""
         self._check_current(active)
-        with self.taps.recording(tap for name in active for tap in self.terms[name].tapped_names()) as tap_outputs:
+        with self.taps.recording(tap for name in active for tap in self.terms[name].tapped_names) as tap_outputs:
             output = call_model(model, inputs)
         return output, tap_outputs
 

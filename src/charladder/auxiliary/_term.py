@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -104,10 +105,11 @@ class Term:
         if not 1 <= self.offset <= max(1, self.offsets):
             raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
 
-    def tapped_names(self) -> list[str]:
+    @cached_property
+    def tapped_names(self) -> tuple[str, ...]:
         """The names of the modules whose outputs the term reads: its tap, and that of its target."""
         target_tap = self.target.tap if isinstance(self.target, TappedTarget) else None
-        return [name for name in (self.tap, target_tap) if name is not None]
+        return tuple(name for name in (self.tap, target_tap) if name is not None)
 
     def place(self, main: bool = False) -> TermPlace:
         """The term's layer and offset, for weight functions."""
