@@ -8,7 +8,11 @@ import pytest
 
 from charladder import auxiliary as aux
 
-MODULES = [f"{aux.__name__}.{module.name}" for module in pkgutil.iter_modules(aux.__path__)]
+MODULES = [
+    f"{package.__name__}.{module.name}"
+    for package in (aux, aux.presets)
+    for module in pkgutil.iter_modules(package.__path__)
+]
 WITH_EXAMPLE = [
     aux.Objective, aux.Term, aux.diagnose, aux.explain, aux.intermediate_terms, aux.linear_cross_entropy,
     aux.presets.al_rfou, aux.rules.AdaLoss, aux.rules.hinge, aux.schedules.linear, aux.schedules.piecewise,

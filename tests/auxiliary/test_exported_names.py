@@ -34,13 +34,18 @@ def test_every_exported_name_has_a_docstring(name):
     assert (getattr(auxiliary, name).__doc__ or "").strip()
 
 
+def is_defined_by(one, module):
+    """Whether a public module defines a name, or is a package that exports it."""
+    return one.__module__ == module.__name__ or one.__name__ in getattr(module, "__all__", ())
+
+
 @pytest.mark.parametrize("name", sorted(PUBLIC_MODULES))
 def test_every_public_function_of_a_public_module_has_a_docstring(name):
     module = importlib.import_module(f"charladder.auxiliary.{name}")
     defined = [
         one
         for one in vars(module).values()
-        if (inspect.isfunction(one) or inspect.isclass(one)) and one.__module__ == module.__name__
+        if (inspect.isfunction(one) or inspect.isclass(one)) and is_defined_by(one, module)
     ]
     assert defined
     assert not [one.__name__ for one in defined if not one.__name__.startswith("_") and not (one.__doc__ or "").strip()]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest
-from charladder.auxiliary.presets import INTERMEDIATE, TARGETS
+from charladder.auxiliary._weight_presets import INTERMEDIATE, TARGETS
 
 Weight = float | str | Tensor | Callable[..., float]
 WeightFunction = Callable[[float | None, int | None], float]

@@ -1,0 +1,63 @@
+"""Auxiliary losses from the literature, by name.
+
+Weights for intermediate layers and for targets several characters ahead: functions of the layer or the offset, and of
+progress. INTERMEDIATE and TARGETS list them by the names that Term(weight="al_rfou") takes.
+"""
+
+from charladder.auxiliary._weight_presets import (
+    INTERMEDIATE,
+    TARGETS,
+    Constant,
+    al_rfou,
+    al_rfou_targets,
+    blockwise,
+    calm,
+    deed,
+    deeply_supervised,
+    deepseek,
+    detr,
+    early_anneal,
+    ee_llm,
+    forward_curriculum,
+    inception,
+    inter_ctc,
+    layerskip,
+    layerskip_from_zero,
+    layerskip_gradual,
+    layerskip_gradual_from_zero,
+    medusa,
+    multi_token,
+    multi_token_anneal,
+    pspnet,
+    reverse_curriculum,
+    shallow_heavy,
+)
+
+__all__ = [
+    "INTERMEDIATE",
+    "TARGETS",
+    "Constant",
+    "al_rfou",
+    "al_rfou_targets",
+    "blockwise",
+    "calm",
+    "deed",
+    "deeply_supervised",
+    "deepseek",
+    "detr",
+    "early_anneal",
+    "ee_llm",
+    "forward_curriculum",
+    "inception",
+    "inter_ctc",
+    "layerskip",
+    "layerskip_from_zero",
+    "layerskip_gradual",
+    "layerskip_gradual_from_zero",
+    "medusa",
+    "multi_token",
+    "multi_token_anneal",
+    "pspnet",
+    "reverse_curriculum",
+    "shallow_heavy",
+]
