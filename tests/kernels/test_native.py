@@ -53,16 +53,16 @@ SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
 @pytest.mark.parametrize("rows, width", SIZES)
 def test_rms_norm(rows, width, dtype):
     x, gain, along = random_tensor(rows, width), 1 + random_tensor(width, seed=1), random_tensor(rows, width, seed=3)
-    of_y = random_tensor(rows, width, seed=2, dtype=dtype)
+    grad_y = random_tensor(rows, width, seed=2, dtype=dtype)
     y, inverse = native.rms_norm(x, gain, 1e-6, dtype)
     assert y.dtype == dtype
     exact = reference.rms_norm(*to_double(x, gain), 1e-6, torch.float64)
     assert_close_to_float64((y, inverse), exact, dtype)
     for more in (None, along):
-        ours = native.rms_norm_backward(of_y, x, gain, inverse, more)
+        ours = native.rms_norm_backward(grad_y, x, gain, inverse, more)
         assert_close_to_float64(
             ours,
-            reference.rms_norm_backward(*to_double(of_y, x, gain), exact[1], None if more is None else more.double()),
+            reference.rms_norm_backward(*to_double(grad_y, x, gain), exact[1], None if more is None else more.double()),
             dtype,
         )
 
@@ -305,8 +305,8 @@ def test_attention(layout, scale):
     exact_y.backward(of.double())
     assert_close_to_float64((y,), (exact_y.detach(),), torch.bfloat16)
     torch.testing.assert_close(log.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
-    of_qkv = native.attention_backward(of, qkv, y, log, layout)
-    for actual, expected in zip(of_qkv, exact.grad, strict=True):
+    grad_qkv = native.attention_backward(of, qkv, y, log, layout)
+    for actual, expected in zip(grad_qkv, exact.grad, strict=True):
         # Relative to all gradients: for two characters, those of query and key are differences of nearly equal
         # numbers.
         assert float((actual.double() - expected).norm()) < 8e-3 * float(exact.grad.norm())

@@ -27,9 +27,9 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def choose_operations(x: Tensor, products: torch.dtype) -> ModuleType:
+def choose_operations(x: Tensor, dtype: torch.dtype) -> ModuleType:
     """The module (native or reference) that has the operations for a residual stream like x and this matmul dtype."""
-    return native if native.supports(x, products) else reference
+    return native if native.supports(x, dtype) else reference
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ def as_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1]).contiguous()
 
 
-def concatenate(products: torch.dtype, *weights: Tensor) -> Tensor:
+def concatenate(dtype: torch.dtype, *weights: Tensor) -> Tensor:
     """Matrices concatenated along their first dimension, in the matmul dtype."""
-    if products == weights[0].dtype:
+    if dtype == weights[0].dtype:
         return torch.cat(weights)
     rows = [len(weight) for weight in weights]
-    matrix = weights[0].new_empty(sum(rows), weights[0].shape[1], dtype=products)
+    matrix = weights[0].new_empty(sum(rows), weights[0].shape[1], dtype=dtype)
     for part, weight in zip(matrix.split(rows), weights, strict=True):
         part.copy_(weight)
     return matrix
@@ -77,8 +77,8 @@ class RMSNormFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         x_RD, gain_D, inverse_R1 = ctx.saved_tensors
         ops = choose_operations(x_RD, x_RD.dtype)
-        of_x_RD, of_gain_D = ops.rms_norm_backward(as_rows(gradient), x_RD, gain_D, inverse_R1, None)
-        return of_x_RD.view(gradient.shape), of_gain_D, None
+        grad_x_RD, grad_gain_D = ops.rms_norm_backward(as_rows(gradient), x_RD, gain_D, inverse_R1, None)
+        return grad_x_RD.view(gradient.shape), grad_gain_D, None
 
 
 class AttentionFunction(torch.autograd.Function):
@@ -98,24 +98,24 @@ class AttentionFunction(torch.autograd.Function):
         angles: tuple[Tensor, Tensor] | None,
         epsilon: float,
     ) -> Tensor:
-        products = matmul_dtype(x_BTD)
+        dtype = matmul_dtype(x_BTD)
         with torch.autocast("cpu", enabled=False):
             B, T, D = x_BTD.shape
             E = len(query_norm_E)
             layout = HeadLayout(B, T, D // E, E)
             x_RD = as_rows(x_BTD)
-            ops = choose_operations(x_RD, products)
+            ops = choose_operations(x_RD, dtype)
             angles = angles or (norm_D.new_ones(T, E), norm_D.new_zeros(T, E))
             gain_2E = torch.stack((query_norm_E, key_norm_E))
-            qkv_GD, output_DD = concatenate(products, query_DD, key_DD, value_DD), output_DD.to(products)
-            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, products)
-            mixed_RG = normed_RD @ qkv_GD.mT
-            qkv_3NTE, inverse_2BTH = ops.split_heads(mixed_RG, gain_2E, angles, epsilon, layout)
-            y_RD, kept = attention(ops, qkv_3NTE, layout)
+            qkv_GD, output_DD = concatenate(dtype, query_DD, key_DD, value_DD), output_DD.to(dtype)
+            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, dtype)
+            qkv_RG = normed_RD @ qkv_GD.mT
+            qkv_3NTE, inverse_2BTH = ops.split_heads(qkv_RG, gain_2E, angles, epsilon, layout)
+            y_RD, saved = attention(ops, qkv_3NTE, layout)
             ctx.layout, ctx.angles, ctx.ops = layout, angles, ops
             ctx.save_for_backward(
-                x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
-                *kept,
+                x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, qkv_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+                *saved,
             )  # fmt: skip
             return (x_RD + y_RD @ output_DD.mT).view(x_BTD.shape)
 
@@ -124,21 +124,29 @@ class AttentionFunction(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (
-            x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, mixed_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
-            *kept,
+            x_RD, norm_D, inverse_R1, normed_RD, qkv_GD, qkv_RG, gain_2E, inverse_2BTH, qkv_3NTE, y_RD, output_DD,
+            *saved,
         ) = ctx.saved_tensors  # fmt: skip
         ops, exact = ctx.ops, norm_D.dtype
-        along_RD = as_rows(gradient_BTD)
-        of_branch_RD = along_RD.to(y_RD.dtype)
-        of_output_DD = of_branch_RD.mT @ y_RD
-        of_qkv_3NTE = attention_backward(ops, of_branch_RD @ output_DD, qkv_3NTE, y_RD, kept, ctx.layout)
-        of_mixed_RG, of_gain_2E = ops.split_heads_backward(
-            of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, ctx.angles, ctx.layout
+        grad_residual_RD = as_rows(gradient_BTD)
+        grad_branch_RD = grad_residual_RD.to(y_RD.dtype)
+        grad_output_DD = grad_branch_RD.mT @ y_RD
+        grad_qkv_3NTE = attention_backward(ops, grad_branch_RD @ output_DD, qkv_3NTE, y_RD, saved, ctx.layout)
+        grad_qkv_RG, grad_gain_2E = ops.split_heads_backward(
+            grad_qkv_3NTE, qkv_RG, gain_2E, inverse_2BTH, ctx.angles, ctx.layout
         )
-        of_qkv = (of_mixed_RG.mT @ normed_RD).to(exact).chunk(3)
-        of_x_RD, of_norm_D = ops.rms_norm_backward(of_mixed_RG @ qkv_GD, x_RD, norm_D, inverse_R1, along_RD)
-        of_x_BTD = of_x_RD.view(gradient_BTD.shape)
-        return of_x_BTD, of_norm_D.to(exact), *of_qkv, *of_gain_2E.to(exact), of_output_DD.to(exact), None, None
+        grad_qkv = (grad_qkv_RG.mT @ normed_RD).to(exact).chunk(3)
+        grad_x_RD, grad_norm_D = ops.rms_norm_backward(grad_qkv_RG @ qkv_GD, x_RD, norm_D, inverse_R1, grad_residual_RD)
+        grad_x_BTD = grad_x_RD.view(gradient_BTD.shape)
+        return (
+            grad_x_BTD,
+            grad_norm_D.to(exact),
+            *grad_qkv,
+            *grad_gain_2E.to(exact),
+            grad_output_DD.to(exact),
+            None,
+            None,
+        )
 
 
 class SwiGLUFunction(torch.autograd.Function):
@@ -148,28 +156,30 @@ class SwiGLUFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x_BTD: Tensor, norm_D: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, epsilon: float
     ) -> Tensor:
-        products = matmul_dtype(x_BTD)
+        dtype = matmul_dtype(x_BTD)
         with torch.autocast("cpu", enabled=False):
             x_RD = as_rows(x_BTD)
-            ops = choose_operations(x_RD, products)
-            both_GD, down_DF = concatenate(products, gate_FD, up_FD), down_DF.to(products)
-            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, products)
-            both_RG = normed_RD @ both_GD.mT
-            hidden_RF = ops.swiglu(both_RG)
+            ops = choose_operations(x_RD, dtype)
+            gate_up_GD, down_DF = concatenate(dtype, gate_FD, up_FD), down_DF.to(dtype)
+            normed_RD, inverse_R1 = ops.rms_norm(x_RD, norm_D, epsilon, dtype)
+            gate_up_RG = normed_RD @ gate_up_GD.mT
+            hidden_RF = ops.swiglu(gate_up_RG)
             ctx.ops = ops
-            ctx.save_for_backward(x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF)
+            ctx.save_for_backward(x_RD, norm_D, inverse_R1, normed_RD, gate_up_GD, gate_up_RG, hidden_RF, down_DF)
             return x_BTD + (hidden_RF @ down_DF.mT).view(x_BTD.shape)  # no view: FSDP2 hooks what a block returns
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_RD, norm_D, inverse_R1, normed_RD, both_GD, both_RG, hidden_RF, down_DF = ctx.saved_tensors
+        x_RD, norm_D, inverse_R1, normed_RD, gate_up_GD, gate_up_RG, hidden_RF, down_DF = ctx.saved_tensors
         ops, exact = ctx.ops, norm_D.dtype
-        along_RD = as_rows(gradient_BTD)
-        of_branch_RD = along_RD.to(hidden_RF.dtype)
-        of_down_DF = (of_branch_RD.mT @ hidden_RF).to(exact)
-        of_both_RG = ops.swiglu_backward(of_branch_RD @ down_DF, both_RG)
-        of_gate_FD, of_up_FD = (of_both_RG.mT @ normed_RD).to(exact).chunk(2)
-        of_x_RD, of_norm_D = ops.rms_norm_backward(of_both_RG @ both_GD, x_RD, norm_D, inverse_R1, along_RD)
-        return of_x_RD.view(gradient_BTD.shape), of_norm_D.to(exact), of_gate_FD, of_up_FD, of_down_DF, None
+        grad_residual_RD = as_rows(gradient_BTD)
+        grad_branch_RD = grad_residual_RD.to(hidden_RF.dtype)
+        grad_down_DF = (grad_branch_RD.mT @ hidden_RF).to(exact)
+        grad_gate_up_RG = ops.swiglu_backward(grad_branch_RD @ down_DF, gate_up_RG)
+        grad_gate_FD, grad_up_FD = (grad_gate_up_RG.mT @ normed_RD).to(exact).chunk(2)
+        grad_x_RD, grad_norm_D = ops.rms_norm_backward(
+            grad_gate_up_RG @ gate_up_GD, x_RD, norm_D, inverse_R1, grad_residual_RD
+        )
+        return grad_x_RD.view(gradient_BTD.shape), grad_norm_D.to(exact), grad_gate_FD, grad_up_FD, grad_down_DF, None

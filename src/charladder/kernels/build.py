@@ -1,6 +1,6 @@
 """Building of the C libraries: compiled at first use into the cache folder, verified, and loaded together.
 
-A process decides once whether it uses C. It uses either all libraries, for every type of products, or none of them, so
+A process decides once whether it uses C. It uses either all libraries, for every matmul dtype, or none of them, so
 that one failure of the compiler cannot mix C with torch within a run. A file is named by what it was made from and by
 the SHA-256 of its content, which is compared before the file is loaded.
 """
@@ -48,7 +48,7 @@ LEFT_BEHIND = "build-*", "tmp*"  # folders of compilations; version 0.1.0 called
 COMPILE_SECONDS = 120.0  # for all of the compilation, including the wait for another process that compiles the same
 
 LibraryKey = tuple[torch.dtype, Sources]
-"""A library: the type of its products, and its sources."""
+"""A library: its matmul dtype, and its sources."""
 
 
 class NativeUnavailable(Exception):
@@ -165,9 +165,9 @@ def _keys(compiler: list[str]) -> dict[LibraryKey, str]:
     headers = sorted(CSRC.rglob("*.h"))
     for sources in LIBRARIES:
         texts = [file.read_bytes() for file in (*sources, *headers)]
-        for products, flags in MATMUL_FLAGS.items():
+        for dtype, flags in MATMUL_FLAGS.items():
             parts = (*texts, made_by.encode(), repr((*FLAGS, *flags)).encode())
-            keys[products, sources] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+            keys[dtype, sources] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
     return keys
 
 
@@ -233,8 +233,8 @@ def _compile(
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as name:
         files = {which: Path(name) / f"{key}.so" for which, key in wanted.items()}
         commands = [
-            [*compiler, *FLAGS, *MATMUL_FLAGS[products], "-I", str(CSRC), *map(str, sources), "-o", str(file), "-lm"]
-            for (products, sources), file in files.items()
+            [*compiler, *FLAGS, *MATMUL_FLAGS[dtype], "-I", str(CSRC), *map(str, sources), "-o", str(file), "-lm"]
+            for (dtype, sources), file in files.items()
         ]
         _run_all(commands, Path(name), deadline)
         loaded = {which: _load(file, which, _flushed(file)) for which, file in files.items()}

@@ -38,22 +38,22 @@ def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Te
 
 
 def attention_backward(
-    ops: ModuleType, of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, kept: list[Tensor], layout: HeadLayout
+    ops: ModuleType, grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, saved: list[Tensor], layout: HeadLayout
 ) -> Tensor:
     """The gradient of scaled queries, keys and values."""
-    if kept[0].ndim == 2:  # logarithms, and no weights
-        return native.attention_backward(of_y_RD, qkv_3NTE, y_RD, kept[0], layout)
+    if saved[0].ndim == 2:  # logarithms, and no weights
+        return native.attention_backward(grad_y_RD, qkv_3NTE, y_RD, saved[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
-    of_y_NTE = split_rows(of_y_RD, layout)
-    of_q, of_k, of_v = of_qkv_3NTE = torch.zeros_like(qkv_3NTE)
-    for (part, begin, end), w_NQS in zip(blocks(*q_NTE.shape[:2]), kept, strict=True):
-        g_NQE = of_y_NTE[part, begin:end]
-        of_v[part, :end].baddbmm_(w_NQS.mT, g_NQE)
-        of_w_NQS = torch.bmm(g_NQE, v_NTE[part, :end].mT)
-        ops.causal_softmax_backward(of_w_NQS, w_NQS, begin)
-        of_q[part, begin:end] = torch.bmm(of_w_NQS, k_NTE[part, :end])
-        of_k[part, :end].baddbmm_(of_w_NQS.mT, q_NTE[part, begin:end])
-    return of_qkv_3NTE
+    grad_y_NTE = split_rows(grad_y_RD, layout)
+    grad_q, grad_k, grad_v = grad_qkv_3NTE = torch.zeros_like(qkv_3NTE)
+    for (part, begin, end), w_NQS in zip(blocks(*q_NTE.shape[:2]), saved, strict=True):
+        g_NQE = grad_y_NTE[part, begin:end]
+        grad_v[part, :end].baddbmm_(w_NQS.mT, g_NQE)
+        grad_w_NQS = torch.bmm(g_NQE, v_NTE[part, :end].mT)
+        ops.causal_softmax_backward(grad_w_NQS, w_NQS, begin)
+        grad_q[part, begin:end] = torch.bmm(grad_w_NQS, k_NTE[part, :end])
+        grad_k[part, :end].baddbmm_(grad_w_NQS.mT, q_NTE[part, begin:end])
+    return grad_qkv_3NTE
 
 
 def merge_heads(y_NTE: Tensor, layout: HeadLayout) -> Tensor:

@@ -19,11 +19,11 @@ from charladder.kernels.reference import HeadLayout
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 
-def supports(x: Tensor, products: torch.dtype, sources: Sources = SOURCES) -> bool:
+def supports(x: Tensor, dtype: torch.dtype, sources: Sources = SOURCES) -> bool:
     """Whether a C library (by default the operations of this file) is available for a residual stream like x and this
     matmul dtype."""
     plain = type(x) in PLAIN_TENSORS and x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and products in MATMUL_FLAGS and library(products, sources) is not None
+    return plain and dtype in MATMUL_FLAGS and library(dtype, sources) is not None
 
 
 def unavailable_reason() -> str | None:
@@ -32,7 +32,7 @@ def unavailable_reason() -> str | None:
 
 
 def describe(*libraries: Sources) -> str:
-    """Whether this process uses C, and the digests of these libraries, over all types of products."""
+    """Whether this process uses C, and the digests of these libraries, over all matmul dtypes."""
     decided = decision()
     if decided.reason is not None:
         return f"torch ({decided.reason})"
@@ -40,14 +40,14 @@ def describe(*libraries: Sources) -> str:
     return " ".join(["C", *(hashlib.sha256(joined.encode()).hexdigest()[:32] for joined in digests)])
 
 
-def library(products: torch.dtype, sources: Sources = SOURCES) -> ctypes.CDLL | None:
+def library(dtype: torch.dtype, sources: Sources = SOURCES) -> ctypes.CDLL | None:
     """The compiled library for a matmul dtype; None where this process does not use C."""
-    return decision().libraries.get((products, sources))
+    return decision().libraries.get((dtype, sources))
 
 
 def call(
     name: str,
-    products: torch.dtype,
+    dtype: torch.dtype,
     *arguments: Tensor | float | None,
     threads: int = 0,
     sources: Sources = SOURCES,
@@ -55,12 +55,12 @@ def call(
     """Calls a function of the library: tensors as pointers, floats as float, integers as long; then the number of
     threads. Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of the
     matmul dtype."""
-    found = library(products, sources)
+    found = library(dtype, sources)
     assert found is not None
     given = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            fits = argument.dtype in (torch.float32, torch.int64, products) and argument.device.type == "cpu"
+            fits = argument.dtype in (torch.float32, torch.int64, dtype) and argument.device.type == "cpu"
             if not (fits and argument.is_contiguous()):
                 raise TypeError(f"{name} in C cannot take {argument.dtype} of strides {argument.stride()}")
             given.append(ctypes.c_void_p(argument.data_ptr()))
@@ -71,52 +71,52 @@ def call(
     getattr(found, name)(*given, ctypes.c_int(threads or torch.get_num_threads()))
 
 
-def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
+def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     R, D = x_RD.shape
-    y_RD, inverse_R1 = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R, 1)
-    call("rms_norm_forward", products, x_RD, gain_D, epsilon, y_RD, inverse_R1, R, D)
+    y_RD, inverse_R1 = x_RD.new_empty(R, D, dtype=dtype), x_RD.new_empty(R, 1)
+    call("rms_norm_forward", dtype, x_RD, gain_D, epsilon, y_RD, inverse_R1, R, D)
     return y_RD, inverse_R1
 
 
 def rms_norm_backward(
-    of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
+    grad_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, grad_residual_RD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     R, D = x_RD.shape
-    of_x_RD, of_gain = torch.empty_like(x_RD), x_RD.new_zeros(torch.get_num_threads(), D)
-    tensors = of_y_RD, x_RD, gain_D, inverse_R1, along_RD, of_x_RD, of_gain
-    call("rms_norm_backward", of_y_RD.dtype, *tensors, R, D, threads=len(of_gain))
-    return of_x_RD, of_gain.sum(0)
+    grad_x_RD, grad_gain = torch.empty_like(x_RD), x_RD.new_zeros(torch.get_num_threads(), D)
+    tensors = grad_y_RD, x_RD, gain_D, inverse_R1, grad_residual_RD, grad_x_RD, grad_gain
+    call("rms_norm_backward", grad_y_RD.dtype, *tensors, R, D, threads=len(grad_gain))
+    return grad_x_RD, grad_gain.sum(0)
 
 
 def split_heads(
-    mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
+    qkv_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
 ) -> tuple[Tensor, Tensor]:
     B, T, H, E = layout
-    qkv_3NTE, inverse_2BTH = mixed_RG.new_empty(3, B * H, T, E), gain_2E.new_empty(2, B, T, H)
-    call("split_heads_forward", mixed_RG.dtype, mixed_RG, gain_2E, *angles, epsilon, qkv_3NTE, inverse_2BTH, *layout)
+    qkv_3NTE, inverse_2BTH = qkv_RG.new_empty(3, B * H, T, E), gain_2E.new_empty(2, B, T, H)
+    call("split_heads_forward", qkv_RG.dtype, qkv_RG, gain_2E, *angles, epsilon, qkv_3NTE, inverse_2BTH, *layout)
     return qkv_3NTE, inverse_2BTH
 
 
 def split_heads_backward(
-    of_qkv_3NTE: Tensor,
-    mixed_RG: Tensor,
+    grad_qkv_3NTE: Tensor,
+    qkv_RG: Tensor,
     gain_2E: Tensor,
     inverse_2BTH: Tensor,
     angles: tuple[Tensor, Tensor],
     layout: HeadLayout,
 ) -> tuple[Tensor, Tensor]:
-    of_mixed_RG, of_gain = torch.empty_like(mixed_RG), gain_2E.new_zeros(torch.get_num_threads(), *gain_2E.shape)
-    tensors = of_qkv_3NTE, mixed_RG, gain_2E, inverse_2BTH, *angles, of_mixed_RG, of_gain
-    call("split_heads_backward", mixed_RG.dtype, *tensors, *layout, threads=len(of_gain))
-    return of_mixed_RG, of_gain.sum(0)
+    grad_qkv_RG, grad_gain = torch.empty_like(qkv_RG), gain_2E.new_zeros(torch.get_num_threads(), *gain_2E.shape)
+    tensors = grad_qkv_3NTE, qkv_RG, gain_2E, inverse_2BTH, *angles, grad_qkv_RG, grad_gain
+    call("split_heads_backward", qkv_RG.dtype, *tensors, *layout, threads=len(grad_gain))
+    return grad_qkv_RG, grad_gain.sum(0)
 
 
 def causal_softmax(score_NQS: Tensor, begin: int) -> None:
     call("causal_softmax_forward", score_NQS.dtype, score_NQS, *score_NQS.shape, begin)
 
 
-def causal_softmax_backward(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
-    call("causal_softmax_backward", of_NQS.dtype, of_NQS, weight_NQS, *of_NQS.shape, begin)
+def causal_softmax_backward(grad_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
+    call("causal_softmax_backward", grad_NQS.dtype, grad_NQS, weight_NQS, *grad_NQS.shape, begin)
 
 
 def has_attention(qkv_3NTE: Tensor) -> bool:
@@ -133,20 +133,20 @@ def attention(qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, Tensor]:
     return y_RD, log_NT
 
 
-def attention_backward(of_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, log_NT: Tensor, layout: HeadLayout) -> Tensor:
-    of_qkv_3NTE = torch.empty_like(qkv_3NTE)
-    call("attention_backward", qkv_3NTE.dtype, of_y_RD, qkv_3NTE, y_RD, log_NT, of_qkv_3NTE, *layout)
-    return of_qkv_3NTE
+def attention_backward(grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, log_NT: Tensor, layout: HeadLayout) -> Tensor:
+    grad_qkv_3NTE = torch.empty_like(qkv_3NTE)
+    call("attention_backward", qkv_3NTE.dtype, grad_y_RD, qkv_3NTE, y_RD, log_NT, grad_qkv_3NTE, *layout)
+    return grad_qkv_3NTE
 
 
-def swiglu(both_RG: Tensor) -> Tensor:
-    R, G = both_RG.shape
-    hidden_RF = both_RG.new_empty(R, G // 2)
-    call("swiglu_forward", both_RG.dtype, both_RG, hidden_RF, R, G // 2)
+def swiglu(gate_up_RG: Tensor) -> Tensor:
+    R, G = gate_up_RG.shape
+    hidden_RF = gate_up_RG.new_empty(R, G // 2)
+    call("swiglu_forward", gate_up_RG.dtype, gate_up_RG, hidden_RF, R, G // 2)
     return hidden_RF
 
 
-def swiglu_backward(of_hidden_RF: Tensor, both_RG: Tensor) -> Tensor:
-    of_both_RG = torch.empty_like(both_RG)
-    call("swiglu_backward", both_RG.dtype, of_hidden_RF, both_RG, of_both_RG, *of_hidden_RF.shape)
-    return of_both_RG
+def swiglu_backward(grad_hidden_RF: Tensor, gate_up_RG: Tensor) -> Tensor:
+    grad_gate_up_RG = torch.empty_like(gate_up_RG)
+    call("swiglu_backward", gate_up_RG.dtype, grad_hidden_RF, gate_up_RG, grad_gate_up_RG, *grad_hidden_RF.shape)
+    return grad_gate_up_RG

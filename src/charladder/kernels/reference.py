@@ -23,32 +23,33 @@ class HeadLayout(NamedTuple):
     size: int
 
 
-def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, products: torch.dtype) -> tuple[Tensor, Tensor]:
+def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """RMSNorm (Zhang and Sennrich 2019): x / rms(x) * gain in the matmul dtype, and 1 / rms(x), (R, 1)."""
     wide = torch.promote_types(x_RD.dtype, torch.float32)
     square_R1 = torch.linalg.vector_norm(x_RD, dim=-1, keepdim=True, dtype=wide).square_()
     inverse_R1 = square_R1.div_(x_RD.shape[-1]).add_(epsilon).rsqrt_()
-    return (x_RD * inverse_R1).mul_(gain_D).to(products), inverse_R1
+    return (x_RD * inverse_R1).mul_(gain_D).to(dtype), inverse_R1
 
 
 def rms_norm_backward(
-    of_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, along_RD: Tensor | None
+    grad_y_RD: Tensor, x_RD: Tensor, gain_D: Tensor, inverse_R1: Tensor, grad_residual_RD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the gain. `along`, the gradient of the residual connection, is added to that of x."""
-    product_RD = of_y_RD * x_RD
+    """The gradients of x and of the gain. `grad_residual_RD`, the gradient of the residual connection, is
+    added to that of x."""
+    product_RD = grad_y_RD * x_RD
     pull_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
-    of_x_RD = (of_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, pull_R1)
-    of_gain_D = torch.mv(product_RD.mT, inverse_R1[:, 0].to(product_RD.dtype))
-    return (of_x_RD if along_RD is None else of_x_RD.add_(along_RD)), of_gain_D
+    grad_x_RD = (grad_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, pull_R1)
+    grad_gain_D = torch.mv(product_RD.mT, inverse_R1[:, 0].to(product_RD.dtype))
+    return (grad_x_RD if grad_residual_RD is None else grad_x_RD.add_(grad_residual_RD)), grad_gain_D
 
 
 def split_heads(
-    mixed_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
+    qkv_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
 ) -> tuple[Tensor, Tensor]:
     """Splits rows into heads: queries, keys and values, (3, N, T, E). Queries and keys are normalized and rotated,
     queries also divided by sqrt(E). And 1 / rms of these two, (2, B, T, H)."""
-    mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
-    qkv_3BHTE = mixed_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
+    qkv_BT3HE = qkv_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
+    qkv_3BHTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
     found = []
     for x_BHTE, gain_E, scale in zip(qkv_3BHTE, gain_2E, (1 / math.sqrt(layout.size), 1.0), strict=False):
         y, inverse = rms_norm(x_BHTE, gain_E * scale, epsilon, x_BHTE.dtype)
@@ -58,25 +59,25 @@ def split_heads(
 
 
 def split_heads_backward(
-    of_qkv_3NTE: Tensor,
-    mixed_RG: Tensor,
+    grad_qkv_3NTE: Tensor,
+    qkv_RG: Tensor,
     gain_2E: Tensor,
     inverse_2BTH: Tensor,
     angles: tuple[Tensor, Tensor],
     layout: HeadLayout,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the rows, (R, G), and of the two gains."""
-    of_3BHTE = of_qkv_3NTE.view(3, layout.windows, layout.heads, layout.length, layout.size)
-    mixed_BT3HE = mixed_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
-    parts, of_gains = [], []
+    grad_3BHTE = grad_qkv_3NTE.view(3, layout.windows, layout.heads, layout.length, layout.size)
+    qkv_BT3HE = qkv_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
+    parts, grad_gains = [], []
     for which, scale in enumerate((1 / math.sqrt(layout.size), 1.0)):
-        of_y = rotate(of_3BHTE[which], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
-        x = mixed_BT3HE[:, :, which].reshape(-1, layout.size)
-        of_x, of_gain_E = rms_norm_backward(of_y, x, gain_2E[which], inverse_2BTH[which].reshape(-1, 1), None)
-        parts.append(of_x.view(len(mixed_RG), -1).to(mixed_RG.dtype))
-        of_gains.append(of_gain_E)
-    parts.append(of_3BHTE[2].transpose(1, 2).reshape(len(mixed_RG), -1))
-    return torch.cat(parts, -1), torch.stack(of_gains)
+        grad_y = rotate(grad_3BHTE[which], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
+        x = qkv_BT3HE[:, :, which].reshape(-1, layout.size)
+        grad_x, grad_gain_E = rms_norm_backward(grad_y, x, gain_2E[which], inverse_2BTH[which].reshape(-1, 1), None)
+        parts.append(grad_x.view(len(qkv_RG), -1).to(qkv_RG.dtype))
+        grad_gains.append(grad_gain_E)
+    parts.append(grad_3BHTE[2].transpose(1, 2).reshape(len(qkv_RG), -1))
+    return torch.cat(parts, -1), torch.stack(grad_gains)
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor], sense: int) -> Tensor:
@@ -97,22 +98,22 @@ def causal_softmax(score_NQS: Tensor, begin: int) -> None:
     score_NQS.copy_(score_NQS.softmax(-1))
 
 
-def causal_softmax_backward(of_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
+def causal_softmax_backward(grad_NQS: Tensor, weight_NQS: Tensor, begin: int) -> None:
     """In place: the gradient of attention weights becomes that of attention scores."""
-    of_NQS.copy_(torch.ops.aten._softmax_backward_data(of_NQS, weight_NQS, -1, weight_NQS.dtype))
+    grad_NQS.copy_(torch.ops.aten._softmax_backward_data(grad_NQS, weight_NQS, -1, weight_NQS.dtype))
 
 
-def swiglu(both_RG: Tensor) -> Tensor:
-    """SwiGLU (Shazeer 2020) without its matrix products: silu(first half) * second half."""
-    gate_RF, up_RF = both_RG.chunk(2, -1)
+def swiglu(gate_up_RG: Tensor) -> Tensor:
+    """SwiGLU (Shazeer 2020) without its matrix dtype: silu(first half) * second half."""
+    gate_RF, up_RF = gate_up_RG.chunk(2, -1)
     return torch.nn.functional.silu(gate_RF).mul_(up_RF)
 
 
-def swiglu_backward(of_hidden_RF: Tensor, both_RG: Tensor) -> Tensor:
+def swiglu_backward(grad_hidden_RF: Tensor, gate_up_RG: Tensor) -> Tensor:
     """The gradients of both halves, concatenated."""
-    gate_RF, up_RF = both_RG.chunk(2, -1)
-    of_both_RG = torch.empty_like(both_RG)
-    of_gate_RF, of_up_RF = of_both_RG.chunk(2, -1)
-    torch.mul(of_hidden_RF, torch.nn.functional.silu(gate_RF), out=of_up_RF)
-    torch.ops.aten.silu_backward.grad_input(of_hidden_RF * up_RF, gate_RF, grad_input=of_gate_RF)
-    return of_both_RG
+    gate_RF, up_RF = gate_up_RG.chunk(2, -1)
+    grad_gate_up_RG = torch.empty_like(gate_up_RG)
+    grad_gate_RF, grad_up_RF = grad_gate_up_RG.chunk(2, -1)
+    torch.mul(grad_hidden_RF, torch.nn.functional.silu(gate_RF), out=grad_up_RF)
+    torch.ops.aten.silu_backward.grad_input(grad_hidden_RF * up_RF, gate_RF, grad_input=grad_gate_RF)
+    return grad_gate_up_RG

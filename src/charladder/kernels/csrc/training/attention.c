@@ -153,9 +153,9 @@ static inline __mmask16 seeing(long first, long key)
 }
 
 typedef struct {
-    element *q_PE, *k_PE, *v_PE, *of_PE;
+    element *q_PE, *k_PE, *v_PE, *grad_PE;
     uint32_t *across_q, *across_of, *along_q, *along_k, *along_v, *along_of, *pairs;
-    float *score, *some, *of_k_PE, *of_v_PE, *dot_P;
+    float *score, *some, *grad_k_PE, *grad_v_PE, *dot_P;
 } Room;
 
 /* 32 queries from `begin` on. Writes y and the log-sum-exp of each query, for the backward pass. */
@@ -228,7 +228,7 @@ void attention_forward(const element *qkv_3NTE, element *y_RD, float *log_NT, lo
 /* Weights of 64 keys from `key` on by 64 queries from `query` on, and their gradients: rows of keys, the gradients also
    as pairs of keys. log_P: infinite for queries past T. */
 static void weights(const Room *m, const Shape *s, const float *log_P, long query, long key, element *weight,
-                    element *of_score, uint32_t *pairs)
+                    element *grad_score, uint32_t *pairs)
 {
     const long E = s->E;
     float score[ROWS * LANES], of[ROWS * LANES];
@@ -237,7 +237,7 @@ static void weights(const Room *m, const Shape *s, const float *log_P, long quer
             if (key + j >= query + i + LANES) { /* none of these queries attends to any of these keys */
                 for (int r = 0; r < ROWS; r++) {
                     memset(weight + (j + r) * SIDE + i, 0, LANES * sizeof(element));
-                    memset(of_score + (j + r) * SIDE + i, 0, LANES * sizeof(element));
+                    memset(grad_score + (j + r) * SIDE + i, 0, LANES * sizeof(element));
                     memset(pairs + (j + r) / 2 * SIDE + i, 0, LANES * sizeof(uint32_t));
                 }
                 continue;
@@ -258,7 +258,7 @@ static void weights(const Room *m, const Shape *s, const float *log_P, long quer
                     const __m256i of_this = rounded(_mm512_maskz_mul_ps(seen, w, d));
                     const long at = (j + r) * SIDE + i + l;
                     _mm256_storeu_si256((__m256i *)(weight + at), rounded(w));
-                    _mm256_storeu_si256((__m256i *)(of_score + at), of_this);
+                    _mm256_storeu_si256((__m256i *)(grad_score + at), of_this);
                     if (r % 2)
                         _mm512_storeu_si512(pairs + (j + r) / 2 * SIDE + i + l, paired(before, of_this));
                     before = of_this;
@@ -273,9 +273,9 @@ static void round_rows(const float *x_PE, long count, element *to)
         _mm256_storeu_si256((__m256i *)(to + i), rounded(_mm512_loadu_ps(x_PE + i)));
 }
 
-/* of_y_RD and y_RD: heads concatenated. of_qkv: every element is written. */
-void attention_backward(const element *of_y_RD, const element *qkv_3NTE, const element *y_RD, const float *log_NT,
-                        element *of_qkv_3NTE, long B, long T, long H, long E, int threads)
+/* grad_y_RD and y_RD: heads concatenated. grad_qkv: every element is written. */
+void attention_backward(const element *grad_y_RD, const element *qkv_3NTE, const element *y_RD, const float *log_NT,
+                        element *grad_qkv_3NTE, long B, long T, long H, long E, int threads)
 {
     const long N = B * H, D = H * E, P = (T + SIDE - 1) / SIDE * SIDE, TE = T * E;
     const Shape shape = {T, E, P}, *s = &shape;
@@ -285,7 +285,7 @@ void attention_backward(const element *of_y_RD, const element *qkv_3NTE, const e
         Room m = {.q_PE = room(P * E * 2),
                   .k_PE = room(P * E * 2),
                   .v_PE = room(P * E * 2),
-                  .of_PE = room(P * E * 2),
+                  .grad_PE = room(P * E * 2),
                   .across_q = room(P * E * 2),
                   .across_of = room(P * E * 2),
                   .along_q = room(P * E * 2),
@@ -293,45 +293,46 @@ void attention_backward(const element *of_y_RD, const element *qkv_3NTE, const e
                   .along_of = room(P * E * 2),
                   .pairs = room(SIDE * SIDE * 2),
                   .some = room(SIDE * E * 4),
-                  .of_k_PE = room(P * E * 4),
-                  .of_v_PE = room(P * E * 4),
+                  .grad_k_PE = room(P * E * 4),
+                  .grad_v_PE = room(P * E * 4),
                   .dot_P = room(P * 4)};
-        element *weight = room(SIDE * SIDE * 2), *of_score = room(SIDE * SIDE * 2);
+        element *weight = room(SIDE * SIDE * 2), *grad_score = room(SIDE * SIDE * 2);
         float *log_P = room(P * 4);
         for (long n = first; n < last; n++) {
             const long place = n / H * T * D + n % H * E;
             gather(qkv_3NTE + n * TE, E, s, m.q_PE);
             gather(qkv_3NTE + (N + n) * TE, E, s, m.k_PE);
             gather(qkv_3NTE + (2 * N + n) * TE, E, s, m.v_PE);
-            gather(of_y_RD + place, D, s, m.of_PE);
-            across(m.q_PE, s, m.across_q), across(m.of_PE, s, m.across_of);
-            along(m.q_PE, s, m.along_q), along(m.k_PE, s, m.along_k), along(m.of_PE, s, m.along_of);
+            gather(grad_y_RD + place, D, s, m.grad_PE);
+            across(m.q_PE, s, m.across_q), across(m.grad_PE, s, m.across_of);
+            along(m.q_PE, s, m.along_q), along(m.k_PE, s, m.along_k), along(m.grad_PE, s, m.along_of);
             for (long t = 0; t < P; t++) {
                 __m512 sum = _mm512_setzero_ps();
                 for (long e = 0; t < T && e < E; e += 16)
-                    sum = _mm512_fmadd_ps(wide(m.of_PE + t * E + e), wide(y_RD + place + t * D + e), sum);
+                    sum = _mm512_fmadd_ps(wide(m.grad_PE + t * E + e), wide(y_RD + place + t * D + e), sum);
                 m.dot_P[t] = _mm512_reduce_add_ps(sum);
                 log_P[t] = t < T ? log_NT[n * T + t] : INFINITY;
             }
             for (long query = 0; query < P; query += SIDE) {
                 for (long key = 0; key <= query; key += SIDE) {
                     const int more = key < query; /* the first block of queries that attends to a key is its own */
-                    weights(&m, s, log_P, query, key, weight, of_score, m.pairs);
+                    weights(&m, s, log_P, query, key, weight, grad_score, m.pairs);
                     multiply_add((uint32_t *)weight, SIDE / 2, 1, m.along_of + query / 2 * E, E, SIDE / 2, more,
-                                 m.of_v_PE + key * E, E, SIDE, E);
-                    multiply_add((uint32_t *)of_score, SIDE / 2, 1, m.along_q + query / 2 * E, E, SIDE / 2, more,
-                                 m.of_k_PE + key * E, E, SIDE, E);
+                                 m.grad_v_PE + key * E, E, SIDE, E);
+                    multiply_add((uint32_t *)grad_score, SIDE / 2, 1, m.along_q + query / 2 * E, E, SIDE / 2, more,
+                                 m.grad_k_PE + key * E, E, SIDE, E);
                     multiply_add(m.pairs, 1, SIDE, m.along_k + key / 2 * E, E, SIDE / 2, key > 0, m.some, E, SIDE, E);
                 }
                 const long rest = T - query < SIDE ? T - query : SIDE;
-                round_rows(m.some, rest * E, of_qkv_3NTE + n * TE + query * E);
+                round_rows(m.some, rest * E, grad_qkv_3NTE + n * TE + query * E);
             }
-            round_rows(m.of_k_PE, TE, of_qkv_3NTE + (N + n) * TE);
-            round_rows(m.of_v_PE, TE, of_qkv_3NTE + (2 * N + n) * TE);
+            round_rows(m.grad_k_PE, TE, grad_qkv_3NTE + (N + n) * TE);
+            round_rows(m.grad_v_PE, TE, grad_qkv_3NTE + (2 * N + n) * TE);
         }
-        free(m.q_PE), free(m.k_PE), free(m.v_PE), free(m.of_PE), free(m.across_q), free(m.across_of), free(m.along_q);
-        free(m.along_k), free(m.along_of), free(m.pairs), free(m.some), free(m.of_k_PE), free(m.of_v_PE), free(m.dot_P);
-        free(weight), free(of_score), free(log_P);
+        free(m.q_PE), free(m.k_PE), free(m.v_PE), free(m.grad_PE), free(m.across_q), free(m.across_of), free(m.along_q);
+        free(m.along_k), free(m.along_of), free(m.pairs), free(m.some), free(m.grad_k_PE), free(m.grad_v_PE);
+        free(m.dot_P);
+        free(weight), free(grad_score), free(log_P);
     }
 }
 

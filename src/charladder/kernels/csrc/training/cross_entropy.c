@@ -36,26 +36,26 @@ void layer_norm_forward(const float *x_RD, float epsilon, element *y_RD, float *
     }
 }
 
-void layer_norm_backward(const element *of_y_RD, const float *x_RD, const float *mean_R, const float *inverse_R,
-                         element *of_x_RD, long R, long D, int threads)
+void layer_norm_backward(const element *grad_y_RD, const float *x_RD, const float *mean_R, const float *inverse_R,
+                         element *grad_x_RD, long R, long D, int threads)
 {
     FOR_EACH_THREAD
     {
         THREAD_RANGE(R, first, last);
         for (long r = first; r < last; r++) {
-            const element *of_y = of_y_RD + r * D;
+            const element *grad_y = grad_y_RD + r * D;
             const float *x = x_RD + r * D, mean = mean_R[r], inverse = inverse_R[r];
-            element *of_x = of_x_RD + r * D;
+            element *grad_x = grad_x_RD + r * D;
             float sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
             for (long d = 0; d < D; d++) {
-                sum += to_float(of_y[d]);
-                dot += to_float(of_y[d]) * (x[d] - mean);
+                sum += to_float(grad_y[d]);
+                dot += to_float(grad_y[d]) * (x[d] - mean);
             }
             const float shift = sum / D, pull = dot * inverse * inverse / D;
 #pragma omp simd
             for (long d = 0; d < D; d++)
-                of_x[d] = to_element_nan_safe(inverse * (to_float(of_y[d]) - shift - (x[d] - mean) * pull));
+                grad_x[d] = to_element_nan_safe(inverse * (to_float(grad_y[d]) - shift - (x[d] - mean) * pull));
         }
     }
 }

@@ -33,41 +33,41 @@ void rms_norm_forward(const float *x_RD, const float *gain_D, float epsilon, ele
     }
 }
 
-/* of_gain: zeros, one row of D for each part. along_RD: the gradient of the residual connection, or null. */
-void rms_norm_backward(const element *of_y_RD, const float *x_RD, const float *gain_D, const float *inverse_R,
-                       const float *along_RD, float *of_x_RD, float *of_gain, long R, long D, int threads)
+/* grad_gain: zeros, one row of D for each part. grad_residual_RD: the gradient of the residual connection, or null. */
+void rms_norm_backward(const element *grad_y_RD, const float *x_RD, const float *gain_D, const float *inverse_R,
+                       const float *grad_residual_RD, float *grad_x_RD, float *grad_gain, long R, long D, int threads)
 {
     FOR_EACH_THREAD
     {
         THREAD_RANGE(R, first, last);
-        float *of_gain_D = of_gain + me * D;
+        float *grad_gain_D = grad_gain + me * D;
         for (long r = first; r < last; r++) {
-            const element *of_y = of_y_RD + r * D;
-            const float *x = x_RD + r * D, *along = along_RD ? along_RD + r * D : 0;
-            float *of_x = of_x_RD + r * D, dot = 0;
+            const element *grad_y = grad_y_RD + r * D;
+            const float *x = x_RD + r * D, *along = grad_residual_RD ? grad_residual_RD + r * D : 0;
+            float *grad_x = grad_x_RD + r * D, dot = 0;
             const float inverse = inverse_R[r];
 #pragma omp simd reduction(+ : dot)
             for (long d = 0; d < D; d++) {
-                const float product = to_float(of_y[d]) * x[d];
-                of_gain_D[d] += product * inverse;
+                const float product = to_float(grad_y[d]) * x[d];
+                grad_gain_D[d] += product * inverse;
                 dot += product * gain_D[d];
             }
             const float pull = dot * inverse * inverse * inverse / D;
             if (along) {
 #pragma omp simd
                 for (long d = 0; d < D; d++)
-                    of_x[d] = along[d] + to_float(of_y[d]) * inverse * gain_D[d] - x[d] * pull;
+                    grad_x[d] = along[d] + to_float(grad_y[d]) * inverse * gain_D[d] - x[d] * pull;
             } else {
 #pragma omp simd
                 for (long d = 0; d < D; d++)
-                    of_x[d] = to_float(of_y[d]) * inverse * gain_D[d] - x[d] * pull;
+                    grad_x[d] = to_float(grad_y[d]) * inverse * gain_D[d] - x[d] * pull;
             }
         }
     }
 }
 
 /* qkv: queries, keys and values, (3, N, T, E). inverse: 1 / rms of queries and keys, (2, R, H). */
-void split_heads_forward(const element *mixed_RG, const float *any_gain_2E, const float *cos_TE, const float *sin_TE,
+void split_heads_forward(const element *qkv_RG, const float *any_gain_2E, const float *cos_TE, const float *sin_TE,
                          float epsilon, element *qkv, float *inverse, long B, long T, long H, long E, int threads)
 {
     const long R = B * T, D = H * E, half_E = E / 2;
@@ -82,7 +82,7 @@ void split_heads_forward(const element *mixed_RG, const float *any_gain_2E, cons
             for (long h = 0; h < H; h++) {
                 const long place = ((b * H + h) * T + t) * E;
                 for (long which = 0; which < 2; which++) {
-                    const element *from = mixed_RG + r * 3 * D + which * D + h * E;
+                    const element *from = qkv_RG + r * 3 * D + which * D + h * E;
                     const float *gain = gain_2E + which * E;
                     element *to = qkv + which * R * D + place;
                     float square = 0;
@@ -99,17 +99,17 @@ void split_heads_forward(const element *mixed_RG, const float *any_gain_2E, cons
                         to[e + half_E] = to_element(high * cos[e] + low * sin[e]);
                     }
                 }
-                memcpy(qkv + 2 * R * D + place, mixed_RG + r * 3 * D + 2 * D + h * E, E * sizeof(element));
+                memcpy(qkv + 2 * R * D + place, qkv_RG + r * 3 * D + 2 * D + h * E, E * sizeof(element));
             }
         }
     }
     free(gain_2E);
 }
 
-/* of_gain: zeros, (2, E) for each part. */
-void split_heads_backward(const element *of_qkv, const element *mixed_RG, const float *any_gain_2E,
-                          const float *inverse, const float *cos_TE, const float *sin_TE, element *of_mixed_RG,
-                          float *of_gain, long B, long T, long H, long E, int threads)
+/* grad_gain: zeros, (2, E) for each part. */
+void split_heads_backward(const element *grad_qkv, const element *qkv_RG, const float *any_gain_2E,
+                          const float *inverse, const float *cos_TE, const float *sin_TE, element *grad_qkv_RG,
+                          float *grad_gain, long B, long T, long H, long E, int threads)
 {
     const long R = B * T, D = H * E, half_E = E / 2;
     const float scale = 1.0f / sqrtf((float)E);
@@ -117,40 +117,40 @@ void split_heads_backward(const element *of_qkv, const element *mixed_RG, const 
     FOR_EACH_THREAD
     {
         THREAD_RANGE(R, first, last);
-        float *of_y = malloc(E * sizeof(float));
+        float *grad_y = malloc(E * sizeof(float));
         for (long r = first; r < last; r++) {
             const long b = r / T, t = r % T;
             const float *cos = cos_TE + t * E, *sin = sin_TE + t * E;
             for (long h = 0; h < H; h++) {
                 const long place = ((b * H + h) * T + t) * E;
                 for (long which = 0; which < 2; which++) {
-                    const element *of = of_qkv + which * R * D + place;
-                    const element *x = mixed_RG + r * 3 * D + which * D + h * E;
-                    element *of_x = of_mixed_RG + r * 3 * D + which * D + h * E;
+                    const element *of = grad_qkv + which * R * D + place;
+                    const element *x = qkv_RG + r * 3 * D + which * D + h * E;
+                    element *grad_x = grad_qkv_RG + r * 3 * D + which * D + h * E;
                     const float *gain = gain_2E + which * E;
-                    float *of_gain_E = of_gain + (2 * me + which) * E, dot = 0;
+                    float *grad_gain_E = grad_gain + (2 * me + which) * E, dot = 0;
                     const float by = inverse[(which * R + r) * H + h], times = which ? 1 : scale;
 #pragma omp simd
                     for (long e = 0; e < half_E; e++) {
                         const float low = to_float(of[e]) * times, high = to_float(of[e + half_E]) * times;
-                        of_y[e] = low * cos[e] + high * sin[e];
-                        of_y[e + half_E] = high * cos[e] - low * sin[e];
+                        grad_y[e] = low * cos[e] + high * sin[e];
+                        grad_y[e + half_E] = high * cos[e] - low * sin[e];
                     }
 #pragma omp simd reduction(+ : dot)
                     for (long e = 0; e < E; e++) {
-                        const float product = of_y[e] * to_float(x[e]);
-                        of_gain_E[e] += product * by;
+                        const float product = grad_y[e] * to_float(x[e]);
+                        grad_gain_E[e] += product * by;
                         dot += product * gain[e];
                     }
                     const float pull = dot * by * by * by / E;
 #pragma omp simd
                     for (long e = 0; e < E; e++)
-                        of_x[e] = to_element(of_y[e] * by * gain[e] - to_float(x[e]) * pull);
+                        grad_x[e] = to_element(grad_y[e] * by * gain[e] - to_float(x[e]) * pull);
                 }
-                memcpy(of_mixed_RG + r * 3 * D + 2 * D + h * E, of_qkv + 2 * R * D + place, E * sizeof(element));
+                memcpy(grad_qkv_RG + r * 3 * D + 2 * D + h * E, grad_qkv + 2 * R * D + place, E * sizeof(element));
             }
         }
-        free(of_y);
+        free(grad_y);
     }
     free(gain_2E);
 }
@@ -177,14 +177,14 @@ void causal_softmax_forward(element *score_NQS, long N, long Q, long S, long beg
 }
 
 /* In place. */
-void causal_softmax_backward(element *of_NQS, const element *weight_NQS, long N, long Q, long S, long begin,
+void causal_softmax_backward(element *grad_NQS, const element *weight_NQS, long N, long Q, long S, long begin,
                              int threads)
 {
     FOR_EACH_THREAD
     {
         THREAD_RANGE(N * Q, first, last);
         for (long row = first; row < last; row++) {
-            element *of = of_NQS + row * S;
+            element *of = grad_NQS + row * S;
             const element *weight = weight_NQS + row * S;
             const long seen = begin + row % Q + 1;
             float dot = 0;
@@ -207,14 +207,14 @@ static inline void logistic(const element *x_F, float *share_F, long F)
         share_F[f] = 1.0f / (1.0f + fast_exp(-to_float(x_F[f])));
 }
 
-void swiglu_forward(const element *both_RG, element *hidden_RF, long R, long F, int threads)
+void swiglu_forward(const element *gate_up_RG, element *hidden_RF, long R, long F, int threads)
 {
     FOR_EACH_THREAD
     {
         THREAD_RANGE(R, first, last);
         float *share = malloc(F * sizeof(float));
         for (long r = first; r < last; r++) {
-            const element *gate = both_RG + r * 2 * F, *up = gate + F;
+            const element *gate = gate_up_RG + r * 2 * F, *up = gate + F;
             element *hidden = hidden_RF + r * F;
             logistic(gate, share, F);
 #pragma omp simd
@@ -225,7 +225,7 @@ void swiglu_forward(const element *both_RG, element *hidden_RF, long R, long F, 
     }
 }
 
-void swiglu_backward(const element *of_hidden_RF, const element *both_RG, element *of_both_RG, long R, long F,
+void swiglu_backward(const element *grad_hidden_RF, const element *gate_up_RG, element *grad_gate_up_RG, long R, long F,
                      int threads)
 {
     FOR_EACH_THREAD
@@ -233,14 +233,14 @@ void swiglu_backward(const element *of_hidden_RF, const element *both_RG, elemen
         THREAD_RANGE(R, first, last);
         float *share = malloc(F * sizeof(float));
         for (long r = first; r < last; r++) {
-            const element *gate = both_RG + r * 2 * F, *up = gate + F, *of_hidden = of_hidden_RF + r * F;
-            element *of_gate = of_both_RG + r * 2 * F, *of_up = of_gate + F;
+            const element *gate = gate_up_RG + r * 2 * F, *up = gate + F, *grad_hidden = grad_hidden_RF + r * F;
+            element *grad_gate = grad_gate_up_RG + r * 2 * F, *grad_up = grad_gate + F;
             logistic(gate, share, F);
 #pragma omp simd
             for (long f = 0; f < F; f++) {
-                const float g = to_float(gate[f]), of = to_float(of_hidden[f]);
-                of_up[f] = to_element(of * g * share[f]);
-                of_gate[f] = to_element(of * to_float(up[f]) * share[f] * (1.0f + g * (1.0f - share[f])));
+                const float g = to_float(gate[f]), of = to_float(grad_hidden[f]);
+                grad_up[f] = to_element(of * g * share[f]);
+                grad_gate[f] = to_element(of * to_float(up[f]) * share[f] * (1.0f + g * (1.0f - share[f])));
             }
         }
         free(share);
