@@ -29,7 +29,7 @@ def executable() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def missing() -> str | None:
+def missing_requirement() -> str | None:
     """An error message if something that these tests need is not installed."""
     try:
         import playwright.sync_api  # noqa: F401
@@ -39,7 +39,7 @@ def missing() -> str | None:
 
 
 @contextmanager
-def browsing() -> Iterator[Any]:
+def running_browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -59,7 +59,7 @@ def train(folder: Path, text: str) -> Path:
 
 
 @contextmanager
-def serving(run: Path, token: str = "") -> Iterator[str]:
+def running_server(run: Path, token: str = "") -> Iterator[str]:
     """`charladder serve RUN` on a free port; gives its address, which ends in a slash."""
     command = [
         sys.executable,

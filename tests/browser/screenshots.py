@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.browser.chromium import browsing, missing, serving
+from tests.browser.chromium import missing_requirement, running_browser, running_server
 
 TEXT = "The ladder leans on the wall, and every layer of it is asked what it sees.\nThe lowest "
 PICTURES = {
@@ -18,7 +18,7 @@ def draw(run: Path, folder: Path) -> None:
     from PIL import Image
     from tests.browser.explorer import continue_text, put_cursor, write
 
-    with serving(run) as url, browsing() as browser:
+    with running_server(run) as url, running_browser() as browser:
         for name, options in PICTURES.items():
             context = browser.new_context(**options)
             page = context.new_page()
@@ -36,6 +36,6 @@ def draw(run: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or missing():
-        sys.exit(missing() or __doc__)
+    if len(sys.argv) < 2 or missing_requirement():
+        sys.exit(missing_requirement() or __doc__)
     draw(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/pictures"))

@@ -81,8 +81,8 @@ def test_focus_moves_between_continue_and_stop(page):
     assert focused(page) == "continue"
 
 
-def test_phone_layout_scrolls_vertically_only(look):
-    page = look(viewport={"width": 360, "height": 740})
+def test_phone_layout_scrolls_vertically_only(open_page):
+    page = open_page(viewport={"width": 360, "height": 740})
     write(page, SENTENCE + " " + "x" * 300)
     put_cursor(page, SENTENCE.index("→"))
     expect(page.locator("#byte-place")).to_be_visible()
@@ -91,18 +91,18 @@ def test_phone_layout_scrolls_vertically_only(look):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_on_every_colour(look, scheme):
-    page = look(color_scheme=scheme)
+def test_contrast_on_every_colour(open_page, scheme):
+    page = open_page(color_scheme=scheme)
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) == 12
     assert min(contrasts) >= 4.5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(look, scheme):
+def test_axe_finds_nothing_serious(open_page, scheme):
     from axe_playwright_python import sync_playwright as axe
 
-    page = look(color_scheme=scheme, bypass_csp=True)  # axe is a script that is inserted into the page
+    page = open_page(color_scheme=scheme, bypass_csp=True)  # axe is a script that is inserted into the page
     write(page, SENTENCE)
     put_cursor(page, SENTENCE.index("→"))
     expect(page.locator("#byte-place")).to_be_visible()
@@ -116,8 +116,8 @@ def test_axe_finds_nothing_serious(look, scheme):
 
 
 @pytest.mark.parametrize(("wish", "seconds"), [("reduce", "0s"), ("no-preference", "0.12s")])
-def test_reduced_motion(look, wish, seconds):
-    page = look(reduced_motion=wish)
+def test_reduced_motion(open_page, wish, seconds):
+    page = open_page(reduced_motion=wish)
     write(page, SENTENCE)
     bar = page.locator("#layers .bar").first
     expect(bar).to_be_attached()

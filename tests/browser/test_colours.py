@@ -8,8 +8,8 @@ from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, wait_unt
 SENTENCE = "The ladder leans on the wall, and every layer of it is asked what it sees."
 
 
-def test_page_describes_the_model(page, served):
-    about = fetch_json(f"{served}about")
+def test_page_describes_the_model(page, server_url):
+    about = fetch_json(f"{server_url}about")
     expect(page.get_by_role("heading", level=1)).to_have_text("charladder")
     expect(page.locator("#model")).to_contain_text(f"{about['layers']} layers of width {about['width']}")
     assert page.locator("#draft option").all_inner_texts() == about["drafters"]
@@ -27,17 +27,17 @@ def test_typing_colours_the_text_and_counts_its_bits(page):
 
 
 @pytest.mark.parametrize("text", [SENTENCE, "größer → 😀 e\u0301", "a\n\n  b\t\n"])
-def test_the_total_is_the_servers(page, served, text):
+def test_the_total_is_the_servers(page, server_url, text):
     write(page, text)
-    score = fetch_json(f"{served}score", {"text": text})
+    score = fetch_json(f"{server_url}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
     assert page.locator("#average").inner_text() == f"{score['bits_per_character']:.3f}"
 
 
-def test_colour_is_the_level_of_the_character_bits(page, served):
+def test_colour_is_the_level_of_the_character_bits(page, server_url):
     text = "The wall → größer"
     write(page, text)
-    score = fetch_json(f"{served}score", {"text": text})
+    score = fetch_json(f"{server_url}score", {"text": text})
     bits = [0.0] * len(text)
     for place, value in zip(score["offsets"], score["bits"], strict=True):
         bits[place] += value
@@ -45,7 +45,7 @@ def test_colour_is_the_level_of_the_character_bits(page, served):
     assert levels(page) == [f"b{sum(value >= least for least in beginnings) - 1}" for value in bits]
 
 
-def test_edit_scores_from_its_position_on(page, served):
+def test_edit_scores_from_its_position_on(page, server_url):
     write(page, SENTENCE)
     before = levels(page)
     bodies = []
@@ -58,11 +58,11 @@ def test_edit_scores_from_its_position_on(page, served):
     assert after[:40] == before[:40]
     assert after[42:] != before[40:]
     text = SENTENCE[:40] + "XQ" + SENTENCE[40:]
-    assert page.locator("#total").inner_text() == f"{fetch_json(f'{served}score', {'text': text})['total_bits']:,.1f}"
+    assert page.locator("#total").inner_text() == f"{fetch_json(f'{server_url}score', {'text': text})['total_bits']:,.1f}"
 
 
 @pytest.mark.parametrize("keys", [["Delete"], ["Backspace", "Backspace"], ["Control+A", "Delete"], ["Control+A", "x"]])
-def test_deleted_text_is_not_counted(page, served, keys):
+def test_deleted_text_is_not_counted(page, server_url, keys):
     write(page, SENTENCE)
     put_cursor(page, 12)
     for key in keys:
@@ -71,11 +71,11 @@ def test_deleted_text_is_not_counted(page, served, keys):
     text = page.locator("#text").input_value()
     assert "".join(run for run, _ in runs(page)) == text
     assert None not in levels(page)
-    score = fetch_json(f"{served}score", {"text": text})
+    score = fetch_json(f"{server_url}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
 
 
-def test_outdated_response_is_not_shown(page, served):
+def test_outdated_response_is_not_shown(page, server_url):
     held = []
     page.route("**/score", lambda route: route.continue_() if held else held.append(route))
     page.locator("#text").fill("The wall")
@@ -87,7 +87,7 @@ def test_outdated_response_is_not_shown(page, served):
     held[0].fulfill(json={"characters": 1, "begin": 0, "bits": [99.0], "offsets": [0]})
     page.wait_for_timeout(300)
     assert page.locator("#total").inner_text() == total
-    assert total == f"{fetch_json(f'{served}score', {'text': 'The ladder on the wall'})['total_bits']:,.1f}"
+    assert total == f"{fetch_json(f'{server_url}score', {'text': 'The ladder on the wall'})['total_bits']:,.1f}"
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_outdated_response_is_not_shown(page, served):
     ],
     ids=["words", "no blank", "empty lines", "tabs", "blanks", "scripts"],
 )
-def test_backdrop_is_aligned_with_the_text(look, text):
+def test_backdrop_is_aligned_with_the_text(open_page, text):
     """The text area and the backdrop break their lines alike: at every width they are equally high."""
-    page = look()
+    page = open_page()
     write(page, text)
     for width in (360, 500, 1280):
         page.set_viewport_size({"width": width, "height": 800})

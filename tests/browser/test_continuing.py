@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SENTENCE = "The ladder leans on the wall, "
 
 
-def test_continuation_is_inserted_at_the_cursor_and_scored(page, served):
+def test_continuation_is_inserted_at_the_cursor_and_scored(page, server_url):
     write(page, SENTENCE + "and then it ends.")
     put_cursor(page, len(SENTENCE))
     status = continue_text(page, length=40, seed=5)
@@ -36,13 +36,13 @@ def test_continuation_is_inserted_at_the_cursor_and_scored(page, served):
     assert None not in levels(page)
     written = [place for place, names in enumerate(classes(page)) if "written" in names]
     assert written == list(range(len(SENTENCE), len(text) - len("and then it ends.")))
-    score = fetch_json(f"{served}score", {"text": text})
+    score = fetch_json(f"{server_url}score", {"text": text})
     assert page.locator("#total").inner_text() == f"{score['total_bits']:,.1f}"
     # The cursor is after the last written character.
     assert page.evaluate("document.getElementById('text').selectionStart") == written[-1] + 1
 
 
-def test_continuation_streams_and_can_be_stopped(page, served):
+def test_continuation_streams_and_can_be_stopped(page, server_url):
     write(page, SENTENCE)
     page.locator("#text").press("Control+End")
     page.locator("#length").fill(f"{MAX_CHARACTERS}")
@@ -51,12 +51,12 @@ def test_continuation_streams_and_can_be_stopped(page, served):
     expect(page.locator("#continue")).to_be_disabled()
     while len("".join(run for run, _ in runs(page))) < len(SENTENCE) + 20:  # shown, and not yet in the text area
         page.wait_for_timeout(20)
-    assert fetch_json(f"{served}health")["streams"]["active"] == 1
+    assert fetch_json(f"{server_url}health")["streams"]["active"] == 1
     page.locator("#stop").click()
     expect(page.locator("#speed")).to_contain_text("Stopped:")
     expect(page.locator("#continue")).to_be_enabled()
     deadline = time.monotonic() + 60
-    while fetch_json(f"{served}health")["streams"]["active"]:
+    while fetch_json(f"{server_url}health")["streams"]["active"]:
         assert time.monotonic() < deadline, "the server still writes after the stop"
         time.sleep(0.1)
     wait_until_scored(page)
@@ -68,8 +68,8 @@ def test_continuation_streams_and_can_be_stopped(page, served):
 
 
 @pytest.mark.parametrize("draft", ["ngram", "targets"])
-def test_accepted_drafts_are_marked(page, served, draft):
-    assert draft in fetch_json(f"{served}about")["drafters"]
+def test_accepted_drafts_are_marked(page, server_url, draft):
+    assert draft in fetch_json(f"{server_url}about")["drafters"]
     write(page, "the wall and the wall and the wall and ")
     page.locator("#text").press("Control+End")
     status = continue_text(page, length=150, seed=1, temperature=0.2, draft=draft)

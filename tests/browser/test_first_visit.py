@@ -10,14 +10,14 @@ from browser.explorer import classes, expect, levels, put_cursor, shown_layers, 
 pytestmark = pytest.mark.slow
 
 
-def test_first_visit_shows_a_scored_example(look, served):
-    page = look(first=True)
+def test_first_visit_shows_a_scored_example(open_page, server_url):
+    page = open_page(first=True)
     expect(page.locator("#total")).not_to_have_text("0.0")
     wait_until_scored(page)
     text = page.locator("#text").input_value()
     assert len(text) > 50
     assert None not in levels(page)
-    bits = fetch_json(f"{served}score", {"text": text})["bits"]
+    bits = fetch_json(f"{server_url}score", {"text": text})["bits"]
     place = max(range(8, len(bits)), key=bits.__getitem__)
     assert page.evaluate("document.getElementById('text').selectionEnd") == place
     expect(page.locator("#place")).to_contain_text(f"Character {place + 1}")
@@ -75,11 +75,11 @@ def set_alphabet(page) -> None:
     expect(page.locator("#continue")).to_be_enabled()
 
 
-def test_only_unknown_letters_are_marked(page, served):
+def test_only_unknown_letters_are_marked(page, server_url):
     set_alphabet(page)
     write(page, "the Wall \U0001f600 and the wall")
     expect(page.locator("#left-out")).to_contain_text("2 of these characters")
-    bits = iter(fetch_json(f"{served}score", {"text": "the all  and the wall"})["bits"])
+    bits = iter(fetch_json(f"{server_url}score", {"text": "the all  and the wall"})["bits"])
     beginnings = [0, 0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10]
     for letter, names in zip("the Wall \U0001f600 and the wall", classes(page), strict=True):
         level = f"b{bisect(beginnings, next(bits)) - 1}" if letter in LETTERS else None
@@ -91,8 +91,8 @@ def test_only_unknown_letters_are_marked(page, served):
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
 
 
-def test_examples_use_the_alphabet(look):
-    page = look()
+def test_examples_use_the_alphabet(open_page):
+    page = open_page()
     set_alphabet(page)
     page.get_by_role("button", name="Prose").click()
     wait_until_scored(page)
@@ -152,8 +152,8 @@ def test_predicted_bytes_show_their_character_ranges(page, place, meanings):
     expect(page.locator("#layers .head > p").first).to_contain_text(headings[place])
 
 
-def test_forced_colours_keep_the_bits_as_bars(look):
-    page = look(forced_colors="active")
+def test_forced_colours_keep_the_bits_as_bars(open_page):
+    page = open_page(forced_colors="active")
     write(page, "The ladder leans on the wall, and zebra QXZ!")
     heights = page.evaluate(
         """() => [...document.querySelectorAll("#backdrop span[class*='b']")].map((run) => [
@@ -168,9 +168,9 @@ def test_forced_colours_keep_the_bits_as_bars(look):
     assert all("gradient" in image for _, _, image in heights)
 
 
-def test_forced_colour_bars_are_visible_behind_the_text(look):
+def test_forced_colour_bars_are_visible_behind_the_text(open_page):
     """Browsers draw an opaque background behind text in forced colours, which must not cover the bars."""
-    page = look(forced_colors="active")
+    page = open_page(forced_colors="active")
     write(page, "The ladder leans on the wall, and zebra QXZ!")
     page.locator("#text").blur()
     editor = page.locator("#editor")
@@ -179,8 +179,8 @@ def test_forced_colour_bars_are_visible_behind_the_text(look):
     assert editor.screenshot() != bars
 
 
-def test_on_a_phone_the_layers_are_a_sheet_below_the_text(look):
-    page = look(viewport={"width": 360, "height": 740})
+def test_on_a_phone_the_layers_are_a_sheet_below_the_text(open_page):
+    page = open_page(viewport={"width": 360, "height": 740})
     write(page, "The ladder leans on the wall.")
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6")

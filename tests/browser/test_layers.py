@@ -10,13 +10,13 @@ pytestmark = pytest.mark.slow
 SENTENCE = "The ladder leans on the wall."
 
 
-def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
+def test_a_row_for_every_layer_and_five_characters_in_every_head(page, server_url):
     write(page, SENTENCE)
     put_cursor(page, 5)
     expect(page.locator("#place")).to_contain_text("Character 6, “a”")
-    answer = fetch_json(f"{served}layers", {"text": SENTENCE, "place": 5})
+    answer = fetch_json(f"{server_url}layers", {"text": SENTENCE, "place": 5})
     shown = shown_layers(page)
-    assert [row["layer"] for row in shown] == list(range(fetch_json(f"{served}about")["layers"], 0, -1))
+    assert [row["layer"] for row in shown] == list(range(fetch_json(f"{server_url}about")["layers"], 0, -1))
     for row, expected in zip(shown, reversed(answer["rows"]), strict=True):
         assert [head["target"] for head in row["heads"]] == [head["target"] for head in expected["heads"]]
         for head, truth in zip(row["heads"], expected["heads"], strict=True):
@@ -29,10 +29,10 @@ def test_a_row_for_every_layer_and_five_characters_in_every_head(page, served):
     expect(page.locator("#place")).to_contain_text(f"{answer['bits']:.2f} bits")
 
 
-def test_the_first_guess_has_rank_1(page, served):
+def test_the_first_guess_has_rank_1(page, server_url):
     write(page, SENTENCE)
     for place in range(1, len(SENTENCE)):
-        answer = fetch_json(f"{served}layers", {"text": SENTENCE, "place": place})
+        answer = fetch_json(f"{server_url}layers", {"text": SENTENCE, "place": place})
         top = answer["rows"][-1]["heads"][0]
         if top["likeliest"][0]["id"] == top["actual"]["id"]:
             break

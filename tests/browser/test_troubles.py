@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from browser.chromium import serving
+from browser.chromium import running_server
 from browser.explorer import continue_text, expect, put_cursor, wait_until_scored, write
 
 pytestmark = pytest.mark.slow
@@ -18,8 +18,8 @@ def error_body(message: str) -> dict:
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_an_error_is_shown_until_the_next_success(page, watch, status):
-    watch.expected = LOAD_ERROR
+def test_an_error_is_shown_until_the_next_success(page, browser_log, status):
+    browser_log.expected = LOAD_ERROR
     message = f"the text has too many characters ({status})"
     page.route("**/score", lambda route: route.fulfill(status=status, json=error_body(message)))
     page.locator("#text").fill("The wall")
@@ -32,15 +32,15 @@ def test_an_error_is_shown_until_the_next_success(page, watch, status):
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_error_without_json_is_shown(page, watch):
-    watch.expected = LOAD_ERROR
+def test_error_without_json_is_shown(page, browser_log):
+    browser_log.expected = LOAD_ERROR
     page.route("**/layers", lambda route: route.fulfill(status=502, body="<html>Bad gateway</html>"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("502")
 
 
-def test_lost_server_is_reported_and_recovered(page, watch):
-    watch.expected = LOAD_ERROR
+def test_lost_server_is_reported_and_recovered(page, browser_log):
+    browser_log.expected = LOAD_ERROR
     page.route("**/score", lambda route: route.abort("connectionreset"))
     page.locator("#text").fill("The wall")
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
@@ -64,8 +64,8 @@ def test_text_before_an_error_is_kept(page):
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_refused_continuation_does_not_change_the_text(page, watch):
-    watch.expected = LOAD_ERROR
+def test_refused_continuation_does_not_change_the_text(page, browser_log):
+    browser_log.expected = LOAD_ERROR
     page.route("**/v1/completions", lambda route: route.fulfill(status=400, json=error_body("no such drafter")))
     write(page, "The wall ")
     continue_text(page, length=5)
@@ -73,11 +73,11 @@ def test_refused_continuation_does_not_change_the_text(page, watch):
     assert page.locator("#text").input_value() == "The wall "
 
 
-def test_a_number_out_of_range_is_not_sent(page, watch):
+def test_a_number_out_of_range_is_not_sent(page, browser_log):
     page.locator("#temperature").fill("-1")
     page.locator("#continue").click()
     page.wait_for_timeout(200)
-    assert not any("completions" in url for url in watch.requests)
+    assert not any("completions" in url for url in browser_log.requests)
 
 
 def test_text_is_never_executed(page):
@@ -105,8 +105,8 @@ def test_text_is_never_executed(page):
     assert page.evaluate("window.hacked") is None
 
 
-def test_content_security_policy_blocks_scripts(page, watch):
-    watch.expected = "Content Security Policy"
+def test_content_security_policy_blocks_scripts(page, browser_log):
+    browser_log.expected = "Content Security Policy"
     page.evaluate(
         """() => {
             const script = document.createElement("script");
@@ -115,12 +115,12 @@ def test_content_security_policy_blocks_scripts(page, watch):
         }"""
     )
     assert page.evaluate("window.hacked") is None
-    assert watch.errors
+    assert browser_log.errors
 
 
-def test_error_is_visible_beside_the_buttons(look, watch):
-    watch.expected = LOAD_ERROR
-    page = look(viewport={"width": 1280, "height": 720})
+def test_error_is_visible_beside_the_buttons(open_page, browser_log):
+    browser_log.expected = LOAD_ERROR
+    page = open_page(viewport={"width": 1280, "height": 720})
     page.route("**/v1/completions", lambda route: route.fulfill(status=503, json=error_body("the queue is full")))
     write(page, "The wall ")
     page.locator("#continue").click()
@@ -132,8 +132,8 @@ def test_error_is_visible_beside_the_buttons(look, watch):
     assert page.evaluate("scrollY") == 0
 
 
-def test_slow_server_is_reported(look):
-    page = look()
+def test_slow_server_is_reported(open_page):
+    page = open_page()
     page.clock.install(time=0)
     page.reload()  # timers that were set before the clock was installed could not be cleared
     expect(page.locator("#continue")).to_be_enabled()
@@ -155,10 +155,10 @@ def test_slow_server_is_reported(look):
     expect(page.locator("#error")).to_be_hidden()
 
 
-def test_token_form(look, run, watch):
-    watch.expected = LOAD_ERROR
-    with serving(run, token="secret") as home:
-        page = look(home)
+def test_token_form(open_page, trained_run, browser_log):
+    browser_log.expected = LOAD_ERROR
+    with running_server(trained_run, token="secret") as url:
+        page = open_page(url)
         expect(page.locator("#token")).to_be_focused()
         expect(page.locator("#error")).to_be_hidden()
         page.keyboard.type("wrong")
