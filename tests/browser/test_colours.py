@@ -58,7 +58,9 @@ def test_edit_scores_from_its_position_on(page, server_url):
     assert after[:40] == before[:40]
     assert after[42:] != before[40:]
     text = SENTENCE[:40] + "XQ" + SENTENCE[40:]
-    assert page.locator("#total").inner_text() == f"{fetch_json(f'{server_url}score', {'text': text})['total_bits']:,.1f}"
+    assert (
+        page.locator("#total").inner_text() == f"{fetch_json(f'{server_url}score', {'text': text})['total_bits']:,.1f}"
+    )
 
 
 @pytest.mark.parametrize("keys", [["Delete"], ["Backspace", "Backspace"], ["Control+A", "Delete"], ["Control+A", "x"]])

@@ -12,9 +12,10 @@ from charladder.auxiliary._errors import AuxiliaryError, nearest
 WRAPPER_PARTS = ("_checkpoint_wrapped_module", "_orig_mod")
 
 
-class SubmoduleBoundary(nn.Module):
-    """Base of Objective. A model may hold its objective as a submodule. The modules below such a submodule are not
+def is_boundary(module: nn.Module) -> bool:
+    """Whether a module is an objective. A model may hold its objective as a submodule. The modules below it are not
     parts of the model: they cannot be tapped, and their parameters do not count as the model's."""
+    return getattr(type(module), "is_submodule_boundary", False)
 
 
 def submodules(module: nn.Module) -> dict[str, nn.Module | None]:
@@ -28,7 +29,7 @@ def model_modules(model: nn.Module) -> list[nn.Module]:
     stack = [model]
     while stack:
         module = stack.pop()
-        if module not in modules and not isinstance(module, SubmoduleBoundary):
+        if module not in modules and not is_boundary(module):
             modules[module] = None
             stack += [child for child in submodules(module).values() if child is not None]
     return list(modules)
@@ -116,7 +117,7 @@ def is_compiled(model: Any) -> bool:
 
 def _walk(model: Any, remove_duplicate: bool) -> Iterable[tuple[str, nn.Module]]:
     """`model.named_modules` without objectives and the modules below them."""
-    objectives = {module for module in model.modules() if isinstance(module, SubmoduleBoundary)}
+    objectives = {module for module in model.modules() if is_boundary(module)}
     return model.named_modules(memo=objectives, remove_duplicate=remove_duplicate)
 
 

@@ -23,7 +23,7 @@ from charladder.auxiliary._counts import Count, TargetCounts, count_targets
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
-from charladder.auxiliary._modules import SubmoduleBoundary, model_modules
+from charladder.auxiliary._modules import model_modules
 from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
 from charladder.auxiliary._report import Report, check_finite
@@ -38,7 +38,7 @@ from charladder.auxiliary.weights import WeightFunction, check_progress
 _ATTACH_LOCK = threading.Lock()  # threads may share an objective, and make its first call together
 
 
-class Objective(SubmoduleBoundary):
+class Objective(nn.Module):
     """The training loss of any model, and the heads that it needs.
 
     >>> import torch
@@ -68,6 +68,8 @@ class Objective(SubmoduleBoundary):
     statistics, and `objective.train()` beside `model.train()`. The parts of the model in a head keep the model's mode.
     With several processes, all of them must make every call, those for validation too: sums are taken over all.
     """
+
+    is_submodule_boundary = True  # see _modules.is_boundary
 
     def __init__(
         self,
