@@ -81,3 +81,50 @@ def test_compiled_models_of_one_class_have_separate_taps():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         expected = F.cross_entropy(objective.terms["a"].head(model.layers[0](x)), y).item()
         assert objective(compiled, x, y).terms["a"].value == pytest.approx(expected)
+
+
+def make_objectives(model):
+    """An objective of several kinds of terms: a mean, values by element with a mask, a sum with a count, a target from
+    a tap."""
+    heads = [nn.Linear(8, 3) for _ in range(2)]
+    terms = {
+        "mean": term(tap="layers.0", head=heads[0], weight=aux.schedules.linear(1.0, 0.0, until=0.5), target="labels"),
+        "masked": term(
+            lambda p, t: F.cross_entropy(p, t, reduction="none"),
+            tap="layers.1", head=heads[1], mask="mask", target="labels",
+        ),
+        "feature": aux.Term(aux.losses.cosine, tap="layers.0", target=aux.tapped("layers.2"), weight=0.2),
+    }  # fmt: skip
+    return aux.Objective(term(target="labels"), terms, model=model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # in inductor's imports
+@pytest.mark.parametrize("backend", ["eager", *SLOW])
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_whole_step_is_one_graph(backend, captured):
+    torch.compiler.reset()
+    torch.manual_seed(5)
+    model = stack(depth=3)
+    objective = make_objectives(model)
+    parameters = [*model.parameters(), *objective.parameters()]
+
+    def loss(x, targets, progress):
+        if not captured:
+            report = objective(model, x, targets, progress=progress)
+        else:
+            with objective.capture():
+                output = model(x)
+            report = objective.from_output(output, targets, progress=progress)
+        return report.total, {name: term.loss for name, term in report.terms.items()}
+
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(loss, backend=counter, fullgraph=True)
+    for step in range(8):
+        labels = torch.randint(0, 3, (6,)).masked_fill(torch.arange(6) < step % 3, -100)
+        targets = {"labels": labels, "mask": torch.rand(6) < 0.7}
+        x, progress = torch.randn(6, 8), step / 8
+        found, expected = compiled(x, targets, progress), loss(x, targets, progress)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(total, parameters, allow_unused=True) for total, _ in (found, expected)]
+        torch.testing.assert_close(*gradients)
+    assert counter.frame_count <= 3  # the first progress, any other, and the term that becomes silent

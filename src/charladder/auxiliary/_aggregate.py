@@ -69,6 +69,8 @@ def measure_all(
         target, mask = read_target(name, term, forward), mask_of(name, term, forward.targets)
 
         def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
+            if torch.compiler.is_compiling():  # a graph that reads ids is compiled again for each batch
+                return count_of(name, term, target)
             shared = id(target), id(term.count), id(term.loss)
             if shared not in counts:
                 counts[shared] = target, count_of(name, term, target)

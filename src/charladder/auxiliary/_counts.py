@@ -109,9 +109,14 @@ def unknown_count(name: str) -> AuxiliaryError:
 
 
 def is_zero(count: Count) -> bool | Tensor:
-    """Whether there is nothing to predict; a tensor if the count is on an accelerator, to avoid waiting for it."""
-    on_host = not isinstance(count, Tensor) or count.device.type == "cpu"
-    return float(count) == 0 if on_host else count == 0
+    """Whether there is nothing to predict; a tensor if the value of the count cannot be read without a delay."""
+    return float(count) == 0 if not isinstance(count, Tensor) or is_readable(count) else count == 0
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be read now: not on an accelerator, which would have to finish its work, and
+    not while torch.compile traces the step, whose graph would break."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def replace_zero(count: Count) -> Count:

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from charladder.auxiliary._counts import Count, count_of, is_integer, is_zero, knows_scalar_count, weight_mask
+from charladder.auxiliary._counts import (
+    Count,
+    count_of,
+    is_integer,
+    is_readable,
+    is_zero,
+    knows_scalar_count,
+    weight_mask,
+)
 from charladder.auxiliary._errors import AuxiliaryError, first_line, is_control_flow, raised_by
 from charladder.auxiliary._mean_divisors import loss_option
 from charladder.auxiliary._select import is_tuple_or_list, map_tensors, tensors_in
@@ -68,7 +76,7 @@ def _is_empty(measured: MeasuredLoss) -> bool | Tensor:
     if measured.counted or empty is False:
         return empty
     empty = empty & ~measured.loss.detach().isfinite()
-    return bool(empty) if empty.device.type == "cpu" else empty
+    return bool(empty) if is_readable(empty) else empty
 
 
 def _guard_gradients(term: Term, prediction: Any, count: Callable[[], Count | None]) -> tuple[Callable[..., Any], Any]:

@@ -22,11 +22,12 @@ from charladder.auxiliary._build_heads import make_head, probing, trainable_dtyp
 from charladder.auxiliary._counts import Count, TargetCounts, count_targets
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
+from charladder.auxiliary._finite_check import CheckMode, FiniteCheck
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
 from charladder.auxiliary._modules import model_modules
 from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
-from charladder.auxiliary._report import Report, check_finite
+from charladder.auxiliary._report import Report
 from charladder.auxiliary._select import call_model
 from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
 from charladder.auxiliary._taps import CapturedPass, TapOutputs, Taps
@@ -57,7 +58,9 @@ class Objective(nn.Module):
     rule: changes the weights according to the losses (rules.AdaLoss(), or a function of your own); a module is trained
     with the heads.
     order: the names in the order in which their losses are added; the main one first, unless given.
-    check: whether each call checks for NaN and infinity (on a GPU this waits for the result).
+    check: when NaN and infinity are reported. True: by each call, which waits for a GPU. "deferred": by a later call,
+    or by `finish_checks`; it does not wait. "auto": deferred for losses on an accelerator. False: never. A step that
+    torch.compile compiles as a whole is not checked.
     wrapped: this objective is inside the module that FSDP2 shards, beside the model, so that FSDP2 averages the
     gradients of its heads. DDP around such a module, DDP around the objective, and a model that holds its objective
     are detected without this.
@@ -79,12 +82,12 @@ class Objective(nn.Module):
         model: nn.Module | None = None,
         rule: Rule | None = None,
         order: Iterable[str] | None = None,
-        check: bool = True,
+        check: CheckMode = "auto",
         wrapped: bool = False,
     ) -> None:
         super().__init__()
         self._terms = collect_terms(main, auxiliary)
-        self.rule, self.check, self.wrapped = rule, check, wrapped
+        self.rule, self.wrapped, self._finite_check = rule, wrapped, FiniteCheck(check)
         self.order = None if order is None else list(order)
         self.heads, self.losses = nn.ModuleDict(), nn.ModuleDict()
         self.taps, self._head_gradients = Taps(), HeadGradients()
@@ -189,6 +192,10 @@ class Objective(nn.Module):
         report = self._measure(forward, weights, measured, counts, wrappers)
         report.output = output
         return report
+
+    def finish_checks(self) -> None:
+        """Waits for the deferred checks of all calls. Raises NotFiniteError for a loss that is NaN or infinite."""
+        self._finite_check.finish()
 
     @contextmanager
     def capture(self, model: nn.Module | None = None) -> Generator[None]:
@@ -394,8 +401,7 @@ class Objective(nn.Module):
         trained = {name: weights[name] != 0 for name in names}
         measured = measure_all(self.terms, trained, self.taps.heads, forward)
         report = aggregate(measured, self.terms, weights, self.rule, counts, forward.targets, world)
-        if self.check:
-            check_finite(report)
+        self._finite_check(report)
         if learns and wrappers.strict:
             report.total = report.total + zero_loss_of_unused(self, weights, forward.output, wrappers).to(report.total)
         return report

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from charladder.auxiliary._counts import Count, replace_zero, to_exact, unknown_count
-from charladder.auxiliary._errors import NotFiniteError
 
 
 @dataclass
@@ -62,9 +61,9 @@ class Report:
 
     total: Tensor
     terms: dict[str, TermReport]
-    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    parts: dict[str, Tensor] = field(default_factory=dict, repr=False)
     output: Any = field(default=None, repr=False)
-    unweighted: Callable[[], dict[str, Tensor]] = field(default=dict[str, Tensor], repr=False)
+    unweighted: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -100,15 +99,3 @@ def merge(reports: Iterable[Report]) -> Report:
                 counted=term.counted,
             )
     return Report(total, terms)
-
-
-def check_finite(report: Report) -> None:
-    """Raises NotFiniteError, which names the term, if a loss is NaN or infinite; on every rank the same."""
-    trained = {name: term for name, term in report.terms.items() if term.weight != 0}
-    losses = [term.loss.detach().float() for term in trained.values()]
-    if bool(torch.isfinite(torch.stack([report.total.detach().float(), *losses])).all()):
-        return
-    for name, term in trained.items():
-        if not math.isfinite(term.value):
-            raise NotFiniteError(f"term {name!r} is {term.value} (its weight is {term.weight:g})", name)
-    raise NotFiniteError("the total is not finite, though every term is; lower the weights", "total")

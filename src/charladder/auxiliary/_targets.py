@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charladder.auxiliary._counts import is_readable
 from charladder.auxiliary._errors import AuxiliaryError, call_named
 from charladder.auxiliary._predictions import read_tap
 from charladder.auxiliary._select import call_model, first_tensor, map_tensors, pick
@@ -27,7 +28,7 @@ class ForwardPass:
     tap_outputs: TapOutputs
     model: Any
     inputs: Any = None
-    frozen: dict[tuple[int, Any], Any] = field(default_factory=dict[tuple[int, Any], Any])
+    frozen: dict[tuple[int, Any], Any] = field(default_factory=dict)
 
 
 def target_of(name: str, term: Term, targets: Any) -> Any:
@@ -57,7 +58,7 @@ def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
     if mask.requires_grad:
         raise AuxiliaryError(f"term {name!r}: its mask requires a gradient and would get none; detach it")
     # Masks that are added to attention scores have 0 where an element counts, and a negative number elsewhere.
-    if mask.device.type == "cpu" and not bool((mask >= 0).all()):
+    if is_readable(mask) and not bool((mask >= 0).all()):
         raise AuxiliaryError(
             f"term {name!r}: its mask has numbers below 0 or NaN; floating-point numbers are weights of the loss's "
             "elements, and must be at least 0"

@@ -116,6 +116,6 @@ def _check_value(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:  # and not math.isfinite, which torch.compile cannot trace
         raise AuxiliaryError(f"term {name!r}: its weight is {value!r}; it must be a finite number")
     return number
