@@ -147,6 +147,27 @@ def loss_of_side(network: Network, head: nn.Linear, states: list[Tensor], target
     return F.cross_entropy(network.side(states[0]), targets)
 
 
+def kl_by_hand(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean of KL(softmax(target) || softmax(logits)), in at least float32, without a gradient into the target."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_p, log_q = logits.to(wide).log_softmax(-1), target.detach().to(wide).log_softmax(-1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+
+
+def to_own_output(network: Network, head: nn.Linear, states: list[Tensor], targets: Tensor) -> Tensor:
+    return kl_by_hand(head(states[0]), network.last(states[-1]))
+
+
+def teacher() -> nn.Linear:
+    network = nn.Linear(WIDTH, CLASSES).double()
+    fill_parameters(network, 2)
+    return network
+
+
+def one_hot(targets: Tensor) -> Tensor:
+    return F.one_hot(targets, WIDTH).double()
+
+
 FEATURES = [
     Feature("prediction that the model returns", returned, loss_of_side, {"side": True}),
     Feature("tap with a head of its own", tapped(), loss_of_state(0)),
@@ -188,6 +209,27 @@ FEATURES = [
         lambda network, head, states, targets: F.cross_entropy(
             F.linear(states[0], head.weight.detach(), head.bias.detach()), targets
         ),
+    ),
+    Feature(
+        "target from another module (`tapped`)",
+        tapped(loss=aux.losses.kl, target=aux.tapped("last")),
+        to_own_output,
+    ),
+    Feature(
+        "target from the model's output (`returned`)",
+        tapped(loss=aux.losses.kl, target=aux.returned()),
+        to_own_output,
+    ),
+    Feature(
+        "target from another network (`frozen`)",
+        tapped(loss=aux.losses.kl, target=aux.frozen(teacher(), inputs=one_hot)),
+        lambda network, head, states, targets: kl_by_hand(head(states[0]), teacher()(one_hot(targets))),
+    ),
+    Feature(
+        "target from another module, over micro-batches",
+        tapped(loss=aux.losses.kl, target=aux.tapped("last"), count=len),
+        to_own_output,
+        training="micro_batches",
     ),
     Feature(
         "weight that falls silent in training",

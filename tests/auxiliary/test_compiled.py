@@ -84,8 +84,8 @@ def test_compiled_models_of_one_class_have_separate_taps():
 
 
 def make_objectives(model):
-    """An objective of several kinds of terms: a mean, values by element with a mask, a sum with a count, a target from
-    a tap."""
+    """An objective of several kinds of terms: a mean, values by element with a mask, a sum with a count, targets from a
+    tap, from the output and from another network."""
     heads = [nn.Linear(8, 3) for _ in range(2)]
     terms = {
         "mean": term(tap="layers.0", head=heads[0], weight=aux.schedules.linear(1.0, 0.0, until=0.5), target="labels"),
@@ -94,6 +94,10 @@ def make_objectives(model):
             tap="layers.1", head=heads[1], mask="mask", target="labels",
         ),
         "feature": aux.Term(aux.losses.cosine, tap="layers.0", target=aux.tapped("layers.2"), weight=0.2),
+        "output": aux.Term(aux.losses.kl, tap="layers.0", head=heads[0], target=aux.returned(), weight=0.1),
+        "frozen": aux.Term(
+            aux.losses.smooth_l1, tap="layers.1", target=aux.frozen(stack(), inputs="image", tap="layers.0"), weight=0.3
+        ),
     }  # fmt: skip
     return aux.Objective(term(target="labels"), terms, model=model)
 
@@ -121,7 +125,7 @@ def test_a_whole_step_is_one_graph(backend, captured):
     compiled = torch.compile(loss, backend=counter, fullgraph=True)
     for step in range(8):
         labels = torch.randint(0, 3, (6,)).masked_fill(torch.arange(6) < step % 3, -100)
-        targets = {"labels": labels, "mask": torch.rand(6) < 0.7}
+        targets = {"labels": labels, "mask": torch.rand(6) < 0.7, "image": torch.randn(6, 8)}
         x, progress = torch.randn(6, 8), step / 8
         found, expected = compiled(x, targets, progress), loss(x, targets, progress)
         torch.testing.assert_close(found, expected)

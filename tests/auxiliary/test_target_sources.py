@@ -1,5 +1,7 @@
 """Targets that come from the network itself or from another network, against formulas written by hand."""
 
+import copy
+import gc
 from functools import partial
 
 import pytest
@@ -127,6 +129,64 @@ def test_counts_of_a_target_that_is_not_in_the_data():
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
+def test_count_of_a_target_that_is_not_in_the_data_is_a_function_of_targets():
+    model, loss = stack(), lambda prediction, target: (prediction - target).square().mean()
+    term = aux.Term(loss, tap="layers.0", target=aux.tapped("layers.2"), count=lambda targets: len(targets["main"]))
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"a": term})
+    whole = objective(model, X, {"main": Y}).total
+    parts = [(X[rows], {"main": Y[rows]}) for rows in (slice(2), slice(2, 6))]
+    counts = objective.counts(targets for _, targets in parts)
+    assert counts == {"main": 6, "a": 6}
+    reports = [objective(model, x, targets, counts=counts) for x, targets in parts]
+    torch.testing.assert_close(reports[0].total + reports[1].total, whole)
+
+
+def test_a_module_inside_a_frozen_network_is_tapped():
+    model, encoder = stack(), nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Tanh(), nn.Linear(8, 8)))
+    term = aux.Term(aux.losses.cosine, tap="layers.0", target=aux.frozen(encoder, tap="1.0"))
+    losses = aux.Objective(aux.Term(F.cross_entropy), {"a": term})(model, X, Y).losses
+    expected = 1 - F.cosine_similarity(model.layers[0](X), encoder[0](X).tanh(), dim=-1)
+    torch.testing.assert_close(losses["a"], expected.mean())
+    copied = copy.deepcopy(term)
+    assert len(encoder[1][0]._forward_hooks) == 1
+    del term
+    gc.collect()
+    assert not encoder[1][0]._forward_hooks
+    losses = aux.Objective(aux.Term(F.cross_entropy), {"a": copied})(model, X, Y).losses
+    torch.testing.assert_close(losses["a"], expected.mean())
+
+
+class HoldsTeacher(nn.Module):
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.teacher = nn.Sequential(nn.Linear(8, 3), nn.Dropout(0.5)).requires_grad_(trained)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(x)
+
+
+@pytest.mark.parametrize("tap", [None, "out"])
+def test_a_model_may_hold_a_frozen_network_whose_parameters_it_does_not_train(tap):
+    for trained in (False, True):
+        model = HoldsTeacher(trained).train()
+        term = aux.Term(aux.losses.kl, tap=tap, select=lambda output: output, target=aux.frozen(model.teacher))
+        objective = aux.Objective(aux.Term(F.cross_entropy), {"a": term})
+        if trained:
+            with pytest.raises(aux.AuxiliaryError, match=r"^term 'a': its frozen network has the parameter teacher.0"):
+                objective(model, X, Y)
+            assert model.teacher.training
+            continue
+        report = objective(model, X, Y)
+        torch.testing.assert_close(report.losses["a"], aux.losses.kl(model.out(X), model.teacher[0](X)).mean())
+        assert model.training and not model.teacher.training
+
+
+def test_terms_of_a_pattern_may_name_the_target():
+    term = aux.Term(F.cross_entropy, tap="layers.[01]", head=nn.Linear(8, 3), target_name="main")
+    assert len(aux.Objective(aux.Term(F.cross_entropy), {"a": term})(stack(), X, {"main": Y}).terms) == 3
+
+
 @pytest.mark.parametrize(
     ("term", "message"),
     [
@@ -134,11 +194,31 @@ def test_counts_of_a_target_that_is_not_in_the_data():
         (lambda: run(aux.tapped("layers.7")), "layers.7"),
         (lambda: run(aux.frozen(nn.Linear(3, 8))), "term 'a': its frozen network"),
         (lambda: run(aux.frozen(nn.Linear(3, 8), inputs="image")), "term 'a': "),
+        (lambda: aux.frozen(F.relu), r"frozen\(\) was given an object of type function; give an nn.Module"),
+        (lambda: aux.frozen(stack(), tap="layers.*"), r"frozen\(tap='layers.\*'\) is a pattern"),
+        (lambda: aux.frozen(stack(), tap="layer.2"), r"frozen\(\): the model has no module 'layer.2'; the nearest"),
+        (lambda: run(aux.frozen(CallsTwice(), tap="layer")), "it calls the module layer 2 times; tap a module that it"),
+        (lambda: run(aux.frozen(ReturnsText())), r"which part of it is meant; say so with frozen\(..., select=...\)"),
+        (lambda: run(aux.frozen(nn.Linear(8, 1))), r"the shapes \(6, 8\) and \(6, 1\) differ; give both the same"),
     ],
 )
 def test_mistakes(term, message):
     with pytest.raises(aux.AuxiliaryError, match=message):
         term()
+
+
+class CallsTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.layer(self.layer(x))
+
+
+class ReturnsText(nn.Module):
+    def forward(self, x):
+        return {"name": "no tensor"}
 
 
 def run(target):

@@ -26,7 +26,7 @@ from charladder.auxiliary._measure import MeasuredLoss, measure
 from charladder.auxiliary._predictions import head_input, predict
 from charladder.auxiliary._report import Report, TermReport
 from charladder.auxiliary._select import is_mapping, is_tuple
-from charladder.auxiliary._targets import ForwardPass, mask_of, read_target, target_of
+from charladder.auxiliary._targets import ForwardPass, mask_of, read_target, target_of, target_to_count
 from charladder.auxiliary._term import MAIN, Term
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name. The
@@ -68,7 +68,9 @@ def measure_all(
                 predictions[key] = prediction
         target, mask = read_target(name, term, forward), mask_of(name, term, forward.targets)
 
-        def count(name: str = name, term: Term = term, target: Any = target) -> Count | None:
+        to_count = target_to_count(term, target, forward.targets)
+
+        def count(name: str = name, term: Term = term, target: Any = to_count) -> Count | None:
             if torch.compiler.is_compiling():  # a graph that reads ids is compiled again for each batch
                 return count_of(name, term, target)
             shared = id(target), id(term.count), id(term.loss)
@@ -221,7 +223,8 @@ def _check_same_counts(terms: Mapping[str, Term], measured: Mapping[str, Measure
     """Raises AuxiliaryError for a loss whose count is not the one that `objective.counts` has for its target."""
     for name, one in measured.items():
         term = terms[name]
-        expected = count_targets(name, term, target_of(name, term, targets), mask_of(name, term, targets))
+        target = target_to_count(term, target_of(name, term, targets), targets)
+        expected = count_targets(name, term, target, mask_of(name, term, targets))
         if not math.isclose(float(one.count), float(expected), rel_tol=1e-6):
             raise AuxiliaryError(
                 f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "

@@ -82,7 +82,8 @@ def _expand_term(model: nn.Module, name: str, term: Term) -> list[tuple[str, Ter
     for layer, tap in enumerate(taps, 1):
         ending = ".".join(tap.split(".")[index] for index in wildcards)
         place: dict[str, Any] = {} if term.layer is not None else {"layer": layer, "layers": len(taps) + 1}
-        expanded.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, target_name=name, **place)))
+        place["target_name"] = term.target_name or name
+        expanded.append((f"{name}.{ending}", dataclasses.replace(term, tap=tap, **place)))
     return expanded
 
 

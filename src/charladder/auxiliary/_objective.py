@@ -23,6 +23,7 @@ from charladder.auxiliary._counts import Count, TargetCounts, count_targets
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._finite_check import CheckMode, FiniteCheck
+from charladder.auxiliary._frozen_targets import check_frozen
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
 from charladder.auxiliary._modules import model_modules
 from charladder.auxiliary._predictions import head_input
@@ -31,7 +32,7 @@ from charladder.auxiliary._report import Report
 from charladder.auxiliary._select import call_model
 from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
 from charladder.auxiliary._taps import CapturedPass, TapOutputs, Taps
-from charladder.auxiliary._targets import ForwardPass, mask_of, target_of
+from charladder.auxiliary._targets import ForwardPass, mask_of, target_of, target_to_count
 from charladder.auxiliary._term import Term, Terms, collect_terms
 from charladder.auxiliary._wrappers import unwrap, unwrapping_levels
 from charladder.auxiliary.weights import WeightFunction, check_progress
@@ -185,6 +186,8 @@ class Objective(nn.Module):
         useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and self.taps.model is None
         if required or useful:
             self.attach(base)
+        elif self.taps.model is None and isinstance(base, nn.Module):
+            check_frozen(base, self.terms)
         weights, wrappers = self.weights(progress, step), ParallelWrappers(model)
         measured = self._measured_terms(weights, only)
         output, tap_outputs = self._run(model, inputs, measured)
@@ -279,8 +282,8 @@ class Objective(nn.Module):
         counts = TargetCounts(dict.fromkeys(self.terms, 0))
         for targets in batches:
             for name, term in self.terms.items():
-                target, mask = target_of(name, term, targets), mask_of(name, term, targets)
-                counts[name] = counts[name] + count_targets(name, term, target, mask)
+                target = target_to_count(term, target_of(name, term, targets), targets)
+                counts[name] = counts[name] + count_targets(name, term, target, mask_of(name, term, targets))
         return counts
 
     def named_parameters(
@@ -359,6 +362,7 @@ class Objective(nn.Module):
         before = self.terms
         self._terms = Terms(expand(base, before))
         try:
+            check_frozen(base, self.terms)
             self._prepare(base)
         except AuxiliaryError:
             self._terms = before

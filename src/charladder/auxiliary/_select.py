@@ -63,8 +63,11 @@ def _pick_one(name: str, container: Any, step: Any, what: str, role: str = "sele
     raise AuxiliaryError(f"term {name!r}: {what} has no part {step!r}{nearest(str(step), part_names(container))}")
 
 
-def first_tensor(name: str, container: Any, what: str) -> Tensor:
-    """The part that is used without a selector: the container if it is a tensor, else its first part."""
+def first_tensor(name: str, container: Any, what: str, choice: str = "Term(select=...)") -> Tensor:
+    """The part that is used without a selector: the container if it is a tensor, else its first part.
+
+    choice: how a message says that the part can be chosen.
+    """
     first = container
     if is_mapping(container):
         first = next(iter(container.values()), None)
@@ -75,7 +78,7 @@ def first_tensor(name: str, container: Any, what: str) -> Tensor:
     if not isinstance(first, Tensor):
         raise AuxiliaryError(
             f"term {name!r}: {what} is of type {type(container).__name__}, and it is not clear which part of it is "
-            f"meant; say so with Term(select=...){nearest('', part_names(container))}"
+            f"meant; say so with {choice}{nearest('', part_names(container))}"
         )
     return first
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from charladder.auxiliary._counts import is_readable
-from charladder.auxiliary._errors import AuxiliaryError, call_named
+from charladder.auxiliary._errors import AuxiliaryError
+from charladder.auxiliary._frozen_targets import FrozenOutputs, read_frozen
 from charladder.auxiliary._predictions import read_tap
-from charladder.auxiliary._select import call_model, first_tensor, map_tensors, pick
+from charladder.auxiliary._select import first_tensor, map_tensors, pick
 from charladder.auxiliary._taps import TapOutputs
 from charladder.auxiliary._target_sources import FrozenTarget, TappedTarget, TargetSource
 from charladder.auxiliary._term import DEFAULT_TARGET, Term
@@ -20,7 +20,7 @@ from charladder.auxiliary._term import DEFAULT_TARGET, Term
 class ForwardPass:
     """One forward pass of the model, and what belongs to it.
 
-    inputs: of the model, if the objective ran it. frozen: the outputs of frozen networks, by network and inputs.
+    inputs: of the model, if the objective ran it. frozen: what frozen networks returned.
     """
 
     output: Any
@@ -28,7 +28,7 @@ class ForwardPass:
     tap_outputs: TapOutputs
     model: Any
     inputs: Any = None
-    frozen: dict[tuple[int, Any], Any] = field(default_factory=dict)
+    frozen: FrozenOutputs = field(default_factory=dict)
 
 
 def target_of(name: str, term: Term, targets: Any) -> Any:
@@ -44,6 +44,11 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
             f"term {name!r} has no target; give targets, or Term(target=None) for a loss of the prediction alone"
         )
     return targets
+
+
+def target_to_count(term: Term, target: Any, targets: Any) -> Any:
+    """What Term(count=function) is called with: the target, or `targets` for a target that is not in the data."""
+    return targets if isinstance(term.target, TargetSource) and term.count is not None else target
 
 
 def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:
@@ -72,37 +77,14 @@ def read_target(name: str, term: Term, forward: ForwardPass) -> Any:
         return target_of(name, term, forward.targets)
     source = term.target
     if isinstance(source, FrozenTarget):
-        return _read_frozen(name, source, forward)
+        return read_frozen(name, source, forward.targets, forward.inputs, forward.frozen)
     if isinstance(source, TappedTarget):
         part = read_tap(name, source.tap, source.call, source.select, source.detach, forward.tap_outputs, forward.model)
     else:
         what = "the model's output"
         part = (
-            first_tensor(name, forward.output, what)
+            first_tensor(name, forward.output, what, "returned(select=...)")
             if source.select is None
             else pick(name, forward.output, source.select, what, "target")
         )
     return map_tensors(Tensor.detach, part) if source.detach else part
-
-
-def _read_frozen(name: str, source: FrozenTarget, forward: ForwardPass) -> Any:
-    key = id(source.module), id(source.inputs) if callable(source.inputs) else source.inputs
-    if key not in forward.frozen:
-        inputs = _frozen_inputs(name, source, forward)
-        with torch.no_grad():
-            forward.frozen[key] = call_named(f"term {name!r}: its frozen network", call_model, source.module, inputs)
-    what = "the output of the frozen network"
-    if source.select is None:
-        return first_tensor(name, forward.frozen[key], what)
-    return pick(name, forward.frozen[key], source.select, what, "target")
-
-
-def _frozen_inputs(name: str, source: FrozenTarget, forward: ForwardPass) -> Any:
-    if source.inputs is not None:
-        return pick(name, forward.targets, source.inputs, "targets", "target")
-    if forward.inputs is None:
-        raise AuxiliaryError(
-            f"term {name!r}: its frozen network reads the inputs of the model, and the objective did not run the "
-            "model; say which part of targets it reads with frozen(module, inputs=...)"
-        )
-    return forward.inputs

@@ -59,9 +59,10 @@ class Term:
     mask: like target. Booleans and integers: the elements of the loss that are not 0 count. Floating-point numbers, at
     least 0: weights of the elements; the term is their weighted mean, and its count the sum of the weights. Needs a
     loss with a value per element.
-    count: of how many predictions a scalar is the mean: a number, or a function of the target. Left out: the divisor of
-    a torch loss (a function, a module, or one with keyword arguments bound). The count of other functions is unknown;
-    their scalars are refused under `counts=` and in several processes. A term with a count of 0 adds 0.
+    count: of how many predictions a scalar is the mean: a number, or a function of the target (of `targets`, if the
+    target is not in the data). Left out: the divisor of a torch loss (a function, a module, or one with keyword
+    arguments bound). The count of other functions is unknown; their scalars are refused under `counts=` and in several
+    processes. A term with a count of 0 adds 0.
     call: which call of a tapped module, if the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the term trains the head, but not the model. detach_head: the term does not train the head.
