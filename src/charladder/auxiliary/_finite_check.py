@@ -1,5 +1,6 @@
 """The check for losses that are NaN or infinite: by each call, or by a later one, which does not wait for a GPU."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +30,9 @@ class _Values:
         if bool(torch.isfinite(self.values).all()):
             return
         when = "" if self.call == calls else f", in a call before this one ({calls - self.call} before)"
-        for name, weight, value in zip(self.names, self.weights, self.values.tolist(), strict=False):
-            if not torch.isfinite(torch.tensor(value)):
+        values: list[float] = self.values.tolist()
+        for name, weight, value in zip(self.names, self.weights, values, strict=False):
+            if not math.isfinite(value):
                 raise NotFiniteError(f"term {name!r} is {value} (its weight is {weight:g}){when}", name)
         raise NotFiniteError(f"the total is not finite, though every term is; lower the weights{when}", "total")
 

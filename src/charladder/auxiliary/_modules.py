@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -67,6 +68,28 @@ def module_at(model: nn.Module, name: str) -> nn.Module | None:
             return None
         module = submodules(module)[part]
     return module
+
+
+# One step from a module to one of its submodules: the submodules by name, the name, and the submodule.
+Link = tuple[dict[str, nn.Module | None], str, nn.Module]
+
+
+def links_to(model: nn.Module, name: str) -> list[Link]:
+    """The steps from a model to the module of this name, wrappers on the way included."""
+    links: list[Link] = []
+    module: nn.Module = model
+    for part in name.split("."):
+        levels = inside_wrappers(module)
+        for outer, inner in pairwise(levels):
+            if part in submodules(outer):
+                break
+            links += [(submodules(outer), key, inner) for key, child in submodules(outer).items() if child is inner]
+        owner = next(level for level in levels if part in submodules(level))
+        child = submodules(owner)[part]
+        assert child is not None  # the module was found there
+        links.append((submodules(owner), part, child))
+        module = child
+    return links
 
 
 def inside_wrappers(module: nn.Module | None) -> list[nn.Module]:

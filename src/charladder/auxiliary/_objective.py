@@ -114,7 +114,7 @@ class Objective(nn.Module):
         Raises AuxiliaryError for a progress outside [0, 1], and if taps are patterns and no model is attached.
         """
         check_progress(progress)
-        if has_patterns(self.terms):
+        if not self._weight_functions:
             raise AuxiliaryError("some taps are patterns; attach(model) says which terms there are")
         return {name: weight(progress, step) for name, weight in self._weight_functions.items()}
 
@@ -378,7 +378,9 @@ class Objective(nn.Module):
 
     def _check_current(self, active: Iterable[str]) -> None:
         """Raises AuxiliaryError if a module that an active term reads or calls was replaced after `attach`."""
-        for name in active if self.taps.model is not None else ():
+        if self.taps.model is None or self.taps.is_current():
+            return
+        for name in active:
             self.taps.check_current(name, self.terms[name].tapped_names, self.terms[name].head)
 
     def _run(self, model: Callable[..., Any], inputs: Any, active: list[str]) -> tuple[Any, TapOutputs]:

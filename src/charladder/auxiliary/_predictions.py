@@ -45,6 +45,8 @@ def read_tap(
     name: the term. Raises AuxiliaryError if the module was not called, and if its output cannot be used.
     """
     calls = tap_outputs.get(tap, [])
+    if len(calls) == 1 and select is None and call is None and _is_plain(calls[0], detach):
+        return calls[0].output
     if not calls:
         hint = (
             "torch.compile runs a graph without this hook, which was made before the objective was attached, or for "
@@ -76,6 +78,13 @@ def read_tap(
         )
     states = [first_tensor(name, o, what) if select is None else pick(name, o, select, what) for o in outputs]
     return states if call == "all" else states[0]
+
+
+def _is_plain(call: TapCall, detach: bool) -> bool:
+    """Whether a tapped module returned one tensor that can be read as it is: the usual case, without further checks."""
+    output = call.output
+    has_gradients = call.gradients or detach or not torch.is_grad_enabled()
+    return isinstance(output, Tensor) and has_gradients and not call.is_modified() and not output.is_nested
 
 
 def _select_calls(name: str, tap: str, call: int | str | None, calls: list[TapCall]) -> list[TapCall]:
@@ -149,6 +158,9 @@ def _to_dtype_of(head: nn.Module, state: Any) -> Any:
     A model with autocast inside (accelerate, Trainer) or in mixed precision (FSDP2) returns other dtypes than its
     parameters have, and the heads run outside of it. Under autocast nothing is converted.
     """
+    weight = getattr(head, "weight", None)
+    if isinstance(state, Tensor) and isinstance(weight, Tensor) and state.dtype == weight.dtype:
+        return state  # also if the head has other dtypes: then nothing is converted
     dtypes = trainable_dtypes(head)
     if len(dtypes) != 1:
         return state

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from charladder.auxiliary._errors import AuxiliaryError
-from charladder.auxiliary._modules import inside_wrappers, module_at, named_modules, shared_modules
+from charladder.auxiliary._modules import Link, inside_wrappers, links_to, module_at, named_modules, shared_modules
 from charladder.auxiliary._select import tensors_in
 
 
-@dataclass
+@dataclass(slots=True)
 class TapCall:
     """One call of a tapped module: its output, whether gradients were enabled, and the version counter of each tensor
     in the output (None where torch has no such counter: compiled, or in inference mode)."""
@@ -32,7 +32,12 @@ class TapCall:
 
     def is_modified(self) -> bool:
         """Whether a tensor of the output was changed in place after the module returned it."""
-        return self.versions is not None and [t._version for t in tensors_in(self.output)] != self.versions
+        return self.versions is not None and _versions(self.output) != self.versions
+
+
+def _versions(output: Any) -> list[int]:
+    """The version counter of each tensor in the output of a module."""
+    return [output._version] if isinstance(output, torch.Tensor) else [t._version for t in tensors_in(output)]
 
 
 # The calls of tapped modules in one forward pass, by the name of the tap.
@@ -76,7 +81,7 @@ def _record(recorder: Recorder, name: str, module: nn.Module, args: Any, output:
         output = output.clone() if isinstance(output, torch.Tensor) else output
         recorder.outputs.setdefault(name, []).append(TapCall(output, torch.is_grad_enabled(), None))
     elif name in recorder.requested:
-        versions = None if torch.is_inference_mode_enabled() else [t._version for t in tensors_in(output)]
+        versions = None if torch.is_inference_mode_enabled() else _versions(output)
         recorder.outputs.setdefault(name, []).append(TapCall(output, torch.is_grad_enabled(), versions))
 
 
@@ -94,6 +99,7 @@ class Taps:
         self.shared: dict[str, dict[str, nn.Module]] = {}  # modules of the model in heads, by term and name
         self.model: nn.Module | None = None
         self.is_removed = False
+        self._links: list[Link] = []  # from the model to its tapped modules and heads, each once
         self._remove_when_deleted()
 
     def _remove_when_deleted(self) -> None:
@@ -121,6 +127,9 @@ class Taps:
         self.heads = {name: modules[name] for name in head_names}
         self.shared = {term: shared_modules(modules, head) for term, head in head_modules.items()}
         self.model, self.is_removed = model, False
+        paths = [*self.tapped, *self.heads, *(path for found in self.shared.values() for path in found)]
+        links = [link for path in paths for link in links_to(model, path)]
+        self._links = list({(id(children), part): (children, part, child) for children, part, child in links}.values())
 
     def remove(self) -> None:
         """Takes the hooks off the model."""
@@ -129,6 +138,7 @@ class Taps:
         self.tapped.clear()
         self.heads.clear()
         self.shared.clear()
+        self._links.clear()
 
     def check_current(self, term: str, taps: Iterable[str], head: Any) -> None:
         """Raises AuxiliaryError if a module that the term reads or calls was replaced in the model after `attach`."""
@@ -154,6 +164,10 @@ class Taps:
                     f"term {term!r}: its {role} {path} was {changed} after the objective was attached; attach after "
                     "the model is changed (by PEFT, for example), or call remove() and attach(model) again"
                 )
+
+    def is_current(self) -> bool:
+        """Whether all tapped modules and heads are reached through the modules that were there at `attach`."""
+        return all(children.get(part) is child for children, part, child in self._links)
 
     @contextmanager
     def recording(self, names: Iterable[str]) -> Generator[dict[str, list[TapCall]]]:
