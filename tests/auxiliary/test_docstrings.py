@@ -15,7 +15,9 @@ MODULES = [
 ]
 WITH_EXAMPLE = [
     aux.Objective, aux.Term, aux.diagnose, aux.explain, aux.intermediate_terms, aux.linear_cross_entropy,
-    aux.presets.al_rfou, aux.rules.AdaLoss, aux.rules.hinge, aux.schedules.linear, aux.schedules.piecewise,
+    aux.presets.al_rfou, aux.presets.feature_hint, aux.presets.latent_prediction, aux.presets.looped,
+    aux.presets.repa, aux.presets.self_distillation, aux.rules.AdaLoss, aux.rules.hinge, aux.schedules.linear,
+    aux.schedules.piecewise,
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from charladder.auxiliary._errors import AuxiliaryError, call_named
 from charladder.auxiliary._mean_divisors import loss_option, may_ignore_labels, mean_divisor, returns_mean
+from charladder.auxiliary._target_sources import TargetSource
 from charladder.auxiliary._term import Term
 
 IGNORE_INDEX = -100
@@ -81,10 +82,12 @@ def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Co
     """`count_of` before the loss is called. Raises AuxiliaryError if the count is not known."""
     count = count_of(name, term, target, mask)
     if count is None:
-        kind = "no target" if target is None else f"a target of type {type(target).__name__}"
+        kind, of = "no target" if target is None else f"a target of type {type(target).__name__}", "the target"
+        if isinstance(term.target, TargetSource):
+            kind, of = "a target that is not in the data", "targets"
         raise AuxiliaryError(
             f"term {name!r} has {kind}, from which its number of predictions is not known; give Term(count=...), a "
-            "number or a function of the target"
+            f"number or a function of {of}"
         )
     return count
 

@@ -5,6 +5,7 @@ progress. INTERMEDIATE and TARGETS list them by the names that Term(weight="al_r
 
 Terms whose target comes from the network itself or from another one (docs/representation-losses.md): repa,
 feature_hint, self_distillation, latent_prediction; and for networks that call their modules several times, looped.
+Section numbers in their docstrings are from memory.
 """
 
 from charladder.auxiliary._weight_presets import (
