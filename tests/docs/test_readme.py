@@ -1,5 +1,5 @@
-"""README.md: its Python code runs as printed, its commands are ones that exist and need no file that is not there, and
-its links lead somewhere."""
+"""README.md: its Python code runs as printed, and its links lead somewhere. Its commands, and those of
+docs/commands.md, exist and need no file that a new clone does not have."""
 
 import re
 import runpy
@@ -16,8 +16,10 @@ from charladder.text.datasets import DOWNLOADS, PYTHON
 PAGE = Path(__file__).parents[2] / "README.md"
 PICTURES = PAGE.parent / "docs" / "pictures"
 TEXT = PAGE.read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(TEXT)
+ALL_BLOCKS = BLOCKS + BLOCK.findall((PAGE.parent / "docs" / "commands.md").read_text())
+LINES = [line for language, block in ALL_BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("charladder ")]
 
 
