@@ -84,9 +84,13 @@ def test_compiled_models_of_one_class_have_separate_taps():
 
 
 def make_objectives(model):
-    """An objective of several kinds of terms: a mean, values by element with a mask, a sum with a count, targets from a
-    tap, from the output and from another network."""
+    """An objective of several kinds of terms: a mean, values by element with a mask, a sum with a count, named parts,
+    targets from a tap, from the output and from another network."""
     heads = [nn.Linear(8, 3) for _ in range(2)]
+
+    def two_parts(p, t):
+        return {"class": F.cross_entropy(p, t, reduction="none"), "size": (p.square().sum(), p.numel())}
+
     terms = {
         "mean": term(tap="layers.0", head=heads[0], weight=aux.schedules.linear(1.0, 0.0, until=0.5), target="labels"),
         "masked": term(
@@ -98,6 +102,7 @@ def make_objectives(model):
         "frozen": aux.Term(
             aux.losses.smooth_l1, tap="layers.1", target=aux.frozen(stack(), inputs="image", tap="layers.0"), weight=0.3
         ),
+        "parts": term(two_parts, tap="layers.0", head=heads[0], parts={"class": 1.0, "size": 0.1}, target="labels"),
     }  # fmt: skip
     return aux.Objective(term(target="labels"), terms, model=model)
 

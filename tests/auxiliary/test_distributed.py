@@ -72,6 +72,14 @@ def test_scalar_with_unknown_count_is_refused_on_both_ranks(ranks, wrapper):
         assert answer["refused"].startswith("term 'inner': its loss returned one scalar, and of how many predictions")
 
 
+def test_parts_that_ranks_do_not_know_are_refused_on_both_ranks(ranks):
+    for answer in results_of_case(ranks, two_ranks.undeclared_parts, DDP):
+        assert answer["refused"] == (
+            "term 'parts': its loss returned named parts, and several processes must know that they have the same; "
+            "give Term(parts={'class': 1, 'sum': 1, 'mean': 1})"
+        )
+
+
 @pytest.mark.parametrize("wrapper", [DDP, FSDP2])
 def test_nan_on_one_rank_is_reported_on_both(ranks, wrapper):
     for answer in results_of_case(ranks, two_ranks.not_finite, wrapper):

@@ -74,6 +74,10 @@ def nan_loss(prediction, target):
     return F.cross_entropy(prediction, target) * torch.nan
 
 
+def two_parts(prediction, target):
+    return {"box": prediction.mean(), "class": F.cross_entropy(prediction, target)}
+
+
 HEAD = nn.Linear(8, 3)
 TAPPED = partial(term, tap="layers.0", head=HEAD)
 MISTAKES = {
@@ -335,6 +339,51 @@ MISTAKES = {
         lambda: aux.Objective(term(), {"a": F.cross_entropy}),
         "it must have a Term by each name",
     ),
+    "parts that are a list": (
+        lambda: term(parts=["box"]),
+        "a Term's parts are ['box']; give the weight of each part by its name",
+    ),
+    "part with a weight that is no number": (
+        lambda: term(parts={"box": "5"}),
+        "a Term's part 'box' has the weight '5'; it must be a finite number",
+    ),
+    "parts without a weight": (lambda: term(parts={"box": 0}), "a Term's parts have no weight other than 0; leave"),
+    "parts of a loss that returns none": (
+        lambda: run(a=TAPPED(parts={"box": 1, "class": 1})),
+        "term 'a' has parts, and its loss returned none; make it return a mapping with the keys box, class",
+    ),
+    "a part that the term does not have": (
+        lambda: run(a=TAPPED(two_parts, parts={"box": 1, "clas": 1})),
+        "term 'a': its loss returned the part 'class', which Term(parts=...) does not have; the nearest are clas",
+    ),
+    "a part that the loss did not return": (
+        lambda: run(a=TAPPED(two_parts, parts={"box": 1, "class": 1, "giou": 2})),
+        "term 'a', part 'giou', was not returned by its loss; a part with nothing to predict is the pair",
+    ),
+    "a mapping that is empty": (
+        lambda: run(a=TAPPED(lambda p, t: {})),
+        "term 'a': its loss returned a mapping with the keys []; give each part a name",
+    ),
+    "a part that is no loss": (
+        lambda: run(a=TAPPED(lambda p, t: {"box": None})),
+        "term 'a', part 'box': its loss returned of type NoneType; it must return a scalar",
+    ),
+    "a part that is not finite": (
+        lambda: run(a=TAPPED(lambda p, t: {"box": p.mean(), "giou": p.mean() * torch.nan})),
+        "term 'a', part 'giou' is nan (its weight is 1)",
+    ),
+    "a count that lacks a part": (
+        lambda: run(a=TAPPED(two_parts, count={"box": 6, "clas": 6})),
+        "term 'a': its count lacks the part 'class'; the nearest are clas",
+    ),
+    "a count with parts of a loss without": (
+        lambda: run(a=TAPPED(count={"box": 6})),
+        "term 'a': its count has parts, and its loss returned none; give one number",
+    ),
+    "a part of unknown count": (
+        lambda: run(a=TAPPED(two_parts), call={"counts": {"main": 6, "a": 6}}),
+        "term 'a', part 'box': its loss returned one scalar, and of how many predictions it is the mean is not known",
+    ),
     "empty name": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
     "main with a pattern": (
         lambda: run(main=term(tap="layers.*")),
@@ -515,6 +564,7 @@ def test_torch_error_is_the_cause():
         ({"main": 6, "mian": 6}, "counts has 'mian', and there is no such term; the nearest are main"),
         ({"main": "6"}, "counts\\['main'\\] is '6'; give the number"),
         ({"main": None}, "counts\\['main'\\] is None; give the number"),
+        ({"main": {"a": "6"}}, "counts\\['main'\\]\\['a'\\] is '6'; give the number"),
         ({"main": -3}, "counts\\['main'\\] is -3; it must be at least 0"),
         ({"main": float("nan")}, "counts\\['main'\\] is nan; it must be at least 0"),
     ],

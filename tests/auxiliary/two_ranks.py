@@ -115,8 +115,10 @@ class Together(nn.Module):
 
 
 def report_numbers(report: aux.Report) -> dict[str, Any]:
-    """The terms of a report as plain numbers."""
-    return {n: {"value": t.value, "count": float(t.count), "weight": t.weight} for n, t in report.terms.items()}
+    """The terms of a report, and their parts, as plain numbers."""
+    reports = {f"{n} {part}": one for n, term in report.terms.items() for part, one in term.parts.items()}
+    reports |= report.terms
+    return {n: {"value": t.value, "count": float(t.count), "weight": t.weight} for n, t in reports.items()}
 
 
 def one_backward(setup: Setup) -> dict[str, Any]:
@@ -174,6 +176,34 @@ def micro_batches(wrapper: str | None) -> Any:
     """Micro-batches with losses that are means, and pairs."""
     terms = {"mean": tap(0), "pair": tap(1, loss=sum_and_count)}
     return accumulate_gradients(Setup(wrapper, aux.Objective(cross_entropy(), terms)), wrapper)
+
+
+def parts_of_loss(prediction: Tensor, targets: dict[str, Tensor]) -> dict[str, Any]:
+    """A value per element, a pair, and a mean over the elements of the mask: NaN where there is none."""
+    kept = targets["mask"]
+    gaps = (prediction[:, 0] - targets["real"])[kept]
+    return {
+        "class": loss_per_element(prediction, targets["y"]),
+        "sum": (gaps.abs().sum(), kept.sum()),
+        "mean": gaps.square().mean(),
+    }
+
+
+def count_parts(targets: dict[str, Tensor]) -> dict[str, Any]:
+    kept = targets["mask"].sum()
+    return {"class": (targets["y"] != -100).sum(), "sum": kept, "mean": kept}
+
+
+def named_parts(wrapper: str | None) -> Any:
+    """A loss with named parts. The first micro-batch of rank 1 has nothing to predict in two of them."""
+    weights = {"class": 1.0, "sum": 5.0, "mean": 2.0}
+    one = tap(0, loss=parts_of_loss, parts=weights, target=lambda targets: targets, count=count_parts)
+    return accumulate_gradients(Setup(wrapper, aux.Objective(cross_entropy(), {"parts": one})), wrapper)
+
+
+def undeclared_parts(wrapper: str | None) -> Any:
+    one = tap(0, loss=parts_of_loss, target=lambda targets: targets, count=count_parts)
+    return one_backward(Setup(wrapper, aux.Objective(cross_entropy(), {"parts": one})))
 
 
 def accumulate_gradients(setup: Setup, wrapper: str | None) -> Any:
@@ -357,14 +387,14 @@ def detached_head(wrapper: str | None) -> Any:
 
 
 BOTH_WRAPPERS: list[Case] = [
-    taps, weighted_mask, returned_prediction, learned_weights, micro_batches, nothing_to_predict, silent_tap,
-    silent_prediction, silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces,
+    taps, weighted_mask, returned_prediction, learned_weights, micro_batches, named_parts, nothing_to_predict,
+    silent_tap, silent_prediction, silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces,
     different_initial_heads, silent_inside, silent_together, silent_each_wrapped,
 ]  # fmt: skip
 BY_TERM: list[Case] = [diagnosis, gate]
 DDP_ONLY: list[Case] = [*BY_TERM, silent_together_with_a_rule]
 CASES = {
-    DDP: [*BOTH_WRAPPERS, *DDP_ONLY, not_finite, unknown_count, unused_outside],
+    DDP: [*BOTH_WRAPPERS, *DDP_ONLY, not_finite, unknown_count, undeclared_parts, unused_outside],
     FSDP2: [*BOTH_WRAPPERS, *BY_TERM, not_finite, unknown_count, resharded_head, detached_head],
 }
 

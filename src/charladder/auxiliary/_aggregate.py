@@ -1,32 +1,35 @@
 """The weighted sum of the main loss and the auxiliary losses, each divided by its count.
 
 total = sum over terms of weight * factor of the rule * loss / count + penalty of the rule
+
+The loss of a term with named parts is the sum of its parts, each divided by a count of its own.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from charladder.auxiliary import distributed
+from charladder.auxiliary._batch_counts import check_comparable, check_same_counts
 from charladder.auxiliary._counts import (
     Count,
+    PartCounts,
     TargetCounts,
     count_of,
-    count_targets,
+    count_of_part,
     replace_zero,
     to_exact,
-    unknown_count,
 )
-from charladder.auxiliary._errors import AuxiliaryError, is_control_flow, nearest, raised_by
+from charladder.auxiliary._errors import AuxiliaryError, is_control_flow, raised_by
 from charladder.auxiliary._measure import MeasuredLoss, measure
 from charladder.auxiliary._predictions import head_input, predict
-from charladder.auxiliary._report import Report, TermReport
+from charladder.auxiliary._report import Report, TermReport, sum_of_parts
 from charladder.auxiliary._select import is_mapping, is_tuple
-from charladder.auxiliary._targets import ForwardPass, mask_of, read_target, target_of, target_to_count
+from charladder.auxiliary._targets import ForwardPass, mask_of, read_target, target_to_count
 from charladder.auxiliary._term import MAIN, Term
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name. The
@@ -39,13 +42,13 @@ def measure_all(
     trained: Mapping[str, bool],
     model_heads: Mapping[str, nn.Module],
     forward: ForwardPass,
-) -> dict[str, MeasuredLoss]:
-    """The losses of terms, without their weights.
+) -> dict[str, list[MeasuredLoss]]:
+    """The losses of terms, without their weights: one for each term, or one for each of its named parts.
 
     trained: the names of the terms, and whether each is measured with gradients. model_heads: heads that are modules of
     the model, by name.
     """
-    measured: dict[str, MeasuredLoss] = {}
+    measured: dict[str, list[MeasuredLoss]] = {}
     heads: dict[str, Any] = {}
     for name in trained:
         head = terms[name].head
@@ -53,9 +56,9 @@ def measure_all(
     uses = Counter(map(id, heads.values()))
     predictions: dict[Any, Any] = {}  # of heads that several terms share; each runs once
     # Terms may share a target. The target is kept here, so that no other object gets its id.
-    counts: dict[tuple[int, int, int], tuple[Any, Count | None]] = {}
+    counts: dict[tuple[int, int, int], tuple[Any, PartCounts | None]] = {}
 
-    def measure_one(name: str) -> MeasuredLoss:
+    def measure_one(name: str) -> list[MeasuredLoss]:
         term, head = terms[name], heads[name]
         if head is None and term.head is not None:
             raise AuxiliaryError(f"term {name!r}: its head {term.head!r} is the model's; attach(model) first")
@@ -70,7 +73,7 @@ def measure_all(
 
         to_count = target_to_count(term, target, forward.targets)
 
-        def count(name: str = name, term: Term = term, target: Any = to_count) -> Count | None:
+        def count(name: str = name, term: Term = term, target: Any = to_count) -> PartCounts | None:
             if torch.compiler.is_compiling():  # a graph that reads ids is compiled again for each batch
                 return count_of(name, term, target)
             shared = id(target), id(term.count), id(term.loss)
@@ -102,11 +105,11 @@ def _prediction_key(term: Term, head: Any) -> Any:
 
 
 def aggregate(
-    measured: Mapping[str, MeasuredLoss],
+    measured: Mapping[str, Sequence[MeasuredLoss]],
     terms: Mapping[str, Term],
     weights: Mapping[str, float],
     rule: Rule | None,
-    counts: Mapping[str, Count] | None,
+    counts: Mapping[str, PartCounts] | None,
     targets: Any,
     world: int,
 ) -> Report:
@@ -115,16 +118,16 @@ def aggregate(
     counts: those of the whole batch of this process; None for those of this call. world: the number of processes.
     """
     if world > 1 or counts is not None:
-        _check_counts_known(measured)
+        check_comparable(terms, measured, world)
     if isinstance(counts, TargetCounts):
-        _check_same_counts(terms, measured, targets)
+        check_same_counts(terms, measured, targets)
     reports, divisors = _reduce(measured, weights, counts, world)
     weighted = {name: one for name, one in measured.items() if weights[name] != 0}
     factors, penalty = _apply_rule(rule, terms, {name: reports[name] for name in weighted})
     total: Tensor | None = None
     parts: dict[str, Tensor] = {}
     for name, one in weighted.items():
-        part = one.loss * _scale(weights[name], one, divisors[name], world)
+        part = _divide(one, divisors[name], weights[name], world)
         if name in factors:
             part = part * factors[name]
             reports[name].weight *= float(torch.as_tensor(factors[name]).detach())
@@ -133,39 +136,65 @@ def aggregate(
     if penalty is not None:
         if counts is not None:  # the share of this micro-batch
             name = MAIN if MAIN in weighted else next(iter(weighted))
-            share = to_exact(reports[name].count) / replace_zero(divisors[name])
+            share = to_exact(reports[name].count) / replace_zero(sum(divisors[name]))
             penalty = penalty * torch.as_tensor(share).to(penalty)
         total = penalty if total is None else total + penalty
     if total is None:  # every term is silent; backward must still be possible
         total = torch.zeros((), requires_grad=torch.is_grad_enabled())
 
     def unweighted() -> dict[str, Tensor]:
-        return {name: one.loss * _scale(1.0, one, divisors[name], world) for name, one in weighted.items()}
+        return {name: _divide(one, divisors[name], 1.0, world) for name, one in weighted.items()}
 
     return Report(total, reports, parts, unweighted=unweighted)
 
 
 def _reduce(
-    measured: Mapping[str, MeasuredLoss], weights: Mapping[str, float], counts: Mapping[str, Count] | None, world: int
-) -> tuple[dict[str, TermReport], dict[str, Count]]:
-    """The reports of all terms and their divisors, over all ranks."""
-    reports = {
-        name: TermReport(one.loss.detach(), one.count, weights[name], one.mean, one.counted)
-        for name, one in measured.items()
-    }
+    measured: Mapping[str, Sequence[MeasuredLoss]],
+    weights: Mapping[str, float],
+    counts: Mapping[str, PartCounts] | None,
+    world: int,
+) -> tuple[dict[str, TermReport], dict[str, list[Count]]]:
+    """The reports of all terms and the divisors of their parts, over all ranks."""
     missing = [name for name in measured if counts is not None and name not in counts]
     if missing:
         raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
-    divisors: dict[str, Count] = {n: one.count if counts is None else counts[n] for n, one in measured.items()}
-    if world > 1 and measured:
-        sums, local_counts, global_counts = distributed.all_reduce_sums(
-            [report.sum for report in reports.values()],
-            [report.count for report in reports.values()],
-            list(divisors.values()),
+    rows = [(name, one) for name, several in measured.items() for one in several]
+    reports = [
+        TermReport(
+            one.loss.detach(), one.count, weights[name] if one.part is None else one.weight, one.mean, one.counted
         )
-        reports = {name: TermReport(sums[at], local_counts[at], weights[name]) for at, name in enumerate(measured)}
-        divisors = {name: global_counts[at] for at, name in enumerate(measured)}
-    return reports, divisors
+        for name, one in rows
+    ]
+    divisors = [one.count if counts is None else count_of_part(name, counts[name], one.part) for name, one in rows]
+    if world > 1 and rows:
+        sums, local_counts, divisors = distributed.all_reduce_sums(
+            [report.sum for report in reports], [report.count for report in reports], divisors
+        )
+        reports = [
+            TermReport(total, count, report.weight)
+            for total, count, report in zip(sums, local_counts, reports, strict=True)
+        ]
+    next_reports, next_divisors = iter(reports), iter(divisors)
+    return (
+        {name: _report_of_term(several, next_reports, weights[name]) for name, several in measured.items()},
+        {name: list(islice(next_divisors, len(several))) for name, several in measured.items()},
+    )
+
+
+def _report_of_term(parts: Sequence[MeasuredLoss], reports: Iterator[TermReport], weight: float) -> TermReport:
+    """The report of a term from the next of the reports, or from those of its parts."""
+    named = {one.part: next(reports) for one in parts}
+    return named[None] if None in named else sum_of_parts({str(part): one for part, one in named.items()}, weight)
+
+
+def _divide(parts: Sequence[MeasuredLoss], divisors: Sequence[Count], weight: float, world: int) -> Tensor:
+    """The loss of a term in the total: its parts, each divided by its count, times their weights."""
+    scaled: list[Tensor] = [
+        one.loss * _scale(weight * one.weight, one, divisor, world)
+        for one, divisor in zip(parts, divisors, strict=True)
+        if one.weight != 0
+    ]
+    return sum(scaled[1:], scaled[0])
 
 
 def _scale(weight: float, one: MeasuredLoss, divisor: Count, world: int) -> Any:
@@ -197,36 +226,3 @@ def _apply_rule(
     if unknown:
         raise AuxiliaryError(f"the rule has a factor for {unknown[0]!r}, and there is no such term")
     return {name: factor for name, factor in factors.items() if name in reports}, penalty
-
-
-def check_counts(terms: Mapping[str, Term], counts: Any) -> None:
-    """Raises AuxiliaryError if the `counts` of a call are not numbers by the names of terms."""
-    if not is_mapping(counts):
-        raise AuxiliaryError(f"counts is of {type(counts)}; give a dict of numbers, or objective.counts(batches)")
-    for name, count in counts.items():
-        if name not in terms:
-            raise AuxiliaryError(f"counts has {name!r}, and there is no such term{nearest(name, terms)}")
-        if not isinstance(count, int | float | Tensor):
-            raise AuxiliaryError(f"counts[{name!r}] is {count!r}; give the number of its predictions")
-        if not isinstance(count, Tensor) and not count >= 0:
-            raise AuxiliaryError(f"counts[{name!r}] is {count!r}; it must be at least 0")
-
-
-def _check_counts_known(measured: Mapping[str, MeasuredLoss]) -> None:
-    """Raises AuxiliaryError for a mean over an unknown number of predictions: the result would be a mean of means."""
-    for name, one in measured.items():
-        if not one.counted:
-            raise unknown_count(name)
-
-
-def _check_same_counts(terms: Mapping[str, Term], measured: Mapping[str, MeasuredLoss], targets: Any) -> None:
-    """Raises AuxiliaryError for a loss whose count is not the one that `objective.counts` has for its target."""
-    for name, one in measured.items():
-        term = terms[name]
-        target = target_to_count(term, target_of(name, term, targets), targets)
-        expected = count_targets(name, term, target, mask_of(name, term, targets))
-        if not math.isclose(float(one.count), float(expected), rel_tol=1e-6):
-            raise AuxiliaryError(
-                f"term {name!r}: its loss has {float(one.count):g} predictions where objective.counts found "
-                f"{float(expected):g}; give Term(count=...), or counts in a dict of your own"
-            )

@@ -6,21 +6,25 @@ target that are not -100.
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from charladder.auxiliary._errors import AuxiliaryError, call_named
+from charladder.auxiliary._errors import AuxiliaryError, call_named, nearest, term_and_part
 from charladder.auxiliary._mean_divisors import loss_option, may_ignore_labels, mean_divisor, returns_mean
+from charladder.auxiliary._select import is_mapping
 from charladder.auxiliary._target_sources import TargetSource
 from charladder.auxiliary._term import Term
 
 IGNORE_INDEX = -100
 Count = float | Tensor
+# Of a term whose loss returns named parts: a number for all parts, or one for each by name.
+PartCounts = Count | Mapping[str, Count]
 
 
-class TargetCounts(dict[str, Count]):
+class TargetCounts(dict[str, PartCounts]):
     """Counts from `objective.counts`: from the targets alone, before any loss was called."""
 
 
@@ -42,7 +46,7 @@ def weight_mask(term: Term, target: Any, mask: Tensor | None) -> Tensor | None:
     return mask * (target != ignored) if mask.shape == target.shape else mask
 
 
-def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> Count | None:
+def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> PartCounts | None:
     """The number of predictions of term `name` for this target; None if it is not known.
 
     Raises AuxiliaryError that names the term if its count is no number, or a function that raises.
@@ -51,9 +55,7 @@ def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> 
         return _given_count(name, term.count, target)
     where = weight_mask(term, target, mask)
     if mask is not None:
-        if where is None:
-            return None
-        return where.sum(dtype=_wide_dtype(where)) if where.is_floating_point() else where.count_nonzero()
+        return None if where is None else count_of_mask(where)
     if not isinstance(target, Tensor):
         return None
     if returns_mean(term.loss):
@@ -61,9 +63,47 @@ def count_of(name: str, term: Term, target: Any, mask: Tensor | None = None) -> 
     return target.numel() if where is None else where.sum()
 
 
-def _given_count(name: str, count: Any, target: Any) -> Count:
-    """The value of Term(count=...). A tensor's value is not checked, because reading it would wait for its device."""
+def count_of_mask(where: Tensor) -> Tensor:
+    """The number of elements that a mask keeps, or the sum of its weights."""
+    return where.sum(dtype=_wide_dtype(where)) if where.is_floating_point() else where.count_nonzero()
+
+
+def count_of_part(name: str, counts: PartCounts, part: str | None) -> Count:
+    """The count of one part of term `name`; part: None for a loss without parts.
+
+    Raises AuxiliaryError if the counts are those of other parts.
+    """
+    if not isinstance(counts, Mapping):
+        return counts
+    if part is None:
+        raise AuxiliaryError(f"term {name!r}: its count has parts, and its loss returned none; give one number")
+    if part not in counts:
+        raise AuxiliaryError(f"term {name!r}: its count lacks the part {part!r}{nearest(part, counts)}")
+    return counts[part]
+
+
+def add_counts(one: PartCounts, other: PartCounts) -> PartCounts:
+    """The sum of the counts of one term in two batches; part by part, if they have parts."""
+    if not isinstance(one, Mapping) and not isinstance(other, Mapping):
+        return one + other
+    names = dict.fromkeys(part for counts in (one, other) if isinstance(counts, Mapping) for part in counts)
+    return {part: _part_or_all(one, part) + _part_or_all(other, part) for part in names}
+
+
+def _part_or_all(counts: PartCounts, part: str) -> Count:
+    return counts.get(part, 0) if isinstance(counts, Mapping) else counts
+
+
+def _given_count(name: str, count: Any, target: Any) -> PartCounts:
+    """The value of Term(count=...)."""
     value = call_named(f"term {name!r}: its count function", count, target) if callable(count) else count
+    if is_mapping(value):
+        return {part: _checked_count(name, number) for part, number in value.items()}
+    return _checked_count(name, value)
+
+
+def _checked_count(name: str, value: Any) -> Count:
+    """A count that the user gave. A tensor's value is not checked, because reading it would wait for its device."""
     if isinstance(value, Tensor):
         valid = value.numel() == 1
     else:
@@ -78,7 +118,7 @@ def knows_scalar_count(term: Term) -> bool:
     return term.count is not None or returns_mean(term.loss)
 
 
-def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> Count:
+def count_targets(name: str, term: Term, target: Any, mask: Tensor | None) -> PartCounts:
     """`count_of` before the loss is called. Raises AuxiliaryError if the count is not known."""
     count = count_of(name, term, target, mask)
     if count is None:
@@ -102,12 +142,12 @@ def _wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def unknown_count(name: str) -> AuxiliaryError:
+def unknown_count(name: str, part: str | None = None) -> AuxiliaryError:
     """The error to raise where a count is needed, and the loss of a term has returned a scalar of unknown count."""
     return AuxiliaryError(
-        f"term {name!r}: its loss returned one scalar, and of how many predictions it is the mean is not known, which "
-        "micro-batches and several processes need; give Term(count=...), or let the loss return a pair (sum, count) or "
-        "a value per element (reduction='none')"
+        f"{term_and_part(name, part)}: its loss returned one scalar, and of how many predictions it is the mean is not "
+        "known, which micro-batches and several processes need; give Term(count=...), or let the loss return a pair "
+        "(sum, count) or a value per element (reduction='none')"
     )
 
 

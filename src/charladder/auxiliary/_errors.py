@@ -19,6 +19,11 @@ class NotFiniteError(AuxiliaryError):
         self.term = term
 
 
+def term_and_part(name: str, part: str | None = None) -> str:
+    """What a message calls a term, or one of the named parts of its loss."""
+    return f"term {name!r}" if part is None else f"term {name!r}, part {part!r}"
+
+
 def first_line(error: Exception) -> str:
     """The first line of another exception's message, without its full stop, to quote at the end of a message."""
     lines = str(error).strip().splitlines()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from charladder.auxiliary._errors import AuxiliaryError, NotFiniteError
+from charladder.auxiliary._errors import AuxiliaryError, NotFiniteError, term_and_part
 from charladder.auxiliary._report import Report
 
 CheckMode = bool | Literal["auto", "deferred"]
@@ -17,10 +17,11 @@ MAX_PENDING = 64  # calls whose values may wait; with more, a call waits for the
 
 @dataclass
 class _Values:
-    """The losses of one call: those of the terms `names`, then the total. ready: set once they are on the host."""
+    """The losses of one call: those of terms and parts of terms, by `names`, then the total. ready: set once they are
+    on the host."""
 
     values: Tensor
-    names: list[str]
+    names: list[tuple[str, str | None]]
     weights: list[float]
     call: int
     ready: Any = None
@@ -31,9 +32,9 @@ class _Values:
             return
         when = "" if self.call == calls else f", in a call before this one ({calls - self.call} before)"
         values: list[float] = self.values.tolist()
-        for name, weight, value in zip(self.names, self.weights, values, strict=False):
+        for (name, part), weight, value in zip(self.names, self.weights, values, strict=False):
             if not math.isfinite(value):
-                raise NotFiniteError(f"term {name!r} is {value} (its weight is {weight:g}){when}", name)
+                raise NotFiniteError(f"{term_and_part(name, part)} is {value} (its weight is {weight:g}){when}", name)
         raise NotFiniteError(f"the total is not finite, though every term is; lower the weights{when}", "total")
 
 
@@ -56,10 +57,16 @@ class FiniteCheck:
         if self.mode is False or torch.compiler.is_compiling():
             return
         self._calls += 1
-        names = [name for name, term in report.terms.items() if term.weight != 0]
-        losses = [report.terms[name].loss for name in names]
+        rows = {
+            (name, part): one
+            for name, term in report.terms.items()
+            if term.weight != 0
+            for part, one in (term.parts or {None: term}).items()
+            if one.weight != 0
+        }
+        losses = [one.loss for one in rows.values()]
         values = torch.stack([loss.detach().float() for loss in (*losses, report.total)])
-        call = _Values(values, names, [report.terms[name].weight for name in names], self._calls)
+        call = _Values(values, list(rows), [one.weight for one in rows.values()], self._calls)
         if self.mode is True or (self.mode == "auto" and values.device.type == "cpu"):
             call.raise_if_not_finite(self._calls)
             return

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from charladder.auxiliary import distributed
-from charladder.auxiliary._aggregate import Rule, aggregate, check_counts, measure_all
+from charladder.auxiliary._aggregate import Rule, aggregate, measure_all
+from charladder.auxiliary._batch_counts import check_counts, count_batches
 from charladder.auxiliary._build_heads import make_head, probing, trainable_dtypes
-from charladder.auxiliary._counts import Count, TargetCounts, count_targets
+from charladder.auxiliary._counts import PartCounts
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._finite_check import CheckMode, FiniteCheck
@@ -32,7 +33,7 @@ from charladder.auxiliary._report import Report
 from charladder.auxiliary._select import call_model
 from charladder.auxiliary._shared_tensors import keep_shared, leave_out_shared
 from charladder.auxiliary._taps import CapturedPass, TapOutputs, Taps
-from charladder.auxiliary._targets import ForwardPass, mask_of, target_of, target_to_count
+from charladder.auxiliary._targets import ForwardPass
 from charladder.auxiliary._term import Term, Terms, collect_terms
 from charladder.auxiliary._wrappers import unwrap, unwrapping_levels
 from charladder.auxiliary.weights import WeightFunction, check_progress
@@ -167,7 +168,7 @@ class Objective(nn.Module):
         *,
         progress: float | None = None,
         step: int | None = None,
-        counts: Mapping[str, Count] | None = None,
+        counts: Mapping[str, PartCounts] | None = None,
         only: Iterable[str] | None = None,
     ) -> Report:
         """Runs the model and measures every active term.
@@ -232,7 +233,7 @@ class Objective(nn.Module):
         *,
         progress: float | None = None,
         step: int | None = None,
-        counts: Mapping[str, Count] | None = None,
+        counts: Mapping[str, PartCounts] | None = None,
         weights: Mapping[str, float] | None = None,
         only: Iterable[str] | None = None,
     ) -> Report:
@@ -273,18 +274,13 @@ class Objective(nn.Module):
         weights.update(dict.fromkeys(self.terms.keys() - set(chosen), 0.0))
         return [name for name in self.terms if name in chosen and (weights[name] != 0 or self.terms[name].measure)]
 
-    def counts(self, batches: Iterable[Any]) -> dict[str, Count]:
+    def counts(self, batches: Iterable[Any]) -> dict[str, PartCounts]:
         """The number of predictions of each term in the targets of several micro-batches together.
 
         Raises AuxiliaryError for a term without `count` whose target does not determine it. A call raises it for a
         loss that counts differently.
         """
-        counts = TargetCounts(dict.fromkeys(self.terms, 0))
-        for targets in batches:
-            for name, term in self.terms.items():
-                target = target_to_count(term, target_of(name, term, targets), targets)
-                counts[name] = counts[name] + count_targets(name, term, target, mask_of(name, term, targets))
-        return counts
+        return count_batches(self.terms, batches)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -395,7 +391,7 @@ class Objective(nn.Module):
         forward: ForwardPass,
         weights: Mapping[str, float],
         names: list[str],
-        counts: Mapping[str, Count] | None,
+        counts: Mapping[str, PartCounts] | None,
         wrappers: ParallelWrappers,
     ) -> Report:
         """Measures the terms `names`, adds up those with a weight, and prepares the backward pass of several ranks."""

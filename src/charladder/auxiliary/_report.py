@@ -17,6 +17,8 @@ class TermReport:
 
     counted: whether the count is known. It is not if a function of the user's has returned a scalar and the term has
     no `count`; the count here is then the number of the target's elements.
+    parts: the named parts of its loss, each with its own value and count, and its weight inside the term. The term's
+    value is the sum of their weights times values, and its count the sum of their counts.
     """
 
     loss: Tensor
@@ -24,6 +26,7 @@ class TermReport:
     weight: float
     mean: bool = False
     counted: bool = True
+    parts: dict[str, "TermReport"] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -37,7 +40,7 @@ class TermReport:
 
     @property
     def share(self) -> float:
-        """What the term adds to the total: weight times value."""
+        """What the term adds to the total, or the part to its term: weight times value."""
         return self.weight * self.value
 
     @property
@@ -89,13 +92,33 @@ def merge(reports: Iterable[Report]) -> Report:
     for report in reports:
         total = total + report.total.detach().to(total.device)
         for name, term in report.terms.items():
-            before = terms.get(name)
-            if before is not None and not (term.counted and before.counted):
-                raise unknown_count(name)
-            terms[name] = TermReport(
-                term.sum if before is None else before.sum + term.sum,
-                term.count + (0 if before is None else before.count),
-                term.weight,
-                counted=term.counted,
-            )
+            terms[name] = _merge_terms(name, None, terms.get(name), term)
     return Report(total, terms)
+
+
+def _merge_terms(name: str, part: str | None, before: TermReport | None, term: TermReport) -> TermReport:
+    """One term, or one part of it, of two reports. before: None for the first report that has it."""
+    if term.parts:
+        parts = {} if before is None else dict(before.parts)
+        parts |= {one: _merge_terms(name, one, parts.get(one), report) for one, report in term.parts.items()}
+        return sum_of_parts(parts, term.weight)
+    if before is not None and not (term.counted and before.counted):
+        raise unknown_count(name, part)
+    return TermReport(
+        term.sum if before is None else before.sum + term.sum,
+        term.count + (0 if before is None else before.count),
+        term.weight,
+        counted=term.counted,
+    )
+
+
+def sum_of_parts(parts: dict[str, TermReport], weight: float) -> TermReport:
+    """The report of a term with named parts: the sum of their means, each times its weight. weight: the term's."""
+    means = [
+        one.weight * (one.loss if one.mean else one.loss / replace_zero(one.count))
+        for one in parts.values()
+        if one.weight != 0
+    ]
+    counts = [one.count for one in parts.values()]
+    counted = all(one.counted for one in parts.values())
+    return TermReport(sum(means[1:], means[0]), sum(counts[1:], counts[0]), weight, True, counted, parts)

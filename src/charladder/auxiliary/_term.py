@@ -11,6 +11,7 @@ from torch import nn
 
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._modules import is_pattern
+from charladder.auxiliary._parts import check_part_weights
 from charladder.auxiliary._select import is_mapping
 from charladder.auxiliary._target_sources import TappedTarget
 from charladder.auxiliary.weights import TermPlace, Weight, WeightFunction, make_weight_function
@@ -40,7 +41,10 @@ class Term:
     ('encoder.layers.4', 0.3)
 
     loss: `loss(prediction, target)`; returns a scalar (a mean), a value per element, or a pair (sum, count). Of values
-    per element, those count whose integer target is not -100.
+    per element, those count whose integer target is not -100. It may return a mapping of named parts, each of them one
+    of these forms: the term is the sum of the parts' means, and the report has each part by name.
+    parts: the weight of each part that the loss returns, by name; 1 for each if left out. A part of weight 0 is
+    reported and not trained. Several processes need it: all must have the same parts.
     tap: the name of a module of the model (as in `model.named_modules()`) whose output is read, or a pattern in which
     `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that matches. None: the
     prediction is one that the model returns.
@@ -62,7 +66,8 @@ class Term:
     count: of how many predictions a scalar is the mean: a number, or a function of the target (of `targets`, if the
     target is not in the data). Left out: the divisor of a torch loss (a function, a module, or one with keyword
     arguments bound). The count of other functions is unknown; their scalars are refused under `counts=` and in several
-    processes. A term with a count of 0 adds 0.
+    processes. A term with a count of 0 adds 0. For a loss with parts: one number for all, or a mapping (or a
+    function that returns one) by the parts' names.
     call: which call of a tapped module, if the model calls it several times: 0 the first, -1 the last, or "all": the
     loss takes a list of predictions.
     detach_tap: the term trains the head, but not the model. detach_head: the term does not train the head.
@@ -79,11 +84,12 @@ class Term:
     weight: Weight = 1.0
     target: Any = DEFAULT_TARGET
     mask: Any = None
-    count: float | Callable[[Any], Any] | None = None
+    count: float | Mapping[str, float] | Callable[[Any], Any] | None = None
     call: int | str | None = None
     detach_tap: bool = False
     detach_head: bool = False
     measure: bool = False
+    parts: Mapping[str, float] | None = None
     target_name: str | None = None
     layer: int | None = None
     layers: int | None = None
@@ -99,6 +105,8 @@ class Term:
             raise AuxiliaryError(f"a Term has call={self.call!r} and no tap; give tap=, or leave call= out")
         if self.mask is not None and self.count is not None:
             raise AuxiliaryError("a Term has a mask and a count, and the mask says what counts; leave one of them out")
+        if self.parts is not None:
+            check_part_weights(self.parts)
         if self.detach_head and self.head is None:
             raise AuxiliaryError("a Term has detach_head=True and no head; give head=, or leave it out")
         if self.layer is not None and not 1 <= self.layer <= (self.layers or 0):

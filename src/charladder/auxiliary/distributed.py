@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from charladder.auxiliary._report import TermReport
+from charladder.auxiliary._report import TermReport, sum_of_parts
 
 
 def world_size() -> int:
@@ -40,6 +40,8 @@ def reduce_over_ranks(term: TermReport) -> TermReport:
     """The report of one term with the sums and counts of all processes."""
     if world_size() == 1:
         return term
+    if term.parts:
+        return sum_of_parts({part: reduce_over_ranks(one) for part, one in term.parts.items()}, term.weight)
     (loss,), (count,) = all_reduce_sums([term.sum], [term.count])
     return TermReport(loss, count, term.weight)
 
