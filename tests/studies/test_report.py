@@ -10,7 +10,15 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from charladder.errors import UserError
-from charladder.studies import csv_tables, html_report, markdown_report, plan, report, report_figures, report_files
+from charladder.studies import (
+    csv_tables,
+    html_report,
+    markdown_report,
+    plan,
+    recipe_report,
+    report_figures,
+    report_files,
+)
 from charladder.studies.results import collect_results
 from charladder.studies.statistics import TOO_FEW_SEEDS
 from studies.fakes import ENVIRONMENT, make_plan, make_run
@@ -28,17 +36,18 @@ def folder(tmp_path):
 
 def build(folder, **changes):
     planned = make_plan(**changes)
-    return report.build_report(planned, collect_results(folder, planned))
+    return recipe_report.build_report(planned, collect_results(folder, planned))
 
 
 def test_five_seeds_and_a_clear_difference_are_a_claim(folder):
     none, layers = build(folder).arms
     assert none.verdict == "the baseline" and none.difference is None
-    assert none.bits is not None and none.bits.mean == pytest.approx(2.1)
+    assert none.score is not None and none.score.mean == pytest.approx(2.1)
     assert layers.difference is not None and layers.difference.mean == pytest.approx(-0.1)
     assert layers.verdict.startswith("better than none by 0.100 (0.0") and layers.verdict.endswith("5 seeds")
     assert layers.p_holm == layers.difference.p
-    assert layers.characters_per_second is not None and layers.characters_per_second.mean == pytest.approx(500)
+    speed = layers.training.characters_per_second
+    assert speed is not None and speed.mean == pytest.approx(500)
 
 
 def test_level_is_reached_between_validations_or_not_at_all(folder):
@@ -46,25 +55,25 @@ def test_level_is_reached_between_validations_or_not_at_all(folder):
     none, layers = built.arms
     # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
     assert built.level == pytest.approx(9 + (2.1 - 8) * 0.8)
-    assert (none.level_reached.reached_by, none.level_reached.runs, none.level_reached.characters) == (3, 5, None)
-    assert (layers.level_reached.reached_by, layers.level_reached.runs) == (5, 5)
-    assert layers.level_reached.characters is not None and 2400 < layers.level_reached.characters < 3200
-    assert layers.level_reached.seconds == pytest.approx(layers.level_reached.characters / 500)
+    level = none.training.level_reached
+    assert (level.reached_by, level.runs, level.characters) == (3, 5, None)
+    level = layers.training.level_reached
+    assert (level.reached_by, level.runs) == (5, 5)
+    assert level.characters is not None and 2400 < level.characters < 3200
+    assert level.seconds == pytest.approx(level.characters / 500)
 
 
 def test_difference_at_equal_seconds(folder):
     none, layers = build(folder).arms
     # `none` is scored last at step 32, after 3.2 s; `layers`, at half the speed, is then at step 16.
     expected = [(slow - 8) * 0.4 - (fast - 8) * 0.8 for fast, slow in zip(BITS["none"], BITS["layers"], strict=True)]
-    assert none.difference_at_equal_seconds is None and layers.difference_at_equal_seconds is not None
-    assert layers.difference_at_equal_seconds.mean == pytest.approx(sum(expected) / 5)
-    assert (
-        layers.difference_at_equal_seconds.p == layers.p_holm_at_equal_seconds
-        and layers.difference_at_equal_seconds.p < 0.001
-    )
+    found = layers.training.difference_at_equal_seconds
+    assert none.training.difference_at_equal_seconds is None and found is not None
+    assert found.mean == pytest.approx(sum(expected) / 5)
+    assert found.p == layers.training.p_holm_at_equal_seconds and found.p < 0.001
     rows = list(csv.DictReader(io.StringIO(csv_tables.summary_csv(build(folder)))))
-    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(layers.difference_at_equal_seconds.mean)
-    assert f"{layers.difference_at_equal_seconds.mean:+.4f}" in markdown_report.to_markdown(build(folder))
+    assert float(rows[1]["difference_at_equal_seconds"]) == pytest.approx(found.mean)
+    assert f"{found.mean:+.4f}" in markdown_report.to_markdown(build(folder))
 
 
 def test_one_seed_has_no_interval_and_no_claim(folder):
@@ -126,7 +135,7 @@ def test_page_is_self_contained_and_escapes_text_of_files(tmp_path):
     results = collect_results(tmp_path, made)
     evil_arm = plan.Arm(evil, {"text.data": evil})
     renamed = dataclasses.replace(results, finished=tuple(dataclasses.replace(r, arm=evil) for r in results.finished))
-    built = report.build_report(dataclasses.replace(made, arms=(evil_arm,), baseline=evil), renamed)
+    built = recipe_report.build_report(dataclasses.replace(made, arms=(evil_arm,), baseline=evil), renamed)
     text = html_report.to_html(built)
     reader = Reader()
     reader.feed(text)
@@ -261,7 +270,7 @@ def test_y_axis_fits_the_curves_after_the_opening(folder, monkeypatch):
         metrics.write_text("\n".join([first, *others]) + "\n")
     figures = []
     monkeypatch.setattr(report_figures, "_to_svg", lambda figure, *about: figures.append(figure) or "")
-    report_figures.learning_curves(build(folder), "train")
+    report_figures.learning_curves(build(folder).curves[1])
     (axes,) = figures[0].axes
     assert axes.lines[0].get_ydata().max() == 40
     assert 8 < axes.get_ylim()[1] < 10

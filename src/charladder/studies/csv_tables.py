@@ -1,11 +1,11 @@
-"""The report of a study as CSV, for other programs: all digits, and an empty cell for an unknown value."""
+"""The report of a study of recipes as CSV, for other programs: all digits, and an empty cell for an unknown value."""
 
 import csv
 import io
 from collections.abc import Iterable
 from typing import Any
 
-from charladder.studies.report import ArmReport, StudyReport
+from charladder.studies.report import ArmReport, StudyReport, TrainingReport
 from charladder.studies.statistics import Difference, Estimate
 
 
@@ -20,9 +20,10 @@ def runs_csv(report: StudyReport) -> str:
             (run.environment.get("data") or {}).get("sha256"), None,
         )
         for arm in report.arms
-        for run in arm.runs
+        if arm.training is not None
+        for run in arm.training.runs
     } | {(run.arm, run.seed): (*[None] * 7, run.reason) for run in report.missing}  # fmt: skip
-    planned = [(arm.name, seed) for arm in report.plan.arms for seed in report.plan.seeds]
+    planned = [(arm.name, seed) for arm in report.arms for seed in report.seeds]
     return _to_csv(headers, ((*key, *cells[key]) for key in planned))
 
 
@@ -30,30 +31,32 @@ def summary_csv(report: StudyReport) -> str:
     """summary.csv: a row for each arm."""
     headers = (
         "arm", "runs", "bits_per_character", "low", "high", "difference", "difference_low", "difference_high", "pairs",
-        "p", "p_holm", "verdict", "train_bits", "seconds", "characters_per_second", "reached_level",
+        "p", "p_holm", "smallest_effect", "verdict", "train_bits", "seconds", "characters_per_second", "reached_level",
         "characters_to_level", "seconds_to_level", "difference_at_equal_seconds", "timed_low", "timed_high",
         "timed_p_holm",
     )  # fmt: skip
-    return _to_csv(headers, map(_summary_row, report.arms))
+    rows = (_summary_row(one, one.training) for one in report.arms if one.training is not None)
+    return _to_csv(headers, rows)
 
 
-def _summary_row(one: ArmReport) -> tuple[Any, ...]:
-    difference, level = one.difference, one.level_reached
+def _summary_row(one: ArmReport, training: TrainingReport) -> tuple[Any, ...]:
+    difference, level = one.difference, training.level_reached
     return (
-        one.arm.name,
-        len(one.runs),
-        *_with_interval(one.bits),
+        one.name,
+        len(one.values),
+        *_with_interval(one.score),
         *_with_interval(difference),
         len(difference.seeds) if difference else 0,
         difference.p if difference else None,
         one.p_holm,
+        one.smallest_effect,
         one.verdict,
-        *(_with_interval(number)[0] for number in (one.train_bits, one.seconds, one.characters_per_second)),
+        *(_with_interval(number)[0] for number in (training.train_bits, one.seconds, training.characters_per_second)),
         level.reached_by,
         level.characters,
         level.seconds,
-        *_with_interval(one.difference_at_equal_seconds),
-        one.p_holm_at_equal_seconds,
+        *_with_interval(training.difference_at_equal_seconds),
+        training.p_holm_at_equal_seconds,
     )
 
 
@@ -61,9 +64,10 @@ def gradient_norms_csv(report: StudyReport) -> str:
     """norms.csv: a row for each arm, third of training and layer: the norm of the gradient of all terms, and of the
     main term alone, in the mean over all measurements of the arm's runs."""
     rows = [
-        (one.arm.name, third, layer, norm, one.main_gradient_norms.get(third, {}).get(layer))
+        (one.name, third, layer, norm, one.training.main_gradient_norms.get(third, {}).get(layer))
         for one in report.arms
-        for third, norms in one.gradient_norms.items()
+        if one.training is not None
+        for third, norms in one.training.gradient_norms.items()
         for layer, norm in norms.items()
     ]
     return _to_csv(("arm", "third", "layer", "norm", "norm_of_the_main_term_alone"), rows)

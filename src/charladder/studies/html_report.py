@@ -32,8 +32,8 @@ svg { width: 100%; height: auto; }
 
 def to_html(report: StudyReport) -> str:
     """report.html. Raises UserError where markdown-it-py or matplotlib is missing."""
-    render, name = _markdown_renderer(), escape(report.plan.name)
-    notes = notices(report)
+    render, name = _markdown_renderer(), escape(report.name)
+    notes, pictures = notices(report), _pictures(report)
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -48,28 +48,24 @@ def to_html(report: StudyReport) -> str:
         ),
         f'<section class="note">\n{render(notes)}</section>' if notes else "",
         render(tables(report)),
-        '<h2>Pictures</h2>\n<div class="pictures">',
-        _figure(
-            learning_curves(report, "valid"),
-            "Learning curves of validations, which score a stretch of the valid part: means over runs (their number in "
-            "brackets) with 95% intervals, where all runs of an arm have points on both sides.",
-            "No run was validated during training.",
-        ),
-        _figure(
-            learning_curves(report, "train"),
-            "Learning curves of training batches: means of neighbouring steps, then over runs, with 95% intervals.",
-            "No run has finished.",
-        ),
-        _figure(
+        f'<h2>Pictures</h2>\n<div class="pictures">\n{pictures}</div>' if pictures else "",
+        f"<details><summary>What was run</summary>\n{render(provenance(report))}</details>",
+        "</main>\n</body>\n</html>\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _pictures(report: StudyReport) -> str:
+    figures = [_figure(learning_curves(one), one.caption, one.caption_if_empty) for one in report.curves]
+    if report.has_training:
+        norms = _figure(
             gradient_norms_by_layer(report),
             "Norm of the gradient of all terms by layer, in the first, second and last third of training. It is "
             "measured while auxiliary terms contribute; arms and thirds without measurements are left out.",
             "No gradient norms were measured: they are measured while auxiliary terms contribute.",
-        ),
-        f"</div>\n<details><summary>What was run</summary>\n{render(provenance(report))}</details>",
-        "</main>\n</body>\n</html>\n",
-    ]
-    return "\n".join(part for part in parts if part)
+        )
+        figures.append(norms)
+    return "".join(f"{figure}\n" for figure in figures)
 
 
 def _figure(svg: str, caption: str, caption_if_empty: str, css_class: str = "small") -> str:

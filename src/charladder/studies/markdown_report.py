@@ -3,13 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from charladder.studies.report import ArmReport, StudyReport
+from charladder.studies.report import LevelReached, StudyReport
 from charladder.studies.statistics import Difference, Estimate
 
 NO_VALUE = "-"
-RESULT_HEADERS = (
-    "arm", "runs", "bits per character", "95% interval", "difference", "its 95% interval", "p", "p (Holm)", "verdict",
-)  # fmt: skip
 TRAINING_HEADERS = (
     "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level",
     "difference at equal seconds", "its 95% interval", "p (Holm)",
@@ -18,10 +15,10 @@ CONTRAST_HEADERS = (
     "contrast", "plus", "minus", "seeds", "bits", "its 95% interval", "p", "training bits", "its 95% interval", "p",
 )  # fmt: skip
 RESULTS_NOTE = (
-    "Bits per character are of the whole valid part, scored once at the end of a run; fewer are better. Intervals are "
-    "95% intervals of the mean by Student's t. Differences and p-values are paired by seed (two-sided t-test), and "
-    "Holm's correction is over the arms that could be tested. A claim needs at least 5 seeds and a corrected p below "
-    "0.05."
+    "Intervals are 95% intervals of the mean by Student's t. Differences and p-values are paired by seed (two-sided "
+    "t-test), and Holm's correction is over the arms that could be tested. A claim needs at least 5 seeds and a "
+    "corrected p below 0.05. A difference as large as the smallest detectable one is shown with a probability of 80%; "
+    "it is computed from the spread over these seeds."
 )
 CONTRASTS_NOTE = (
     "A contrast is the sum of the arms under `plus` minus the sum of those under `minus`, paired by seed. Its p-values "
@@ -36,15 +33,15 @@ EQUAL_SECONDS_NOTE = (
 
 def to_markdown(report: StudyReport) -> str:
     """report.md: the whole report without its figures."""
-    parts = [f"# {escape_markdown(report.plan.name)}", verdicts(report), notices(report), tables(report)]
+    parts = [f"# {escape_markdown(report.name)}", verdicts(report), notices(report), tables(report)]
     parts += ["## What was run", provenance(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def verdicts(report: StudyReport) -> str:
     """The question, the rule, and the verdict on every arm but the baseline."""
-    found = [f"{one.arm.name}: {one.verdict}" for one in report.arms if one.arm.name != report.plan.baseline]
-    return "## Verdict\n\n" + _list(filter(None, [report.plan.question, report.plan.rule, *found]))
+    found = [f"{one.name}: {one.verdict}" for one in report.arms if one.name != report.baseline]
+    return "## Verdict\n\n" + _list(filter(None, [report.question, report.rule, *found]))
 
 
 def notices(report: StudyReport) -> str:
@@ -56,11 +53,15 @@ def notices(report: StudyReport) -> str:
 
 def tables(report: StudyReport) -> str:
     """Results, contrasts and training, each with its note."""
-    parts = ["## Results", _table(RESULT_HEADERS, map(_result_cells, report.arms)), RESULTS_NOTE]
+    parts = ["## Results", _results_table(report), f"{escape_markdown(report.score_note)} {RESULTS_NOTE}"]
+    if report.seeds_needed:
+        parts += ["## Seeds needed", _list(report.seeds_needed)]
     if report.contrasts:
         parts += ["## Contrasts", _table(CONTRAST_HEADERS, _contrast_rows(report)), CONTRASTS_NOTE]
-    parts += ["## Training", _table(TRAINING_HEADERS, map(_training_cells, report.arms))]
-    return "\n\n".join([*parts, f"{_level_note(report)} {EQUAL_SECONDS_NOTE}"])
+    if report.has_training:
+        parts += ["## Training", _table(TRAINING_HEADERS, _training_rows(report))]
+        parts.append(f"{_level_note(report)} {EQUAL_SECONDS_NOTE}")
+    return "\n\n".join(parts)
 
 
 def provenance(report: StudyReport) -> str:
@@ -84,29 +85,45 @@ def _table(headers: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
 
 
-def _result_cells(one: ArmReport) -> tuple[str, ...]:
-    return (
-        one.arm.name,
-        f"{len(one.runs)} of {one.planned_runs}",
-        _mean(one.bits, ".4f"),
-        _interval(one.bits, ".4f"),
-        *_difference_cells(one.difference),
-        _p_value(one.p_holm),
-        one.verdict,
+def _results_table(report: StudyReport) -> str:
+    """Seconds are among the results where there is no table of training."""
+    seconds = () if report.has_training else ("seconds a run",)
+    headers = (
+        "arm", "runs", report.metric.name, "95% interval", "difference", "its 95% interval", "p", "p (Holm)",
+        "smallest detectable", *seconds, "verdict",
+    )  # fmt: skip
+    spec = f".{report.metric.decimals}f"
+    rows = (
+        (
+            one.name,
+            f"{len(one.values)} of {one.planned_runs}",
+            _mean(one.score, spec),
+            _interval(one.score, spec),
+            *_difference_cells(one.difference, spec),
+            _p_value(one.p_holm),
+            NO_VALUE if one.smallest_effect is None else f"{one.smallest_effect:{spec}}",
+            *(_mean(one.seconds, ",.1f") for _ in seconds),
+            one.verdict,
+        )
+        for one in report.arms
     )
+    return _table(headers, rows)
 
 
-def _training_cells(one: ArmReport) -> tuple[str, ...]:
-    return (
-        one.arm.name,
-        _mean(one.train_bits, ".4f"),
-        _mean(one.seconds, ",.1f"),
-        _mean(one.characters_per_second, ",.0f"),
-        _until_level(one, one.level_reached.characters, ",.0f"),
-        _until_level(one, one.level_reached.seconds, ",.1f"),
-        *_difference_cells(one.difference_at_equal_seconds)[:2],
-        _p_value(one.p_holm_at_equal_seconds),
-    )
+def _training_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
+    for one in report.arms:
+        training = one.training
+        if training is not None:
+            yield (
+                one.name,
+                _mean(training.train_bits, ".4f"),
+                _mean(one.seconds, ",.1f"),
+                _mean(training.characters_per_second, ",.0f"),
+                _until_level(training.level_reached, training.level_reached.characters, ",.0f"),
+                _until_level(training.level_reached, training.level_reached.seconds, ",.1f"),
+                *_difference_cells(training.difference_at_equal_seconds)[:2],
+                _p_value(training.p_holm_at_equal_seconds),
+            )
 
 
 def _contrast_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
@@ -116,17 +133,16 @@ def _contrast_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
         yield contrast.name, *arms, str(seeds), *_difference_cells(one.bits), *_difference_cells(one.train_bits)
 
 
-def _difference_cells(difference: Difference | None) -> tuple[str, str, str]:
+def _difference_cells(difference: Difference | None, spec: str = ".4f") -> tuple[str, str, str]:
     """The mean, its interval and the p-value."""
     p = difference.p if difference else None
-    return _mean(difference, "+.4f"), _interval(difference, "+.4f"), _p_value(p)
+    return _mean(difference, f"+{spec}"), _interval(difference, f"+{spec}"), _p_value(p)
 
 
-def _until_level(one: ArmReport, mean: float | None, spec: str) -> str:
+def _until_level(reached: LevelReached, mean: float | None, spec: str) -> str:
     """The mean characters or seconds until the level is reached, or how many runs reach it."""
     if mean is not None:
         return f"{mean:{spec}}"
-    reached = one.level_reached
     return f"reached by {reached.reached_by} of {reached.runs}" if reached.runs else NO_VALUE
 
 

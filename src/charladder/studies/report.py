@@ -1,19 +1,24 @@
-"""The data of a study's report: every number and sentence that its tables and figures show."""
+"""The data of a study's report: every number and sentence that its tables and figures show.
 
-import shlex
-from collections.abc import Iterable
+The arms of a study are recipes (recipe_report.py) or settings of a training function (function_report.py).
+
+Shapes: P points of a curve.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from charladder.studies.plan import Arm, Contrast, Plan
-from charladder.studies.results import FinishedRun, GradientNorms, MissingRun, StudyResults
+from charladder.studies.plan import Contrast
+from charladder.studies.power import smallest_detectable_effect
+from charladder.studies.results import FinishedRun, MissingRun
 from charladder.studies.statistics import (
+    SIGNIFICANCE_LEVEL,
     Difference,
     Estimate,
+    Metric,
     estimate_mean,
-    first_crossing,
     holm_correction,
     make_verdict,
     paired_difference,
@@ -34,29 +39,41 @@ class LevelReached:
 
 
 @dataclass(frozen=True)
-class ArmReport:
-    """The numbers of one arm. All bits are per character.
+class TrainingReport:
+    """What is known only of the runs of a recipe. All bits are per character.
 
-    bits: of the whole valid part. train_bits: of the last training batches. difference: of `bits`, from the
-    baseline; None for the baseline itself. difference_at_equal_seconds: the same of the validations during training.
-    seconds, characters_per_second: of training. gradient_norms: of all terms; main_gradient_norms: of the main loss.
+    train_bits: of the last training batches. difference_at_equal_seconds: from the baseline, of the validations during
+    training. gradient_norms: of all terms; main_gradient_norms: of the main loss.
     """
 
-    arm: Arm
-    planned_runs: int
     runs: tuple[FinishedRun, ...]
-    bits: Estimate | None
     train_bits: Estimate | None
-    difference: Difference | None
-    p_holm: float | None
     difference_at_equal_seconds: Difference | None
     p_holm_at_equal_seconds: float | None
-    verdict: str
-    seconds: Estimate | None
     characters_per_second: Estimate | None
     level_reached: LevelReached
     gradient_norms: NormsByThird
     main_gradient_norms: NormsByThird
+
+
+@dataclass(frozen=True)
+class ArmReport:
+    """The numbers of one arm in the study's metric.
+
+    values: by seed. score: their mean. difference: from the baseline; None for the baseline itself. smallest_effect:
+    the difference that as many seeds show with a power of 80%. seconds: of a run. training: of the runs of a recipe.
+    """
+
+    name: str
+    planned_runs: int
+    values: dict[int, float]
+    score: Estimate | None
+    difference: Difference | None
+    p_holm: float | None
+    smallest_effect: float | None
+    verdict: str
+    seconds: Estimate | None = None
+    training: TrainingReport | None = None
 
 
 @dataclass(frozen=True)
@@ -69,203 +86,87 @@ class ContrastReport:
 
 
 @dataclass(frozen=True)
-class StudyReport:
-    """The whole report. level: bits per character of the baseline at its last validation, in the mean over its runs.
-    provenance: plan, data and machine, as (name, text). command: repeats the study."""
+class CurveFigure:
+    """A figure of curves with their 95% bands by arm.
 
-    plan: Plan
-    provenance: tuple[tuple[str, str], ...]
+    curves: by arm, one (x, y) for each run, both (P,). fit_to_end: whether the vertical axis leaves out the opening.
+    caption_if_empty: in place of a figure without curves.
+    """
+
+    name: str
+    x_label: str
+    y_label: str
+    description: str
+    caption: str
+    caption_if_empty: str
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]]
+    fit_to_end: bool = False
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """The whole report. score_note: what the metric is measured on, and which direction is better. level: bits per
+    character of the baseline at its last validation, in the mean over its runs. provenance: what was run, on which data
+    and machine, as (name, text). command: repeats the study. seeds_needed: a sentence for each arm on the seeds that an
+    effect needs."""
+
+    name: str
+    question: str
+    rule: str
+    metric: Metric
+    score_note: str
+    baseline: str
+    seeds: tuple[int, ...]
     arms: tuple[ArmReport, ...]
-    contrasts: tuple[ContrastReport, ...]
+    curves: tuple[CurveFigure, ...]
     missing: tuple[MissingRun, ...]
     warnings: tuple[str, ...]
-    level: float | None
+    provenance: tuple[tuple[str, str], ...]
     command: str
+    contrasts: tuple[ContrastReport, ...] = ()
+    level: float | None = None
+    seeds_needed: tuple[str, ...] = ()
+
+    @property
+    def has_training(self) -> bool:
+        """Whether the runs are those of recipes."""
+        return any(one.training is not None for one in self.arms)
 
 
-def build_report(plan: Plan, results: StudyResults) -> StudyReport:
-    """Computes all numbers of a report."""
-    baseline = results.of_arm(plan.baseline)
-    others = [arm.name for arm in plan.arms if arm.name != plan.baseline]
-    differences = {name: paired_difference(_bits(results.of_arm(name)), _bits(baseline)) for name in others}
-    at_equal_seconds = {name: _difference_at_equal_seconds(results.of_arm(name), baseline) for name in others}
-    p_holm, p_holm_at_equal_seconds = _correct(differences), _correct(at_equal_seconds)
-    level = _baseline_level(baseline)
+def compare_arms(
+    values: Mapping[str, dict[int, float]],
+    baseline: str,
+    planned_runs: int,
+    metric: Metric,
+    effect: float | None = None,
+) -> tuple[ArmReport, ...]:
+    """Compares the values of every arm, by seed, with those of the baseline.
+
+    effect: the difference that would matter, for the verdicts.
+    """
+    others = [name for name in values if name != baseline]
+    differences = {name: paired_difference(values[name], values[baseline]) for name in others}
+    p_holm = correct_p_values(differences)
     arms = []
-    for arm in plan.arms:
-        name, runs = arm.name, results.of_arm(arm.name)
-        verdict = make_verdict(differences.get(name), p_holm.get(name), plan.baseline)
-        if not runs:
+    for name, by_seed in values.items():
+        difference = differences.get(name)
+        verdict = make_verdict(difference, p_holm.get(name), baseline, metric, effect)
+        if not by_seed:
             verdict = "no finished run"
-        elif name == plan.baseline:
+        elif name == baseline:
             verdict = "the baseline"
-        report = ArmReport(
-            arm=arm,
-            planned_runs=len(plan.seeds),
-            runs=runs,
-            bits=estimate_mean([run.bits for run in runs]),
-            train_bits=estimate_mean([run.train_bits for run in runs]),
-            difference=differences.get(name),
-            p_holm=p_holm.get(name),
-            difference_at_equal_seconds=at_equal_seconds.get(name),
-            p_holm_at_equal_seconds=p_holm_at_equal_seconds.get(name),
-            verdict=verdict,
-            seconds=estimate_mean([run.curves.seconds for run in runs]),
-            characters_per_second=estimate_mean(
-                [speed for run in runs if (speed := run.characters_per_second) is not None]
-            ),
-            level_reached=_reach_level(runs, level),
-            gradient_norms=_mean_by_third(norms for run in runs for norms in run.curves.gradient_norms),
-            main_gradient_norms=_mean_by_third(norms for run in runs for norms in run.curves.main_gradient_norms),
-        )
-        arms.append(report)
-    return StudyReport(
-        plan=plan,
-        provenance=_provenance(plan, results.finished),
-        arms=tuple(arms),
-        contrasts=tuple(_report_contrast(contrast, results) for contrast in plan.contrasts),
-        missing=results.missing,
-        warnings=_warnings(results.finished),
-        level=level,
-        command=f"charladder study {shlex.quote(str(results.folder / 'plan.toml'))}",
-    )
+        smallest = None
+        if difference is not None and difference.deviation is not None:
+            # The level of Holm's first step: the effect is then shown whatever the other arms give.
+            level = SIGNIFICANCE_LEVEL / len(p_holm)
+            smallest = smallest_detectable_effect(difference.deviation, len(difference.seeds), level=level)
+        score = estimate_mean(list(by_seed.values()))
+        arms.append(
+            ArmReport(name, planned_runs, by_seed, score, difference, p_holm.get(name), smallest, verdict)
+        )  # fmt: skip
+    return tuple(arms)
 
 
-def _bits(runs: Iterable[FinishedRun]) -> dict[int, float]:
-    return {run.seed: run.bits for run in runs}
-
-
-def _correct(differences: dict[str, Difference | None]) -> dict[str, float]:
+def correct_p_values(differences: Mapping[str, Difference | None]) -> dict[str, float]:
     """p-values after Holm's correction over the arms that could be tested."""
     return holm_correction({name: one.p for name, one in differences.items() if one and one.p is not None})
-
-
-def _report_contrast(contrast: Contrast, results: StudyResults) -> ContrastReport:
-    """Tests a contrast over the seeds for which all of its arms have finished."""
-
-    def sum_by_seed(arms: tuple[str, ...], name: str) -> dict[int, float]:
-        by_arm = [{run.seed: float(getattr(run, name)) for run in results.of_arm(arm)} for arm in arms]
-        seeds = [seed for seed in by_arm[0] if all(seed in bits for bits in by_arm)]
-        return {seed: sum(bits[seed] for bits in by_arm) for seed in seeds}
-
-    bits, train_bits = (
-        paired_difference(sum_by_seed(contrast.plus, name), sum_by_seed(contrast.minus, name))
-        for name in ("bits", "train_bits")
-    )
-    return ContrastReport(contrast, bits, train_bits)
-
-
-def _difference_at_equal_seconds(runs: Iterable[FinishedRun], baseline: Iterable[FinishedRun]) -> Difference | None:
-    """The difference of the validations at the second of the baseline's last one, or of the arm's if that is earlier.
-
-    Pairs runs of the same seed, and interpolates linearly between validations. None where no seconds were recorded.
-    """
-    baseline_curves = {run.seed: run.curves.validations for run in baseline if len(run.curves.validations.bits_P)}
-    arm_bits, baseline_bits = {}, {}
-    for run in runs:
-        curve, other = run.curves.validations, baseline_curves.get(run.seed)
-        if other is None or not len(curve.bits_P):
-            continue
-        second = min(curve.seconds_P[-1], other.seconds_P[-1])
-        if second >= max(curve.seconds_P[0], other.seconds_P[0]):  # false for NaN as well
-            arm_bits[run.seed] = float(np.interp(second, curve.seconds_P, curve.bits_P))
-            baseline_bits[run.seed] = float(np.interp(second, other.seconds_P, other.bits_P))
-    return paired_difference(arm_bits, baseline_bits)
-
-
-def _baseline_level(runs: Iterable[FinishedRun]) -> float | None:
-    """The mean bits of the last validations. The score of the whole valid part is of another text, and may differ
-    from a validation by more than the arms differ."""
-    last = [float(run.curves.validations.bits_P[-1]) for run in runs if len(run.curves.validations.bits_P)]
-    return sum(last) / len(last) if last else None
-
-
-def _reach_level(runs: tuple[FinishedRun, ...], level: float | None) -> LevelReached:
-    if level is None:
-        return LevelReached(0, len(runs), None, None)
-    curves = [run.curves.validations for run in runs]
-    characters = [x for one in curves if (x := first_crossing(one.characters_P, one.bits_P, level)) is not None]
-    seconds = [x for one in curves if (x := first_crossing(one.seconds_P, one.bits_P, level)) is not None]
-    if not runs or len(characters) < len(runs):
-        return LevelReached(len(characters), len(runs), None, None)
-    return LevelReached(len(runs), len(runs), sum(characters) / len(runs), sum(seconds) / len(runs))
-
-
-def _mean_by_third(measured: Iterable[tuple[float, GradientNorms]]) -> NormsByThird:
-    """The mean norm by layer over the first, second and last third of progress; a third without norms is left out."""
-    measured, means = list(measured), {}
-    for third, name in enumerate(("early", "mid", "late")):
-        norms = [norms for progress, norms in measured if min(2, int(3 * progress)) == third]
-        layers = dict.fromkeys(layer for one in norms for layer in one)
-        if layers:
-            by_layer = {layer: [one[layer] for one in norms if layer in one] for layer in layers}
-            means[name] = {layer.removeprefix("layer"): sum(v) / len(v) for layer, v in by_layer.items()}
-    return means
-
-
-def _provenance(plan: Plan, runs: tuple[FinishedRun, ...]) -> tuple[tuple[str, str], ...]:
-    """The plan, and the data, machine and versions that the runs recorded."""
-    return (
-        ("question", plan.question),
-        ("rule", plan.rule),
-        ("base", f"{plan.base}" + (f", with {_format_fields(plan.fields)}" if plan.fields else "")),
-        ("arms", "; ".join(f"{arm.name}: {_format_fields(arm.fields) or 'the base recipe'}" for arm in plan.arms)),
-        ("baseline", plan.baseline),
-        ("budget", _join_distinct(map(_budget, runs))),
-        ("seeds", ", ".join(map(str, plan.seeds))),
-        ("data", _join_distinct(_environment_entry(run, "data", "name") for run in runs)),
-        ("SHA-256 of the data", _join_distinct(_environment_entry(run, "data", "sha256") for run in runs)),
-        ("machine", _join_distinct(map(_machine, runs))),
-        ("versions", _join_distinct(map(_versions, runs))),
-    )
-
-
-def _format_fields(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in fields.items())
-
-
-def _join_distinct(texts: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(texts)) or "unknown: no run has finished"
-
-
-def _environment_entry(run: FinishedRun, *keys: str) -> str:
-    value: Any = run.environment
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return "unknown" if value is None else str(value)
-
-
-def _budget(run: FinishedRun) -> str:
-    training = run.recipe.training
-    if training.minutes:
-        return f"{training.minutes:g} minutes"
-    return f"{training.steps:,} steps" if training.steps else f"{training.characters:,} characters"
-
-
-def _machine(run: FinishedRun) -> str:
-    units = {"processor": "", "capability": "", "threads": " threads", "gpu": "", "steps": ""}
-    values = {name: _environment_entry(run, "machine", name) for name in units}
-    return ", ".join(f"{values[name]}{unit}" for name, unit in units.items() if values[name] != "unknown") or "unknown"
-
-
-def _versions(run: FinishedRun) -> str:
-    recorded = run.environment.get("versions")
-    libraries = recorded if isinstance(recorded, dict) else {}
-    versions = {"python": _environment_entry(run, "python"), **libraries}
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _warnings(runs: tuple[FinishedRun, ...]) -> tuple[str, ...]:
-    """A sentence for everything that should be the same in all runs and is not."""
-    checks = {
-        "the data (SHA-256)": [_environment_entry(run, "data", "sha256") for run in runs],
-        "the machine": [_environment_entry(run, "machine") for run in runs],
-        "the versions of libraries": [_versions(run) for run in runs],
-        "the revision of charladder": [_environment_entry(run, "git") for run in runs],
-        "the number of characters that are scored": [str(run.scored_characters) for run in runs],
-    }
-    return tuple(
-        f"the runs differ in {name}, so their numbers may not be comparable"
-        for name, values in checks.items()
-        if len(set(values)) > 1
-    )

@@ -8,8 +8,6 @@ import re
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from charladder.plotting import (
     CURVE_COLOURS,
     CURVE_STYLE,
@@ -19,8 +17,7 @@ from charladder.plotting import (
     literal_text,
     matplotlib_style,
 )
-from charladder.studies.report import StudyReport
-from charladder.studies.results import Curve
+from charladder.studies.report import CurveFigure, StudyReport
 from charladder.studies.statistics import confidence_band, is_significant
 
 _TEXT_COLOUR = "#123456"  # in matplotlib; replaced by the page's text colour in the SVG
@@ -30,7 +27,6 @@ _STYLE = CURVE_STYLE | {
     "font.size": 10, "legend.framealpha": 0.0,
 }  # fmt: skip
 _CLAIM_COLOUR, _NO_CLAIM_COLOUR = CURVE_COLOURS[0], CURVE_COLOURS[7]
-_MAX_TRAINING_POINTS = 50  # of a training curve: means of neighbouring logged steps
 
 
 def forest_plot(report: StudyReport) -> str:
@@ -48,73 +44,59 @@ def forest_plot(report: StudyReport) -> str:
                 axes.plot([difference.low, difference.high], [row, row], color=colour, linewidth=2.5)
             axes.plot(difference.mean, row, "o" if has_interval else "D", color=colour, markersize=7)
         axes.axvline(0, color=_TEXT_COLOUR, linewidth=1)
-        axes.set_yticks(range(len(rows)), [literal_text(one.arm.name) for one, _ in rows])
+        axes.set_yticks(range(len(rows)), [literal_text(one.name) for one, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"bits per character less those of {literal_text(report.plan.baseline)} (left is better)")
-        description = "Difference of each arm to the baseline in bits per character, with 95% intervals"
+        metric, side = report.metric, "right" if report.metric.higher_is_better else "left"
+        axes.set_xlabel(literal_text(f"{metric.name}, minus {report.baseline} ({side} is better)"))
+        description = f"Difference of each arm from the baseline in {metric.name}, with 95% intervals"
         return _to_svg(figure, "forest", description)
 
 
-def learning_curves(report: StudyReport, split: str) -> str:
-    """Bits over characters of training, by arm, with 95% bands: of the validations or of the training batches.
-
-    split: valid or train.
-    """
+def learning_curves(one: CurveFigure) -> str:
+    """Curves with 95% bands, by arm."""
     with matplotlib_style(_STYLE) as Figure:
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.subplots()
         handles, labels = [], []
-        later_bits: list[float] = []  # without the opening
-        for index, one in enumerate(report.arms):
-            if split == "valid":
-                curves = [run.curves.validations for run in one.runs]
-            else:
-                curves = [_smooth(run.curves.terms["main"]) for run in one.runs]
-            band = confidence_band([(curve.characters_P / 1e6, curve.bits_P) for curve in curves])
+        later_values: list[float] = []  # without the opening
+        for index, (name, curves) in enumerate(one.curves.items()):
+            band = confidence_band(curves)
             if band is None:
                 continue
             style, x_P = curve_style(index), band.x_P
             handles += axes.plot(x_P, band.mean_P, marker="." if len(x_P) < 30 else "", **style)
-            labels.append(literal_text(f"{one.arm.name} ({band.n})"))
-            later_bits += after_opening(x_P, band.mean_P, x_P[-1])
+            labels.append(literal_text(f"{name} ({band.n})"))
+            later_values += after_opening(x_P, band.mean_P, x_P[-1])
             if band.low_P is not None and band.high_P is not None:
                 edges = {"edgecolor": style["color"], "linestyle": style["linestyle"], "linewidth": 0.8}
                 axes.fill_between(x_P, band.low_P, band.high_P, color=style["color"], alpha=0.12, lw=0)
                 axes.fill_between(x_P, band.low_P, band.high_P, facecolor="none", alpha=0.6, **edges)
-                later_bits += after_opening(x_P, band.low_P, x_P[-1]) + after_opening(x_P, band.high_P, x_P[-1])
+                later_values += after_opening(x_P, band.low_P, x_P[-1]) + after_opening(x_P, band.high_P, x_P[-1])
         if not handles:
             return ""
         figure.legend(handles, labels, fontsize=9, loc="outside lower center", ncols=2)
         axes.xaxis.get_major_locator().set_params(nbins=5)
-        if split == "train":
-            fit_y_axis(axes, later_bits)
-        axes.set(xlabel="million characters", ylabel="bits per character")
-        scored = {"valid": "scores of a stretch of the valid part", "train": "training batches, smoothed"}[split]
-        description = f"Bits per character over characters trained on, by arm, with 95% bands: {scored}"
-        return _to_svg(figure, split, description)
-
-
-def _smooth(curve: Curve) -> Curve:
-    """Means of neighbouring points, at most _MAX_TRAINING_POINTS of them."""
-    points = len(curve.bits_P)
-    groups = np.array_split(np.arange(points), min(_MAX_TRAINING_POINTS, points)) if points else []
-    return Curve(*(np.array([x[group].mean() for group in groups]) for x in vars(curve).values()))
+        if one.fit_to_end:
+            fit_y_axis(axes, later_values)
+        axes.set(xlabel=literal_text(one.x_label), ylabel=literal_text(one.y_label))
+        return _to_svg(figure, one.name, one.description)
 
 
 def gradient_norms_by_layer(report: StudyReport) -> str:
     """The mean norm of the gradient by layer in each third of training, one panel for each arm."""
-    arms = [one for one in report.arms if one.gradient_norms]
+    arms = {one.name: one.training.gradient_norms for one in report.arms if one.training is not None}
+    arms = {name: norms for name, norms in arms.items() if norms}
     if not arms:
         return ""
     with matplotlib_style(_STYLE) as Figure:
         figure = Figure(figsize=(5.2, 1.2 + 2.2 * len(arms)), layout="constrained")
         panels = figure.subplots(len(arms), 1, squeeze=False, sharey=True)[:, 0]
-        for axes, one in zip(panels, arms, strict=True):
-            for index, (third, norms) in enumerate(one.gradient_norms.items()):
+        for axes, (name, by_third) in zip(panels, arms.items(), strict=True):
+            for index, (third, norms) in enumerate(by_third.items()):
                 layers = [int(layer) for layer in norms]
                 axes.plot(layers, list(norms.values()), marker="o", label=third, **curve_style(index))
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set(yscale="log", ylabel="norm", title=literal_text(one.arm.name))
+            axes.set(yscale="log", ylabel="norm", title=literal_text(name))
             axes.legend(fontsize=9)
         panels[-1].set_xlabel("layer")
         return _to_svg(figure, "norms", "Norm of the gradient by layer, early, mid and late in training, by arm")

@@ -1,11 +1,11 @@
-"""The files of a study's report: HTML, Markdown and CSV."""
+"""The files of the report of a study of recipes: HTML, Markdown and CSV."""
 
 from pathlib import Path
 
 from charladder.atomic_io import write_text
 from charladder.studies import csv_tables, html_report, markdown_report
 from charladder.studies.plan_file import read_plan
-from charladder.studies.report import build_report
+from charladder.studies.recipe_report import build_report
 from charladder.studies.results import collect_results
 
 

@@ -20,6 +20,22 @@ TOO_FEW_SEEDS = "not enough seeds for a claim"
 
 
 @dataclass(frozen=True)
+class Metric:
+    """The number in which arms are compared. decimals: of its values in tables; verdicts have one less."""
+
+    name: str
+    higher_is_better: bool = False
+    decimals: int = 4
+
+    def is_better(self, difference: float) -> bool:
+        """Whether a difference of this sign, arm minus baseline, is an improvement."""
+        return (difference > 0) == self.higher_is_better and difference != 0
+
+
+BITS_PER_CHARACTER = Metric("bits per character")
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The mean of n numbers with its 95% interval, low to high, which is None for a single number."""
 
@@ -31,14 +47,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus baseline, paired by seed: the mean over `seeds`, its 95% interval and the two-sided p-value of a paired
-    t-test. Interval and p-value are None for a single pair."""
+    """Arm minus baseline, paired by seed: the mean over `seeds`, its 95% interval, the two-sided p-value of a paired
+    t-test, and the standard deviation of a pair's difference. All but the mean are None for a single pair."""
 
     mean: float
     low: float | None
     high: float | None
     p: float | None
     seeds: tuple[int, ...]
+    deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +90,11 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     if estimate.n == 1:
         return Difference(estimate.mean, None, None, None, seeds)
     # scipy's own t-tests warn, and return NaN, where the differences of all seeds are equal.
-    error = float(np.std(differences, ddof=1)) / math.sqrt(estimate.n)
+    deviation = float(np.std(differences, ddof=1))
+    error = deviation / math.sqrt(estimate.n)
     t = abs(estimate.mean) / error if error else math.inf if estimate.mean else 0.0
-    p = 2 * float(_student_t().sf(t, estimate.n - 1))
-    return Difference(estimate.mean, estimate.low, estimate.high, p, seeds)
+    p = 2 * float(student_t().sf(t, estimate.n - 1))
+    return Difference(estimate.mean, estimate.low, estimate.high, p, seeds, deviation)
 
 
 def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -94,17 +112,32 @@ def is_significant(difference: Difference | None, p_holm: float | None) -> bool:
     return enough and p_holm is not None and p_holm < SIGNIFICANCE_LEVEL
 
 
-def make_verdict(difference: Difference | None, p_holm: float | None, baseline: str) -> str:
-    """The verdict on the bits per character of an arm against those of the baseline; fewer bits are better."""
+def make_verdict(
+    difference: Difference | None,
+    p_holm: float | None,
+    baseline: str,
+    metric: Metric = BITS_PER_CHARACTER,
+    effect: float | None = None,
+) -> str:
+    """The verdict on an arm against the baseline.
+
+    effect: the difference that would matter. Where no difference is shown, the verdict then says whether the interval
+    excludes it: if it does not, the study is uninformative about it.
+    """
     if difference is None or p_holm is None or len(difference.seeds) < MIN_SEEDS_FOR_CLAIM:
         return TOO_FEW_SEEDS
-    if not is_significant(difference, p_holm):
-        return "no difference shown"
     assert difference.low is not None and difference.high is not None
     low, high = sorted((abs(difference.low), abs(difference.high)))
-    comparison = "better" if difference.mean < 0 else "worse"
-    by = f"{abs(difference.mean):.3f} ({low:.3f} to {high:.3f})"
-    return f"{comparison} than {baseline} by {by}, {len(difference.seeds)} seeds"
+    if is_significant(difference, p_holm):
+        comparison = "better" if metric.is_better(difference.mean) else "worse"
+        spec = f".{max(0, metric.decimals - 1)}f"
+        by = f"{abs(difference.mean):{spec}} ({low:{spec}} to {high:{spec}})"
+        return f"{comparison} than {baseline} by {by}, {len(difference.seeds)} seeds"
+    if effect is None:
+        return "no difference shown"
+    if high < effect:
+        return f"no difference shown, and the interval excludes an effect of {effect:g}"
+    return f"uninformative: no difference shown, and the interval contains an effect of {effect:g}"
 
 
 def first_crossing(x_P: np.ndarray, bits_P: np.ndarray, level: float) -> float | None:
@@ -146,13 +179,13 @@ def confidence_band(curves: Sequence[tuple[np.ndarray, np.ndarray]], max_points:
 def _half_width(numbers: np.ndarray) -> np.ndarray:
     """Half the width of the 95% interval of the mean over the first dimension, which has at least two entries."""
     n = len(numbers)
-    return _student_t().ppf(1 - SIGNIFICANCE_LEVEL / 2, n - 1) * np.std(numbers, axis=0, ddof=1) / math.sqrt(n)
+    return student_t().ppf(1 - SIGNIFICANCE_LEVEL / 2, n - 1) * np.std(numbers, axis=0, ddof=1) / math.sqrt(n)
 
 
-def _student_t() -> Any:
+def student_t() -> Any:
     """scipy's distribution of Student's t. Raises UserError where scipy is missing."""
     try:
         from scipy.stats import t
     except ImportError:
-        raise UserError('the statistics of a plan need scipy: pip install "charladder[study]"') from None
+        raise UserError('the statistics of a study need scipy: pip install "charladder[study]"') from None
     return t
