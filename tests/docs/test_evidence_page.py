@@ -1,5 +1,6 @@
-"""docs/evidence.md: its plan is valid, and its commands and options exist."""
+"""docs/evidence.md: its plan is valid, its commands and options exist, and its Python answers what the page says."""
 
+import doctest
 import json
 import re
 from pathlib import Path
@@ -25,3 +26,12 @@ def test_options_of_the_page_exist(capsys):
         shown = capsys.readouterr().out
         for option in re.findall(r"--[a-z-]+", options):
             assert option in shown, f"{verb} {option}"
+
+
+def test_python_on_the_page_answers_what_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE)  # an empty line ends an answer
+    examples = doctest.DocTestParser().get_doctest(text, {}, "evidence.md", None, 0)
+    said: list[str] = []
+    assert doctest.DocTestRunner(verbose=False).run(examples, out=said.append).failed == 0, "".join(said)
+    assert examples.examples and Path("study.html").is_file()

@@ -52,6 +52,16 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
     Raises UserError, and changes nothing, where the directory holds another plan or is locked.
     """
     check_study_directory(plan, folder)
+    with lock_study_directory(folder):
+        if plan.base.endswith(".toml"):
+            write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(load_recipe_fields(plan.base))))
+        write_text(folder / "plan.toml", tomli_w.dumps(_plan_file_tables(plan)))
+        yield dataclasses.replace(plan, base=str(folder / _BASE_FILE)) if plan.base.endswith(".toml") else plan
+
+
+@contextmanager
+def lock_study_directory(folder: Path) -> Iterator[None]:
+    """Creates the directory, and keeps other processes from running a study in it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -59,10 +69,7 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
     except Timeout:
         raise UserError(f"{folder} is in use by another process; wait until it ends, or stop it") from None
     try:
-        if plan.base.endswith(".toml"):
-            write_text(folder / _BASE_FILE, tomli_w.dumps(_nest_fields(load_recipe_fields(plan.base))))
-        write_text(folder / "plan.toml", tomli_w.dumps(_plan_file_tables(plan)))
-        yield dataclasses.replace(plan, base=str(folder / _BASE_FILE)) if plan.base.endswith(".toml") else plan
+        yield
     finally:
         lock.release()
 
@@ -83,11 +90,16 @@ def _nest_fields(raw: dict[str, Any]) -> dict[str, Any]:
 
 def check_study_directory(plan: Plan, folder: Path) -> None:
     """Raises UserError where the directory holds another plan, or a run with other settings."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and a study needs a folder", field="out", rule="choose another folder")
+    check_is_folder(folder)
     _check_same_plan(plan, folder)
     for run in list_planned_runs(plan, folder):
         _check_same_settings(plan, run)
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raises UserError where the path of a study is that of a file."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a study needs a folder", field="out", rule="choose another folder")
 
 
 def _check_same_plan(plan: Plan, folder: Path) -> None:

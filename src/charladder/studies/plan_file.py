@@ -89,15 +89,15 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
     )
 
 
-def parse_seeds(value: Any) -> tuple[int, ...]:
-    """Seeds from a list, or from their number: 3 gives 0, 1, 2."""
+def parse_seeds(value: Any, study: str = "the plan") -> tuple[int, ...]:
+    """Seeds from a list, or from their number: 3 gives 0, 1, 2. study: what they are the seeds of, for messages."""
     if type(value) is int and 1 <= value <= _MAX_ARMS:
         return tuple(range(value))
     if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
-        raise UserError(f"seeds of the plan is {value!r}; it must be a list of whole numbers, or their number")
+        raise UserError(f"seeds of {study} is {value!r}; it must be a list of whole numbers, or their number")
     for seed in value:
         if value.count(seed) > 1:
-            raise UserError(f"the plan has the seed {seed} twice; leave one out")
+            raise UserError(f"{study} has the seed {seed} twice; leave one out")
     return tuple(value)
 
 

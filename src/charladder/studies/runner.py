@@ -193,15 +193,17 @@ def child_environment(plan: Plan, slot: int, jobs: int) -> dict[str, str]:
     """The environment of the run in a slot: where `jobs` is above 1, its share of the cores and its GPU."""
     environment = dict(os.environ)
     if jobs > 1:
-        share = max(1, available_cores() // jobs)
-        threads = environment.get("OMP_NUM_THREADS", "")
-        environment["OMP_NUM_THREADS"] = str(
-            min(share, int(threads)) if threads.isdecimal() and int(threads) else share
-        )
+        environment["OMP_NUM_THREADS"] = str(threads_per_run(jobs))
         if training_device(plan) == "cuda":
             gpus = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
             environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[slot % len(gpus.split(","))]
     return environment
+
+
+def threads_per_run(jobs: int) -> int:
+    """The threads of each of several concurrent runs: its share of the cores, and at most OMP_NUM_THREADS."""
+    share, threads = max(1, available_cores() // jobs), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(threads)) if threads.isdecimal() and int(threads) else share
 
 
 def default_jobs(plan: Plan) -> int:
