@@ -34,7 +34,9 @@ from charladder.auxiliary._term import MAIN, Term
 
 # A rule turns the values of all active terms (detached, over all ranks) into factors for their weights, by name. The
 # factor of a name that it leaves out is 1. It may return a pair instead: the factors, and a penalty that is added.
-Rule = Callable[[dict[str, Tensor]], Any]
+# A rule with the attribute `takes_losses` is called with a second argument: what each term adds to the total of this
+# process with a factor of 1, attached to the graph.
+Rule = Callable[..., Any]
 
 
 def measure_all(
@@ -123,15 +125,13 @@ def aggregate(
         check_same_counts(terms, measured, targets)
     reports, divisors = _reduce(measured, weights, counts, world)
     weighted = {name: one for name, one in measured.items() if weights[name] != 0}
-    factors, penalty = _apply_rule(rule, terms, {name: reports[name] for name in weighted})
+    parts = {name: _divide(one, divisors[name], weights[name], world) for name, one in weighted.items()}
+    factors, penalty = _apply_rule(rule, terms, {name: reports[name] for name in weighted}, parts)
+    for name, factor in factors.items():
+        parts[name] = parts[name] * factor
+        reports[name].weight *= float(torch.as_tensor(factor).detach())
     total: Tensor | None = None
-    parts: dict[str, Tensor] = {}
-    for name, one in weighted.items():
-        part = _divide(one, divisors[name], weights[name], world)
-        if name in factors:
-            part = part * factors[name]
-            reports[name].weight *= float(torch.as_tensor(factors[name]).detach())
-        parts[name] = part
+    for part in parts.values():
         total = part if total is None else total + part
     if penalty is not None:
         if counts is not None:  # the share of this micro-batch
@@ -206,7 +206,7 @@ def _scale(weight: float, one: MeasuredLoss, divisor: Count, world: int) -> Any:
 
 
 def _apply_rule(
-    rule: Rule | None, names: Iterable[str], reports: Mapping[str, TermReport]
+    rule: Rule | None, names: Iterable[str], reports: Mapping[str, TermReport], losses: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], Tensor | None]:
     """The factors of the rule, by name, and its penalty. names: of all terms, active or not."""
     if rule is None or not reports:
@@ -214,7 +214,8 @@ def _apply_rule(
     predicting = {n: r for n, r in reports.items() if float(r.count)}
     values = {n: r.loss if r.mean else r.loss / to_exact(r.count) for n, r in predicting.items()}
     try:
-        answer = rule(values)
+        takes_losses = getattr(rule, "takes_losses", False)
+        answer = rule(values, {name: losses[name] for name in values}) if takes_losses else rule(values)
     except Exception as error:
         if isinstance(error, AuxiliaryError) or is_control_flow(error):  # messages of the library are complete
             raise

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class _Values:
         if bool(torch.isfinite(self.values).all()):
             return
         when = "" if self.call == calls else f", in a call before this one ({calls - self.call} before)"
-        values: list[float] = self.values.tolist()
+        values = cast("list[float]", self.values.tolist())
         for (name, part), weight, value in zip(self.names, self.weights, values, strict=False):
             if not math.isfinite(value):
                 raise NotFiniteError(f"{term_and_part(name, part)} is {value} (its weight is {weight:g}){when}", name)

@@ -24,24 +24,39 @@ def by_group(report: Report, parameters: Sequence[Tensor], groups: Mapping[str, 
     Raises AuxiliaryError for sharded parameters, whose gradients exist only in pieces and inside FSDP2's own backward
     pass, and under reentrant checkpointing.
     """
-    if any(map(distributed.is_sharded, parameters)):
-        raise AuxiliaryError(
-            "gradients by term cannot be computed under FSDP2, which makes gradients only in its own backward pass; "
-            "use DDP or one process to compute them"
-        )
+    _check_whole(parameters)
     if _has_reentrant_checkpoint(report.total):
         raise AuxiliaryError(
             "gradients by term cannot be computed under checkpointing with use_reentrant=True, which makes gradients "
             "only in its own backward pass; checkpoint with use_reentrant=False"
         )
+    return of_losses(
+        {group: [report.parts[name] for name in names if name in report.parts] for group, names in groups.items()},
+        parameters,
+    )
+
+
+def of_losses(losses: Mapping[str, Sequence[Tensor]], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The gradient (P) of each sum of losses for the concatenated `parameters`, over all ranks; the graph is kept.
+
+    Raises AuxiliaryError for sharded parameters.
+    """
+    _check_whole(parameters)
     gradients: dict[str, Tensor] = {}
-    for group, names in groups.items():
-        parts = [report.parts[name] for name in names if name in report.parts]
-        parts = [part for part in parts if part.requires_grad]
-        gradients[group] = _flat_gradient(sum(parts[1:], parts[0]), parameters) if parts else _zeros(parameters)
+    for name, several in losses.items():
+        reached = [loss for loss in several if loss.requires_grad]
+        gradients[name] = _flat_gradient(sum(reached[1:], reached[0]), parameters) if reached else _zeros(parameters)
     for gradient in gradients.values():
         distributed.all_reduce_mean(gradient)
     return gradients
+
+
+def _check_whole(parameters: Iterable[Tensor]) -> None:
+    if any(map(distributed.is_sharded, parameters)):
+        raise AuxiliaryError(
+            "gradients by term cannot be computed under FSDP2, which makes gradients only in its own backward pass; "
+            "use DDP or one process to compute them"
+        )
 
 
 def _has_reentrant_checkpoint(loss: Tensor) -> bool:
