@@ -51,6 +51,7 @@ def test_two_ddp_ranks_match_one_process(ranks, case):
     [
         (two_ranks.diagnosis, "gradients by term cannot be computed under FSDP2"),
         (two_ranks.gate, "gradients by term cannot be computed under FSDP2"),
+        (two_ranks.gradnorm, "gradients by term cannot be computed under FSDP2"),
         (two_ranks.resharded_head, "its head is a part of a sharded model"),
         (two_ranks.detached_head, "its head is sharded"),
     ],

@@ -206,6 +206,22 @@ def undeclared_parts(wrapper: str | None) -> Any:
     return one_backward(Setup(wrapper, aux.Objective(cross_entropy(), {"parts": one})))
 
 
+def load_balance(wrapper: str | None) -> Any:
+    """A loss that is a product of two means: the fractions of tokens are summed over the ranks."""
+    balance = aux.presets.load_balance(
+        2, mask="mask", over_ranks=True, tap="blocks.0", head=nn.Linear(WIDTH, CLASSES), weight=0.5
+    )
+    return one_backward(Setup(wrapper, aux.Objective(cross_entropy(), {"balance": balance})))
+
+
+def gradnorm(wrapper: str | None) -> Any:
+    """Factors from the norms of gradients, which are those of all ranks together."""
+    setup = Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0), "outer": tap(1)}))
+    shared = setup.network.blocks[0].parameters()
+    setup.objective.rule = aux.rules.GradNorm(["main", "inner", "outer"], shared).double()
+    return train_steps(setup, steps=3)
+
+
 def accumulate_gradients(setup: Setup, wrapper: str | None) -> Any:
     """Gradient accumulation; one process runs the joint batch at once."""
     if wrapper is None:
@@ -387,11 +403,11 @@ def detached_head(wrapper: str | None) -> Any:
 
 
 BOTH_WRAPPERS: list[Case] = [
-    taps, weighted_mask, returned_prediction, learned_weights, micro_batches, named_parts, nothing_to_predict,
-    silent_tap, silent_prediction, silent_under_learned_weights, silent_head_of_the_model, learned_weights_in_pieces,
-    different_initial_heads, silent_inside, silent_together, silent_each_wrapped,
+    taps, weighted_mask, returned_prediction, learned_weights, micro_batches, named_parts, load_balance,
+    nothing_to_predict, silent_tap, silent_prediction, silent_under_learned_weights, silent_head_of_the_model,
+    learned_weights_in_pieces, different_initial_heads, silent_inside, silent_together, silent_each_wrapped,
 ]  # fmt: skip
-BY_TERM: list[Case] = [diagnosis, gate]
+BY_TERM: list[Case] = [diagnosis, gate, gradnorm]
 DDP_ONLY: list[Case] = [*BY_TERM, silent_together_with_a_rule]
 CASES = {
     DDP: [*BOTH_WRAPPERS, *DDP_ONLY, not_finite, unknown_count, undeclared_parts, unused_outside],
