@@ -16,7 +16,7 @@ from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import NOT_FINITE
 from charladder.generation.sampler import Drafts, NativeSampler
 from charladder.generation.sequence import SequenceState
-from charladder.inference.packed_cpu import TILE, PackedRunner
+from charladder.inference.packed_cpu import TILE_ROWS, PackedRunner
 from charladder.inference.runner import ModelRunner, TokenBatch
 
 MAX_STEPS = 16  # characters of each sequence in one call
@@ -46,7 +46,7 @@ def select_sequences(
     selected = list(sequences)
     if runner.fits_cache:
         fit = seconds / (MAX_STEPS * seconds_per_pass)
-        count = len(selected) if fit >= len(selected) else max(TILE, int(fit) // TILE * TILE)
+        count = len(selected) if fit >= len(selected) else max(TILE_ROWS, int(fit) // TILE_ROWS * TILE_ROWS)
         selected = sorted(selected, key=lambda sequence: sequence.last_step)[:count]
     return selected, int(min(MAX_STEPS, seconds / (seconds_per_pass * len(selected))))
 

@@ -148,7 +148,7 @@ def log_probability(logits_V: np.ndarray, symbol: int) -> float:
 
 
 class CSamplingParams(ctypes.Structure):
-    """The struct SamplingParams in sampling.c."""
+    """The struct SamplingParams in sampling.h."""
 
     _fields_ = [
         ("temperature", ctypes.c_double),

@@ -19,13 +19,13 @@ from charladder.model.norm import EPSILON
 from charladder.model.rotary import rotary_angles
 from charladder.model.transformer import Transformer
 
-PANEL, LANES, TILE = 32, 16, 6  # as in the C sources: outputs of a panel, numbers of a vector, rows of a tile
+PANEL_WIDTH, LANES, TILE_ROWS = 32, 16, 6  # as in csrc/gemm/panels.h
 SHARED_CACHE_BYTES = 8 << 20  # weights up to this size stay in the cache that all cores share, as in decode.c
 LARGE_PAGE = 2 << 20  # bytes
 
 
 class CNetwork(ctypes.Structure):
-    """The struct of the same name (without C) in decode.c."""
+    """The struct Network in kv_cache.h."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in "LDHEFVC"),
@@ -35,12 +35,12 @@ class CNetwork(ctypes.Structure):
 
 
 class CDecodeSteps(ctypes.Structure):
-    """The struct of the same name (without C) in decode.c."""
+    """The struct DecodeSteps in decode.c."""
 
     _fields_ = [
         ("T", ctypes.c_long),
-        *((name, ctypes.c_void_p) for name in ("streams", "places", "first", "steps", "choose", "how", "uniform")),
-        *((name, ctypes.c_void_p) for name in ("ids", "nats", "x", "final", "logits", "work", "seen")),
+        *((name, ctypes.c_void_p) for name in ("slots", "positions", "input_ids", "steps", "sample", "sampling")),
+        *((name, ctypes.c_void_p) for name in ("uniform", "ids", "nats", "x", "final", "logits", "work", "all_logits")),
     ]
 
 
@@ -59,25 +59,25 @@ def pack_panels(matrix_OK: Tensor, dtype: torch.dtype) -> Tensor:
     in bfloat16, with K padded to a multiple of 32."""
     outputs, inputs = matrix_OK.shape
     pair = 1 if dtype == torch.float32 else 2
-    K = inputs if pair == 1 else -(-inputs // PANEL) * PANEL
-    padded = torch.zeros(-(-outputs // PANEL) * PANEL, K, dtype=dtype)
+    K = inputs if pair == 1 else -(-inputs // PANEL_WIDTH) * PANEL_WIDTH
+    padded = torch.zeros(-(-outputs // PANEL_WIDTH) * PANEL_WIDTH, K, dtype=dtype)
     padded[:outputs, :inputs] = matrix_OK
-    panels = padded.view(-1, PANEL, K // pair, pair).transpose(1, 2)
+    panels = padded.view(-1, PANEL_WIDTH, K // pair, pair).transpose(1, 2)
     return aligned_zeros(tuple(panels.shape), dtype).copy_(panels)
 
 
-def scratch_size(rows: int, widest: int) -> int:
-    """How many float32 numbers of scratch memory a thread needs to round its inputs to bfloat16, as in panels.h."""
+def scratch_size(rows: int, max_inputs: int) -> int:
+    """How many float32 numbers of scratch memory a thread needs to round its inputs to bfloat16, as in gemm.h."""
     rows = min(rows if rows <= 16 else -(-rows // 32) * 32, 128)
-    return rows * -(-widest // 32) * 16
+    return rows * -(-max_inputs // 32) * 16
 
 
 def interleave_gate(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
     """Both matrices in one, alternating 16 rows of each: (2 F, D), F padded to a multiple of 16."""
     F, D = gate_FD.shape
-    both = torch.zeros(2, -(-F // LANES) * LANES, D)
-    both[0, :F], both[1, :F] = gate_FD, up_FD
-    return both.view(2, -1, LANES, D).transpose(0, 1).reshape(-1, D)
+    padded = torch.zeros(2, -(-F // LANES) * LANES, D)
+    padded[0, :F], padded[1, :F] = gate_FD, up_FD
+    return padded.view(2, -1, LANES, D).transpose(0, 1).reshape(-1, D)
 
 
 def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
@@ -138,10 +138,10 @@ class PackedRunner:
         s = weights.settings
         self.weights, self.slots, self.context, self.layers = weights, slots, context, s.layers
         self.width, self.alphabet_size = s.width, weights.alphabet
-        groups, wide = -(-context // LANES), -(-s.head_size // LANES) * LANES
+        groups, padded_head_size = -(-context // LANES), -(-s.head_size // LANES) * LANES
         keys, values = (
             (slots, s.attention_heads, groups, s.head_size, LANES),
-            (slots, s.attention_heads, context, wide),
+            (slots, s.attention_heads, context, padded_head_size),
         )
         sizes = [math.prod(shape) for _ in range(s.layers) for shape in (keys, values)]
         memory = aligned_zeros((sum(sizes),), weights.dtype)

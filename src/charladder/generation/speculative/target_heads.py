@@ -71,7 +71,7 @@ class IndependentHeadsDrafter:
 
 
 class CDraftChain(ctypes.Structure):
-    """The struct in draft_chain.c."""
+    """The struct DraftChain in draft_chain.c."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in "DFV"),

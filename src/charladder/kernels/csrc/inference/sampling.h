@@ -1,4 +1,4 @@
-/* Sampling, for sampling.c and draft_chain.c. */
+/* Functions of sampling.c that draft_chain.c uses too. */
 
 #pragma once
 
@@ -7,8 +7,8 @@
 typedef struct {
     double temperature, top_p, min_p;
     long top_k, coupled;
-} Sampling;
+} SamplingParams;
 
-void distribution(const float *logits_V, long V, const Sampling *sampling, double *p_V);
+void distribution(const float *logits_V, long V, const SamplingParams *sampling, double *p_V);
 long inverse_cdf_sample(const double *p_V, long V, double uniform);
-long sample_one(const double *p_V, long V, const Sampling *sampling, double uniform);
+long sample_one(const double *p_V, long V, const SamplingParams *sampling, double uniform);
