@@ -27,11 +27,11 @@ class CrossEntropyOperations(Protocol):
     """The operations other than matrix products, which may have faster implementations. Rows are contiguous, and there
     is at least one."""
 
-    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+    def normalize(self, x_RD: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         """Rows with mean 0 and variance 1, in the dtype of matrix products, and moments for `normalize_backward`."""
         ...
 
-    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+    def normalize_backward(self, grad_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
         """The gradient of the rows, in the dtype of matrix products."""
         ...
 
@@ -45,15 +45,15 @@ class CrossEntropyOperations(Protocol):
 class TorchOperations:
     """With torch, for any device and dtype."""
 
-    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+    def normalize(self, x_RD: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         y_RD, *moments = torch.native_layer_norm(x_RD, x_RD.shape[1:], None, None, LAYER_NORM_EPSILON)
-        return y_RD.to(products), moments
+        return y_RD.to(matmul_dtype), moments
 
-    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
-        of_x_RD = torch.ops.aten.native_layer_norm_backward(
-            of_y_RD.to(x_RD.dtype), x_RD, x_RD.shape[1:], *moments, None, None, [True, False, False]
+    def normalize_backward(self, grad_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+        grad_x_RD = torch.ops.aten.native_layer_norm_backward(
+            grad_y_RD.to(x_RD.dtype), x_RD, x_RD.shape[1:], *moments, None, None, [True, False, False]
         )[0]
-        return of_x_RD.to(of_y_RD.dtype)
+        return grad_x_RD.to(grad_y_RD.dtype)
 
     def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         logs_RKV = logits_RW.view(*targets_RK.shape, -1).to(weights_K.dtype).log_softmax(-1)
@@ -93,8 +93,7 @@ TORCH_OPERATIONS = TorchOperations()
 
 class LinearCrossEntropy(torch.autograd.Function):
     """Sums of losses (K,), from hidden_RD, targets_RK, the weights of the losses, and the matrices (V, D) of all
-    classifiers, then their biases, if they have any. normed: whether hidden_RD is normalised first. products: the dtype
-    of matrix products."""
+    classifiers, then their biases, if they have any. normed: whether hidden_RD is normalised first."""
 
     @staticmethod
     def forward(
@@ -104,67 +103,69 @@ class LinearCrossEntropy(torch.autograd.Function):
         weights_K: Tensor,
         normed: bool,
         operations: CrossEntropyOperations,
-        products: torch.dtype,
+        matmul_dtype: torch.dtype,
         *parameters: Tensor,
     ) -> Tensor:
         (R, K), hidden_RD = targets_RK.shape, hidden_RD.contiguous()
-        wide = weights_K.dtype  # of sums over rows
-        matrix_WD = _concatenate(parameters[:K], products)
-        bias_W = _concatenate(parameters[K:], products) if parameters[K:] else None
-        of_hidden = torch.empty_like(hidden_RD, dtype=products)
-        of_matrix = None
-        of_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=wide)
+        sum_dtype = weights_K.dtype  # of sums over rows
+        matrix_WD = _concatenate(parameters[:K], matmul_dtype)
+        bias_W = _concatenate(parameters[K:], matmul_dtype) if parameters[K:] else None
+        grad_hidden = torch.empty_like(hidden_RD, dtype=matmul_dtype)
+        grad_matrix = None
+        grad_bias = None if bias_W is None else torch.zeros_like(bias_W, dtype=sum_dtype)
         losses_K = torch.zeros_like(weights_K)
-        chunk = _rows_per_chunk(hidden_RD.device, len(matrix_WD) * wide.itemsize)
+        chunk = _rows_per_chunk(hidden_RD.device, len(matrix_WD) * sum_dtype.itemsize)
         for begin in range(0, R, chunk):
             rows = slice(begin, begin + chunk)
             moments: Sequence[Tensor] = ()
             if normed:
-                read_RD, moments = operations.normalize(hidden_RD[rows], products)
+                read_RD, moments = operations.normalize(hidden_RD[rows], matmul_dtype)
             else:
-                read_RD = hidden_RD[rows].to(products)
+                read_RD = hidden_RD[rows].to(matmul_dtype)
             logits_RW = torch.nn.functional.linear(read_RD, matrix_WD, bias_W)
-            of_logits_RW, sums_K = operations.losses_and_gradient(logits_RW, targets_RK[rows], weights_K)
+            grad_logits_RW, sums_K = operations.losses_and_gradient(logits_RW, targets_RK[rows], weights_K)
             losses_K += sums_K
             if normed:
-                of_hidden[rows] = operations.normalize_backward(of_logits_RW @ matrix_WD, hidden_RD[rows], moments)
+                grad_hidden[rows] = operations.normalize_backward(grad_logits_RW @ matrix_WD, hidden_RD[rows], moments)
             else:
-                torch.mm(of_logits_RW, matrix_WD, out=of_hidden[rows])
-            if of_matrix is None:
-                of_matrix = (of_logits_RW.mT @ read_RD).to(wide if chunk < R else products)
-            elif products == wide:
-                of_matrix.addmm_(of_logits_RW.mT, read_RD)
+                torch.mm(grad_logits_RW, matrix_WD, out=grad_hidden[rows])
+            if grad_matrix is None:
+                grad_matrix = (grad_logits_RW.mT @ read_RD).to(sum_dtype if chunk < R else matmul_dtype)
+            elif matmul_dtype == sum_dtype:
+                grad_matrix.addmm_(grad_logits_RW.mT, read_RD)
             else:
-                of_matrix += of_logits_RW.mT @ read_RD
-            if of_bias is not None:
-                of_bias += of_logits_RW.sum(0)
-        of_matrix = torch.zeros_like(matrix_WD) if of_matrix is None else of_matrix.to(products)
+                grad_matrix += grad_logits_RW.mT @ read_RD
+            if grad_bias is not None:
+                grad_bias += grad_logits_RW.sum(0)
+        grad_matrix = torch.zeros_like(matrix_WD) if grad_matrix is None else grad_matrix.to(matmul_dtype)
         ctx.hidden_dtype, ctx.parameter_dtypes = hidden_RD.dtype, [parameter.dtype for parameter in parameters]
-        ctx.save_for_backward(weights_K, of_hidden, of_matrix, *([] if of_bias is None else [of_bias.to(products)]))
+        ctx.save_for_backward(
+            weights_K, grad_hidden, grad_matrix, *([] if grad_bias is None else [grad_bias.to(matmul_dtype)])
+        )
         return losses_K
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_K: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weights_K, of_hidden, of_matrix, *of_bias = ctx.saved_tensors
+        weights_K, grad_hidden, grad_matrix, *grad_bias = ctx.saved_tensors
         factor = gradient_K[0] / weights_K[0]
         if gradient_K.device.type == "cpu" and not _proportional(gradient_K.tolist(), weights_K.tolist()):
             raise AuxiliaryError(
                 "the losses of linear_cross_entropy have other weights in the backward pass than in its `weights`"
             )
-        parts = [part for joint in (of_matrix, *of_bias) for part in joint.chunk(len(weights_K))]
-        of_parameters = [_scale(part, factor, dtype) for part, dtype in zip(parts, ctx.parameter_dtypes, strict=True)]
-        return _scale(of_hidden, factor, ctx.hidden_dtype), None, None, None, None, None, *of_parameters
+        parts = [part for joint in (grad_matrix, *grad_bias) for part in joint.chunk(len(weights_K))]
+        grad_parameters = [_scale(part, factor, dtype) for part, dtype in zip(parts, ctx.parameter_dtypes, strict=True)]
+        return _scale(grad_hidden, factor, ctx.hidden_dtype), None, None, None, None, None, *grad_parameters
 
 
 def _rows_per_chunk(device: torch.device, row_bytes: int) -> int:
     return CPU_ROWS_PER_CHUNK if device.type == "cpu" else max(CPU_ROWS_PER_CHUNK, LOGIT_BYTES_PER_CHUNK // row_bytes)
 
 
-def _concatenate(parameters: Sequence[Tensor], products: torch.dtype) -> Tensor:
-    """One tensor of all of them, in the dtype of matrix products."""
+def _concatenate(parameters: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The parameters concatenated along their first dimension, in `dtype`."""
     rows = [len(parameter) for parameter in parameters]
-    joint = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=products)
+    joint = parameters[0].new_empty(sum(rows), *parameters[0].shape[1:], dtype=dtype)
     for part, parameter in zip(torch.split(joint, rows), parameters, strict=True):
         part.copy_(parameter)
     return joint
@@ -231,10 +232,10 @@ def linear_cross_entropy(
         raise AuxiliaryError(
             "linear_cross_entropy needs classifiers that are all of one size, all with bias or without"
         )
-    products = matrices[0].dtype
+    matmul_dtype = matrices[0].dtype
     if torch.is_autocast_enabled(hidden.device.type):
-        products = torch.get_autocast_dtype(hidden.device.type)
-        hidden = hidden if normed else hidden.to(products)
+        matmul_dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden = hidden if normed else hidden.to(matmul_dtype)
     function: Any = LinearCrossEntropy
     with torch.autocast(hidden.device.type, enabled=False):
         losses_K = function.apply(
@@ -243,7 +244,7 @@ def linear_cross_entropy(
             _weights_on(weights, torch.promote_types(hidden.dtype, torch.float32), hidden.device),
             normed,
             operations,
-            products,
+            matmul_dtype,
             *matrices,
             *biases,
         )

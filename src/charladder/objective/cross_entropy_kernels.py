@@ -29,28 +29,28 @@ def describe_operations() -> str:
 def choose_operations(hidden: Tensor) -> CrossEntropyOperations:
     """The operations for a hidden state of this dtype and device, with products in autocast's dtype if enabled."""
     autocast = torch.is_autocast_enabled(hidden.device.type)
-    products = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
-    use_native = not torch.compiler.is_compiling() and native.supports(hidden, products, SOURCES)
+    matmul_dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
+    use_native = not torch.compiler.is_compiling() and native.supports(hidden, matmul_dtype, SOURCES)
     return NATIVE_OPERATIONS if use_native else TORCH_OPERATIONS
 
 
 class NativeOperations:
     """cross_entropy.TorchOperations in C."""
 
-    def normalize(self, x_RD: Tensor, products: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+    def normalize(self, x_RD: Tensor, matmul_dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
         R, D = x_RD.shape
-        y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=products), x_RD.new_empty(R), x_RD.new_empty(R)
+        y_RD, mean_R, inverse_R = x_RD.new_empty(R, D, dtype=matmul_dtype), x_RD.new_empty(R), x_RD.new_empty(R)
         native.call(
-            "layer_norm_forward", products, x_RD, LAYER_NORM_EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES
+            "layer_norm_forward", matmul_dtype, x_RD, LAYER_NORM_EPSILON, y_RD, mean_R, inverse_R, R, D, sources=SOURCES
         )
         return y_RD, (mean_R, inverse_R)
 
-    def normalize_backward(self, of_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
-        of_x_RD = torch.empty_like(of_y_RD)
+    def normalize_backward(self, grad_y_RD: Tensor, x_RD: Tensor, moments: Sequence[Tensor]) -> Tensor:
+        grad_x_RD = torch.empty_like(grad_y_RD)
         native.call(
-            "layer_norm_backward", of_y_RD.dtype, of_y_RD, x_RD, *moments, of_x_RD, *x_RD.shape, sources=SOURCES
+            "layer_norm_backward", grad_y_RD.dtype, grad_y_RD, x_RD, *moments, grad_x_RD, *x_RD.shape, sources=SOURCES
         )
-        return of_x_RD
+        return grad_x_RD
 
     def losses_and_gradient(self, logits_RW: Tensor, targets_RK: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
         (R, K), V = targets_RK.shape, logits_RW.shape[1] // targets_RK.shape[1]
