@@ -85,4 +85,4 @@ def compile_with_flags(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], 
     """Compiles these C libraries with additional flags, and no others, until the end of the test."""
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *flags))
     monkeypatch.setattr(build, "LIBRARIES", {sources: build.LIBRARIES[sources] for sources in libraries})
-    monkeypatch.setattr(build, "_decided", None)
+    monkeypatch.setattr(build, "_decision", None)

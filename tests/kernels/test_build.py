@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     """The folder of compiled libraries of a process that has not built any. Only the smallest library is built."""
     monkeypatch.setenv("CHARLADDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "LIBRARIES", {build.LOSSES: build.LIBRARIES[build.LOSSES]})
-    monkeypatch.setattr(build, "_decided", None)
+    monkeypatch.setattr(build, "_decision", None)
     return tmp_path / "cache" / "native"
 
 
@@ -50,7 +50,7 @@ def compiler(tmp_path, monkeypatch):
 
 def forget_decision(monkeypatch) -> None:
     """Resets the decision whether to use C, as in a new process."""
-    monkeypatch.setattr(build, "_decided", None)
+    monkeypatch.setattr(build, "_decision", None)
 
 
 def loaded() -> list[bool]:

@@ -52,17 +52,23 @@ SIZES = [(1, 2), (3, 8), (7, 33), (129, 64), (500, 130)]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows, width", SIZES)
 def test_rms_norm(rows, width, dtype):
-    x, gain, along = random_tensor(rows, width), 1 + random_tensor(width, seed=1), random_tensor(rows, width, seed=3)
+    x, gain, grad_residual = (
+        random_tensor(rows, width),
+        1 + random_tensor(width, seed=1),
+        random_tensor(rows, width, seed=3),
+    )
     grad_y = random_tensor(rows, width, seed=2, dtype=dtype)
     y, inverse = native.rms_norm(x, gain, 1e-6, dtype)
     assert y.dtype == dtype
     exact = reference.rms_norm(*to_double(x, gain), 1e-6, torch.float64)
     assert_close_to_float64((y, inverse), exact, dtype)
-    for more in (None, along):
-        ours = native.rms_norm_backward(grad_y, x, gain, inverse, more)
+    for residual in (None, grad_residual):
+        actual = native.rms_norm_backward(grad_y, x, gain, inverse, residual)
         assert_close_to_float64(
-            ours,
-            reference.rms_norm_backward(*to_double(grad_y, x, gain), exact[1], None if more is None else more.double()),
+            actual,
+            reference.rms_norm_backward(
+                *to_double(grad_y, x, gain), exact[1], None if residual is None else residual.double()
+            ),
             dtype,
         )
 
@@ -71,15 +77,17 @@ def test_rms_norm(rows, width, dtype):
 @pytest.mark.parametrize("layout", [HeadLayout(1, 1, 1, 2), HeadLayout(2, 5, 3, 6), HeadLayout(3, 40, 2, 64)])
 def test_split_heads(layout, dtype):
     B, T, H, E = layout
-    mixed, gain = random_tensor(B * T, 3 * H * E, dtype=dtype), 1 + random_tensor(2, E, seed=1)
+    qkv_rows, gain = random_tensor(B * T, 3 * H * E, dtype=dtype), 1 + random_tensor(2, E, seed=1)
     angle = random_tensor(T, E // 2, seed=2).repeat(1, 2)
-    angles, of = (angle.cos(), angle.sin()), random_tensor(3, B * H, T, E, seed=3, dtype=dtype)
-    qkv, inverse = native.split_heads(mixed, gain, angles, 1e-6, layout)
-    exact = reference.split_heads(*to_double(mixed, gain), to_double(*angles), 1e-6, layout)
+    angles, grad_qkv = (angle.cos(), angle.sin()), random_tensor(3, B * H, T, E, seed=3, dtype=dtype)
+    qkv, inverse = native.split_heads(qkv_rows, gain, angles, 1e-6, layout)
+    exact = reference.split_heads(*to_double(qkv_rows, gain), to_double(*angles), 1e-6, layout)
     assert_close_to_float64((qkv, inverse), exact, dtype)
-    ours = native.split_heads_backward(of, mixed, gain, inverse, angles, layout)
+    actual = native.split_heads_backward(grad_qkv, qkv_rows, gain, inverse, angles, layout)
     assert_close_to_float64(
-        ours, reference.split_heads_backward(*to_double(of, mixed, gain), exact[1], to_double(*angles), layout), dtype
+        actual,
+        reference.split_heads_backward(*to_double(grad_qkv, qkv_rows, gain), exact[1], to_double(*angles), layout),
+        dtype,
     )
 
 
@@ -91,30 +99,35 @@ def test_causal_softmax(heads, queries, begin, dtype):
     native.causal_softmax(score, begin)
     reference.causal_softmax(exact, begin)
     assert_close_to_float64((score,), (exact,), dtype)
-    hidden = torch.ones(queries, begin + queries, dtype=torch.bool).triu(begin + 1)
-    assert not score[:, hidden].any()
-    of = random_tensor(*score.shape, seed=1, dtype=dtype)
-    of_exact = of.double()
-    native.causal_softmax_backward(of, score, begin)
-    reference.causal_softmax_backward(of_exact, score.double(), begin)
-    assert float((of.double() - of_exact).norm()) <= 4e-3 * float(of_exact.norm()) + 1e-6
-    assert not of[:, hidden].any()
+    masked = torch.ones(queries, begin + queries, dtype=torch.bool).triu(begin + 1)
+    assert not score[:, masked].any()
+    grad = random_tensor(*score.shape, seed=1, dtype=dtype)
+    grad_exact = grad.double()
+    native.causal_softmax_backward(grad, score, begin)
+    reference.causal_softmax_backward(grad_exact, score.double(), begin)
+    assert float((grad.double() - grad_exact).norm()) <= 4e-3 * float(grad_exact.norm()) + 1e-6
+    assert not grad[:, masked].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows, width", SIZES)
 def test_swiglu(rows, width, dtype):
-    both, of = random_tensor(rows, 2 * width, dtype=dtype) * 4, random_tensor(rows, width, seed=1, dtype=dtype)
-    assert_close_to_float64((native.swiglu(both),), (reference.swiglu(both.double()),), dtype)
+    gate_up, grad_hidden = (
+        random_tensor(rows, 2 * width, dtype=dtype) * 4,
+        random_tensor(rows, width, seed=1, dtype=dtype),
+    )
+    assert_close_to_float64((native.swiglu(gate_up),), (reference.swiglu(gate_up.double()),), dtype)
     assert_close_to_float64(
-        (native.swiglu_backward(of, both),), (reference.swiglu_backward(*to_double(of, both)),), dtype
+        (native.swiglu_backward(grad_hidden, gate_up),),
+        (reference.swiglu_backward(*to_double(grad_hidden, gate_up)),),
+        dtype,
     )
 
 
 def test_extreme_numbers():
     x = torch.tensor([[-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]])
-    both = torch.cat((x, torch.ones_like(x)), -1)
-    torch.testing.assert_close(native.swiglu(both), F.silu(x), rtol=1e-6, atol=1e-30)
+    gate_up = torch.cat((x, torch.ones_like(x)), -1)
+    torch.testing.assert_close(native.swiglu(gate_up), F.silu(x), rtol=1e-6, atol=1e-30)
     score = torch.tensor([[[3e38, -3e38, 0.0]]])
     native.causal_softmax(score, 2)
     assert score.tolist() == [[[1.0, 0.0, 0.0]]]
@@ -128,9 +141,9 @@ def test_extreme_numbers():
 def test_nan_and_infinity_propagate(bad):
     x = torch.ones(2, 40)
     x[1, 7] = bad
-    for found in (native.rms_norm(x, torch.ones(40), 1e-6, torch.bfloat16)[0], native.swiglu(x.bfloat16())):
-        assert torch.isfinite(found[0]).all()
-        assert not torch.isfinite(found[1]).all()
+    for y in (native.rms_norm(x, torch.ones(40), 1e-6, torch.bfloat16)[0], native.swiglu(x.bfloat16())):
+        assert torch.isfinite(y[0]).all()
+        assert not torch.isfinite(y[1]).all()
     score = torch.zeros(1, 2, 2, dtype=torch.bfloat16)
     score[0, 1, 0] = float("nan")
     native.causal_softmax(score, 0)
@@ -160,10 +173,10 @@ def test_bfloat16_rounding_keeps_nan(bits):
         (torch.ones(1, 2), torch.zeros(1, 2)),
         HeadLayout(1, 1, 1, 2),
     )
-    mixed = torch.ones(1, 6, dtype=torch.bfloat16)
-    qkv, inverse = native.split_heads(mixed, gains, angles, 1e-6, layout)
+    qkv_rows = torch.ones(1, 6, dtype=torch.bfloat16)
+    qkv, inverse = native.split_heads(qkv_rows, gains, angles, 1e-6, layout)
     assert qkv[:2].isnan().all()
-    assert native.split_heads_backward(qkv, mixed, gains, inverse, angles, layout)[0][:, :4].isnan().all()
+    assert native.split_heads_backward(qkv, qkv_rows, gains, inverse, angles, layout)[0][:, :4].isnan().all()
 
 
 def test_unsupported_inputs_are_rejected():
@@ -177,18 +190,18 @@ def test_unsupported_inputs_are_rejected():
 
 
 def test_thread_counts_agree_and_results_repeat(monkeypatch):
-    x, gain, of = random_tensor(7, 33), random_tensor(33, seed=1), random_tensor(7, 33, seed=2)
-    found = []
+    x, gain, grad_y = random_tensor(7, 33), random_tensor(33, seed=1), random_tensor(7, 33, seed=2)
+    results = []
     for threads in (1, 2, 5, 16):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        twice = []
+        repeated = []
         for _ in range(2):
             y, inverse = native.rms_norm(x, gain, 1e-6, torch.float32)
-            twice.append((y, *native.rms_norm_backward(of, x, gain, inverse, None)))
-        assert all(torch.equal(one, other) for one, other in zip(*twice, strict=True))
-        found.append(twice[0])
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0])
+            repeated.append((y, *native.rms_norm_backward(grad_y, x, gain, inverse, None)))
+        assert all(torch.equal(one, other) for one, other in zip(*repeated, strict=True))
+        results.append(repeated[0])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
 
 
 def test_training_uses_c_and_repeats_bitwise(prose, monkeypatch):
@@ -214,8 +227,8 @@ def test_training_uses_c_and_repeats_bitwise(prose, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [32, 64])
-@pytest.mark.parametrize("half", [True, False])
-def test_gradients_are_as_accurate_as_torch(half, width, monkeypatch):
+@pytest.mark.parametrize("autocast", [True, False])
+def test_gradients_are_as_accurate_as_torch(autocast, width, monkeypatch):
     plain = Transformer(small(context=150, width=width), 16)
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, 0, 0.2)
@@ -225,7 +238,7 @@ def test_gradients_are_as_accurate_as_torch(half, width, monkeypatch):
 
     def gradient(network):
         network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half and network.output.weight.dtype == torch.float32):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and network.output.weight.dtype == torch.float32):
             output = network(tokens).logits_BTV
         F.cross_entropy(
             output.to(torch.promote_types(output.dtype, torch.float32)).flatten(0, 1), tokens.flatten()
@@ -254,20 +267,22 @@ C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 compiler")
-@pytest.mark.parametrize("half", [(), ("-DBFLOAT16",)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype_flags", [(), ("-DBFLOAT16",)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "processor", [one if one in FAST_SUBSET else pytest.param(one, marks=pytest.mark.slow) for one in PROCESSORS]
 )
-def test_sources_compile_for_every_processor(processor, half):
+def test_sources_compile_for_every_processor(processor, dtype_flags):
     """On a machine whose variant does not compile, the library silently uses torch instead of C."""
-    where = ("-I", str(build.CSRC), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
+    options = ("-I", str(build.CSRC), "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas")
     flags = (f"-march={processor}", "-O1", "-fopenmp", "-c", "-o", "/dev/null")
-    known = subprocess.run([str(COMPILER), *flags, "-x", "c", "/dev/null"], capture_output=True)
-    if known.returncode:
+    probe = subprocess.run([str(COMPILER), *flags, "-x", "c", "/dev/null"], capture_output=True)
+    if probe.returncode:
         pytest.skip(f"this compiler does not know {processor}")
     for file in C_FILES:
-        done = subprocess.run([str(COMPILER), *flags, *half, *where, str(file)], capture_output=True, text=True)
-        assert not done.returncode, done.stderr
+        result = subprocess.run(
+            [str(COMPILER), *flags, *dtype_flags, *options, str(file)], capture_output=True, text=True
+        )
+        assert not result.returncode, result.stderr
 
 
 HAS_BFLOAT16_PAIRS = native.library(torch.bfloat16) is not None and native.has_attention(
@@ -296,16 +311,16 @@ def random_heads(layout, scale=1.0):
     ],
 )
 def test_attention(layout, scale):
-    qkv, of = random_heads(layout, scale)
-    y, log = native.attention(qkv, layout)
+    qkv, grad_y = random_heads(layout, scale)
+    y, log_sum_exp = native.attention(qkv, layout)
     exact = qkv.double().requires_grad_()
     score = exact[0] @ exact[1].mT
     score = score.masked_fill(torch.ones(score.shape[1:], dtype=torch.bool).triu(1), float("-inf"))
     exact_y = causal_attention.merge_heads(score.softmax(-1) @ exact[2], layout)
-    exact_y.backward(of.double())
+    exact_y.backward(grad_y.double())
     assert_close_to_float64((y,), (exact_y.detach(),), torch.bfloat16)
-    torch.testing.assert_close(log.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
-    grad_qkv = native.attention_backward(of, qkv, y, log, layout)
+    torch.testing.assert_close(log_sum_exp.double(), score.detach().logsumexp(-1), rtol=1e-5, atol=1e-5)
+    grad_qkv = native.attention_backward(grad_y, qkv, y, log_sum_exp, layout)
     for actual, expected in zip(grad_qkv, exact.grad, strict=True):
         # Relative to all gradients: for two characters, those of query and key are differences of nearly equal
         # numbers.
@@ -315,51 +330,51 @@ def test_attention(layout, scale):
 @needs_bfloat16_pairs
 def test_attention_is_more_accurate_than_the_reference():
     layout = HeadLayout(2, 200, 2, 64)
-    qkv, of = random_heads(layout)
+    qkv, grad_y = random_heads(layout)
     exact = qkv.double()
     exact_y, exact_saved = causal_attention.attention(reference, exact, layout)
-    expected = causal_attention.attention_backward(reference, of.double(), exact, exact_y, exact_saved, layout)
-    y, log = native.attention(qkv, layout)
-    whole = native.attention_backward(of, qkv, y, log, layout)
+    expected = causal_attention.attention_backward(reference, grad_y.double(), exact, exact_y, exact_saved, layout)
+    y, log_sum_exp = native.attention(qkv, layout)
+    fused = native.attention_backward(grad_y, qkv, y, log_sum_exp, layout)
     y, saved = causal_attention.attention(reference, qkv, layout)
-    pieces = causal_attention.attention_backward(reference, of, qkv, y, saved, layout)
-    for which in range(3):
-        assert (whole[which] - expected[which]).norm() < (pieces[which] - expected[which]).norm()
+    composed = causal_attention.attention_backward(reference, grad_y, qkv, y, saved, layout)
+    for index in range(3):
+        assert (fused[index] - expected[index]).norm() < (composed[index] - expected[index]).norm()
 
 
 @needs_bfloat16_pairs
 @pytest.mark.parametrize("layout", [HeadLayout(1, 70, 3, 32), HeadLayout(3, 130, 1, 64)])
 def test_attention_does_not_depend_on_threads_or_other_heads(layout):
-    qkv, of = random_heads(layout)
-    found = []
+    qkv, grad_y = random_heads(layout)
+    results = []
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        y, log = native.attention(qkv, layout)
-        found.append((y, log, native.attention_backward(of, qkv, y, log, layout)))
+        y, log_sum_exp = native.attention(qkv, layout)
+        results.append((y, log_sum_exp, native.attention_backward(grad_y, qkv, y, log_sum_exp, layout)))
     torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     B, T, H, E = layout
     one = HeadLayout(1, T, 1, E)
     alone = native.attention(qkv[:, -1:].contiguous(), one)
-    assert torch.equal(alone[0], found[0][0].view(B, T, H, E)[-1, :, -1])
-    of_alone = native.attention_backward(
-        of.view(B, T, H, E)[-1, :, -1].contiguous(), qkv[:, -1:].contiguous(), *alone, one
+    assert torch.equal(alone[0], results[0][0].view(B, T, H, E)[-1, :, -1])
+    grad_alone = native.attention_backward(
+        grad_y.view(B, T, H, E)[-1, :, -1].contiguous(), qkv[:, -1:].contiguous(), *alone, one
     )
-    assert torch.equal(of_alone, found[0][2][:, -1:])
+    assert torch.equal(grad_alone, results[0][2][:, -1:])
 
 
 @needs_bfloat16_pairs
 def test_attention_is_causal_and_propagates_nan():
     layout = HeadLayout(1, 90, 1, 32)
-    qkv, of = random_heads(layout)
+    qkv, grad_y = random_heads(layout)
     y, _ = native.attention(qkv, layout)
     changed = qkv.clone()
     changed[:, :, 61:] = 5.0
     assert torch.equal(native.attention(changed, layout)[0][:61], y[:61])
     changed[:, :, 61:] = float("nan")
-    y_nan, log_nan = native.attention(changed, layout)
+    y_nan, log_sum_exp_nan = native.attention(changed, layout)
     assert y_nan[61:].isnan().all()
     assert torch.equal(y_nan[:32], y[:32])  # rows 32 to 60 share a block with the NaN, and 0 times NaN is NaN
-    assert native.attention_backward(of, changed, y_nan, log_nan, layout)[0, :, 61:].isnan().all()
+    assert native.attention_backward(grad_y, changed, y_nan, log_sum_exp_nan, layout)[0, :, 61:].isnan().all()

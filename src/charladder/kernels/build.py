@@ -1,8 +1,8 @@
 """Building of the C libraries: compiled at first use into the cache folder, verified, and loaded together.
 
 A process decides once whether it uses C. It uses either all libraries, for every matmul dtype, or none of them, so
-that one failure of the compiler cannot mix C with torch within a run. A file is named by what it was made from and by
-the SHA-256 of its content, which is compared before the file is loaded.
+that one failure of the compiler cannot mix C with torch within a run. The name of a file contains a hash of what it was
+built from and the SHA-256 of its content, which is compared before the file is loaded.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ LIBRARIES: dict[Sources, tuple[str, ...]] = {
 """The sources of each library, and the functions that it must export."""
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 MATMUL_FLAGS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
-LEFT_BEHIND = "build-*", "tmp*"  # folders of compilations; version 0.1.0 called them tmp*
+STALE_FOLDERS = "build-*", "tmp*"  # patterns of temporary folders; tmp* is from version 0.1.0
 COMPILE_SECONDS = 120.0  # for all of the compilation, including the wait for another process that compiles the same
 
 LibraryKey = tuple[torch.dtype, Sources]
@@ -56,7 +56,7 @@ class NativeUnavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedLibrary:
     """A library, and the SHA-256 of its file."""
 
     library: ctypes.CDLL
@@ -72,24 +72,24 @@ class Decision:
     reason: str | None = None
 
 
-_decided: Decision | None = None
-_deciding = threading.Lock()
+_decision: Decision | None = None
+_decision_lock = threading.Lock()
 
 
 def decision() -> Decision:
     """Whether this process uses C. The first call compiles and loads the libraries; later calls return its result."""
-    global _decided
-    if _decided is None:
-        with _deciding:
-            if _decided is None:
-                _decided = _decide()
-    return _decided
+    global _decision
+    if _decision is None:
+        with _decision_lock:
+            if _decision is None:
+                _decision = _decide()
+    return _decision
 
 
 def disable(reason: str) -> None:
-    """From here on, this process uses no C."""
-    global _decided
-    _decided = Decision(reason=reason)
+    """Makes this process use torch instead of C from now on."""
+    global _decision
+    _decision = Decision(reason=reason)
 
 
 def _decide() -> Decision:
@@ -111,19 +111,19 @@ def _load_all() -> Decision:
     if sys.platform != "linux":
         raise NativeUnavailable("C is used on Linux only")
     compiler = _compiler()
-    folder = _folder()
-    keys = _keys(compiler)
-    loaded = _find_all(folder, keys)
-    if len(loaded) < len(keys):
+    folder = _cache_folder()
+    hashes = _build_hashes(compiler)
+    loaded = _load_cached(folder, hashes)
+    if len(loaded) < len(hashes):
         deadline = time.monotonic() + COMPILE_SECONDS
-        with _locked(folder, COMPILE_SECONDS):
-            loaded = _find_all(folder, keys)  # another process may have compiled them meanwhile
-            wanted = {which: key for which, key in keys.items() if which not in loaded}
-            loaded |= _compile(compiler, folder, wanted, deadline) if wanted else {}
-    elif _left_behind(folder):
-        with contextlib.suppress(NativeUnavailable, OSError, NotImplementedError), _locked(folder, 0.0):
-            pass
-    return Decision({which: loaded[which].library for which in keys}, {which: loaded[which].digest for which in keys})
+        with _compile_lock(folder, COMPILE_SECONDS):
+            loaded = _load_cached(folder, hashes)  # another process may have compiled them in the meantime
+            missing = {key: build_hash for key, build_hash in hashes.items() if key not in loaded}
+            loaded |= _compile(compiler, folder, missing, deadline) if missing else {}
+    elif _stale_folders(folder):
+        with contextlib.suppress(NativeUnavailable, OSError, NotImplementedError), _compile_lock(folder, 0.0):
+            pass  # taking the lock removes them
+    return Decision({key: loaded[key].library for key in hashes}, {key: loaded[key].digest for key in hashes})
 
 
 def _compiler() -> list[str]:
@@ -138,13 +138,13 @@ def _compiler() -> list[str]:
     return words
 
 
-def _folder() -> Path:
-    """The folder of compiled libraries in the cache. It must belong to this user alone, because its files run."""
+def _cache_folder() -> Path:
+    """The folder of compiled libraries. No other user may write to it, because its files are executed."""
     try:
-        chosen = os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")
+        cache = os.environ.get("CHARLADDER_CACHE") or platformdirs.user_cache_dir("charladder")
     except RuntimeError:
         raise NativeUnavailable("this user has no home folder; set CHARLADDER_CACHE") from None
-    folder = Path(chosen).absolute() / "native"
+    folder = Path(cache).absolute() / "native"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
         raise NativeUnavailable(f"other users may write to {folder}")
@@ -153,62 +153,62 @@ def _folder() -> Path:
     return folder
 
 
-def _keys(compiler: list[str]) -> dict[LibraryKey, str]:
-    """What each library is made from, as a hash: sources, headers, compiler, flags and processor.
+def _build_hashes(compiler: list[str]) -> dict[LibraryKey, str]:
+    """For each library a hash of what it is built from: sources, headers, compiler, flags and processor.
 
-    The compiler is identified by its file and not by running it, which costs time and may hang.
+    The compiler is identified by its file, because running it takes time and may hang.
     """
     program = Path(shutil.which(compiler[0]) or compiler[0]).resolve()
     status = program.stat()
-    made_by = repr((compiler, str(program), status.st_size, status.st_mtime_ns, platform.machine(), _processor()))
-    keys = {}
+    toolchain = repr((compiler, str(program), status.st_size, status.st_mtime_ns, platform.machine(), _processor()))
+    hashes = {}
     headers = sorted(CSRC.rglob("*.h"))
     for sources in LIBRARIES:
         texts = [file.read_bytes() for file in (*sources, *headers)]
         for dtype, flags in MATMUL_FLAGS.items():
-            parts = (*texts, made_by.encode(), repr((*FLAGS, *flags)).encode())
-            keys[dtype, sources] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
-    return keys
+            parts = (*texts, toolchain.encode(), repr((*FLAGS, *flags)).encode())
+            hashes[dtype, sources] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+    return hashes
 
 
 def _processor() -> str:
-    """What this processor is and which instructions it has, because the code is made for it."""
+    """The model and the instruction sets of this processor, because -march=native compiles for it."""
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     return "\n".join(line for line in lines if line.startswith(("flags", "Features", "model", "cpu family", "CPU")))
 
 
-def _find_all(folder: Path, keys: dict[LibraryKey, str]) -> dict[LibraryKey, Loaded]:
-    """The libraries in the folder whose content has the digest that their name says."""
-    found = {}
-    for which, key in keys.items():
-        for file in sorted(folder.glob(f"{key}-*.so")):
+def _load_cached(folder: Path, hashes: dict[LibraryKey, str]) -> dict[LibraryKey, LoadedLibrary]:
+    """Loads the libraries in the folder whose content has the digest that is in their name."""
+    loaded = {}
+    for key, build_hash in hashes.items():
+        for file in sorted(folder.glob(f"{build_hash}-*.so")):
             with contextlib.suppress(OSError, NativeUnavailable):
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                if file.stem == f"{key}-{digest}":
-                    found[which] = _load(file, which, digest)
-    return found
+                if file.stem == f"{build_hash}-{digest}":
+                    loaded[key] = _load(file, key, digest)
+    return loaded
 
 
-def _load(file: Path, which: LibraryKey, digest: str) -> Loaded:
-    """Raises NativeUnavailable where the file is not a library with the functions that it must export."""
+def _load(file: Path, key: LibraryKey, digest: str) -> LoadedLibrary:
+    """Raises NativeUnavailable if the file is not a library that exports the functions of LIBRARIES."""
     try:
         library = ctypes.CDLL(str(file))
     except OSError as error:
         raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from None
-    for name in LIBRARIES[which[1]]:
+    for name in LIBRARIES[key[1]]:
         if not hasattr(library, name):
             raise NativeUnavailable(f"the compiled library does not have the function {name}")
-    return Loaded(library, digest)
+    return LoadedLibrary(library, digest)
 
 
-def _left_behind(folder: Path) -> list[Path]:
-    """Folders of compilations that are running or were killed."""
-    return [left for pattern in LEFT_BEHIND for left in folder.glob(pattern)]
+def _stale_folders(folder: Path) -> list[Path]:
+    """Temporary folders of compilations that are running or were killed."""
+    return [path for pattern in STALE_FOLDERS for path in folder.glob(pattern)]
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, seconds: float) -> Iterator[None]:
-    """Waits until no other process compiles, and removes the folders of killed compilations.
+def _compile_lock(folder: Path, seconds: float) -> Iterator[None]:
+    """Waits until no other process compiles, and removes temporary folders of killed compilations.
 
     Raises NativeUnavailable after `seconds`.
     """
@@ -220,65 +220,65 @@ def _locked(folder: Path, seconds: float) -> Iterator[None]:
     except Timeout:
         raise NativeUnavailable(f"another process has been compiling for more than {seconds:g} s") from None
     try:
-        remove_stale_parts(folder, *LEFT_BEHIND)
+        remove_stale_parts(folder, *STALE_FOLDERS)
         yield
     finally:
         lock.release()
 
 
 def _compile(
-    compiler: list[str], folder: Path, wanted: dict[LibraryKey, str], deadline: float
-) -> dict[LibraryKey, Loaded]:
-    """Compiles all at the same time. They are moved into the folder when every one of them has been loaded."""
+    compiler: list[str], folder: Path, missing: dict[LibraryKey, str], deadline: float
+) -> dict[LibraryKey, LoadedLibrary]:
+    """Compiles the missing libraries in parallel. They are moved into the folder after all of them have been loaded."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as name:
-        files = {which: Path(name) / f"{key}.so" for which, key in wanted.items()}
+        files = {key: Path(name) / f"{build_hash}.so" for key, build_hash in missing.items()}
         commands = [
             [*compiler, *FLAGS, *MATMUL_FLAGS[dtype], "-I", str(CSRC), *map(str, sources), "-o", str(file), "-lm"]
             for (dtype, sources), file in files.items()
         ]
-        _run_all(commands, Path(name), deadline)
-        loaded = {which: _load(file, which, _flushed(file)) for which, file in files.items()}
-        for which, key in wanted.items():
-            for damaged in folder.glob(f"{key}-*.so"):
+        _run_commands(commands, Path(name), deadline)
+        loaded = {key: _load(file, key, _flush_and_hash(file)) for key, file in files.items()}
+        for key, build_hash in missing.items():
+            for damaged in folder.glob(f"{build_hash}-*.so"):
                 damaged.unlink()
-            files[which].replace(folder / f"{key}-{loaded[which].digest}.so")
+            files[key].replace(folder / f"{build_hash}-{loaded[key].digest}.so")
         fsync_folder(folder)
     return loaded
 
 
-def _flushed(file: Path) -> str:
-    """The SHA-256 of a file, which is on the disk when this returns."""
+def _flush_and_hash(file: Path) -> str:
+    """Flushes a file to the disk and returns its SHA-256."""
     with file.open("rb+") as content:
         os.fsync(content.fileno())
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _run_all(commands: list[list[str]], folder: Path, deadline: float) -> None:
-    """Runs commands at the same time, with temporary files in `folder`.
+def _run_commands(commands: list[list[str]], folder: Path, deadline: float) -> None:
+    """Runs commands in parallel, with temporary files in `folder`.
 
-    Raises NativeUnavailable if one of them fails or takes too long, after it has ended all of them.
+    Raises NativeUnavailable if one of them fails or has not ended at the deadline, after it has killed the others.
     """
-    running: list[tuple[subprocess.Popen[bytes], Path]] = []
+    processes: list[tuple[subprocess.Popen[bytes], Path]] = []
     try:
         for number, command in enumerate(commands):
             log = folder / f"{number}.log"
             with log.open("wb") as output:
-                started = subprocess.Popen(
+                process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
                     env={**os.environ, "TMPDIR": str(folder)},
                 )  # fmt: skip
-            running.append((started, log))
-        for process, log in running:
+            processes.append((process, log))
+        for process, log in processes:
             try:
-                code = process.wait(max(0.0, deadline - time.monotonic()))
+                exit_code = process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 raise NativeUnavailable(f"the compiler has not ended after {COMPILE_SECONDS:g} s") from None
-            if code:
+            if exit_code:
                 lines = log.read_text(errors="replace").splitlines()
-                said = next((line.strip() for line in lines if "error" in line), f"exit code {code}")
-                raise NativeUnavailable(f"the compilation failed: {said}")
+                message = next((line.strip() for line in lines if "error" in line), f"exit code {exit_code}")
+                raise NativeUnavailable(f"the compilation failed: {message}")
     finally:
-        for process, _ in running:
+        for process, _ in processes:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # the group: a compiler starts processes of its own
+                os.killpg(process.pid, signal.SIGKILL)  # the whole group, because a compiler starts child processes
                 process.wait()

@@ -25,8 +25,8 @@ MAX_SCORES = 1 << 21  # attention scores of a block: they fit the last-level cac
 def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, list[Tensor]]:
     """Attention with scaled queries, (R, D), and the tensors to save for the backward pass."""
     if ops is native and native.has_attention(qkv_3NTE):
-        y_RD, log_NT = native.attention(qkv_3NTE, layout)
-        return y_RD, [log_NT]
+        y_RD, log_sum_exp_NT = native.attention(qkv_3NTE, layout)
+        return y_RD, [log_sum_exp_NT]
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     y_NTE, weights = torch.empty_like(v_NTE), []
     for part, begin, end in blocks(*q_NTE.shape[:2]):
@@ -41,7 +41,7 @@ def attention_backward(
     ops: ModuleType, grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, saved: list[Tensor], layout: HeadLayout
 ) -> Tensor:
     """The gradient of scaled queries, keys and values."""
-    if saved[0].ndim == 2:  # logarithms, and no weights
+    if saved[0].ndim == 2:  # log-sum-exps instead of weights
         return native.attention_backward(grad_y_RD, qkv_3NTE, y_RD, saved[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     grad_y_NTE = split_rows(grad_y_RD, layout)

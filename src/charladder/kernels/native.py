@@ -16,14 +16,14 @@ from charladder.kernels.build import MATMUL_FLAGS, Sources, decision
 from charladder.kernels.build import NETWORK as SOURCES
 from charladder.kernels.reference import HeadLayout
 
-PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+PLAIN_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def supports(x: Tensor, dtype: torch.dtype, sources: Sources = SOURCES) -> bool:
     """Whether a C library (by default the operations of this file) is available for a residual stream like x and this
     matmul dtype."""
-    plain = type(x) in PLAIN_TENSORS and x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and dtype in MATMUL_FLAGS and library(dtype, sources) is not None
+    is_plain = type(x) in PLAIN_TENSOR_TYPES and x.dtype == torch.float32 and x.device.type == "cpu"
+    return is_plain and dtype in MATMUL_FLAGS and library(dtype, sources) is not None
 
 
 def unavailable_reason() -> str | None:
@@ -33,10 +33,10 @@ def unavailable_reason() -> str | None:
 
 def describe(*libraries: Sources) -> str:
     """Whether this process uses C, and the digests of these libraries, over all matmul dtypes."""
-    decided = decision()
-    if decided.reason is not None:
-        return f"torch ({decided.reason})"
-    digests = ["".join(d for (_, sources), d in decided.digests.items() if sources == one) for one in libraries]
+    current = decision()
+    if current.reason is not None:
+        return f"torch ({current.reason})"
+    digests = ["".join(d for (_, key), d in current.digests.items() if key == sources) for sources in libraries]
     return " ".join(["C", *(hashlib.sha256(joined.encode()).hexdigest()[:32] for joined in digests)])
 
 
@@ -55,20 +55,20 @@ def call(
     """Calls a function of the library: tensors as pointers, floats as float, integers as long; then the number of
     threads. Raises TypeError for tensors that are not contiguous, not on the CPU, or neither float32, int64 nor of the
     matmul dtype."""
-    found = library(dtype, sources)
-    assert found is not None
-    given = []
+    c_library = library(dtype, sources)
+    assert c_library is not None
+    c_arguments = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            fits = argument.dtype in (torch.float32, torch.int64, dtype) and argument.device.type == "cpu"
-            if not (fits and argument.is_contiguous()):
+            is_supported = argument.dtype in (torch.float32, torch.int64, dtype) and argument.device.type == "cpu"
+            if not (is_supported and argument.is_contiguous()):
                 raise TypeError(f"{name} in C cannot take {argument.dtype} of strides {argument.stride()}")
-            given.append(ctypes.c_void_p(argument.data_ptr()))
+            c_arguments.append(ctypes.c_void_p(argument.data_ptr()))
         elif argument is None:
-            given.append(None)
+            c_arguments.append(None)
         else:
-            given.append(ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_long(argument))
-    getattr(found, name)(*given, ctypes.c_int(threads or torch.get_num_threads()))
+            c_arguments.append(ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_long(argument))
+    getattr(c_library, name)(*c_arguments, ctypes.c_int(threads or torch.get_num_threads()))
 
 
 def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -121,21 +121,23 @@ def causal_softmax_backward(grad_NQS: Tensor, weight_NQS: Tensor, begin: int) ->
 
 def has_attention(qkv_3NTE: Tensor) -> bool:
     """Whether `attention` is available for heads of this size and dtype, and there are enough heads for all threads."""
-    found, (_, N, _, E) = library(qkv_3NTE.dtype), qkv_3NTE.shape
-    return found is not None and E % 32 == 0 and torch.get_num_threads() <= N and bool(found.has_attention())
+    c_library, (_, N, _, E) = library(qkv_3NTE.dtype), qkv_3NTE.shape
+    return c_library is not None and E % 32 == 0 and torch.get_num_threads() <= N and bool(c_library.has_attention())
 
 
 def attention(qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, Tensor]:
     """Causal attention of scaled queries, (R, D), and the log-sum-exp of each query's scores, (N, T)."""
     B, T, H, E = layout
-    y_RD, log_NT = qkv_3NTE.new_empty(B * T, H * E), qkv_3NTE.new_empty(B * H, T, dtype=torch.float32)
-    call("attention_forward", qkv_3NTE.dtype, qkv_3NTE, y_RD, log_NT, *layout)
-    return y_RD, log_NT
+    y_RD, log_sum_exp_NT = qkv_3NTE.new_empty(B * T, H * E), qkv_3NTE.new_empty(B * H, T, dtype=torch.float32)
+    call("attention_forward", qkv_3NTE.dtype, qkv_3NTE, y_RD, log_sum_exp_NT, *layout)
+    return y_RD, log_sum_exp_NT
 
 
-def attention_backward(grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, log_NT: Tensor, layout: HeadLayout) -> Tensor:
+def attention_backward(
+    grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, log_sum_exp_NT: Tensor, layout: HeadLayout
+) -> Tensor:
     grad_qkv_3NTE = torch.empty_like(qkv_3NTE)
-    call("attention_backward", qkv_3NTE.dtype, grad_y_RD, qkv_3NTE, y_RD, log_NT, grad_qkv_3NTE, *layout)
+    call("attention_backward", qkv_3NTE.dtype, grad_y_RD, qkv_3NTE, y_RD, log_sum_exp_NT, grad_qkv_3NTE, *layout)
     return grad_qkv_3NTE
 
 

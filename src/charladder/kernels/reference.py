@@ -37,8 +37,8 @@ def rms_norm_backward(
     """The gradients of x and of the gain. `grad_residual_RD`, the gradient of the residual connection, is
     added to that of x."""
     product_RD = grad_y_RD * x_RD
-    pull_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
-    grad_x_RD = (grad_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, pull_R1)
+    x_coefficient_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
+    grad_x_RD = (grad_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, x_coefficient_R1)
     grad_gain_D = torch.mv(product_RD.mT, inverse_R1[:, 0].to(product_RD.dtype))
     return (grad_x_RD if grad_residual_RD is None else grad_x_RD.add_(grad_residual_RD)), grad_gain_D
 
@@ -50,12 +50,12 @@ def split_heads(
     queries also divided by sqrt(E). And 1 / rms of these two, (2, B, T, H)."""
     qkv_BT3HE = qkv_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
     qkv_3BHTE = qkv_BT3HE.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
-    found = []
+    inverses = []
     for x_BHTE, gain_E, scale in zip(qkv_3BHTE, gain_2E, (1 / math.sqrt(layout.size), 1.0), strict=False):
         y, inverse = rms_norm(x_BHTE, gain_E * scale, epsilon, x_BHTE.dtype)
         x_BHTE.copy_(rotate(y, angles, 1))
-        found.append(inverse[..., 0].transpose(1, 2))
-    return qkv_3BHTE.flatten(1, 2), torch.stack(found)
+        inverses.append(inverse[..., 0].transpose(1, 2))
+    return qkv_3BHTE.flatten(1, 2), torch.stack(inverses)
 
 
 def split_heads_backward(
@@ -70,10 +70,10 @@ def split_heads_backward(
     grad_3BHTE = grad_qkv_3NTE.view(3, layout.windows, layout.heads, layout.length, layout.size)
     qkv_BT3HE = qkv_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
     parts, grad_gains = [], []
-    for which, scale in enumerate((1 / math.sqrt(layout.size), 1.0)):
-        grad_y = rotate(grad_3BHTE[which], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
-        x = qkv_BT3HE[:, :, which].reshape(-1, layout.size)
-        grad_x, grad_gain_E = rms_norm_backward(grad_y, x, gain_2E[which], inverse_2BTH[which].reshape(-1, 1), None)
+    for index, scale in enumerate((1 / math.sqrt(layout.size), 1.0)):
+        grad_y = rotate(grad_3BHTE[index], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
+        x = qkv_BT3HE[:, :, index].reshape(-1, layout.size)
+        grad_x, grad_gain_E = rms_norm_backward(grad_y, x, gain_2E[index], inverse_2BTH[index].reshape(-1, 1), None)
         parts.append(grad_x.view(len(qkv_RG), -1).to(qkv_RG.dtype))
         grad_gains.append(grad_gain_E)
     parts.append(grad_3BHTE[2].transpose(1, 2).reshape(len(qkv_RG), -1))
@@ -104,7 +104,7 @@ def causal_softmax_backward(grad_NQS: Tensor, weight_NQS: Tensor, begin: int) ->
 
 
 def swiglu(gate_up_RG: Tensor) -> Tensor:
-    """SwiGLU (Shazeer 2020) without its matrix dtype: silu(first half) * second half."""
+    """SwiGLU (Shazeer 2020) without its matrix products: silu(first half) * second half."""
     gate_RF, up_RF = gate_up_RG.chunk(2, -1)
     return torch.nn.functional.silu(gate_RF).mul_(up_RF)
 
