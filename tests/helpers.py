@@ -82,7 +82,10 @@ def edit_config(run: Path, old: str, new: str) -> None:
 
 
 def compile_with_flags(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], *libraries: build.Sources) -> None:
-    """Compiles these C libraries with additional flags, and no others, until the end of the test."""
+    """Compiles these C libraries with additional flags, and no others, until the end of the test. A flag -DNAME=VALUE
+    must name a macro of the sources: an unknown one would change nothing."""
+    sources = "".join(file.read_text() for file in build.CSRC.rglob("*.c"))
+    assert all(f"#ifndef {flag[2:].split('=')[0]}\n" in sources for flag in flags if flag.startswith("-D"))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, *flags))
     monkeypatch.setattr(build, "LIBRARIES", {sources: build.LIBRARIES[sources] for sources in libraries})
     monkeypatch.setattr(build, "_decision", None)

@@ -20,8 +20,8 @@ from helpers import compile_with_flags
 pytestmark = pytest.mark.skipif(native.library(torch.float32) is None, reason="needs a C compiler")
 COMPILER_FLAGS = {
     "this processor": (),
-    "few sequences at a time": ("-DHELD=4096",),
-    "threads share all matrices": ("-DNEAR=0",),
+    "few sequences at a time": ("-DTHREAD_CACHE_BYTES=4096",),
+    "threads share all matrices": ("-DSHARED_CACHE_BYTES=0",),
 }
 
 

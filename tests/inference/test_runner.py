@@ -35,7 +35,7 @@ COMPILER_FLAGS = {
     "without bfloat16 pairs": ("-mno-amx-tile", "-mno-avx512bf16"),
     "vectors of 8": ("-mno-amx-tile", "-mno-avx512f"),
     "vectors of 4": ("-mno-amx-tile", "-mno-avx"),
-    "threads share all matrices": ("-DNEAR=0",),
+    "threads share all matrices": ("-DSHARED_CACHE_BYTES=0",),
 }
 
 
