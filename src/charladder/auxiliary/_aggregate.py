@@ -6,8 +6,7 @@ The loss of a term with named parts is the sum of its parts, each divided by a c
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -174,27 +173,30 @@ def _reduce(
             TermReport(total, count, report.weight)
             for total, count, report in zip(sums, local_counts, reports, strict=True)
         ]
-    next_reports, next_divisors = iter(reports), iter(divisors)
-    return (
-        {name: _report_of_term(several, next_reports, weights[name]) for name, several in measured.items()},
-        {name: list(islice(next_divisors, len(several))) for name, several in measured.items()},
-    )
-
-
-def _report_of_term(parts: Sequence[MeasuredLoss], reports: Iterator[TermReport], weight: float) -> TermReport:
-    """The report of a term from the next of the reports, or from those of its parts."""
-    named = {one.part: next(reports) for one in parts}
-    return named[None] if None in named else sum_of_parts({str(part): one for part, one in named.items()}, weight)
+    reports_of_terms: dict[str, TermReport] = {}
+    divisors_of_terms: dict[str, list[Count]] = {}
+    begin = 0
+    for name, several in measured.items():
+        end = begin + len(several)
+        if several[0].part is None:
+            reports_of_terms[name] = reports[begin]
+        else:
+            parts = {str(one.part): report for one, report in zip(several, reports[begin:end], strict=True)}
+            reports_of_terms[name] = sum_of_parts(parts, weights[name])
+        divisors_of_terms[name] = divisors[begin:end]
+        begin = end
+    return reports_of_terms, divisors_of_terms
 
 
 def _divide(parts: Sequence[MeasuredLoss], divisors: Sequence[Count], weight: float, world: int) -> Tensor:
     """The loss of a term in the total: its parts, each divided by its count, times their weights."""
-    scaled: list[Tensor] = [
-        one.loss * _scale(weight * one.weight, one, divisor, world)
-        for one, divisor in zip(parts, divisors, strict=True)
-        if one.weight != 0
-    ]
-    return sum(scaled[1:], scaled[0])
+    total: Tensor | None = None
+    for one, divisor in zip(parts, divisors, strict=True):
+        if one.weight != 0:
+            scaled = one.loss * _scale(weight * one.weight, one, divisor, world)
+            total = scaled if total is None else total + scaled
+    assert total is not None  # Term(parts=...) has a weight that is not 0
+    return total
 
 
 def _scale(weight: float, one: MeasuredLoss, divisor: Count, world: int) -> Any:

@@ -53,10 +53,14 @@ class FiniteCheck:
         self._calls = 0
         self._pending: deque[_Values] = deque()
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: Report, world: int) -> None:
+        """world: the number of processes; with several, the total is that of this one, and the losses are of all."""
         if self.mode is False or torch.compiler.is_compiling():
             return
         self._calls += 1
+        is_immediate = self.mode is True or (self.mode == "auto" and report.total.device.type == "cpu")
+        if is_immediate and world == 1 and math.isfinite(report.total.item()):
+            return  # the sum of the terms is finite only if they all are
         rows = {
             (name, part): one
             for name, term in report.terms.items()
@@ -67,7 +71,7 @@ class FiniteCheck:
         losses = [one.loss for one in rows.values()]
         values = torch.stack([loss.detach().float() for loss in (*losses, report.total)])
         call = _Values(values, list(rows), [one.weight for one in rows.values()], self._calls)
-        if self.mode is True or (self.mode == "auto" and values.device.type == "cpu"):
+        if is_immediate:
             call.raise_if_not_finite(self._calls)
             return
         self._raise_arrived()

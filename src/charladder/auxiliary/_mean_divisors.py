@@ -5,6 +5,7 @@ The count behind a scalar is known for torch's losses only. Any other function m
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -44,6 +45,8 @@ def torch_function(loss: Any) -> Callable[..., Tensor] | None:
     """The function of torch that a loss calls: itself, with arguments bound, or as a module. None for others."""
     if id(loss) in _FUNCTIONS:
         return loss
+    if isinstance(loss, FunctionType):
+        return None
     if isinstance(loss, functools.partial):
         bound = cast("functools.partial[Any]", loss)
         is_plain = not bound.args and not LEGACY_ARGUMENTS & bound.keywords.keys()
@@ -57,6 +60,8 @@ def torch_function(loss: Any) -> Callable[..., Tensor] | None:
 
 def loss_option(loss: Any, name: str) -> Any:
     """The `ignore_index`, `weight` or `reduction` of a torch loss, as a module or with its arguments bound."""
+    if isinstance(loss, FunctionType):
+        return None
     if isinstance(loss, functools.partial):
         return loss.keywords.get(name)
     return getattr(loss, name, None) if isinstance(loss, _TORCH_LOSS) else None

@@ -9,6 +9,7 @@ does a mean that is not finite if all targets are -100.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def measure(
     """
     loss, prediction = _guard_gradients(term, prediction, count)
     result = _call_loss(name, term, loss, prediction, target)
-    if not is_mapping(result) and term.parts is None:
+    if term.parts is None and (isinstance(result, Tensor) or not is_mapping(result)):
         return [_measure_part(name, None, term, result, prediction, target, mask, count)]
     weights = part_weights(name, term.parts, result)
     parts = [_measure_part(name, part, term, result[part], prediction, target, mask, count) for part in weights]
@@ -229,6 +230,8 @@ def _sum_elements(
 
 
 def _broadcasts(loss: Any) -> bool:
+    if isinstance(loss, FunctionType):
+        return loss in _BROADCASTING_FUNCTIONS
     return getattr(loss, "func", loss) in _BROADCASTING_FUNCTIONS or isinstance(loss, _BROADCASTING_MODULES)
 
 

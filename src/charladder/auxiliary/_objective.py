@@ -183,7 +183,7 @@ class Objective(nn.Module):
         self._check_attached()
         base = self._unwrap(model)
         # Without taps and heads the model need not be attached; then it may be any function.
-        required = any(term.tapped_names or isinstance(term.head, str) for term in self.terms.values())
+        required = any(term.tapped_names or isinstance(term.head, str) for term in self._terms.by_name.values())
         useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and self.taps.model is None
         if required or useful:
             self.attach(base)
@@ -214,7 +214,7 @@ class Objective(nn.Module):
         Raises AuxiliaryError for terms with taps without a model.
         """
         self._check_attached()
-        required = any(term.tapped_names or isinstance(term.head, str) for term in self.terms.values())
+        required = any(term.tapped_names or isinstance(term.head, str) for term in self._terms.by_name.values())
         if model is not None and required:
             self.attach(model)
         elif required and self.taps.model is None:
@@ -266,7 +266,7 @@ class Objective(nn.Module):
     def _measured_terms(self, weights: dict[str, float], only: Iterable[str] | None) -> list[str]:
         """The terms of a call, in order. Sets the weights of all that are left out by `only` to 0."""
         if only is None:
-            return [name for name, term in self.terms.items() if weights[name] != 0 or term.measure]
+            return [name for name, term in self._terms.by_name.items() if weights[name] != 0 or term.measure]
         chosen = [only] if isinstance(only, str) else list(only)
         unknown = [name for name in chosen if name not in self.terms]
         if unknown:
@@ -382,7 +382,8 @@ class Objective(nn.Module):
     def _run(self, model: Callable[..., Any], inputs: Any, active: list[str]) -> tuple[Any, TapOutputs]:
         """One forward pass: the model's output, and the outputs of the taps of active terms."""
         self._check_current(active)
-        with self.taps.recording(tap for name in active for tap in self.terms[name].tapped_names) as tap_outputs:
+        terms = self._terms.by_name
+        with self.taps.recording(tap for name in active for tap in terms[name].tapped_names) as tap_outputs:
             output = call_model(model, inputs)
         return output, tap_outputs
 
@@ -401,9 +402,10 @@ class Objective(nn.Module):
         if learns:  # before a head is called
             self._head_gradients.prepare(self, [name for name in names if weights[name] != 0], wrappers, world)
         trained = {name: weights[name] != 0 for name in names}
-        measured = measure_all(self.terms, trained, self.taps.heads, forward)
-        report = aggregate(measured, self.terms, weights, self.rule, counts, forward.targets, world)
-        self._finite_check(report)
+        terms = self._terms.by_name
+        measured = measure_all(terms, trained, self.taps.heads, forward)
+        report = aggregate(measured, terms, weights, self.rule, counts, forward.targets, world)
+        self._finite_check(report, world)
         if learns and wrappers.strict:
             report.total = report.total + zero_loss_of_unused(self, weights, forward.output, wrappers).to(report.total)
         return report

@@ -33,6 +33,8 @@ class ForwardPass:
 
 def target_of(name: str, term: Term, targets: Any) -> Any:
     """The target of a term in the data; None if there is none, because its loss takes no target or it has a source."""
+    if term.target is DEFAULT_TARGET and isinstance(targets, Tensor):
+        return targets
     if term.target is None or isinstance(term.target, TargetSource):
         return None
     if term.target is not DEFAULT_TARGET:
@@ -48,7 +50,7 @@ def target_of(name: str, term: Term, targets: Any) -> Any:
 
 def target_to_count(term: Term, target: Any, targets: Any) -> Any:
     """What Term(count=function) is called with: the target, or `targets` for a target that is not in the data."""
-    return targets if isinstance(term.target, TargetSource) and term.count is not None else target
+    return targets if term.count is not None and isinstance(term.target, TargetSource) else target
 
 
 def mask_of(name: str, term: Term, targets: Any) -> Tensor | None:

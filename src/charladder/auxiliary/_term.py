@@ -129,16 +129,16 @@ class Terms(Mapping[str, Term]):
     """The terms of an objective by name. Read-only: heads, hooks and weights are made from them once."""
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
-        self._terms = dict(terms)
+        self.by_name = dict(terms)  # for the calls of an objective, which read it often; not to be changed
 
     def __getitem__(self, name: str) -> Term:
-        return self._terms[name]
+        return self.by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._terms)
+        return iter(self.by_name)
 
     def __len__(self) -> int:
-        return len(self._terms)
+        return len(self.by_name)
 
     def weight_functions(self) -> dict[str, WeightFunction]:
         """The weight of every term as a function of progress and step. The main term is the last layer."""
