@@ -3,10 +3,13 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
 from charladder import auxiliary
+from charladder.auxiliary import integrations
 
 EXPORTED = {
     "AuxiliaryError", "Diagnosis", "NotFiniteError", "Objective", "Report", "Row", "Term", "TermReport",
@@ -17,6 +20,9 @@ EXPORTED = {
 PUBLIC_MODULES = {
     "cross_entropy", "distributed", "gradients", "heads", "losses", "presets", "rules", "schedules", "weights",
 }  # fmt: skip
+INTEGRATIONS = {
+    "transformers": {"HEADS_FILE", "AuxiliaryTrainerMixin", "model_loss", "next_tokens", "token_cross_entropy"},
+}
 
 
 def test_exported_names():
@@ -26,7 +32,25 @@ def test_exported_names():
 
 def test_every_other_module_is_private():
     modules = {module.name for module in pkgutil.iter_modules(auxiliary.__path__)}
-    assert {name for name in modules if not name.startswith("_")} == PUBLIC_MODULES
+    assert {name for name in modules if not name.startswith("_")} == PUBLIC_MODULES | {"integrations"}
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_exported_names_of_an_integration(name):
+    module = importlib.import_module(f"charladder.auxiliary.integrations.{name}")
+    assert set(module.__all__) == INTEGRATIONS[name]
+    assert all((getattr(module, exported).__doc__ or "").strip() for exported in INTEGRATIONS[name])
+
+
+def test_integrations_are_modules_of_frameworks():
+    found = {module.name for module in pkgutil.iter_modules(integrations.__path__)}
+    assert {name for name in found if not name.startswith("_")} == set(INTEGRATIONS)
+
+
+def test_the_library_imports_no_framework():
+    code = "import sys, charladder.auxiliary; print({'transformers', 'accelerate', 'lightning'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("name", sorted(EXPORTED))

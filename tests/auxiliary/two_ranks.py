@@ -103,6 +103,15 @@ class Setup:
         return {name: tensor.tolist() for name, tensor in cells.weights_of(self.modules).items()}
 
 
+class Captured(aux.Objective):
+    """Its call is that of a loop that runs the model itself."""
+
+    def forward(self, model: Any, x: Tensor, targets: Any, **more: Any) -> aux.Report:
+        with self.capture(model):
+            output = model(x)
+        return self.from_output(output, targets, **more)
+
+
 class Together(nn.Module):
     """A network and its objective in one module, which DDP or FSDP2 wraps."""
 
@@ -164,6 +173,18 @@ def weighted_mask(wrapper: str | None) -> Any:
 def returned_prediction(wrapper: str | None) -> Any:
     """A prediction that the model returns."""
     return one_backward(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": cross_entropy(weight=0.5)}), side=True))
+
+
+def captured(wrapper: str | None) -> Any:
+    """The loop calls the model, inside `capture`. A prediction that the model returns and a tap fall silent."""
+    terms = {"inner": cross_entropy(weight=UNTIL), "outer": tap(1, weight=UNTIL)}
+    return train_steps(Setup(wrapper, Captured(cross_entropy(), terms), side=True))
+
+
+def captured_micro_batches(wrapper: str | None) -> Any:
+    """`micro_batches`, where the loop calls the model."""
+    terms = {"mean": tap(0), "pair": tap(1, loss=sum_and_count)}
+    return accumulate_gradients(Setup(wrapper, Captured(cross_entropy(), terms)), wrapper)
 
 
 def learned_weights(wrapper: str | None) -> Any:
@@ -406,6 +427,7 @@ BOTH_WRAPPERS: list[Case] = [
     taps, weighted_mask, returned_prediction, learned_weights, micro_batches, named_parts, load_balance,
     nothing_to_predict, silent_tap, silent_prediction, silent_under_learned_weights, silent_head_of_the_model,
     learned_weights_in_pieces, different_initial_heads, silent_inside, silent_together, silent_each_wrapped,
+    captured, captured_micro_batches,
 ]  # fmt: skip
 BY_TERM: list[Case] = [diagnosis, gate, gradnorm]
 DDP_ONLY: list[Case] = [*BY_TERM, silent_together_with_a_rule]
