@@ -7,9 +7,9 @@ trainer = MyTrainer(model=model, args=args, train_dataset=data, auxiliary_object
 trainer.train()
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -23,9 +23,8 @@ from charladder.auxiliary.integrations._labels import model_loss, next_tokens, t
 from charladder.auxiliary.integrations._term_log import TermLog, mean
 
 try:
-    from safetensors.torch import load_file, save_file
-    from transformers import Trainer, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
+    import safetensors.torch
+    from transformers import Trainer, TrainerCallback, trainer_utils
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f'AuxiliaryTrainerMixin needs {error.name}: pip install "charladder[integrations]"', name=error.name
@@ -68,14 +67,14 @@ class AuxiliaryTrainerMixin(_Trainer):
         _check_objective(auxiliary_objective)
         super().__init__(*args, **kwargs)
         _check_trainer(self)
-        self.auxiliary_objective = auxiliary_objective.attach(self.model)
-        auxiliary_objective.to(self.args.device)
+        self.auxiliary_objective = auxiliary_objective.attach(cast("nn.Module", self.model)).to(self.args.device)
         self._auxiliary_counts: dict[str, Count] | None = None
         self._auxiliary_log = TermLog()
         self._set_signature_columns_if_needed()
-        self._auxiliary_columns = _columns(auxiliary_objective.terms) - {*self._signature_columns}
-        self._signature_columns += sorted(self._auxiliary_columns)
-        self.add_callback(_AuxiliaryCallback(self))
+        columns: list[str] = self._signature_columns or []
+        self._auxiliary_columns = _columns(auxiliary_objective.terms) - {*columns}
+        self._signature_columns = [*columns, *sorted(self._auxiliary_columns)]
+        self.add_callback(_AuxiliaryCallback(auxiliary_objective, self._auxiliary_log, self._load_heads))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -102,7 +101,8 @@ class AuxiliaryTrainerMixin(_Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of a step. If they are several, the predictions of each term in them are counted."""
-        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, number = cast("tuple[list[Any], Any]", fetched)
         targets = map(self._auxiliary_targets, batches)
         self._auxiliary_counts = self.auxiliary_objective.counts(targets) if len(batches) > 1 else None
         return batches, number
@@ -133,9 +133,9 @@ class AuxiliaryTrainerMixin(_Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's. Loads the heads of a checkpoint too."""
-        folder = resume_from_checkpoint
+        folder: Any = resume_from_checkpoint
         if folder is True:
-            folder = get_last_checkpoint(self.args.output_dir)
+            folder = cast("Any", trainer_utils.get_last_checkpoint(self.args.output_dir))
         if folder:
             self._load_heads(folder)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -147,7 +147,8 @@ class AuxiliaryTrainerMixin(_Trainer):
             state = self.auxiliary_objective.state_dict()
             # safetensors refuses views, and tensors that share memory.
             tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-            save_file(tensors, Path(output_dir or self.args.output_dir) / HEADS_FILE)
+            folder: Any = output_dir or self.args.output_dir
+            safetensors.torch.save_file(tensors, Path(folder) / HEADS_FILE)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the trainer's. Adds the terms to the logs of training."""
@@ -158,7 +159,7 @@ class AuxiliaryTrainerMixin(_Trainer):
         if not path.is_file():
             raise AuxiliaryError(f"{folder} has no {HEADS_FILE}; it was saved without an auxiliary objective")
         try:
-            self.auxiliary_objective.load_state_dict(load_file(path))
+            self.auxiliary_objective.load_state_dict(safetensors.torch.load_file(path))
         except RuntimeError as error:
             raise AuxiliaryError(f"{path} has other heads than the objective: {first_line(error)}") from error
 
@@ -172,28 +173,28 @@ class AuxiliaryTrainerMixin(_Trainer):
         return {**dict.fromkeys(names, labels), **batch}
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        return super()._clip_grad_norm(nn.ModuleList([model, self.auxiliary_objective]))
+        return cast("Any", super()._clip_grad_norm(nn.ModuleList([model, self.auxiliary_objective])))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        return super()._get_grad_norm(nn.ModuleList([model, self.auxiliary_objective]), grad_norm)
+        return cast("Any", super()._get_grad_norm(nn.ModuleList([model, self.auxiliary_objective]), grad_norm))
 
 
 class _AuxiliaryCallback(TrainerCallback):
     """What the trainer does with its model in a step, done with the heads."""
 
-    def __init__(self, trainer: AuxiliaryTrainerMixin) -> None:
-        self.trainer = trainer
+    def __init__(self, objective: Objective, log: TermLog, load_heads: Callable[[Any], None]) -> None:
+        self.objective, self.log, self.load_heads = objective, log, load_heads
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.auxiliary_objective.zero_grad()
-        self.trainer._auxiliary_log.pop()
+        self.objective.zero_grad()
+        self.log.pop()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.auxiliary_objective.zero_grad()
+        self.objective.zero_grad()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.trainer._load_heads(state.best_model_checkpoint)
+            self.load_heads(state.best_model_checkpoint)
 
 
 def _columns(terms: Mapping[str, Term]) -> set[str]:
