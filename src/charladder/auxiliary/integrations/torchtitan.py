@@ -69,17 +69,17 @@ class AuxiliaryLoss(BaseLoss):  # pyright: ignore
         trained = {name: weight != 0 for name, weight in active.items()}
         measured = measure_all(objective.terms, trained, {}, ForwardPass(pred, labels, {}, None))
         tokens = 1 if global_valid_tokens is None else global_valid_tokens
-        losses = {name: _sum(one) / tokens for name, one in measured.items()}
+        losses = {name: torch.stack([_sum(part) for part in parts]).sum() / tokens for name, parts in measured.items()}
         total = torch.zeros((), device=labels.device)
         for name, loss in losses.items():
             total = total + weights[name] * loss if trained[name] else total
         return total, {} if validates else {f"{name}/mean": loss.detach() for name, loss in losses.items()}
 
 
-def _sum(measured: MeasuredLoss) -> Tensor:
-    if not measured.mean:
-        return measured.loss
-    return measured.loss * torch.as_tensor(to_exact(measured.count)).to(measured.loss)
+def _sum(part: MeasuredLoss) -> Tensor:
+    """The sum of the losses of a term, or of one of its parts, times its weight in the term."""
+    count = torch.as_tensor(to_exact(part.count)).to(part.loss) if part.mean else 1
+    return part.loss * count * part.weight
 
 
 def _check_objective(objective: Objective) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from charladder.auxiliary._counts import Count
+from charladder.auxiliary._counts import PartCounts
 from charladder.auxiliary._errors import AuxiliaryError, first_line
 from charladder.auxiliary._objective import Objective
 from charladder.auxiliary._target_sources import FrozenTarget
@@ -53,7 +53,7 @@ class AuxiliaryTrainerMixin(_Trainer):
     clipped together with the model's. Every checkpoint has the heads (HEADS_FILE); `resume_from_checkpoint` and
     `load_best_model_at_end` load them. The heads run under the trainer's autocast, in the training mode of the model.
     `trainer.log` gets, of every active term, `NAME_loss` (its mean over the predictions since the last log) and
-    `NAME_weight`. The loss of an evaluation is the main term, without its weight.
+    `NAME_weight`, and `NAME.PART_loss` of named parts. The loss of an evaluation is the main term, without its weight.
 
     For one device and for DDP. Raises AuxiliaryError for other ways to train on several devices, for heads that are not
     built, for arguments that would change the loss or the model (`label_smoothing_factor`, `compute_loss_func`,
@@ -68,7 +68,7 @@ class AuxiliaryTrainerMixin(_Trainer):
         super().__init__(*args, **kwargs)
         _check_trainer(self)
         self.auxiliary_objective = auxiliary_objective.attach(cast("nn.Module", self.model)).to(self.args.device)
-        self._auxiliary_counts: dict[str, Count] | None = None
+        self._auxiliary_counts: dict[str, PartCounts] | None = None
         self._auxiliary_log = TermLog()
         self._set_signature_columns_if_needed()
         columns: list[str] = self._signature_columns or []
@@ -101,8 +101,7 @@ class AuxiliaryTrainerMixin(_Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of a step. If they are several, the predictions of each term in them are counted."""
-        fetched = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches, number = cast("tuple[list[Any], Any]", fetched)
+        batches, number = cast("tuple[list[Any], Any]", super().get_batch_samples(epoch_iterator, num_batches, device))
         targets = map(self._auxiliary_targets, batches)
         self._auxiliary_counts = self.auxiliary_objective.counts(targets) if len(batches) > 1 else None
         return batches, number
@@ -142,6 +141,7 @@ class AuxiliaryTrainerMixin(_Trainer):
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """As the trainer's. Saves the heads beside the model."""
+        self.auxiliary_objective.finish_checks()
         super().save_model(output_dir, *args, **kwargs)
         if self.args.should_save:
             state = self.auxiliary_objective.state_dict()
@@ -193,6 +193,7 @@ class _AuxiliaryCallback(TrainerCallback):
         self.objective.zero_grad()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.objective.finish_checks()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.load_heads(state.best_model_checkpoint)
 
