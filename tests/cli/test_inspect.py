@@ -65,8 +65,8 @@ def test_t64_has_the_settings_of_the_paper(capsys):
     assert config["objective"] == {
         "positions": "all", "intermediate": True, "intermediate_schedule": "half", "intermediate_weight": 1.0,
         "intermediate_reduction": "mean",
-        "intermediate_input": "normed", "intermediate_heads": "own", "targets": 2, "target_schedule": "plain",
-        "target_weight": 0.5, "target_end": 1.0,
+        "intermediate_input": "normed", "intermediate_heads": "own", "targets": 2, "target_heads": "independent",
+        "target_schedule": "plain", "target_weight": 0.5, "target_end": 1.0,
     }  # fmt: skip
 
 

@@ -44,6 +44,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "fsdp adamw": ("fsdp", ADAMW, {}),
     "fsdp micro-batches": ("fsdp", SGD | {"micro_batch": 1, "cut_windows": 2}, {"dropout": 0.1}),
     "fsdp shared": ("fsdp", ADAMW, {"objective": {"intermediate_heads": "shared"}}),
+    "ddp chained": ("ddp", SGD | {"micro_batch": 1}, {"objective": {"targets": 3, "target_heads": "chained"}}),
+    "fsdp chained": ("fsdp", ADAMW, {"objective": {"targets": 3, "target_heads": "chained"}}),
     "ddp bfloat16": ("ddp", ADAMW | {"precision": "bfloat16"}, {"dtype": torch.float32}),
     "ddp nan": ("ddp", SGD | {"diagnose_every": 5}, {}),
     "fsdp nan": ("fsdp", SGD, {}),

@@ -12,6 +12,7 @@ from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters, evaluate
 from charladder.evaluation.by_context import context_lengths, evaluate_by_context, evaluate_by_position
 from charladder.evaluation.character_export import export_characters
+from charladder.evaluation.head_predictions import predictions_at, window_start
 from charladder.evaluation.layers import evaluate_layers
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, ObjectiveConfig
@@ -132,6 +133,41 @@ def test_scores_of_heads_equal_a_plain_loop(network, shared, ends):
                     count += 1
     assert one.characters == count
     assert one.bits == pytest.approx(bits, rel=1e-5)
+
+
+def test_scores_of_chained_targets_equal_a_plain_loop(network):
+    settings = ObjectiveConfig(targets=3, target_heads="chained")
+    objective = stirred(LanguageModelObjective(settings, network.settings, 256).double())
+    found = evaluate_layers(network, objective, IDS, (40, 90), CONTEXT, 8, np.array([60, 300]))
+    terms = ["layer1.target1", "layer2.target1", "main", "layer3.target2", "layer3.target3"]
+    assert [one.term for one in found] == terms
+    bits, count = 0.0, 0
+    for begin, last, first in ((40, 60, 0), (60, 90, 60)):  # the end of the first file divides the part
+        for start, low, high in windows(begin, last, first):
+            for place in range(max(low, first + 1), min(high, last - 2)):
+                p_V = chained_prediction(network, objective, IDS[start : place + 2], place - start)
+                bits -= math.log2(p_V[IDS[place + 2]])
+                count += 1
+    assert found[-1].characters == count
+    assert found[-1].bits == pytest.approx(bits, rel=1e-5)
+
+
+def chained_prediction(network, objective, ids_N, inputs) -> np.ndarray:
+    """The probabilities of target 3 after `inputs` characters, of which its chain reads two more."""
+    ids = torch.from_numpy(ids_N.astype(np.int64))[None]
+    with torch.no_grad():
+        final = network(ids[:, :inputs], output_hidden={3}).hidden[3]
+        states = dict(objective.chained_states(network, final, ids, 3))
+        return network.output(network.norm(states[3]))[0, -1].softmax(-1).numpy()
+
+
+def test_chained_targets_past_the_end_of_the_text_are_left_out(network):
+    settings = ObjectiveConfig(targets=3, target_heads="chained")
+    objective = stirred(LanguageModelObjective(settings, network.settings, 256).double())
+    found = [predictions_at(network, objective, IDS, 300 - left, CONTEXT, 8)[-1] for left in range(3)]
+    assert [one.target for one in found] == [1, 2, 3]
+    start = 298 - (window_start(298, CONTEXT, 8) + 8 - 1 - CONTEXT)
+    np.testing.assert_allclose(found[2].p_V, chained_prediction(network, objective, IDS[298 - start :], start))
 
 
 def test_refit_heads_are_scored_beside_trained_ones(network):

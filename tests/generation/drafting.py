@@ -12,13 +12,16 @@ from charladder.generation.speculative import (
     IndependentHeadsDrafter,
     NgramDrafter,
     NoDrafter,
+    TrainedChainDrafter,
 )  # fmt: skip
 from charladder.generation.speculative.drafting_heads import ChainedHead
+from charladder.generation.speculative.trained_chain import TrainedChain
 from charladder.inference.runner import ModelRunner
 from charladder.model import Transformer
+from charladder.objective import LanguageModelObjective, ObjectiveConfig
 from helpers import small
 
-DRAFTERS = ("none", "independent targets", "chained targets", "early-exit", "ngram", "auto")
+DRAFTERS = ("none", "independent targets", "chained targets", "trained chain", "early-exit", "ngram", "auto")
 
 
 def random_network(alphabet: int, noise: float = 0.2, **changes) -> Transformer:
@@ -28,6 +31,16 @@ def random_network(alphabet: int, noise: float = 0.2, **changes) -> Transformer:
         for seed, parameter in enumerate(model.parameters()):
             parameter.add_(noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
     return model
+
+
+def random_chain(network: Transformer, targets: int, noise: float = 0.2) -> LanguageModelObjective:
+    """An objective with chained targets in which no weight is zero."""
+    settings = ObjectiveConfig(targets=targets, target_heads="chained", intermediate=False)
+    objective = LanguageModelObjective(settings, network.settings, network.output.out_features).eval()
+    with torch.no_grad():
+        for seed, parameter in enumerate(objective.parameters()):
+            parameter.add_(noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    return objective
 
 
 def make_drafter(
@@ -48,9 +61,12 @@ def make_drafter(
         with torch.no_grad():
             chain.output.weight.copy_(similar)
         return ChainedHeadDrafter(chain, sampling, length)
+    if name == "trained chain":
+        modules = [*random_chain(network, length + 1).heads.values()]
+        return TrainedChainDrafter(TrainedChain(network, modules, runner, torch.float32), sampling)
     if name == "early-exit":
         return EarlyExitDrafter(runner, 1, similar, None, sampling, length)
     if name == "ngram":
         return NgramDrafter(np.random.default_rng(1).integers(0, alphabet, 500), length)
-    names = ("chained targets", "early-exit", "ngram")
+    names = ("chained targets", "trained chain", "early-exit", "ngram")
     return AutoDrafter([(make_drafter(one, network, runner, sampling, length), (1, length)) for one in names])

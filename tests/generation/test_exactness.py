@@ -102,10 +102,19 @@ def without_first(expected: dict[tuple[int, ...], float]) -> dict[tuple[int, ...
     return marginal
 
 
+def is_slow(name: str, sampling: SamplingParams, samples: int) -> bool:
+    """The chain of training takes the most time, so it has two of the cases in the quick tests."""
+    return samples > 4_000 or (name == "trained chain" and sampling not in (SAMPLINGS[0], SAMPLINGS[-1]))
+
+
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.slow] * is_slow(*case))
+    for case in itertools.product(DRAFTERS, SAMPLINGS, (4_000, 200_000))
+]
+
+
 @needs_c
-@pytest.mark.parametrize("name", DRAFTERS)
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-@pytest.mark.parametrize("samples", [4_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "sampling", "samples"), CASES, ids=str)
 def test_drafted_text_has_the_exact_distribution(name, sampling, samples):
     network = random_network(4, 0.5)
     expected = without_first(exact_distribution(network, sampling, 4))
@@ -140,7 +149,9 @@ def test_distribution_is_exact_without_c(name, monkeypatch):
 
 
 @needs_c
-@pytest.mark.parametrize("name", DRAFTERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "trained chain")) for name in DRAFTERS]
+)
 def test_greedy_text_is_the_same_with_every_drafter(name):
     """10,000 characters after 20 prompts, most of them past the context. Rows of PackedRunner do not depend on each
     other, so all of them must be equal."""

@@ -6,6 +6,7 @@ from torch._dynamo.utils import counters
 
 from charladder.cli.main import main
 from charladder.errors import UserError
+from charladder.objective import ObjectiveConfig
 from charladder.training.compilation import compile_blocks, should_compile
 from helpers import make_trainer, small
 
@@ -58,6 +59,16 @@ def test_one_compilation_serves_all_layers_and_all_steps(prose, changes):
     assert losses(compiled, 12) == pytest.approx(losses(eager, 12), rel=1e-9)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+def test_blocks_of_chained_targets_need_no_graph_of_their_own(prose):
+    objective = ObjectiveConfig(targets=3, target_heads="chained")
+    fields = {"objective": objective, "dtype": torch.float64, "steps": 4, "diagnose_every": 0}
+    eager, compiled = make_trainer(prose, **fields), make_trainer(prose, **fields)
+    for module in (compiled.network, compiled.objective):
+        compile_blocks(module, backend="aot_eager")
+    assert losses(compiled, 4) == pytest.approx(losses(eager, 4), rel=1e-9)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_windows_of_two_lengths_need_two_graphs(prose):

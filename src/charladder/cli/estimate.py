@@ -7,6 +7,7 @@ import torch
 
 from charladder.errors import UserError
 from charladder.model import ModelConfig, Transformer
+from charladder.objective import has_head, is_chained
 from charladder.recipe import Recipe
 from charladder.run import Run, new_objective
 from charladder.text import Alphabet
@@ -37,19 +38,21 @@ def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The entries of `inspect --json`. Operations: 2 for each weight of a matrix product, 6 in training."""
+    """The entries of `inspect --json`. Operations: 2 for each weight of a matrix product, 6 in training. Each chained
+    target also has the attention of a layer and the product of the network's output layer."""
     alphabet = Alphabet(recipe.text.letters)
     inference, products, heads = _count_parameters(recipe, alphabet)
     # Attention reads half of the context on average in training, and all of a full cache.
     model = recipe.model
-    attention = 4 * model.layers * model.width
+    attention, chained = 4 * model.layers * model.width, _count_chained_targets(recipe)
+    chained_attention, head_products = 4 * chained * model.width, heads + chained * alphabet.size * model.width
     return {
         "parameters": {"training": inference + heads, "inference": inference},
         "layers": model.layers,
         "width": model.width,
         "context": model.context,
         "operations_per_character": {
-            "training": 3 * (2 * (products + heads) + attention * model.context // 2),
+            "training": 3 * (2 * (products + head_products) + (attention + chained_attention) * model.context // 2),
             "inference": 2 * products + attention * model.context,
         },
         "memory_bytes": {
@@ -60,14 +63,23 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _count_chained_targets(recipe: Recipe) -> int:
+    """The number of chained modules (objective.target_heads) that are trained."""
+    objective, layers = recipe.objective, recipe.model.layers
+    ks = range(2, objective.targets + 1)
+    return sum(is_chained(objective, layers, layers, k) and has_head(objective, layers, layers, k) for k in ks)
+
+
 def _activation_bytes(recipe: Recipe, model: ModelConfig, alphabet_size: int) -> int:
     """Estimate of the bytes saved for the backward pass, in float32."""
     windows = recipe.training.micro_batch or recipe.training.batch
     feed_forward = (4 if model.block == "modern" else 3) * model.feed_forward
     weights = 4 * model.attention_heads * model.context if model.dropout else 0
     layer = 12 * model.width + feed_forward + weights
-    terms = recipe.objective.targets * (model.layers if recipe.objective.intermediate else 1)
-    return 4 * windows * model.context * (model.layers * layer + 2 * terms * alphabet_size)
+    chained, predicting = _count_chained_targets(recipe), model.layers if recipe.objective.intermediate else 1
+    targets = recipe.objective.targets if recipe.objective.target_heads == "independent" else 1
+    terms, layers = targets * predicting + chained, model.layers + chained
+    return 4 * windows * model.context * (layers * layer + 2 * terms * alphabet_size)
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:

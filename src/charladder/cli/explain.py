@@ -12,7 +12,7 @@ from charladder.auxiliary import Row, explain, presets
 from charladder.cli.options import BUDGET_FIELDS, Parser, add_json_option
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, suggest_names
-from charladder.objective import ObjectiveConfig, term_weights
+from charladder.objective import ObjectiveConfig, has_term, is_chained, term_weights
 from charladder.recipe import convert_value, field_types, load_recipe_fields, resolve
 from charladder.strict_json import dumps
 
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
         )
     weights = term_weights(settings, layers, progress, step)
     rows = explain(options.text, layers, settings.targets, progress, weights, step)
+    rows = [_as_read(row, options.text, settings, layers) for row in rows if has_term(settings, layers, *_place(row))]
     if settings.positions == "last":
         ends = {row.loss: len(row.given) for row in rows}
         rows = [row for row in rows if len(row.given) == ends[row.loss]]
@@ -72,7 +73,20 @@ def main(argv: list[str]) -> int:
         print(dumps({"rows": [dataclasses.asdict(row) for row in rows], "progress": progress, "step": step}))
     else:
         _print_rows(rows)
+        if any(is_chained(settings, layers, *_place(row)) for row in rows):
+            Terminal().print("A chained target is predicted from the state `ahead` characters before it.", markup=False)
     return 0
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row.layer, row.offset
+
+
+def _as_read(row: Row, text: str, settings: ObjectiveConfig, layers: int) -> Row:
+    """The row with the text that its module reads: a chained module also reads the characters before its target."""
+    if not is_chained(settings, layers, *_place(row)):
+        return row
+    return dataclasses.replace(row, given=text[: len(row.given) + row.offset - 1])
 
 
 def _read_objective(options: Namespace) -> tuple[ObjectiveConfig, int]:

@@ -13,6 +13,7 @@ from charladder.auxiliary import term_name
 from charladder.evaluation.layers import get_classifier, has_classifier
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
+from charladder.objective.chained_targets import chained_logits
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def predictions_at(
     """The prediction of each head for `position` (1 to N), from the lowest layer to the last and by target.
 
     The inputs are those of an evaluation at this stride. Without an objective, only the network's own output predicts.
+    A chained target also reads the characters of the text before the one that it predicts, and is left out where the
+    text ends before them.
     Raises ValueError for a position outside the text, or without a character before it.
     """
     if not 1 <= position <= len(ids_N):
@@ -66,6 +69,8 @@ def predictions_at(
         for k in range(1, targets + 1)
         if (layer, k) == (layers, 1) or (objective is not None and has_classifier(objective, layers, layer, k))
     ]
+    # Target k reads the characters up to `position` + k - 2.
+    chained = [] if objective is None else [k for k in objective.chained_targets if position + k - 1 <= len(ids_N)]
     found: list[HeadPrediction] = []
 
     def look(layer: int, hidden_BTD: Tensor) -> None:
@@ -75,6 +80,12 @@ def predictions_at(
                 head = network.output if objective is None else get_classifier(network, objective, layer, k)
                 p_V = head(x_BTD)[0, -1].double().softmax(-1).cpu().numpy()
                 found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
+        if objective is not None and chained and layer == layers:
+            ids_BS = torch.from_numpy(ids_N[start : position + chained[-1] - 1].astype(np.int64))[None].to(device)
+            for k, state_BTD in objective.chained_states(network, hidden_BTD, ids_BS, chained[-1]):
+                p_V = chained_logits(network, state_BTD)[0, -1].double().softmax(-1).cpu().numpy()
+                found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
 
-    network(tokens_BT, output_hidden={layer for layer, _ in wanted}, logits_to_keep=1, on_hidden=look)
+    keep = None if chained else 1  # chained modules read the states of all positions
+    network(tokens_BT, output_hidden={layer for layer, _ in wanted}, logits_to_keep=keep, on_hidden=look)
     return found

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from charladder.auxiliary import term_name
 from charladder.evaluation.sliding_window import texts_in_part, windows_to_score
 from charladder.model import Transformer
-from charladder.objective import LanguageModelObjective, has_head
+from charladder.objective import LanguageModelObjective, has_head, has_term, is_chained
+from charladder.objective.chained_targets import chained_logits
 
 BATCH_CHARACTERS = 16384
 
@@ -51,10 +52,12 @@ def evaluate_layers(
     """Scores ids_N[part] with every head, from the lowest layer to the last, in the windows of `evaluate`.
 
     A head of target k predicts the k-th character after its inputs, so the characters that it scores begin k - 1 later
-    and end with the part. on_progress: called with the number of characters read. on_prediction: called with layer,
-    target, the positions of the predicted characters, and their negative log probabilities in nats. refit_heads: by
-    layer, classifiers of the next character that were fitted after training; they read the layer's state, normalized
-    without parameters, and are scored as `layer{r}.refit`.
+    and end with the part. A chained target also reads the characters between, as in training.
+
+    on_progress: called with the number of characters read. on_prediction: called with layer, target, the positions of
+    the predicted characters, and their negative log probabilities in nats. refit_heads: by layer, classifiers of the
+    next character that were fitted after training; they read the layer's state, normalized without parameters, and are
+    scored as `layer{r}.refit`.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
@@ -63,9 +66,10 @@ def evaluate_layers(
         for k in range(1, objective.settings.targets + 1)
         if has_classifier(objective, layers, layer, k)
     }
-    refit = dict(refit_heads or {})
+    refit, chained = dict(refit_heads or {}), objective.chained_targets
+    trained = [*heads, *((layers, k) for k in chained)]
     # (layer, 0) is the classifier that was fitted later
-    names = {place: term_name(*place, layers) for place in heads} | {
+    names = {place: term_name(*place, layers) for place in trained} | {
         (layer, 0): f"layer{layer}.refit" for layer in refit
     }
     bits, counts, done = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), 0
@@ -87,10 +91,16 @@ def evaluate_layers(
             mask = torch.from_numpy(there_BT.ravel()).to(device)
             bits[place] += float(nats[mask].sum()) / math.log(2)
             counts[place] += int(there_BT.sum())
-            if on_prediction is not None and place in heads:
+            if on_prediction is not None and place[1]:
                 on_prediction(layer, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
 
         def measure(layer: int, hidden_BTD: Tensor) -> None:
+            if layer == layers and chained:  # they read the states of all positions
+                following_BS = np.minimum(np.concatenate([rows, rows[:, -1:] + np.arange(1, chained[-1])], 1), last - 1)
+                ids_BS = torch.from_numpy(ids_N[following_BS].astype(np.int64)).to(device)
+                for k, state_BTD in objective.chained_states(network, hidden_BTD, ids_BS, chained[-1]):
+                    add((layer, k), chained_logits(network, state_BTD[:, -kept:]))
+            hidden_BTD = hidden_BTD[:, -kept:]
             x_BTD = objective.head_input(network, layer, hidden_BTD)
             for (own, k), head in heads.items():
                 if own == layer:
@@ -98,8 +108,8 @@ def evaluate_layers(
             if layer in refit:
                 add((layer, 0), refit[layer](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
 
-        tokens_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
-        network(tokens_BT, output_hidden={layer for layer, _ in names}, logits_to_keep=kept, on_hidden=measure)
+        tokens_BT, keep = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device), None if chained else kept
+        network(tokens_BT, output_hidden={layer for layer, _ in names}, logits_to_keep=keep, on_hidden=measure)
         done += kept * len(group)
         on_progress(done)
 
@@ -121,8 +131,11 @@ def evaluate_layers(
 
 
 def has_classifier(objective: LanguageModelObjective, layers: int, layer: int, target: int) -> bool:
-    """Whether a term has a classifier: its own head, the network's output layer, or a shared head."""
+    """Whether a term has a classifier: its own head, the network's output layer, or a shared head. Chained targets have
+    modules instead."""
     settings = objective.settings
+    if not has_term(settings, layers, layer, target) or is_chained(settings, layers, layer, target):
+        return False
     if (layer, target) == (layers, 1):
         return True
     if settings.intermediate_heads == "shared" and settings.intermediate and settings.intermediate_weight > 0:

@@ -11,6 +11,7 @@ Shapes: N rows, S sequences, V symbols, D width.
 import math
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class GenerationLoop:
             over = len(sequence.cached_ids) + len(ids) - self.runner.context
             if over > 0:
                 ids = (sequence.cached_ids + ids)[-(-over // step) * step :]
-                sequence.cached_ids = []
+                sequence.clear_cache()
             rows += [(number, len(sequence.cached_ids) + n, symbol) for n, symbol in enumerate(ids)]
         logits_SV = np.empty((len(sequences), self.runner.alphabet_size), np.float32)
         for begin in range(0, len(rows), PREFILL_CHARACTERS):
@@ -131,10 +132,11 @@ class GenerationLoop:
             numbers, positions, ids = zip(*part, strict=True)
             output = self.runner.run(TokenBatch([sequences[number].slot for number in numbers], positions, ids))
             assert output.logits_NV is not None and output.final_ND is not None
-            for row, (number, _, symbol) in enumerate(part):
-                sequences[number].cached_ids.append(symbol)
-                if row + 1 == len(part) or part[row + 1][0] != number:
-                    logits_SV[number], sequences[number].final_D = output.logits_NV[row], output.final_ND[row].copy()
+            first = 0
+            for number, rows_of_sequence in groupby(numbers):
+                last = first + len(list(rows_of_sequence))
+                sequences[number].extend_cache(ids[first:last], output.final_ND[first:last].copy())
+                logits_SV[number], first = output.logits_NV[last - 1], last
         return logits_SV
 
     def truncate_context(self, sequences: Sequence[SequenceState]) -> None:
@@ -143,7 +145,7 @@ class GenerationLoop:
         for sequence in sequences:
             over = len(sequence.cached_ids) + 1 - self.runner.context
             recent.append(sequence.cached_ids[-(-over // step) * step :])
-            sequence.cached_ids = []
+            sequence.clear_cache()
         self.prefill(sequences, recent)
 
     def step(self, seconds: float = 0.0) -> None:
@@ -210,8 +212,7 @@ class GenerationLoop:
             logits_NV = output.logits_NV[row : row + len(group)]
             ids, _, nats = config.sampler.sample(logits_NV, [sequence.uniform(0) for sequence in group])
             for sequence, symbol, log_probability in zip(group, ids, nats, strict=True):
-                sequence.cached_ids.append(last_ids[row])
-                sequence.final_D = final_ND[row]
+                sequence.extend_cache(last_ids[row : row + 1], final_ND[row : row + 1])
                 if sequence.top:
                     sequence.record_candidates(output.logits_NV[row : row + 1])
                 sequence.append([symbol], [log_probability])
@@ -246,8 +247,8 @@ class GenerationLoop:
             for sequence, count, accepted, next_id, nats in zip(
                 group, drafts.counts_S, result.accepted_S, result.next_S, result.nats_S, strict=True
             ):
-                sequence.cached_ids += ids[row : row + accepted + 1]
-                sequence.final_D = output.final_ND[row + accepted].copy()
+                read = slice(row, row + accepted + 1)
+                sequence.extend_cache(ids[read], output.final_ND[read].copy())
                 if sequence.top:
                     sequence.record_candidates(output.logits_NV[row : row + accepted + 1])
                 sequence.append([*ids[row + 1 : row + accepted + 1], next_id], nats, accepted)

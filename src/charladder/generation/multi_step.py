@@ -64,14 +64,15 @@ def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[
     batch = TokenBatch([s.slot for s in sequences], [len(s.cached_ids) for s in sequences], last_ids)
     sample = ctypes.cast(sampler.library.sample, ctypes.c_void_p)
     with_logits = any(sequence.top for sequence in sequences)
-    output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits)
+    with_finals = any(sequence.finals is not None for sequence in sequences)
+    output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits, with_finals)
     if output is None:
         raise UserError(NOT_FINITE)
     ids_NT, nats_NT, final_ND, logits_NTV = output[0].tolist(), output[1].tolist(), output[2].copy(), output[3]
+    finals_NTD = output[4] if with_finals else final_ND[:, None]
     for n, (sequence, count) in enumerate(zip(sequences, steps, strict=True)):
         ids, nats = ids_NT[n][:count], nats_NT[n][:count]
-        sequence.cached_ids += [last_ids[n], *ids[:-1]]
-        sequence.final_D = final_ND[n]
+        sequence.extend_cache([last_ids[n], *ids[:-1]], finals_NTD[n, :count])
         if sequence.top:
             sequence.record_candidates(logits_NTV[n, :count])
         sequence.append(ids, nats)

@@ -64,6 +64,8 @@ class SequenceState:
     finish_reason: str | None = None
     cached_ids: list[int] = field(default_factory=list)  # the characters in the cache: all but the last
     final_D: np.ndarray | None = None  # the input of the output layer at the last cached character
+    finals: list[np.ndarray] | None = None  # of the last cached characters, if a drafter reads them; a new list each
+    # time that the cache is filled again
     uniforms: list[float] | None = field(init=False)  # coupled: one random number for each position
 
     def __post_init__(self) -> None:
@@ -85,6 +87,18 @@ class SequenceState:
         while len(self.uniforms) <= len(self.ids) + offset:
             self.uniforms.append(self.random.random())
         return self.uniforms[len(self.ids) + offset]
+
+    def extend_cache(self, ids: Sequence[int], final_ND: np.ndarray) -> None:
+        """Records characters that the network has read, and the inputs of its output layer, which may not be
+        overwritten later."""
+        self.cached_ids += ids
+        self.final_D = final_ND[-1]
+        if self.finals is not None:
+            self.finals += [*final_ND]
+
+    def clear_cache(self) -> None:
+        self.cached_ids = []
+        self.finals = None if self.finals is None else []
 
     def append(self, ids: Sequence[int], nats: Sequence[float], drafts: int = 0) -> None:
         """Appends characters, of which the first `drafts` were drafted, until the length or a stop string ends the

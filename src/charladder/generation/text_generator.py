@@ -22,7 +22,7 @@ from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.generation.loop import STEP_SECONDS, GenerationLoop
 from charladder.generation.sequence import SequenceState, make_random, sample_indices
 from charladder.generation.speculative import AutoDrafter, Drafter
-from charladder.generation.speculative.factory import DrafterName, make_drafter
+from charladder.generation.speculative.factory import DrafterName, make_drafter, open_trained_chain
 from charladder.inference.factory import open_runner
 from charladder.run import Run, open_data, split_corpus
 from charladder.text.encodings import find_codec
@@ -183,7 +183,7 @@ class TextGenerator:
         if count not in self.drafters:  # reused, because its counts and measurements stay valid
             self.drafters[count] = make_drafter(
                 s.draft, self.run, runner, self.sampling, s.draft_length, self.fetch_training_text, self.dtype,
-                self.report,
+                self.report, open_chain=partial(open_trained_chain, self.run, runner, self.dtype, self.network),
             )  # fmt: skip
         drafter = self.drafters[count]
         loop, config = GenerationLoop(runner, drafter=drafter), DecodingConfig(self.sampling, drafter)

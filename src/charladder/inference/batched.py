@@ -77,10 +77,11 @@ class BatchedRunner:
         for count, group in groupby(runs, key=lambda run: run[0]):
             rows_ST = np.array([begin for _, _, begin in group])[:, None] + np.arange(count)
             part = np.stack((ids[rows_ST], positions[rows_ST], slots[rows_ST]))
-            if first_layer == 0 and to_output and count <= MAX_GRAPH_TOKENS and self.device.type == "cuda":
+            can_replay = first_layer == 0 and to_output and x_ND is None
+            if can_replay and count <= MAX_GRAPH_TOKENS and self.device.type == "cuda":
                 output[rows_ST] = self.replay(part)
                 continue
-            below_STD = None if x_ND is None or not first_layer else torch.from_numpy(x_ND[rows_ST]).to(self.keys[0])
+            below_STD = None if x_ND is None else torch.from_numpy(x_ND[rows_ST]).to(self.keys[0])
             inputs = torch.from_numpy(part).to(self.device)
             length = self.padded_length(int(part[1].max()) + 1)
             index = self._slot_index(part[2, :, 0])

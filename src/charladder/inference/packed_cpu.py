@@ -40,7 +40,8 @@ class CDecodeSteps(ctypes.Structure):
     _fields_ = [
         ("T", ctypes.c_long),
         *((name, ctypes.c_void_p) for name in ("slots", "positions", "input_ids", "steps", "sample", "sampling")),
-        *((name, ctypes.c_void_p) for name in ("uniform", "ids", "nats", "x", "final", "logits", "work", "all_logits")),
+        *((name, ctypes.c_void_p) for name in ("uniform", "ids", "nats", "x", "final", "logits", "work")),
+        *((name, ctypes.c_void_p) for name in ("all_logits", "all_finals")),
     ]
 
 
@@ -156,14 +157,14 @@ class PackedRunner:
         )  # fmt: skip
         self.network_ref = ctypes.byref(self.network)
         self.allocated_rows, self.owner = 0, cast(object, None)
-        self._uses_all_threads: Callable[[int], bool] = lambda multiplications: True
+        self.uses_all_threads: Callable[[int], bool] = lambda multiplications: True
         self.multiplications = sum(p.numel() for p in weights.layer_tensors) + weights.output.numel()  # for one row
         # If true, a row of a large batch costs nearly as much as a single row.
         self.fits_cache = self.multiplications * weights.dtype.itemsize <= SHARED_CACHE_BYTES
 
     def set_thread_policy(self, uses_all_threads: Callable[[int], bool]) -> None:
         """uses_all_threads: decides whether a pass uses all threads or one, from its number of multiplications."""
-        self._uses_all_threads = uses_all_threads
+        self.uses_all_threads = uses_all_threads
 
     def run(
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
@@ -171,15 +172,15 @@ class PackedRunner:
         """See ModelRunner.run."""
         N, last_layer = len(batch.ids), self.layers if last_layer is None else last_layer
         self._prepare(batch, max(batch.positions))
-        if first_layer:
-            assert x_ND is not None
+        assert x_ND is not None or not first_layer
+        if x_ND is not None:
             self.x[:N] = x_ND
         to_output = last_layer == self.layers
         x, final, logits, work = self.buffers
         longs = ctypes.c_int64 * N
         self.weights.library.decode(
             self.network_ref, ctypes.c_long(N), longs(*batch.slots), longs(*batch.positions),
-            None if first_layer else longs(*batch.ids), x, ctypes.c_long(first_layer), ctypes.c_long(last_layer),
+            longs(*batch.ids) if x_ND is None else None, x, ctypes.c_long(first_layer), ctypes.c_long(last_layer),
             final if to_output else None, logits if to_output else None, work, self._thread_count(N),
         )  # fmt: skip
         if not to_output:
@@ -194,17 +195,20 @@ class PackedRunner:
         sampling: ctypes.Structure,
         uniform_NT: np.ndarray,
         with_logits: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        with_finals: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
         """Generates steps[n] characters after row n, one row for each sequence.
 
         sample: the address of a C function with the interface in decode.c. sampling: its parameters. uniform_NT:
         random numbers (float64). Returns the characters (N, T), their log-probabilities in nats (N, T), the last input
-        of the output layer (N, D), and all logits (N, T, V), or (N, 0, V) without `with_logits`; None if logits are not
-        finite. Raises as `run` does."""
+        of the output layer (N, D), all logits (N, T, V), or (N, 0, V) without `with_logits`, and all inputs of the
+        output layer (N, T, D), or (N, 0, D) without `with_finals`; None if logits are not finite. Raises as `run`
+        does."""
         N, T = uniform_NT.shape
         self._prepare(batch, max(position + count - 1 for position, count in zip(batch.positions, steps, strict=True)))
         ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
         all_logits_NTV = np.zeros((N, T if with_logits else 0, self.alphabet_size), np.float32)
+        all_finals_NTD = np.zeros((N, T if with_finals else 0, self.width), np.float32)
         x, final, logits, work = self.buffers
         inputs = [longs(*values) for values in (batch.slots, batch.positions, batch.ids, steps)]
         is_not_finite = self.weights.library.decode_steps(
@@ -214,14 +218,15 @@ class PackedRunner:
                     T, *(ctypes.addressof(array) for array in inputs), sample, ctypes.addressof(sampling),
                     *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
                     address(all_logits_NTV) if with_logits else None,
+                    address(all_finals_NTD) if with_finals else None,
                 )
             ),
             self._thread_count(N),
         )  # fmt: skip
-        return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV)
+        return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV, all_finals_NTD)
 
     def _thread_count(self, rows: int) -> ctypes.c_int:
-        return ctypes.c_int(self.threads if self._uses_all_threads(rows * self.multiplications) else 1)
+        return ctypes.c_int(self.threads if self.uses_all_threads(rows * self.multiplications) else 1)
 
     def _prepare(self, batch: TokenBatch, last_position: int) -> None:
         """Checks a batch and allocates its buffers."""

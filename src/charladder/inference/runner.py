@@ -49,8 +49,9 @@ class ModelRunner(Protocol):
     def run(
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
-        """Runs the layers after `first_layer` up to `last_layer` (default: all). x_ND: the output of `first_layer`, if
-        that is not 0. Raises UserError for slots, positions or ids out of range."""
+        """Runs the layers after `first_layer` up to `last_layer` (default: all). x_ND: the output of `first_layer`; it
+        is needed if that is not 0, and replaces the embeddings of the characters if it is. Raises UserError for slots,
+        positions or ids out of range."""
         ...
 
 
@@ -91,7 +92,7 @@ class EagerRunner:
             end = begin + 1
             while end < len(batch.ids) and batch.slots[end] == batch.slots[begin]:
                 end += 1
-            below = None if x_ND is None or not first_layer else x_ND[begin:end]
+            below = None if x_ND is None else x_ND[begin:end]
             ids, position = list(batch.ids[begin:end]), batch.positions[begin]
             cache = self.caches[batch.slots[begin]]
             outputs.append(self._run_sequence(cache, position, ids, first_layer, last_layer, below))

@@ -48,6 +48,9 @@ class ObjectiveConfig:
     intermediate_input: What intermediate classifiers read: the `normed` (no parameters) or `plain` hidden state.
     intermediate_heads: `own` classifiers for each layer (the paper), or final norm and classifiers `shared` by all.
     targets: Number of future characters predicted by each layer, each with its own classifier.
+    target_heads: `independent` classifiers for further targets, or `chained` modules of the last layer. A chained
+    module is a layer that also reads the characters between (DeepSeek-V3 2024, section 2.2); intermediate layers then
+    predict the next character only.
     target_schedule: Weights of the targets: `plain`, or a preset of other papers.
     target_weight: Weight of every target after the first, with the `plain` schedule.
     target_end: Progress in [0, 1] at which the targets after the first stop, with the `plain` schedule.
@@ -61,6 +64,7 @@ class ObjectiveConfig:
     intermediate_input: Literal["normed", "plain"] = "normed"
     intermediate_heads: Literal["own", "shared"] = "own"
     targets: int = 2
+    target_heads: Literal["independent", "chained"] = "independent"
     target_schedule: TargetSchedule = "plain"
     target_weight: float = 0.5
     target_end: float = 1.0
@@ -70,10 +74,25 @@ class ObjectiveConfig:
             raise UserError(f"objective.targets is {self.targets}; it must be at least 1, the next character")
         if self.targets > MAX_TARGETS:
             raise UserError(f"objective.targets is {self.targets}; it must be at most {MAX_TARGETS}")
+        if self.target_heads == "chained" and self.positions == "last":
+            raise UserError(
+                "objective.target_heads is chained, whose modules read the states of all positions, and "
+                "objective.positions is last; set positions to all, or target_heads to independent"
+            )
         for name in ("intermediate_weight", "target_weight", "target_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"objective.{name} is {value}; it must be a number of at least 0")
+
+
+def has_term(settings: ObjectiveConfig, layers: int, layer: int, target: int) -> bool:
+    """Whether a layer predicts a target. Chained targets are predicted by the last layer alone."""
+    return settings.target_heads == "independent" or layer == layers or target == 1
+
+
+def is_chained(settings: ObjectiveConfig, layers: int, layer: int, target: int) -> bool:
+    """Whether a chained module predicts this target."""
+    return settings.target_heads == "chained" and layer == layers and target > 1
 
 
 @lru_cache(maxsize=16)
@@ -107,7 +126,7 @@ def _weight_functions(
 def term_weights(
     settings: ObjectiveConfig, layers: int, progress: float, step: int = 0
 ) -> dict[tuple[int, int], float]:
-    """The weight of every term at `progress` (some presets use `step`), by (layer, target); 0 for inactive terms.
+    """The weight of every layer and target at `progress` (some presets use `step`); 0 if it has no active term.
 
     The main term, (layers, 1), has weight 1 unless a preset says otherwise. The weight of a layer applies to all its
     targets.
@@ -115,7 +134,7 @@ def term_weights(
     weights = {}
     for (layer, k), (of_layer, of_target) in _weight_functions(settings, layers).items():
         base = of_layer(progress, step) * (settings.intermediate_weight if layer < layers else 1.0)
-        weights[layer, k] = base * of_target(progress, step)
+        weights[layer, k] = base * of_target(progress, step) if has_term(settings, layers, layer, k) else 0.0
     if settings.intermediate_reduction == "mean":
         predicting = {layer for (layer, _), weight in weights.items() if weight > 0 and layer < layers}
         active = max(1, len(predicting))
@@ -130,7 +149,9 @@ def depends_on_step(settings: ObjectiveConfig) -> bool:
 
 
 def has_head(settings: ObjectiveConfig, layers: int, layer: int, target: int) -> bool:
-    """Whether a term has its own head. The main term uses the output layer; shared heads are the last layer's."""
+    """Whether a term has its own head: a classifier or a chained module. The main term uses the output layer; shared
+    heads are the last layer's."""
     own = settings.intermediate and settings.intermediate_weight > 0 and settings.intermediate_heads == "own"
     wanted = target == 1 or settings.target_weight > 0 or settings.target_schedule != "plain"
+    wanted = wanted and has_term(settings, layers, layer, target)
     return (layer == layers or own) and (layer, target) != (layers, 1) and wanted

@@ -2,13 +2,14 @@
 
 Layer l of n predicts the character k ahead through a classifier of its own; the term is called `layer{l}.target{k}`,
 and the last layer's next character, through the network's own output layer, is `main`. All other classifiers are
-heads: they are modules of the objective, are trained with the network, and are not deployed with it.
+heads: they are modules of the objective, are trained with the network, and are not deployed with it. With chained
+targets, further targets of the last layer have modules instead of classifiers (chained_targets.py).
 
 Shapes: B windows, T inputs, K targets ahead, D width, V symbols of the alphabet.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,8 @@ from charladder.auxiliary import Objective, Report, Term, TermReport, term_name
 from charladder.auxiliary.cross_entropy import CrossEntropyOperations, linear_cross_entropy
 from charladder.auxiliary.distributed import reduce_over_ranks
 from charladder.model import Dropout, ModelConfig, ModelOutput, Transformer
-from charladder.objective.config import ObjectiveConfig, has_head, term_weights
+from charladder.objective.chained_targets import ChainedModule, chained_logits, chained_states
+from charladder.objective.config import ObjectiveConfig, has_head, has_term, is_chained, term_weights
 from charladder.objective.cross_entropy_kernels import choose_operations
 
 MAX_LOGIT_BYTES = 64 << 20  # bytes of logits beyond which the losses of a layer are computed a few rows at a time
@@ -38,7 +40,7 @@ class LanguageModelObjective(nn.Module):
         self._choose_operations: Callable[[Tensor], CrossEntropyOperations] = choose_operations
         self.heads = nn.ModuleDict(
             {
-                head_key(layer, k): nn.Linear(model.width, alphabet, bias=model.block == "paper")
+                head_key(layer, k): self._make_head(model, alphabet, layer, k, seed)
                 for layer in range(1, model.layers + 1)
                 for k in range(1, settings.targets + 1)
                 if has_head(settings, model.layers, layer, k)
@@ -47,6 +49,8 @@ class LanguageModelObjective(nn.Module):
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for head in self.heads.values():
+                if isinstance(head, ChainedModule):
+                    continue
                 for parameter in head.parameters():
                     parameter.zero_()
                 weight = head.get_parameter("weight")
@@ -54,6 +58,12 @@ class LanguageModelObjective(nn.Module):
                     weight.normal_(0, 0.1 / math.sqrt(model.width), generator=generator)
         # In tuples, so that the heads are registered once, under the names that checkpoints have.
         self._objective, self._measured_objective = (self._build_objective(),), (self._build_objective(measured=True),)
+
+    def _make_head(self, model: ModelConfig, alphabet: int, layer: int, target: int, seed: int) -> nn.Module:
+        """A classifier, whose weights are set later, or an initialised chained module."""
+        if is_chained(self.settings, self.layers, layer, target):
+            return ChainedModule(model, seed + target)
+        return nn.Linear(model.width, alphabet, bias=model.block == "paper")
 
     @staticmethod
     def count_heads(settings: ObjectiveConfig, layers: int) -> int:
@@ -72,20 +82,26 @@ class LanguageModelObjective(nn.Module):
         terms = {}
         for layer in range(1, self.layers + 1):
             for k in range(1, self.settings.targets + 1):
-                source = self.layers if self.settings.intermediate_heads == "shared" else layer
-                # The logits of the network's own output layer are already computed.
-                done = (source, k) == (self.layers, 1)
-                head = self.heads[head_key(source, k)] if not done and head_key(source, k) in self.heads else None
-                name = term_name(layer, k, self.layers)
-                # Weights are given at each call: the mean over layers depends on which of them are active.
-                if measured and (layer, k) != (self.layers, 1):
-                    terms[name] = Term(lambda loss: loss, select=(layer, k), target=None)
-                else:
-                    terms[name] = Term(
-                        _cross_entropy, select=(layer, "logits") if done else (layer, "hidden"), head=head, target=(k,)
-                    )
+                if has_term(self.settings, self.layers, layer, k):
+                    # Weights are given at each call: the mean over layers depends on which of them are active.
+                    if measured and (layer, k) != (self.layers, 1):
+                        term = Term(lambda loss: loss, select=(layer, k), target=None)
+                    else:
+                        term = self._make_term(layer, k)
+                    terms[term_name(layer, k, self.layers)] = term
         order = list(terms)
         return Objective(terms.pop("main"), terms, order=order, check=False, wrapped=True)
+
+    def _make_term(self, layer: int, target: int) -> Term:
+        """A term that reads logits, if the network's own output layer computes them, or else a hidden state."""
+        source = self.layers if self.settings.intermediate_heads == "shared" else layer
+        if is_chained(self.settings, self.layers, layer, target):
+            return Term(_cross_entropy, select=(layer, f"target{target}"), target=(target,))
+        if (source, target) == (self.layers, 1):
+            return Term(_cross_entropy, select=(layer, "logits"), target=(target,))
+        exists = has_head(self.settings, self.layers, source, target)  # not if its weight is always 0
+        head = self.heads[head_key(source, target)] if exists else None
+        return Term(_cross_entropy, select=(layer, "hidden"), head=head, target=(target,))
 
     def use_operations(self, operations: CrossEntropyOperations) -> None:
         """Uses these operations for the cross-entropies, instead of choosing them for each input."""
@@ -114,9 +130,15 @@ class LanguageModelObjective(nn.Module):
         at_once = len(active) * B * keep * _logit_bytes_per_position(model) > MAX_LOGIT_BYTES
         found: dict[int, Any] = {}
 
+        def chained(final_BTD: Tensor) -> Iterator[tuple[int, Tensor]]:
+            last = max((k for k in self.chained_targets if (self.layers, k) in active), default=1)
+            return self.chained_states(model, final_BTD, windows_BTK, last, dropout)
+
         def measure(layer: int, hidden_BTD: Tensor) -> None:
             # Called as soon as the layer has its state, so that its backward pass follows that of its block.
             found[layer] = self._compute_layer_losses(model, layer, hidden_BTD, targets, active, separate_gradients)
+            if layer == self.layers:
+                found[layer] |= self._compute_chained_losses(model, chained(hidden_BTD), targets, active)
 
         layers = {layer for layer, _ in active}
         watch = measure if at_once else None
@@ -124,6 +146,9 @@ class LanguageModelObjective(nn.Module):
         if self.layers in found:
             found[self.layers]["logits"] = output.logits_BTV
         read = found if at_once else self._read_outputs(model, output, active)
+        if not at_once and self.layers in read:
+            states = chained(output.hidden[self.layers])
+            read[self.layers] |= {f"target{k}": chained_logits(model, state_BTD) for k, state_BTD in states}
         names = {term_name(layer, k, self.layers): weight for (layer, k), weight in active.items()}
         report = (self._measured_objective if at_once else self._objective)[0].from_output(
             read, targets, weights=names, counts=dict.fromkeys(names, (examples or B) * keep)
@@ -158,6 +183,7 @@ class LanguageModelObjective(nn.Module):
         inputs of the heads and the logits of all layers are never in memory at the same time."""
         source = self.layers if self.settings.intermediate_heads == "shared" else layer
         ks = [k for k in targets if (layer, k) in active and (layer, k) != (self.layers, 1)]
+        ks = [k for k in ks if not is_chained(self.settings, self.layers, layer, k)]
         normed = self.normalizes_input(layer)
         found: dict[Any, Any] = {}
         for group in [[k] for k in ks] if separate_gradients else [ks] if ks else []:
@@ -171,6 +197,42 @@ class LanguageModelObjective(nn.Module):
             )
             found |= {k: (loss, targets[k].numel()) for k, loss in zip(group, losses, strict=True)}
         return found
+
+    def _compute_chained_losses(
+        self,
+        model: Transformer,
+        states: Iterator[tuple[int, Tensor]],
+        targets: dict[int, Tensor],
+        active: dict[tuple[int, int], float],
+    ) -> dict[Any, Any]:
+        """The losses of chained targets, as in `_compute_layer_losses`."""
+        found: dict[Any, Any] = {}
+        for k, state_BTD in states:
+            if weight := active.get((self.layers, k)):
+                normed_BTD = model.norm(state_BTD)
+                operations = self._choose_operations(normed_BTD)
+                (loss,) = linear_cross_entropy(
+                    normed_BTD, [model.output], [targets[k]], [weight], operations=operations
+                )
+                found[k] = (loss, targets[k].numel())
+        return found
+
+    def chained_states(
+        self, model: Transformer, final_BTD: Tensor, ids_BS: Tensor, last: int, dropout: Dropout | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Target and state of the chained targets 2 to `last`; see `chained_targets.chained_states`."""
+        modules = {k: cast(ChainedModule, self.heads[head_key(self.layers, k)]) for k in range(2, last + 1)}
+        return chained_states(model, modules, final_BTD, ids_BS, last, dropout)
+
+    @property
+    def chained_targets(self) -> list[int]:
+        """The targets that chained modules of the last layer predict, from 2 on; empty if there are none."""
+        settings, last = self.settings, self.layers
+        return [
+            k
+            for k in range(2, settings.targets + 1)
+            if is_chained(settings, last, last, k) and has_head(settings, last, last, k)
+        ]
 
     def classifier(self, model: Transformer, layer: int, target: int) -> nn.Linear:
         return (

@@ -4,6 +4,7 @@ Sampling is coupled (Daliri et al. 2024): the text of a seed depends neither on 
 N-gram drafters look up the text so far and not the training text, which would take too long to count.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
@@ -15,9 +16,10 @@ from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import SequenceState
-from charladder.generation.speculative.factory import DrafterName, make_drafter
+from charladder.generation.speculative.factory import DrafterName, make_drafter, open_trained_chain
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner
+from charladder.model import Transformer
 from charladder.run import Run
 
 _MAX_NGRAM_CHARACTERS = 4096  # looked up at the end of a text; indexing a long prompt would delay all texts
@@ -54,10 +56,14 @@ class SingleTextDrafter:
 
 
 class DecodingConfigs:
-    """Makes and caches the configs of one runner. Not thread-safe."""
+    """Makes and caches the configs of one runner, which runs `network`. Not thread-safe."""
 
-    def __init__(self, run: Run, runner: ModelRunner, dtype: torch.dtype, num_active: Callable[[], int]) -> None:
+    def __init__(
+        self, run: Run, network: Transformer, runner: ModelRunner, dtype: torch.dtype, num_active: Callable[[], int]
+    ) -> None:
         self.run, self.runner, self.dtype, self.num_active = run, runner, dtype, num_active
+        # Shared by all drafters, because it has a cache for all sequences of the runner.
+        self.open_chain = functools.cache(lambda: open_trained_chain(run, runner, dtype, network))
         self.cache: OrderedDict[tuple[SamplingParams, DrafterName], DecodingConfig] = OrderedDict()
 
     def get(self, sampling: SamplingParams, draft: DrafterName) -> DecodingConfig:
@@ -87,5 +93,6 @@ class DecodingConfigs:
 
     def _make_drafter(self, name: DrafterName, sampling: SamplingParams) -> Any:
         return make_drafter(
-            name, self.run, self.runner, sampling, dtype=self.dtype, max_ngram_characters=_MAX_NGRAM_CHARACTERS
-        )
+            name, self.run, self.runner, sampling, dtype=self.dtype, max_ngram_characters=_MAX_NGRAM_CHARACTERS,
+            open_chain=self.open_chain,
+        )  # fmt: skip

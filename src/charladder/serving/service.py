@@ -97,7 +97,7 @@ def open_service(
     network = run.load_network().to(choose_device(device))
     runners = open_runners(network, limits.streams, dtype)
     scheduler = Scheduler(
-        runners, limits, lambda runner: DecodingConfigs(run, runner, dtype, lambda: scheduler.num_active)
+        runners, limits, lambda runner: DecodingConfigs(run, network, runner, dtype, lambda: scheduler.num_active)
     )
     for runner in runners:
         if isinstance(runner, PackedRunner):

@@ -9,8 +9,9 @@ import importlib.util
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
-from charladder.model import Transformer
+from charladder.model.block import Block
 from charladder.objective import LanguageModelObjective
 from charladder.objective.cross_entropy_kernels import CompiledOperations
 
@@ -29,10 +30,12 @@ def should_capture_graphs(name: str, device: torch.device) -> bool:
     return device.type == "cuda" and (name == "graphs" or (name == "auto" and should_compile(name, device)))
 
 
-def compile_blocks(network: Transformer, backend: str = "inductor") -> None:
-    """Compiles the blocks of a network; compilation happens at the first call with a new shape."""
-    for block in network.blocks:
-        block.compile(backend=backend, dynamic=False)
+def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
+    """Compiles the blocks of a network, or of an objective with chained targets; compilation happens at the first call
+    with a new shape."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile(backend=backend, dynamic=False)
 
 
 def compile_losses(objective: LanguageModelObjective, backend: str = "inductor") -> None:

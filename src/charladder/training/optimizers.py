@@ -13,7 +13,8 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of the network and the heads.
 
-    Muon updates the matrices of the layers only; AdamW updates embeddings, position tables, classifiers and vectors.
+    Muon updates the matrices of the layers only, those of chained targets included; AdamW updates embeddings, position
+    tables, classifiers and vectors.
     """
     parameters = dict(named_parameters(network, heads))
     sparse = {n: parameters.pop(n) for n in [*parameters] if n.startswith("network.ngrams.")}
@@ -40,7 +41,7 @@ def _make_dense_optimizers(
                 fused=on_gpu or None,  # on a CPU torch's default, which the golden curves of the tests were made with
             )
         ]
-    matrices = {n: p for n, p in parameters.items() if n.startswith("network.blocks.") and p.ndim == 2}
+    matrices = {n: p for n, p in parameters.items() if _is_in_layer(n) and p.ndim == 2}
     use_muon = settings.optimizer == "muon"
     adam = torch.optim.AdamW(
         [p for n, p in parameters.items() if not (use_muon and n in matrices)],
@@ -53,6 +54,11 @@ def _make_dense_optimizers(
         return [adam]
     dtype = precision if precision == torch.bfloat16 else None
     return [Muon(matrices.values(), settings.learning_rate, settings.momentum, settings.weight_decay, dtype), adam]
+
+
+def _is_in_layer(name: str) -> bool:
+    """Whether a parameter belongs to a layer of the network or to a chained module (objective/chained_targets.py)."""
+    return name.startswith("network.blocks.") or ".block." in name or ".projection." in name
 
 
 _STATE_NAMES = {

@@ -71,6 +71,7 @@ class Trainer:
         self.network, self.objective = network.to(self.device), objective.to(self.device)
         if self.device.type == "cpu":
             accelerate(self.network)
+            accelerate(self.objective)  # the blocks of chained targets
         self.parallel: distributed.ParallelMode = distributed.choose_parallel_mode(settings, network)
         self.parallel_module = distributed.parallelize(
             NetworkAndObjective(self.network, self.objective), self.parallel, self.device
@@ -80,6 +81,7 @@ class Trainer:
         self.is_compiled = should_compile(settings.compile, self.device)
         if self.is_compiled:
             compile_blocks(self.network)
+            compile_blocks(self.objective)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
         can_capture = self.parallel == "one" and network.ngrams is None

@@ -6,6 +6,7 @@ from charladder.generation.speculative.early_exit import EarlyExitDrafter
 from charladder.generation.speculative.ngram import NgramDrafter
 from charladder.generation.speculative.no_drafter import NoDrafter
 from charladder.generation.speculative.target_heads import ChainedHeadDrafter, IndependentHeadsDrafter
+from charladder.generation.speculative.trained_chain import TrainedChainDrafter
 
 __all__ = [
     "AutoDrafter",
@@ -15,4 +16,5 @@ __all__ = [
     "IndependentHeadsDrafter",
     "NgramDrafter",
     "NoDrafter",
+    "TrainedChainDrafter",
 ]

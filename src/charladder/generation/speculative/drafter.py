@@ -18,7 +18,8 @@ class Drafter(Protocol):
     name: str
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Called for new sequences before their prompts are read."""
+        """Called for new sequences before their prompts are read. A drafter that reads the inputs of the output
+        layer at all positions sets `finals` of each sequence to a list here."""
         ...
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:

@@ -1,7 +1,8 @@
 """The construction of a drafter by name from a run."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,10 +17,14 @@ from charladder.generation.speculative import (
     IndependentHeadsDrafter,
     NgramDrafter,
     NoDrafter,
+    TrainedChainDrafter,
 )  # fmt: skip
 from charladder.generation.speculative.heads_file import load_heads
 from charladder.generation.speculative.ngram import MAX_INDEXED_CHARACTERS
+from charladder.generation.speculative.trained_chain import TrainedChain
 from charladder.inference.runner import ModelRunner
+from charladder.model import Transformer
+from charladder.objective import ChainedModule, head_key
 from charladder.run import Run
 
 DrafterName = Literal["auto", "none", "targets", "early-exit", "ngram"]
@@ -40,15 +45,20 @@ def make_drafter(
     dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = lambda sentence: None,
     max_ngram_characters: int = MAX_INDEXED_CHARACTERS,
+    open_chain: Callable[[], TrainedChain | None] | None = None,
 ) -> Drafter:
     """Makes the drafter `name`, which proposes up to `length` characters (default: depends on the drafter).
 
     training_text: returns the ids of the training text, for `ngram`. dtype: of packed heads.
-    max_ngram_characters: how much of the text so far an n-gram drafter indexes. Raises UserError if the run has no
-    usable heads for the drafter; `auto` calls `report` instead and does not use it.
+    max_ngram_characters: how much of the text so far an n-gram drafter indexes. open_chain: returns the chained modules
+    of the run, which drafters of the same runner can share; by default the run is read again. Raises UserError if the
+    run has no usable heads for the drafter; `auto` calls `report` instead and does not use it.
     """
     if length is not None and not 1 <= length <= 64:
         raise UserError(field="draft_length", value=length, rule="it must be between 1 and 64 characters")
+    make_target_heads = partial(
+        _make_target_heads, open_chain=open_chain or partial(open_trained_chain, run, runner, dtype)
+    )
     if name == "none":
         return NoDrafter()
     if name == "ngram":
@@ -56,7 +66,7 @@ def make_drafter(
     if name == "auto":
         drafters: list[Drafter] = []
         reported = set()
-        for make in (_make_target_heads, _make_early_exit):
+        for make in (make_target_heads, _make_early_exit):
             try:
                 drafter = make(run, runner, sampling, length or 8, dtype)
             except UserError as error:
@@ -72,7 +82,7 @@ def make_drafter(
         raise UserError(
             f"{run.path} has no layer below the last to draft from", field="draft", rule="use another drafter"
         )
-    drafter = (_make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
+    drafter = (make_target_heads if name == "targets" else _make_early_exit)(run, runner, sampling, length, dtype)
     if drafter is None:
         heads = "further targets" if name == "targets" else "intermediate layers"
         command = f"charladder refit {run.command_arguments}"
@@ -86,13 +96,34 @@ def _lengths_to_try(drafter: Any, length: int | None) -> tuple[int, ...]:
     return tuple(sorted({min(n, drafter.max_length) for n in lengths}))
 
 
+def open_trained_chain(
+    run: Run, runner: ModelRunner, dtype: torch.dtype, network: Transformer | None = None
+) -> TrainedChain | None:
+    """The chained modules that the run was trained with (objective.target_heads), for the sequences of `runner`; None
+    if it has none. dtype: of their layers. network: that of the run, if it is loaded already."""
+    if run.recipe.objective.target_heads != "chained" or not run.heads_path.is_file():
+        return None
+    objective, last = run.load_objective(), run.recipe.model.layers
+    modules = [cast(ChainedModule, objective.heads[head_key(last, k)]) for k in objective.chained_targets]
+    return TrainedChain(network or run.load_network(), modules, runner, dtype) if modules else None
+
+
 def _make_target_heads(
-    run: Run, runner: ModelRunner, sampling: SamplingParams, length: int | None, weights: torch.dtype
+    run: Run,
+    runner: ModelRunner,
+    sampling: SamplingParams,
+    length: int | None,
+    weights: torch.dtype,
+    open_chain: Callable[[], TrainedChain | None],
 ) -> Drafter | None:
-    """A drafter with refitted heads, or else with the target heads of training; None if there are neither."""
+    """A drafter with refitted heads, or else with the chained modules or the target heads of training; None if there
+    are none."""
     refitted = load_heads(run)
     if refitted is not None:
         return ChainedHeadDrafter(refitted[0].chain, sampling, length or 4, weights)
+    if run.recipe.objective.target_heads == "chained":
+        chain = open_chain()
+        return None if chain is None else TrainedChainDrafter(chain, sampling, length)
     last, heads = run.recipe.model.layers, {}
     if run.recipe.objective.targets > 1 and run.heads_path.is_file():
         modules = run.load_objective().heads

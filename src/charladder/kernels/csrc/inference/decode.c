@@ -176,7 +176,8 @@ typedef long SampleFunction(const float *logits_NV, long N, long V, const void *
                             int64_t *ids_N, double *p_NV, double *nats_N);
 
 /* The arguments and results of decode_steps. For each row: its slot in the KV cache, the position and id of the first
-   input, and the number of characters to generate, at most T. all_logits_NTV: receives their logits, or null. */
+   input, and the number of characters to generate, at most T. all_logits_NTV: receives their logits, or null.
+   all_finals_NTD: receives the normalized outputs for all inputs, or null. */
 typedef struct {
     long T;
     const int64_t *slots_N, *positions_N, *input_ids_N, *steps_N;
@@ -185,7 +186,7 @@ typedef struct {
     const double *uniform_NT;
     int64_t *ids_NT;
     double *nats_NT;
-    float *x_ND, *final_ND, *logits_NV, *work, *all_logits_NTV;
+    float *x_ND, *final_ND, *logits_NV, *work, *all_logits_NTV, *all_finals_NTD;
 } DecodeSteps;
 
 /* Generates all characters of rows `begin` to `end` (excluded) of N. threads: the number of threads of each pass; 0:
@@ -226,6 +227,8 @@ static long decode_rows(const Network *network, const DecodeSteps *request, long
             request->nats_NT[n * request->T + t] = nats[r];
             if (request->all_logits_NTV)
                 memcpy(request->all_logits_NTV + (n * request->T + t) * V, logits + r * V, V * sizeof(float));
+            if (request->all_finals_NTD)
+                memcpy(request->all_finals_NTD + (n * request->T + t) * D, final + r * D, D * sizeof(float));
             if (request->steps_N[n] == t + 1)
                 memcpy(request->final_ND + n * D, final + r * D, D * sizeof(float));
         }
