@@ -228,3 +228,33 @@ def test_the_transformer_of_three_losses_does_not_see_what_it_predicts():
     changed[:, 12] = (x[:, 12] + 1) % 30
     torch.testing.assert_close(model(x)[:, :12], model(changed)[:, :12])
     assert not torch.allclose(model(x)[:, 12:], model(changed)[:, 12:])
+
+
+# Does it help.
+
+
+@pytest.mark.parametrize("name", ["train_cnn", "train_encoder"])
+def test_arms_of_a_seed_begin_alike(no_network, name):
+    from examples import does_it_help
+
+    train = getattr(does_it_help, name)
+    frozen = {"rate": 0.0, "steps": 1}
+    (none,), (aux_arm,), (other_seed,) = (
+        list(train(does_it_help.ARMS[arm] | frozen, seed)) for arm, seed in (("none", 0), ("aux", 0), ("none", 1))
+    )
+    assert none == aux_arm != other_seed
+    (trained,) = list(train(does_it_help.ARMS["aux"] | {"rate": 1e-2, "steps": 1}, 0))
+    assert trained[1].keys() == {"valid_loss", "test_loss"} and trained != aux_arm
+
+
+@pytest.mark.slow
+def test_does_it_help_runs(no_network, capsys, tmp_path, monkeypatch):
+    from examples import does_it_help
+
+    monkeypatch.setattr(does_it_help, "SEEDS", (0, 1))
+    found = does_it_help.main(steps=2, folder=tmp_path, rates=(1e-3, 1e-2))
+    assert list(found) == ["train_cnn", "train_encoder"]
+    assert all(result.differences["aux"].seeds == (0, 1) for result in found.values())
+    assert all((tmp_path / f"{name}.html").read_text().count("<svg") == 2 for name in found)
+    printed = capsys.readouterr().out
+    assert printed.count("learning rates: none 0.0") == 2 and printed.count("aux: not enough seeds for a claim") == 2

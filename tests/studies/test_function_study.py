@@ -1,9 +1,13 @@
 """studies.run: the numbers by hand, runs that are kept, failures, interruption, and mistakes."""
 
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +20,11 @@ from studies.training_functions import nothing, train
 
 ARMS = {"none": {}, "aux": {"gain": 0.05}}
 run = partial(studies.run, metric="loss", higher_is_better=False, quiet=True)
+
+
+def test_exported_names():
+    assert set(studies.__all__) == {"ArmDifference", "FinishedCall", "Result", "run"}
+    assert all(getattr(studies, name).__doc__ for name in studies.__all__)
 
 
 def losses(arm, seeds=5):
@@ -208,6 +217,40 @@ def test_a_program_without_the_guard_is_told_so(tmp_path):
     assert ended.stderr.rstrip().endswith(
         'With processes above 1, call studies.run in a program below `if __name__ == "__main__":`'
     )
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_processes_and_keeps_finished_runs(tmp_path):
+    program, folder = tmp_path / "program.py", tmp_path / "runs"
+    program.write_text(
+        "import time\n"
+        "from charladder import studies\n"
+        "def train(arm, seed):\n    time.sleep(1000 * seed)\n    return {'loss': arm}\n"
+        "if __name__ == '__main__':\n    studies.run(train, arms={'a': 1, 'b': 2}, metric='loss', seeds=3,"
+        f" higher_is_better=False, processes=2, folder={str(folder)!r})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(program)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+    def states():
+        return sorted(json.loads(path.read_text())["state"] for path in folder.glob("*.json"))
+
+    try:
+        deadline = time.monotonic() + 200
+        while states() != ["finished", "finished", "started", "started"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the group
+        error, deadline = process.communicate(timeout=100)[1], time.monotonic() + 20
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "interrupted; the same call continues after 2 of 6 runs" in error and "KeyboardInterrupt" in error
+    assert states() == ["finished", "finished", "started", "started"]
+    with pytest.raises(ProcessLookupError):  # no process is left; the resource tracker of multiprocessing ends last
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 def not_finite(settings, seed):
