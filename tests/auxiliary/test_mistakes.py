@@ -81,6 +81,18 @@ def two_parts(prediction, target):
 HEAD = nn.Linear(8, 3)
 TAPPED = partial(term, tap="layers.0", head=HEAD)
 MISTAKES = {
+    "a head for the next token": (
+        lambda: aux.presets.independent_targets("0", {1: nn.Linear(8, 3)}),
+        "independent_targets has heads for the offsets [1]; give at least one, for offsets from 2 on",
+    ),
+    "a chain without modules": (
+        lambda: aux.presets.chained_targets("0", [], nn.Embedding(3, 8), HEAD),
+        "chained_targets has no modules; give one for each further token",
+    ),
+    "labels that are not tokens": (
+        lambda: run(a=aux.presets.token_order("layers.0", HEAD, window=2)),
+        "token_order needs labels of shape (batch, positions), whole numbers with -100",
+    ),
     "two of one name": (two_terms_of_one_name, "there are two terms called 'a'; give each a name of its own"),
     "a term called main": (lambda: aux.Objective(term(), {"main": term()}), "there are two terms called 'main'"),
     "patterns that collide": (

@@ -42,6 +42,29 @@ def projector(features: int, hidden: int | None = None, layers: int = 3) -> Head
     return partial(_projector, features, hidden or features, layers)
 
 
+class ChainedModule(nn.Module):
+    """A module of a chain that predicts several tokens (DeepSeek-V3 2024, section 2.2; presets.chained_targets):
+    Block(Linear(concat(Norm(state), Norm(embedded)))), of states and embedded tokens (B, T, D).
+
+    block: a causal layer of your own, (B, T, D) to (B, T, D). norm: makes a norm of a width.
+
+    >>> module = ChainedModule(8, nn.Linear(8, 8))
+    >>> module(torch.randn(2, 5, 8), torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int, block: nn.Module, norm: Callable[[int], nn.Module] = nn.RMSNorm) -> None:
+        super().__init__()
+        self.state_norm, self.embedding_norm = norm(width), norm(width)
+        self.projection = nn.Linear(2 * width, width, bias=False)
+        self.block = block
+
+    def forward(self, state: Tensor, embedded: Tensor) -> Tensor:
+        dtype = self.projection.weight.dtype  # the model may run in a lower one
+        joined = torch.cat((self.state_norm(state.to(dtype)), self.embedding_norm(embedded.to(dtype))), -1)
+        return self.block(self.projection(joined))
+
+
 class GlobalAveragePool(nn.Module):
     """(B, C, ...) to (B, C)."""
 
