@@ -11,7 +11,7 @@ import pytest
 
 from charladder.cli.commands import COMMANDS, GROUPS, load_command
 from charladder.cli.main import main
-from charladder.cli.options import FIELDS_SET_BY_RUN
+from charladder.cli.recipe_options import FIELDS_SET_BY_RUN
 from charladder.recipe import field_types
 
 MAX_LINES, MAX_COLUMNS = 40, 100

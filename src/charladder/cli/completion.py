@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args, get_origin
 
 from charladder.cli.commands import ALIASES, COMMANDS, load_command
-from charladder.cli.help_page import value_type
+from charladder.cli.help_format import value_type
 from charladder.cli.options import Parser
 from charladder.recipe import field_help, field_types
 

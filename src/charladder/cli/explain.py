@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from charladder.auxiliary import Row, explain, presets
-from charladder.cli.options import BUDGET_FIELDS, Parser, add_json_option
+from charladder.cli.options import Parser, add_json_option
+from charladder.cli.recipe_options import BUDGET_FIELDS
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError, suggest_names
 from charladder.objective import ObjectiveConfig, has_term, is_chained, term_weights

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from charladder.cli.options import BUDGET_FIELDS, given_fields
+from charladder.cli.recipe_options import BUDGET_FIELDS, given_fields
 from charladder.errors import UserError
 from charladder.recipe import RecipeFields, recipe_tables
 from charladder.run import Run, open_run

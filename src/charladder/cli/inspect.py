@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from charladder.cli.estimate import describe_recipe
-from charladder.cli.options import Parser, add_json_option, add_recipe_options, given_fields, read_recipe_fields
+from charladder.cli.options import Parser, add_json_option
+from charladder.cli.recipe_options import add_recipe_options, given_fields, read_recipe_fields
 from charladder.cli.terminal import Terminal
 from charladder.errors import UserError
 from charladder.recipe import recipe_tables, resolve

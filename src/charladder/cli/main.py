@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 from charladder import __version__
 from charladder.cli.commands import ALIASES, COMMANDS, GROUPS, load_command
+from charladder.cli.error_message import format_error
 from charladder.cli.terminal import discard_output, print_message
 from charladder.errors import DamagedDataWarning, UserError, is_lost_rank, is_out_of_memory, suggest_names
 
-_OPTIONS_OF_FIELDS = {"batch_size": "--together"}  # where the option has another name than the field
 _LISTING = "\n\n".join(
     "\n".join([f"{title}:", *(f"  {name:12}{about}" for name, about in group.items())])
     for title, group in GROUPS.items()
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             discard_output(sys.stdout)
         return code
     except UserError as error:
-        print_message(_name_option(error))
+        print_message(format_error(error))
         return 2
     except KeyboardInterrupt:
         print_message("interrupted")
@@ -86,14 +86,6 @@ def main(argv: list[str] | None = None) -> int:
         print_message(f"{where}{error.strerror or error}")
         discard_output(sys.stdout)
         return 2
-
-
-def _name_option(error: UserError) -> str:
-    """The sentence of an error, with the option that sets its field. A recipe's field is shown by its dotted name."""
-    if error.field is None or "." in error.field:
-        return str(error)
-    option = _OPTIONS_OF_FIELDS.get(error.field, f"--{error.field.replace('_', '-')}")
-    return error.sentence(option) if error.problem is None else f"{error} ({option})"
 
 
 @contextlib.contextmanager

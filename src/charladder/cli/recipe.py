@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
-from charladder.cli.options import FIELDS_SET_BY_RUN, Parser, add_json_option, field_type
+from charladder.cli.options import Parser, add_json_option
+from charladder.cli.recipe_options import FIELDS_SET_BY_RUN, field_type
 from charladder.cli.tables import AdaptiveTable
 from charladder.cli.terminal import Terminal
 from charladder.recipe import SECTIONS, field_help, field_types, load_recipe_fields, resolve

@@ -11,8 +11,8 @@ from charladder.cli.budget_change import describe_budget_change
 from charladder.cli.estimate import check_memory, fit_micro_batch
 from charladder.cli.initial_weights import read_initial_fields
 from charladder.cli.notes import print_note, print_text_notes
-from charladder.cli.options import BUDGET_FIELDS, given_fields, read_recipe_fields
 from charladder.cli.progress import reading_progress
+from charladder.cli.recipe_options import BUDGET_FIELDS, given_fields, read_recipe_fields
 from charladder.default_shape import MIN_EPOCHS, SMALL_TEXT_CHARACTERS
 from charladder.environment import read_environment_text
 from charladder.errors import UserError

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from charladder.cli.estimate import max_windows
 from charladder.cli.final_score import parse_score
-from charladder.cli.options import Parser, add_data_option, add_json_option, add_recipe_options, add_weights_option
+from charladder.cli.options import Parser, add_data_option, add_json_option, add_weights_option
+from charladder.cli.recipe_options import add_recipe_options
 from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
 from charladder.cli.signals import stop_on_signal
 from charladder.cli.terminal import Terminal, print_message

@@ -12,7 +12,7 @@ from charladder.generation.sequence import SequenceState, make_random
 from charladder.inference.runner import ModelRunner
 from charladder.serving.api_errors import SHUTTING_DOWN
 from charladder.serving.decoding_configs import DecodingConfigs
-from charladder.serving.requests import GenerationError, GenerationRequest, OutputChunk
+from charladder.serving.generation_request import GenerationError, GenerationRequest, OutputChunk
 
 _MIN_FLUSH_SECONDS = 0.04  # between two outputs of a text: an output costs more time than a character
 _MAX_OUTPUTS_PER_SECOND = 300  # of all texts together: outputs take time from decoding

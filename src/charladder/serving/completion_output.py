@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charladder.serving.requests import GenerationRequest, OutputChunk
+from charladder.serving.generation_request import GenerationRequest, OutputChunk
 from charladder.serving.tokens import IncrementalDecoder, Tokenizer
 
 

@@ -20,8 +20,8 @@ from charladder.serving.completion_output import (
     prepend_prompt,
 )
 from charladder.serving.event_stream import cancel_and_wait
+from charladder.serving.generation_request import GenerationError, GenerationRequest, OutputChunk, QueueFull
 from charladder.serving.limits import Limits
-from charladder.serving.requests import GenerationError, GenerationRequest, OutputChunk, QueueFull
 from charladder.serving.scheduler import Scheduler
 from charladder.serving.schemas import CompletionRequest
 from charladder.serving.scoring import Scorer

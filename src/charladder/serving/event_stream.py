@@ -10,8 +10,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from charladder.serving.api_errors import APIError
+from charladder.serving.generation_request import GenerationError
 from charladder.serving.middleware import Receive, Send
-from charladder.serving.requests import GenerationError
 
 _DONE_EVENT = b"data: [DONE]\n\n"
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode

@@ -15,8 +15,8 @@ from charladder.inference.runner import ModelRunner
 from charladder.serving.api_errors import SHUTTING_DOWN
 from charladder.serving.batch_worker import RequestOutput, Worker
 from charladder.serving.decoding_configs import DecodingConfigs
+from charladder.serving.generation_request import GenerationError, GenerationRequest, QueueFull
 from charladder.serving.limits import Limits
-from charladder.serving.requests import GenerationError, GenerationRequest, QueueFull
 
 _MAX_JOINING_PER_STEP = 8  # texts: reading their prompts delays the texts that are being decoded
 

@@ -26,7 +26,7 @@ def should_compile(name: str, device: torch.device) -> bool:
 
 
 def should_capture_graphs(name: str, device: torch.device) -> bool:
-    """Whether steps are captured and replayed as CUDA graphs (cuda_graph.py)."""
+    """Whether steps are captured and replayed as CUDA graphs (step_graph.py)."""
     return device.type == "cuda" and (name == "graphs" or (name == "auto" and should_compile(name, device)))
 
 

@@ -28,13 +28,13 @@ from charladder.training.compilation import (
     should_compile,
 )
 from charladder.training.config import TrainingConfig
-from charladder.training.cuda_graph import StepFunction, StepGraph
 from charladder.training.devices import choose_device, choose_precision
 from charladder.training.distributed import NetworkAndObjective
 from charladder.training.health import Health, TrainingDiverged, restore_health
 from charladder.training.identity import identity_metadata
 from charladder.training.optimizers import make_optimizers, named_parameters, optimizer_tensors, restore_optimizers
 from charladder.training.schedule import Clock, learning_rate_factor, progress, step_share
+from charladder.training.step_graph import StepFunction, StepGraph
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from charladder.auxiliary import Report, TermReport
 from charladder.errors import UserError
 from charladder.objective import ObjectiveConfig, language_model
-from charladder.training import CaptureFailed, cuda_graph, train
-from charladder.training.cuda_graph import CapturedStep, StepGraph
+from charladder.training import CaptureFailed, train
+from charladder.training.step_graph import CapturedStep, StepGraph, capture_step
 from helpers import make_trainer, small
 
 # torch.compile reads the gradient of the inputs of the blocks, and torch warns about that.
@@ -46,7 +46,7 @@ def make_step_graph(monkeypatch, captures):
         graph = FakeGraph(copies[0], scalars, gradient)
         return CapturedStep(graph, copies, scalars, Report(torch.zeros(()), terms), [(parameter, gradient)])
 
-    monkeypatch.setattr(cuda_graph, "capture_step", capture)
+    monkeypatch.setattr("charladder.training.step_graph.capture_step", capture)
     return StepGraph([parameter]), parameter
 
 
@@ -70,7 +70,7 @@ def test_a_failed_capture_is_not_tried_again(monkeypatch):
     def capture(*_):
         raise torch.OutOfMemoryError("no room\nat all")
 
-    monkeypatch.setattr(cuda_graph, "capture_step", capture)
+    monkeypatch.setattr("charladder.training.step_graph.capture_step", capture)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
@@ -163,7 +163,7 @@ def test_capture_step_returns_gradients_of_one_batch_and_scalars_of_its_report(p
     trainer, other = make_trainer(prose, diagnose_every=0), make_trainer(prose, diagnose_every=0)
     batch = torch.from_numpy(trainer.windows.take(4, 1, 0, 1)[0])
     _, inputs, run = trainer.graph_inputs(batch, None, 0.0)
-    captured = cuda_graph.capture_step(trainer.parameters, inputs, run)
+    captured = capture_step(trainer.parameters, inputs, run)
     [report] = other.accumulate_gradients(0.0)
     expected = {name: p.grad for name, p in other.network.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm([p.grad for p in other.parameters if p.grad is not None])

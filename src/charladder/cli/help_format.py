@@ -1,7 +1,7 @@
 """The help page of a command: usage, description, examples, and one line for every option that is not hidden.
 
-Options with `help=argparse.SUPPRESS` are hidden. `add_recipe_options` in options.py decides which: the recipe fields by
-dotted name, and those of SHORT_OPTIONS without a help text.
+Options with `help=argparse.SUPPRESS` are hidden: recipe fields by dotted name, and those of SHORT_OPTIONS without a
+help text (recipe_options.py).
 """
 
 import argparse
