@@ -12,8 +12,11 @@ import torch
 from charladder.generation import GenerationLoop, SamplingParams, distribution
 from charladder.generation import loop as loop_module
 from charladder.generation.sampler import SOURCES as SAMPLING
-from charladder.generation.sampler import Drafts, NativeSampler, ReferenceSampler
-from charladder.inference.packed_cpu import PackedRunner, PackedWeights
+from charladder.generation.sampler import NativeSampler, ReferenceSampler
+from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.verification import verify_drafts
+from charladder.inference.pack_weights import PackedWeights
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import EagerRunner
 from charladder.kernels import native
 from generation.drafting import DRAFTERS, make_drafter, random_network
@@ -244,7 +247,7 @@ def test_reference_and_native_sampler_agree(sampling, deterministic):
         np.testing.assert_allclose(nats, close_nats, atol=2e-6)
         q_MV = None if deterministic else random.dirichlet(np.ones(V), M).reshape(M, V)
         drafts = Drafts(counts, random.integers(0, V, M).tolist(), q_MV)
-        one, other = reference.verify(logits_NV, drafts, uniform), compiled.verify(logits_NV, drafts, uniform)
+        one, other = (verify_drafts(sampler, logits_NV, drafts, uniform) for sampler in (reference, compiled))
         assert (one.accepted_S, one.next_S) == (other.accepted_S, other.next_S)
         for nats, close_nats in zip(one.nats_S, other.nats_S, strict=True):
             np.testing.assert_allclose(nats, close_nats, atol=2e-6)

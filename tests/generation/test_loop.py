@@ -8,9 +8,10 @@ import torch
 
 from charladder.errors import UserError
 from charladder.generation import GenerationLoop, SamplingParams, distribution, generate
-from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import make_random
 from charladder.generation.speculative import NoDrafter
+from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.verification import verify_drafts
 from charladder.inference.factory import open_runner
 from charladder.model import Transformer
 from helpers import small
@@ -112,7 +113,7 @@ def test_invalid_arguments(network):
     assert list(generate(network, [1], 0)) == []
 
 
-def test_order_of_random_numbers():
+def test_order_of_random_numbers(monkeypatch):
     """Two random numbers for each draft, then one for the next character: the text of a seed depends on this order."""
 
     class TwoDrafts(NoDrafter):
@@ -121,18 +122,20 @@ def test_order_of_random_numbers():
 
     network = Transformer(small(), 256, seed=0)
     loop = GenerationLoop(open_runner(network, 2), [[1, 2], [3]], 10, SamplingParams(), 5, TwoDrafts())
-    config, seen = loop._configs[0], []
-    verify = config.sampler.verify
-    config.sampler.verify = lambda logits, drafts, uniform: (
-        seen.append(list(uniform)) or verify(logits, drafts, uniform)
-    )
+    used = []
+
+    def verify(sampler, logits_NV, drafts, uniform):
+        used.append(list(uniform))
+        return verify_drafts(sampler, logits_NV, drafts, uniform)
+
+    monkeypatch.setattr("charladder.generation.loop.verify_drafts", verify)
     loop.step()
     expected = []
     for prompt in ([1, 2], [3]):
         random = make_random(5, 0, prompt)
         random.random()  # for the first character
         expected += [random.random() for _ in range(5)]
-    assert seen == [expected]
+    assert used == [expected]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from charladder.generation import GenerationLoop, SamplingParams, multi_step
 from charladder.generation.sampler import NativeSampler, make_sampler
 from charladder.generation.speculative import NoDrafter
 from charladder.inference.factory import open_runner
-from charladder.inference.packed_cpu import PackedRunner
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import TokenBatch
 from charladder.kernels import build, native
 from generation.drafting import random_network

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from charladder.errors import UserError
 from charladder.inference.factory import open_runner
-from charladder.inference.packed_cpu import LARGE_PAGE, PackedRunner, PackedWeights, aligned_zeros, can_pack
+from charladder.inference.pack_weights import LARGE_PAGE, PackedWeights, aligned_zeros, can_pack
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import EagerRunner, TokenBatch
 from charladder.kernels import build, native
 from charladder.model.transformer import Transformer

@@ -6,8 +6,7 @@ import httpx2
 import pytest
 import torch
 
-from charladder.inference import packed_cpu
-from charladder.inference.packed_cpu import PackedRunner
+from charladder.inference.packed_runner import PackedRunner
 from charladder.run import open_run
 from charladder.serving import service
 from charladder.serving.service import open_runners
@@ -87,7 +86,7 @@ def test_large_network_and_single_stream_have_one_worker(runs, cores, monkeypatc
     assert [runner.slots for runner in open_runners(network, 1, torch.float32)] == [1]
     monkeypatch.setattr(service, "MIN_STREAMS_PER_WORKER", 3)
     assert [runner.slots for runner in open_runners(network, 7, torch.float32)] == [3, 4]
-    monkeypatch.setattr(packed_cpu, "SHARED_CACHE_BYTES", 0)
+    monkeypatch.setattr("charladder.inference.packed_runner.SHARED_CACHE_BYTES", 0)
     (runner,) = open_runners(network, 5, torch.float32)
     assert isinstance(runner, PackedRunner) and runner.slots == 5
 

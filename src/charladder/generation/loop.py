@@ -19,9 +19,10 @@ from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.multi_step import multi_step, select_sequences, supports_multi_step
-from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import SequenceState, make_random, sample_indices
 from charladder.generation.speculative import Drafter, NoDrafter
+from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.verification import verify_drafts
 from charladder.inference.factory import open_runner
 from charladder.inference.runner import ModelRunner, TokenBatch
 from charladder.model import Transformer
@@ -243,7 +244,7 @@ class GenerationLoop:
         row, characters = 0, 0
         for (config, group, drafts), uniforms_of_part in zip(parts, uniforms, strict=True):
             rows = len(drafts.ids_M) + len(group)
-            result = config.sampler.verify(output.logits_NV[row : row + rows], drafts, uniforms_of_part)
+            result = verify_drafts(config.sampler, output.logits_NV[row : row + rows], drafts, uniforms_of_part)
             for sequence, count, accepted, next_id, nats in zip(
                 group, drafts.counts_S, result.accepted_S, result.next_S, result.nats_S, strict=True
             ):

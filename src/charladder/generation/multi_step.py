@@ -14,9 +14,10 @@ import numpy as np
 from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import NOT_FINITE
-from charladder.generation.sampler import Drafts, NativeSampler
+from charladder.generation.sampler import NativeSampler
 from charladder.generation.sequence import SequenceState
-from charladder.inference.packed_cpu import TILE_ROWS, PackedRunner
+from charladder.generation.speculative.drafter import Drafts
+from charladder.inference.packed_runner import TILE_ROWS, PackedRunner
 from charladder.inference.runner import ModelRunner, TokenBatch
 
 MAX_STEPS = 16  # characters of each sequence in one call

@@ -6,7 +6,8 @@ import torch
 
 from charladder.errors import UserError
 from charladder.inference.batched import BatchedRunner
-from charladder.inference.packed_cpu import PackedRunner, PackedWeights, can_pack, supports_architecture
+from charladder.inference.pack_weights import PackedWeights, can_pack, supports_architecture
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import EagerRunner, ModelRunner
 from charladder.kernels import native
 from charladder.model import Transformer

@@ -9,6 +9,7 @@ Shapes: as in reference.py.
 import ctypes
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,15 @@ def call(
         else:
             c_arguments.append(ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_long(argument))
     getattr(c_library, name)(*c_arguments, ctypes.c_int(threads or torch.get_num_threads()))
+
+
+def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
+    """The address of the data of a contiguous tensor or array."""
+    if isinstance(tensor, Tensor):
+        assert tensor.is_contiguous()
+        return ctypes.c_void_p(tensor.data_ptr())
+    assert tensor.flags.c_contiguous
+    return ctypes.c_void_p(tensor.ctypes.data)
 
 
 def rms_norm(x_RD: Tensor, gain_D: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

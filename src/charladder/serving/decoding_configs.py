@@ -14,8 +14,8 @@ import torch
 from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
 from charladder.generation.distribution import SamplingParams
-from charladder.generation.sampler import Drafts
 from charladder.generation.sequence import SequenceState
+from charladder.generation.speculative.drafter import Drafts
 from charladder.generation.speculative.factory import DrafterName, make_drafter, open_trained_chain
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner

@@ -11,7 +11,7 @@ import torch
 from fastapi import Request
 
 from charladder.inference.factory import open_runner
-from charladder.inference.packed_cpu import PackedRunner
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import ModelRunner
 from charladder.model.transformer import Transformer
 from charladder.run import Run

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from charladder.generation.sampler import Drafts
-from charladder.generation.speculative.drafter import Drafter
+from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.no_drafter import NoDrafter, no_drafts
 
 if TYPE_CHECKING:

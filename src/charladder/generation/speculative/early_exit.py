@@ -13,7 +13,8 @@ from torch import Tensor
 
 from charladder.errors import UserError
 from charladder.generation.distribution import SamplingParams
-from charladder.generation.sampler import Drafts, make_sampler
+from charladder.generation.sampler import make_sampler
+from charladder.generation.speculative.drafter import Drafts
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner, TokenBatch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charladder.generation.sampler import Drafts
+from charladder.generation.speculative.drafter import Drafts
 
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState

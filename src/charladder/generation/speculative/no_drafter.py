@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charladder.generation.sampler import Drafts
+from charladder.generation.speculative.drafter import Drafts
 
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from charladder.errors import UserError
 from charladder.generation.distribution import NOT_FINITE, SamplingParams
-from charladder.generation.sampler import SOURCES, Drafts, make_sampler, to_c
+from charladder.generation.sampler import SOURCES, make_sampler, to_c
+from charladder.generation.speculative.drafter import Drafts
 from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.generation.speculative.no_drafter import no_drafts
-from charladder.inference.packed_cpu import address, interleave_gate, pack_panels, scratch_size
+from charladder.inference.pack_weights import interleave_gate, pack_panels, scratch_size
 from charladder.kernels import native
+from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
 
 if TYPE_CHECKING:

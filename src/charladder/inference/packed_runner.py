@@ -1,7 +1,6 @@
-"""The packed runner: a pass is one call of C (decode.c), with weights rearranged for fast reading on a CPU.
+"""The packed runner: a pass is one call of C (decode.c) on packed weights.
 
-Shapes: N rows, T characters of a sequence, D width, F feed-forward width, V symbols; O outputs and K inputs of a
-matrix.
+Shapes: N rows, T characters of a sequence, D width, V symbols.
 """
 
 import ctypes
@@ -13,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from charladder.inference.pack_weights import LANES, PackedWeights, aligned_zeros, scratch_size
 from charladder.inference.runner import RunnerOutput, TokenBatch, check_batch
-from charladder.kernels import native
+from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
 from charladder.model.rotary import rotary_angles
-from charladder.model.transformer import Transformer
 
-PANEL_WIDTH, LANES, TILE_ROWS = 32, 16, 6  # as in csrc/gemm/panels.h
+TILE_ROWS = 6  # rows that a matrix product computes together, as in csrc/gemm/panels.h
 SHARED_CACHE_BYTES = 8 << 20  # weights up to this size stay in the cache that all cores share, as in decode.c
-LARGE_PAGE = 2 << 20  # bytes
 
 
 class CNetwork(ctypes.Structure):
@@ -43,93 +41,6 @@ class CDecodeSteps(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("uniform", "ids", "nats", "x", "final", "logits", "work")),
         *((name, ctypes.c_void_p) for name in ("all_logits", "all_finals")),
     ]
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of zeros in memory from NumPy, which unlike torch requests large pages: reading them causes fewer TLB
-    misses. A tensor larger than a page starts at a page boundary."""
-    size = math.prod(shape) * dtype.itemsize
-    alignment = LARGE_PAGE if size > LARGE_PAGE else 1
-    memory = np.zeros(size + alignment, np.uint8)
-    start = -memory.ctypes.data % alignment
-    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)
-
-
-def pack_panels(matrix_OK: Tensor, dtype: torch.dtype) -> Tensor:
-    """The matrix as panels of 32 outputs, padded with 0: (ceil(O / 32), K, 32) in float32; (ceil(O / 32), K / 2, 32, 2)
-    in bfloat16, with K padded to a multiple of 32."""
-    outputs, inputs = matrix_OK.shape
-    pair = 1 if dtype == torch.float32 else 2
-    K = inputs if pair == 1 else -(-inputs // PANEL_WIDTH) * PANEL_WIDTH
-    padded = torch.zeros(-(-outputs // PANEL_WIDTH) * PANEL_WIDTH, K, dtype=dtype)
-    padded[:outputs, :inputs] = matrix_OK
-    panels = padded.view(-1, PANEL_WIDTH, K // pair, pair).transpose(1, 2)
-    return aligned_zeros(tuple(panels.shape), dtype).copy_(panels)
-
-
-def scratch_size(rows: int, max_inputs: int) -> int:
-    """How many float32 numbers of scratch memory a thread needs to round its inputs to bfloat16, as in gemm.h."""
-    rows = min(rows if rows <= 16 else -(-rows // 32) * 32, 128)
-    return rows * -(-max_inputs // 32) * 16
-
-
-def interleave_gate(gate_FD: Tensor, up_FD: Tensor) -> Tensor:
-    """Both matrices in one, alternating 16 rows of each: (2 F, D), F padded to a multiple of 16."""
-    F, D = gate_FD.shape
-    padded = torch.zeros(2, -(-F // LANES) * LANES, D)
-    padded[0, :F], padded[1, :F] = gate_FD, up_FD
-    return padded.view(2, -1, LANES, D).transpose(0, 1).reshape(-1, D)
-
-
-def address(tensor: Tensor | np.ndarray) -> ctypes.c_void_p:
-    """The address of the data of a contiguous tensor or array."""
-    if isinstance(tensor, Tensor):
-        assert tensor.is_contiguous()
-        return ctypes.c_void_p(tensor.data_ptr())
-    assert tensor.flags.c_contiguous
-    return ctypes.c_void_p(tensor.ctypes.data)
-
-
-def can_pack(network: Transformer, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether PackedWeights supports the network, in `dtype`, on this machine."""
-    weight = network.output.weight
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return supports_architecture(network) and on_cpu and native.library(dtype) is not None
-
-
-def supports_architecture(network: Transformer) -> bool:
-    """Whether decode.c implements the architecture of the network."""
-    s = network.settings
-    return (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
-
-
-class PackedWeights:
-    """Packed copies of a network's matrices in float32 or bfloat16. Norms and embeddings stay in float32."""
-
-    def __init__(self, network: Transformer, dtype: torch.dtype = torch.float32) -> None:
-        library = native.library(dtype)
-        assert library is not None and can_pack(network, dtype)
-        self.library, self.dtype, self.settings = library, dtype, network.settings
-        self.embedding = network.embedding.weight.detach().clone()
-        self.final_gain = cast(Tensor, network.norm.weight).detach().clone()
-        self.output = pack_panels(network.output.weight.detach(), dtype)
-        self.alphabet = len(network.output.weight)
-        self.layer_tensors: list[Tensor] = []
-        for block in network.blocks:
-            b = cast(Any, block)
-            a, f = b.attention, b.feed_forward
-            self.layer_tensors += [
-                p.detach().contiguous()
-                for p in (
-                    b.attention_norm.weight.clone(),
-                    pack_panels(torch.cat([a.query.weight, a.key.weight, a.value.weight]), dtype),
-                    torch.stack([a.query_norm.weight, a.key_norm.weight]),
-                    pack_panels(a.output.weight, dtype),
-                    b.feed_forward_norm.weight.clone(),
-                    pack_panels(interleave_gate(f.gate.weight, f.up.weight), dtype),
-                    pack_panels(f.down.weight, dtype),
-                )
-            ]
 
 
 class PackedRunner:
@@ -159,7 +70,7 @@ class PackedRunner:
         self.allocated_rows, self.owner = 0, cast(object, None)
         self.uses_all_threads: Callable[[int], bool] = lambda multiplications: True
         self.multiplications = sum(p.numel() for p in weights.layer_tensors) + weights.output.numel()  # for one row
-        # If true, a row of a large batch costs nearly as much as a single row.
+        # If the weights fit that cache, a pass over N rows takes nearly N times as long as over one row.
         self.fits_cache = self.multiplications * weights.dtype.itemsize <= SHARED_CACHE_BYTES
 
     def set_thread_policy(self, uses_all_threads: Callable[[int], bool]) -> None:
