@@ -1,7 +1,7 @@
-"""Kernels: functions of tensors. No module here depends on a network.
+"""Kernels for training and inference on CPUs. They take tensors; only `accelerate` takes a network.
 
-Reference operations in torch, the same in C for CPUs (csrc/), autograd functions made of them, and `accelerate`, which
-puts these into a network.
+Reference operations in torch, the same operations in C (csrc/), autograd functions that call them, and `accelerate`,
+which makes a network use these functions.
 """
 
 from charladder.kernels.accelerate import accelerate

@@ -1,6 +1,6 @@
 """Causal attention of a training step on a CPU, and its gradient.
 
-It computes blocks of queries with torch's batched matrix products, so that most of what lies above the diagonal is not
+It computes blocks of queries with torch's batched matrix products, so that most scores above the diagonal are not
 computed, and uses the causal softmax of the given operations (reference.py or native.py). The attention weights are
 saved for the backward pass; torch's own kernel recomputes them, which takes 1.5 times as long for heads of 64 and
 windows of 512. Where a processor has AVX512-BF16 and no AMX, whole heads are computed in C (csrc/training/attention.c),
@@ -18,8 +18,8 @@ from torch import Tensor
 from charladder.kernels import native
 from charladder.kernels.reference import HeadLayout
 
-QUERY_BLOCK = 256  # queries of a block: most of what lies above the diagonal is then not computed
-MAX_SCORES = 1 << 21  # attention scores of a block: they fit the last-level cache of a processor
+QUERY_BLOCK = 256  # queries of a block, few enough that most scores above the diagonal are not computed
+MAX_SCORES = 1 << 21  # attention scores of a block, so that they fit the last-level cache
 
 
 def attention(ops: ModuleType, qkv_3NTE: Tensor, layout: HeadLayout) -> tuple[Tensor, list[Tensor]]:
@@ -41,7 +41,8 @@ def attention_backward(
     ops: ModuleType, grad_y_RD: Tensor, qkv_3NTE: Tensor, y_RD: Tensor, saved: list[Tensor], layout: HeadLayout
 ) -> Tensor:
     """The gradient of scaled queries, keys and values."""
-    if saved[0].ndim == 2:  # log-sum-exps instead of weights
+    is_native = saved[0].ndim == 2  # native.attention saves log-sum-exps (N, T), not attention weights (N, Q, S)
+    if is_native:
         return native.attention_backward(grad_y_RD, qkv_3NTE, y_RD, saved[0], layout)
     q_NTE, k_NTE, v_NTE = qkv_3NTE
     grad_y_NTE = split_rows(grad_y_RD, layout)

@@ -17,20 +17,20 @@ def capture(
     before each of the two calls. pool: memory shared with other graphs, which must not run at the same time. Raises
     RuntimeError where the capture fails: too little memory, or an operation that graphs do not support.
     """
-    before, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     ready()
-    beside.wait_stream(before)
-    with torch.cuda.stream(beside):
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
         run()
-    before.wait_stream(beside)
+    current.wait_stream(side)
     ready()
     graph = torch.cuda.CUDAGraph()
     try:
-        # On a stream of this device, for torch's own is of whichever recorded first. Other threads may go on using the
-        # GPU meanwhile: only this one's mistakes count.
-        with torch.cuda.graph(graph, pool=pool, stream=beside, capture_error_mode="thread_local"):
+        # stream: torch's default capture stream belongs to the device that captured first. thread_local: only errors of
+        # this thread fail the capture, so other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             result = run()
     except RuntimeError:
-        torch.cuda.set_stream(before)  # which a recording that fails at its end leaves behind
+        torch.cuda.set_stream(current)  # a failed capture may leave its own stream current
         raise
     return graph, result

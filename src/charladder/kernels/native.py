@@ -99,11 +99,11 @@ def rms_norm_backward(
 
 
 def split_heads(
-    qkv_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
+    qkv_RG: Tensor, gain_2E: Tensor, cos_sin: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
 ) -> tuple[Tensor, Tensor]:
     B, T, H, E = layout
     qkv_3NTE, inverse_2BTH = qkv_RG.new_empty(3, B * H, T, E), gain_2E.new_empty(2, B, T, H)
-    call("split_heads_forward", qkv_RG.dtype, qkv_RG, gain_2E, *angles, epsilon, qkv_3NTE, inverse_2BTH, *layout)
+    call("split_heads_forward", qkv_RG.dtype, qkv_RG, gain_2E, *cos_sin, epsilon, qkv_3NTE, inverse_2BTH, *layout)
     return qkv_3NTE, inverse_2BTH
 
 
@@ -112,11 +112,11 @@ def split_heads_backward(
     qkv_RG: Tensor,
     gain_2E: Tensor,
     inverse_2BTH: Tensor,
-    angles: tuple[Tensor, Tensor],
+    cos_sin: tuple[Tensor, Tensor],
     layout: HeadLayout,
 ) -> tuple[Tensor, Tensor]:
     grad_qkv_RG, grad_gain = torch.empty_like(qkv_RG), gain_2E.new_zeros(torch.get_num_threads(), *gain_2E.shape)
-    tensors = grad_qkv_3NTE, qkv_RG, gain_2E, inverse_2BTH, *angles, grad_qkv_RG, grad_gain
+    tensors = grad_qkv_3NTE, qkv_RG, gain_2E, inverse_2BTH, *cos_sin, grad_qkv_RG, grad_gain
     call("split_heads_backward", qkv_RG.dtype, *tensors, *layout, threads=len(grad_gain))
     return grad_qkv_RG, grad_gain.sum(0)
 

@@ -1,10 +1,10 @@
-"""Reference operations: what lies between the matrix products of a training step on a CPU, forward and backward, in
-torch and for any dtype.
+"""Reference operations: all operations of a block except matrix products, forward and backward, for training on a CPU;
+in torch and for any dtype.
 
 native.py has the same functions in C, each in one pass over memory; autograd_functions.py chooses between the two.
 
-Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, G queries, keys and
-values side by side (3 D), F feed-forward width, N = B H, Q queries at once, S characters seen.
+Shapes: R rows (characters of all windows), D width, B windows, T characters, H heads, E head size, F feed-forward
+width, G 3 D (queries, keys and values concatenated) or 2 F (gate and up), N = B H, Q queries of a block, S keys.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class HeadLayout(NamedTuple):
-    """The shape of queries, keys and values that lie in rows."""
+    """The shape of queries, keys and values: rows are (windows length, heads size)."""
 
     windows: int
     length: int
@@ -36,6 +36,7 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the gain. `grad_residual_RD`, the gradient of the residual connection, is
     added to that of x."""
+    # grad_x = gain grad_y / rms - x sum(gain grad_y x) / (D rms^3)
     product_RD = grad_y_RD * x_RD
     x_coefficient_R1 = (product_RD @ gain_D.to(product_RD.dtype))[:, None] * inverse_R1.pow(3).div_(-x_RD.shape[-1])
     grad_x_RD = (grad_y_RD * inverse_R1).mul_(gain_D).addcmul_(x_RD, x_coefficient_R1)
@@ -44,7 +45,7 @@ def rms_norm_backward(
 
 
 def split_heads(
-    qkv_RG: Tensor, gain_2E: Tensor, angles: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
+    qkv_RG: Tensor, gain_2E: Tensor, cos_sin: tuple[Tensor, Tensor], epsilon: float, layout: HeadLayout
 ) -> tuple[Tensor, Tensor]:
     """Splits rows into heads: queries, keys and values, (3, N, T, E). Queries and keys are normalized and rotated,
     queries also divided by sqrt(E). And 1 / rms of these two, (2, B, T, H)."""
@@ -53,7 +54,7 @@ def split_heads(
     inverses = []
     for x_BHTE, gain_E, scale in zip(qkv_3BHTE, gain_2E, (1 / math.sqrt(layout.size), 1.0), strict=False):
         y, inverse = rms_norm(x_BHTE, gain_E * scale, epsilon, x_BHTE.dtype)
-        x_BHTE.copy_(rotate(y, angles, 1))
+        x_BHTE.copy_(rotate(y, cos_sin, 1))
         inverses.append(inverse[..., 0].transpose(1, 2))
     return qkv_3BHTE.flatten(1, 2), torch.stack(inverses)
 
@@ -63,7 +64,7 @@ def split_heads_backward(
     qkv_RG: Tensor,
     gain_2E: Tensor,
     inverse_2BTH: Tensor,
-    angles: tuple[Tensor, Tensor],
+    cos_sin: tuple[Tensor, Tensor],
     layout: HeadLayout,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the rows, (R, G), and of the two gains."""
@@ -71,7 +72,7 @@ def split_heads_backward(
     qkv_BT3HE = qkv_RG.view(layout.windows, layout.length, 3, layout.heads, layout.size)
     parts, grad_gains = [], []
     for index, scale in enumerate((1 / math.sqrt(layout.size), 1.0)):
-        grad_y = rotate(grad_3BHTE[index], angles, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
+        grad_y = rotate(grad_3BHTE[index], cos_sin, -1).mul_(scale).transpose(1, 2).reshape(-1, layout.size)
         x = qkv_BT3HE[:, :, index].reshape(-1, layout.size)
         grad_x, grad_gain_E = rms_norm_backward(grad_y, x, gain_2E[index], inverse_2BTH[index].reshape(-1, 1), None)
         parts.append(grad_x.view(len(qkv_RG), -1).to(qkv_RG.dtype))
@@ -80,10 +81,10 @@ def split_heads_backward(
     return torch.cat(parts, -1), torch.stack(grad_gains)
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor], sense: int) -> Tensor:
-    """Rotary embedding: rotates pairs that lie half a head apart by their angles; inversely where `sense` is -1."""
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor], sense: int) -> Tensor:
+    """Rotary embedding: rotates pairs, half a head apart, by the angles of `cos_sin`; back if `sense` is -1."""
     half = x.shape[-1] // 2
-    cos, sin = (angle_TE[:, :half] for angle_TE in angles)
+    cos, sin = (table_TE[:, :half] for table_TE in cos_sin)
     y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, cos.dtype))
     (x_low, x_high), (y_low, y_high) = x.chunk(2, -1), y.chunk(2, -1)
     torch.mul(x_low, cos, out=y_low).addcmul_(x_high, sin, value=-sense)
