@@ -155,7 +155,7 @@ def test_streamed_pieces_split_no_character_and_contain_no_stop_string():
             for n, symbol in enumerate(batch.ids):
                 logits[n, follow[symbol]] = 50
             zeros = np.zeros((len(batch.ids), 4), np.float32)
-            return type("Output", (), {"x_ND": zeros, "final_ND": zeros, "logits_NV": logits})()
+            return type("Output", (), {"x_ND": zeros, "normed_ND": zeros, "logits_NV": logits})()
 
     model.runners = {1: CyclicRunner()}  # type: ignore[dict-item]
     pieces = list(model.stream(b"g"))

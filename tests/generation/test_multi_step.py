@@ -55,16 +55,19 @@ def generate(network, dtype, sampling, seconds, stops=(), seconds_per_pass=0.0, 
     loop = GenerationLoop(open_runner(network, count, None, dtype), prompts, length, sampling, 3, None, stops)
     for sequence in loop.sequences:
         sequence.length = length - 3 * (sequence.slot % 5)
-        sequence.top = 3 * (sequence.slot % 4 == 1)  # some record candidates
+        sequence.num_candidates = 3 * (sequence.slot % 4 == 1)  # some record candidates
     while loop.active:
         loop.seconds_per_pass = seconds_per_pass or loop.seconds_per_pass
         loop.step(seconds)
     assert loop.accepted_per_pass == 1
     states = [
-        (s.cached_ids, np.asarray(s.final_D).tobytes()) if s.finish_reason == "length" else None for s in loop.sequences
+        (s.cached_ids, np.asarray(s.normed_D).tobytes()) if s.finish_reason == "length" else None
+        for s in loop.sequences
     ]
     assert all(
-        len(s.candidates) == (len(s.ids) - 1 if s.top else 0) for s in loop.sequences if s.finish_reason == "length"
+        len(s.candidates) == (len(s.ids) - 1 if s.num_candidates else 0)
+        for s in loop.sequences
+        if s.finish_reason == "length"
     )
     return [
         (s.ids, s.nats, s.candidates, s.drafted, s.finish_reason, state)

@@ -109,7 +109,7 @@ def test_a_sequence_that_is_seen_late_is_drafted_from_there_on():
     chain = TrainedChain(network, [*random_chain(network, 3).heads.values()], runner, torch.float32)
     drafter = TrainedChainDrafter(chain, SamplingParams())
     drafter.begin([sequence])
-    assert sequence.finals is not None and len(sequence.finals) == 1
+    assert sequence.normed_states is not None and len(sequence.normed_states) == 1
     drafts = drafter.draft([sequence], [2])
     assert drafts.counts_S == [2] and np.allclose(drafts.q_MV.sum(1), 1)
 

@@ -64,7 +64,7 @@ def test_batch_equals_single_sequences(kind, device, data):
         for slot in slots:
             count = batch_slots.count(slot)
             expected = EagerRunner(network_on_cpu, 1, C).run(full_batch(cached[slot]))
-            for name in ("x_ND", "final_ND", "logits_NV"):
+            for name in ("x_ND", "normed_ND", "logits_NV"):
                 np.testing.assert_allclose(
                     getattr(got, name)[row : row + count], getattr(expected, name)[-count:],
                     rtol=0, atol=TOLERANCE[device] * np.abs(getattr(expected, name)).max(),

@@ -64,7 +64,7 @@ def test_packed_equals_eager(variant, shape, alphabet):
         EagerRunner(network, 1, C).run(full_batch(ids)),
         PackedRunner(PackedWeights(network), 1, C).run(full_batch(ids)),
     )
-    for name in ("x_ND", "final_ND", "logits_NV"):
+    for name in ("x_ND", "normed_ND", "logits_NV"):
         np.testing.assert_allclose(getattr(packed, name), getattr(eager, name), rtol=1e-4, atol=1e-5)
 
 

@@ -133,8 +133,8 @@ def _write_raw(model: TextGenerator, prompt: Prompt) -> int:
     for stream, _ in model.stream_with_state(prompt):
         if not prompt_written:
             write_bytes(prompt.data)
-        write_bytes(model.run.alphabet.decode(np.array(stream.ids[num_written : stream.settled], np.int64)))
-        num_written, prompt_written = stream.settled, True
+        write_bytes(model.run.alphabet.decode(np.array(stream.ids[num_written : stream.safe_length], np.int64)))
+        num_written, prompt_written = stream.safe_length, True
     return 0
 
 

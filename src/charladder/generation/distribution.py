@@ -15,6 +15,13 @@ MIN_TEMPERATURE = 1e-6
 NOT_FINITE = "the network gives NaN for the next character; its weights are broken, train it again"
 
 
+class NonFiniteLogits(UserError):
+    """Logits are NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_FINITE)
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the model's distribution is changed before sampling.
@@ -53,9 +60,9 @@ class SamplingParams:
 
 
 def distribution(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
-    """The sampling probabilities (B, V) in float64. Raises UserError for logits that are not finite."""
+    """The sampling probabilities (B, V) in float64. Raises NonFiniteLogits."""
     if not torch.isfinite(logits_BV).all():
-        raise UserError(NOT_FINITE)
+        raise NonFiniteLogits
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()

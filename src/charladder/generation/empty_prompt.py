@@ -1,4 +1,4 @@
-"""The replacement for an empty prompt."""
+"""The characters that the network reads in place of an empty prompt."""
 
 from charladder.text import Alphabet
 

@@ -1,9 +1,9 @@
-"""The generation loop: continues several sequences together, each with its own prompt.
+"""The generation loop: generates text after several prompts, in one batch.
 
-One step runs the network once for every sequence, on the last character and the characters that the drafter proposes
-after it. Verification accepts some of these and samples one more. Past the context, a sequence with C cached characters
-keeps the last C/2 and fills the cache again from position 0; every character is thus predicted from the same context as
-with `evaluate --stride C/2`.
+One step runs the network once for every sequence, on its last character and the characters that the drafter proposes
+after it. Verification accepts the first of these, or none, and samples one more. When the cache of a sequence is full
+(C characters), it is filled again with the last C/2. Every character is thus predicted from the same context as with
+`evaluate --stride C/2`.
 
 Shapes: N rows, S sequences, V symbols, D width.
 """
@@ -96,7 +96,7 @@ class GenerationLoop:
         V = self.runner.alphabet_size
         for sequence in unfinished:
             if not sequence.prompt:
-                if sequence.top:
+                if sequence.num_candidates:
                     sequence.record_candidates(np.zeros((1, V), np.float32))
                 sequence.append([int(sequence.uniform(0) * V)], [-math.log(V)])
         prompted = [sequence for sequence in unfinished if sequence.prompt]
@@ -104,7 +104,7 @@ class GenerationLoop:
             logits_SV = self.prefill(group, [sequence.prompt for sequence in group])
             ids, _, nats = config.sampler.sample(logits_SV, [sequence.uniform(0) for sequence in group])
             for row, (sequence, symbol, log_probability) in enumerate(zip(group, ids, nats, strict=True)):
-                if sequence.top:
+                if sequence.num_candidates:
                     sequence.record_candidates(logits_SV[row : row + 1])
                 sequence.append([symbol], [log_probability])
 
@@ -120,11 +120,11 @@ class GenerationLoop:
     def prefill(self, sequences: Sequence[SequenceState], texts: Sequence[list[int]]) -> np.ndarray:
         """Reads further characters of sequences in as few passes as possible, and truncates the context if necessary.
         Returns the logits after the last character of each sequence, (S, V)."""
-        step, rows = self.runner.context // 2, []
+        half_context, rows = self.runner.context // 2, []
         for number, (sequence, ids) in enumerate(zip(sequences, texts, strict=True)):
-            over = len(sequence.cached_ids) + len(ids) - self.runner.context
-            if over > 0:
-                ids = (sequence.cached_ids + ids)[-(-over // step) * step :]
+            excess = len(sequence.cached_ids) + len(ids) - self.runner.context
+            if excess > 0:
+                ids = (sequence.cached_ids + ids)[-(-excess // half_context) * half_context :]
                 sequence.clear_cache()
             rows += [(number, len(sequence.cached_ids) + n, symbol) for n, symbol in enumerate(ids)]
         logits_SV = np.empty((len(sequences), self.runner.alphabet_size), np.float32)
@@ -132,20 +132,20 @@ class GenerationLoop:
             part = rows[begin : begin + PREFILL_CHARACTERS]
             numbers, positions, ids = zip(*part, strict=True)
             output = self.runner.run(TokenBatch([sequences[number].slot for number in numbers], positions, ids))
-            assert output.logits_NV is not None and output.final_ND is not None
+            assert output.logits_NV is not None and output.normed_ND is not None
             first = 0
             for number, rows_of_sequence in groupby(numbers):
                 last = first + len(list(rows_of_sequence))
-                sequences[number].extend_cache(ids[first:last], output.final_ND[first:last].copy())
+                sequences[number].extend_cache(ids[first:last], output.normed_ND[first:last].copy())
                 logits_SV[number], first = output.logits_NV[last - 1], last
         return logits_SV
 
     def truncate_context(self, sequences: Sequence[SequenceState]) -> None:
         """Keeps the last half of each cached context, so that there is room for another character."""
-        step, recent = self.runner.context // 2, []
+        half_context, recent = self.runner.context // 2, []
         for sequence in sequences:
-            over = len(sequence.cached_ids) + 1 - self.runner.context
-            recent.append(sequence.cached_ids[-(-over // step) * step :])
+            excess = len(sequence.cached_ids) + 1 - self.runner.context
+            recent.append(sequence.cached_ids[-(-excess // half_context) * half_context :])
             sequence.clear_cache()
         self.prefill(sequences, recent)
 
@@ -207,14 +207,14 @@ class GenerationLoop:
         last_ids = [sequence.ids[-1] for sequence in sequences]
         positions = [len(sequence.cached_ids) for sequence in sequences]
         output = self.runner.run(TokenBatch([sequence.slot for sequence in sequences], positions, last_ids))
-        assert output.logits_NV is not None and output.final_ND is not None
-        final_ND, row = output.final_ND.copy(), 0
+        assert output.logits_NV is not None and output.normed_ND is not None
+        normed_ND, row = output.normed_ND.copy(), 0
         for config, group, _ in parts:
             logits_NV = output.logits_NV[row : row + len(group)]
             ids, _, nats = config.sampler.sample(logits_NV, [sequence.uniform(0) for sequence in group])
             for sequence, symbol, log_probability in zip(group, ids, nats, strict=True):
-                sequence.extend_cache(last_ids[row : row + 1], final_ND[row : row + 1])
-                if sequence.top:
+                sequence.extend_cache(last_ids[row : row + 1], normed_ND[row : row + 1])
+                if sequence.num_candidates:
                     sequence.record_candidates(output.logits_NV[row : row + 1])
                 sequence.append([symbol], [log_probability])
                 sequence.passes += 1
@@ -240,7 +240,7 @@ class GenerationLoop:
             uniforms.append(uniforms_of_part)
         first_layer, x_ND = parts[0][2].first_layer, parts[0][2].x_ND
         output = self.runner.run(TokenBatch(slots, positions, ids), first_layer, None, x_ND)
-        assert output.logits_NV is not None and output.final_ND is not None
+        assert output.logits_NV is not None and output.normed_ND is not None
         row, characters = 0, 0
         for (config, group, drafts), uniforms_of_part in zip(parts, uniforms, strict=True):
             rows = len(drafts.ids_M) + len(group)
@@ -249,8 +249,8 @@ class GenerationLoop:
                 group, drafts.counts_S, result.accepted_S, result.next_S, result.nats_S, strict=True
             ):
                 read = slice(row, row + accepted + 1)
-                sequence.extend_cache(ids[read], output.final_ND[read].copy())
-                if sequence.top:
+                sequence.extend_cache(ids[read], output.normed_ND[read].copy())
+                if sequence.num_candidates:
                     sequence.record_candidates(output.logits_NV[row : row + accepted + 1])
                 sequence.append([*ids[row + 1 : row + accepted + 1], next_id], nats, accepted)
                 sequence.passes += 1

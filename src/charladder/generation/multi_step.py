@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from charladder.errors import UserError
 from charladder.generation.decoding_config import DecodingConfig
-from charladder.generation.distribution import NOT_FINITE
+from charladder.generation.distribution import NonFiniteLogits
 from charladder.generation.sampler import NativeSampler
 from charladder.generation.sequence import SequenceState
 from charladder.generation.speculative.drafter import Drafts
@@ -46,8 +45,11 @@ def select_sequences(
     assert isinstance(runner, PackedRunner)
     selected = list(sequences)
     if runner.fits_cache:
-        fit = seconds / (MAX_STEPS * seconds_per_pass)
-        count = len(selected) if fit >= len(selected) else max(TILE_ROWS, int(fit) // TILE_ROWS * TILE_ROWS)
+        affordable = seconds / (MAX_STEPS * seconds_per_pass)  # sequences with MAX_STEPS characters each
+        # A multiple of TILE_ROWS, because a matrix product computes so many rows together.
+        count = (
+            len(selected) if affordable >= len(selected) else max(TILE_ROWS, int(affordable) // TILE_ROWS * TILE_ROWS)
+        )
         selected = sorted(selected, key=lambda sequence: sequence.last_step)[:count]
     return selected, int(min(MAX_STEPS, seconds / (seconds_per_pass * len(selected))))
 
@@ -64,17 +66,17 @@ def multi_step(runner: ModelRunner, config: DecodingConfig, sequences: Sequence[
     last_ids = [sequence.last_id for sequence in sequences]
     batch = TokenBatch([s.slot for s in sequences], [len(s.cached_ids) for s in sequences], last_ids)
     sample = ctypes.cast(sampler.library.sample, ctypes.c_void_p)
-    with_logits = any(sequence.top for sequence in sequences)
-    with_finals = any(sequence.finals is not None for sequence in sequences)
-    output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits, with_finals)
+    with_logits = any(sequence.num_candidates for sequence in sequences)
+    with_normed = any(sequence.normed_states is not None for sequence in sequences)
+    output = runner.run_steps(batch, steps, sample, sampler.sampling, uniform_NT, with_logits, with_normed)
     if output is None:
-        raise UserError(NOT_FINITE)
-    ids_NT, nats_NT, final_ND, logits_NTV = output[0].tolist(), output[1].tolist(), output[2].copy(), output[3]
-    finals_NTD = output[4] if with_finals else final_ND[:, None]
+        raise NonFiniteLogits
+    ids_NT, nats_NT, normed_ND, logits_NTV = output[0].tolist(), output[1].tolist(), output[2].copy(), output[3]
+    normed_NTD = output[4] if with_normed else normed_ND[:, None]
     for n, (sequence, count) in enumerate(zip(sequences, steps, strict=True)):
         ids, nats = ids_NT[n][:count], nats_NT[n][:count]
-        sequence.extend_cache([last_ids[n], *ids[:-1]], finals_NTD[n, :count])
-        if sequence.top:
+        sequence.extend_cache([last_ids[n], *ids[:-1]], normed_NTD[n, :count])
+        if sequence.num_candidates:
             sequence.record_candidates(logits_NTV[n, :count])
         sequence.append(ids, nats)
         sequence.passes += count

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from charladder.errors import UserError
-from charladder.generation.distribution import NOT_FINITE, SamplingParams, distribution
+from charladder.generation.distribution import NonFiniteLogits, SamplingParams, distribution
 from charladder.kernels import native
 from charladder.kernels.build import SAMPLING as SOURCES
 from charladder.kernels.native import address
@@ -33,7 +32,7 @@ class ReferenceSampler:
 
     def sample(self, logits_NV: np.ndarray, uniform_N: Sequence[float]) -> tuple[list[int], np.ndarray, list[float]]:
         """Samples a character for each row. Returns the characters, the distributions (N, V) from which they were
-        sampled, and their log-probabilities by the model in nats. Raises UserError for logits that are not finite."""
+        sampled, and their log-probabilities by the model in nats. Raises NonFiniteLogits."""
         p_NV = self.probabilities(logits_NV)
         ids = [self.sample_one(p_V, uniform) for p_V, uniform in zip(p_NV, uniform_N, strict=True)]
         return ids, p_NV, [log_probability(row, symbol) for row, symbol in zip(logits_NV, ids, strict=True)]
@@ -97,7 +96,7 @@ class NativeSampler:
             (ctypes.c_double * N)(*uniform_N), ids_N, address(p_NV), nats_N,
         )  # fmt: skip
         if is_not_finite:
-            raise UserError(NOT_FINITE)
+            raise NonFiniteLogits
         return list(ids_N), p_NV, list(nats_N)
 
 

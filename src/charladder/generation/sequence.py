@@ -14,7 +14,7 @@ import torch
 
 from charladder.errors import UserError
 from charladder.generation.distribution import top_candidates
-from charladder.generation.stop_strings import settled_length
+from charladder.generation.stop_strings import find_safe_length
 
 
 def make_random(seed: int, sample: int, prompt: Sequence[int]) -> random.Random:
@@ -41,8 +41,9 @@ class SequenceState:
     position do not depend on the drafts (see SamplingParams).
 
     ids: the characters generated so far. nats: their log-probabilities before temperature, top-k, top-p and min-p.
-    drafted: whether a drafter proposed each of them. settled: how many of them no stop string can remove any more.
-    candidates: at every position the `top` most likely symbols with their nats, the most likely first.
+    drafted: whether a drafter proposed each of them. safe_length: how many of them cannot become part of a
+    stop string. candidates: at every position the `num_candidates` most likely symbols with their nats, the most likely
+    first.
     finish_reason: None, `length` or `stop`. Raises UserError for a negative length.
     """
 
@@ -52,20 +53,21 @@ class SequenceState:
     random: random.Random
     coupled: bool = False
     stops: Sequence[Sequence[int]] = ()
-    top: int = 0
+    num_candidates: int = 0
     ids: list[int] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     drafted: list[bool] = field(default_factory=list)
     candidates: list[list[tuple[int, float]]] = field(default_factory=list)
-    settled: int = 0
+    safe_length: int = 0
     passes: int = 0  # forward passes of this sequence
     emitted: int = 0  # characters of these passes, including those that a stop string removed
     last_step: int = 0  # the step of the loop in which it was last decoded
     finish_reason: str | None = None
     cached_ids: list[int] = field(default_factory=list)  # the characters in the cache: all but the last
-    final_D: np.ndarray | None = None  # the input of the output layer at the last cached character
-    finals: list[np.ndarray] | None = None  # of the last cached characters, if a drafter reads them; a new list each
-    # time that the cache is filled again
+    normed_D: np.ndarray | None = None  # the input of the output layer at the last cached character
+    # normed_D of the last cached characters, if a drafter reads them. Each time that the cache is filled again, it is a
+    # new list.
+    normed_states: list[np.ndarray] | None = None
     uniforms: list[float] | None = field(init=False)  # coupled: one random number for each position
 
     def __post_init__(self) -> None:
@@ -88,17 +90,17 @@ class SequenceState:
             self.uniforms.append(self.random.random())
         return self.uniforms[len(self.ids) + offset]
 
-    def extend_cache(self, ids: Sequence[int], final_ND: np.ndarray) -> None:
+    def extend_cache(self, ids: Sequence[int], normed_ND: np.ndarray) -> None:
         """Records characters that the network has read, and the inputs of its output layer, which may not be
         overwritten later."""
         self.cached_ids += ids
-        self.final_D = final_ND[-1]
-        if self.finals is not None:
-            self.finals += [*final_ND]
+        self.normed_D = normed_ND[-1]
+        if self.normed_states is not None:
+            self.normed_states += [*normed_ND]
 
     def clear_cache(self) -> None:
         self.cached_ids = []
-        self.finals = None if self.finals is None else []
+        self.normed_states = None if self.normed_states is None else []
 
     def append(self, ids: Sequence[int], nats: Sequence[float], drafts: int = 0) -> None:
         """Appends characters, of which the first `drafts` were drafted, until the length or a stop string ends the
@@ -110,20 +112,20 @@ class SequenceState:
                 self.ids.append(symbol)
                 self.nats.append(log_probability)
                 self.drafted.append(index < drafts)
-                self.settled, stopped = settled_length(self.ids, self.stops)
+                self.safe_length, stopped = find_safe_length(self.ids, self.stops)
                 if stopped:
                     self.finish_reason = "stop"
                     for values in (self.ids, self.nats, self.drafted, self.candidates):
-                        del values[self.settled :]
+                        del values[self.safe_length :]
                     return
         else:
             self.ids += ids
             self.nats += nats
             self.drafted += [index < drafts for index in range(len(ids))]
-            self.settled = len(self.ids)
+            self.safe_length = len(self.ids)
         if len(self.ids) == self.length:
-            self.finish_reason, self.settled = "length", self.length
+            self.finish_reason, self.safe_length = "length", self.length
 
     def record_candidates(self, logits_NV: np.ndarray) -> None:
         """Records the most likely symbols of the next positions, one for each row."""
-        self.candidates += top_candidates(torch.from_numpy(logits_NV), self.top)
+        self.candidates += top_candidates(torch.from_numpy(logits_NV), self.num_candidates)

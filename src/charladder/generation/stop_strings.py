@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 
-def settled_length(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> tuple[int, bool]:
-    """How many characters no stop string can remove any more, and whether the text ends with a stop string. A stop
-    string is not part of the text; if two match, the longer one is removed."""
+def find_safe_length(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> tuple[int, bool]:
+    """The number of characters that cannot become part of a stop string, and whether the text ends with a stop string.
+
+    A stop string is not part of the text; if two match, the longer one is removed.
+    """
     end = len(ids)
     for stop in sorted(stops, key=len, reverse=True):
         if len(stop) <= end and list(ids[end - len(stop) :]) == list(stop):

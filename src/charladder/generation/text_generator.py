@@ -235,8 +235,8 @@ class TextGenerator:
         (sequence,) = loop.sequences
         decoder, done = self.make_decoder(), 0
         while True:
-            piece = decoder.decode(self.run.alphabet.decode(np.array(sequence.ids[done : sequence.settled], np.int64)))
-            done = sequence.settled
+            ids = np.array(sequence.ids[done : sequence.safe_length], np.int64)
+            piece, done = decoder.decode(self.run.alphabet.decode(ids)), sequence.safe_length
             if sequence.finish_reason:
                 self._add_to_totals(loop, time.perf_counter() - began)
                 yield sequence, piece + decoder.decode(b"", final=True)

@@ -132,9 +132,9 @@ class BatchedRunner:
         assert x_STD is not None
         if last < self.layers:
             return x_STD.float()
-        final_STD = network.norm(x_STD)
-        logits_STV = network.output(final_STD.to(network.output.weight.dtype))
-        return torch.cat((x_STD.float(), final_STD.float(), logits_STV.float()), -1)
+        normed_STD = network.norm(x_STD)
+        logits_STV = network.output(normed_STD.to(network.output.weight.dtype))
+        return torch.cat((x_STD.float(), normed_STD.float(), logits_STV.float()), -1)
 
     def _extend_cache(
         self, layer: int, index: CacheIndex, key_SHTE: Tensor, value_SHTE: Tensor

@@ -106,20 +106,20 @@ class PackedRunner:
         sampling: ctypes.Structure,
         uniform_NT: np.ndarray,
         with_logits: bool = False,
-        with_finals: bool = False,
+        with_normed: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
         """Generates steps[n] characters after row n, one row for each sequence.
 
         sample: the address of a C function with the interface in decode.c. sampling: its parameters. uniform_NT:
         random numbers (float64). Returns the characters (N, T), their log-probabilities in nats (N, T), the last input
         of the output layer (N, D), all logits (N, T, V), or (N, 0, V) without `with_logits`, and all inputs of the
-        output layer (N, T, D), or (N, 0, D) without `with_finals`; None if logits are not finite. Raises as `run`
+        output layer (N, T, D), or (N, 0, D) without `with_normed`; None if logits are not finite. Raises as `run`
         does."""
         N, T = uniform_NT.shape
         self._prepare(batch, max(position + count - 1 for position, count in zip(batch.positions, steps, strict=True)))
         ids_NT, nats_NT, longs = np.zeros((N, T), np.int64), np.zeros((N, T)), ctypes.c_int64 * N
         all_logits_NTV = np.zeros((N, T if with_logits else 0, self.alphabet_size), np.float32)
-        all_finals_NTD = np.zeros((N, T if with_finals else 0, self.width), np.float32)
+        all_normed_NTD = np.zeros((N, T if with_normed else 0, self.width), np.float32)
         x, final, logits, work = self.buffers
         inputs = [longs(*values) for values in (batch.slots, batch.positions, batch.ids, steps)]
         is_not_finite = self.weights.library.decode_steps(
@@ -129,12 +129,12 @@ class PackedRunner:
                     T, *(ctypes.addressof(array) for array in inputs), sample, ctypes.addressof(sampling),
                     *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
                     address(all_logits_NTV) if with_logits else None,
-                    address(all_finals_NTD) if with_finals else None,
+                    address(all_normed_NTD) if with_normed else None,
                 )
             ),
             self._thread_count(N),
         )  # fmt: skip
-        return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV, all_finals_NTD)
+        return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV, all_normed_NTD)
 
     def _thread_count(self, rows: int) -> ctypes.c_int:
         return ctypes.c_int(self.threads if self.uses_all_threads(rows * self.multiplications) else 1)

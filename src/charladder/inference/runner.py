@@ -28,11 +28,11 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class RunnerOutput:
-    """x_ND: the hidden states after the last layer that was run. final_ND (the input of the output layer) and logits_NV
+    """x_ND: the hidden states after the last layer that was run. normed_ND (after the final norm) and logits_NV
     (for the character after each row) are None unless all layers were run. All float32."""
 
     x_ND: np.ndarray
-    final_ND: np.ndarray | None
+    normed_ND: np.ndarray | None
     logits_NV: np.ndarray | None
 
 
@@ -97,8 +97,8 @@ class EagerRunner:
             cache = self.caches[batch.slots[begin]]
             outputs.append(self._run_sequence(cache, position, ids, first_layer, last_layer, below))
             begin = end
-        x_ND, final_ND, logits_NV = (np.concatenate([part[i] for part in outputs]) for i in range(3))
-        return RunnerOutput(x_ND, final_ND, logits_NV) if last_layer == self.layers else RunnerOutput(x_ND, None, None)
+        x_ND, normed_ND, logits_NV = (np.concatenate([part[i] for part in outputs]) for i in range(3))
+        return RunnerOutput(x_ND, normed_ND, logits_NV) if last_layer == self.layers else RunnerOutput(x_ND, None, None)
 
     def _run_sequence(
         self, cache: KVCache, position: int, ids: list[int], first: int, last: int, below_TD: np.ndarray | None
@@ -113,8 +113,8 @@ class EagerRunner:
         x_TD = to_numpy(x_BTD[0])
         if last < self.layers:
             return x_TD, x_TD, x_TD
-        final_BTD = network.norm(x_BTD)
-        return x_TD, to_numpy(final_BTD[0]), to_numpy(network.output(final_BTD)[0])
+        normed_BTD = network.norm(x_BTD)
+        return x_TD, to_numpy(normed_BTD[0]), to_numpy(network.output(normed_BTD)[0])
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -82,10 +82,10 @@ class Transformer(nn.Module):
                 on_hidden(layer + 1, x_BTD[:, tail])
         if cache is not None:
             cache.seek(end)
-        final_BTD = self.norm(x_BTD[:, tail])
+        normed_BTD = self.norm(x_BTD[:, tail])
         if self.settings.layers in wanted:
-            on_hidden(self.settings.layers, final_BTD)
-        return ModelOutput(self.output(final_BTD), hidden)
+            on_hidden(self.settings.layers, normed_BTD)
+        return ModelOutput(self.output(normed_BTD), hidden)
 
     def embed(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """The input of the first layer, (B, T, D)."""

@@ -89,15 +89,15 @@ class Worker:
             assert sequence is not None
             request.num_steps += 1
             finish = sequence.finish_reason or ("time" if now > request.deadline else None)
-            new = sequence.settled - request.num_sent
+            new = sequence.safe_length - request.num_sent
             if finish or (new and (request.num_steps <= _UNBUFFERED_STEPS or now - request.last_sent_at >= flush)):
-                part = slice(request.num_sent, sequence.settled)
+                part = slice(request.num_sent, sequence.safe_length)
                 chunk = OutputChunk(
                     sequence.ids[part], sequence.nats[part], sequence.drafted[part], sequence.candidates[part], finish
                 )
                 outputs.append((request, chunk))
                 self.generated_characters += new
-                request.num_sent, request.last_sent_at = sequence.settled, now
+                request.num_sent, request.last_sent_at = sequence.safe_length, now
             if finish:
                 request.finished_at = now
                 ended.append(request)

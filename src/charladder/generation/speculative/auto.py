@@ -1,7 +1,7 @@
 """The automatic drafter: chooses a drafter and a draft length by measured speed.
 
-Every candidate is tried for a few passes; then the fastest is used. As the text changes, other candidates are tried
-again, as long as the time lost by trials stays below a small share of the total.
+Every candidate is tried for a few passes; then the fastest is used. Because the text changes, other candidates are
+tried again, as long as the time lost by trials stays below a small share of the total.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ MIN_TRIALS = 3  # per candidate, even if the first is slow: another process may 
 MAX_TRIAL_COST = 0.005  # share of the time that trials may lose
 PASSES_BETWEEN_DECISIONS = 8
 DECAY = 0.98  # of older measurements, per pass
+MIN_RELATIVE_SPEED = 0.7  # of the fastest; after MIN_TRIALS trials, a slower candidate is not tried again
 WARM_UP_PASSES = 2  # at the start of a trial, not measured: caches are cold
 
 
@@ -41,8 +42,12 @@ class Candidate:
         self.seconds = DECAY * self.seconds + seconds
 
 
-class AutoDrafter:
-    """drafters: each with the draft lengths to try."""
+class AutoDrafter(Drafter):
+    """Drafts with the candidate that is the fastest so far, and tries the others from time to time.
+
+    drafters: each with the draft lengths to try; a candidate is a drafter with one length. Drafting nothing is a
+    candidate too.
+    """
 
     name = "auto"
 
@@ -50,9 +55,8 @@ class AutoDrafter:
         self.candidates = [Candidate(NoDrafter(), 0)]
         self.candidates += [Candidate(drafter, n) for drafter, lengths in drafters for n in lengths]
         self.current, self.passes, self.is_trial = self.candidates[0], 0, True
-        self.trial_loss = self.total_seconds = (
-            0.0  # trial_loss: seconds that trials took longer than the best candidate
-        )
+        # trial_loss: by how many seconds trials took longer than the best candidate
+        self.trial_loss = self.total_seconds = 0.0
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
         for drafter in {id(c.drafter): c.drafter for c in self.candidates}.values():
@@ -73,9 +77,8 @@ class AutoDrafter:
         self.total_seconds += seconds
         if not self.is_trial or self.passes > WARM_UP_PASSES:
             current.record(characters, seconds)
-        if (
-            not self.is_trial and self.passes % PASSES_BETWEEN_DECISIONS
-        ):  # the code below takes a noticeable share of a pass
+        # The code below takes a noticeable share of the time of a pass, so it does not run after every pass.
+        if not self.is_trial and self.passes % PASSES_BETWEEN_DECISIONS:
             return
         best = max(self.candidates, key=lambda c: c.speed)
         if self.is_trial and best.speed:
@@ -84,7 +87,7 @@ class AutoDrafter:
             return
         current.trials += self.is_trial
         self.current, self.is_trial, self.passes = best, False, 0
-        if self.trial_loss <= MAX_TRIAL_COST * self.total_seconds or not self.candidates[0].trials:
+        if self.trial_loss <= MAX_TRIAL_COST * self.total_seconds:
             candidate = self.next_trial(best)
             if candidate is not None:
                 self.current, self.is_trial = candidate, True
@@ -95,7 +98,11 @@ class AutoDrafter:
         untried = [c for c in self.candidates if not c.trials]
         if untried:
             return untried[0]
-        close = [c for c in self.candidates if c is not best and (c.speed > 0.7 * best.speed or c.trials < MIN_TRIALS)]
+        close = [
+            c
+            for c in self.candidates
+            if c is not best and (c.speed > MIN_RELATIVE_SPEED * best.speed or c.trials < MIN_TRIALS)
+        ]
         return min(close, key=lambda c: c.trials) if close else None
 
     @property

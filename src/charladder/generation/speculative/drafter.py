@@ -32,7 +32,7 @@ class Drafts:
 
 
 class Drafter(Protocol):
-    """Proposes the next characters of each sequence.
+    """Proposes the next characters of each sequence. A subclass implements `draft`; the other methods do nothing here.
 
     The proposals affect the speed, not the distribution of the text. Random numbers come from `SequenceState.uniform`.
     """
@@ -41,8 +41,7 @@ class Drafter(Protocol):
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
         """Called for new sequences before their prompts are read. A drafter that reads the inputs of the output
-        layer at all positions sets `finals` of each sequence to a list here."""
-        ...
+        layer at all positions sets `normed_states` of each sequence to a list here."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         """Proposes at most limits[n] characters for sequence n."""
@@ -50,8 +49,6 @@ class Drafter(Protocol):
 
     def end(self, sequences: Sequence["SequenceState"]) -> None:
         """Called when sequences are removed; their slots may be reused."""
-        ...
 
     def observe(self, passes: int, characters: int, seconds: float) -> None:
         """Called after verification: the number of passes (one per sequence) and characters, and the time taken."""
-        ...

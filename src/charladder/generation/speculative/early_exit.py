@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import UserError
-from charladder.generation.distribution import SamplingParams
+from charladder.generation.distribution import NonFiniteLogits, SamplingParams
 from charladder.generation.sampler import make_sampler
-from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.runner import ModelRunner, TokenBatch
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 EPSILON = 1e-5  # of the layer norm before the classifier
 
 
-class EarlyExitDrafter:
+class EarlyExitDrafter(Drafter):
     """Proposes up to `length` characters with layer `layer` of the runner's network.
 
     weight_VD, bias_V: the classifier. normed: whether its input is normalized (without parameters).
@@ -47,9 +46,6 @@ class EarlyExitDrafter:
         self.bias_V = np.float32(0) if bias_V is None else bias_V.detach().float().cpu().numpy()
         self.sampler = make_sampler(sampling)
 
-    def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [min(self.max_length, n) for n in limits]
         if not any(counts):
@@ -57,6 +53,7 @@ class EarlyExitDrafter:
         drafts: list[list[int]] = [[sequence.last_id] for sequence in sequences]
         q: list[list[np.ndarray]] = [[] for _ in sequences]
         x: list[list[np.ndarray]] = [[] for _ in sequences]
+        # A sequence with n drafts needs n + 1 states: verification continues from the state of its last draft too.
         for step in range(max(counts) + 1):
             active = [n for n, count in enumerate(counts) if step <= count]
             batch = TokenBatch(
@@ -67,6 +64,7 @@ class EarlyExitDrafter:
             x_ND = self.runner.run(batch, 0, self.layer).x_ND.copy()
             for n, x_D in zip(active, x_ND, strict=True):
                 x[n].append(x_D)
+            # In its last step, a sequence does not draft.
             drafting = [row for row, n in enumerate(active) if step < counts[n]]
             if not drafting:
                 continue
@@ -74,7 +72,7 @@ class EarlyExitDrafter:
             uniform = [sequences[active[row]].uniform(step) for row in drafting]
             try:
                 ids, q_NV, _ = self.sampler.sample(logits_NV, uniform)
-            except UserError:  # the head gives NaN; the network itself can still generate
+            except NonFiniteLogits:  # of the head; the network itself can still generate
                 return no_drafts(sequences)
             for row, symbol, q_V in zip(drafting, ids, q_NV, strict=True):
                 drafts[active[row]].append(symbol)
@@ -92,9 +90,3 @@ class EarlyExitDrafter:
             x_ND = torch.nn.functional.layer_norm(torch.from_numpy(x_ND), x_ND.shape[-1:], eps=EPSILON).numpy()
         # One product per row, so that a row does not depend in its last bits on the number of rows.
         return np.matmul(x_ND[:, None], self.weight_DV)[:, 0] + self.bias_V
-
-    def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""

@@ -95,10 +95,10 @@ def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahea
     layers = {last, *map(int, heads.early_exit)}
     with torch.no_grad():
         output = network(ids_BT[:, : network.settings.context], output_hidden=layers)
-        p_BTV, final_BTD = output.logits_BTV.float().softmax(-1), output.hidden[last].float()
+        p_BTV, normed_BTD = output.logits_BTV.float().softmax(-1), output.hidden[last].float()
     T = p_BTV.shape[1]
     losses = {}
-    state_BTD = final_BTD
+    state_BTD = normed_BTD
     for step in range(1, min(ahead, T - 1) + 1):
         # From the state at t and the characters t + 1 to t + step, predicts character t + step + 1.
         state_BTD, logits_BTV = heads.chain(state_BTD[:, : T - step], ids_BT[:, step:T])
@@ -106,7 +106,7 @@ def head_losses(network: Transformer, heads: DraftingHeads, ids_BT: Tensor, ahea
     for key, head in heads.targets.items():
         shift = int(key) - 1
         if shift < T:
-            losses[f"target{key}"] = soft_cross_entropy(head(final_BTD[:, : T - shift]), p_BTV[:, shift:])
+            losses[f"target{key}"] = soft_cross_entropy(head(normed_BTD[:, : T - shift]), p_BTV[:, shift:])
     for key, head in heads.early_exit.items():
         x_BTD = output.hidden[int(key)].float()
         losses[f"layer{key}"] = soft_cross_entropy(head(F.layer_norm(x_BTD, x_BTD.shape[-1:])), p_BTV)

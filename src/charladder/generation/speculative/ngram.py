@@ -1,5 +1,5 @@
-"""The n-gram drafter: proposes what followed the same characters earlier, in the text so far or in the training text.
-It has no parameters, so a learned drafter is worth its cost only if it is faster than this one.
+"""The n-gram drafter: proposes the characters that followed the same n-gram earlier, in the text so far or in the
+training text. It has no parameters: a drafter with trained heads is useful only if it is faster than this one.
 
 Shapes: N characters of the training text.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.drafter import Drafter, Drafts
 
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState
@@ -21,7 +21,7 @@ MAX_INDEXED_CHARACTERS = 1 << 16  # of the text so far; the index is rebuilt whe
 _HASH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
-class NgramDrafter:
+class NgramDrafter(Drafter):
     """Proposes, for the longest n-gram that is known, the character that followed it last in the text so far, or else
     the one that followed it most often in the training text."""
 
@@ -93,9 +93,6 @@ class NgramDrafter:
         for sequence in sequences:
             for by_slot in (self.texts, self.latest, self.indexed):
                 by_slot.pop(sequence.slot, None)
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""
 
 
 class MostFrequentNext:

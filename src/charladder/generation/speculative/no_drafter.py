@@ -1,9 +1,9 @@
-"""The absence of a drafter: one character per pass."""
+"""The drafter that proposes nothing, so that each pass generates one character of a sequence."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.drafter import Drafter, Drafts
 
 if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState
@@ -13,17 +13,8 @@ def no_drafts(sequences: Sequence["SequenceState"], idle: bool = False) -> Draft
     return Drafts([0] * len(sequences), [], None, idle=idle)
 
 
-class NoDrafter:
+class NoDrafter(Drafter):
     name = "none"
-
-    def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
 
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         return no_drafts(sequences, idle=True)
-
-    def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""

@@ -1,4 +1,4 @@
-"""Drafters that predict further characters from the input of the network's output layer.
+"""Drafters with heads that predict the next characters from the last hidden state (the input of the output layer).
 
 Shapes: N sequences, K targets, D width, F feed-forward width, V symbols, M drafts of all sequences.
 """
@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.errors import UserError
-from charladder.generation.distribution import NOT_FINITE, SamplingParams
+from charladder.generation.distribution import NonFiniteLogits, SamplingParams
 from charladder.generation.sampler import SOURCES, make_sampler, to_c
-from charladder.generation.speculative.drafter import Drafts
+from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.pack_weights import interleave_gate, pack_panels, scratch_size
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from charladder.generation.sequence import SequenceState
 
 
-class IndependentHeadsDrafter:
+class IndependentHeadsDrafter(Drafter):
     """Drafts with one linear head per distance, as in Medusa: a draft does not depend on the earlier drafts.
     heads: for each distance k >= 2 weight (V, D) and bias (V,) or None."""
 
@@ -45,31 +44,22 @@ class IndependentHeadsDrafter:
         )
         self.sampler = make_sampler(sampling)
 
-    def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [
-            min(self.max_length, n) if s.final_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
+            min(self.max_length, n) if s.normed_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
         ]
         rows, uniform = [], []
         for sequence, count in zip(sequences, counts, strict=True):
-            if count and sequence.final_D is not None:
-                rows.append(self.weight_KVD[:count] @ sequence.final_D + self.bias_KV[:count])
+            if count and sequence.normed_D is not None:
+                rows.append(self.weight_KVD[:count] @ sequence.normed_D + self.bias_KV[:count])
                 uniform += [sequence.uniform(offset) for offset in range(count)]
         if not rows:
             return Drafts(counts, [], None)
         try:
             ids, q_MV, _ = self.sampler.sample(np.concatenate(rows), uniform)
-        except UserError:  # the heads give NaN; the network itself can still generate
+        except NonFiniteLogits:  # of the heads; the network itself can still generate
             return no_drafts(sequences)
         return Drafts(counts, ids, q_MV)
-
-    def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""
 
 
 class CDraftChain(ctypes.Structure):
@@ -82,7 +72,7 @@ class CDraftChain(ctypes.Structure):
     ]
 
 
-class ChainedHeadDrafter:
+class ChainedHeadDrafter(Drafter):
     """Drafts with a ChainedHead: each draft is conditioned on the earlier ones. Uses C if it is available."""
 
     name = "targets"
@@ -108,23 +98,20 @@ class ChainedHeadDrafter:
             self.width, self.hidden, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
 
-    def begin(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
         counts = [
-            min(self.max_length, n) if s.final_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
+            min(self.max_length, n) if s.normed_D is not None else 0 for s, n in zip(sequences, limits, strict=True)
         ]
         drafting = [(sequence, count) for sequence, count in zip(sequences, counts, strict=True) if count]
         if not drafting:
             return Drafts(counts, [], None)
         uniform = [sequence.uniform(offset) for sequence, count in drafting for offset in range(count)]
-        state_ND = np.array([sequence.final_D for sequence, _ in drafting])
+        state_ND = np.array([sequence.normed_D for sequence, _ in drafting])
         ids, positive_counts = [sequence.last_id for sequence, _ in drafting], [count for _, count in drafting]
         draft = self._draft_reference if self.library is None else self._draft_native
         try:
             return Drafts(counts, *draft(state_ND, ids, positive_counts, uniform))
-        except UserError:  # the heads give NaN; the network itself can still generate
+        except NonFiniteLogits:  # of the heads; the network itself can still generate
             return no_drafts(sequences)
 
     def _draft_native(
@@ -145,7 +132,7 @@ class ChainedHeadDrafter:
             ctypes.c_int(threads),
         )  # fmt: skip
         if is_not_finite:
-            raise UserError(NOT_FINITE)
+            raise NonFiniteLogits
         return list(drafted), q_MV
 
     @torch.inference_mode()
@@ -163,9 +150,3 @@ class ChainedHeadDrafter:
                 q.append(p_NV)
             first += count
         return drafted, np.concatenate(q)
-
-    def end(self, sequences: Sequence["SequenceState"]) -> None:
-        """Not used."""
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charladder.errors import UserError
-from charladder.generation.distribution import SamplingParams
-from charladder.generation.sampler import Drafts, make_sampler
+from charladder.generation.distribution import NonFiniteLogits, SamplingParams
+from charladder.generation.sampler import make_sampler
+from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.factory import open_runner
-from charladder.inference.packed_cpu import PackedRunner
+from charladder.inference.packed_runner import PackedRunner
 from charladder.inference.runner import ModelRunner, TokenBatch
 from charladder.model import Transformer
 from charladder.objective import ChainedModule
@@ -105,7 +105,7 @@ def _network_of_layers(network: Transformer, modules: Sequence[ChainedModule], c
 class _Progress:
     """Of a sequence: the states that it has read, and by module, how many positions were computed without drafts."""
 
-    finals: list[np.ndarray]
+    normed_states: list[np.ndarray]
     done: list[int]
 
 
@@ -124,7 +124,7 @@ class _Draft:
     q: list[np.ndarray] = field(default_factory=list)
 
 
-class TrainedChainDrafter:
+class TrainedChainDrafter(Drafter):
     """Drafts with one chained module for each distance: each draft is conditioned on the earlier ones.
 
     A sequence that `begin` does not see before its prompt is read has attention to the positions after that only. This
@@ -140,17 +140,17 @@ class TrainedChainDrafter:
 
     def begin(self, sequences: Sequence["SequenceState"]) -> None:
         for sequence in sequences:
-            if sequence.finals is None:
-                sequence.finals = [] if sequence.final_D is None else [sequence.final_D]
+            if sequence.normed_states is None:
+                sequence.normed_states = [] if sequence.normed_D is None else [sequence.normed_D]
 
     @torch.inference_mode()
     def draft(self, sequences: Sequence["SequenceState"], limits: Sequence[int]) -> Drafts:
-        counts = [min(self.max_length, n) if s.finals else 0 for s, n in zip(sequences, limits, strict=True)]
+        counts = [min(self.max_length, n) if s.normed_states else 0 for s, n in zip(sequences, limits, strict=True)]
         drafts = [self._start(s, count) for s, count in zip(sequences, counts, strict=True) if count]
         try:
             for step in range(max(counts, default=0)):
                 self._draft_one([draft for draft in drafts if step < draft.count], step)
-        except UserError:  # the modules give NaN; the network itself can still generate
+        except NonFiniteLogits:  # of the modules; the network itself can still generate
             return no_drafts(sequences)
         q = [q_V for draft in drafts for q_V in draft.q]
         ids = [symbol for draft in drafts for symbol in draft.text[-draft.count :]]
@@ -158,20 +158,20 @@ class TrainedChainDrafter:
 
     def _start(self, sequence: "SequenceState", count: int) -> _Draft:
         """What is known before the first draft. Sets what will be computed without drafts."""
-        finals = sequence.finals or []
+        states = sequence.normed_states or []
         progress = self.progress.get(sequence.slot)
-        if progress is None or progress.finals is not finals:  # a new sequence, or its context was truncated
-            progress = self.progress[sequence.slot] = _Progress(finals, [0] * self.chain.length)
-        T = len(finals)
+        if progress is None or progress.normed_states is not states:  # a new sequence, or its context was truncated
+            progress = self.progress[sequence.slot] = _Progress(states, [0] * self.chain.length)
+        T = len(states)
         starts = [min(done, T - 1) for done in progress.done[:count]]
         for step in reversed(range(count - 1)):  # a module reads the states of the one before
             starts[step] = min(starts[step], starts[step + 1])
         progress.done[:count] = [max(0, T - step) for step in range(count)]
         text = [*sequence.cached_ids[-T:], sequence.last_id]
-        return _Draft(sequence, count, T, text, starts, np.stack(finals[starts[0] :]))
+        return _Draft(sequence, count, T, text, starts, np.stack(states[starts[0] :]))
 
     def _draft_one(self, drafts: Sequence[_Draft], step: int) -> None:
-        """Drafts character number `step` of each sequence. Raises UserError for logits that are not finite."""
+        """Drafts character number `step` of each sequence. Raises NonFiniteLogits."""
         slots, positions, characters = [], [], []
         for draft in drafts:
             begin, end = draft.starts[step], draft.length
@@ -194,6 +194,3 @@ class TrainedChainDrafter:
     def end(self, sequences: Sequence["SequenceState"]) -> None:
         for sequence in sequences:
             self.progress.pop(sequence.slot, None)
-
-    def observe(self, passes: int, characters: int, seconds: float) -> None:
-        """Not used."""

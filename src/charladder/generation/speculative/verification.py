@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charladder.errors import UserError
-from charladder.generation.distribution import NOT_FINITE
+from charladder.generation.distribution import NonFiniteLogits
 from charladder.generation.sampler import (
     NativeSampler,
     ReferenceSampler,
@@ -40,8 +39,7 @@ def verify_drafts(
     """Accepts drafts up to the first that is rejected, and samples the character after them.
 
     logits_NV: a row for each draft and one more for each sequence. uniform: for each sequence two numbers for each
-    draft and one more; coupled sampling does not use the second of two. Raises UserError for logits that are not
-    finite.
+    draft and one more; coupled sampling does not use the second of two. Raises NonFiniteLogits.
     """
     if isinstance(sampler, NativeSampler):
         return _verify_native(sampler, logits_NV, drafts, uniform)
@@ -101,7 +99,7 @@ def _verify_native(
         accepted_S, next_S, nats_N,
     )  # fmt: skip
     if is_not_finite:
-        raise UserError(NOT_FINITE)
+        raise NonFiniteLogits
     nats_S, nats, row = [], list(nats_N), 0
     for count, accepted in zip(drafts.counts_S, accepted_S, strict=True):
         nats_S.append(nats[row : row + accepted + 1])
