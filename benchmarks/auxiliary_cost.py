@@ -33,7 +33,7 @@ def t64_step(progress_points: Sequence[float], fields: dict[str, Any]) -> Callab
     progress = itertools.cycle(progress_points)
 
     def step() -> None:
-        trainer.clock.step = int(next(progress) * STEPS)
+        trainer.counters.step = int(next(progress) * STEPS)
         trainer.step()
 
     return step

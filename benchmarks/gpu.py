@@ -54,7 +54,7 @@ def make_step(recipe: str, device: str, fields: RecipeFields) -> Callable[[], ob
     trainer = make_trainer(recipe, device, fields)
 
     def step() -> None:
-        trainer.clock.step = 0
+        trainer.counters.step = 0
         trainer.step()
 
     for _ in range(2):
@@ -84,7 +84,7 @@ def graphs_over_the_schedule(recipe: str, device: str, fields: RecipeFields) -> 
     counters.clear()
     phases = 2 * trainer.network.settings.layers
     for phase in range(phases):
-        trainer.clock.step = int((phase + 0.5) / phases * STEPS)
+        trainer.counters.step = int((phase + 0.5) / phases * STEPS)
         trainer.step()
     return counters["stats"]["unique_graphs"]
 

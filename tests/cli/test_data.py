@@ -151,7 +151,7 @@ def test_cached_text_truncated_during_training_keeps_the_checkpoint(monkeypatch,
 
     def step_and_truncate(trainer):
         facts = step(trainer)
-        if trainer.clock.step == 3:
+        if trainer.counters.step == 3:
             os.truncate(trainer.windows.ids_N.filename, 1000)
         return facts
 

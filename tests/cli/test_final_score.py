@@ -18,7 +18,7 @@ from charladder.studies.runner import train_arguments
 from charladder.training import TrainingConfig
 from charladder.training.loop import read_validation_bits
 from charladder.training.metrics import read_metrics
-from charladder.training.schedule import Clock
+from charladder.training.schedule import RunCounters
 
 TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--training.validation-characters", "10"]
 VALID = 200  # characters of the valid part of the text
@@ -115,7 +115,7 @@ def test_signal_during_the_score_reports_that_training_is_saved(
 
 def fake_trainer(trained: int, **budget) -> SimpleNamespace:
     settings = TrainingConfig(batch=1, learning_rate=1.0, **budget)
-    return SimpleNamespace(settings=settings, clock=Clock(100, trained, 77.0))
+    return SimpleNamespace(settings=settings, counters=RunCounters(100, trained, 77.0))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_one_process_restores_a_checkpoint_of_two_ranks_bitwise(ranks, name, tmp
     restored, expected = load_file(tmp_path / "restored.safetensors"), tensors(ranks, name)[0]
     for key in expected:
         assert torch.equal(restored[key], expected[key]), key
-    assert trainer.clock.step == work.STEPS
+    assert trainer.counters.step == work.STEPS
 
 
 @pytest.mark.slow

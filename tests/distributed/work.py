@@ -70,7 +70,7 @@ def corrupt_step_6(trainer: Trainer) -> None:
     """Makes the loss of step 6 NaN, on the last rank only. The step is also diagnosed in some cases."""
 
     def corrupt(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        is_bad = trainer.clock.step == 5 and module.training and distributed.rank() == distributed.world_size() - 1
+        is_bad = trainer.counters.step == 5 and module.training and distributed.rank() == distributed.world_size() - 1
         return output * torch.nan if is_bad else output
 
     trainer.network.embedding.register_forward_hook(corrupt)
@@ -93,7 +93,7 @@ def work(folder: Path, names: list[str]) -> None:
         if dist.is_initialized():
             dist.barrier()
         trainer = trainer_of(name)
-        for _ in train(trainer, run, partial(score, trainer), lambda t=trainer: t.clock.step >= STEPS // 2):
+        for _ in train(trainer, run, partial(score, trainer), lambda t=trainer: t.counters.step >= STEPS // 2):
             pass
         save_weights_and_logits(trainer, run / "half.safetensors")
         trainer = trainer_of(name, seed=0)

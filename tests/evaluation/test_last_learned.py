@@ -14,7 +14,7 @@ from charladder.evaluation.last_learned import TrainingMoment, last_learned
 from charladder.objective import term_weights
 from charladder.recipe import load_recipe_fields, resolve
 from charladder.run import Run
-from charladder.training.schedule import Clock, progress
+from charladder.training.schedule import RunCounters, compute_progress
 
 LAYERS, EACH = 4, 320  # characters of a step
 BUDGETS = {"steps": {"steps": 97}, "characters": {"characters": 97 * EACH - 100}, "minutes": {"minutes": 0.5}}
@@ -36,23 +36,28 @@ def make_run(folder: Path, budget: dict[str, float], schedule: dict[str, Any]) -
     return Run(folder, resolve(load_recipe_fields("ladder") | {"model.layers": LAYERS} | fields))
 
 
-def all_lines(run: Run, clock: Clock, steps: int, skipped: tuple[int, ...] = ()) -> list[Line]:
+def all_lines(run: Run, counters: RunCounters, steps: int, skipped: tuple[int, ...] = ()) -> list[Line]:
     """A line with terms for each of the next steps, as training takes them."""
     found = []
     for _ in range(steps):
-        at = progress(run.recipe.training, clock)
-        weights = term_weights(run.recipe.objective, LAYERS, at, clock.step)
-        clock.step += 1
-        clock.characters += EACH
-        clock.seconds += 0.2 + 0.1 * (clock.step % 3)
-        line: Line = {"step": clock.step, "progress": at, "characters": clock.characters, "seconds": clock.seconds}
-        if clock.step in skipped:
+        at = compute_progress(run.recipe.training, counters)
+        weights = term_weights(run.recipe.objective, LAYERS, at, counters.step)
+        counters.step += 1
+        counters.characters += EACH
+        counters.seconds += 0.2 + 0.1 * (counters.step % 3)
+        line: Line = {
+            "step": counters.step,
+            "progress": at,
+            "characters": counters.characters,
+            "seconds": counters.seconds,
+        }
+        if counters.step in skipped:
             line["skipped"] = "the loss leapt"
         else:
             terms = {term_name(*place, LAYERS): weight for place, weight in weights.items() if weight > 0}
             line["terms"] = {name: {"bits": 2.0, "weight": weight} for name, weight in ({"main": 0.0} | terms).items()}
         found.append(line)
-        if progress(run.recipe.training, clock) >= 1:
+        if compute_progress(run.recipe.training, counters) >= 1:
             break
     return found
 
@@ -86,7 +91,7 @@ def contributed(run: Run) -> dict[str, TrainingMoment]:
 @pytest.mark.parametrize("taken", [3, 47, 200])
 def test_last_learned_equals_computing_every_step(tmp_path, budget, schedule, taken):
     run = make_run(tmp_path, BUDGETS[budget], SCHEDULES[schedule])
-    lines = all_lines(run, Clock(), taken)
+    lines = all_lines(run, RunCounters(), taken)
     write(run, lines)
     assert contributed(run) == by_every_step(lines)
 
@@ -94,7 +99,7 @@ def test_last_learned_equals_computing_every_step(tmp_path, budget, schedule, ta
 def test_steps_after_the_last_line_of_an_interrupted_run_count(tmp_path):
     for budget in ("steps", "characters"):
         run = make_run(tmp_path, BUDGETS[budget], {"intermediate_schedule": "whole"})
-        lines = all_lines(run, Clock(), 48)
+        lines = all_lines(run, RunCounters(), 48)
         write(run, lines[:40])
         (tmp_path / "checkpoints" / "48").mkdir(parents=True, exist_ok=True)
         assert contributed(run) == by_every_step(lines)
@@ -103,7 +108,7 @@ def test_steps_after_the_last_line_of_an_interrupted_run_count(tmp_path):
 
 def test_lines_after_the_checkpoint_are_ignored(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {})
-    lines = all_lines(run, Clock(), 97)
+    lines = all_lines(run, RunCounters(), 97)
     write(run, lines)
     (tmp_path / "checkpoints" / "35").mkdir(parents=True)
     assert contributed(run) == by_every_step(lines[:35])
@@ -112,10 +117,10 @@ def test_lines_after_the_checkpoint_are_ignored(tmp_path):
 @pytest.mark.parametrize("budget", ["steps", "characters"])
 def test_extended_budget_applies_from_its_first_line(tmp_path, budget):
     amount = BUDGETS[budget][budget]
-    run, clock = make_run(tmp_path, BUDGETS[budget], {}), Clock()
-    lines = all_lines(run, clock, 1000)
+    run, counters = make_run(tmp_path, BUDGETS[budget], {}), RunCounters()
+    lines = all_lines(run, counters, 1000)
     run = Run(tmp_path, replace(run.recipe, training=replace(run.recipe.training, **{budget: 5 * amount})))
-    lines += all_lines(run, clock, 1000)
+    lines += all_lines(run, counters, 1000)
     write(run, lines)
     assert contributed(run) == by_every_step(lines)
     assert contributed(run)["layer2.target1"].step > 97  # it had been silent, and was not any more
@@ -123,9 +128,9 @@ def test_extended_budget_applies_from_its_first_line(tmp_path, budget):
 
 def test_skipped_step_does_not_count(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {})
-    whole = by_every_step(all_lines(run, Clock(), 97))
+    whole = by_every_step(all_lines(run, RunCounters(), 97))
     last = whole["layer1.target1"].step
-    lines = all_lines(run, Clock(), 97, skipped=(last, last - 1))
+    lines = all_lines(run, RunCounters(), 97, skipped=(last, last - 1))
     write(run, lines)
     assert contributed(run)["layer1.target1"].step == last - 2
     assert contributed(run) == by_every_step(lines)
@@ -133,7 +138,7 @@ def test_skipped_step_does_not_count(tmp_path):
 
 def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
     run = make_run(tmp_path, BUDGETS["steps"], {"intermediate_heads": "shared"})
-    lines = all_lines(run, Clock(), 97)
+    lines = all_lines(run, RunCounters(), 97)
     write(run, lines)
     every = by_every_step(lines)
     found = last_learned(run)
@@ -160,7 +165,7 @@ def test_a_shared_head_learns_as_long_as_any_layer_uses_it(tmp_path):
 def test_line_with_impossible_numbers_is_ignored(tmp_path, change):
     run = make_run(tmp_path, BUDGETS["steps"], {})
     (tmp_path / "checkpoints" / "97").mkdir(parents=True)
-    lines = all_lines(run, Clock(), 1)
+    lines = all_lines(run, RunCounters(), 1)
     write(run, [lines[0] | change])
     assert last_learned(run)["main"].contributed is None
     write(run, [lines[0], lines[0] | change])

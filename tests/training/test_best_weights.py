@@ -16,7 +16,7 @@ def run_training(trainer, folder, scores, stop_after=None):
     """Trains, with validations that return `scores` in order; returns the events."""
     folder.mkdir(exist_ok=True)
     remaining = iter(scores)
-    stop = (lambda: trainer.clock.step >= stop_after) if stop_after else (lambda: False)
+    stop = (lambda: trainer.counters.step >= stop_after) if stop_after else (lambda: False)
     return list(train(trainer, folder, lambda: next(remaining), stop))
 
 
@@ -78,7 +78,7 @@ def test_best_weights_may_be_of_a_later_step_than_the_restored_checkpoint(tmp_pa
 def test_training_ends_when_validations_in_a_row_do_not_improve(tmp_path, prose, patience, scores, steps):
     trainer = make_trainer(prose, steps=20, validations=9, patience=patience)
     *_, last = run_training(trainer, tmp_path / "run", scores)
-    assert trainer.clock.step == steps
+    assert trainer.counters.step == steps
     assert isinstance(last, CheckpointSaved) and not last.interrupted and last.early == (patience > 0)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(steps)]
 
@@ -92,10 +92,10 @@ def test_a_resumed_run_ends_early_at_the_same_step(tmp_path, prose, stop):
     run_training(first, run, [bits for step, bits in scores.items() if step <= stop], stop)
     second = resumed_trainer(prose, run, **settings)
     run_training(second, run, [bits for step, bits in scores.items() if step > stop] + [2.5])
-    assert second.clock.step == 8
+    assert second.counters.step == 8
     third = resumed_trainer(prose, run, **settings)
     run_training(third, run, [2.5])
-    assert third.clock.step == 8, "a run that has ended early takes no further steps"
+    assert third.counters.step == 8, "a run that has ended early takes no further steps"
     lines = [line for line in read_metrics(run / "metrics.jsonl") if is_validation(line)]
     assert {line["step"]: line["bits_per_character"] for line in lines} == scores
 
@@ -112,7 +112,7 @@ def test_validations_that_are_not_finite_count_as_no_improvement_also_after_a_re
     # Without a file of best weights, the resumed run scores the last weights again, to save them as the best.
     scored_again = [] if (run / BEST_NETWORK_FILE).exists() else [first]
     run_training(trainer, run, [*scored_again, *rest, math.nan])
-    assert trainer.clock.step == 6
+    assert trainer.counters.step == 6
     best = read_best(run / BEST_NETWORK_FILE)
     assert (best is None) == math.isnan(first)
     assert (run / BEST_NETWORK_FILE).exists() == math.isfinite(first)

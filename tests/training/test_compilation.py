@@ -50,8 +50,8 @@ def test_graphs_refuse_micro_batches(prose):
 
 @pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
 def test_one_compilation_serves_all_layers_and_all_steps(prose, changes):
-    """While losses of layers end, dropout masks change and gradients are diagnosed, there is one compiled graph, and
-    the losses are those of eager steps."""
+    """While weights of losses become 0, dropout masks change and gradients are diagnosed, there is one compiled graph,
+    and the losses are those of eager steps."""
     fields = {"model": small(layers=6, **changes), "dtype": torch.float64, "steps": 12, "diagnose_every": 5}
     eager, compiled = make_trainer(prose, **fields), make_trainer(prose, **fields)
     compile_blocks(compiled.network, backend="aot_eager")

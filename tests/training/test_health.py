@@ -22,8 +22,8 @@ def corrupt_gradients(trainer, steps, value=math.nan):
     parameter = trainer.network.embedding.weight
 
     def corrupt(gradient):
-        if trainer.clock.step + 1 in remaining:
-            remaining.remove(trainer.clock.step + 1)
+        if trainer.counters.step + 1 in remaining:
+            remaining.remove(trainer.counters.step + 1)
             return gradient + value
         return gradient
 
@@ -46,7 +46,7 @@ def test_a_gradient_that_is_not_finite_is_logged_and_changes_no_weights(prose, t
     lines = {line["step"]: line for line in read_metrics(tmp_path / "metrics.jsonl")}
     assert lines[3]["skipped"] == skipped[0].reason
     assert "terms" not in lines[3]
-    assert trainer.clock.step == 8
+    assert trainer.counters.step == 8
     assert len([event for event in events if isinstance(event, StepCompleted)]) == 6
 
 
@@ -115,7 +115,7 @@ def test_old_losses_and_skipped_steps_are_forgotten():
 def test_a_resumed_run_restores_its_health(prose, tmp_path):
     trainer = make_trainer(prose, steps=20)
     corrupt_gradients(trainer, [2])
-    list(train(trainer, tmp_path, stop=lambda: trainer.clock.step >= 5))
+    list(train(trainer, tmp_path, stop=lambda: trainer.counters.step >= 5))
     resumed = make_trainer(prose, steps=20)
     resumed.restore(load_newest(tmp_path / "checkpoints"))
     assert resumed.health == trainer.health
@@ -153,7 +153,7 @@ def test_a_slow_step_is_reported(prose, tmp_path, monkeypatch):
 
     def timed_step():
         facts = step()
-        now[0] += 1.1 if trainer.clock.step == 25 else 0.1
+        now[0] += 1.1 if trainer.counters.step == 25 else 0.1
         return facts
 
     trainer.step = timed_step

@@ -21,7 +21,7 @@ CASES = {
 
 def run(trainer, folder, stop_after=None):
     """Trains until the end, or until the step `stop_after`; returns the events."""
-    stop = (lambda: trainer.clock.step >= stop_after) if stop_after else (lambda: False)
+    stop = (lambda: trainer.counters.step >= stop_after) if stop_after else (lambda: False)
     return list(train(trainer, folder, lambda: 8.0, stop))
 
 
@@ -39,7 +39,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, prose, case, order)
         if (checkpoint := load_newest(folder / "checkpoints")) is not None:
             resumed.restore(checkpoint)
         run(resumed, folder, stop)
-    assert resumed.clock.step == uninterrupted.clock.step == 12
+    assert resumed.counters.step == uninterrupted.counters.step == 12
     for module, expected in (
         (resumed.network, uninterrupted.network),
         (resumed.objective, uninterrupted.objective),
@@ -130,10 +130,10 @@ def test_a_budget_in_minutes_logs_the_progress_of_every_step(tmp_path, prose):
     trainer = make_trainer(prose, steps=0, minutes=0.02, log_every=5)
     run(trainer, tmp_path)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "progress" in line]
-    assert [line["step"] for line in lines] == list(range(1, trainer.clock.step + 1))
+    assert [line["step"] for line in lines] == list(range(1, trainer.counters.step + 1))
     progress = [line["progress"] for line in lines]
     assert progress == sorted(progress)
-    assert trainer.clock.seconds >= 1.2
+    assert trainer.counters.seconds >= 1.2
 
 
 @pytest.mark.parametrize("stop", [3, 4, 5])
@@ -155,7 +155,7 @@ def test_of_equal_validations_the_first_is_the_best(tmp_path, prose):
         trainer, scores = make_trainer(prose, steps=10), iter([3.0, 2.0, 2.0, 2.5, last])
 
         def validate(trainer=trainer, scores=scores):
-            weights[trainer.clock.step] = trainer.network.output.weight.detach().clone()
+            weights[trainer.counters.step] = trainer.network.output.weight.detach().clone()
             return next(scores)
 
         events = list(train(trainer, make(tmp_path / name), validate))

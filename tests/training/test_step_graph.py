@@ -108,7 +108,7 @@ def test_a_failed_capture_is_reported_once(prose, tmp_path):
 
 
 def test_graphs_are_refused_with_ngram_embeddings(prose):
-    with pytest.raises(UserError, match=r"one process, and for networks without model\.ngrams"):
+    with pytest.raises(UserError, match=r"needs a single process and no model\.ngrams"):
         make_trainer(prose, model=small(ngrams=4, ngram_rows=101), compile="graphs")
 
 
@@ -124,7 +124,7 @@ def test_graph_inputs_give_the_gradient_of_a_step_and_a_key_of_weights_and_shape
     for parameter, other_parameter in zip(trainer.parameters, other.parameters, strict=True):
         assert torch.equal(parameter.grad, other_parameter.grad)
     assert trainer.graph_inputs(batch, None, 0.0)[0] == key
-    assert trainer.graph_inputs(batch, None, 0.3)[0] != key  # the loss of a layer has ended
+    assert trainer.graph_inputs(batch, None, 0.3)[0] != key  # the weight of a loss is 0 now
     assert trainer.graph_inputs(batch[:2], None, 0.0)[0] != key
     trainer.network.angles(0, 99, trainer.device)  # replaces the table by a longer one
     assert trainer.graph_inputs(batch, None, 0.0)[0] != key
@@ -193,7 +193,7 @@ def test_capture_step_returns_gradients_of_one_batch_and_scalars_of_its_report(p
 )
 @pytest.mark.parametrize("logits", [1 << 26, 0], ids=["at once", "layer by layer"])
 def test_replayed_steps_equal_eager_steps(prose, changes, logits, monkeypatch):
-    """Compares losses and gradient norms of every step, and the last weights. Losses of layers end during the run."""
+    """Compares losses and gradient norms of every step, and the last weights. Weights of losses become 0 meanwhile."""
     monkeypatch.setattr(language_model, "MAX_LOGIT_BYTES", logits)
     fields = {"steps": 24, "device": "cuda", "diagnose_every": 0} | changes
     eager, replayed = (make_trainer(prose, compile=compile, **fields) for compile in ("blocks", "graphs"))

@@ -15,7 +15,7 @@ from charladder.text import Windows
 from charladder.training import Trainer, TrainingConfig, TrainingDiverged
 from charladder.training.devices import choose_device, choose_precision
 from charladder.training.optimizers import make_optimizers, named_parameters
-from charladder.training.schedule import Clock, learning_rate_factor, progress, step_share
+from charladder.training.schedule import RunCounters, compute_progress, learning_rate_factor, step_share
 from helpers import make_trainer, predictor, small
 
 
@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_changes_nothing(prose
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     with pytest.raises(TrainingDiverged, match=r"step 2: .* layer2\.target1$"):
         trainer.step()
-    assert trainer.clock.step == 1
+    assert trainer.counters.step == 1
     assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
 
 
@@ -112,9 +112,10 @@ def test_t64_takes_a_step():
 
 def test_progress_for_each_kind_of_budget():
     by_steps = TrainingConfig(batch=1, learning_rate=1.0, steps=100)
-    assert progress(by_steps, Clock(step=25)) == 0.25
-    assert progress(TrainingConfig(batch=1, learning_rate=1.0, characters=1000), Clock(characters=5000)) == 1
-    assert progress(TrainingConfig(batch=1, learning_rate=1.0, minutes=2), Clock(seconds=30)) == 0.25
+    assert compute_progress(by_steps, RunCounters(step=25)) == 0.25
+    by_characters = TrainingConfig(batch=1, learning_rate=1.0, characters=1000)
+    assert compute_progress(by_characters, RunCounters(characters=5000)) == 1
+    assert compute_progress(TrainingConfig(batch=1, learning_rate=1.0, minutes=2), RunCounters(seconds=30)) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,12 @@ def test_learning_rate_factor(decay, warmup, at, factor):
 
 
 def test_step_share_for_each_kind_of_budget():
-    clock = Clock(step=4, characters=100, seconds=6.0)
-    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, steps=100), clock, 30, 9.0) == 0.01
-    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, characters=600), clock, 30, 9.0) == 0.05
+    counters = RunCounters(step=4, characters=100, seconds=6.0)
+    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, steps=100), counters, 30, 9.0) == 0.01
+    assert step_share(TrainingConfig(batch=1, learning_rate=1.0, characters=600), counters, 30, 9.0) == 0.05
     by_minutes = TrainingConfig(batch=1, learning_rate=1.0, minutes=0.5)
-    assert step_share(by_minutes, clock, 30, 9.0) == 0.05
-    assert step_share(by_minutes, Clock(), 30, 9.0) == 0.3
+    assert step_share(by_minutes, counters, 30, 9.0) == 0.05
+    assert step_share(by_minutes, RunCounters(), 30, 9.0) == 0.3
 
 
 @pytest.mark.parametrize("budget", [{"steps": 40}, {"characters": 40 * 64}, {"minutes": 10.0}])
@@ -255,7 +256,7 @@ def test_cut_windows_are_used_first_and_read_the_same_text(prose):
         report = trainer.step().report
         assert report.terms["main"].count == 4 * 16
     assert lengths == 4 * [(8, 4)] + 4 * [(2, 16)]
-    assert trainer.clock.characters == 4 * 4 * 16
+    assert trainer.counters.characters == 4 * 4 * 16
     assert trainer.windows.examples_taken == 16
 
 
@@ -277,4 +278,4 @@ def test_windows_with_too_few_characters_to_cut_are_refused(prose):
         make_trainer(prose, cut_windows=17)
     trainer = make_trainer(prose, cut_windows=3, batch=2)
     trainer.step()
-    assert trainer.clock.characters == 2 * 15
+    assert trainer.counters.characters == 2 * 15

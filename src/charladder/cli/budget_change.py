@@ -3,7 +3,7 @@
 from charladder.auxiliary import term_name
 from charladder.objective import term_weights
 from charladder.training import Trainer, TrainingConfig
-from charladder.training.schedule import learning_rate_factor, progress, step_share
+from charladder.training.schedule import compute_progress, learning_rate_factor, step_share
 
 _MIN_RELATIVE_CHANGE = 0.01  # of the learning rate; smaller changes are not reported
 
@@ -13,13 +13,13 @@ def describe_budget_change(trainer: Trainer, old_settings: TrainingConfig) -> st
 
     None if nothing changes or no step has been trained.
     """
-    clock = trainer.clock
-    if not clock.step:
+    counters = trainer.counters
+    if not counters.step:
         return None
-    was, now = progress(old_settings, clock), trainer.progress
-    characters, seconds = round(clock.characters / clock.step), clock.seconds / clock.step
+    was, now = compute_progress(old_settings, counters), trainer.progress
+    characters, seconds = round(counters.characters / counters.step), counters.seconds / counters.step
     old, new = (
-        settings.learning_rate * learning_rate_factor(settings, at, step_share(settings, clock, characters, seconds))
+        settings.learning_rate * learning_rate_factor(settings, at, step_share(settings, counters, characters, seconds))
         for settings, at in ((old_settings, was), (trainer.settings, now))
     )
     changes = []
@@ -39,7 +39,7 @@ def describe_budget_change(trainer: Trainer, old_settings: TrainingConfig) -> st
 def _active_terms(trainer: Trainer, progress: float) -> set[str]:
     """Names of the losses with a positive weight at a progress."""
     layers = trainer.network.settings.layers
-    weights = term_weights(trainer.objective.settings, layers, progress, trainer.clock.step)
+    weights = term_weights(trainer.objective.settings, layers, progress, trainer.counters.step)
     return {term_name(layer, k, layers) for (layer, k), weight in weights.items() if weight > 0}
 
 

@@ -44,7 +44,7 @@ def characters_to_score(
     if isinstance(score_option, int):
         return min(score_option, valid_characters)
     settings = trainer.settings
-    most = int(_MAX_BUDGET_SHARE * trainer.clock.characters)
+    most = int(_MAX_BUDGET_SHARE * trainer.counters.characters)
     if settings.minutes and last_validation.seconds > 0:
         most = min(
             most, int(_MAX_BUDGET_SHARE * 60 * settings.minutes * last_validation.characters / last_validation.seconds)
@@ -76,7 +76,9 @@ def score_after_training(
         _announce_scoring(characters, end - begin, characters * validated.seconds / validated.characters)
         result = score_entries(held, score_job(console, held))
     result["part"] = characters < end - begin
-    _append_score(run.path / "metrics.jsonl", trainer.clock.step, trainer.clock.characters, result, outcome.ended_early)
+    _append_score(
+        run.path / "metrics.jsonl", trainer.counters.step, trainer.counters.characters, result, outcome.ended_early
+    )
     return result
 
 

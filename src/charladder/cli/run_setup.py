@@ -40,7 +40,7 @@ from charladder.training.distributed import (
     restart_counts,
     world_size,
 )
-from charladder.training.schedule import progress
+from charladder.training.schedule import compute_progress
 
 
 def find_run_to_resume(options: Namespace) -> Path | None:
@@ -196,7 +196,7 @@ def _resume_from_checkpoint(
     if given:
         if trainer.progress >= 1:
             spent = [f" of {name} {amount:g}" for name, amount in given.items() if name in BUDGET_FIELDS]
-            advice = "" if old_settings is None or progress(old_settings, trainer.clock) >= 1 else (
+            advice = "" if old_settings is None or compute_progress(old_settings, trainer.counters) >= 1 else (
                 f", or leave out --extend: charladder train --resume {run.command_arguments} continues to its "
                 "present budget"
             )  # fmt: skip

@@ -159,19 +159,19 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
         markup=False,
         soft_wrap=True,
     )
-    if trainer.parallel != "one":
+    if trainer.parallel != "none":
         console.print(f"{world_size()} processes, {trainer.parallel.upper()}", highlight=False)
     unused = train_part[1] - train_part[0] - trainer.windows.usable_characters
     if unused:
         console.print(
             f"note: {unused:,} characters are in files shorter than a window, and are not trained on", highlight=False
         )
-    if not trainer.clock.step and run.recipe.training.initial_run:
+    if not trainer.counters.step and run.recipe.training.initial_run:
         console.print(
             f"with the weights of {run.recipe.training.initial_run}", highlight=False, markup=False, soft_wrap=True
         )
-    if trainer.clock.step:
-        console.print(f"continuing from step {trainer.clock.step}", highlight=False)
+    if trainer.counters.step:
+        console.print(f"continuing from step {trainer.counters.step}", highlight=False)
         if read_environment_text(run.path, "machine", "steps") not in (None, describe_operations()):
             console.print(
                 "note: this machine computes training steps with other kernels than the run began with "

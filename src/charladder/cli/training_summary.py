@@ -36,7 +36,7 @@ def summarize(
     console: Console, run: Run, corpus: Corpus, trainer: Trainer, options: SummaryOptions, outcome: TrainingOutcome
 ) -> int:
     """Scores the run, draws its curves and prints the next commands; returns the exit code."""
-    clock, name = trainer.clock, shlex.quote(str(run.path))
+    counters, name = trainer.counters, shlex.quote(str(run.path))
     began = time.perf_counter()
     validated = outcome.last_validation
     try:
@@ -52,7 +52,7 @@ def summarize(
     bits = None if score is None else score["bits_per_character"]
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
-    speed = clock.characters / clock.seconds if clock.seconds else 0.0
+    speed = counters.characters / counters.seconds if counters.seconds else 0.0
     best = read_best_weights(run)
     notes = closing_notes(run, corpus, outcome, score)
     more = f"--patience {2 * trainer.settings.patience}" if outcome.ended_early else _doubled_budget(trainer)
@@ -60,7 +60,7 @@ def summarize(
     following = "\n        ".join(commands_after_training(read, corpus, more, console.encoding))
     where = f"{plot}" if plot else 'no curves.png, because matplotlib is missing: pip install "charladder[plot]"'
     console.print(
-        f"{clock.step:,} steps, {clock.characters:,} characters in {clock.seconds:.0f} s "
+        f"{counters.step:,} steps, {counters.characters:,} characters in {counters.seconds:.0f} s "
         f"({speed:,.0f} characters/s), {trainer.windows.passes:.2f} passes over the training text"
         f"{f', peak memory {memory / 2**30:.2f} GiB' if memory else ''}\n"
         f"outside the budget: {options.setup_seconds:.0f} s to read the text and create the network, "
@@ -80,8 +80,8 @@ def summarize(
             dumps(
                 {
                     "run": str(run.path),
-                    "steps": clock.step,
-                    "seconds": clock.seconds,
+                    "steps": counters.step,
+                    "seconds": counters.seconds,
                     "characters_per_second": speed,
                     "valid_bits_per_character": bits,
                     "scored": score,

@@ -18,8 +18,8 @@ class Block(nn.Module):
 
     def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
-        self.pre = settings.norm_placement == "pre"
-        self.fusible = self.pre and settings.block == "modern" and settings.head_size % 2 == 0
+        self.is_pre_norm = settings.norm_placement == "pre"
+        self.fusible = self.is_pre_norm and settings.block == "modern" and settings.head_size % 2 == 0
         self.attention_norm, self.feed_forward_norm = make_norm(settings), make_norm(settings)
         self.attention, self.feed_forward = Attention(settings), FeedForward(settings)
 
@@ -30,9 +30,11 @@ class Block(nn.Module):
         extend: ExtendFunction | None,
         dropout: Dropout | None,
     ) -> Tensor:
-        """rotary: cosines and sines of the T positions, (T, E). extend: adds keys and values to a cache."""
-        if self.pre:
+        """rotary: cosines and sines of the T positions, (T, E). extend: adds keys and values to a cache; returns all of
+        them, and the attention mask (see ExtendFunction)."""
+        if self.is_pre_norm:
             x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, extend, dropout)
             return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), dropout)
+        # post-norm
         x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, rotary, extend, dropout))
         return self.feed_forward_norm(x_BTD + self.feed_forward(x_BTD, dropout))

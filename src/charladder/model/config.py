@@ -1,4 +1,4 @@
-"""The configuration of a network. What the paper leaves open is a field, whose default is documented."""
+"""The configuration of a network. What the paper does not specify is a field with a documented default."""
 
 import math
 from dataclasses import dataclass

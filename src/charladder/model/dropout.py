@@ -1,6 +1,7 @@
-"""Dropout whose masks are a function of (seed, example, place, element), not of ranks, micro-batches or history.
+"""Dropout whose masks are a function of (seed, example, site, element), not of ranks, micro-batches or earlier steps.
 
-The generator is a hash of counters in tensor arithmetic, which gives the same masks on every device and compiles.
+A site is where dropout is applied: a layer, and a part of the layer. Random numbers are hashes of counters, computed
+with tensor operations: every device gives the same masks, and the code can be compiled.
 
 Shapes: B examples, N elements of one example. Integer products overflow on purpose, as part of the hash.
 """
@@ -15,14 +16,14 @@ STRIDE, FIRST, SECOND = 0x1E3779B1, 0x7FEB352D, 0x046CA68B  # odd factors for el
 
 
 class Dropout(NamedTuple):
-    """The masks of one micro-batch at one place. rate: of elements set to zero. keys_B: int64, one for each example."""
+    """The masks of one micro-batch at one site. rate: of elements set to zero. keys_B: int64, one for each example."""
 
     rate: float
     keys_B: Tensor
 
-    def fold_in(self, place: int) -> "Dropout":
-        """The masks of a place inside this one, such as a layer of the network or a part of a layer."""
-        keys_B = self.keys_B * SPREAD + place
+    def fold_in(self, number: int) -> "Dropout":
+        """The masks of site `number` inside this one: a layer of the network, or a part of a layer."""
+        keys_B = self.keys_B * SPREAD + number
         keys_B = (keys_B ^ (keys_B >> 31 & 0x1FFFFFFFF)) * SPREAD
         keys_B = (keys_B ^ (keys_B >> 32 & 0xFFFFFFFF)) * MIX
         return Dropout(self.rate, keys_B ^ (keys_B >> 29 & 0x7FFFFFFFF))

@@ -1,4 +1,4 @@
-"""Initialization of a network's parameters."""
+"""Initialisation of a network's parameters."""
 
 import math
 

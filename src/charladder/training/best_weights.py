@@ -1,7 +1,7 @@
-"""The best weights of a run: those of the validation with the fewest bits per character.
+"""The best weights of a run: those with the lowest bits per character in a validation.
 
-They are saved beside the last weights while they are better than those, in two files: network and heads. The metadata
-of each file has the step and the bits.
+As long as they are better than the last weights, they are saved too, in two files: network and heads. The metadata of
+each file has the step and the bits per character.
 """
 
 import math

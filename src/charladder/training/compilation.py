@@ -1,7 +1,7 @@
 """Compilation of a network by block: all blocks have the same code, so one compilation serves all layers.
 
-The losses are outside the compiled blocks, so nothing is recompiled when the loss of a layer ends. The operations
-between the matrix products of the losses are compiled separately.
+The losses are outside the compiled blocks, so nothing is recompiled when the weight of a loss becomes 0. The
+operations of the losses, except matrix products, are compiled separately.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
 
 
 def compile_losses(objective: LanguageModelObjective, backend: str = "inductor") -> None:
-    """Compiles the operations of the losses between the matrix products of the classifiers."""
+    """Compiles the operations of the losses, except the matrix products of the classifiers."""
     objective.use_operations(CompiledOperations(backend))
 
 

@@ -62,7 +62,7 @@ def _title(folder: Path, steps: list[dict[str, Any]], lines: list[dict[str, Any]
 
 def _draw_main(axes: Any, steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
     """Draws the main loss of training batches, the validations, and the final score as a separate point, because it
-    scores another stretch of the valid part."""
+    scores another prefix of the valid part."""
     x = [line["characters"] / 1e6 for line in steps]
     batches = [_nan_if_too_large(line["terms"]["main"]["bits"]) for line in steps]
     axes.plot(x, batches, color=BATCH_COLOUR, label="training batches")

@@ -1,7 +1,7 @@
-"""Training with several processes of torchrun: ranks, collective operations, DDP and FSDP2.
+"""Training with several processes (torchrun): ranks, collective operations, DDP and FSDP2.
 
-All ranks make the same calls in the same order. Values that could differ between ranks (seconds, stop requests, names,
-scores) are those of rank 0.
+All ranks must make the same calls in the same order. Values that may differ between ranks (seconds, names, scores) are
+taken from rank 0.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.training.config import TrainingConfig
 
-ParallelMode = Literal["one", "ddp", "fsdp"]
+ParallelMode = Literal["none", "ddp", "fsdp"]
 _OPEN_GROUPS: list[Any] = []  # keeps process groups alive until the process exits
 
 
@@ -148,19 +148,19 @@ class NetworkAndObjective(nn.Module):
 
 def choose_parallel_mode(settings: TrainingConfig, network: Transformer) -> ParallelMode:
     """The parallel mode of this process. `auto` is DDP if torchrun has started several processes; without torchrun the
-    mode is always `one`.
+    mode is always `none`.
 
     Raises UserError if the settings do not allow several processes.
     """
     if not is_initialized():
-        return "one"
+        return "none"
     if settings.batch % world_size():
         raise UserError(
             f"training.batch is {settings.batch} windows for {world_size()} processes; make it a multiple of "
             f"{world_size()}"
         )
     if world_size() == 1 and settings.parallel == "auto":
-        return "one"
+        return "none"
     if network.ngrams is not None:
         raise UserError(
             "embeddings of n-grams have sparse gradients, which several processes do not support (DDP computes a wrong "
@@ -181,7 +181,7 @@ def parallelize(module: NetworkAndObjective, parallel: ParallelMode, device: tor
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
-        # When the loss of a layer ends, no rank uses its head any more, and DDP must not wait for its gradient.
+        # When the weight of a layer's loss becomes 0, no rank uses its head, and DDP must not wait for its gradient.
         ids = [torch.cuda.current_device()] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
     if parallel == "fsdp":

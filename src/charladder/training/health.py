@@ -1,4 +1,4 @@
-"""The health of a run: detection of loss spikes, and the limit on skipped steps."""
+"""Detection of loss spikes, and the limit on skipped steps."""
 
 import math
 import statistics

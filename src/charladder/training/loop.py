@@ -59,7 +59,7 @@ class SlowStep:
 
 @dataclass(frozen=True)
 class ValidationCompleted:
-    """After scoring a stretch of the valid part. best: the score is better than that of all validations before."""
+    """After scoring a prefix of the valid part. best: the score is better than that of all validations before."""
 
     bits_per_character: float
     best: bool
@@ -94,17 +94,17 @@ def train(
     """Trains until the budget or training.patience is exhausted, or `stop()` is true. Writes checkpoints, metrics, the
     last weights and, if they are better than these, the best weights to `folder`.
 
-    `validate` returns the bits per character of a stretch of held-out text. The clock continues from the seconds of the
-    restored checkpoint, and does not count while the process is stopped (SIGSTOP). Raises TrainingDiverged, and then
-    leaves the last checkpoint unchanged. All ranks yield the same events; rank 0 writes.
+    `validate` returns the bits per character of held-out text. Seconds continue from those of the restored checkpoint,
+    without the time for which the process was stopped (SIGSTOP). Raises TrainingDiverged, and then leaves the last
+    checkpoint unchanged. All ranks yield the same events; rank 0 writes.
     """
-    settings, clock = trainer.settings, trainer.clock
+    settings, counters = trainer.settings, trainer.counters
     remove_partial_files(folder)
-    if clock.step == 0 and is_rank_zero():
+    if counters.step == 0 and is_rank_zero():
         remove_best(folder)  # from a run that was killed before its first checkpoint
-    metrics = Metrics(folder / "metrics.jsonl", clock.step) if is_rank_zero() else NullMetrics()
-    watch = Stopwatch(clock.seconds)
-    last_save_seconds, _ = broadcast_and_any(clock.seconds)
+    metrics = Metrics(folder / "metrics.jsonl", counters.step) if is_rank_zero() else NullMetrics()
+    watch = Stopwatch(counters.seconds)
+    last_save_seconds, _ = broadcast_and_any(counters.seconds)
     lowest, _ = broadcast_and_any(min(read_validation_bits(folder), default=math.inf) if is_rank_zero() else math.inf)
     best_bits, _ = broadcast_and_any(_best_bits(folder, lowest) if is_rank_zero() else math.inf)
     if validate is not None and _last_weights_are_best(trainer, folder):
@@ -120,30 +120,30 @@ def train(
             start = time.perf_counter()
             facts = trainer.step()
             duration = time.perf_counter() - start
-            clock.seconds, _ = broadcast_and_any(watch.seconds())
+            counters.seconds, _ = broadcast_and_any(watch.seconds())
             median = statistics.median(durations) if len(durations) >= MIN_TIMED_STEPS else math.inf
             graph = trainer.step_graph
             is_comparable = graph is None or bool(graph.failure) or graph.is_replayed
             durations = [*durations, duration][-TIMED_STEPS:] if is_comparable else durations
             line = _metrics_line(trainer, facts)
             if is_comparable and duration > max(SLOW_FACTOR * median, MIN_SLOW_SECONDS):
-                yield SlowStep(clock.step, duration, median)
+                yield SlowStep(counters.step, duration, median)
             if graph is not None and graph.failure and not has_reported_failure:
                 has_reported_failure = True
                 yield CaptureFailed(graph.failure)
-            is_logged = clock.step % settings.log_every == 0 or clock.step == 1 or trainer.progress >= 1
+            is_logged = counters.step % settings.log_every == 0 or counters.step == 1 or trainer.progress >= 1
             is_logged = is_logged or facts.diagnosis is not None or facts.skipped is not None
             if is_logged or settings.minutes:
                 metrics.write(line if is_logged else {name: line[name] for name in _BRIEF_FIELDS})
-            yield StepCompleted(line, facts) if facts.skipped is None else StepSkipped(clock.step, facts.skipped)
+            yield StepCompleted(line, facts) if facts.skipped is None else StepSkipped(counters.step, facts.skipped)
             due = int(trainer.progress * (settings.validations + 1))
             if validate is not None and due > validations and trainer.progress < 1:
                 validations = due
                 bits, _ = broadcast_and_any(validate())
                 metrics.write(
                     {
-                        "step": clock.step,
-                        "trained_characters": clock.characters,
+                        "step": counters.step,
+                        "trained_characters": counters.characters,
                         "split": "valid",
                         "part": True,
                         "bits_per_character": bits,
@@ -154,11 +154,11 @@ def train(
                 if bits < best_bits:
                     best_bits = _save_as_best(trainer, folder, bits)
                 yield ValidationCompleted(bits, is_better)
-            if clock.seconds - last_save_seconds > settings.checkpoint_seconds and trainer.progress < 1:
-                last_save_seconds = clock.seconds
+            if counters.seconds - last_save_seconds > settings.checkpoint_seconds and trainer.progress < 1:
+                last_save_seconds = counters.seconds
                 metrics.sync()
                 yield CheckpointSaved(_save(trainer, folder), False)
-            clock.seconds, should_stop = broadcast_and_any(watch.seconds(), stop())
+            counters.seconds, should_stop = broadcast_and_any(watch.seconds(), stop())
         metrics.sync()
         path = _save(trainer, folder)
         is_early = trainer.progress < 1 and _is_patience_exhausted(settings, since_best)
@@ -198,7 +198,7 @@ def _save_full_tensors(path: Path, tensors: dict[str, Tensor], identity: str | N
 
 def _save_as_best(trainer: Trainer, folder: Path, bits: float) -> float:
     """Saves the current weights as the best ones; returns `bits`."""
-    best = BestWeights(trainer.clock.step, bits)
+    best = BestWeights(trainer.counters.step, bits)
     save_best(folder, trainer.network.state_dict(), trainer.objective.state_dict(), best, trainer.identity)
     return bits
 
@@ -244,12 +244,12 @@ def _is_patience_exhausted(settings: TrainingConfig, validations_since_best: int
 
 def _metrics_line(trainer: Trainer, facts: StepResult) -> dict[str, Any]:
     """One step as a line of metrics.jsonl: losses, total and shares in bits, or the reason why the step was skipped."""
-    clock = trainer.clock
+    counters = trainer.counters
     line: dict[str, Any] = {
-        "step": clock.step,
+        "step": counters.step,
         "progress": facts.progress,
-        "characters": clock.characters,
-        "seconds": round(clock.seconds, 3),
+        "characters": counters.characters,
+        "seconds": round(counters.seconds, 3),
         "learning_rate": facts.learning_rate,
     }
     if facts.skipped is not None:

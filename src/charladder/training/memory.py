@@ -1,4 +1,4 @@
-"""Memory: peak use, free memory, the needs of a context, and the allocator setting that retains freed memory."""
+"""Peak and free memory, the memory that a context needs, and an allocator setting that speeds up training."""
 
 import ctypes
 import os

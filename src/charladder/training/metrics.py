@@ -1,6 +1,6 @@
 """metrics.jsonl: one JSON line for each logged step and each evaluation.
 
-Lines of evaluations have `split`. They have `part` if they scored a stretch of the valid part instead of all of it, and
+Lines of evaluations have `split`. They have `part` if they scored a prefix of the valid part instead of all of it, and
 also `final` if that is the score at the end of a run instead of a validation.
 """
 
@@ -118,7 +118,7 @@ def _is_valid_line(line: Any) -> bool:
 
 
 def is_validation(line: dict[str, Any]) -> bool:
-    """Whether a line is a validation and not a final score. All validations score one stretch of the valid part."""
+    """Whether a line is a validation and not a final score. All validations score the same prefix of the valid part."""
     return "split" in line and bool(line.get("part")) and not line.get("final")
 
 

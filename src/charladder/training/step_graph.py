@@ -1,8 +1,8 @@
 """Capture and replay of a training step's forward and backward passes as one CUDA graph.
 
 A deep and narrow network launches ten thousand small kernels a step, and launching them takes longer than running them.
-A graph is valid for certain term weights and input shapes. When these change (the loss of a layer ends), the next step
-runs eagerly, and the one after it is captured again. If they change at every step, nothing is captured.
+A graph is valid for certain term weights and input shapes. When these change (the weight of a loss becomes 0), the next
+step runs eagerly, and the one after it is captured again. If they change at every step, nothing is captured.
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -1,4 +1,4 @@
-"""The trainer: network, objective, optimizers, sampler and clock of a run, and its optimizer step."""
+"""The trainer: network, objective, optimizers, sampler and counters of a run, and its optimizer step."""
 
 import math
 import time
@@ -33,7 +33,7 @@ from charladder.training.distributed import NetworkAndObjective
 from charladder.training.health import Health, TrainingDiverged, restore_health
 from charladder.training.identity import identity_metadata
 from charladder.training.optimizers import make_optimizers, named_parameters, optimizer_tensors, restore_optimizers
-from charladder.training.schedule import Clock, learning_rate_factor, progress, step_share
+from charladder.training.schedule import RunCounters, compute_progress, learning_rate_factor, step_share
 from charladder.training.step_graph import StepFunction, StepGraph
 
 
@@ -52,9 +52,9 @@ class StepResult:
 class Trainer:
     """Trains a network and its auxiliary heads, one step at a time.
 
-    identity: the identity of the run, which is saved in its checkpoints. step_graph: the captured passes of a step;
-    None if steps run eagerly. clock: steps, characters and seconds so far. Raises UserError if settings contradict each
-    other or do not fit the device or the processes.
+    identity: the identity of the run, which is saved in its checkpoints. step_graph: captures and replays steps; None
+    if graphs are not used. counters: steps, characters and seconds so far. Raises UserError if settings contradict each
+    other, or are not possible on the device or with the number of processes.
     """
 
     def __init__(
@@ -65,10 +65,17 @@ class Trainer:
         settings: TrainingConfig,
         identity: str | None = None,
     ) -> None:
+        if settings.cut_windows > windows.length:
+            raise UserError(
+                f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
+                "(model.context) cannot be cut into that many pieces"
+            )
         self.settings, self.windows, self.identity = settings, windows, identity
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.network, self.objective = network.to(self.device), objective.to(self.device)
+        # The order matters: `accelerate` replaces the classes of modules, FSDP2 derives its own from these and replaces
+        # the parameters, and the optimizers must hold the new parameters. Blocks are compiled with the hooks of FSDP2.
         if self.device.type == "cpu":
             accelerate(self.network)
             accelerate(self.objective)  # the blocks of chained targets
@@ -77,17 +84,17 @@ class Trainer:
             NetworkAndObjective(self.network, self.objective), self.parallel, self.device
         )
         self.optimizers = make_optimizers(settings, self.network, self.objective.heads, self.precision)
-        self._peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self._peak_learning_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.is_compiled = should_compile(settings.compile, self.device)
         if self.is_compiled:
             compile_blocks(self.network)
             compile_blocks(self.objective)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
-        can_capture = self.parallel == "one" and network.ngrams is None
+        can_capture = self.parallel == "none" and network.ngrams is None
         if settings.compile == "graphs" and not can_capture:
             raise UserError(
-                "training.compile graphs is for one process, and for networks without model.ngrams; set it to blocks"
+                "training.compile = graphs needs a single process and no model.ngrams; set training.compile to blocks"
             )
         use_graph = (
             can_capture
@@ -95,35 +102,32 @@ class Trainer:
             and should_capture_graphs(settings.compile, self.device)
         )
         self.step_graph = StepGraph(self.parameters) if use_graph else None
-        self._captured_norm: float | None = None  # norm of the gradient, if this step replayed a graph
+        self._replayed_gradient_norm: float | None = None  # None if this step did not replay a graph
+        # The position tables that the captured graph reads. Their ids are a part of the graph's key, so this reference
+        # keeps them alive: no other table can get the same id.
         self._captured_tables: object = None
-        self.clock, self.health = Clock(), Health()
-        if settings.cut_windows > windows.length:
-            raise UserError(
-                f"training.cut_windows is {settings.cut_windows}; windows of {windows.length} characters "
-                "(model.context) cannot be cut into that many pieces"
-            )
+        self.counters, self.health = RunCounters(), Health()
 
     @property
     def progress(self) -> float:
-        return progress(self.settings, self.clock)
+        return compute_progress(self.settings, self.counters)
 
     def step(self) -> StepResult:
         """Performs one optimizer step. If the loss or the gradient is not finite or the loss is a spike, the step is
-        skipped: only the clock changes.
+        skipped: the weights and the optimizer state do not change.
 
         Raises TrainingDiverged if more than training.skips of the last steps were skipped.
         """
-        at, start = self.progress, time.perf_counter()
+        progress, start = self.progress, time.perf_counter()
         if not self.network.training:  # train() takes milliseconds, because it visits every module
             self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self._diagnosis, self._captured_norm = None, None
-        report = distributed.with_global_total(merge(self.accumulate_gradients(at)))
-        pieces = self._window_pieces(at)
+        self._diagnosis, self._replayed_gradient_norm = None, None
+        report = distributed.with_global_total(merge(self.accumulate_gradients(progress)))
+        pieces = self._window_pieces(progress)
         characters = self.settings.batch * pieces * (self.windows.length // pieces)
-        factor = learning_rate_factor(self.settings, at, self._step_share(characters, start))
+        factor = learning_rate_factor(self.settings, progress, self._step_share(characters, start))
         reason, norm = self._non_finite_terms(report), math.nan
         if reason is None:
             norm = self._clip_gradients()
@@ -132,30 +136,31 @@ class Trainer:
         if reason is None:
             reason = self.health.find_spike(report.terms["main"].value, self.settings.spike)
         if reason is not None:
-            self.health.record_skip(self.clock.step + 1, reason, self.settings.skips)
+            self.health.record_skip(self.counters.step + 1, reason, self.settings.skips)
         else:
-            for optimizer, rates in zip(self.optimizers, self._peak_rates, strict=True):
+            for optimizer, rates in zip(self.optimizers, self._peak_learning_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 optimizer.step()
-        self.clock.step += 1
-        self.clock.characters += characters
-        return StepResult(report, at, self.settings.learning_rate * factor, norm, self._diagnosis, reason)
+        self.counters.step += 1
+        self.counters.characters += characters
+        return StepResult(report, progress, self.settings.learning_rate * factor, norm, self._diagnosis, reason)
 
     def _step_share(self, characters: int, start: float) -> float:
-        """The share of the budget that the step takes which started at time `start`; the same on all ranks."""
-        needs_time = self.settings.minutes and not self.clock.step
+        """The share of the budget that the current step takes, the same on all ranks. start: time.perf_counter() at its
+        beginning."""
+        needs_time = self.settings.minutes and not self.counters.step
         seconds, _ = distributed.broadcast_and_any(time.perf_counter() - start) if needs_time else (0.0, False)
-        return step_share(self.settings, self.clock, characters, seconds)
+        return step_share(self.settings, self.counters, characters, seconds)
 
     def _clip_gradients(self) -> float:
         """Clips the gradient to the norm training.clip; returns its norm before, over all ranks."""
         dense = [p for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
         limit = self.settings.clip or math.inf
-        if self._captured_norm is not None:
-            if limit < self._captured_norm + 1e-6:
-                torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self._captured_norm))
-            return self._captured_norm
+        if self._replayed_gradient_norm is not None:
+            if limit < self._replayed_gradient_norm + 1e-6:
+                torch.nn.utils.clip_grads_with_norm_(dense, limit, torch.tensor(self._replayed_gradient_norm))
+            return self._replayed_gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(dense, limit)
         return float(distributed.full_tensors({"norm": norm})["norm"])
 
@@ -163,17 +168,17 @@ class Trainer:
     def parameters(self) -> list[Any]:
         return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
-    def _window_pieces(self, at: float) -> int:
-        """The number of pieces that each window is cut into at progress `at`."""
-        return self.settings.cut_windows if at < self.settings.cut_until else 1
+    def _window_pieces(self, progress: float) -> int:
+        """The number of pieces that each window is cut into."""
+        return self.settings.cut_windows if progress < self.settings.cut_until else 1
 
-    def accumulate_gradients(self, at: float) -> Iterator[Report]:
+    def accumulate_gradients(self, progress: float) -> Iterator[Report]:
         """Accumulates the gradient of one batch; yields the report of each micro-batch.
 
         Sums are divided by the count of the full batch. With several ranks each rank processes its part of the batch,
         and the gradient is that of the full batch.
         """
-        pieces = self._window_pieces(at)
+        pieces = self._window_pieces(progress)
         windows_BT, examples = self.windows.take(
             self.settings.batch, pieces, distributed.rank(), distributed.world_size()
         )
@@ -182,25 +187,24 @@ class Trainer:
             micro_batch = self.to_device(torch.from_numpy(windows_BT[begin : begin + size]))
             dropout = self.make_dropout(examples[begin : begin + size])
             every = self.settings.diagnose_every
-            should_diagnose = every > 0 and self.clock.step % every == 0 and begin == 0 and self.parallel != "fsdp"
+            should_diagnose = every > 0 and self.counters.step % every == 0 and begin == 0 and self.parallel != "fsdp"
             is_last = begin + size >= len(windows_BT)
-            if self.step_graph is not None:
-                replayed = None if should_diagnose else self.step_graph(*self.graph_inputs(micro_batch, dropout, at))
+            if self.step_graph is not None and should_diagnose:
+                self.step_graph.free_memory_for_eager_step()
+            elif self.step_graph is not None:
+                replayed = self.step_graph(*self.graph_inputs(micro_batch, dropout, progress))
                 if replayed is not None:
-                    report, self._captured_norm = replayed
+                    report, self._replayed_gradient_norm = replayed
                     yield report
                     continue
-                if should_diagnose:
-                    self.step_graph.free_memory_for_eager_step()
             autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
             def measure(
                 network: Transformer, objective: LanguageModelObjective, windows: Tensor = micro_batch,
                 dropout: Dropout | None = dropout, separate: bool = should_diagnose,
             ) -> tuple[Tensor, Report]:  # fmt: skip
-                report = objective(
-                    network, windows, at, len(windows_BT), dropout, self.clock.step, separate_gradients=separate
-                )
+                step, count = self.counters.step, len(windows_BT)
+                report = objective(network, windows, progress, count, dropout, step, separate_gradients=separate)
                 return report.total, report  # FSDP2 does not find tensors inside a Report
 
             with distributed.grad_sync(self.parallel_module, self.parallel, is_last):
@@ -212,22 +216,22 @@ class Trainer:
             yield report
 
     def graph_inputs(
-        self, windows_BT: Tensor, dropout: Dropout | None, at: float
+        self, windows_BT: Tensor, dropout: Dropout | None, progress: float
     ) -> tuple[Any, list[Tensor], StepFunction]:
         """The arguments of `step_graph` for a full batch: key, input tensors, and the function of both passes."""
-        step, rate = self.clock.step, dropout.rate if dropout else 0.0
+        step, rate = self.counters.step, dropout.rate if dropout else 0.0
         network = self.network
         network.angles(0, self.windows.length, self.device)
         network.position_table(0, self.windows.length, network.embedding.weight)
-        # A graph reads these tables at their addresses: new tables need a new graph. The reference keeps ids unique.
+        # A graph reads these tables at fixed addresses, so new tables need a new graph.
         self._captured_tables = (network.rotary, network.signal)
         table_ids = tuple(map(id, self._captured_tables))
-        weights = term_weights(self.objective.settings, self.network.settings.layers, at, step)
+        weights = term_weights(self.objective.settings, self.network.settings.layers, progress, step)
 
         def run(windows_BT: Tensor, *keys: Tensor) -> Report:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 step_dropout = Dropout(rate, *keys) if keys else None
-                report = self.objective(self.network, windows_BT, at, len(windows_BT), step_dropout, step)
+                report = self.objective(self.network, windows_BT, progress, len(windows_BT), step_dropout, step)
             report.total.backward()
             return report
 
@@ -281,11 +285,11 @@ class Trainer:
                 non_finite = name
         if distributed.broadcast_and_any(0.0, non_finite is not None)[1]:
             weights = non_finite or "of another rank"
-            raise TrainingDiverged(f"step {self.clock.step}: the weights {weights} are not finite")
+            raise TrainingDiverged(f"step {self.counters.step}: the weights {weights} are not finite")
 
     def checkpoint(self) -> Checkpoint:
         state: dict[str, Any] = {
-            "clock": asdict(self.clock),
+            "clock": asdict(self.counters),
             "sampler": self.windows.state_dict(),
             "seed": self.settings.seed,
             "health": self.health.state(),
@@ -310,5 +314,5 @@ class Trainer:
                 f"the checkpoint of step {checkpoint.state['clock']['step']} does not fit the network that config.toml "
                 "describes; restore the old config.toml"
             ) from None
-        self.clock = Clock(**checkpoint.state["clock"])
+        self.counters = RunCounters(**checkpoint.state["clock"])
         self.windows.load_state_dict(checkpoint.state["sampler"])
