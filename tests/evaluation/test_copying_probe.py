@@ -58,7 +58,14 @@ def test_names_use_letters_of_the_text():
     genome = np.frombuffer(b"ACGT" * 50, np.uint8)
     assert bytes(name_letters(Alphabet(), genome).astype(np.uint8)) == b"ACGT"
     assert space_ids(Alphabet("abc")).size == 0 and space_ids(Alphabet()).tolist() == [32]
-    with pytest.raises(UserError, match="too short for the copying probe"):
+
+
+def test_smallest_context_and_text_of_a_probe():
+    with pytest.raises(UserError, match=r"context of 16 .* too short for the copying probe, which needs at least 32"):
         probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 16)
-    with pytest.raises(UserError, match="too short for the copying probe"):
-        probe_copying(uniform, Alphabet(), PROSE, (0, 100), 128)
+    with pytest.raises(UserError, match="at least 32"):
+        probe_copying(uniform, Alphabet(), PROSE, (0, len(PROSE)), 31)
+    with pytest.raises(UserError, match=r"text of 128 .* too short for the copying probe, which needs more than"):
+        probe_copying(uniform, Alphabet(), PROSE, (0, 128), 128)
+    [score] = probe_copying(uniform, Alphabet(), PROSE, (0, 33), 32, 2)
+    assert score.distance == 8

@@ -32,11 +32,11 @@ EvaluateFunction = Callable[[int, int, Callable[[ScoredCharacters], None]], Scor
 
 def context_lengths(context: int, smallest: int = 32) -> list[int]:
     """The powers of two from `smallest` below `context`, and `context` itself."""
-    found = []
+    lengths = []
     while smallest < context:
-        found.append(smallest)
+        lengths.append(smallest)
         smallest *= 2
-    return [*found, context]
+    return [*lengths, context]
 
 
 def evaluate_by_context(
@@ -46,7 +46,7 @@ def evaluate_by_context(
     the smallest context."""
     if stride is not None and stride > min(contexts):
         raise UserError(field="stride", value=stride, rule=f"it must be at most the smallest context, {min(contexts)}")
-    found = []
+    scores = []
     for context in contexts:
         right = 0
 
@@ -54,20 +54,18 @@ def evaluate_by_context(
             nonlocal right
             right += int((scored.ranks_M == 0).sum())
 
-        own = max(1, context // 2) if stride is None else stride
-        score = evaluate(context, own, count)
-        # The first character of a text is not predicted.
-        found.append(
-            ContextScore(
-                context, own, score.bits_per_character, right / score.characters, score.characters, score.seconds
-            )
-        )
-    return found
+        stride_here = max(1, context // 2) if stride is None else stride
+        score = evaluate(context, stride_here, count)
+        bits, accuracy = score.bits_per_character, right / score.characters  # the first character is never predicted
+        scores.append(ContextScore(context, stride_here, bits, accuracy, score.characters, score.seconds))
+    return scores
 
 
 def evaluate_by_position(evaluate: EvaluateFunction, context: int, bands: int = 32) -> list[ContextScore]:
-    """Windows that do not overlap: what a character costs by how many stand before it in its window, in bands that grow
-    by half or so, up to `context`."""
+    """Bits per character by the number of characters before it in its window, for windows that do not overlap.
+
+    The numbers from 1 to `context` are grouped into bands, whose ends grow geometrically.
+    """
     nats_C, right_C, count_C = np.zeros(context + 1), np.zeros(context + 1), np.zeros(context + 1, np.int64)
 
     def add(scored: ScoredCharacters) -> None:
@@ -77,11 +75,11 @@ def evaluate_by_position(evaluate: EvaluateFunction, context: int, bands: int = 
 
     evaluate(context, context, add)
     edges = sorted({max(1, round(context ** (n / bands))) for n in range(bands + 1)})
-    found = []
+    scores = []
     for begin, end in zip([0, *edges[:-1]], edges, strict=True):
         among = slice(begin + 1, end + 1)
         count = int(count_C[among].sum())
         if count:
             bits = float(nats_C[among].sum()) / math.log(2) / count
-            found.append(ContextScore(end, context, bits, float(right_C[among].sum()) / count, count))
-    return found
+            scores.append(ContextScore(end, context, bits, float(right_C[among].sum()) / count, count))
+    return scores

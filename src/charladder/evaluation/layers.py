@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charladder.auxiliary import term_name
-from charladder.evaluation.sliding_window import texts_in_part, windows_to_score
+from charladder.evaluation.sliding_window import Window, batch_windows, texts_in_part, windows_to_score
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective, has_head, has_term, is_chained
 from charladder.objective.chained_targets import chained_logits
 
 BATCH_CHARACTERS = 16384
+_REFIT = 0  # in keys (layer, target): the classifier that was fitted after training
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def evaluate_layers(
 
     on_progress: called with the number of characters read. on_prediction: called with layer, target, the positions of
     the predicted characters, and their negative log probabilities in nats. refit_heads: by layer, classifiers of the
-    next character that were fitted after training; they read the layer's state, normalized without parameters, and are
-    scored as `layer{r}.refit`.
+    next character that were fitted after training. Their input is the hidden state of the layer, normalized without
+    parameters, and their scores have the term `layer{r}.refit`.
     """
     layers, device = network.settings.layers, network.output.weight.device
     heads = {
@@ -68,64 +69,57 @@ def evaluate_layers(
     }
     refit, chained = dict(refit_heads or {}), objective.chained_targets
     trained = [*heads, *((layers, k) for k in chained)]
-    # (layer, 0) is the classifier that was fitted later
-    names = {place: term_name(*place, layers) for place in trained} | {
-        (layer, 0): f"layer{layer}.refit" for layer in refit
+    names = {key: term_name(*key, layers) for key in trained} | {
+        (layer, _REFIT): f"layer{layer}.refit" for layer in refit
     }
     bits, counts, done = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), 0
 
-    def score(group: list[tuple[int, int, int]], last: int) -> None:
+    def score(batch: list[Window], text_end: int) -> None:
         nonlocal done
-        start, begin, end = group[0]
-        rows = np.array([window[0] for window in group])[:, None] + np.arange(end - 1 - start)
-        kept = end - begin
-        ahead_BT = rows[:, -kept:]  # the position of the last input of each prediction
+        inputs, count = batch[0].shape
+        rows_BT = np.array([window.start for window in batch])[:, None] + np.arange(inputs)
+        last_input_BT = rows_BT[:, -count:]  # the position of the last input of each prediction
 
-        def add(place: tuple[int, int], logits_BTV: Tensor) -> None:
-            layer, k = place[0], max(1, place[1])
-            there_BT = ahead_BT + k < last
-            if not there_BT.any():
+        def add(key: tuple[int, int], logits_BTV: Tensor) -> None:
+            layer, k = key[0], max(1, key[1])
+            target_BT = last_input_BT + k
+            is_in_part_BT = target_BT < text_end
+            if not is_in_part_BT.any():
                 return
-            targets_BT = torch.from_numpy(ids_N[np.minimum(ahead_BT + k, last - 1)].astype(np.int64)).to(device)
-            nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none").double()
-            mask = torch.from_numpy(there_BT.ravel()).to(device)
-            bits[place] += float(nats[mask].sum()) / math.log(2)
-            counts[place] += int(there_BT.sum())
-            if on_prediction is not None and place[1]:
-                on_prediction(layer, k, (ahead_BT + k)[there_BT], nats[mask].cpu().numpy())
+            ids_BT = torch.from_numpy(ids_N[np.minimum(target_BT, text_end - 1)].astype(np.int64)).to(device)
+            nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), ids_BT.flatten(), reduction="none").double()
+            mask = torch.from_numpy(is_in_part_BT.ravel()).to(device)
+            bits[key] += float(nats[mask].sum()) / math.log(2)
+            counts[key] += int(is_in_part_BT.sum())
+            if on_prediction is not None and key[1] != _REFIT:
+                on_prediction(layer, k, target_BT[is_in_part_BT], nats[mask].cpu().numpy())
 
         def measure(layer: int, hidden_BTD: Tensor) -> None:
             if layer == layers and chained:  # they read the states of all positions
-                following_BS = np.minimum(np.concatenate([rows, rows[:, -1:] + np.arange(1, chained[-1])], 1), last - 1)
+                all_BS = np.concatenate([rows_BT, rows_BT[:, -1:] + np.arange(1, chained[-1])], 1)
+                following_BS = np.minimum(all_BS, text_end - 1)
                 ids_BS = torch.from_numpy(ids_N[following_BS].astype(np.int64)).to(device)
                 for k, state_BTD in objective.chained_states(network, hidden_BTD, ids_BS, chained[-1]):
-                    add((layer, k), chained_logits(network, state_BTD[:, -kept:]))
-            hidden_BTD = hidden_BTD[:, -kept:]
+                    add((layer, k), chained_logits(network, state_BTD[:, -count:]))
+            hidden_BTD = hidden_BTD[:, -count:]
             x_BTD = objective.head_input(network, layer, hidden_BTD)
-            for (own, k), head in heads.items():
-                if own == layer:
-                    add((own, k), head(x_BTD))
+            for (head_layer, k), head in heads.items():
+                if head_layer == layer:
+                    add((layer, k), head(x_BTD))
             if layer in refit:
-                add((layer, 0), refit[layer](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
+                add((layer, _REFIT), refit[layer](F.layer_norm(hidden_BTD, hidden_BTD.shape[-1:])))
 
-        tokens_BT, keep = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device), None if chained else kept
+        tokens_BT, keep = torch.from_numpy(ids_N[rows_BT].astype(np.int64)).to(device), None if chained else count
         network(tokens_BT, output_hidden={layer for layer, _ in names}, logits_to_keep=keep, on_hidden=measure)
-        done += kept * len(group)
+        done += count * len(batch)
         on_progress(done)
 
     for first, begin, end in texts_in_part(part, ends_F):
-        group: list[tuple[int, int, int]] = []
-        for window in windows_to_score((begin, end), context, stride, first):
-            alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
-            if group and (not alike or len(group) * (window[2] - window[0]) >= BATCH_CHARACTERS):
-                score(group, end)
-                group = []
-            group.append(window)
-        if group:
-            score(group, end)
+        for batch in batch_windows(windows_to_score((begin, end), context, stride, first), BATCH_CHARACTERS):
+            score(batch, end)
     return [
         HeadScore(names[layer, k], layer, max(1, k), bits[layer, k], counts[layer, k])
-        for layer, k in sorted(names, key=lambda place: (place[0], place[1] or math.inf))
+        for layer, k in sorted(names, key=lambda key: (key[0], key[1] or math.inf))  # _REFIT last
         if counts[layer, k]
     ]
 

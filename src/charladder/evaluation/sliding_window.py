@@ -9,8 +9,9 @@ Shapes: B windows, T inputs, V symbols, F files, M characters scored together.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from charladder.errors import UserError
 from charladder.text import release_pages
 
 Predictor = Callable[[Tensor, int], Tensor]
-"""From tokens (B, T) and the number of last positions to keep, logits (B, kept, V)."""
+"""From tokens (B, T) and a number n, the logits (B, n, V) of the last n positions."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,21 @@ class ScoredCharacters:
     ranks_M: np.ndarray
 
 
-def windows_to_score(
-    part: tuple[int, int], context: int, stride: int, first: int = 0
-) -> Iterator[tuple[int, int, int]]:
-    """(start, begin, end) of each window: inputs ids[start:end-1], predictions scored for ids[begin:end].
+class Window(NamedTuple):
+    """The inputs ids[start:end-1], of which the predictions of ids[begin:end] are scored."""
+
+    start: int
+    begin: int
+    end: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of inputs, and of scored predictions."""
+        return self.end - 1 - self.start, self.end - self.begin
+
+
+def windows_to_score(part: tuple[int, int], context: int, stride: int, first: int = 0) -> Iterator[Window]:
+    """Yields the windows that score a part of a text.
 
     The text begins at `first`. Characters less than a context after it are scored in one window. The inputs of a
     character do not depend on the end of the part.
@@ -60,8 +72,21 @@ def windows_to_score(
     first_end = first + context + 1
     while begin < last:
         end = first_end if begin < first_end else begin + stride
-        yield max(first, end - 1 - context), begin, min(last, end)
+        yield Window(max(first, end - 1 - context), begin, min(last, end))
         begin = end
+
+
+def batch_windows(windows: Iterable[Window], max_characters: int) -> Iterator[list[Window]]:
+    """Yields batches of successive windows of the same shape. A batch ends when it has at least `max_characters`."""
+    batch: list[Window] = []
+    for window in windows:
+        characters = len(batch) * (window.end - window.start)
+        if batch and (window.shape != batch[0].shape or characters >= max_characters):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
 
 
 def texts_in_part(part: tuple[int, int], ends_F: np.ndarray | None) -> Iterator[tuple[int, int, int]]:
@@ -103,39 +128,36 @@ def evaluate(
         raise UserError("there are no characters to score in this part; choose another split or hold out more")
     began = time.perf_counter()
     bits, done = 0.0, 0
-    group: list[tuple[int, int, int]] = []
 
-    def score() -> None:
+    def windows() -> Iterator[Window]:
         nonlocal bits, done
-        inputs, kept = group[0][2] - 1 - group[0][0], group[0][2] - group[0][1]
-        rows = np.array([start for start, _, _ in group])[:, None] + np.arange(inputs + 1)
-        window_BT = torch.from_numpy(ids_N[rows].astype(np.int64)).to(device)
-        logits_BTV = predict(window_BT[:, :-1], kept)
-        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -kept:].flatten(), reduction="none")
+        for first, begin, end in texts_in_part(part, ends_F):
+            if begin == first < end:  # the first character of a text
+                bits, done = bits + math.log2(alphabet), done + 1
+            yield from windows_to_score((begin, end), context, stride, first)
+
+    def scored_characters(rows_BT: np.ndarray, count: int, logits_BTV: Tensor, nats: Tensor) -> ScoredCharacters:
+        ids_BT1 = torch.from_numpy(ids_N[rows_BT[:, -count:]].astype(np.int64)).to(logits_BTV.device)[..., None]
+        ranks_BT = (logits_BTV > logits_BTV.gather(2, ids_BT1)).sum(2)
+        context_BT = np.broadcast_to(np.arange(rows_BT.shape[1] - count, rows_BT.shape[1]), (len(rows_BT), count))
+        return ScoredCharacters(
+            rows_BT[:, -count:].ravel(), context_BT.ravel(), nats.double().cpu().numpy(), ranks_BT.cpu().numpy().ravel()
+        )
+
+    def score(batch: list[Window]) -> None:
+        nonlocal bits, done
+        inputs, count = batch[0].shape
+        rows_BT = np.array([window.start for window in batch])[:, None] + np.arange(inputs + 1)
+        window_BT = torch.from_numpy(ids_N[rows_BT].astype(np.int64)).to(device)
+        logits_BTV = predict(window_BT[:, :-1], count)
+        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -count:].flatten(), reduction="none")
         bits += float(nats.double().sum()) / math.log(2)
-        done += kept * len(group)
+        done += count * len(batch)
         if on_scored is not None:
-            on_scored(scored(rows, kept, logits_BTV, nats))
-        group.clear()
+            on_scored(scored_characters(rows_BT, count, logits_BTV, nats))
         release_pages(ids_N)
         on_progress(done, bits)
 
-    def scored(rows: np.ndarray, kept: int, logits_BTV: Tensor, nats: Tensor) -> ScoredCharacters:
-        ids_BT1 = torch.from_numpy(ids_N[rows[:, -kept:]].astype(np.int64)).to(logits_BTV.device)[..., None]
-        likelier_BT = (logits_BTV > logits_BTV.gather(2, ids_BT1)).sum(2)
-        seen_BT = np.broadcast_to(np.arange(rows.shape[1] - kept, rows.shape[1]), (len(rows), kept))
-        return ScoredCharacters(
-            rows[:, -kept:].ravel(), seen_BT.ravel(), nats.double().cpu().numpy(), likelier_BT.cpu().numpy().ravel()
-        )
-
-    for first, begin, end in texts_in_part(part, ends_F):
-        if begin == first < end:
-            bits, done = bits + math.log2(alphabet), done + 1
-        for window in windows_to_score((begin, end), context, stride, first):
-            alike = group and all(window[2] - window[i] == group[0][2] - group[0][i] for i in (0, 1))
-            if group and (not alike or len(group) * (window[2] - window[0]) >= batch_characters):
-                score()
-            group.append(window)
-    if group:
-        score()
+    for batch in batch_windows(windows(), batch_characters):
+        score(batch)
     return Score(bits, done, time.perf_counter() - began)
