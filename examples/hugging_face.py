@@ -8,7 +8,7 @@ Every layer below the last makes the prediction too, with an auxiliary loss. Lay
    are trained with the model and are not part of it.
 2. A decoder, Qwen3ForCausalLM, predicts the next byte of the source text of Python's `argparse`. The lower layers
    predict with the model's own final norm and output layer, so there are no parameters besides the model's. They become
-   silent one after the other in the first half of training.
+   inactive one after the other in the first half of training.
 
 Both are small and start from random weights: nothing is downloaded.
 

@@ -2,8 +2,8 @@
 a transformer of ten lines that predicts the next character of the source text of Python's `argparse`.
 
 1. Multiple positions: the model predicts the next character after every character of a window, not only the last.
-2. Intermediate layers: every layer predicts, with its own head. Layer l of n becomes silent after l/(2n) of training,
-   the lowest first; in the second half of training only the last layer has losses.
+2. Intermediate layers: every layer predicts, with its own head. Layer l of n is inactive (weight 0) after l/(2n) of
+   training, the lowest first; in the second half of training only the last layer has losses.
 3. Multiple targets: every layer that predicts also predicts the character after the next, at half the weight.
 
 Each prediction is a term with a name: `layer2.target1` is the next character, predicted by layer 2, and `main` the next
@@ -72,7 +72,7 @@ def main(steps: int = 160) -> dict[str, dict[str, float]]:
     objective = make_objective(model, len(alphabet)).build(model, text[None, :LENGTH])
     optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=3e-3)
 
-    first, last, silent = {}, {}, {}
+    first, last, inactive = {}, {}, {}
     for step in range(steps):
         inputs, targets = windows(text, 8)
         report = objective(model, inputs, targets, progress=step / steps)
@@ -83,15 +83,15 @@ def main(steps: int = 160) -> dict[str, dict[str, float]]:
         first = first or last
         for name in first:
             if name not in last:
-                silent.setdefault(name, step)
+                inactive.setdefault(name, step)
 
     print(f"{len(source)} characters, {len(alphabet)} symbols; bits per character of each term, weight at the start")
     print("  term            weight  first step  last step")
     start = objective.weights(progress=0.0)
     for name in first:
-        end = f"{last[name]:.2f}" if name in last else f"silent since step {silent[name]}"
+        end = f"{last[name]:.2f}" if name in last else f"inactive since step {inactive[name]}"
         print(f"  {name:15} {start[name]:6g}  {first[name]:10.2f}  {end:>9}")
-    return {"first": first, "last": last, "silent": silent}
+    return {"first": first, "last": last, "inactive": inactive}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and tests of what an error of torch means."""
+"""Errors that the user can fix, and functions that recognise errors of torch."""
 
 import difflib
 from collections.abc import Iterable

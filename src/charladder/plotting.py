@@ -1,6 +1,6 @@
-"""Style, colours and text of all figures that are drawn with matplotlib, which is imported when it is used.
+"""Style, colours and text of all matplotlib figures. matplotlib is imported when a figure is drawn.
 
-The colours are told apart under the common kinds of colour blindness.
+The colours can be distinguished with the common kinds of colour blindness.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The content of config.toml: the recipe of a run, its identity, and a SHA-256 that shows an edit."""
+"""The content of config.toml: the recipe of a run, its identity, and a SHA-256 that detects edits."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Trainers of runs: new ones, restored from the newest checkpoint, or initialised from another run."""
+"""Construction of the trainer of a run: new, restored from a checkpoint, or with the weights of another run."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -232,7 +232,7 @@ FEATURES = [
         training="micro_batches",
     ),
     Feature(
-        "weight that falls silent in training",
+        "weight that becomes 0 in training",
         tapped(weight=aux.schedules.until(0.5, WEIGHT)),
         loss_of_state(0),
         training="silent_steps",

@@ -28,7 +28,7 @@ def test_json_has_a_row_for_each_prediction(capsys):
 def test_table_and_total(capsys):
     out = explain_output(capsys, "ABCDEF", "--layers", "3", "--targets", "2", "--progress", "0.2")
     assert "total = 1 layer2.target1 + 0.5 layer2.target2 + 1 main + 0.5 layer3.target2" in out
-    assert "18 of them, and 9 of terms that are silent now." in out
+    assert "18 of them, and 9 of terms that are inactive now (weight 0)." in out
     row = next(line.split() for line in out.splitlines() if '"ABC"' in line and "main" in line)
     assert row == ["main", "3", '"ABC"', '"D"', "1", "1"]
 
@@ -37,7 +37,7 @@ def test_weights_of_presets_and_recipes(capsys):
     out = explain_output(capsys, "AB", "--layers", "4", "--targets", "1", "--intermediate", "deed")
     assert "total = 0.25 layer1.target1 + 0.25 layer2.target1 + 0.25 layer3.target1 + 1.25 main" in out
     rows = json.loads(explain_output(capsys, "AB", "--recipe", "ladder", "--progress", "0.1", "--json"))["rows"]
-    assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 layers, weight 0.3, the first silent
+    assert [row["weight"] for row in rows] == [0.0, 0.3, 0.3, 0.3, 0.3, 1.0]  # 6 layers, weight 0.3, the first inactive
     rows = json.loads(explain_output(capsys, "ABC", "--layers", "1", "--ahead", "blockwise", "--step", "3", "--json"))[
         "rows"
     ]
@@ -53,7 +53,7 @@ def test_control_characters_are_escaped(capsys):
 def test_narrow_terminal_gets_lines_instead_of_a_table(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     out = explain_output(capsys, "ABC", "--layers", "2", "--targets", "1", "--progress", "0.3")
-    assert 'layer1.target1: "A" -> "B", silent' in out and 'main: "AB" -> "C", weight 1' in out
+    assert 'layer1.target1: "A" -> "B", inactive' in out and 'main: "AB" -> "C", weight 1' in out
 
 
 @pytest.mark.parametrize(

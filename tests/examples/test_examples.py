@@ -184,9 +184,9 @@ def test_three_losses_runs(no_network, capsys):
     layers = {f"layer{layer}.target{target}": layer for layer in (1, 2, 3) for target in (1, 2)}
     assert set(found["first"]) == {"main", "layer4.target2"} | set(layers)
     assert set(found["last"]) == {"main", "layer4.target2"}
-    assert found["silent"] == {name: math.ceil(steps * layer / (2 * 4)) for name, layer in layers.items()}
+    assert found["inactive"] == {name: math.ceil(steps * layer / (2 * 4)) for name, layer in layers.items()}
     assert all(found["last"][name] < found["first"][name] - 1 for name in found["last"])  # bits
-    assert "silent since step" in capsys.readouterr().out
+    assert "inactive since step" in capsys.readouterr().out
 
 
 def test_three_losses_has_every_prediction_that_the_paper_asks_for():

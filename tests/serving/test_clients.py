@@ -218,7 +218,7 @@ def test_failed_start_affects_one_text_and_frees_its_slot(runs, monkeypatch):
                 next(lines)
                 failed = httpx2.post(f"{served.url}/v1/completions", json={"prompt": "a", "draft": "targets"})
                 assert failed.status_code == 500
-                assert "failed to generate this text; its log says more" in failed.json()["error"]["message"]
+                assert "failed to generate this text; see its log" in failed.json()["error"]["message"]
                 assert "error" not in "".join(lines)
         until(lambda: sorted(worker.free_slots) == [0, 1])
 

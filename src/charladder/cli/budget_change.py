@@ -1,4 +1,4 @@
-"""The effect of a new budget on a resumed run: progress changes at once, and all schedules with it."""
+"""The effect of a new budget on the progress of a resumed run, and so on its schedules."""
 
 from charladder.auxiliary import term_name
 from charladder.objective import term_weights

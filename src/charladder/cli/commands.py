@@ -1,4 +1,4 @@
-"""The commands, in the groups of the main help."""
+"""The names and descriptions of all commands, in the groups of `charladder --help`."""
 
 import importlib
 from types import ModuleType
@@ -25,7 +25,7 @@ GROUPS = {
         "completion": "a script that completes commands and options in bash, zsh or fish",
     },
 }
-COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
+COMMANDS = {name: description for group in GROUPS.values() for name, description in group.items()}
 ALIASES = {"ablate": "study"}  # until 1.0
 
 

@@ -1,4 +1,4 @@
-"""charladder completion"""
+"""`charladder completion`: prints a script that completes commands, options and their values in a shell."""
 
 import argparse
 import shlex
@@ -56,7 +56,7 @@ def _zsh_lines() -> Iterator[str]:
     yield "#compdef charladder"
     yield "_charladder() {"
     yield "  local -a commands=("
-    yield from (f"    {shlex.quote(f'{name}:{about}')}" for name, about in COMMANDS.items())
+    yield from (f"    {shlex.quote(f'{name}:{description}')}" for name, description in COMMANDS.items())
     yield "  )"
     yield "  if (( CURRENT == 2 )); then _describe command commands; return; fi"
     yield "  shift words; (( CURRENT-- ))"
@@ -64,10 +64,10 @@ def _zsh_lines() -> Iterator[str]:
     for name in COMMANDS:
         yield f"    {name}) _arguments \\"
         for option in _options(name):
-            about = _about(option).translate(str.maketrans({"[": "(", "]": ")", ":": ";"}))
+            help_text = _help_text(option).translate(str.maketrans({"[": "(", "]": ")", ":": ";"}))
             kind = f"({' '.join(_choices(option))})" if _choices(option) else "_files"
             value = "" if option.nargs == 0 else f":{value_type(option).replace(':', ';')}:{kind}"
-            yield f"      {shlex.quote(f'{_name(option)}[{about}]{value}')} \\"
+            yield f"      {shlex.quote(f'{_name(option)}[{help_text}]{value}')} \\"
         yield "      '*:argument:_files' ;;"
     yield "  esac"
     yield "}"
@@ -76,14 +76,14 @@ def _zsh_lines() -> Iterator[str]:
 
 
 def _fish_lines() -> Iterator[str]:
-    for name, about in COMMANDS.items():
-        yield f"complete -c charladder -n __fish_use_subcommand -f -a {name} -d {shlex.quote(about)}"
+    for name, description in COMMANDS.items():
+        yield f"complete -c charladder -n __fish_use_subcommand -f -a {name} -d {shlex.quote(description)}"
         condition = shlex.quote(f"__fish_seen_subcommand_from {name}")
         for option in _options(name):
             choices = f" -x -a {shlex.quote(' '.join(_choices(option)))}" if _choices(option) else " -r"
             value = "" if option.nargs == 0 else choices
-            about = shlex.quote(_about(option))
-            yield f"complete -c charladder -n {condition} -l {_name(option).lstrip('-')}{value} -d {about}"
+            help_text = shlex.quote(_help_text(option))
+            yield f"complete -c charladder -n {condition} -l {_name(option).lstrip('-')}{value} -d {help_text}"
 
 
 _WRITERS = {"bash": _bash_lines, "zsh": _zsh_lines, "fish": _fish_lines}
@@ -99,7 +99,7 @@ def _name(option: argparse.Action) -> str:
     return next(name for name in option.option_strings if name.startswith("--"))
 
 
-def _about(option: argparse.Action) -> str:
+def _help_text(option: argparse.Action) -> str:
     hidden = option.help in (None, argparse.SUPPRESS)
     return field_help().get(option.dest, "") if hidden else str(option.help)
 

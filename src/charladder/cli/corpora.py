@@ -1,4 +1,4 @@
-"""charladder corpora"""
+"""`charladder corpora`: lists, downloads and prunes texts in the cache."""
 
 from datetime import UTC, date, datetime
 from typing import Any

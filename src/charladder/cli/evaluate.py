@@ -1,4 +1,4 @@
-"""charladder evaluate"""
+"""`charladder evaluate`: measures the bits per character of a run on a text."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""charladder explain"""
+"""`charladder explain`: shows the predictions that the auxiliary losses score on a short text, and their weights."""
 
 import dataclasses
 import json
@@ -35,10 +35,10 @@ def make_parser() -> Parser:
     losses = parser.add_argument_group("losses")
     losses.add_argument("--layers", metavar="INT", help="number of layers (default 3, or the recipe's)")
     losses.add_argument("--targets", metavar="INT", help="characters predicted ahead (default 2, or the recipe's)")
-    about = f"preset of the layers' weights (default al_rfou): {', '.join(presets.INTERMEDIATE)}"
-    losses.add_argument("--intermediate", metavar="PRESET", help=about)
-    about = f"preset of the targets' weights (default al_rfou): {', '.join(presets.TARGETS)}"
-    losses.add_argument("--ahead", metavar="PRESET", help=about)
+    help_text = f"preset of the layers' weights (default al_rfou): {', '.join(presets.INTERMEDIATE)}"
+    losses.add_argument("--intermediate", metavar="PRESET", help=help_text)
+    help_text = f"preset of the targets' weights (default al_rfou): {', '.join(presets.TARGETS)}"
+    losses.add_argument("--ahead", metavar="PRESET", help=help_text)
     losses.add_argument("--recipe", metavar="NAME|FILE.toml", help="the weights of a recipe, in place of presets")
     moment = parser.add_argument_group("moment of training")
     moment.add_argument("--progress", metavar="FLOAT", default="0", help="0 at the start of training, 1 at its end")
@@ -128,7 +128,7 @@ def _print_rows(rows: list[Row]) -> None:
     console = Terminal()
     if console.width < _MIN_TABLE_COLUMNS:
         for row in rows:
-            weight = f"weight {row.weight:.3g}" if row.active else "silent"
+            weight = f"weight {row.weight:.3g}" if row.active else "inactive"
             line = f"{row.loss}: {_quote(row.given)} -> {_quote(row.target)}, {weight}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
@@ -153,7 +153,7 @@ def _make_table(rows: list[Row]) -> Table:
     for row in rows:
         if before is not None and row.loss != before:
             table.add_section()
-        weight = f"{row.weight:.3g}" if row.active else "silent"
+        weight = f"{row.weight:.3g}" if row.active else "inactive"
         style = None if row.active else "dim"
         table.add_row(
             row.loss, str(row.layer), _quote(row.given), _quote(row.target), str(row.offset), weight, style=style
@@ -164,11 +164,11 @@ def _make_table(rows: list[Row]) -> Table:
 
 def _print_total(console: Terminal, rows: list[Row]) -> None:
     weights = {row.loss: row.weight for row in rows if row.active}
-    silent = [row for row in rows if not row.active]
+    inactive = [row for row in rows if not row.active]
     console.print(
         f"\ntotal = {' + '.join(f'{weight:.3g} {name}' for name, weight in weights.items())}\n"
-        f"Each term is the mean of its predictions: {len(rows) - len(silent)} of them"
-        + (f", and {len(silent)} of terms that are silent now." if silent else "."),
+        f"Each term is the mean of its predictions: {len(rows) - len(inactive)} of them"
+        + (f", and {len(inactive)} of terms that are inactive now (weight 0)." if inactive else "."),
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -87,7 +87,7 @@ def _announce_scoring(characters: int, valid_characters: int, seconds: float) ->
     which = "all" if characters == valid_characters else f"the first {characters:,} of"
     print(
         f"scoring {which} {valid_characters:,} characters of the valid part, about {_format_duration(seconds)} "
-        "(--score whole, none or N for another stretch)",
+        "(--score whole, none, or N for another number)",
         file=sys.stderr,
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""charladder generate"""
+"""`charladder generate`: generates text with a run."""
 
 import argparse
 import sys
@@ -35,8 +35,8 @@ def make_parser() -> Parser:
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument("--prompt", help="the text to continue (default: none)")
     prompts.add_argument("--prompt-file", metavar="FILE", help="a file that is the prompt; - is standard input")
-    about = "JSON lines: strings, or objects (prompt, seed, length, stop, id)"
-    prompts.add_argument("--prompts", metavar="FILE", help=about)
+    help_text = "JSON lines: strings, or objects (prompt, seed, length, stop, id)"
+    prompts.add_argument("--prompts", metavar="FILE", help=help_text)
     prompts.add_argument("--samples", type=int, default=1, help="texts for each prompt")
     prompts.add_argument("--encoding", metavar="NAME", help="of RUN's bytes, and of --prompt-file (default utf-8)")
     prompts.add_argument("--unknown", choices=UNKNOWN_POLICIES, help="letters of the prompt outside the alphabet")
@@ -50,18 +50,18 @@ def make_parser() -> Parser:
     sampling.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
     speed = parser.add_argument_group("network and speed")
     speed.add_argument("--context", type=int, help="characters of context (default: as trained)")
-    about = "drafter; auto is the fastest here"
-    speed.add_argument("--draft", choices=get_args(DrafterName), default="auto", help=about)
+    help_text = "drafter; auto is the fastest here"
+    speed.add_argument("--draft", choices=get_args(DrafterName), default="auto", help=help_text)
     speed.add_argument("--draft-length", type=int, help="characters drafted at once (default: by drafter)")
-    about = "dtype of weights, keys and values"
-    speed.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=about)
+    help_text = "dtype of weights, keys and values"
+    speed.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=help_text)
     speed.add_argument("--together", type=int, default=16, help="prompts in one batch")
     add_weights_option(speed)
     add_device_option(speed)
     output = parser.add_argument_group("output")
     output.add_argument("--raw", action="store_true", help="only the bytes of the prompt and the text")
-    about = "of every character, in nats (with --json or --prompts)"
-    output.add_argument("--log-probabilities", action="store_true", help=about)
+    help_text = "of every character, in nats (with --json or --prompts)"
+    output.add_argument("--log-probabilities", action="store_true", help=help_text)
     add_json_option(output)
     return parser
 

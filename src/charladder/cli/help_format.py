@@ -32,8 +32,8 @@ def format_help(parser: argparse.ArgumentParser, examples: Sequence[str]) -> str
     for group, shown in groups.items():
         if shown:
             lines = [line for action in shown for line in _entry(action, indent, columns)]
-            about = textwrap.wrap(group.description or "", columns - 2, break_on_hyphens=False)
-            parts.append("\n".join([f"{group.title}:", *lines, *(f"  {line}" for line in about)]))
+            description = textwrap.wrap(group.description or "", columns - 2, break_on_hyphens=False)
+            parts.append("\n".join([f"{group.title}:", *lines, *(f"  {line}" for line in description)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,8 +48,8 @@ def _usage(action: argparse.Action) -> str:
 def _entry(action: argparse.Action, indent: int, columns: int) -> list[str]:
     """The lines of an argument or option: its names and type, what it does, its default."""
     choices = f": {value_type(action)}" if _has_long_type(action) else ""
-    about = f"{action.help or ''}{choices}{_default(action)}"
-    lines = textwrap.wrap(about, max(20, columns - indent), break_on_hyphens=False, break_long_words=False)
+    help_text = f"{action.help or ''}{choices}{_default(action)}"
+    lines = textwrap.wrap(help_text, max(20, columns - indent), break_on_hyphens=False, break_long_words=False)
     first, *others = lines or [""]
     return [f"  {_names(action):{indent - 2}}{first}".rstrip(), *(" " * indent + line for line in others)]
 
@@ -79,7 +79,7 @@ def value_type(action: argparse.Action) -> str:
 
 def _default(action: argparse.Action) -> str:
     """The default in parentheses; empty for none, for a flag, and where the description has it."""
-    default, about = action.default, action.help or ""
-    if "(default" in about or default in (None, "", argparse.SUPPRESS) or isinstance(default, bool | list):
+    default, help_text = action.default, action.help or ""
+    if "(default" in help_text or default in (None, "", argparse.SUPPRESS) or isinstance(default, bool | list):
         return ""
     return f" (default {default:g})" if isinstance(default, float) else f" (default {default})"

@@ -1,4 +1,4 @@
-"""charladder inspect"""
+"""`charladder inspect`: shows parameters, operations, memory and settings of a run or recipe."""
 
 import dataclasses
 import json

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 from charladder import __version__
 from charladder.cli.commands import ALIASES, COMMANDS, GROUPS, load_command
 from charladder.cli.error_message import format_error
+from charladder.cli.signals import INTERRUPTED_EXIT_CODE
 from charladder.cli.terminal import discard_output, print_message
 from charladder.errors import DamagedDataWarning, UserError, is_lost_rank, is_out_of_memory, suggest_names
 
 _LISTING = "\n\n".join(
-    "\n".join([f"{title}:", *(f"  {name:12}{about}" for name, about in group.items())])
+    "\n".join([f"{title}:", *(f"  {name:12}{description}" for name, description in group.items())])
     for title, group in GROUPS.items()
 )
 _HELP = f"""charladder {__version__}: character-level language models, trained with auxiliary losses
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print_message("interrupted")
-        return 130
+        return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         discard_output(sys.stdout)  # the reader has closed the pipe, as `| head` does
         return 0

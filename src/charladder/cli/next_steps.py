@@ -1,4 +1,4 @@
-"""Commands that `train` and `refit` suggest at their end; each works as printed."""
+"""The commands that `train` and `refit` print as next steps."""
 
 import codecs
 import shlex

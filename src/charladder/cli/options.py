@@ -66,14 +66,14 @@ class Parser(argparse.ArgumentParser):
 
 def add_data_option(group: argparse._ActionsContainer) -> None:
     """--data, for commands that read the text that a run was trained on."""
-    about = "where the run's text is now, if it has moved; repeatable"
-    group.add_argument("--data", dest="moved", action="append", default=[], metavar="PATH", help=about)
+    help_text = "where the run's text is now, if it has moved; repeatable"
+    group.add_argument("--data", dest="moved", action="append", default=[], metavar="PATH", help=help_text)
 
 
 def add_weights_option(group: argparse._ActionsContainer) -> None:
     """--weights, for commands that read the network of a run."""
-    about = "of RUN: of its last step or its best validation"
-    group.add_argument("--weights", choices=("last", "best"), default="last", help=about)
+    help_text = "of RUN: of its last step or its best validation"
+    group.add_argument("--weights", choices=("last", "best"), default="last", help=help_text)
 
 
 def add_device_option(group: argparse._ActionsContainer) -> None:

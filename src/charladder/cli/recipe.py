@@ -1,4 +1,4 @@
-"""charladder recipe"""
+"""`charladder recipe`: lists every field of a recipe."""
 
 import dataclasses
 import json

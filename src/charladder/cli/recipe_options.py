@@ -37,13 +37,13 @@ FIELDS_SET_BY_RUN = {
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """--recipe, the short names of fields, and all fields by dotted name, which the help page leaves out."""
-    about = "every other field: --SECTION.FIELD VALUE, such as --training.clip 0.5; see charladder recipe"
-    group, types = parser.add_argument_group("recipe", about), field_types()
+    help_text = "every other field: --SECTION.FIELD VALUE, such as --training.clip 0.5; see charladder recipe"
+    group, types = parser.add_argument_group("recipe", help_text), field_types()
     group.add_argument("--recipe", metavar="NAME|FILE.toml", help="ladder (default), sprint, t12, t64 or a file")
-    for name, (dotted, line) in SHORT_OPTIONS.items():
+    for name, (dotted, description) in SHORT_OPTIONS.items():
         type_name = "INT|auto" if name == "batch" else field_type(types[dotted])
-        about = line + _ladder_default(dotted) if line else argparse.SUPPRESS
-        group.add_argument(f"--{name}", dest=dotted, metavar=type_name, help=about, default=argparse.SUPPRESS)
+        help_text = description + _ladder_default(dotted) if description else argparse.SUPPRESS
+        group.add_argument(f"--{name}", dest=dotted, metavar=type_name, help=help_text, default=argparse.SUPPRESS)
     for dotted, type_ in types.items():
         if dotted not in FIELDS_SET_BY_RUN:
             names, metavar = dict.fromkeys((f"--{dotted.replace('_', '-')}", f"--{dotted}")), field_type(type_)

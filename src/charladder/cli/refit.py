@@ -1,4 +1,4 @@
-"""charladder refit"""
+"""`charladder refit`: fits drafting heads to the network of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,8 @@ def make_parser() -> Parser:
     add_weights_option(network)
     add_data_option(network)
     add_device_option(network)
-    about = "dtype of matrix products"
-    network.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help=about)
+    help_text = "dtype of matrix products"
+    network.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help=help_text)
     add_json_option(network)
     return parser
 

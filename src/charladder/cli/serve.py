@@ -34,10 +34,10 @@ def make_parser() -> Parser:
     address.add_argument("--host", default="127.0.0.1", help="address to listen at")
     address.add_argument("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
     address.add_argument("--root-path", default="", metavar="PATH", help="path at which a proxy publishes the service")
-    about = "a further accepted host name, such as a proxy's; repeatable"
-    address.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
-    about = "a further accepted origin of pages, such as https://ladder.example; repeatable"
-    address.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help=about)
+    help_text = "a further accepted host name, such as a proxy's; repeatable"
+    address.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=help_text)
+    help_text = "a further accepted origin of pages, such as https://ladder.example; repeatable"
+    address.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help=help_text)
     address.add_argument("--token-file", metavar="FILE", help="file with the token that clients must send")
     address.add_argument("--access-log", action="store_true", help="print a line on standard error for each request")
     bounds = parser.add_argument_group("limits")
@@ -45,8 +45,8 @@ def make_parser() -> Parser:
     bounds.add_argument("--max-tokens", type=int, default=limits.max_tokens, help="most characters of a text")
     bounds.add_argument("--seconds", type=float, default=limits.seconds, help="most seconds of a request")
     model = parser.add_argument_group("network")
-    about = "dtype of weights, keys and values"
-    model.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=about)
+    help_text = "dtype of weights, keys and values"
+    model.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=help_text)
     add_weights_option(model)
     add_device_option(model)
     return parser

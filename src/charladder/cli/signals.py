@@ -1,10 +1,11 @@
-"""Signals that ask a command to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed)."""
+"""Signals that interrupt a command: SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed)."""
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as in a shell
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -27,11 +28,12 @@ def interrupt_on_signal() -> contextlib.AbstractContextManager[None]:
     return _handle_signals(signal.default_int_handler)
 
 
-def stop_on_signal(received: list[int]) -> contextlib.AbstractContextManager[None]:
-    """Appends the first signal to `received`, for a caller that saves and ends; a second raises KeyboardInterrupt."""
+def stop_on_signal(received_signals: list[int]) -> contextlib.AbstractContextManager[None]:
+    """Appends the first signal to `received_signals`, for a caller that saves and ends; a second one raises
+    KeyboardInterrupt."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        received_signals.append(number)
         signal.signal(number, signal.default_int_handler)
 
     return _handle_signals(handle)

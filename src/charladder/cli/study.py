@@ -11,7 +11,7 @@ from rich.console import Console
 from charladder.cli.notes import print_text_notes
 from charladder.cli.options import Parser, add_json_option
 from charladder.cli.progress import reading_progress
-from charladder.cli.signals import stop_on_signal
+from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError
@@ -45,8 +45,8 @@ def make_parser() -> Parser:
     parser.add_argument("--out", metavar="DIR", help="directory of the runs (default studies/PLAN)")
     parser.add_argument("--jobs", metavar="INT", help="runs at once (default: as many as cores or GPUs allow)")
     parser.add_argument("--seeds", metavar="INT", help="the seeds 0 to N-1, in place of the plan's")
-    about = "a recipe field of all arms (see charladder recipe); repeatable"
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
+    help_text = "a recipe field of all arms (see charladder recipe); repeatable"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help_text)
     parser.add_argument("--dry-run", action="store_true", help="check the plan and list the runs; train nothing")
     parser.add_argument("--report-only", action="store_true", help="only write the report of finished runs")
     add_json_option(parser)
@@ -167,7 +167,7 @@ def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: b
         print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
     if signals or any(isinstance(end, RunInterrupted) for end in ends):
         _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
-        return 130
+        return INTERRUPTED_EXIT_CODE
     _write_report(console, folder, ends, as_json)
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""Output to the terminal, and to the files and pipes in its place."""
+"""Writing to standard output and standard error, which may be terminals, files or pipes."""
 
 import contextlib
 import io

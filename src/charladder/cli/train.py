@@ -1,4 +1,4 @@
-"""charladder train"""
+"""`charladder train`: trains a network, or resumes a run."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from charladder.cli.final_score import parse_score
 from charladder.cli.options import Parser, add_data_option, add_json_option, add_weights_option
 from charladder.cli.recipe_options import add_recipe_options
 from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
-from charladder.cli.signals import stop_on_signal
+from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
 from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
@@ -40,17 +40,17 @@ def make_parser() -> Parser:
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help=argparse.SUPPRESS)
     run = parser.add_argument_group("run")
-    # torchrun takes --run for an ambiguous option of its own, wherever it is, but not --run-dir.
-    about = "directory of the run (default runs/RECIPE-N); --run-dir under torchrun"
-    run.add_argument("--run", "--run-dir", metavar="DIR", help=about)
+    # torchrun reports --run as an ambiguous abbreviation of its own options, even after the name of the program.
+    help_text = "directory of the run (default runs/RECIPE-N); --run-dir under torchrun"
+    run.add_argument("--run", "--run-dir", metavar="DIR", help=help_text)
     run.add_argument("--resume", metavar="RUN", help="continue this run, with its settings and its text")
-    about = "start from the weights of this run, with its recipe, on another text"
-    run.add_argument("--from", dest="source", metavar="RUN", help=about)
+    help_text = "start from the weights of this run, with its recipe, on another text"
+    run.add_argument("--from", dest="source", metavar="RUN", help=help_text)
     add_weights_option(run)
     add_data_option(run)
     run.add_argument("--extend", action="store_true", help="with --resume: change the budget or --patience")
-    about = "characters scored at the end (default: a tenth of those trained on)"
-    run.add_argument("--score", metavar="whole|none|INT", help=about)
+    help_text = "characters scored at the end (default: a tenth of those trained on)"
+    run.add_argument("--score", metavar="whole|none|INT", help=help_text)
     add_json_option(run)
     add_recipe_options(parser)
     return parser
@@ -109,8 +109,9 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
             "run"
         )
         return 1
+    # The barriers: torchrun ends all processes when one has ended, and rank 0 must print first.
     if is_truncated(corpus.ids_N):
-        barrier()  # see below
+        barrier()
         raise _truncated_text_error(run)
     console.print(
         f"stopped and saved; continue with: charladder train --resume {shlex.quote(str(run.path))}",
@@ -118,8 +119,8 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
         markup=False,
         highlight=False,
     )
-    barrier()  # torchrun ends all processes when one has ended, perhaps before rank 0 has printed
-    return 130
+    barrier()
+    return INTERRUPTED_EXIT_CODE
 
 
 def _truncated_text_error(run: Run) -> UserError:
@@ -146,14 +147,11 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
     heads = sum(p.numel() for p in trainer.objective.parameters())
     train_part = split_corpus(run.recipe, corpus).train
     precision = str(trainer.precision).removeprefix("torch.")
-    slower = (
-        ""
-        if trainer.device.type != "cpu" or describe_operations().startswith("C ")
-        else f", steps with {describe_operations()}"
-    )
+    uses_torch_on_cpu = trainer.device.type == "cpu" and not describe_operations().startswith("C ")
+    kernel_note = f", steps with {describe_operations()}" if uses_torch_on_cpu else ""
     console.print(
         f"{run.path}: {run.recipe.recipe}, {run.recipe.model.layers} layers of {run.recipe.model.width}, "
-        f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{slower}\n"
+        f"{network:,} parameters and {heads:,} in auxiliary heads, {trainer.device} {precision}{kernel_note}\n"
         f"{corpus.name}: {len(corpus.ids_N):,} characters ({_describe_corpus(corpus)}), {train_part[1]:,} to train on",
         highlight=False,
         markup=False,
@@ -174,8 +172,8 @@ def _print_start(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -
         console.print(f"continuing from step {trainer.counters.step}", highlight=False)
         if read_environment_text(run.path, "machine", "steps") not in (None, describe_operations()):
             console.print(
-                "note: this machine computes training steps with other kernels than the run began with "
-                "(environment.json): weights may differ in their last bits from those of an uninterrupted run",
+                "note: the run began with other kernels than it continues with (environment.json), so weights may "
+                "differ in their last bits from those of an uninterrupted run",
                 highlight=False
             )  # fmt: skip
 
@@ -188,7 +186,7 @@ def _describe_corpus(corpus: Corpus) -> str:
 
 def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
     """Trains with a display until the budget is spent, a signal arrives, or the text in the cache is truncated."""
-    received: list[int] = []
+    received_signals: list[int] = []
     scores: list[Score] = []
     valid = split_corpus(run.recipe, corpus).valid
     validation_part = (valid[0], min(valid[1], valid[0] + run.recipe.training.validation_characters))
@@ -205,13 +203,13 @@ def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Tr
         return score.bits_per_character
 
     def stop() -> bool:
-        return bool(received) or is_truncated(corpus.ids_N)
+        return bool(received_signals) or is_truncated(corpus.ids_N)
 
-    interrupted = early = False
+    interrupted = ended_early = False
     has_valid = valid[1] > valid[0]
-    with stop_on_signal(received), TrainingProgress(console, trainer) as display:
+    with stop_on_signal(received_signals), TrainingProgress(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             if isinstance(event, CheckpointSaved):
-                interrupted, early = event.interrupted, event.early
-    return TrainingOutcome(interrupted, early, bool(received), scores[-1] if scores else None)
+                interrupted, ended_early = event.interrupted, event.early
+    return TrainingOutcome(interrupted, ended_early, bool(received_signals), scores[-1] if scores else None)

@@ -1,4 +1,4 @@
-"""Notes at the end of training about a result that is worse than it could be."""
+"""Notes of `train` at its end: it ended early, better weights exist, or the network is worse than a unigram model."""
 
 from typing import Any
 

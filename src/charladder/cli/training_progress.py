@@ -65,7 +65,7 @@ class TrainingProgress(LiveDisplay):
         elif isinstance(event, ValidationCompleted):
             self._valid_bits = event.bits_per_character
             if not self.live:
-                self.console.print(f"valid (a stretch): {self._valid_bits:.3f} bits per character", highlight=False)
+                self.console.print(f"valid (a prefix): {self._valid_bits:.3f} bits per character", highlight=False)
         elif isinstance(event, CheckpointSaved) and not self.live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 

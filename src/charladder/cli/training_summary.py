@@ -9,7 +9,7 @@ from rich.console import Console
 from charladder.cli.final_score import score_after_training
 from charladder.cli.next_steps import commands_after_training
 from charladder.cli.scoring import print_score
-from charladder.cli.signals import interrupt_on_signal
+from charladder.cli.signals import INTERRUPTED_EXIT_CODE, interrupt_on_signal
 from charladder.cli.training_notes import closing_notes, read_best_weights
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.run import Run
@@ -47,7 +47,7 @@ def summarize(
     except KeyboardInterrupt:
         sentence = f"training is done and saved, its score was interrupted; score it with: charladder evaluate {name}"
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-        return 130
+        return INTERRUPTED_EXIT_CODE
     scoring_seconds = time.perf_counter() - began + (validated.seconds if validated else 0.0)
     bits = None if score is None else score["bits_per_character"]
     plot = draw_curves(run.path)

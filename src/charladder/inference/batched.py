@@ -1,9 +1,9 @@
-"""The batched runner: runs a network's own modules on several sequences at once, on any device. Sequences with the same
-number of new characters share a pass.
+"""The batched runner: runs the modules of a network on several sequences at once, on any device. Sequences with equally
+many new characters are computed in one pass.
 
-The last bits of a row may depend on the other rows, because matrix products of different sizes round differently. On a
-GPU, passes with few new characters per sequence are CUDA graphs, captured once for each number of sequences, number of
-new characters and padded length.
+The last bits of a result may depend on the other sequences, because matrix products of different sizes round
+differently. On a GPU, passes with few new characters per sequence are CUDA graphs, captured once for each number of
+sequences, number of new characters and padded length.
 
 Shapes: N rows, S sequences, T new characters of each, L padded length, C context, D width, H heads, E head size,
 V symbols, W numbers of a row of the output.

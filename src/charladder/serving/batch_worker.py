@@ -1,4 +1,4 @@
-"""A thread that decodes texts as one batch. Texts join and leave between two steps."""
+"""A thread that decodes texts as one batch. Texts are added and removed between two steps."""
 
 import sys
 import threading
@@ -14,17 +14,17 @@ from charladder.serving.api_errors import SHUTTING_DOWN
 from charladder.serving.decoding_configs import DecodingConfigs
 from charladder.serving.generation_request import GenerationError, GenerationRequest, OutputChunk
 
-_MIN_FLUSH_SECONDS = 0.04  # between two outputs of a text: an output costs more time than a character
-_MAX_OUTPUTS_PER_SECOND = 300  # of all texts together: outputs take time from decoding
-_UNBUFFERED_STEPS = 1  # first steps of a text, whose output is sent at once
-_INTERNAL_ERROR = "the service failed to generate this text; its log says more"
+_MIN_FLUSH_SECONDS = 0.04  # between two outputs of a text, because an output takes longer than a character
+_MAX_OUTPUTS_PER_SECOND = 300  # of all texts together, because outputs delay decoding
+_UNBUFFERED_STEPS = 1  # first steps of a text, whose output is sent immediately
+_INTERNAL_ERROR = "the service failed to generate this text; see its log"
 RequestOutput = tuple[GenerationRequest, OutputChunk | Exception]
 
 
 class Worker:
     """Decodes with `runner`, which must not be used elsewhere. wait_for_requests: blocks until there is work and
-    returns the requests that join now; None at the end. deliver: passes outputs on. num_active: the number of texts of
-    all workers."""
+    returns the new requests; None at the end. deliver: sends outputs to the event loop. num_active: the number of texts
+    of all workers."""
 
     def __init__(
         self,
@@ -43,11 +43,12 @@ class Worker:
         self.thread = threading.Thread(target=self.run, name="worker", daemon=True)
 
     def run(self) -> None:
+        """Decodes until `wait_for_requests` returns None. An error fails all active requests."""
         while (joining := self.wait_for_requests(self)) is not None:
             try:
                 self.add(joining)
                 self.step()
-            except UserError as error:  # the network returned NaN
+            except UserError as error:  # logits are not finite
                 self.fail_all(GenerationError(str(error)))
             except Exception:
                 traceback.print_exc()
@@ -81,24 +82,30 @@ class Worker:
             self.loop.add(sequences, configs)
 
     def step(self) -> None:
+        """Decodes for about STEP_SECONDS, delivers outputs that are due, and removes finished requests."""
         self.loop.step(STEP_SECONDS)
         now, outputs, ended = time.monotonic(), [], []
-        flush = max(_MIN_FLUSH_SECONDS, self.num_active() / _MAX_OUTPUTS_PER_SECOND)
+        flush_interval = max(_MIN_FLUSH_SECONDS, self.num_active() / _MAX_OUTPUTS_PER_SECOND)
         for request in self.active:
             sequence = request.sequence
             assert sequence is not None
             request.num_steps += 1
-            finish = sequence.finish_reason or ("time" if now > request.deadline else None)
+            finish_reason = sequence.finish_reason or ("time" if now > request.deadline else None)
             new = sequence.safe_length - request.num_sent
-            if finish or (new and (request.num_steps <= _UNBUFFERED_STEPS or now - request.last_sent_at >= flush)):
+            is_due = request.num_steps <= _UNBUFFERED_STEPS or now - request.last_sent_at >= flush_interval
+            if finish_reason or (new and is_due):
                 part = slice(request.num_sent, sequence.safe_length)
                 chunk = OutputChunk(
-                    sequence.ids[part], sequence.nats[part], sequence.drafted[part], sequence.candidates[part], finish
+                    sequence.ids[part],
+                    sequence.nats[part],
+                    sequence.drafted[part],
+                    sequence.candidates[part],
+                    finish_reason,
                 )
                 outputs.append((request, chunk))
                 self.generated_characters += new
                 request.num_sent, request.last_sent_at = sequence.safe_length, now
-            if finish:
+            if finish_reason:
                 request.finished_at = now
                 ended.append(request)
         self.remove(ended)

@@ -1,4 +1,4 @@
-"""Server-sent events, and work that ends when its client disconnects."""
+"""Server-sent events, and the cancellation of work whose client has disconnected."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A text to generate, and the queue through which the event loop receives it."""
+"""The request for one generated text, and the queue of its output."""
 
 import asyncio
 from collections import deque

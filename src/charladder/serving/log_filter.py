@@ -1,4 +1,4 @@
-"""Log filters: no errors of disconnected clients, and each message at most once a minute."""
+"""A log filter that drops errors of cancelled requests, and messages that were logged in the last minute."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The routes of the explorer page, whose files are read once."""
+"""The routes of the explorer page. Its files are read when the routes are added."""
 
 from importlib import resources
 

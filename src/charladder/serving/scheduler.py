@@ -1,7 +1,7 @@
-"""The queue of requests, and the workers that decode them: one for all, or one for each core.
+"""The scheduler: a queue of requests, and the workers that decode them (one, or one for each core).
 
-The event loop submits requests and receives outputs without blocking. Outputs that a client has not received stay in
-the queue of its request, which the length of the text bounds.
+The event loop submits requests and receives outputs without blocking. Outputs that were not sent to the client yet wait
+in the queue of their request, whose size the length of the text limits.
 """
 
 import asyncio

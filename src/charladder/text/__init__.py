@@ -1,4 +1,4 @@
-"""Text: alphabets, corpora, splits and windows. Knows nothing of models."""
+"""Text: alphabets, corpora, splits and windows."""
 
 from charladder.text.alphabet import UNKNOWN_POLICIES, Alphabet, learn_letters
 from charladder.text.cache import ProgressCallback, cache_folder, no_progress

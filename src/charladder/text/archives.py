@@ -1,7 +1,7 @@
-"""Unpacking of compressed files and archives into named streams of bytes.
+"""Decompression of files and archives to named streams of bytes.
 
-No file is written under a name from an archive. The unpacked bytes are counted as they are read, whatever the headers
-say; a file that expands more than text can is refused.
+Names in an archive are never used as paths of files. The unpacked size is counted while reading, and not taken from
+headers; a file that expands more than text can is refused.
 """
 
 import bz2
@@ -32,8 +32,8 @@ class DamagedArchive(UserError):
 class _CompressedReader:
     """A reader of one or more concatenated compressed streams.
 
-    The files of the standard library end silently at a damaged later stream; here, the bytes after a stream must be
-    another stream. error_type: what a decompressor raises for damage. padding: a byte that may follow a stream.
+    The standard library's readers end without an error at a damaged later stream. Here, the bytes after a stream must
+    be another stream. error_type: what a decompressor raises for damage. padding: a byte that may follow a stream.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def _read_tar(stream: IO[bytes], name: str, size: int | None) -> Iterator[tuple[
 
 
 class _TarHeader(tarfile.TarInfo):
-    """A header of a tar. A damaged or truncated one raises an error here; tarfile would end the archive silently."""
+    """A header of a tar. A damaged or truncated one raises an error here; tarfile would end without one."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_TarHeader":

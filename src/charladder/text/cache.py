@@ -1,11 +1,11 @@
-"""The cache folder, and how files in it are written: complete or not at all.
+"""The cache folder, and atomic writing of its files.
 
 texts/      unpacked texts, named by the SHA-256 of their bytes, and their ids in letter alphabets
 sources/    one record for each DATA that was read: its files, and the text that they gave
 downloads/  files that were downloaded, or that the user put there
 
-Everything in texts/ and sources/ has a SHA-256 that is compared when it is read: a text in its name, a record inside
-itself. What is damaged is created again from its source.
+Files in texts/ and sources/ have a SHA-256, in the name of a text and inside a record, which is verified when they are
+read. A damaged file is created again from its source.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Texts in the cache, and the records of which sources gave them."""
+"""Texts in the cache, and the records of the sources that they were read from."""
 
 import hashlib
 from collections.abc import Sequence

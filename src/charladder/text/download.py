@@ -1,4 +1,7 @@
-"""Download of one file over HTTP. An interrupted transfer is resumed; the target appears only when it is complete."""
+"""Download of one file over HTTP. An interrupted transfer is resumed; the target appears only when it is complete.
+
+Only the size is checked here; the SHA-256 is checked by ingest.py.
+"""
 
 import errno
 import hashlib

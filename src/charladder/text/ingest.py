@@ -1,4 +1,4 @@
-"""Ingestion: all files of one DATA become one text in the cache, in one pass, named by the SHA-256 of its bytes.
+"""Ingestion: reads all files of one DATA argument in one pass, and stores them as one text in the cache.
 
 An interrupted ingestion continues at the first unfinished file, or inside it if it is plain. If two processes ingest
 the same sources, the second waits and finds the result of the first.

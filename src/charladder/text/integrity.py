@@ -1,7 +1,7 @@
-"""Verification of cached files: a process compares their SHA-256 when it first opens them.
+"""Verification of cached files by their SHA-256.
 
-After that, the same process compares only size, times and inode. Nothing is stored for other processes, because a bit
-that flips on the disk changes none of these.
+A process computes the SHA-256 of a file when it first opens it; later it compares only size, times and inode. Each
+process verifies a file again, because a flipped bit on the disk changes none of these.
 """
 
 import hashlib

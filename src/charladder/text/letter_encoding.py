@@ -1,4 +1,4 @@
-"""Encoding of a whole text in a letter alphabet, and the letter counts from which an alphabet is learned.
+"""Encoding of a text as ids of a letter alphabet, and the letter counts from which an alphabet is made.
 
 Both read the text once, in blocks, and store their result in the cache.
 

@@ -1,8 +1,8 @@
-"""Which data of a run directory is opened without the user naming it.
+"""The decision whether data that a run directory names is opened automatically.
 
-A run directory may come from another person, and its config.toml names its data. Such a name is followed if this
-machine has read that text from there before, or if opening it does no harm: it must not fetch a URL, copy a folder,
-unpack an archive, or wait for a pipe. The text itself is always found in the cache by its SHA-256.
+A run directory may come from another person, so the data in its config.toml is not trusted. It is opened if this
+machine has read the same text from there before, or if opening it is safe: no URL is downloaded, no folder copied, no
+archive unpacked, no pipe read. A text that is in the cache is always found, by its SHA-256.
 """
 
 import hashlib

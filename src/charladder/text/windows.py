@@ -84,9 +84,7 @@ class Windows:
         self.range_begins_S, ends_S = self.range_begins_S[long_S], ends_S[long_S]
         self.usable_characters = int((ends_S - self.range_begins_S).sum())
         self.lengths_S = ends_S - self.range_begins_S - lookahead
-        self.start_counts_S = np.cumsum(
-            self.lengths_S - length + 1
-        )  # how many starts there are up to each stretch's end
+        self.start_counts_S = np.cumsum(self.lengths_S - length + 1)  # possible starts up to the end of each range
         self.window_counts_S = np.cumsum(self.lengths_S // length)  # the same for the windows of one pass
         self.windows_per_pass = int(self.window_counts_S[-1])
 
@@ -105,11 +103,11 @@ class Windows:
                 + draws
                 - (self.start_counts_S[which] - (self.lengths_S[which] - self.length + 1))
             )
-        epochs, places = np.divmod(examples, self.windows_per_pass)
+        epochs, indices = np.divmod(examples, self.windows_per_pass)
         starts = np.empty(len(examples), np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            order = permute(self.seed + 2 + int(epoch), places[chosen], self.windows_per_pass)
+            order = permute(self.seed + 2 + int(epoch), indices[chosen], self.windows_per_pass)
             which = np.searchsorted(self.window_counts_S, order, "right")
             windows_S = self.lengths_S[which] // self.length
             slack_S = (self.lengths_S[which] - windows_S * self.length + 1).astype(np.uint64)
