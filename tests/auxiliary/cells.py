@@ -126,7 +126,7 @@ class LibraryTrainer:
         self.report(x, y).total.backward()
         return gradients_of(self.modules)
 
-    def silent_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def inactive_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         for step in range(STEPS):
             self.report(x, y, progress=step / STEPS).total.backward()
@@ -196,7 +196,7 @@ class HandWrittenTrainer:
         sum(self.losses(x, y)).backward()
         return gradients_of(self.modules)
 
-    def silent_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def inactive_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         for step in range(STEPS):
             main, inner = self.losses(x, y)

@@ -235,7 +235,7 @@ FEATURES = [
         "weight that becomes 0 in training",
         tapped(weight=aux.schedules.until(0.5, WEIGHT)),
         loss_of_state(0),
-        training="silent_steps",
+        training="inactive_steps",
     ),
     Feature("accumulation over micro-batches (`counts=`)", tapped(), loss_of_state(0), training="micro_batches"),
     Feature("diagnosis (`diagnose`)", returned, loss_of_side, {"side": True}, training="diagnosis"),

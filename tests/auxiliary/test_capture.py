@@ -133,7 +133,7 @@ def test_only_some_terms_are_measured():
         objective(model, x, y, only=["erly"])
 
 
-def test_a_silent_term_is_measured_without_gradients():
+def test_an_inactive_term_is_measured_without_gradients():
     model, (x, y) = stack(), batch()
     early = aux.Term(F.cross_entropy, tap="layers.0", head=nn.Linear(8, 3), weight=0, measure=True)
     objective = aux.Objective(aux.Term(F.cross_entropy), {"early": early})

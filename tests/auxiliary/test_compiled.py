@@ -9,13 +9,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
 
-DEPTH = 13  # the last layer has the main loss; the other twelve become silent in turn
+DEPTH = 13  # the last layer has the main loss; the other twelve become inactive in turn
 SLOW = [pytest.param(backend, marks=pytest.mark.slow) for backend in ("aot_eager", "inductor")]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # in inductor's imports
 @pytest.mark.parametrize("backend", ["eager", *SLOW])
-def test_one_compiled_graph_while_layers_become_silent(backend):
+def test_one_compiled_graph_while_layers_become_inactive(backend):
     torch.compiler.reset()
     torch.manual_seed(5)
     x, y = torch.randn(6, 8), torch.randint(0, 3, (6,))
@@ -136,4 +136,4 @@ def test_a_whole_step_is_one_graph(backend, captured):
         torch.testing.assert_close(found, expected)
         gradients = [torch.autograd.grad(total, parameters, allow_unused=True) for total, _ in (found, expected)]
         torch.testing.assert_close(*gradients)
-    assert counter.frame_count <= 3  # the first progress, any other, and the term that becomes silent
+    assert counter.frame_count <= 3  # the first progress, any other, and the term that becomes inactive

@@ -14,7 +14,7 @@ def test_rows_of_a_short_text():
     golden = [
         (loss, layer, given, offset, target, weight, weight > 0)
         for loss, layer, offset, pairs, weight in (
-            ("layer1.target1", 1, 1, NEXT, 0.0),  # silent since 1/6
+            ("layer1.target1", 1, 1, NEXT, 0.0),  # inactive since 1/6
             ("layer1.target2", 1, 2, SECOND, 0.0),
             ("layer2.target1", 2, 1, NEXT, 1.0),  # until 1/3
             ("layer2.target2", 2, 2, SECOND, 0.5),

@@ -488,7 +488,7 @@ class LastState(nn.Module):
         return self.out(returned[1][0][0])
 
 
-def test_backward_with_every_term_silent(data):
+def test_backward_with_every_term_inactive(data):
     x, y = data
     aux.Objective(term(weight=0.0))(stack(), x, y).total.backward()
 

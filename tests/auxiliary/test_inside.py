@@ -1,6 +1,6 @@
 """An objective that is a submodule of its model, as in a LightningModule that is itself the network.
 
-Under DDP and FSDP2: `silent_inside` in two_ranks.py.
+Under DDP and FSDP2: `inactive_inside` in two_ranks.py.
 """
 
 import copy

@@ -186,7 +186,7 @@ def test_accumulation_divides_by_the_count_of_the_full_batch(pieces, data):
         assert int(merged.terms[name].count) == int(one.count) == 4
 
 
-def test_silent_term_calls_no_head_and_keeps_no_output(data):
+def test_inactive_term_calls_no_head_and_keeps_no_output(data):
     x, y = data
     model, calls, alive = stack(), [], []
     head = nn.Linear(8, 3)

@@ -50,7 +50,7 @@ def test_uncertainty_ignores_unnamed_main_and_refuses_unnamed_terms():
         objective(model, X, Y)
 
 
-def test_silent_term_has_no_penalty():
+def test_inactive_term_has_no_penalty():
     rule = aux.rules.Uncertainty(["main", "a"])
     objective = aux.Objective(term(), {"a": term(select=0, weight=aux.schedules.until(0.5))}, rule=rule)
     objective(Predicts("flat"), X, Y, progress=0.6).total.backward()

@@ -194,7 +194,7 @@ def test_replaced_tapped_module_raises(data):
     sentence = r"term 'a': its tap layers.0 was replaced by another module \(Adapted\) after the objective was attached"
     with pytest.raises(aux.AuxiliaryError, match=sentence):
         objective(model, x, y, progress=0.0)
-    assert set(objective(model, x, y, progress=0.5).terms) == {"main"}  # a silent term reads nothing
+    assert set(objective(model, x, y, progress=0.5).terms) == {"main"}  # an inactive term reads nothing
     objective.remove()
     report = objective.attach(model)(model, x, y, progress=0.0)
     assert report.terms["a"].value == float(F.cross_entropy(head(model.layers[0](x)), y).detach())

@@ -138,7 +138,7 @@ def one_backward(setup: Setup) -> dict[str, Any]:
 
 
 def train_steps(setup: Setup, steps: int = 6) -> dict[str, Any]:
-    """Steps of SGD; terms with the weight until(0.5) are silent in the second half."""
+    """Steps of SGD; terms with the weight until(0.5) are inactive in the second half."""
     optimizer = cells.sgd(setup.modules)
     reports = {}
     for step in range(steps):
@@ -176,7 +176,7 @@ def returned_prediction(wrapper: str | None) -> Any:
 
 
 def captured(wrapper: str | None) -> Any:
-    """The loop calls the model, inside `capture`. A prediction that the model returns and a tap fall silent."""
+    """The loop calls the model, inside `capture`. A prediction that the model returns and a tap fall inactive."""
     terms = {"inner": cross_entropy(weight=UNTIL), "outer": tap(1, weight=UNTIL)}
     return train_steps(Setup(wrapper, Captured(cross_entropy(), terms), side=True))
 
@@ -292,35 +292,35 @@ def unknown_count(wrapper: str | None) -> Any:
 UNTIL = aux.schedules.until(0.5, 0.5)
 
 
-def silent_tap(wrapper: str | None) -> Any:
+def inactive_tap(wrapper: str | None) -> Any:
     return train_steps(Setup(wrapper, aux.Objective(cross_entropy(), {"inner": tap(0, weight=UNTIL), "outer": tap(1)})))
 
 
-def silent_prediction(wrapper: str | None) -> Any:
+def inactive_prediction(wrapper: str | None) -> Any:
     """The model still computes the prediction, and DDP waits for gradients of its parameters."""
     return train_steps(
         Setup(wrapper, aux.Objective(cross_entropy(), {"inner": cross_entropy(weight=UNTIL)}), side=True)
     )
 
 
-def silent_head_of_the_model(wrapper: str | None) -> Any:
+def inactive_head_of_the_model(wrapper: str | None) -> Any:
     """A head of the model that only this term uses; DDP waits for gradients of its parameters."""
     terms = {"inner": tap(0, head="spare", weight=UNTIL)}
     return train_steps(Setup(wrapper, aux.Objective(cross_entropy(), terms), spare=True))
 
 
-def objective_with_silent_term(**fields: Any) -> aux.Objective:
+def objective_with_inactive_term(**fields: Any) -> aux.Objective:
     return aux.Objective(cross_entropy(), {"inner": tap(0, weight=UNTIL), "outer": tap(1)}, **fields)
 
 
-def silent_inside(wrapper: str | None) -> Any:
+def inactive_inside(wrapper: str | None) -> Any:
     """The objective is a submodule of the model."""
-    return train_steps(Setup(wrapper, objective_with_silent_term(), inside=True))
+    return train_steps(Setup(wrapper, objective_with_inactive_term(), inside=True))
 
 
-def silent_together(wrapper: str | None) -> Any:
+def inactive_together(wrapper: str | None) -> Any:
     """One wrapped module has the network and the objective. DDP is detected without `wrapped`."""
-    setup = Setup(None, objective_with_silent_term(wrapped=wrapper == FSDP2))
+    setup = Setup(None, objective_with_inactive_term(wrapped=wrapper == FSDP2))
     whole = Together(setup.network, setup.objective)
     setup.called = DistributedDataParallel(whole) if wrapper == DDP else whole
     if wrapper == FSDP2:
@@ -328,8 +328,8 @@ def silent_together(wrapper: str | None) -> Any:
     return train_steps(setup)
 
 
-def silent_together_with_a_rule(wrapper: str | None) -> Any:
-    """With `wrapped`, a rule whose parameters are unused while their terms are silent, and predictions that the model
+def inactive_together_with_a_rule(wrapper: str | None) -> Any:
+    """With `wrapped`, a rule whose parameters are unused while their terms are inactive, and predictions that the model
     returns. DDP only: FSDP2 does not accept scalar parameters."""
     rule = aux.rules.Uncertainty(["main", "inner", "outer"])
     terms = {"inner": cross_entropy(weight=UNTIL), "outer": tap(1, weight=UNTIL)}
@@ -339,9 +339,9 @@ def silent_together_with_a_rule(wrapper: str | None) -> Any:
     return train_steps(setup)
 
 
-def silent_each_wrapped(wrapper: str | None) -> Any:
+def inactive_each_wrapped(wrapper: str | None) -> Any:
     """Model and objective are wrapped separately, as `accelerate.prepare(model, objective)` does."""
-    setup = Setup(wrapper, objective_with_silent_term())
+    setup = Setup(wrapper, objective_with_inactive_term())
     if wrapper == DDP:
         setup.called = DistributedDataParallel(setup.objective)
     if wrapper == FSDP2:
@@ -351,7 +351,7 @@ def silent_each_wrapped(wrapper: str | None) -> Any:
 
 def unused_outside(wrapper: str | None) -> Any:
     """DDP with find_unused_parameters=True, and an objective inside the model."""
-    setup = Setup(None, objective_with_silent_term(), inside=True)
+    setup = Setup(None, objective_with_inactive_term(), inside=True)
     setup.model = DistributedDataParallel(setup.network, find_unused_parameters=True)
     return train_steps(setup)
 
@@ -362,8 +362,8 @@ def learned_weights_in_pieces(wrapper: str | None) -> Any:
     return accumulate_gradients(Setup(wrapper, aux.Objective(cross_entropy(), {"mean": tap(0)}, rule=rule)), wrapper)
 
 
-def silent_under_learned_weights(wrapper: str | None) -> Any:
-    """A parameter of the rule is unused while its term is silent."""
+def inactive_under_learned_weights(wrapper: str | None) -> Any:
+    """A parameter of the rule is unused while its term is inactive."""
     rule = aux.rules.Uncertainty(["main", "inner", "outer"])
     terms = {"inner": tap(0, weight=UNTIL), "outer": tap(1)}
     return train_steps(Setup(wrapper, aux.Objective(cross_entropy(), terms, rule=rule)))
@@ -425,12 +425,12 @@ def detached_head(wrapper: str | None) -> Any:
 
 BOTH_WRAPPERS: list[Case] = [
     taps, weighted_mask, returned_prediction, learned_weights, micro_batches, named_parts, load_balance,
-    nothing_to_predict, silent_tap, silent_prediction, silent_under_learned_weights, silent_head_of_the_model,
-    learned_weights_in_pieces, different_initial_heads, silent_inside, silent_together, silent_each_wrapped,
+    nothing_to_predict, inactive_tap, inactive_prediction, inactive_under_learned_weights, inactive_head_of_the_model,
+    learned_weights_in_pieces, different_initial_heads, inactive_inside, inactive_together, inactive_each_wrapped,
     captured, captured_micro_batches,
 ]  # fmt: skip
 BY_TERM: list[Case] = [diagnosis, gate, gradnorm]
-DDP_ONLY: list[Case] = [*BY_TERM, silent_together_with_a_rule]
+DDP_ONLY: list[Case] = [*BY_TERM, inactive_together_with_a_rule]
 CASES = {
     DDP: [*BOTH_WRAPPERS, *DDP_ONLY, not_finite, unknown_count, undeclared_parts, unused_outside],
     FSDP2: [*BOTH_WRAPPERS, *BY_TERM, not_finite, unknown_count, resharded_head, detached_head],

@@ -123,7 +123,7 @@ def test_extended_budget_applies_from_its_first_line(tmp_path, budget):
     lines += all_lines(run, counters, 1000)
     write(run, lines)
     assert contributed(run) == by_every_step(lines)
-    assert contributed(run)["layer2.target1"].step > 97  # it had been silent, and was not any more
+    assert contributed(run)["layer2.target1"].step > 97  # it had been inactive
 
 
 def test_skipped_step_does_not_count(tmp_path):

@@ -1,4 +1,4 @@
-"""Auxiliary losses for any PyTorch model: terms, heads, weights, schedules, diagnosis. Imports torch alone.
+"""Auxiliary losses for any PyTorch model: terms, heads, weights, schedules, diagnosis. Depends only on torch.
 
 from charladder import auxiliary as aux
 

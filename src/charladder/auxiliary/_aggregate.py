@@ -112,19 +112,19 @@ def aggregate(
     rule: Rule | None,
     counts: Mapping[str, PartCounts] | None,
     targets: Any,
-    world: int,
+    world_size: int,
 ) -> Report:
     """The report of one call: every measured loss divided by its count, weighted and summed.
 
-    counts: those of the whole batch of this process; None for those of this call. world: the number of processes.
+    counts: those of the whole batch of this process; None for those of this call. world_size: the number of processes.
     """
-    if world > 1 or counts is not None:
-        check_comparable(terms, measured, world)
+    if world_size > 1 or counts is not None:
+        check_comparable(terms, measured, world_size)
     if isinstance(counts, TargetCounts):
         check_same_counts(terms, measured, targets)
-    reports, divisors = _reduce(measured, weights, counts, world)
-    weighted = {name: one for name, one in measured.items() if weights[name] != 0}
-    parts = {name: _divide(one, divisors[name], weights[name], world) for name, one in weighted.items()}
+    reports, divisors = _reduce(measured, weights, counts, world_size)
+    weighted = {name: losses for name, losses in measured.items() if weights[name] != 0}
+    parts = {name: _divide(losses, divisors[name], weights[name], world_size) for name, losses in weighted.items()}
     factors, penalty = _apply_rule(rule, terms, {name: reports[name] for name in weighted}, parts)
     for name, factor in factors.items():
         parts[name] = parts[name] * factor
@@ -138,11 +138,11 @@ def aggregate(
             share = to_exact(reports[name].count) / replace_zero(sum(divisors[name]))
             penalty = penalty * torch.as_tensor(share).to(penalty)
         total = penalty if total is None else total + penalty
-    if total is None:  # every term is silent; backward must still be possible
+    if total is None:  # every term is inactive; backward must still be possible
         total = torch.zeros((), requires_grad=torch.is_grad_enabled())
 
     def unweighted() -> dict[str, Tensor]:
-        return {name: _divide(one, divisors[name], 1.0, world) for name, one in weighted.items()}
+        return {name: _divide(losses, divisors[name], 1.0, world_size) for name, losses in weighted.items()}
 
     return Report(total, reports, parts, unweighted=unweighted)
 
@@ -151,21 +151,28 @@ def _reduce(
     measured: Mapping[str, Sequence[MeasuredLoss]],
     weights: Mapping[str, float],
     counts: Mapping[str, PartCounts] | None,
-    world: int,
+    world_size: int,
 ) -> tuple[dict[str, TermReport], dict[str, list[Count]]]:
     """The reports of all terms and the divisors of their parts, over all ranks."""
     missing = [name for name in measured if counts is not None and name not in counts]
     if missing:
         raise AuxiliaryError(f"counts lacks the term {missing[0]!r}; it must have every active one")
-    rows = [(name, one) for name, several in measured.items() for one in several]
+    rows = [(name, measured_loss) for name, several in measured.items() for measured_loss in several]
     reports = [
         TermReport(
-            one.loss.detach(), one.count, weights[name] if one.part is None else one.weight, one.mean, one.counted
+            measured_loss.loss.detach(),
+            measured_loss.count,
+            weights[name] if measured_loss.part is None else measured_loss.weight,
+            measured_loss.mean,
+            measured_loss.counted,
         )
-        for name, one in rows
+        for name, measured_loss in rows
     ]
-    divisors = [one.count if counts is None else count_of_part(name, counts[name], one.part) for name, one in rows]
-    if world > 1 and rows:
+    divisors = [
+        measured_loss.count if counts is None else count_of_part(name, counts[name], measured_loss.part)
+        for name, measured_loss in rows
+    ]
+    if world_size > 1 and rows:
         sums, local_counts, divisors = distributed.all_reduce_sums(
             [report.sum for report in reports], [report.count for report in reports], divisors
         )
@@ -181,30 +188,34 @@ def _reduce(
         if several[0].part is None:
             reports_of_terms[name] = reports[begin]
         else:
-            parts = {str(one.part): report for one, report in zip(several, reports[begin:end], strict=True)}
+            parts = {
+                str(measured_loss.part): report
+                for measured_loss, report in zip(several, reports[begin:end], strict=True)
+            }
             reports_of_terms[name] = sum_of_parts(parts, weights[name])
         divisors_of_terms[name] = divisors[begin:end]
         begin = end
     return reports_of_terms, divisors_of_terms
 
 
-def _divide(parts: Sequence[MeasuredLoss], divisors: Sequence[Count], weight: float, world: int) -> Tensor:
+def _divide(parts: Sequence[MeasuredLoss], divisors: Sequence[Count], weight: float, world_size: int) -> Tensor:
     """The loss of a term in the total: its parts, each divided by its count, times their weights."""
     total: Tensor | None = None
-    for one, divisor in zip(parts, divisors, strict=True):
-        if one.weight != 0:
-            scaled = one.loss * _scale(weight * one.weight, one, divisor, world)
+    for measured_loss, divisor in zip(parts, divisors, strict=True):
+        if measured_loss.weight != 0:
+            scaled = measured_loss.loss * _scale(weight * measured_loss.weight, measured_loss, divisor, world_size)
             total = scaled if total is None else total + scaled
     assert total is not None  # Term(parts=...) has a weight that is not 0
     return total
 
 
-def _scale(weight: float, one: MeasuredLoss, divisor: Count, world: int) -> Any:
+def _scale(weight: float, measured_loss: MeasuredLoss, divisor: Count, world_size: int) -> Any:
     """The factor of a loss in the total. For a mean over all predictions it is exactly the weight."""
-    if one.mean and divisor is one.count:
+    if measured_loss.mean and divisor is measured_loss.count:
         return weight
-    factor = weight * world * (to_exact(one.count) if one.mean else 1) / replace_zero(divisor)
-    return factor.to(one.loss.dtype) if isinstance(factor, Tensor) else factor
+    # times world_size, because DDP averages gradients over ranks, and the divisor is a sum over ranks
+    factor = weight * world_size * (to_exact(measured_loss.count) if measured_loss.mean else 1) / replace_zero(divisor)
+    return factor.to(measured_loss.loss.dtype) if isinstance(factor, Tensor) else factor
 
 
 def _apply_rule(

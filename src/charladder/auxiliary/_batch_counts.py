@@ -50,7 +50,9 @@ def check_counts(terms: Mapping[str, Term], counts: Any) -> None:
                 raise AuxiliaryError(f"{entry} is {number!r}; it must be at least 0")
 
 
-def check_comparable(terms: Mapping[str, Term], measured: Mapping[str, Sequence[MeasuredLoss]], world: int) -> None:
+def check_comparable(
+    terms: Mapping[str, Term], measured: Mapping[str, Sequence[MeasuredLoss]], world_size: int
+) -> None:
     """Raises AuxiliaryError for losses that micro-batches or processes cannot add up.
 
     A mean over an unknown number of predictions: the result would be a mean of means. Parts whose names are known only
@@ -60,7 +62,7 @@ def check_comparable(terms: Mapping[str, Term], measured: Mapping[str, Sequence[
         for one in parts:
             if not one.counted:
                 raise unknown_count(name, one.part)
-        if world > 1 and terms[name].parts is None and parts[0].part is not None:
+        if world_size > 1 and terms[name].parts is None and parts[0].part is not None:
             names = ", ".join(f"{one.part!r}: 1" for one in parts)
             raise AuxiliaryError(
                 f"term {name!r}: its loss returned named parts, and several processes must know that they have the "

@@ -1,7 +1,7 @@
-"""The number of predictions of a term: what its sum of losses is divided by.
+"""The number of predictions of a term, by which its sum of losses is divided.
 
-From Term(count=...); else from the mask; else the divisor of a torch loss (_mean_divisors.py); else the elements of the
-target that are not -100.
+The first of these that there is: Term(count=...); the sum of the mask; the divisor of a torch loss (_mean_divisors.py);
+the number of elements of the target that are not -100.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Gradients of auxiliary terms compared with those of the main term, and gradient norms by depth.
 
-`diagnose` measures one step with one more backward pass for each group of terms; every 50 steps of training that takes
-some 3% of the time. The gradients of training do not change by a bit. State that a backward pass changes (batch
-statistics inside a checkpoint, which runs again) changes once more.
+`diagnose` measures one step, with one more backward pass for each group of terms; called every 50 steps, it takes about
+3% of the time of training. The gradients of training stay bitwise the same. State that a backward pass changes (batch
+statistics of a checkpointed module, whose forward pass runs again) changes once more.
 """
 
 from collections.abc import Callable, Iterable, Mapping

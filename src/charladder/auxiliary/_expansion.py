@@ -1,4 +1,4 @@
-"""Terms with a pattern as tap, expanded to one term for each module that matches; one term for each layer."""
+"""One term for each module that matches a pattern: terms whose tap is a pattern, and terms of intermediate layers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

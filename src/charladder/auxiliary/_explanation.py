@@ -1,4 +1,4 @@
-"""The predictions and weights of the three losses of Al-Rfou et al. 2018 on a short text, without a model."""
+"""The predictions that the losses of Al-Rfou et al. 2018 score on a short text, and the weights of these losses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -53,13 +53,13 @@ class FiniteCheck:
         self._calls = 0
         self._pending: deque[_Values] = deque()
 
-    def __call__(self, report: Report, world: int) -> None:
-        """world: the number of processes; with several, the total is that of this one, and the losses are of all."""
+    def __call__(self, report: Report, world_size: int) -> None:
+        """world_size: the number of processes; with several, the total is that of this one, and the losses are of all."""
         if self.mode is False or torch.compiler.is_compiling():
             return
         self._calls += 1
         is_immediate = self.mode is True or (self.mode == "auto" and report.total.device.type == "cpu")
-        if is_immediate and world == 1 and math.isfinite(report.total.item()):
+        if is_immediate and world_size == 1 and math.isfinite(report.total.item()):
             return  # the sum of the terms is finite only if they all are
         rows = {
             (name, part): one

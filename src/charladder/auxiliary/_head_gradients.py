@@ -1,7 +1,7 @@
-"""Gradients of heads, losses and rules under DDP and FSDP2.
+"""Averaging of the gradients of heads, losses and rules over ranks, under DDP and FSDP2.
 
-Heads are outside the model, so DDP and FSDP2 do not average their gradients. HeadGradients does, as DDP does for the
-model: once in a backward pass, at its end. No rank runs a silent head, so no rank waits for its gradient.
+Heads are outside the model, so DDP and FSDP2 do not average their gradients. HeadGradients averages them once in each
+backward pass, at its end. No rank runs the head of an inactive term (weight 0), so no rank waits for its gradient.
 """
 
 import contextlib
@@ -51,12 +51,13 @@ class HeadGradients:
         self._active: dict[int, nn.Parameter] = {}
         self._is_queued = False
 
-    def prepare(self, objective: Any, active: Iterable[str], wrappers: ParallelWrappers, world: int) -> None:
+    def prepare(self, objective: Any, active: Iterable[str], wrappers: ParallelWrappers, world_size: int) -> None:
         """Prepares the backward pass of one call of an objective with `active` terms, before it calls a head.
 
-        world: the number of processes. Raises AuxiliaryError if DDP would take heads for unused.
+        world_size: the number of processes. Raises AuxiliaryError if DDP would take heads for unused.
         """
-        averages = world > 1 and not objective.wrapped and not _is_sharded_by_fsdp2(objective, objective.taps.model)
+        is_averaged_by_fsdp2 = objective.wrapped or _is_sharded_by_fsdp2(objective, objective.taps.model)
+        averages = world_size > 1 and not is_averaged_by_fsdp2
         if wrappers.of_model is None and not averages:
             return
         trained = _trained_parameters(objective.terms, active, objective.rule, objective.taps.model)
@@ -123,7 +124,7 @@ def _check_heads_outside(ddp: DistributedDataParallel, trained: Iterable[nn.Para
     if ddp.find_unused_parameters and set(map(id, trained)) & _parameter_ids(ddp):
         raise AuxiliaryError(
             "the model holds its objective, and DDP with find_unused_parameters=True takes heads that are called "
-            "after the model's forward pass for unused; leave find_unused_parameters out, since silent heads get "
+            "after the model's forward pass for unused; leave find_unused_parameters out, since inactive heads get "
             "gradients of zero here"
         )
 

@@ -1,6 +1,6 @@
-"""Divisors of the means that torch's losses return.
+"""The divisors of the means that torch's losses return.
 
-The count behind a scalar is known for torch's losses only. Any other function may shift its labels or ignore some.
+The number of predictions behind a mean is known only for torch's losses: another function may shift or ignore labels.
 """
 
 import functools

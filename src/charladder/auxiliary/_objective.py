@@ -3,7 +3,7 @@
     total = main + 0.4 * coarse + 0.8 * layer4
 
 Each term is a mean over a global count (over micro-batches and ranks), times its weight at this progress. A term whose
-weight is zero is silent: its head is not called, and its tap records nothing.
+weight is 0 is inactive: its head is not called, and its tap records nothing.
 """
 
 import copy
@@ -69,8 +69,9 @@ class Objective(nn.Module):
 
     Its parameters are those of the heads, and of loss modules and rules that have any; parameters of the model stay
     the model's, once this is attached to it. Optimise both: `Adam([*model.parameters(), *objective.parameters()])`.
-    Its training mode is its own: call `objective.eval()` beside `model.eval()` if heads have dropout or batch
-    statistics, and `objective.train()` beside `model.train()`. The parts of the model in a head keep the model's mode.
+    `model.train()` does not change this module's mode: call `objective.eval()` beside `model.eval()` if heads have
+    dropout or batch statistics, and `objective.train()` beside `model.train()`. The parts of the model in a head keep
+    the model's mode.
     With several processes, all of them must make every call, those for validation too: sums are taken over all.
     """
 
@@ -110,7 +111,7 @@ class Objective(nn.Module):
         raise AuxiliaryError("the terms of an objective cannot be replaced; make a new Objective")
 
     def weights(self, progress: float | None = None, step: int | None = None) -> dict[str, float]:
-        """The weight of every term at this progress, silent ones at 0.
+        """The weight of every term at this progress, 0 for inactive ones.
 
         Raises AuxiliaryError for a progress outside [0, 1], and if taps are patterns and no model is attached.
         """
@@ -177,19 +178,18 @@ class Objective(nn.Module):
         targets: see Term. progress: in [0, 1]. step: for weights that change every step.
         counts: under gradient accumulation, how many predictions each term has in the whole batch of this process
         (`objective.counts`); those of this call when None. They are added over ranks here.
-        only: the names of the terms to measure; the others are silent in this call.
+        only: the names of the terms to measure; the others are inactive in this call.
         Raises AuxiliaryError that names the term; NotFiniteError for a loss that is NaN or infinite.
         """
         self._check_attached()
         base = self._unwrap(model)
-        # Without taps and heads the model need not be attached; then it may be any function.
-        required = any(term.tapped_names or isinstance(term.head, str) for term in self._terms.by_name.values())
-        useful = isinstance(base, nn.Module) and (len(self.heads) or len(self.losses)) and self.taps.model is None
-        if required or useful:
+        has_modules = len(self.heads) > 0 or len(self.losses) > 0
+        should_attach = has_modules and isinstance(base, nn.Module) and self.taps.model is None
+        if self._needs_model() or should_attach:
             self.attach(base)
         elif self.taps.model is None and isinstance(base, nn.Module):
             check_frozen(base, self.terms)
-        weights, wrappers = self.weights(progress, step), ParallelWrappers(model)
+        weights, wrappers = self.weights(progress, step), ParallelWrappers(model)  # before the model runs
         measured = self._measured_terms(weights, only)
         output, tap_outputs = self._run(model, inputs, measured)
         forward = ForwardPass(output, targets, tap_outputs, model, inputs)
@@ -203,7 +203,7 @@ class Objective(nn.Module):
 
     @contextmanager
     def capture(self, model: nn.Module | None = None) -> Generator[None]:
-        """Records what the tapped modules return in the forward pass inside, for an existing training loop.
+        """Records what the tapped modules return in the forward pass run inside the `with` block. For existing loops:
 
             with objective.capture():
                 output = model(**batch)
@@ -214,14 +214,14 @@ class Objective(nn.Module):
         Raises AuxiliaryError for terms with taps without a model.
         """
         self._check_attached()
-        required = any(term.tapped_names or isinstance(term.head, str) for term in self._terms.by_name.values())
-        if model is not None and required:
+        needs_model = self._needs_model()
+        if model is not None and needs_model:
             self.attach(model)
-        elif required and self.taps.model is None:
+        elif needs_model and self.taps.model is None:
             raise AuxiliaryError("this objective is attached to no model; call attach(model) first, or capture(model)")
         self._check_current(self.terms)
-        wrappers, recorder = ParallelWrappers(model), self.taps.recorder
-        recorder.captured = None  # releases the tensors of the pass before
+        wrappers, recorder = ParallelWrappers(model), self.taps.recorder  # before the model runs
+        recorder.captured = None  # releases the tensors of the previous pass
         with self.taps.recording(name for term in self.terms.values() for name in term.tapped_names) as outputs:
             yield
         recorder.captured = CapturedPass(outputs, self.taps.model if model is None else model, wrappers)
@@ -239,7 +239,7 @@ class Objective(nn.Module):
     ) -> Report:
         """The report of a forward pass that has already run. Terms with taps need a pass inside `capture`.
 
-        weights: those of the terms that are not silent, instead of their weight functions. only: as in a call.
+        weights: those of the active terms, instead of their weight functions. only: as in a call.
         """
         self._check_attached()
         weights = self.weights(progress, step) if weights is None else dict.fromkeys(self.terms, 0.0) | dict(weights)
@@ -368,6 +368,10 @@ class Objective(nn.Module):
         head_modules = {name: term.head for name, term in self.terms.items() if isinstance(term.head, nn.Module)}
         self.taps.attach(base, taps, head_names, head_modules)
 
+    def _needs_model(self) -> bool:
+        """Whether a term has a tap or a head of the model. Otherwise the model may be any function."""
+        return any(term.tapped_names or isinstance(term.head, str) for term in self._terms.by_name.values())
+
     def _check_attached(self) -> None:
         if self.taps.is_removed:
             raise AuxiliaryError("this objective was removed from its model; attach(model) it again, or make a new one")
@@ -398,14 +402,14 @@ class Objective(nn.Module):
         """Measures the terms `names`, adds up those with a weight, and prepares the backward pass of several ranks."""
         if counts is not None:
             check_counts(self.terms, counts)
-        world, learns = distributed.world_size(), torch.is_grad_enabled()
-        if learns:  # before a head is called
-            self._head_gradients.prepare(self, [name for name in names if weights[name] != 0], wrappers, world)
+        world_size, with_gradients = distributed.world_size(), torch.is_grad_enabled()
+        if with_gradients:  # before a head is called
+            self._head_gradients.prepare(self, [name for name in names if weights[name] != 0], wrappers, world_size)
         trained = {name: weights[name] != 0 for name in names}
         terms = self._terms.by_name
         measured = measure_all(terms, trained, self.taps.heads, forward)
-        report = aggregate(measured, terms, weights, self.rule, counts, forward.targets, world)
-        self._finite_check(report, world)
-        if learns and wrappers.strict:
+        report = aggregate(measured, terms, weights, self.rule, counts, forward.targets, world_size)
+        self._finite_check(report, world_size)
+        if with_gradients and wrappers.strict:
             report.total = report.total + zero_loss_of_unused(self, weights, forward.output, wrappers).to(report.total)
         return report

@@ -71,7 +71,7 @@ class Recorder(threading.local):
 
 
 def _record(recorder: Recorder, name: str, module: nn.Module, args: Any, output: Any) -> None:
-    """The forward hook. Compiled, it does not read `requested`: that set changes whenever a term becomes silent, and
+    """The forward hook. Compiled, it does not read `requested`: that set changes whenever a term becomes inactive, and
     torch would compile the graph again each time. It records everything instead, and `recording` drops the rest.
     """
     if not recorder.is_active:

@@ -1,4 +1,4 @@
-"""Gradients by term, and aggregators that combine them in ways that a weighted sum cannot express.
+"""The gradient of each term, and aggregators that combine these gradients otherwise than by a weighted sum.
 
 J is a matrix with one row for each term, the main one first: the gradients of the weighted terms for the shared
 parameters. An aggregator is any function from J (m, P) to the gradient (P) that is used, such as TorchJD's.

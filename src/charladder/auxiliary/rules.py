@@ -23,7 +23,7 @@ class Uncertainty(nn.Module):
     """sum of exp(-s_i) L_i + s_i / 2, with every s_i learned: Kendall et al. 2018, "Multi-Task Learning Using
     Uncertainty to Weigh Losses". `names`: the weighted terms, `main` too if it is named; s starts at 0.
 
-    The weight of the term remains a factor: exp(-s_i) w_i L_i. A silent term has no penalty, so its s does not change.
+    The weight of the term remains a factor: exp(-s_i) w_i L_i. An inactive term has no penalty, and its s stays.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

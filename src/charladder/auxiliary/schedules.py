@@ -1,7 +1,7 @@
-"""Schedules: weights as pure functions of progress in [0, 1]. Each function here makes one.
+"""Schedules: weights as functions of the progress of training, in [0, 1].
 
-Any function of progress is a schedule, also `def mine(progress): ...` or a lambda. Those made here stay between the
-values they are given, and keep their last value after their end.
+Any function of progress is a schedule. Each function of this module returns one; its values are between the given ones,
+and stay at the last one after its end.
 """
 
 import math
