@@ -53,7 +53,7 @@ def test_five_seeds_and_a_clear_difference_are_a_claim(folder):
 def test_level_is_reached_between_validations_or_not_at_all(folder):
     built = build(folder)
     none, layers = built.arms
-    # The last score of the stretch is at step 32 of 40: one bit above the line from 8 to what the run ends with.
+    # The last score of the prefix is at step 32 of 40: one bit above the line from 8 to what the run ends with.
     assert built.level == pytest.approx(9 + (2.1 - 8) * 0.8)
     level = none.training.level_reached
     assert (level.reached_by, level.runs, level.characters) == (3, 5, None)

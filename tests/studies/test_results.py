@@ -51,7 +51,7 @@ def test_a_run_that_is_extended_is_unfinished(tmp_path):
     )
 
 
-def test_a_final_score_of_a_stretch_is_not_a_validation(tmp_path):
+def test_a_final_score_of_a_prefix_is_not_a_validation(tmp_path):
     path = make_run(tmp_path, "none", 0, bits=2.0, finished=False)
     before = read_curves(path)
     assert before.final_score is None

@@ -1,7 +1,7 @@
-"""`python -m charladder.studies.end_with_parent PARENT_PID ARGUMENTS`: charladder ARGUMENTS, until the parent ends.
+"""Runs `charladder ARGUMENTS` until the parent ends: `python -m charladder.studies.end_with_parent PID ARGUMENTS`.
 
-On Linux the kernel sends SIGTERM when the parent is killed, upon which training saves and stops. On other systems a run
-whose parent was killed trains to its end.
+On Linux, the kernel sends SIGTERM when the parent with this PID ends, and training then saves and stops. On other
+systems, training continues to its end.
 """
 
 import ctypes

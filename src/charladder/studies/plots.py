@@ -1,4 +1,4 @@
-"""The figures of `charladder plot`: curves of several runs, and the schedule of the layers' losses.
+"""The figures of `charladder plot`: training curves of several runs, and the weights of the losses over training.
 
 Shapes: P points of a curve, S samples of progress, R layers, K targets.
 """
@@ -36,7 +36,7 @@ def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path
         figure = Figure(figsize=(10, 3.8 * rows), layout="constrained")
         panels = list(figure.subplots(rows, 2, squeeze=False).flat)
         handles: dict[str, Any] = {}
-        titles = ["valid (a stretch of the valid part)", *(f"training: {term}" for term in terms)]
+        titles = ["valid (a prefix of the valid part)", *(f"training: {term}" for term in terms)]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
             later_bits: list[float] = []  # without the opening
             for index, (name, curves) in enumerate(runs.items()):

@@ -43,8 +43,8 @@ class RunCurves:
     """The contents of a run's metrics.jsonl.
 
     steps, characters, seconds: of training, up to the last line. terms: bits of training batches, by name of the term.
-    validations: scores during training, all of the same stretch of the valid part. whole_score: the last line that
-    scores the whole valid part. final_score: the last score at the end of training, of the whole part or of a stretch.
+    validations: scores during training, all of the same prefix of the valid part. whole_score: the last line that
+    scores the whole valid part. final_score: the last score at the end of training, of the whole part or of a prefix.
     gradient_norms: progress and norms of all terms together; main_gradient_norms: of the main loss alone.
     """
 
