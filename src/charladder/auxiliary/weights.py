@@ -19,8 +19,8 @@ ARGUMENTS = ("progress", "step", "layer", "layers", "offset", "offsets", "main")
 
 @dataclass(frozen=True)
 class TermPlace:
-    """The layer l of `layers` of a term (None if it has none), its target `offset` of `offsets`, and whether it is the
-    main term."""
+    """The place of a term among the layers and targets of a model: its layer of `layers` (None if it has none), its
+    target `offset` of `offsets`, and whether it is the main term."""
 
     layer: int | None = None
     layers: int | None = None

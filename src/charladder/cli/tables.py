@@ -29,33 +29,33 @@ class AdaptiveTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             yield Text(self.title, style="italic")
-        for headings in (list(self.names), [self._wrap_heading(place) for place in range(len(self.names))]):
+        for headings in (list(self.names), [self._wrap_heading(column) for column in range(len(self.names))]):
             if self._table_width(headings) <= options.max_width:
                 yield self._table(headings)
                 return
         yield from self._row_lines(options.max_width)
 
-    def _cell_width(self, place: int) -> int:
+    def _cell_width(self, column: int) -> int:
         """The width of the widest cell of a column; the smallest width of a wrapped column."""
-        widest = max((row[place].cell_len for row in self.rows), default=0)
-        return min(widest, _MIN_WRAPPED_COLUMNS) if self.names[place] in self.wrapped else widest
+        widest = max((row[column].cell_len for row in self.rows), default=0)
+        return min(widest, _MIN_WRAPPED_COLUMNS) if self.names[column] in self.wrapped else widest
 
-    def _wrap_heading(self, place: int) -> str:
+    def _wrap_heading(self, column: int) -> str:
         """A heading, wrapped to the width of the cells below it."""
-        longest = max(map(len, self.names[place].split()), default=0)
-        return "\n".join(textwrap.wrap(self.names[place], max(1, longest, self._cell_width(place))))
+        longest = max(map(len, self.names[column].split()), default=0)
+        return "\n".join(textwrap.wrap(self.names[column], max(1, longest, self._cell_width(column))))
 
     def _table_width(self, headings: list[str]) -> int:
         """The width of the table with these headings."""
         headed = [max((len(line) for line in heading.split("\n")), default=0) for heading in headings]
-        return sum(max(self._cell_width(place), head) for place, head in enumerate(headed)) + _GAP_COLUMNS * (
+        return sum(max(self._cell_width(column), head) for column, head in enumerate(headed)) + _GAP_COLUMNS * (
             len(headings) - 1
         )
 
     def _table(self, headings: list[str]) -> Table:
         table = Table(box=None, padding=(0, _GAP_COLUMNS, 0, 0), pad_edge=False, header_style="dim")
-        for place, (name, heading) in enumerate(zip(self.names, headings, strict=True)):
-            left = place == 0 or name in self.wrapped
+        for column, (name, heading) in enumerate(zip(self.names, headings, strict=True)):
+            left = column == 0 or name in self.wrapped
             table.add_column(Text(heading), justify="left" if left else "right", no_wrap=name not in self.wrapped)
         for row in self.rows:
             table.add_row(*row)

@@ -63,7 +63,7 @@ def predictions_at(
     device, layers = network.output.weight.device, network.settings.layers
     tokens_BT = torch.from_numpy(ids_N[start:position].astype(np.int64))[None].to(device)
     targets = 1 if objective is None else objective.settings.targets
-    wanted = [
+    keys = [
         (layer, k)
         for layer in range(1, layers + 1)
         for k in range(1, targets + 1)
@@ -71,21 +71,21 @@ def predictions_at(
     ]
     # Target k reads the characters up to `position` + k - 2.
     chained = [] if objective is None else [k for k in objective.chained_targets if position + k - 1 <= len(ids_N)]
-    found: list[HeadPrediction] = []
+    predictions: list[HeadPrediction] = []
 
-    def look(layer: int, hidden_BTD: Tensor) -> None:
+    def predict(layer: int, hidden_BTD: Tensor) -> None:
         x_BTD = hidden_BTD if objective is None else objective.head_input(network, layer, hidden_BTD)
-        for own, k in wanted:
-            if own == layer:
+        for head_layer, k in keys:
+            if head_layer == layer:
                 head = network.output if objective is None else get_classifier(network, objective, layer, k)
                 p_V = head(x_BTD)[0, -1].double().softmax(-1).cpu().numpy()
-                found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
+                predictions.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
         if objective is not None and chained and layer == layers:
             ids_BS = torch.from_numpy(ids_N[start : position + chained[-1] - 1].astype(np.int64))[None].to(device)
             for k, state_BTD in objective.chained_states(network, hidden_BTD, ids_BS, chained[-1]):
                 p_V = chained_logits(network, state_BTD)[0, -1].double().softmax(-1).cpu().numpy()
-                found.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
+                predictions.append(HeadPrediction(term_name(layer, k, layers), layer, k, p_V))
 
     keep = None if chained else 1  # chained modules read the states of all positions
-    network(tokens_BT, output_hidden={layer for layer, _ in wanted}, logits_to_keep=keep, on_hidden=look)
-    return found
+    network(tokens_BT, output_hidden={layer for layer, _ in keys}, logits_to_keep=keep, on_hidden=predict)
+    return predictions

@@ -49,36 +49,37 @@ def last_learned(run: Run) -> dict[str, LastLearned]:
     end = int(saved[-1].name) if saved else max((line["step"] for line in lines), default=0)
     end = end if run.best_step is None else run.best_step
     lines = sorted((line for line in lines if line["step"] <= end), key=lambda line: line["step"])
-    places = {
+    term_names = {
         (layer, k): term_name(layer, k, layers)
         for layer in range(1, layers + 1)
         for k in range(1, settings.targets + 1)
     }
     found: dict[str, TrainingMoment] = {}
-    moving, looked = depends_on_step(settings), 0
+    use_schedule, computed_steps = depends_on_step(settings), 0
     for line, steps in _logged_intervals(lines, run.recipe.training, end):
-        there = {name for name in places.values() if _logged_weight(line, name) > 0}
+        active_names = {name for name in term_names.values() if _logged_weight(line, name) > 0}
         for moment in steps:
-            if not (there - found.keys()) and not (moving and looked < MAX_COMPUTED_STEPS and len(found) < len(places)):
+            may_find_more = len(found) < len(term_names) and use_schedule and computed_steps < MAX_COMPUTED_STEPS
+            if not active_names - found.keys() and not may_find_more:
                 break
-            looked += 1
+            computed_steps += 1
             weights = term_weights(settings, layers, moment.progress, moment.step - 1)
-            for place, name in places.items():
-                if weights[place] > 0:
+            for key, name in term_names.items():
+                if weights[key] > 0:
                     found.setdefault(name, moment)
-        for name in there:
+        for name in active_names:
             found.setdefault(name, TrainingMoment(line["step"], line["progress"], line["characters"]))
     shared = {
         k: max(
-            (m for (_, own), n in places.items() if own == k and (m := found.get(n))),
-            key=lambda m: m.step,
+            (moment for (_, target), name in term_names.items() if target == k and (moment := found.get(name))),
+            key=lambda moment: moment.step,
             default=None,
         )
         for k in range(1, settings.targets + 1)
     }
     return {
         name: LastLearned(found.get(name), shared[k] if settings.intermediate_heads == "shared" else found.get(name))
-        for (_, k), name in places.items()
+        for (_, k), name in term_names.items()
     }
 
 
