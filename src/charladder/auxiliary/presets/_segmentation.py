@@ -20,7 +20,7 @@ def nnunet(
     """Weights 1, 1/2, 1/4 ... and 0 for the lowest resolution, divided by their sum.
 
     Isensee et al. 2021, "nnU-Net", and its program, version 2. Under DDP the program takes 1e-6 for the lowest
-    resolution; here the term is silent.
+    resolution; here the term is inactive.
     Found: it is a part of a method that was best on most of the data sets it was tried on; the paper has no trial
     without it.
     See `deep_supervision` for the arguments and what it returns.
