@@ -193,7 +193,7 @@ def _reduce(
                 for measured_loss, report in zip(several, reports[begin:end], strict=True)
             }
             reports_of_terms[name] = sum_of_parts(parts, weights[name])
-        divisors_of_terms[name] = divisors[begin:end]
+        divisors_of_terms[name] = list(divisors[begin:end])
         begin = end
     return reports_of_terms, divisors_of_terms
 

@@ -54,7 +54,7 @@ class FiniteCheck:
         self._pending: deque[_Values] = deque()
 
     def __call__(self, report: Report, world_size: int) -> None:
-        """world_size: the number of processes; with several, the total is of this process, and the losses are of all."""
+        """world_size: the number of processes. With several, the total is of this process, the losses are of all."""
         if self.mode is False or torch.compiler.is_compiling():
             return
         self._calls += 1
