@@ -74,6 +74,13 @@ def test_verdicts_where_nothing_is_shown(tmp_path):
         assert run(given, arms=arms, folder=tmp_path, effect=effect).differences["same"].verdict == verdict
 
 
+def test_the_same_difference_for_every_seed_has_few_decimals(tmp_path):
+    arms = {"none": [0.3, 0.7, 0.1, 0.9, 1.1], "aux": [0.2, 0.6, 0.0, 0.8, 1.0]}
+    result = run(given, arms=arms, folder=tmp_path)
+    assert result.differences["aux"].verdict == "helps: better than none by 0.10 (0.10 to 0.10), 5 seeds"
+    assert "-0.100 to -0.100  < 0.0001  0.000" in str(result)
+
+
 def test_seeds_needed(tmp_path):
     result = run(train, arms=ARMS, seeds=3, folder=tmp_path)
     some, more = result.seeds_needed(0.01), result.seeds_needed(0.005, arm="aux", power=0.9)

@@ -87,11 +87,12 @@ def _reason_for_missing(record: RunRecord, metric: str) -> str | None:
 def _choose_decimals(values: Mapping[str, Mapping[int, float]], baseline: str) -> int:
     """Decimals that show three digits of the smallest spread of a difference, or of the values where none differs."""
     found = [paired_difference(by_seed, values[baseline]) for name, by_seed in values.items() if name != baseline]
-    spreads = [one.deviation for one in found if one is not None and one.deviation]
-    spreads = spreads or [abs(value) for by_seed in values.values() for value in by_seed.values() if value]
-    if not spreads:
+    sizes = [abs(value) for by_seed in values.values() for value in by_seed.values() if value]
+    if not sizes:
         return 4
-    return min(max(2 - math.floor(math.log10(min(spreads))), 0), _MAX_DECIMALS)
+    rounding = 1e-9 * max(sizes)  # a spread below it is that of the last bits
+    spreads = [one.deviation for one in found if one is not None and (one.deviation or 0.0) > rounding] or sizes
+    return min(max(2 - math.floor(math.log10(min(filter(None, spreads)))), 0), _MAX_DECIMALS)
 
 
 def _answer(one: ArmReport, metric: Metric) -> str:

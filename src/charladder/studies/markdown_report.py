@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
+from charladder.studies.number_format import NO_VALUE, format_interval, format_mean, format_number, format_p_value
 from charladder.studies.report import LevelReached, StudyReport
-from charladder.studies.statistics import Difference, Estimate
+from charladder.studies.statistics import Difference
 
-NO_VALUE = "-"
 TRAINING_HEADERS = (
     "arm", "train bits", "seconds", "characters/s", "characters to the level", "seconds to the level",
     "difference at equal seconds", "its 95% interval", "p (Holm)",
@@ -97,12 +97,12 @@ def _results_table(report: StudyReport) -> str:
         (
             one.name,
             f"{len(one.values)} of {one.planned_runs}",
-            _mean(one.score, spec),
-            _interval(one.score, spec),
+            format_mean(one.score, spec),
+            format_interval(one.score, spec),
             *_difference_cells(one.difference, spec),
-            _p_value(one.p_holm),
-            NO_VALUE if one.smallest_effect is None else f"{one.smallest_effect:{spec}}",
-            *(_mean(one.seconds, ",.1f") for _ in seconds),
+            format_p_value(one.p_holm),
+            format_number(one.smallest_effect, spec),
+            *(format_mean(one.seconds, ",.1f") for _ in seconds),
             one.verdict,
         )
         for one in report.arms
@@ -116,13 +116,13 @@ def _training_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
         if training is not None:
             yield (
                 one.name,
-                _mean(training.train_bits, ".4f"),
-                _mean(one.seconds, ",.1f"),
-                _mean(training.characters_per_second, ",.0f"),
+                format_mean(training.train_bits, ".4f"),
+                format_mean(one.seconds, ",.1f"),
+                format_mean(training.characters_per_second, ",.0f"),
                 _until_level(training.level_reached, training.level_reached.characters, ",.0f"),
                 _until_level(training.level_reached, training.level_reached.seconds, ",.1f"),
                 *_difference_cells(training.difference_at_equal_seconds)[:2],
-                _p_value(training.p_holm_at_equal_seconds),
+                format_p_value(training.p_holm_at_equal_seconds),
             )
 
 
@@ -136,7 +136,7 @@ def _contrast_rows(report: StudyReport) -> Iterable[tuple[str, ...]]:
 def _difference_cells(difference: Difference | None, spec: str = ".4f") -> tuple[str, str, str]:
     """The mean, its interval and the p-value."""
     p = difference.p if difference else None
-    return _mean(difference, f"+{spec}"), _interval(difference, f"+{spec}"), _p_value(p)
+    return format_mean(difference, f"+{spec}"), format_interval(difference, f"+{spec}"), format_p_value(p)
 
 
 def _until_level(reached: LevelReached, mean: float | None, spec: str) -> str:
@@ -144,20 +144,6 @@ def _until_level(reached: LevelReached, mean: float | None, spec: str) -> str:
     if mean is not None:
         return f"{mean:{spec}}"
     return f"reached by {reached.reached_by} of {reached.runs}" if reached.runs else NO_VALUE
-
-
-def _mean(number: Estimate | Difference | None, spec: str) -> str:
-    return f"{number.mean:{spec}}" if number else NO_VALUE
-
-
-def _interval(number: Estimate | Difference | None, spec: str) -> str:
-    if number is None or number.low is None or number.high is None:
-        return NO_VALUE
-    return f"{number.low:{spec}} to {number.high:{spec}}"
-
-
-def _p_value(p: float | None) -> str:
-    return NO_VALUE if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _level_note(report: StudyReport) -> str:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
+from charladder.studies.number_format import format_interval, format_mean, format_number, format_p_value
 from charladder.studies.report import ArmReport, StudyReport
-from charladder.studies.statistics import Difference, Estimate
-
-_NO_VALUE = "-"
 
 
 def to_text(report: StudyReport) -> str:
@@ -36,11 +34,11 @@ def _cells(one: ArmReport, report: StudyReport) -> tuple[str, ...]:
     return (
         one.name,
         f"{len(one.values)} of {one.planned_runs}",
-        _mean(one.score, spec),
-        _mean(one.difference, f"+{spec}"),
-        _interval(one.difference, f"+{spec}"),
-        _NO_VALUE if one.p_holm is None else f"{one.p_holm:.4f}",
-        _NO_VALUE if one.smallest_effect is None else f"{one.smallest_effect:{spec}}",
+        format_mean(one.score, spec),
+        format_mean(one.difference, f"+{spec}"),
+        format_interval(one.difference, f"+{spec}"),
+        format_p_value(one.p_holm),
+        format_number(one.smallest_effect, spec),
     )
 
 
@@ -48,13 +46,3 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _mean(number: Estimate | Difference | None, spec: str) -> str:
-    return _NO_VALUE if number is None else f"{number.mean:{spec}}"
-
-
-def _interval(number: Difference | None, spec: str) -> str:
-    if number is None or number.low is None or number.high is None:
-        return _NO_VALUE
-    return f"{number.low:{spec}} to {number.high:{spec}}"
