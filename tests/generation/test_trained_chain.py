@@ -8,17 +8,21 @@ import torch
 
 from charladder.cli.main import main
 from charladder.generation import GenerationLoop, SamplingParams
-from charladder.generation.speculative import AutoDrafter, TrainedChainDrafter
+from charladder.generation.decoding_config import DecodingConfig
+from charladder.generation.sequence import SequenceState, make_random
+from charladder.generation.speculative import AutoDrafter, NoDrafter, TrainedChainDrafter
 from charladder.generation.speculative.factory import make_drafter
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.generation.speculative.trained_chain import TrainedChain
 from charladder.inference.batched import BatchedRunner
 from charladder.inference.factory import open_runner
 from charladder.inference.runner import EagerRunner, ModelRunner
+from charladder.kernels import native
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.objective.chained_targets import chained_logits
 from charladder.run import open_run
+from charladder.serving.decoding_configs import DecodingConfigs
 from generation.drafting import random_chain, random_network
 
 
@@ -128,6 +132,20 @@ def test_modules_that_give_nan_draft_nothing():
     assert len(loop.sequences[0].ids) == 8 and loop.accepted_per_pass == 1
 
 
+@pytest.mark.skipif(native.library(torch.bfloat16) is None, reason="needs a C compiler")
+def test_bfloat16_layers_draft_nearly_the_same():
+    network = random_network(7, 0.3)
+    modules, drafted = [*random_chain(network, 3).heads.values()], []
+    for dtype in (torch.float32, torch.bfloat16):
+        runner = open_runner(network, 1, 16)
+        loop = GenerationLoop(runner, [[1, 2, 3]], 12, SamplingParams(coupled=True))
+        drafter = TrainedChainDrafter(TrainedChain(network, modules, runner, dtype), SamplingParams(coupled=True))
+        drafter.begin(loop.sequences)
+        drafted.append(drafter.draft(loop.sequences, [1]).q_MV)
+    np.testing.assert_allclose(*drafted, atol=0.03)
+    assert not np.array_equal(*drafted)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chained")
@@ -168,6 +186,28 @@ def test_a_run_drafts_with_its_chain_without_refit(run, capsys):
     assert isinstance(auto, AutoDrafter)
     assert [(c.drafter.name, c.length) for c in auto.candidates][:3] == [("none", 0), ("targets", 2), ("targets", 3)]
     assert isinstance(auto.candidates[1].drafter, TrainedChainDrafter)
+
+
+def test_the_service_drafts_with_one_chain_for_all_configs(run):
+    opened = open_run(run)
+    network = opened.load_network()
+    runner = open_runner(network, 2)
+    configs = DecodingConfigs(opened, network, runner, torch.float32, lambda: 1)
+    assert {"auto", "targets"} <= set(configs.available_drafters())
+    one, other = (configs.get(SamplingParams(top_k=k, coupled=True), "targets") for k in (0, 2))
+    assert isinstance(one.drafter, TrainedChainDrafter) and isinstance(other.drafter, TrainedChainDrafter)
+    assert one.drafter.chain is other.drafter.chain
+    loop, prompt = GenerationLoop(runner), [*b"the c"]
+    sequences = [SequenceState(slot, prompt, 20, make_random(0, slot, prompt), True) for slot in range(2)]
+    loop.add(sequences, [one, other])
+    loop.run()
+    assert loop.accepted_per_pass > 1
+    for config, sequence in zip((one, other), sequences, strict=True):
+        alone = GenerationLoop(runner)
+        again = SequenceState(0, prompt, 20, make_random(0, sequence.slot, prompt), True)
+        alone.add([again], [DecodingConfig(config.sampling, NoDrafter())])
+        alone.run()
+        assert again.ids == sequence.ids
 
 
 def test_commands_know_chained_targets(run, capsys, tmp_path):
