@@ -114,8 +114,10 @@ def run(feature: Feature, setting: str, share: slice = slice(None)) -> dict[str,
 class LibraryTrainer:
     """Training with the library; one method for each kind of `Feature.training`."""
 
-    def __init__(self, network: Network, model: Any, objective: aux.Objective, mode: Any) -> None:
-        self.network, self.model, self.objective, self.mode = network, model, objective, mode
+    def __init__(
+        self, network: Network, model: Any, objective: aux.Objective, mode: Any, backward: Any = Tensor.backward
+    ) -> None:
+        self.network, self.model, self.objective, self.mode, self.backward = network, model, objective, mode, backward
         self.modules = {"network": network, "heads": objective}
 
     def report(self, x: Tensor, y: Tensor, **more: Any) -> aux.Report:
@@ -123,13 +125,13 @@ class LibraryTrainer:
             return self.objective(self.model, x, y, **more)
 
     def gradients(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        self.report(x, y).total.backward()
+        self.backward(self.report(x, y).total)
         return gradients_of(self.modules)
 
     def inactive_steps(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         optimizer = sgd(self.modules)
         for step in range(STEPS):
-            self.report(x, y, progress=step / STEPS).total.backward()
+            self.backward(self.report(x, y, progress=step / STEPS).total)
             optimizer.step()
             optimizer.zero_grad()
         return weights_of(self.modules)
@@ -139,7 +141,7 @@ class LibraryTrainer:
         counts = self.objective.counts(y for _, y in pieces)
         for place, (x, y) in enumerate(pieces, 1):
             with gradient_sync_off(self.model, stay=place < len(pieces)):
-                self.report(x, y, counts=counts).total.backward()
+                self.backward(self.report(x, y, counts=counts).total)
         return gradients_of(self.modules)
 
     def diagnosis(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -100,6 +100,15 @@ def data(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return x.to(dtype), torch.randint(CLASSES, (BATCH,), generator=draw)
 
 
+class Captured(aux.Objective):
+    """Its call is that of a loop that runs the model itself."""
+
+    def forward(self, model: Any, x: Tensor, targets: Any, **more: Any) -> aux.Report:
+        with self.capture(model):
+            output = model(x)
+        return self.from_output(output, targets, **more)
+
+
 # Features: the rows.
 
 Losses = Callable[[Network, nn.Linear, list[Tensor], Tensor], Tensor]
@@ -164,8 +173,17 @@ def teacher() -> nn.Linear:
     return network
 
 
-def one_hot(targets: Tensor) -> Tensor:
-    return F.one_hot(targets, WIDTH).double()
+def labels_of(targets: Any) -> Tensor:
+    """The labels in the targets of a term without one of its own: in the Trainer of transformers, a batch."""
+    return targets if isinstance(targets, Tensor) else targets["labels"]
+
+
+def count_labels(targets: Any) -> int:
+    return len(labels_of(targets))
+
+
+def one_hot(targets: Any) -> Tensor:
+    return F.one_hot(labels_of(targets), WIDTH).double()
 
 
 FEATURES = [
@@ -227,7 +245,7 @@ FEATURES = [
     ),
     Feature(
         "target from another module, over micro-batches",
-        tapped(loss=aux.losses.kl, target=aux.tapped("last"), count=len),
+        tapped(loss=aux.losses.kl, target=aux.tapped("last"), count=count_labels),
         to_own_output,
         training="micro_batches",
     ),

@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch._functorch.config
 
-from auxiliary import two_ranks
+from auxiliary import framework_cells, two_ranks
 from auxiliary.cells import (
     ATTACHED_FIRST,
     AUTOCAST,
     DDP,
     FSDP2,
+    PLAIN,
     SINGLE_PROCESS,
     max_relative_difference,
     run,
@@ -39,6 +40,13 @@ raises the error of that number, in which `inner` is the term and `blocks.0` its
 
 It runs all cells (compiled with the backend `aot_eager`; DDP and FSDP2 as two processes on the CPU), and a test
 compares the page with the results.
+"""
+FRAMEWORKS_HEAD = """
+## In training frameworks
+
+The same in a loop that calls the model inside `capture`, and in the frameworks of [frameworks.md](frameworks.md), in
+one process. In Lightning, micro-batches, diagnosis and the gate are in manual optimisation, the other rows in automatic
+optimisation. A dash means that the loop of the framework has no place for it: it calls `backward` itself.
 """
 
 
@@ -70,12 +78,24 @@ def checked_ranks(feature: Feature, setting: str, ranks: list[dict[str, Any]]) -
     return first
 
 
+def checked_framework(feature: Feature, framework: str) -> str:
+    """`checked` in a framework; `-` if its loop cannot do this kind of training."""
+    found: list[Any] = []
+
+    def action() -> dict[str, torch.Tensor]:
+        found.append(framework_cells.run(feature, framework))
+        return found[0] or run_by_hand(feature, PLAIN)
+
+    answer = checked(feature, PLAIN, action)
+    return "-" if found == [None] else answer
+
+
 def page(ranks: list[dict[str, Any]]) -> str:
     """The text of the page. Runs all cells."""
     sentences: list[str] = []
 
     def shown(answer: str) -> str:
-        if answer == "yes":
+        if answer in ("yes", "-"):
             return answer
         if answer not in sentences:
             sentences.append(answer)
@@ -90,12 +110,23 @@ def page(ranks: list[dict[str, Any]]) -> str:
         cells = [checked(feature, setting, lambda f=feature, s=setting: run(f, s)) for setting in SINGLE_PROCESS]
         cells += [checked_ranks(feature, setting, ranks) for setting in TWO_PROCESSES]
         lines.append(f"| {feature.name} | " + " | ".join(map(shown, cells)) + " |")
+    names = list(framework_cells.FRAMEWORKS)
+    lines += [FRAMEWORKS_HEAD, "| | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    for feature in FEATURES:
+        cells = [checked_framework(feature, framework) for framework in names]
+        lines.append(f"| {feature.name} | " + " | ".join(map(shown, cells)) + " |")
     return "\n".join([*lines, "", *(f"{number}. {text}" for number, text in enumerate(sentences, 1))]) + "\n"
 
 
 @pytest.mark.slow
 def test_support_page_matches_every_cell(tmp_path_factory: pytest.TempPathFactory):
     assert PAGE.read_text() == page(two_ranks.results(two_ranks.shared_folder(tmp_path_factory)))
+
+
+@pytest.mark.parametrize("framework", framework_cells.FRAMEWORKS)
+def test_micro_batches_in_a_framework(framework):
+    (feature,) = (feature for feature in FEATURES if feature.name.startswith("accumulation"))
+    assert checked_framework(feature, framework) == "yes"
 
 
 def test_compiled_model_can_be_diagnosed_without_donated_buffers():

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from auxiliary import cells, features
 from auxiliary.cells import DDP, FSDP2, gradient_sync_off, wrap_parallel
-from auxiliary.features import CLASSES, WIDTH, Network, fill_parameters
+from auxiliary.features import CLASSES, WIDTH, Captured, Network, fill_parameters
 from charladder import auxiliary as aux
 
 WORLD = 2
@@ -101,15 +101,6 @@ class Setup:
 
     def weights(self) -> dict[str, Any]:
         return {name: tensor.tolist() for name, tensor in cells.weights_of(self.modules).items()}
-
-
-class Captured(aux.Objective):
-    """Its call is that of a loop that runs the model itself."""
-
-    def forward(self, model: Any, x: Tensor, targets: Any, **more: Any) -> aux.Report:
-        with self.capture(model):
-            output = model(x)
-        return self.from_output(output, targets, **more)
 
 
 class Together(nn.Module):

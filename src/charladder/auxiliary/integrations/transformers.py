@@ -7,6 +7,7 @@ trainer = MyTrainer(model=model, args=args, train_dataset=data, auxiliary_object
 trainer.train()
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ from charladder.auxiliary._errors import AuxiliaryError, first_line
 from charladder.auxiliary._objective import Objective
 from charladder.auxiliary._target_sources import FrozenTarget
 from charladder.auxiliary._term import DEFAULT_TARGET, MAIN, Term
+from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.integrations._labels import model_loss, next_tokens, token_cross_entropy
 from charladder.auxiliary.integrations._term_log import TermLog, mean
 
@@ -70,10 +72,9 @@ class AuxiliaryTrainerMixin(_Trainer):
         self.auxiliary_objective = auxiliary_objective.attach(cast("nn.Module", self.model)).to(self.args.device)
         self._auxiliary_counts: dict[str, PartCounts] | None = None
         self._auxiliary_log = TermLog()
+        self._auxiliary_columns = self._columns_of_terms()
         self._set_signature_columns_if_needed()
-        columns: list[str] = self._signature_columns or []
-        self._auxiliary_columns = _columns(auxiliary_objective.terms) - {*columns}
-        self._signature_columns = [*columns, *sorted(self._auxiliary_columns)]
+        self._signature_columns = [*(self._signature_columns or []), *sorted(self._auxiliary_columns)]
         self.add_callback(_AuxiliaryCallback(auxiliary_objective, self._auxiliary_log, self._load_heads))
 
     def compute_loss(
@@ -163,6 +164,16 @@ class AuxiliaryTrainerMixin(_Trainer):
         except RuntimeError as error:
             raise AuxiliaryError(f"{path} has other heads than the objective: {first_line(error)}") from error
 
+    def _columns_of_terms(self) -> set[str]:
+        """The columns that terms read by name, without those that the model has as arguments."""
+        terms = self.auxiliary_objective.terms
+        fields: list[Any] = _default_targets(terms)
+        fields += self.label_names if fields else []
+        for term in terms.values():
+            fields += [term.target.inputs if isinstance(term.target, FrozenTarget) else term.target, term.mask]
+        arguments = inspect.signature(unwrap(self.model).forward).parameters
+        return {field for field in fields if isinstance(field, str) and field not in arguments}
+
     def _model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in batch.items() if name not in self._auxiliary_columns}
 
@@ -196,14 +207,6 @@ class _AuxiliaryCallback(TrainerCallback):
         self.objective.finish_checks()
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.load_heads(state.best_model_checkpoint)
-
-
-def _columns(terms: Mapping[str, Term]) -> set[str]:
-    """The columns of the data that terms read by name."""
-    fields: list[Any] = [*_default_targets(terms)]
-    for term in terms.values():
-        fields += [term.target.inputs if isinstance(term.target, FrozenTarget) else term.target, term.mask]
-    return {field for field in fields if isinstance(field, str)}
 
 
 def _default_targets(terms: Mapping[str, Term]) -> list[str]:
