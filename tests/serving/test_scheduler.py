@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -76,8 +76,9 @@ def test_choices_of_a_request_expire_together(runs):
 
 
 def test_scoring_expires_in_the_queue(runs):
+    release = threading.Event()
     with serving(runs / "run", seconds=0.3) as served:
-        busy = served.service.scorer.executor.submit(time.sleep, 0.6)
+        served.service.scorer.executor.submit(release.wait, 60)
         answer = httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60)
-        busy.result()
+        release.set()
     assert answer.status_code == 503 and "scoring did not begin" in answer.json()["error"]["message"]
