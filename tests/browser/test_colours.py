@@ -8,6 +8,7 @@ from browser.explorer import HEIGHTS, expect, levels, put_cursor, runs, wait_unt
 SENTENCE = "The ladder leans on the wall, and every layer of it is asked what it sees."
 
 
+@pytest.mark.slow
 def test_page_describes_the_model(page, server_url):
     about = fetch_json(f"{server_url}about")
     expect(page.get_by_role("heading", level=1)).to_have_text("charladder")

@@ -56,12 +56,14 @@ def test_train_on_a_process_substitution():
     assert main(["evaluate", "one"]) == 0
 
 
+@pytest.mark.slow
 def test_train_on_a_url(capsys):
     with serving(TEXT.encode()) as server:
         assert main(["train", f"{server.address}/book.txt", *TINY, "--run", "one"]) == 0
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
 
 
+@pytest.mark.slow
 def test_train_on_several_files_with_boundaries(capsys):
     for name in ("a b.txt", "-x.txt", "c.txt"):
         Path(name).write_text(TEXT)
@@ -142,7 +144,7 @@ def test_text_is_truncated_and_deleted_during_training(workdir):
     assert process.returncode == 0, out
 
 
-@pytest.mark.parametrize("validations", [0, 5])
+@pytest.mark.parametrize("validations", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_cached_text_truncated_during_training_keeps_the_checkpoint(monkeypatch, capsys, validations):
     Path("text").write_text(TEXT * 20)
     arguments = ["text", *TINY, "--steps", "6", "--training.validations", f"{validations}"]

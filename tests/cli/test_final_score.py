@@ -34,6 +34,7 @@ def evaluations() -> list[dict]:
     return [line for line in read_metrics(Path("run/metrics.jsonl")) if "split" in line]
 
 
+@pytest.mark.slow
 def test_default_scores_a_tenth_of_the_trained_characters(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY, "--json"]) == 0
     captured = capsys.readouterr()

@@ -241,6 +241,7 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(workdir, un
     assert "continuing from step 300" in captured.out
 
 
+@pytest.mark.slow
 def test_batch_auto_keeps_the_batch_and_sets_micro_batch(workdir, monkeypatch, capsys):
     def config(run):
         return tomllib.loads(Path(run, "config.toml").read_text())["training"]
@@ -280,6 +281,7 @@ def test_memory_estimate_error_suggests_a_batch_that_fits(workdir, monkeypatch, 
     assert json.loads(capsys.readouterr().out)["steps"] == 2
 
 
+@pytest.mark.slow
 def test_failed_run_with_closed_output_exits_with_code_one(workdir):
     diverging = ["--training.optimizer", "momentum", "--training.learning-rate", "1e25", "--training.clip", "0"]
     process = start_training("text", "--run", "run", *LONG, *diverging)
@@ -320,7 +322,7 @@ def test_damaged_checkpoint_does_not_replace_a_good_one(workdir):
     assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["5", "9"]
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("kind", [pytest.param("link", marks=pytest.mark.slow), "pipe"])
 def test_checkpoint_with_an_endless_file_is_not_used(workdir, kind, capsys):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
     assert main(["train", "--resume", "run", "--extend", "--steps", "5", "--json"]) == 0

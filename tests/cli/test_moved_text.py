@@ -31,8 +31,11 @@ def run_json(capsys, *arguments: str) -> tuple[dict, str]:
     return json.loads(captured.out), captured.err
 
 
-@pytest.mark.parametrize("change", ["moved", "changed"])
-@pytest.mark.parametrize("arguments", [[], ["--alphabet", "letters"]], ids=["bytes", "letters"])
+@pytest.mark.parametrize("change", ["moved", pytest.param("changed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param([], id="bytes"), pytest.param(["--alphabet", "letters"], id="letters", marks=pytest.mark.slow)],
+)
 def test_cached_copy_is_used_with_a_note(workdir, capsys, change, arguments):
     assert main(["train", "text", *TINY, *arguments, "--run", "run"]) == 0
     before, err = run_json(capsys, "evaluate", "run", "--json")

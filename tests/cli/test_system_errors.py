@@ -78,7 +78,7 @@ def test_disk_full_during_training(size):
         assert run_bash(f"{CHARLADDER} evaluate left/run --json").returncode == 0
 
 
-@pytest.mark.parametrize("arguments", ["", "--alphabet letters"])
+@pytest.mark.parametrize("arguments", ["", pytest.param("--alphabet letters", marks=pytest.mark.slow)])
 def test_disk_too_small_for_the_text(arguments):
     Path("text").write_text("a ladder has layers. " * 40_000)
     room = "500k" if not arguments else "1200k"
@@ -89,7 +89,7 @@ def test_disk_too_small_for_the_text(arguments):
     assert not any(name.endswith(".part") for name in files_left())
 
 
-@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("length", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_disk_too_small_for_a_download(length):
     with serving(os.urandom(1_000_000)) as server:
         server.length = length
@@ -112,10 +112,25 @@ def drop_root_permissions() -> None:
     [
         ("home", f"{TRAIN} --run home/run", "the run directory home/run cannot be made: Permission denied"),
         ("home", f"CHARLADDER_CACHE=home/cache {TRAIN}", "home/cache cannot be written: Permission denied; set CHARL"),
-        ("home", f"CHARLADDER_CACHE=home/cache {CHARLADDER} corpora text8 --download", "home/cache cannot be written"),
-        ("secret", TRAIN.replace(" text ", " secret "), "secret cannot be read: Permission denied"),
+        pytest.param(
+            "home",
+            f"CHARLADDER_CACHE=home/cache {CHARLADDER} corpora text8 --download",
+            "home/cache cannot be written",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "secret",
+            TRAIN.replace(" text ", " secret "),
+            "secret cannot be read: Permission denied",
+            marks=pytest.mark.slow,
+        ),
         ("folder/inner", TRAIN.replace(" text ", " folder "), "folder cannot be read: Permission denied"),
-        ("secret", f"{TRAIN} --recipe secret.toml", "recipe secret.toml cannot be read: Permission denied"),
+        pytest.param(
+            "secret",
+            f"{TRAIN} --recipe secret.toml",
+            "recipe secret.toml cannot be read: Permission denied",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_permission_denied(locked, command, message):
@@ -186,7 +201,7 @@ def test_closed_standard_input():
     assert "there is no standard input to read" in read_error(run_bash(TRAIN.replace(" text ", " - ") + " <&-"))
 
 
-@pytest.mark.parametrize("command", ["inspect t12", "corpora --json", "--help"])
+@pytest.mark.parametrize("command", [pytest.param("inspect t12", marks=pytest.mark.slow), "corpora --json", "--help"])
 def test_output_to_a_full_device(command):
     done = run_bash(f"{CHARLADDER} {command} > /dev/full")
     assert done.returncode == 2

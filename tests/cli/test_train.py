@@ -173,6 +173,7 @@ def test_run_killed_before_its_first_checkpoint_restarts(workdir, text_file, bes
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_extend_reports_jumps_of_the_learning_rate_and_the_losses(workdir, text_file, capsys):
     def rates() -> dict[int, float]:
         return {
@@ -297,7 +298,10 @@ def test_three_concurrent_commands_create_three_runs(workdir, text_file):
     assert all(Path(f"runs/ladder-{n}/model.safetensors").is_file() for n in (1, 2, 3))
 
 
-@pytest.mark.parametrize("damage", ["\0\0\0", "{", "[]", "3", '{"step": "x"}', '{"step": 1, "terms": 1}', '{"a": 1}'])
+DAMAGES = ("{", "[]", "3", '{"step": "x"}', '{"step": 1, "terms": 1}', '{"a": 1}')
+
+
+@pytest.mark.parametrize("damage", ["\0\0\0", *(pytest.param(one, marks=pytest.mark.slow) for one in DAMAGES)])
 def test_damaged_line_of_metrics_does_not_affect_other_lines(workdir, text_file, damage):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     metrics = Path("one/metrics.jsonl")

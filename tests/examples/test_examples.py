@@ -117,6 +117,7 @@ def test_inception_gradient_norms_are_those_of_the_two_losses():
 # Hugging Face.
 
 
+@pytest.mark.slow
 def test_hugging_face_runs_without_network_or_warnings(no_network, capsys, caplog):
     from examples import hugging_face
 

@@ -84,6 +84,7 @@ def test_seeds_and_the_empty_prompt(network):
     assert len({next(generate(network, [], 1, seed=seed)) for seed in range(40)}) > 20
 
 
+@pytest.mark.slow
 def test_samples_follow_the_distribution():
     """Compares samples of two characters, with an alphabet of two, with the exact joint distribution."""
     model = Transformer(small(), 2).eval()

@@ -22,6 +22,7 @@ KINDS = {
     "post-norm": {"norm_placement": "post"},
     "n-grams": {"ngrams": 4, "ngram_rows": 101},
 }
+SLOW_KINDS = ("one table", "sinusoidal", "post-norm")
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
@@ -34,7 +35,9 @@ def full_batch(ids: list[int]) -> TokenBatch:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW_KINDS else one for one in KINDS]
+)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_batch_equals_single_sequences(kind, device, data):

@@ -40,7 +40,12 @@ COMPILER_FLAGS = {
 }
 
 
-SLOW_VARIANTS = ("vectors of 4", "threads share all matrices")  # each takes a while to compile
+SLOW_VARIANTS = (
+    "vectors of 4",
+    "vectors of 8",
+    "without AMX",
+    "threads share all matrices",
+)  # each takes a while to compile
 
 
 @pytest.fixture(

@@ -181,6 +181,7 @@ def test_echo_is_refused_when_the_scoring_queue_is_full(runs):
         assert is_idle(served)
 
 
+@pytest.mark.slow
 def test_stalled_response_aborts_its_connection(runs):
     """Also for a response that is not a stream."""
     with serving(runs / "run", client_seconds=5) as served, socket.socket() as stalled:

@@ -286,6 +286,7 @@ def convert(place: str, barrier, out) -> None:
     out.put((corpus.sha256, hashlib.sha256(corpus.ids_N.tobytes()).hexdigest()))
 
 
+@pytest.mark.slow
 def test_concurrent_ingestion_gives_one_complete_text(here):
     Path("f").mkdir()
     for number in range(20):

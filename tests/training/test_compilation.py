@@ -48,7 +48,7 @@ def test_graphs_refuse_micro_batches(prose):
         make_trainer(prose, compile="graphs", micro_batch=2)
 
 
-@pytest.mark.parametrize("changes", [{}, {"block": "paper", "dropout": 0.3}])
+@pytest.mark.parametrize("changes", [{}, pytest.param({"block": "paper", "dropout": 0.3}, marks=pytest.mark.slow)])
 def test_one_compilation_serves_all_layers_and_all_steps(prose, changes):
     """While weights of losses become 0, dropout masks change and gradients are diagnosed, there is one compiled graph,
     and the losses are those of eager steps."""
