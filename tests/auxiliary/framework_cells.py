@@ -11,6 +11,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -44,6 +45,7 @@ def train_captured(feature: Feature, network: Network, objective: aux.Objective)
 
 def train_with_accelerate(feature: Feature, network: Network, objective: aux.Objective) -> Result:
     """The loop of the user, with a prepared model and objective."""
+    AcceleratorState._reset_state()  # accelerate keeps the precision of other tests in the process
     accelerator = Accelerator(cpu=True)
     model, prepared = accelerator.prepare(network, objective)
     trainer = LibraryTrainer(network, model, prepared, contextlib.nullcontext(), accelerator.backward)
