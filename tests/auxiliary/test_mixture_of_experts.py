@@ -78,7 +78,7 @@ def balance_by_hand(logits_NE, top_k):
 
 
 def objective_of(**terms):
-    return aux.Objective(aux.Term(lambda loss: loss, target=None, count=1), terms)
+    return aux.Objective(aux.Term(lambda output: output.mean(), target=None, count=1), terms)
 
 
 def assert_same_gradients(one, other, model):
@@ -119,6 +119,16 @@ def test_router_z_of_micro_batches_is_exact_and_load_balance_is_their_weighted_m
     assert merged.terms["balance"].value == pytest.approx((6 * each[0] + 5 * each[1]) / 11, rel=1e-6)
 
 
+def test_sums_over_tokens_are_not_rounded_under_autocast():
+    logits = torch.randn(1000, EXPERTS)
+    term = aux.presets.load_balance(1, select=lambda output: output)
+    objective = objective_of(balance=term, z=aux.presets.router_z(select=lambda output: output))
+    with torch.autocast("cpu", torch.bfloat16):
+        report = objective.from_output(logits)
+    assert report.terms["balance"].value == pytest.approx(balance_by_hand(logits, 1).item(), rel=1e-5)
+    assert report.terms["z"].value == pytest.approx(logits.logsumexp(-1).square().mean().item(), rel=1e-5)
+
+
 def test_batch_of_padding_alone_adds_nothing():
     model, x, empty = Routers(), torch.randn(*MASK.shape, 8), torch.zeros_like(MASK)
     objective = objective_of(balance=aux.presets.load_balance(2, mask="mask"), z=aux.presets.router_z(mask="mask"))
@@ -154,3 +164,25 @@ def test_z_loss_reads_the_logits_of_a_model_output():
     )
     report = objective.from_output({"logits": logits, "other": None}, {"labels": labels})
     assert report.terms["z"].value == pytest.approx(logits.logsumexp(-1).square().mean().item(), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # in torch's own tracing of autograd functions
+def test_a_whole_step_compiles():
+    torch.compiler.reset()
+    model = Routers()
+    objective = aux.Objective(
+        aux.Term(lambda loss: loss, target=None, count=1),
+        {"balance": aux.presets.load_balance(2, mask="mask"), "z": aux.presets.router_z(mask="mask")},
+        model=model,
+    )
+
+    def total(x, mask):
+        return objective(model, x, {"mask": mask}).total
+
+    compiled = torch.compile(total, backend="eager", fullgraph=True)
+    for _ in range(2):
+        x, mask = torch.randn(*MASK.shape, 8), (torch.rand(MASK.shape) < 0.7).long()
+        found, wanted = compiled(x, mask), total(x, mask)
+        torch.testing.assert_close(found, wanted)
+        assert_same_gradients(found, wanted, model)

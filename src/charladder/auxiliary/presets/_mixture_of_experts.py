@@ -67,13 +67,13 @@ def _load_balance(
     router_logits: Tensor | Sequence[Tensor], mask: Tensor | None = None, *, top_k: int, over_ranks: bool
 ) -> tuple[Tensor, Tensor]:
     logits = _layers(router_logits)
-    kept_N = _kept(logits[0], mask)
+    kept_N = _kept(logits[0], mask)  # sums over it are no matrix products, which autocast would compute in bfloat16
     chosen_E, probability_E = (logits[0].new_zeros(logits[0].shape[-1], dtype=kept_N.dtype) for _ in range(2))
     for logits_NE in logits:
         p_NE = logits_NE.to(kept_N).softmax(-1)
-        probability_E = probability_E + kept_N @ p_NE
+        probability_E = probability_E + (kept_N[:, None] * p_NE).sum(0)
         chosen_NE = torch.zeros_like(p_NE).scatter(-1, p_NE.topk(top_k, dim=-1).indices, 1.0)
-        chosen_E = chosen_E + kept_N @ chosen_NE
+        chosen_E = chosen_E + (kept_N[:, None] * chosen_NE).sum(0)
     tokens = kept_N.sum()
     chosen_E, all_tokens = _over_ranks(chosen_E.detach(), tokens) if over_ranks else (chosen_E.detach(), tokens)
     fraction_E = chosen_E / (len(logits) * torch.where(all_tokens == 0, 1, all_tokens))
@@ -92,7 +92,7 @@ def _over_ranks(chosen_E: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 def _router_z(router_logits: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     logits = _layers(router_logits)
     kept_N = _kept(logits[0], mask)
-    total = sum(kept_N @ logits_NE.to(kept_N).logsumexp(-1).square() for logits_NE in logits)
+    total = sum((kept_N * logits_NE.to(kept_N).logsumexp(-1).square()).sum() for logits_NE in logits)
     return torch.as_tensor(total / len(logits)), kept_N.sum()
 
 
