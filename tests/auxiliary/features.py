@@ -167,6 +167,32 @@ def to_own_output(network: Network, head: nn.Linear, states: list[Tensor], targe
     return kl_by_hand(head(states[0]), network.last(states[-1]))
 
 
+def two_parts(logits: Tensor, targets: Tensor) -> dict[str, Any]:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return {"class": F.cross_entropy(logits, targets, reduction="none"), "size": (wide.square().sum(), wide.numel())}
+
+
+def count_two_parts(targets: Tensor) -> dict[str, float]:
+    return {"class": len(targets), "size": CLASSES * len(targets)}
+
+
+def parts_by_hand(network: Network, head: nn.Linear, states: list[Tensor], targets: Tensor) -> Tensor:
+    parts = two_parts(head(states[0]), targets)
+    return parts["class"].mean() + 0.1 * parts["size"][0] / parts["size"][1]
+
+
+def balance() -> dict[str, aux.Term]:
+    """A router for experts, as many as there are classes."""
+    return {"inner": aux.presets.load_balance(2, over_ranks=True, tap="blocks.0", head=head(), weight=WEIGHT)}
+
+
+def balance_by_hand(network: Network, head: nn.Linear, states: list[Tensor], targets: Tensor) -> Tensor:
+    logits = head(states[0])
+    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    chosen = F.one_hot(p.topk(2).indices, CLASSES).sum(1).to(p)
+    return CLASSES * (chosen.mean(0) * p.mean(0)).sum()
+
+
 def teacher() -> nn.Linear:
     network = nn.Linear(WIDTH, CLASSES).double()
     fill_parameters(network, 2)
@@ -249,6 +275,13 @@ FEATURES = [
         to_own_output,
         training="micro_batches",
     ),
+    Feature(
+        "loss with named parts, over micro-batches",
+        tapped(loss=two_parts, parts={"class": 1.0, "size": 0.1}, count=count_two_parts),
+        parts_by_hand,
+        training="micro_batches",
+    ),
+    Feature("loss of a router over all processes (`presets.load_balance`)", balance, balance_by_hand),
     Feature(
         "weight that becomes 0 in training",
         tapped(weight=aux.schedules.until(0.5, WEIGHT)),
