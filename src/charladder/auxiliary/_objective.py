@@ -21,11 +21,12 @@ from charladder.auxiliary._aggregate import Rule, aggregate, measure_all
 from charladder.auxiliary._batch_counts import check_counts, count_batches
 from charladder.auxiliary._build_heads import make_head, probing, trainable_dtypes
 from charladder.auxiliary._counts import PartCounts
-from charladder.auxiliary._errors import AuxiliaryError, nearest
+from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._finite_check import CheckMode, FiniteCheck
 from charladder.auxiliary._frozen_targets import check_frozen
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
+from charladder.auxiliary._measured_terms import check_without_taps, given_weights, measured_terms
 from charladder.auxiliary._modules import model_modules
 from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
@@ -190,7 +191,7 @@ class Objective(nn.Module):
         elif self.taps.model is None and isinstance(base, nn.Module):
             check_frozen(base, self.terms)
         weights, wrappers = self.weights(progress, step), ParallelWrappers(model)  # before the model runs
-        measured = self._measured_terms(weights, only)
+        measured = measured_terms(self._terms, weights, only)
         output, tap_outputs = self._run(model, inputs, measured)
         forward = ForwardPass(output, targets, tap_outputs, model, inputs)
         report = self._measure(forward, weights, measured, counts, wrappers)
@@ -242,37 +243,15 @@ class Objective(nn.Module):
         weights: those of the active terms, instead of their weight functions. only: as in a call.
         """
         self._check_attached()
-        weights = self.weights(progress, step) if weights is None else dict.fromkeys(self.terms, 0.0) | dict(weights)
-        unknown = [name for name in weights if name not in self.terms]
-        if unknown:
-            raise AuxiliaryError(
-                f"weights has {unknown[0]!r}, and there is no such term{nearest(unknown[0], self.terms)}"
-            )
-        measured = self._measured_terms(weights, only)
+        weights = self.weights(progress, step) if weights is None else given_weights(self._terms, weights)
+        measured = measured_terms(self._terms, weights, only)
         self._check_current(measured)
         captured = self.taps.recorder.captured
         if captured is None:
-            tapped = next((name for name in measured if self.terms[name].tapped_names), None)
-            if tapped is not None:
-                tap = self.terms[tapped].tapped_names[0]
-                raise AuxiliaryError(
-                    f"term {tapped!r} reads the module {tap}, and no forward pass was captured; run the model inside "
-                    "`with objective.capture():`, or let the objective run it"
-                )
+            check_without_taps(self._terms, measured)
             captured = CapturedPass({}, None, ParallelWrappers(None))
         forward = ForwardPass(output, targets, captured.outputs, captured.model)
         return self._measure(forward, weights, measured, counts, captured.wrappers)
-
-    def _measured_terms(self, weights: dict[str, float], only: Iterable[str] | None) -> list[str]:
-        """The terms of a call, in order. Sets the weights of all that are left out by `only` to 0."""
-        if only is None:
-            return [name for name, term in self._terms.by_name.items() if weights[name] != 0 or term.measure]
-        chosen = [only] if isinstance(only, str) else list(only)
-        unknown = [name for name in chosen if name not in self.terms]
-        if unknown:
-            raise AuxiliaryError(f"only has {unknown[0]!r}, and there is no such term{nearest(unknown[0], self.terms)}")
-        weights.update(dict.fromkeys(self.terms.keys() - set(chosen), 0.0))
-        return [name for name in self.terms if name in chosen and (weights[name] != 0 or self.terms[name].measure)]
 
     def counts(self, batches: Iterable[Any]) -> dict[str, PartCounts]:
         """The number of predictions of each term in the targets of several micro-batches together.
