@@ -23,7 +23,7 @@ from charladder.auxiliary.integrations.transformers import AuxiliaryTrainerMixin
 
 CAPTURE, TRAINER, ACCELERATE, LIGHTNING = "`capture`", "Trainer", "accelerate", "Lightning"
 Result = dict[str, Tensor]
-ONE_STEP, SEVERAL_STEPS, MICRO_BATCHES = "gradients", "silent_steps", "micro_batches"  # kinds of Feature.training
+ONE_STEP, SEVERAL_STEPS, MICRO_BATCHES = "gradients", "inactive_steps", "micro_batches"  # kinds of Feature.training
 
 
 def run(feature: Feature, framework: str) -> Result | None:

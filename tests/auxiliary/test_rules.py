@@ -160,7 +160,7 @@ def gradnorm(names=("main", "a", "b"), **more):
     return model, aux.Objective(term(), {"a": term(**more), "b": term()}, rule=rule)
 
 
-def test_gradnorm_without_gradients_and_with_silent_terms():
+def test_gradnorm_without_gradients_and_with_a_term_of_weight_0():
     model, objective = gradnorm(weight=aux.schedules.until(0.5))
     with torch.no_grad():
         assert objective(model, X, Y, progress=0.0).terms["a"].weight == 1
