@@ -81,7 +81,8 @@ class GradNorm(nn.Module):
     them use; the paper takes the last such layer. alpha: how strongly the terms are to train at one rate; the paper has
     1.5 for NYUv2. L_i(0) is the value in the first call with gradients.
     The factors are parameters of the objective: the optimizer trains them, and the total has the value of the weighted
-    losses alone. A call costs a backward pass for each term, down to `shared`.
+    losses alone. A call costs a backward pass for each term, down to `shared`. With micro-batches, each call compares
+    the gradients of its own.
     Raises AuxiliaryError for a term without a name here, a first loss of 0, a factor below 0, and parameters that no
     term uses or that FSDP2 shards.
     """
