@@ -25,7 +25,7 @@ from auxiliary.features import CLASSES, RATE, WIDTH, Network, fill_parameters
 from auxiliary.hugging_face_models import LLAMA, make_trainer
 from charladder import auxiliary as aux
 
-WORLD, BATCH, EXAMPLES, STEPS = 2, 4, 16, 4
+WORLD, BATCH, EXAMPLES, STEPS = 2, 4, 20, 4
 HALF = aux.schedules.until(0.5, 0.5)
 Case = Callable[[Path], dict[str, Any]]
 
@@ -39,7 +39,7 @@ def weights(*modules: nn.Module) -> dict[str, Any]:
 
 
 def trainer(folder: Path) -> dict[str, Any]:
-    """Four steps of two micro-batches, clipped, with evaluations."""
+    """Four steps, clipped, with evaluations: of two micro-batches, and of one at the end of the epoch."""
     mine = make_trainer(
         folder, LLAMA, EXAMPLES, {"weight": HALF}, per_device_train_batch_size=BATCH // world(), max_steps=STEPS,
         gradient_accumulation_steps=2, learning_rate=0.5, max_grad_norm=0.5, eval_strategy="epoch",

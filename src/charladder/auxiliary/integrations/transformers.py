@@ -69,7 +69,9 @@ class AuxiliaryTrainerMixin(_Trainer):
         _check_objective(auxiliary_objective)
         super().__init__(*args, **kwargs)
         _check_trainer(self)
-        self.auxiliary_objective = auxiliary_objective.attach(cast("nn.Module", self.model)).to(self.args.device)
+        self.auxiliary_objective = auxiliary_objective.attach(cast("nn.Module", self.model))
+        if not self.is_model_parallel:  # a head may have modules of the model, which then stay where they are
+            auxiliary_objective.to(self.args.device)
         self._auxiliary_counts: dict[str, PartCounts] | None = None
         self._auxiliary_log = TermLog()
         self._auxiliary_columns = self._columns_of_terms()
