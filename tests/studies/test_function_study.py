@@ -222,7 +222,7 @@ def test_a_program_without_the_guard_is_told_so(tmp_path):
     ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(
-        'With processes above 1, call studies.run in a program below `if __name__ == "__main__":`'
+        'with processes above 1, call studies.run in a program below `if __name__ == "__main__":`'
     )
 
 

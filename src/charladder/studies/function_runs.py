@@ -194,7 +194,7 @@ def _record_of_ended(call: PlannedCall, process: SpawnProcess) -> RunRecord:
     if record is None:
         raise UserError(
             f"a process for arm {call.arm!r}, seed {call.seed} ended with exit code {process.exitcode} before it "
-            f"called train; its error is printed above. {_GUARD[0].upper()}{_GUARD[1:]}"
+            f"called train, and its error is printed above; {_GUARD}"
         )
     if record.state != STARTED:
         return record
