@@ -5,6 +5,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -21,7 +22,9 @@ from auxiliary.features import BATCH, FIRST_MICRO_BATCH, RATE, STEPS, Captured, 
 from charladder import auxiliary as aux
 from charladder.auxiliary.integrations.transformers import AuxiliaryTrainerMixin
 
-CAPTURE, TRAINER, ACCELERATE, LIGHTNING = "`capture`", "Trainer", "accelerate", "Lightning"
+CAPTURE, WHOLE, TRAINER, ACCELERATE, LIGHTNING = (
+    "`capture`", "compiled step, `fullgraph`", "Trainer", "accelerate", "Lightning"
+)  # fmt: skip
 Result = dict[str, Tensor]
 ONE_STEP, SEVERAL_STEPS, MICRO_BATCHES = "gradients", "inactive_steps", "micro_batches"  # kinds of Feature.training
 
@@ -41,6 +44,22 @@ def run(feature: Feature, framework: str) -> Result | None:
 
 def train_captured(feature: Feature, network: Network, objective: aux.Objective) -> Result:
     return getattr(LibraryTrainer(network, network, objective, contextlib.nullcontext()), feature.training)(*data())
+
+
+def train_compiled(feature: Feature, network: Network, objective: aux.Objective) -> Result | None:
+    """The call of the objective is one graph, with the model inside. What reads a report twice cannot be in a graph."""
+    if feature.training not in (ONE_STEP, SEVERAL_STEPS, MICRO_BATCHES):
+        return None
+    objective.attach(network)
+    torch.compiler.reset()  # compiled code of other cells
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def total(x: Tensor, y: Tensor, more: dict[str, Any]) -> Tensor:
+        return objective(network, x, y, **more).total
+
+    trainer: Any = LibraryTrainer(network, network, objective, contextlib.nullcontext())
+    trainer.report = lambda x, y, **more: SimpleNamespace(total=total(x, y, more))
+    return getattr(trainer, feature.training)(*data())
 
 
 def train_with_accelerate(feature: Feature, network: Network, objective: aux.Objective) -> Result:
@@ -145,6 +164,7 @@ def train_with_lightning(feature: Feature, network: Network, objective: aux.Obje
 
 FRAMEWORKS: dict[str, Callable[[Feature, Network, aux.Objective], Result | None]] = {
     CAPTURE: train_captured,
+    WHOLE: train_compiled,
     TRAINER: train_with_trainer,
     ACCELERATE: train_with_accelerate,
     LIGHTNING: train_with_lightning,

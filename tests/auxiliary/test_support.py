@@ -44,9 +44,10 @@ compares the page with the results.
 FRAMEWORKS_HEAD = """
 ## In training frameworks
 
-The same in a loop that calls the model inside `capture`, and in the frameworks of [frameworks.md](frameworks.md), in
-one process. In Lightning, micro-batches, diagnosis and the gate are in manual optimisation, the other rows in automatic
-optimisation. A dash means that the loop of the framework has no place for it: it calls `backward` itself.
+The same in a loop that calls the model inside `capture`, in one whose call of the objective is compiled as a whole,
+the model included, and in the frameworks of [frameworks.md](frameworks.md), in one process. In Lightning,
+micro-batches, diagnosis and the gate are in manual optimisation, the other rows in automatic optimisation. A dash means
+that the loop has no place for it: the framework calls `backward` itself, or the graph ends.
 """
 
 

@@ -120,7 +120,7 @@ def aggregate(
     """
     if world_size > 1 or counts is not None:
         check_comparable(terms, measured, world_size)
-    if isinstance(counts, TargetCounts):
+    if isinstance(counts, TargetCounts) and not torch.compiler.is_compiling():  # reads the counts
         check_same_counts(terms, measured, targets)
     reports, divisors = _reduce(measured, weights, counts, world_size)
     weighted = {name: losses for name, losses in measured.items() if weights[name] != 0}

@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -95,6 +94,9 @@ class Term:
     layers: int | None = None
     offset: int = 1
     offsets: int = 1
+    # The names of the modules whose outputs the term reads: its tap, and that of its target. Found once, because each
+    # call reads them, and not by functools.cached_property, whose lock torch.compile cannot trace.
+    tapped_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
@@ -113,12 +115,9 @@ class Term:
             raise AuxiliaryError(f"a Term has layer {self.layer} of {self.layers}; layers go from 1 to layers=")
         if not 1 <= self.offset <= max(1, self.offsets):
             raise AuxiliaryError(f"a Term has offset {self.offset} of {self.offsets}; offsets go from 1 to offsets=")
-
-    @cached_property
-    def tapped_names(self) -> tuple[str, ...]:
-        """The names of the modules whose outputs the term reads: its tap, and that of its target."""
         target_tap = self.target.tap if isinstance(self.target, TappedTarget) else None
-        return tuple(name for name in (self.tap, target_tap) if name is not None)
+        names = tuple(name for name in (self.tap, target_tap) if name is not None)
+        object.__setattr__(self, "tapped_names", names)
 
     def place(self, main: bool = False) -> TermPlace:
         """The term's layer and offset, for weight functions."""
