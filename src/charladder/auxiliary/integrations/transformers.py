@@ -167,14 +167,18 @@ class AuxiliaryTrainerMixin(_Trainer):
             raise AuxiliaryError(f"{path} has other heads than the objective: {first_line(error)}") from error
 
     def _columns_of_terms(self) -> set[str]:
-        """The columns that terms read by name, without those that the model has as arguments."""
+        """The columns that terms read by name, without those that are the model's: its arguments, and the labels if it
+        takes any arguments."""
         terms = self.auxiliary_objective.terms
         fields: list[Any] = _default_targets(terms)
         fields += self.label_names if fields else []
         for term in terms.values():
             fields += [term.target.inputs if isinstance(term.target, FrozenTarget) else term.target, term.mask]
-        arguments = inspect.signature(unwrap(self.model).forward).parameters
-        return {field for field in fields if isinstance(field, str) and field not in arguments}
+        arguments = inspect.signature(unwrap(self.model).forward).parameters.values()
+        of_model = {argument.name for argument in arguments}
+        if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+            of_model |= {*self.label_names}
+        return {field for field in fields if isinstance(field, str) and field not in of_model}
 
     def _model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in batch.items() if name not in self._auxiliary_columns}
