@@ -1,4 +1,4 @@
-"""The loss of one term with its count: a sum or a mean, which is divided by the global count later.
+"""The loss of one term with its count: a sum or a mean, from which the mean over the global count is computed later.
 
 A loss may return a scalar (a mean over `count` predictions), a value per element (masked and summed here), a pair
 (sum, count), which is exact, or a mapping of named parts (_parts.py), each of them one of these. Integer targets of
