@@ -1,7 +1,7 @@
 """Training in frameworks, in one process or in two that torchrun starts; both must end with the same weights.
 
 `results` starts the two processes. A case is a function of a folder that returns plain numbers. The processes share the
-examples of a step; in all cases the auxiliary term is silent in the second half.
+examples of a step; in all cases the auxiliary term is inactive in the second half.
 """
 
 import contextlib

@@ -337,8 +337,8 @@ def test_resume_with_other_kernels_prints_a_note(workdir, text_file, capsys):
     assert began["machine"]["steps"] == describe_operations()
     capsys.readouterr()
     assert main(["train", "--resume", "one", "--extend", "--steps", "3"]) == 0
-    assert "computes training steps with other kernels" not in "".join(capsys.readouterr())
+    assert "the run began with other kernels" not in "".join(capsys.readouterr())
     began["machine"]["steps"] = "C of another compiler"
     Path("one/environment.json").write_text(json.dumps(began))
     assert main(["train", "--resume", "one", "--extend", "--steps", "4"]) == 0
-    assert "computes training steps with other kernels" in "".join(capsys.readouterr())
+    assert "the run began with other kernels" in "".join(capsys.readouterr())
