@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from auxiliary.test_objective import stack, term
 from charladder import auxiliary as aux
@@ -112,6 +113,7 @@ def make_objectives(model):
 @pytest.mark.parametrize("captured", [False, True])
 def test_a_whole_step_is_one_graph(backend, captured):
     torch.compiler.reset()
+    counters.clear()
     torch.manual_seed(5)
     model = stack(depth=3)
     objective = make_objectives(model)
@@ -126,8 +128,7 @@ def test_a_whole_step_is_one_graph(backend, captured):
             report = objective.from_output(output, targets, progress=progress)
         return report.total, {name: term.loss for name, term in report.terms.items()}
 
-    counter = CompileCounterWithBackend(backend)
-    compiled = torch.compile(loss, backend=counter, fullgraph=True)
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
     for step in range(8):
         labels = torch.randint(0, 3, (6,)).masked_fill(torch.arange(6) < step % 3, -100)
         targets = {"labels": labels, "mask": torch.rand(6) < 0.7, "image": torch.randn(6, 8)}
@@ -136,4 +137,6 @@ def test_a_whole_step_is_one_graph(backend, captured):
         torch.testing.assert_close(found, expected)
         gradients = [torch.autograd.grad(total, parameters, allow_unused=True) for total, _ in (found, expected)]
         torch.testing.assert_close(*gradients)
-    assert counter.frame_count <= 3  # the first progress, any other, and the term that becomes inactive
+    # One for the first progress, one for any other, and one for the term whose weight becomes 0. A backend may run more
+    # often than there are graphs, because torch starts again where a graph does not use the progress.
+    assert counters["stats"]["unique_graphs"] == 3
