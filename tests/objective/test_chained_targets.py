@@ -146,7 +146,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, prose):
             one = trainer(prose, {"dropout": 0.1})
             if (checkpoint := load_newest(tmp_path / name / "checkpoints")) is not None:
                 one.restore(checkpoint)
-            list(train(one, tmp_path / name, None, lambda one=one, stop=stop: one.clock.step >= stop))
+            list(train(one, tmp_path / name, None, lambda one=one, stop=stop: one.counters.step >= stop))
     whole, parts = (load_newest(tmp_path / name / "checkpoints") for name in ("whole", "parts"))
     assert any(name.startswith("heads.layer3_target3.block.") for name in whole.heads)
     for part in ("network", "heads", "optimizer"):
