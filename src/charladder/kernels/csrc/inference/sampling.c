@@ -1,6 +1,6 @@
-/* Sampling and verification of drafts: generation/distribution.py and sampler.py in C, for many rows in one call.
-   Arithmetic is in double, except for the exponentials. The caller passes the uniform random numbers, so that equal
-   numbers give equal characters.
+/* Sampling and verification of drafts: generation/distribution.py, sampler.py and speculative/verification.py in C, for
+   many rows in one call. Arithmetic is in double, except for the exponentials. The caller passes the uniform random
+   numbers, so that equal numbers give equal characters.
 
    Shapes: N rows, V symbols, S sequences, M drafted characters of all sequences.
 */
