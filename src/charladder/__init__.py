@@ -1,3 +1,3 @@
 """Character-level language models with deep self-attention, trained with auxiliary losses."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -184,6 +184,8 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
     """Opens a run directory. Raises UserError if `path` is not one, or has no weights of the kind `weights`."""
     check_path_encoding(path)
     config = path / "config.toml"
+    if path.is_file():
+        raise UserError(f"{path} is a file; give the run directory that `charladder train` created")
     if not path.is_dir():
         name = shlex.quote(str(path))
         raise UserError(f"there is no run directory {path}; `charladder train --run {name}` creates one")

@@ -133,6 +133,12 @@ def test_only_some_terms_are_measured():
         objective(model, x, y, only=["erly"])
 
 
+def test_a_term_that_is_not_measured_needs_no_progress():
+    early = aux.Term(F.cross_entropy, tap="layers.0", head=nn.Linear(8, 3), weight=aux.schedules.until(0.5))
+    objective, (x, y) = aux.Objective(aux.Term(F.cross_entropy), {"early": early}), batch()
+    assert set(objective(stack(), x, y, only=["main"]).terms) == {"main"}
+
+
 def test_an_inactive_term_is_measured_without_gradients():
     model, (x, y) = stack(), batch()
     early = aux.Term(F.cross_entropy, tap="layers.0", head=nn.Linear(8, 3), weight=0, measure=True)

@@ -147,6 +147,15 @@ def test_diagnosis_by_hand():
         aux.diagnose(report, depths)
 
 
+def test_diagnosis_of_single_parameters_equals_that_of_lists():
+    model, (x, y) = nn.Linear(4, 3), (torch.randn(5, 4), torch.randint(0, 3, (5,)))
+    side = aux.Term(lambda p: p.square().mean(), select=lambda out: out, target=None, weight=0.1)
+    objective = aux.Objective(aux.Term(nn.functional.cross_entropy), {"side": side})
+    single = aux.diagnose(objective(model, x, y), dict(model.named_parameters()))
+    lists = aux.diagnose(objective(model, x, y), {name: [p] for name, p in model.named_parameters()})
+    assert single == lists and single.total_norms["weight"] > 0
+
+
 def test_diagnosis_with_groups_round_trips_through_dict():
     model, _, report = make()
     depths = aux.by_depth(model, "layers.*")

@@ -397,6 +397,18 @@ MISTAKES = {
         "term 'a', part 'box': its loss returned one scalar, and of how many predictions it is the mean is not known",
     ),
     "empty name": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
+    "auxiliary without names": (
+        lambda: aux.Objective(term(), [term()]),
+        "auxiliary has a Term without a name; give a dict of terms by name",
+    ),
+    "main that is a function": (
+        lambda: aux.Objective(F.cross_entropy),
+        "main is of type function; give a Term, such as Term(F.cross_entropy)",
+    ),
+    "diagnose without names": (
+        lambda: aux.diagnose(run(), stack().parameters()),
+        "diagnose takes groups of parameters by name, and got generator",
+    ),
     "main with a pattern": (
         lambda: run(main=term(tap="layers.*")),
         "main must be one Term, and its tap one module's name",

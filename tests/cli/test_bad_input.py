@@ -148,7 +148,7 @@ USER_ERRORS = [
     (["generate", "half"], "model.safetensors is not there yet"),
     (["generate", "torn"], "cannot be read as safetensors"),
     (["generate", "unfit"], "does not fit the network"),
-    (["generate", "text"], "there is no run directory text"),
+    (["generate", "text"], "text is a file; give the run directory that `charladder train` created"),
     (
         ["evaluate", "moved"],
         "if the text of moved has moved, give its path (--data)",
@@ -205,6 +205,8 @@ USER_ERRORS = [
     (["train", "text", "--steps", "1" + "0" * 400], "it must be a whole number below 2^64"),
     (["generate", "run", "--context", "9" * 20], "is too large; it must be at most"),
     (["serve"], "the following arguments are required: RUN"),
+    (["evaluate"], "the following arguments are required: RUN"),
+    (["study"], "the following arguments are required: PLAN"),
     (["serve", "nowhere"], "there is no run directory nowhere"),
     (["serve", "run", "--port", "70000"], "--port is 70000; it must be between 0 and 65535"),
     (["serve", "run", "--streams", "0"], "--streams is 0; it must be between 1 and 4,096"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._modules import match_modules, named_modules
 from charladder.auxiliary._report import Report
+from charladder.auxiliary._select import is_mapping
 from charladder.auxiliary._term import MAIN
 from charladder.auxiliary._wrappers import unwrap
 from charladder.auxiliary.gradients import by_group
@@ -72,10 +73,12 @@ class Diagnosis:
         }
 
 
-def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups: Groups | None = None) -> Diagnosis:
+def diagnose(
+    report: Report, parameters: Mapping[str, Iterable[Tensor] | Tensor], groups: Groups | None = None
+) -> Diagnosis:
     """Measures a report before its `backward`.
 
-    parameters: by depth, in order (`by_depth(model, "layers.*")`). groups: names of terms by group, or a function from
+    parameters: by depth, in order (`by_depth(model, "layers.*")`), several or one by each name. groups: names of terms by group, or a function from
     a term's name to its group; every auxiliary term is a group of its own when None.
     Raises AuxiliaryError under FSDP2, and after `backward`.
 
@@ -88,7 +91,13 @@ def diagnose(report: Report, parameters: Mapping[str, Iterable[Tensor]], groups:
     >>> list(diagnosis.groups), list(diagnosis.total_norms)
     (['early'], ['0', '2'])
     """
-    depths = {name: [p for p in tensors if p.requires_grad] for name, tensors in parameters.items()}
+    if not is_mapping(parameters):
+        raise AuxiliaryError(
+            f"diagnose takes groups of parameters by name, and got {type(parameters).__name__}; give "
+            'by_depth(model, "layers.*"), or a dict'
+        )
+    lists = {name: [one] if isinstance(one, Tensor) else list(one) for name, one in parameters.items()}
+    depths = {name: [p for p in tensors if p.requires_grad] for name, tensors in lists.items()}
     depths = {name: tensors for name, tensors in depths.items() if tensors}
     if not depths:
         raise AuxiliaryError("there are no parameters to diagnose: none were given, or all are frozen")

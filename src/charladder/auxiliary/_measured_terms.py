@@ -1,29 +1,33 @@
 """Which terms a call of an objective measures, and with which weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from charladder.auxiliary._errors import AuxiliaryError, nearest
 from charladder.auxiliary._term import Terms
 
 
-def measured_terms(terms: Terms, weights: dict[str, float], only: Iterable[str] | None) -> list[str]:
-    """The terms of a call, in order. Sets the weights of all that are left out by `only` to 0."""
+def chosen_terms(terms: Terms, only: Iterable[str] | None) -> Collection[str]:
+    """The terms that a call may measure: those of `only`, or all of them."""
     if only is None:
-        return [name for name, term in terms.by_name.items() if weights[name] != 0 or term.measure]
-    chosen = [only] if isinstance(only, str) else list(only)
+        return terms.by_name
+    chosen = {only} if isinstance(only, str) else set(only)
     unknown = [name for name in chosen if name not in terms]
     if unknown:
         raise AuxiliaryError(f"only has {unknown[0]!r}, and there is no such term{nearest(unknown[0], terms)}")
-    weights.update(dict.fromkeys(terms.keys() - set(chosen), 0.0))
-    return [name for name in terms if name in chosen and (weights[name] != 0 or terms[name].measure)]
+    return chosen
 
 
-def given_weights(terms: Terms, weights: Mapping[str, float]) -> dict[str, float]:
-    """The weights that a call gives; 0 for the terms that they leave out."""
+def measured_terms(terms: Terms, weights: Mapping[str, float], chosen: Collection[str]) -> list[str]:
+    """The terms that a call measures, in order: of the chosen ones, those with a weight, or with measure=True."""
+    return [name for name, term in terms.by_name.items() if name in chosen and (weights[name] != 0 or term.measure)]
+
+
+def given_weights(terms: Terms, weights: Mapping[str, float], chosen: Collection[str]) -> dict[str, float]:
+    """The weights that a call gives; 0 for the terms that they leave out, and for those that are not chosen."""
     unknown = [name for name in weights if name not in terms]
     if unknown:
         raise AuxiliaryError(f"weights has {unknown[0]!r}, and there is no such term{nearest(unknown[0], terms)}")
-    return dict.fromkeys(terms, 0.0) | dict(weights)
+    return dict.fromkeys(terms, 0.0) | {name: weight for name, weight in weights.items() if name in chosen}
 
 
 def check_without_taps(terms: Terms, measured: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ weight is 0 is inactive: its head is not called, and its tap records nothing.
 import copy
 import dataclasses
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from charladder.auxiliary._expansion import expand, has_patterns
 from charladder.auxiliary._finite_check import CheckMode, FiniteCheck
 from charladder.auxiliary._frozen_targets import check_frozen
 from charladder.auxiliary._head_gradients import HeadGradients, ParallelWrappers, zero_loss_of_unused
-from charladder.auxiliary._measured_terms import check_without_taps, given_weights, measured_terms
+from charladder.auxiliary._measured_terms import check_without_taps, chosen_terms, given_weights, measured_terms
 from charladder.auxiliary._modules import model_modules
 from charladder.auxiliary._predictions import head_input
 from charladder.auxiliary._registration import model_parameter_ids, register_modules
@@ -116,10 +116,15 @@ class Objective(nn.Module):
 
         Raises AuxiliaryError for a progress outside [0, 1], and if taps are patterns and no model is attached.
         """
+        return self._chosen_weights(self._weight_functions, progress, step)
+
+    def _chosen_weights(self, chosen: Collection[str], progress: float | None, step: int | None) -> dict[str, float]:
+        """The weights of a call; 0 for terms that are not chosen, whose functions may need a progress or a step."""
         check_progress(progress)
         if not self._weight_functions:
             raise AuxiliaryError("some taps are patterns; attach(model) says which terms there are")
-        return {name: weight(progress, step) for name, weight in self._weight_functions.items()}
+        functions = self._weight_functions.items()
+        return {name: weight(progress, step) if name in chosen else 0.0 for name, weight in functions}
 
     def attach(self, model: nn.Module) -> Self:
         """Finds the taps in a model and registers hooks there; the first call does so by itself.
@@ -190,8 +195,12 @@ class Objective(nn.Module):
             self.attach(base)
         elif self.taps.model is None and isinstance(base, nn.Module):
             check_frozen(base, self.terms)
-        weights, wrappers = self.weights(progress, step), ParallelWrappers(model)  # before the model runs
-        measured = measured_terms(self._terms, weights, only)
+        chosen = chosen_terms(self._terms, only)
+        weights, wrappers = (
+            self._chosen_weights(chosen, progress, step),
+            ParallelWrappers(model),
+        )  # before the model runs
+        measured = measured_terms(self._terms, weights, chosen)
         output, tap_outputs = self._run(model, inputs, measured)
         forward = ForwardPass(output, targets, tap_outputs, model, inputs)
         report = self._measure(forward, weights, measured, counts, wrappers)
@@ -243,8 +252,12 @@ class Objective(nn.Module):
         weights: those of the active terms, instead of their weight functions. only: as in a call.
         """
         self._check_attached()
-        weights = self.weights(progress, step) if weights is None else given_weights(self._terms, weights)
-        measured = measured_terms(self._terms, weights, only)
+        chosen = chosen_terms(self._terms, only)
+        if weights is None:
+            weights = self._chosen_weights(chosen, progress, step)
+        else:
+            weights = given_weights(self._terms, weights, chosen)
+        measured = measured_terms(self._terms, weights, chosen)
         self._check_current(measured)
         captured = self.taps.recorder.captured
         if captured is None:

@@ -163,14 +163,19 @@ class Terms(Mapping[str, Term]):
 def collect_terms(main: Any, auxiliary: Any) -> Terms:
     """The terms given to an Objective, by name, the main one first. Raises AuxiliaryError for what is not a term."""
     terms: dict[str, Term] = {MAIN: main}
-    for name, term in auxiliary.items() if is_mapping(auxiliary) else auxiliary:
+    for pair in auxiliary.items() if is_mapping(auxiliary) else auxiliary:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise AuxiliaryError(f"auxiliary has a {type(pair).__name__} without a name; give a dict of terms by name")
+        name, term = pair
         if not isinstance(name, str) or not name or not isinstance(term, Term):
             raise AuxiliaryError(f"auxiliary has {name!r}: {type(term).__name__}; it must have a Term by each name")
         if name in terms:
             raise two_terms(name)
         terms[name] = term
-    if not isinstance(main, Term) or (main.tap is not None and is_pattern(main.tap)):
-        raise AuxiliaryError("main must be one Term, and its tap one module's name")
+    if not isinstance(main, Term):
+        raise AuxiliaryError(f"main is of type {type(main).__name__}; give a Term, such as Term(F.cross_entropy)")
+    if main.tap is not None and is_pattern(main.tap):
+        raise AuxiliaryError("main must be one Term, and its tap one module's name, not a pattern")
     return Terms(terms)
 
 

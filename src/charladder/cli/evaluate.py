@@ -29,7 +29,9 @@ def make_parser() -> Parser:
         "charladder evaluate runs/ladder-1 novel.txt --by-layer --json",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("data", nargs="*", metavar="DATA", help="another text, all of which is scored (as in train)")
+    parser.add_argument(
+        "data", nargs="*", default=[], metavar="DATA", help="another text, all of which is scored (as in train)"
+    )
     text = parser.add_argument_group("text")
     text.add_argument("--split", choices=("valid", "test"), help="held-out part of the run's text (default valid)")
     add_data_option(text)

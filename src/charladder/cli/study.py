@@ -41,7 +41,7 @@ def make_parser() -> Parser:
         "charladder study mine.toml novel.txt --set training.minutes=2 --dry-run",
     )
     parser.add_argument("plan", metavar="PLAN", help="a plan by name, or FILE.toml")
-    parser.add_argument("data", nargs="*", metavar="DATA", help="the text, in place of the plan's")
+    parser.add_argument("data", nargs="*", default=[], metavar="DATA", help="the text, in place of the plan's")
     parser.add_argument("--out", metavar="DIR", help="directory of the runs (default studies/PLAN)")
     parser.add_argument("--jobs", metavar="INT", help="runs at once (default: as many as cores or GPUs allow)")
     parser.add_argument("--seeds", metavar="INT", help="the seeds 0 to N-1, in place of the plan's")

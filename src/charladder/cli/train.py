@@ -38,7 +38,7 @@ def make_parser() -> Parser:
         "charladder train novel.txt --minutes 3",
         "charladder train --resume runs/ladder-1 --extend --minutes 10",
     )
-    parser.add_argument("data", nargs="*", metavar="DATA", help=argparse.SUPPRESS)
+    parser.add_argument("data", nargs="*", default=[], metavar="DATA", help=argparse.SUPPRESS)
     run = parser.add_argument_group("run")
     # torchrun reports --run as an ambiguous abbreviation of its own options, even after the name of the program.
     help_text = "directory of the run (default runs/RECIPE-N); --run-dir under torchrun"
