@@ -78,8 +78,8 @@ def diagnose(
 ) -> Diagnosis:
     """Measures a report before its `backward`.
 
-    parameters: by depth, in order (`by_depth(model, "layers.*")`), several or one by each name. groups: names of terms by group, or a function from
-    a term's name to its group; every auxiliary term is a group of its own when None.
+    parameters: by depth, in order (`by_depth(model, "layers.*")`), several or one by each name. groups: names of terms
+    by group, or a function from a term's name to its group; every auxiliary term is a group of its own when None.
     Raises AuxiliaryError under FSDP2, and after `backward`.
 
     >>> from charladder import auxiliary as aux

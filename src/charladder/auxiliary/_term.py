@@ -11,7 +11,7 @@ from torch import nn
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._modules import is_pattern
 from charladder.auxiliary._parts import check_part_weights
-from charladder.auxiliary._select import is_mapping
+from charladder.auxiliary._select import is_mapping, is_tuple
 from charladder.auxiliary._target_sources import TappedTarget
 from charladder.auxiliary.weights import TermPlace, Weight, WeightFunction, make_weight_function
 
@@ -164,7 +164,7 @@ def collect_terms(main: Any, auxiliary: Any) -> Terms:
     """The terms given to an Objective, by name, the main one first. Raises AuxiliaryError for what is not a term."""
     terms: dict[str, Term] = {MAIN: main}
     for pair in auxiliary.items() if is_mapping(auxiliary) else auxiliary:
-        if not isinstance(pair, tuple) or len(pair) != 2:
+        if not is_tuple(pair) or len(pair) != 2:
             raise AuxiliaryError(f"auxiliary has a {type(pair).__name__} without a name; give a dict of terms by name")
         name, term = pair
         if not isinstance(name, str) or not name or not isinstance(term, Term):
