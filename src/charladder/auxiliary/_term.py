@@ -48,8 +48,9 @@ class Term:
     `*` stands for one part of a name: `encoder.layers.*` makes one term of each module that matches. None: the
     prediction is one that the model returns.
     select: the part of what the model (or the tapped module) returns: a key, an index, an attribute, a tuple of these
-    one after the other, or a function. Left out: the part with the term's name, or the first one. An index picks from a
-    list, tuple or mapping, not from a tensor, whose first dimension is that of the samples.
+    one after the other, or a function. `()` is all of it. Left out: of what a tapped module returns, the first part; of
+    the model's output, the part with the term's name, or else by order from `(main, (first, second))`. An index picks
+    from a list, tuple or mapping, not from a tensor, whose first dimension is that of the samples.
     head: turns the tapped output into a prediction. A module belongs to the objective (or to the model, if it is one of
     the model's); a string names a module of the model; a function makes the module from the shape of its input
     (heads.linear(10)) when `objective.build` is called. None: the tapped output is the prediction. With a pattern, all
