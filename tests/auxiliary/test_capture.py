@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from auxiliary.test_objective import stack
 from charladder import auxiliary as aux
@@ -78,7 +79,7 @@ def test_capture_needs_a_model():
 def test_from_output_needs_a_captured_pass():
     model, objective, (x, y) = stack(), make(), batch()
     objective.attach(model)
-    with pytest.raises(aux.AuxiliaryError, match=r"term 'early' reads the module layers.0, and no"):
+    with pytest.raises(aux.AuxiliaryError, match=r"term 'early' reads the module layers.0, and this"):
         objective.from_output(model(x), y)
 
 
@@ -97,7 +98,7 @@ def test_a_pass_that_fails_is_not_captured():
         output = model(x)
     with pytest.raises(RuntimeError), objective.capture():
         model(x[:, :3])
-    with pytest.raises(aux.AuxiliaryError, match="no forward pass was captured"):
+    with pytest.raises(aux.AuxiliaryError, match="this forward pass was not captured"):
         objective.from_output(output, y)
 
 
@@ -174,3 +175,58 @@ def test_a_head_of_several_terms_runs_once():
     by_hand = F.cross_entropy(model(x), y) + 0.3 * F.cross_entropy(low, y)
     by_hand = by_hand + 0.2 * F.cross_entropy(low, y, label_smoothing=0.1) + 0.1 * F.cross_entropy(high, y)
     assert torch.equal(report.total, by_hand)
+
+
+def test_from_output_of_a_pass_that_was_not_captured():
+    """After a report of the captured pass, the taps of that pass are not those of a later one."""
+    model, objective, (x, y) = stack(), make(), batch()
+    objective.attach(model)
+    with objective.capture():
+        output = model(x)
+    model(x + 1)  # before the report: the captured pass is the one that counts
+    first = objective.from_output(output, y)
+    assert torch.equal(objective.from_output(output, y).total, objective(model, x, y).total)
+    first.total.backward()
+    for run_again in (lambda: model(x + 1), lambda: objective(model, x + 1, y).output):
+        other = run_again()
+        with pytest.raises(aux.AuxiliaryError, match="and this forward pass was not captured"):
+            objective.from_output(other, y)
+        assert set(objective.from_output(other, y, only=["main"]).terms) == {"main"}
+
+
+def test_a_checkpointed_pass_is_read_again_after_its_backward():
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = inner, nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(checkpoint(self.inner, x, use_reentrant=False))
+
+    model, (x, y) = Model(), batch()
+    early = aux.Term(F.cross_entropy, tap="inner", head=nn.Linear(8, 3))
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"early": early}, model=model)
+    with objective.capture():
+        output = model(x)
+    report = objective.from_output(output, y)
+    report.total.backward()  # runs `inner` again
+    assert objective.from_output(output.detach(), y).terms["early"].value == report.terms["early"].value
+
+
+@pytest.mark.parametrize("inner", ["capture", "call"])
+def test_recording_inside_capture_is_refused(inner):
+    model, objective, (x, y) = stack(), make(), batch()
+    objective.attach(model)
+    with (
+        pytest.raises(aux.AuxiliaryError, match="this objective is already recording a forward pass"),
+        objective.capture(),
+    ):
+        if inner == "call":
+            objective(model, x, y)
+        with objective.capture():
+            model(x)
+    with objective.capture():
+        output = model(x)
+    assert torch.equal(objective.from_output(output, y).total, objective(model, x, y).total)

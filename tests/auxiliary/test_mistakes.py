@@ -397,6 +397,28 @@ MISTAKES = {
         "term 'a', part 'box': its loss returned one scalar, and of how many predictions it is the mean is not known",
     ),
     "empty name": (lambda: aux.Objective(term(), {"": term()}), "it must have a Term by each name"),
+    "weights as text": (
+        lambda: aux.Objective(term()).from_output(torch.randn(6, 3), Y, weights={"main": "1"}),
+        "weights['main'] is '1'; give a number",
+    ),
+    "check that is a number": (lambda: aux.Objective(term(), check=1), "check is 1; it must be True, False"),
+    "negative count": (
+        lambda: run(a=TAPPED(lambda p, t: (p.sum(), -4))),
+        "its loss returned the count -4; it must be a number of at least 0",
+    ),
+    "count that is NaN": (
+        lambda: run(a=TAPPED(lambda p, t: (p.sum(), torch.tensor(torch.nan)))),
+        "its loss returned the count tensor(nan); it must be a number of at least 0",
+    ),
+    "count of several numbers": (
+        lambda: run(a=TAPPED(lambda p, t: (p.sum(), torch.ones(4)))),
+        "its loss returned the count tensor([1., 1., 1., 1.]); it must be",
+    ),
+    "tapped without a name": (lambda: aux.tapped(3), "tapped(3): give the name of a module"),
+    "labels of the z-loss in another shape": (
+        lambda: run(a=aux.presets.z_loss(target=lambda t: t[:, None])),
+        "z_loss reads logits of shape (6, 3) and labels of shape (6, 1)",
+    ),
     "auxiliary without names": (
         lambda: aux.Objective(term(), [term()]),
         "auxiliary has a Term without a name; give a dict of terms by name",

@@ -287,3 +287,15 @@ def test_message_is_one_sentence(name):
     message = str(error.value)
     assert sentence in message
     assert "\n" not in message and not message.endswith(".")
+
+
+def test_self_distillation_leaves_out_masked_positions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 8), nn.Tanh(), nn.Linear(8, 6))
+    terms = aux.presets.self_distillation({"1": nn.Linear(8, 6)}, mask=lambda labels: labels != -100)
+    main = aux.Term(lambda logits, labels: F.cross_entropy(logits.mT, labels, reduction="none"))
+    ids, labels = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[2, 3, 4, -100]])
+    report = aux.Objective(main, terms)(model, ids, labels)
+    assert {name: int(term.count) for name, term in report.terms.items()} == {"main": 3, "1.labels": 3, "1.teacher": 3}
+    report.total.backward()
+    assert model[0].weight.grad[0].abs().sum() == 0  # of the padding

@@ -226,3 +226,27 @@ class ReturnsText(nn.Module):
 def run(target):
     term = aux.Term(aux.losses.cosine, tap="layers.0", target=target)
     return aux.Objective(aux.Term(F.cross_entropy), {"a": term})(stack(), X, Y)
+
+
+def test_parts_of_a_frozen_network_in_the_model_are_evaluated():
+    """The model sets the mode of a part of its teacher, and not that of the teacher itself."""
+
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.part = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8), nn.Dropout(0.5)).requires_grad_(False)
+
+        def forward(self, x):
+            return self.out(self.layer(x))
+
+    model = Student()
+    teacher = aux.frozen(nn.Sequential(model.part, nn.Tanh()))
+    term = aux.Term(aux.losses.squared_distance, tap="layer", target=teacher)
+    objective = aux.Objective(aux.Term(F.cross_entropy), {"hint": term}, model=model)
+    x, y = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+    values = set()
+    for _ in range(3):
+        model.train()
+        values.add(objective(model, x, y).terms["hint"].value)
+    assert len(values) == 1 and model.part[0].num_batches_tracked == 0

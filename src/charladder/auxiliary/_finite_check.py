@@ -47,7 +47,7 @@ class FiniteCheck:
     """
 
     def __init__(self, mode: Any) -> None:
-        if mode not in (True, False, "auto", "deferred"):
+        if not isinstance(mode, bool) and mode not in ("auto", "deferred"):
             raise AuxiliaryError(f'check is {mode!r}; it must be True, False, "deferred" or "auto"')
         self.mode: CheckMode = mode
         self._calls = 0

@@ -61,7 +61,9 @@ def _inputs(name: str, source: FrozenTarget, targets: Any, inputs: Any) -> Any:
 
 def _run(source: FrozenTarget, inputs: Any) -> Any:
     """The output of a frozen network, or of the module in it that is tapped."""
-    if source.module.training:  # a model that holds its teacher changes the teacher's mode with its own
+    if any(
+        module.training for module in source.module.modules()
+    ):  # a model that holds its teacher changes the teacher's mode with its own
         source.module.eval()
     if source.tap is None:
         return call_model(source.module, inputs)

@@ -7,6 +7,7 @@ does a mean that is not finite if all targets are -100.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
@@ -193,7 +194,14 @@ def _from_pair(where: str, result: Any, mask: Tensor | None) -> MeasuredLoss:
         raise AuxiliaryError(f"{where}: its loss returned {describe(result)}; a pair must be (sum, count)")
     if mask is not None:
         raise AuxiliaryError(f"{where} has a mask, and its loss counts by itself; apply the mask in the loss")
-    return MeasuredLoss(result[0].reshape(()), result[1], mean=False)
+    number = result[1]
+    if isinstance(number, Tensor):
+        valid = number.numel() == 1 and (not is_readable(number) or 0 <= float(number) < math.inf)
+    else:
+        valid = isinstance(number, int | float) and 0 <= number < math.inf
+    if not valid:
+        raise AuxiliaryError(f"{where}: its loss returned the count {number!r}; it must be a number of at least 0")
+    return MeasuredLoss(result[0].reshape(()), number, mean=False)
 
 
 def _sum_elements(

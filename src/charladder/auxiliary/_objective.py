@@ -263,6 +263,10 @@ class Objective(nn.Module):
         if captured is None:
             check_without_taps(self._terms, measured)
             captured = CapturedPass({}, None, ParallelWrappers(None))
+        elif not captured.was_read:
+            captured.was_read, captured.is_outdated = True, False
+        elif captured.is_outdated:
+            check_without_taps(self._terms, measured)
         forward = ForwardPass(output, targets, captured.outputs, captured.model)
         return self._measure(forward, weights, measured, counts, captured.wrappers)
 

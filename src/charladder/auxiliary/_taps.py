@@ -48,12 +48,15 @@ TapOutputs = Mapping[str, list[TapCall]]
 class CapturedPass:
     """What the tapped modules returned in a forward pass that the objective did not run itself.
 
-    model: as the user calls it. wrappers: its DDP wrappers, as they were before the pass.
+    model: as the user calls it. wrappers: its DDP wrappers, as they were before the pass. was_read: whether a report
+    was made from it. is_outdated: whether a tapped module ran again afterwards, outside of `capture`.
     """
 
     outputs: TapOutputs
     model: Any
     wrappers: Any
+    was_read: bool = False
+    is_outdated: bool = False
 
 
 class Recorder(threading.local):
@@ -75,6 +78,9 @@ def _record(recorder: Recorder, name: str, module: nn.Module, args: Any, output:
     torch would compile the graph again each time. It records everything instead, and `recording` drops the rest.
     """
     if not recorder.is_active:
+        # Gradient checkpointing runs modules again in the backward pass, which is of the captured pass itself.
+        if recorder.captured is not None and not torch.compiler.is_compiling() and not _is_in_backward():
+            recorder.captured.is_outdated = True
         return
     if torch.compiler.is_compiling():
         # A compiled graph may change its own tensors in place, so the hook records a copy.
@@ -83,6 +89,10 @@ def _record(recorder: Recorder, name: str, module: nn.Module, args: Any, output:
     elif name in recorder.requested:
         versions = None if torch.is_inference_mode_enabled() else _versions(output)
         recorder.outputs.setdefault(name, []).append(TapCall(output, torch.is_grad_enabled(), versions))
+
+
+def _is_in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
 
 
 class Taps:
@@ -173,6 +183,13 @@ class Taps:
     def recording(self, names: Iterable[str]) -> Generator[dict[str, list[TapCall]]]:
         """Records the outputs of the modules `names` into the dictionary that it yields."""
         recorder = self.recorder
+        if recorder.is_active:
+            raise AuxiliaryError(
+                "this objective is already recording a forward pass; end its capture() before the next one, or before "
+                "a call of the objective"
+            )
+        if recorder.captured is not None:
+            recorder.captured.is_outdated = True
         outputs: dict[str, list[TapCall]] = {}
         recorder.requested, recorder.outputs, recorder.is_active = set(names), outputs, True
         try:

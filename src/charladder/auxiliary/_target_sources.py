@@ -57,6 +57,8 @@ def tapped(name: str, select: Selector = None, *, call: int | None = None, detac
     >>> tapped("layers.8").tap
     'layers.8'
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AuxiliaryError(f"tapped({name!r}): give the name of a module")
     if is_pattern(name):
         raise AuxiliaryError(f"tapped({name!r}) is a pattern; a target is the output of one module")
     return TappedTarget(name, select, call, detach)

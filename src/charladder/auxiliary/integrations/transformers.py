@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from charladder.auxiliary._counts import PartCounts
-from charladder.auxiliary._errors import AuxiliaryError, first_line
+from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._objective import Objective
 from charladder.auxiliary._target_sources import FrozenTarget
 from charladder.auxiliary._term import DEFAULT_TARGET, MAIN, Term
@@ -164,7 +164,9 @@ class AuxiliaryTrainerMixin(_Trainer):
         try:
             self.auxiliary_objective.load_state_dict(safetensors.torch.load_file(path))
         except RuntimeError as error:
-            raise AuxiliaryError(f"{path} has other heads than the objective: {first_line(error)}") from error
+            raise AuxiliaryError(
+                f"{path} has other heads than the objective: {' '.join(str(error).split())}"
+            ) from error
 
     def _columns_of_terms(self) -> set[str]:
         """The columns that terms read by name, without those that are the model's: its arguments, and the labels if it

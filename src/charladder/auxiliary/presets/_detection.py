@@ -39,6 +39,8 @@ def detr_term(match: Match, *, no_object: float = 0.1, queries: int | None = Non
     """
     loss = partial(_detr_loss, match=match, no_object=no_object)
     defaults: dict[str, Any] = {"parts": PARTS}
+    if not fields.keys() & {"tap", "head"}:
+        defaults["select"] = ()  # the whole output of the model
     if queries is not None:
         defaults["count"] = partial(_count_parts, queries=queries, no_object=no_object)
     return Term(loss, **(defaults | fields))

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from charladder.auxiliary import distributed
+from charladder.auxiliary._counts import is_readable
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import Term
 
@@ -109,6 +110,8 @@ def _kept(logits_NE: Tensor, mask: Tensor | None) -> Tensor:
         return logits_NE.new_ones(len(logits_NE), dtype=dtype)
     if mask.numel() != len(logits_NE):
         raise AuxiliaryError(f"the mask has {mask.numel()} tokens, and the router logits have {len(logits_NE)}")
+    if is_readable(mask) and bool((mask < 0).any()):
+        raise AuxiliaryError("the mask of tokens has numbers below 0; give 1 for tokens that count, and 0 for padding")
     return mask.flatten().to(logits_NE.device, dtype)
 
 

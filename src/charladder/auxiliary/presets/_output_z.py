@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import first_tensor, is_mapping, part_names
 from charladder.auxiliary._term import Term
 
@@ -27,6 +28,11 @@ def z_loss(*, ignore_index: int = -100, **fields: Any) -> Term:
 
 
 def _squared_log_z(logits: Tensor, labels: Tensor, *, ignore_index: int) -> tuple[Tensor, Tensor]:
+    if labels.shape != logits.shape[:-1]:
+        raise AuxiliaryError(
+            f"z_loss reads logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}; the labels "
+            "must have the shape of the logits without the last dimension"
+        )
     kept = labels != ignore_index
     log_z = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(-1)
     return torch.where(kept, log_z.square(), 0).sum(), kept.sum()

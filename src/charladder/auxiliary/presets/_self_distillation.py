@@ -24,6 +24,7 @@ def self_distillation(
     hint: float = 0.03,
     temperature: float = 3.0,
     labels: str = MAIN,
+    mask: Any = None,
     end: float | None = None,
 ) -> dict[str, Term]:
     """Self-distillation: each exit learns the labels, the output of the deepest classifier, and its features.
@@ -43,8 +44,9 @@ def self_distillation(
     exits: by tap, the classifier of the exit: a module that returns logits (..., V), or with `features` a pair
     (features, logits). Each runs once for its terms. teacher: the logits of the deepest classifier; the model's output
     unless given. features: its features, for example aux.tapped("pool"); without them there is no hint. labels: the
-    entry of `targets` with the labels, if `targets` is a mapping; -100 is ignored. end: the progress at which all terms
-    end; None for never. The terms are called "tap.labels", "tap.teacher" and "tap.hint".
+    entry of `targets` with the labels, if `targets` is a mapping; -100 is ignored. mask: the positions where the
+    deepest classifier and its features teach, as in Term; all of them unless given. end: the progress at which all
+    terms end; None for never. The terms are called "tap.labels", "tap.teacher" and "tap.hint".
     Raises AuxiliaryError for an exit that is no module, and for an alpha outside [0, 1].
 
     >>> import torch
@@ -71,10 +73,12 @@ def self_distillation(
             partial(_on_logits, _label_loss), weight=until(1 - alpha, end), target_name=labels, **shared
         )
         terms[f"{tap}.teacher"] = Term(
-            partial(_on_logits, soft), weight=until(alpha, end), target=teacher or returned(), **shared
+            partial(_on_logits, soft), weight=until(alpha, end), target=teacher or returned(), mask=mask, **shared
         )
         if features is not None:
-            terms[f"{tap}.hint"] = Term(_feature_distance, weight=until(hint, end), target=features, **shared)
+            terms[f"{tap}.hint"] = Term(
+                _feature_distance, weight=until(hint, end), target=features, mask=mask, **shared
+            )
     return terms
 
 
