@@ -62,12 +62,14 @@ def open_study_directory(plan: Plan, folder: Path) -> Iterator[Plan]:
 @contextmanager
 def lock_study_directory(folder: Path) -> Iterator[None]:
     """Creates the directory, and keeps other processes from running a study in it."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(f"{folder} is in use by another process; wait until it ends, or stop it") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        raise UserError(f"the folder {str(folder)!r} cannot be used: {error}; choose another folder") from None
     try:
         yield
     finally:

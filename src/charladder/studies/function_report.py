@@ -23,12 +23,14 @@ from charladder.studies.statistics import (
 
 RecordedCall = tuple[PlannedCall, RunRecord]
 _MAX_DECIMALS = 12
+_MAX_VALUE = 1e150  # the squares of larger ones, of which a deviation is made, overflow
+_MAX_RUNS_NAMED = 5
 
 
 @dataclass(frozen=True)
 class FunctionStudy:
     """What is asked. arms: the settings by name. effect: the difference that would matter, or None. source_sha256: of
-    the function's source as it is now."""
+    the function's source as it is now. unseen: names of the values bound to the function that are not compared."""
 
     train_name: str
     arms: Mapping[str, Any]
@@ -39,6 +41,7 @@ class FunctionStudy:
     effect: float | None
     folder: Path
     source_sha256: str | None
+    unseen: tuple[str, ...]
 
 
 def build_function_report(study: FunctionStudy, recorded: Sequence[RecordedCall]) -> StudyReport:
@@ -52,9 +55,10 @@ def build_function_report(study: FunctionStudy, recorded: Sequence[RecordedCall]
     seconds = {arm: [record.seconds for call, record in finished if call.arm == arm] for arm in study.arms}
     metric = Metric(study.metric, study.higher_is_better, _choose_decimals(values, study.baseline))
     arms = [
-        dataclasses.replace(one, seconds=estimate_mean(seconds[one.name]), verdict=_answer(one, metric))
+        dataclasses.replace(one, seconds=estimate_mean(seconds[one.name]), verdict=_answer(one, metric, study))
         for one in compare_arms(values, study.baseline, len(study.seeds), metric, study.effect)
     ]
+    missing = tuple(MissingRun(arm, seed, reason) for (arm, seed), reason in reasons.items() if reason)
     direction = "higher" if study.higher_is_better else "lower"
     return StudyReport(
         name=study.train_name,
@@ -66,8 +70,12 @@ def build_function_report(study: FunctionStudy, recorded: Sequence[RecordedCall]
         seeds=study.seeds,
         arms=tuple(arms),
         curves=_curve_figures(study, finished),
-        missing=tuple(MissingRun(arm, seed, reason) for (arm, seed), reason in reasons.items() if reason),
-        warnings=_warnings(study, finished, values),
+        missing=missing,
+        warnings=(
+            *_warnings_of_missing(missing),
+            *_warnings_of_changes(study, recorded),
+            *_warnings_of_values(study, finished, values),
+        ),
         provenance=_provenance(study, finished),
         command=_command(study),
         seeds_needed=_seeds_needed(study, arms),
@@ -79,9 +87,11 @@ def _reason_for_missing(record: RunRecord, metric: str) -> str | None:
     if record.state != FINISHED:
         return record.error or record.state
     if metric not in record.metrics:
-        return f"it has no {metric}"
+        return f"what it yielded last has no {metric} that is a number"
     value = record.metrics[metric]
-    return None if math.isfinite(value) else f"its {metric} is not a finite number"
+    if not math.isfinite(value):
+        return f"its {metric} is not a finite number"
+    return None if abs(value) <= _MAX_VALUE else f"its {metric} is {value:g}, which is too large to compare"
 
 
 def _choose_decimals(values: Mapping[str, Mapping[int, float]], baseline: str) -> int:
@@ -95,11 +105,16 @@ def _choose_decimals(values: Mapping[str, Mapping[int, float]], baseline: str) -
     return min(max(2 - math.floor(math.log10(min(filter(None, spreads)))), 0), _MAX_DECIMALS)
 
 
-def _answer(one: ArmReport, metric: Metric) -> str:
-    """The verdict, which begins with `helps` or `harms` where it claims one of them."""
-    if one.difference is None or not is_significant(one.difference, one.p_holm):
+def _answer(one: ArmReport, metric: Metric, study: FunctionStudy) -> str:
+    """The verdict, which begins with `helps` or `harms` where it claims one of them, with the number of seeds if some
+    are missing."""
+    if one.difference is None:
         return one.verdict
-    return f"{'helps' if metric.is_better(one.difference.mean) else 'harms'}: {one.verdict}"
+    done, planned = len(one.difference.seeds), len(study.seeds)
+    if is_significant(one.difference, one.p_holm):
+        claim = f"{'helps' if metric.is_better(one.difference.mean) else 'harms'}: {one.verdict}"
+        return claim if done == planned else f"{claim} of {planned}"
+    return one.verdict if done == planned else f"{one.verdict}; {done} of {planned} seeds have results"
 
 
 def arms_tested(arms: Sequence[ArmReport]) -> int:
@@ -136,7 +151,7 @@ def _curve_figures(study: FunctionStudy, finished: Sequence[RecordedCall]) -> tu
     for call, record in finished:
         points = [(step, metrics.get(study.metric, math.nan)) for step, metrics in record.curve]
         steps_P, values_P = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        finite_P = np.isfinite(values_P)
+        finite_P = np.abs(values_P) <= _MAX_VALUE  # False for NaN
         curves[call.arm].append((steps_P[finite_P], values_P[finite_P]))
     figure = CurveFigure(
         "curves", "step", study.metric, f"{study.metric} over steps, by arm, with 95% bands",
@@ -149,19 +164,45 @@ def _curve_figures(study: FunctionStudy, finished: Sequence[RecordedCall]) -> tu
     return (figure,)
 
 
-def _warnings(
-    study: FunctionStudy, finished: Sequence[RecordedCall], values: Mapping[str, Mapping[int, float]]
-) -> tuple[str, ...]:
-    """A sentence for everything that may make the comparison wrong."""
-    warnings = []
-    changed = sum(record.source_sha256 != study.source_sha256 for _, record in finished)
+def _warnings_of_missing(missing: Sequence[MissingRun]) -> tuple[str, ...]:
+    if not missing:
+        return ()
+    named = ", ".join(f"{run.arm} seed {run.seed}" for run in missing[:_MAX_RUNS_NAMED])
+    more = f" and {len(missing) - _MAX_RUNS_NAMED} more" if len(missing) > _MAX_RUNS_NAMED else ""
+    return (f"runs without a result are left out, which may favour their arm: {named}{more}",)
+
+
+def _warnings_of_changes(study: FunctionStudy, recorded: Sequence[RecordedCall]) -> tuple[str, ...]:
+    """Sentences on what may differ between the runs that were kept and the function as it is now."""
+    warnings, kept = [], [record for _, record in recorded if record.state == FINISHED]
+    changed = sum(record.source_sha256 != study.source_sha256 for record in kept)
     if study.source_sha256 is not None and changed:
         warnings.append(
-            f"the code of {study.train_name} has changed since {changed} of {len(finished)} runs, which were not "
-            "repeated; to repeat them, delete their files or give another folder"
+            f"the code of {study.train_name}, or a value bound to it, has changed since {changed} of {len(kept)} runs, "
+            "which were not repeated; to repeat them, delete their files or give another folder"
         )
-    if len({tuple(record.versions.items()) for _, record in finished}) > 1:
+    if study.unseen:
+        warnings.append(
+            f"changes of {', '.join(study.unseen)}, bound to {study.train_name}, are not seen; after such a change "
+            "give another folder"
+        )
+    if len({tuple(record.versions.items()) for record in kept}) > 1:
         warnings.append("the runs differ in the versions of libraries, so their numbers may not be comparable")
+    return tuple(warnings)
+
+
+def _warnings_of_values(
+    study: FunctionStudy, finished: Sequence[RecordedCall], values: Mapping[str, Mapping[int, float]]
+) -> tuple[str, ...]:
+    """Sentences on values that are suspicious."""
+    warnings = []
+    last_steps = {record.curve[-1][0]: f"{call.arm} seed {call.seed}" for call, record in finished if record.curve}
+    if len(last_steps) > 1:
+        first, last = min(last_steps), max(last_steps)
+        warnings.append(
+            f"the runs end at different steps, from {first:g} ({last_steps[first]}) to {last:g} ({last_steps[last]}), "
+            "so their numbers may not be comparable"
+        )
     for arm, by_seed in values.items():
         if len(by_seed) > 1 and len(set(by_seed.values())) == 1:
             warnings.append(f"all seeds of {arm} have the same {study.metric}; does train use its seed?")

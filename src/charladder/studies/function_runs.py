@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from charladder.errors import UserError
+from charladder.errors import UserError, suggest_names
 from charladder.studies.end_with_parent import terminate_with_parent
 from charladder.studies.records import (
     FAILED,
@@ -41,16 +41,22 @@ class _NotMetrics(Exception):
     """What a training function returned or yielded is not metrics."""
 
 
+class _NoFinalMetric(Exception):
+    """A training function yielded the metric, but not at the end."""
+
+
 def run_calls(
-    train: TrainFunction, calls: Sequence[PlannedCall], processes: int
+    train: TrainFunction, calls: Sequence[PlannedCall], processes: int, metric: str
 ) -> Generator[tuple[PlannedCall, RunRecord], None, None]:
     """Makes the calls, `processes` at once, and yields each with its record, which is on disk by then.
 
-    One process: in this one. Raises UserError where the function cannot be called in another process.
+    One process: in this one. metric: the name of the one that a finished run must have. Raises UserError where the
+    function cannot be called in another process.
     """
     if processes == 1:
+        source = hash_source(train)  # once: a run may change the lists that are bound to the function
         for call in calls:
-            yield call, _call(train, call)
+            yield call, _call(train, call, metric, source)
         return
     _check_importable(train)
     waiting, children = list(calls), dict[int, tuple[PlannedCall, SpawnProcess]]()
@@ -58,7 +64,7 @@ def run_calls(
         while waiting or children:
             while waiting and len(children) < processes:
                 call = waiting.pop(0)
-                process = _start(train, call, processes)
+                process = _start(train, call, processes, metric)
                 children[process.sentinel] = call, process
             for sentinel in wait(list(children)):
                 assert isinstance(sentinel, int)
@@ -69,17 +75,20 @@ def run_calls(
         _stop([process for _, process in children.values()])
 
 
-def _call(train: TrainFunction, call: PlannedCall) -> RunRecord:
+def _call(train: TrainFunction, call: PlannedCall, metric: str, source: str | None) -> RunRecord:
     """Calls the function and writes the record. An error of the function is recorded, an interruption is not."""
-    source, begin = hash_source(train), time.monotonic()
+    begin = time.monotonic()
     try:
         # A copy: a function that changes its settings would change those of the next seed.
         metrics, curve = _collect(train(copy.deepcopy(call.settings), call.seed))
+        _check_metric(metrics, curve, metric)
         record = make_record(FINISHED, metrics, curve, time.monotonic() - begin, source_sha256=source)
+    except _NoFinalMetric as error:
+        record = make_record(FAILED, seconds=time.monotonic() - begin, error=str(error), source_sha256=source)
     except _NotMetrics as error:
         record = make_record(INVALID, error=str(error), source_sha256=source)
-    except Exception as error:
-        sentence = " ".join(f"{type(error).__name__}: {error}".split())
+    except (Exception, SystemExit) as error:
+        sentence = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
         seconds = time.monotonic() - begin
         record = make_record(
             FAILED, seconds=seconds, error=sentence, traceback=traceback.format_exc(), source_sha256=source
@@ -88,8 +97,18 @@ def _call(train: TrainFunction, call: PlannedCall) -> RunRecord:
     return record
 
 
+def _check_metric(metrics: Metrics, curve: Sequence[tuple[float, Metrics]], metric: str) -> None:
+    """Raises an error where the result has no value of the metric."""
+    if metric in metrics:
+        return
+    if any(metric in yielded for _, yielded in curve):
+        raise _NoFinalMetric(f"what train yielded last, at step {curve[-1][0]:g}, has no {metric} that is a number")
+    raise _NotMetrics(f"train returned no metric {metric!r} that is a number{suggest_names(metric, metrics)}")
+
+
 def _collect(result: Any) -> tuple[Metrics, list[tuple[float, Metrics]]]:
-    """The last metrics of what a function returned or yielded, and its curve."""
+    """The metrics that a function returned or yielded last, and its curve. An earlier step gives none: it would be
+    compared with the last step of another run."""
     if isinstance(result, Mapping):
         return _numbers(result), []
     if not isinstance(result, Iterator):
@@ -101,14 +120,14 @@ def _collect(result: Any) -> tuple[Metrics, list[tuple[float, Metrics]]]:
             yielded = next(result)
         except StopIteration as end:
             if isinstance(end.value, Mapping):
-                last |= _numbers(end.value)
+                last = {name: value for name, value in last.items() if name not in end.value} | _numbers(end.value)
             break
         step, metrics = _split_step(yielded)
         if curve and not step > curve[-1][0]:
             raise _NotMetrics(f"train yielded step {step:g} after step {curve[-1][0]:g}; steps must rise")
         curve.append((step, metrics))
-        last |= metrics
-    if not last:
+        last = metrics
+    if not last and not any(metrics for _, metrics in curve):
         raise _NotMetrics(f"train yielded no metrics; {_EXPECTED}")
     return last, curve
 
@@ -137,10 +156,11 @@ def _numbers(metrics: Mapping[Any, Any]) -> Metrics:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, str | bytes):
-        return None
     try:
-        return float(value)
+        item = value.item() if callable(getattr(value, "item", None)) else value  # of an array or a tensor
+        return None if isinstance(item, str | bytes) else float(item)
+    except OverflowError:  # a whole number that is too large
+        return math.inf
     except (TypeError, ValueError, RuntimeError):  # torch raises RuntimeError for a tensor of several numbers
         return None
 
@@ -164,10 +184,10 @@ def _check_importable(train: TrainFunction) -> None:
         raise UserError(_GUARD)
 
 
-def _start(train: TrainFunction, call: PlannedCall, processes: int) -> SpawnProcess:
+def _start(train: TrainFunction, call: PlannedCall, processes: int, metric: str) -> SpawnProcess:
     """Starts a process for one call. It has its share of the cores."""
     call.path.unlink(missing_ok=True)  # of an earlier failure
-    process = multiprocessing.get_context("spawn").Process(target=_run_child, args=(train, call, os.getpid()))
+    process = multiprocessing.get_context("spawn").Process(target=_run_child, args=(train, call, metric, os.getpid()))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads_per_run(processes))
     try:
@@ -180,12 +200,12 @@ def _start(train: TrainFunction, call: PlannedCall, processes: int) -> SpawnProc
     return process
 
 
-def _run_child(train: TrainFunction, call: PlannedCall, parent_pid: int) -> None:
+def _run_child(train: TrainFunction, call: PlannedCall, metric: str, parent_pid: int) -> None:
     """The target of a process. Ctrl-C goes to the parent, which ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate_with_parent(parent_pid)
     write_record(call, make_record(STARTED))
-    _call(train, call)
+    _call(train, call, metric, hash_source(train))
 
 
 def _record_of_ended(call: PlannedCall, process: SpawnProcess) -> RunRecord:

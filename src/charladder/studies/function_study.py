@@ -11,12 +11,24 @@ from typing import Any
 from charladder.atomic_io import write_text
 from charladder.errors import UserError, suggest_names
 from charladder.studies import power
-from charladder.studies.directory import check_is_folder, lock_study_directory
+from charladder.studies.bound_values import find_bound_values
+from charladder.studies.directory import lock_study_directory
+from charladder.studies.function_arguments import (
+    check_arms,
+    check_function,
+    check_metric,
+    check_positive,
+    check_probability,
+    check_processes,
+    parse_baseline,
+    parse_path,
+    parse_study_folder,
+    parse_study_seeds,
+)
 from charladder.studies.function_report import FunctionStudy, RecordedCall, arms_tested, build_function_report
 from charladder.studies.function_runs import run_calls
 from charladder.studies.html_report import to_html
 from charladder.studies.markdown_report import to_markdown
-from charladder.studies.plan_file import parse_seeds
 from charladder.studies.records import (
     FINISHED,
     INVALID,
@@ -33,8 +45,6 @@ from charladder.studies.records import (
 from charladder.studies.report import ArmReport, StudyReport
 from charladder.studies.statistics import SIGNIFICANCE_LEVEL, student_t
 from charladder.studies.text_report import to_text
-
-_MIN_SEEDS = 2  # one seed has no interval
 
 
 @dataclass(frozen=True)
@@ -87,13 +97,17 @@ class Result:
 
     def report(self, path: str | Path) -> Path:
         """Writes the report, and returns its path: one page for `.html`, text and tables for `.md`. HTML needs the
-        extra `study`. Raises UserError for another suffix."""
-        path = Path(path)
+        extra `study`. Raises UserError for another suffix, and where the file cannot be written."""
+        path = parse_path(path, "path")
         writers = {".html": to_html, ".md": to_markdown}
         if path.suffix.lower() not in writers:
             raise UserError(f"the report {path} is of no known kind; its name must end in .html or .md")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, writers[path.suffix.lower()](self.data))
+        text = writers[path.suffix.lower()](self.data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the report {str(path)!r} cannot be written: {error}") from None
         return path
 
     def seeds_needed(self, effect: float, arm: str | None = None, power: float = power.POWER) -> int:
@@ -104,12 +118,13 @@ class Result:
         seeds give only roughly: the number may be wrong by a factor of several after three seeds. arm: by default the
         arm that needs most. Raises UserError with fewer than three seeds.
         """
-        _check_positive("effect", effect)
-        if not 0 < power < 1:
-            raise UserError(f"power is {power}; it must lie between 0 and 1")
+        check_positive("effect", effect)
+        check_probability("power", power)
+        if arm is not None and not isinstance(arm, str):
+            raise UserError(f"arm is {arm!r}; it must be the name of an arm")
         if arm is not None and arm not in self.differences:
             raise UserError(f"arm {arm!r} is not compared with the baseline{suggest_names(arm, self.differences)}")
-        compared = [one for one in self.data.arms if one.name in ([arm] if arm else self.differences)]
+        compared = [one for one in self.data.arms if one.name in ([arm] if arm is not None else self.differences)]
         return max(self._seeds_needed_by(one, effect, power) for one in compared)
 
     def _seeds_needed_by(self, one: ArmReport, effect: float, probability: float) -> int:
@@ -142,8 +157,8 @@ def run(
 ) -> Result:
     """Calls `train(settings, seed)` for every arm and seed, and compares the arms with the baseline.
 
-    train: returns a mapping of metrics, or is a generator of pairs (step, metrics), whose last metrics count. It must
-        seed its random numbers with `seed`, so that the arms of a seed begin alike.
+    train: returns a mapping of metrics, or is a generator of pairs (step, metrics), of which the last pair and what it
+        returns count. It must seed its random numbers with `seed`, so that the arms of a seed begin alike.
     arms: name to settings, which are numbers, texts, lists and dicts. Each call gets a copy.
     metric: the name of the metric that is compared.
     seeds: their number (0, 1, ...), or a list. A claim needs at least 5.
@@ -151,55 +166,33 @@ def run(
     effect: the difference that would matter. The result then says how many seeds it needs, and whether the intervals
         exclude it.
     folder: of the records; by default studies/ and the name of the function. A finished run is not repeated while the
-        function's name, the arm's name, its settings and the seed are the same. Changes of the code or of the data are
-        not seen, except that a changed source text of `train` itself gives a warning.
+        function's name, the numbers and texts bound to it (arguments of a functools.partial, defaults, closures,
+        attributes of an instance), the arm's name, its settings and the seed are the same. A changed source text of
+        `train` itself, and changed lists, dicts and dataclasses bound to it, give a warning. Other objects bound to it
+        give one each time. Other changes of the code or of the data are not seen.
     processes: how many runs at once, each in a process of its own; 1: all in this process.
     quiet: whether no line is printed (to standard error) for each run.
 
     A run that fails is recorded, the others go on, and the next call tries it again. Ctrl-C loses unfinished runs only.
     Raises UserError for a wrong argument, where train returns no metrics, and where no arm can be compared.
     """
+    check_function(train)
     arms = dict(arms) if isinstance(arms, Mapping) else arms
-    name, study_seeds = name_of_function(train), _check_arguments(train, arms, seeds, effect, processes)
-    baseline = next(iter(arms)) if baseline is None else baseline
-    if baseline not in arms:
-        raise UserError(f"the baseline {baseline!r} is none of the arms{suggest_names(baseline, arms)}")
+    check_arms(arms)
+    check_metric(metric, higher_is_better)
+    if effect is not None:
+        check_positive("effect", effect)
+    check_processes(processes)
+    name, study_seeds, baseline = name_of_function(train), parse_study_seeds(seeds), parse_baseline(baseline, arms)
+    folder = parse_study_folder(default_folder(name) if folder is None else folder)
     student_t()  # raises UserError without scipy, before hours of training
-    folder = default_folder(name) if folder is None else Path(folder)
-    check_is_folder(folder)
-    study = FunctionStudy(
-        name, arms, study_seeds, metric, higher_is_better, baseline, effect, folder, hash_source(train)
-    )
-    calls = plan_calls(name, arms, study_seeds, folder)
+    bound = find_bound_values(train)
+    source, unseen = hash_source(train), tuple(bound.unseen)
+    study = FunctionStudy(name, arms, study_seeds, metric, higher_is_better, baseline, effect, folder, source, unseen)
+    calls = plan_calls(name, arms, study_seeds, folder, bound.fixed)
     with lock_study_directory(folder):
         recorded = _run_all(train, study, calls, processes, quiet)
     return _make_result(study, recorded)
-
-
-def _check_arguments(train: Any, arms: Any, seeds: Any, effect: Any, processes: Any) -> tuple[int, ...]:
-    """Raises UserError for arguments that cannot be used; returns the seeds."""
-    if not callable(train):
-        raise UserError(f"train is {train!r}; it must be a function of an arm's settings and a seed")
-    if not isinstance(arms, dict) or not all(isinstance(arm, str) and arm for arm in arms):
-        raise UserError('arms must be a mapping from names to settings, such as {"none": {}, "aux": {"weight": 0.3}}')
-    if len(arms) < 2:
-        given = f"only {next(iter(arms))!r}" if arms else "no arm"
-        raise UserError(f"arms has {given}; a comparison needs a baseline and at least one other arm")
-    parsed = parse_seeds(
-        list(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else seeds, "the study"
-    )
-    if len(parsed) < _MIN_SEEDS:
-        raise UserError(f"seeds has {len(parsed)} seed; an interval needs at least {_MIN_SEEDS}, and a claim 5")
-    if effect is not None:
-        _check_positive("effect", effect)
-    if type(processes) is not int or processes < 1:
-        raise UserError(f"processes is {processes!r}; it must be a whole number from 1")
-    return parsed
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"{name} is {value!r}; it must be a number above 0")
 
 
 def _run_all(
@@ -210,20 +203,21 @@ def _run_all(
     for call in calls:
         record = read_record(call)
         if record is not None and record.state == FINISHED:
-            records[call] = record
             _check_metric(call, record, study.metric)
+            records[call] = record
     waiting = [call for call in calls if call not in records]
     if records:
         _print(f"{len(records)} of {len(calls)} runs are finished, in {study.folder}", quiet)
     try:
-        with contextlib.closing(run_calls(train, waiting, processes)) as ended:
+        with contextlib.closing(run_calls(train, waiting, processes, study.metric)) as ended:
             for call, record in ended:
                 records[call] = record
                 _print(_describe(call, record, study.metric), quiet)
                 if record.state == INVALID:
-                    raise UserError(f"arm {call.arm!r}, seed {call.seed}: {record.error}")
-                if record.state == FINISHED:
-                    _check_metric(call, record, study.metric)
+                    raise UserError(
+                        f"arm {call.arm!r}, seed {call.seed}: {record.error} (this run is not kept; the next call "
+                        "repeats it)"
+                    )
     except KeyboardInterrupt:
         _print(f"interrupted; the same call continues after {len(records)} of {len(calls)} runs", quiet)
         raise
@@ -231,11 +225,11 @@ def _run_all(
 
 
 def _check_metric(call: PlannedCall, record: RunRecord, metric: str) -> None:
-    """Raises UserError where a finished run does not have the metric at all."""
-    if metric not in record.metrics:
+    """Raises UserError where a run that was kept, of a call with another metric, does not have this one at all."""
+    if metric not in record.metrics and not any(metric in metrics for _, metrics in record.curve):
         raise UserError(
-            f"arm {call.arm!r}, seed {call.seed}: train returned no metric {metric!r} that is a number"
-            f"{suggest_names(metric, record.metrics)}"
+            f"arm {call.arm!r}, seed {call.seed}: the finished run has no metric {metric!r} that is a number"
+            f"{suggest_names(metric, record.metrics)}; to repeat it, delete {call.path} or give another folder"
         )
 
 

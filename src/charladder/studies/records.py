@@ -1,6 +1,7 @@
 """The runs of a training function on disk: a JSON file for each arm and seed, in the folder of the study.
 
-A run is identified by the function's name, the arm's name, its settings and the seed. What else a result depends on
+A run is identified by the function's name, the numbers and texts bound to it, the arm's name, its settings and the
+seed. What else a result depends on
 (the code of the function, its data, versions of libraries) is recorded where possible, and is not part of the identity.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 from charladder.atomic_io import write_text
 from charladder.errors import UserError
 from charladder.strict_json import dumps
+from charladder.studies.bound_values import find_bound_values, unwrap
 
 FINISHED = "finished"
 FAILED = "failed"  # train raised an error, or its process ended
@@ -64,9 +66,7 @@ class RunRecord:
 
 def name_of_function(train: TrainFunction) -> str:
     """Module and name of a function; for the main program the name of its file."""
-    function: Any = train
-    while hasattr(function, "func"):  # functools.partial
-        function = function.func
+    function = unwrap(train)
     module = getattr(function, "__module__", None) or "unknown"
     if module == "__main__":
         module = Path(getattr(sys.modules["__main__"], "__file__", None) or "interactive").stem
@@ -78,14 +78,21 @@ def default_folder(train_name: str) -> Path:
     return Path("studies") / _file_name(train_name)
 
 
-def plan_calls(train_name: str, arms: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> tuple[PlannedCall, ...]:
-    """All calls, seed by seed, so that an interrupted study has complete seeds. Raises UserError for settings that
-    cannot be recorded as JSON."""
+def plan_calls(
+    train_name: str, arms: Mapping[str, Any], seeds: Sequence[int], folder: Path, bound: Mapping[str, str]
+) -> tuple[PlannedCall, ...]:
+    """All calls, seed by seed, so that an interrupted study has complete seeds.
+
+    bound: the values bound to the function, which are part of the identity of a run. Raises UserError for settings that
+    cannot be recorded as JSON.
+    """
     calls = []
     for seed in seeds:
         for arm, settings in arms.items():
             try:
-                identity = json.dumps([train_name, arm, settings, seed], sort_keys=True, allow_nan=False)
+                json.dumps(settings, ensure_ascii=False).encode()  # raises ValueError for text that is not Unicode
+                about = [train_name, arm, settings, seed, *([dict(bound)] if bound else [])]
+                identity = json.dumps(about, sort_keys=True, allow_nan=False)
             except (TypeError, ValueError, RecursionError) as error:
                 raise UserError(
                     f"the settings of arm {arm!r} cannot be recorded as JSON: {error}; give numbers, texts, lists and "
@@ -139,11 +146,22 @@ def make_record(
 
 
 def hash_source(train: TrainFunction) -> str | None:
-    """SHA-256 of the source text of the function itself, without what it calls; None where it is not known."""
-    try:
-        return hashlib.sha256(inspect.getsource(train).encode()).hexdigest()
-    except (OSError, TypeError):
-        return None
+    """SHA-256 of the source text of the function itself, without what it calls, and of the lists, dicts and dataclasses
+    bound to it; None where nothing of both is known."""
+    changeable = find_bound_values(train).changeable
+    texts = [_source_text(unwrap(train)), *(f"{name}: {text}" for name, text in changeable.items())]
+    return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest() if any(texts) else None
+
+
+def _source_text(function: Any) -> str:
+    """The source text of a function, or of the class of a callable instance; empty where it is not known."""
+    is_function = inspect.isroutine(function) or inspect.isclass(function)
+    for code in [function] if is_function else [type(function), type(function).__call__]:
+        try:
+            return inspect.getsource(code)
+        except (OSError, TypeError):
+            continue
+    return ""
 
 
 def _read_metrics(value: Any) -> Metrics:
