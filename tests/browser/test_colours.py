@@ -18,6 +18,7 @@ def test_page_describes_the_model(page, server_url):
     expect(page.locator("#swatches li")).to_have_count(12)
 
 
+@pytest.mark.slow
 def test_typing_colours_the_text_and_counts_its_bits(page):
     page.locator("#text").press_sequentially("The ladder", delay=20)
     wait_until_scored(page)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -76,9 +76,13 @@ def test_choices_of_a_request_expire_together(runs):
 
 
 def test_scoring_expires_in_the_queue(runs):
-    release = threading.Event()
     with serving(runs / "run", seconds=0.3) as served:
-        served.service.scorer.executor.submit(release.wait, 60)
+        executor = served.service.scorer.executor
+
+        def block_until_expired() -> None:
+            until(lambda: executor._work_queue.qsize() > 0)
+            time.sleep(0.4)
+
+        executor.submit(block_until_expired)
         answer = httpx2.post(f"{served.url}/score", json={"text": "abc"}, timeout=60)
-        release.set()
     assert answer.status_code == 503 and "scoring did not begin" in answer.json()["error"]["message"]
