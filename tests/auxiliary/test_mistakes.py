@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from auxiliary.one_sentence import assert_one_sentence
 from auxiliary.test_objective import CallsLayerThreeTimes, OnlyLastCallHasGradients, Predicts, stack, term
 from charladder import auxiliary as aux
 
@@ -471,12 +472,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_message_is_one_sentence(name):
-    mistake, sentence = MISTAKES[name]
-    with pytest.raises(aux.AuxiliaryError) as error:
-        mistake()
-    message = str(error.value)
-    assert sentence in message
-    assert "\n" not in message and not message.endswith(".")
+    assert_one_sentence(*MISTAKES[name])
 
 
 def test_not_finite_loss_is_reported_before_backward():

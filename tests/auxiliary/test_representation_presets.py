@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from auxiliary.one_sentence import assert_one_sentence
 from auxiliary.test_objective import stack
 from charladder import auxiliary as aux
 
@@ -281,12 +282,7 @@ def run(terms):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_message_is_one_sentence(name):
-    mistake, sentence = MISTAKES[name]
-    with pytest.raises(aux.AuxiliaryError) as error:
-        mistake()
-    message = str(error.value)
-    assert sentence in message
-    assert "\n" not in message and not message.endswith(".")
+    assert_one_sentence(*MISTAKES[name])
 
 
 def test_self_distillation_leaves_out_masked_positions():

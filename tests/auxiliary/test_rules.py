@@ -112,10 +112,10 @@ def gradient_norm(loss, module):
 
 def gradnorm_by_hand(model, weights, alpha, steps, lr, factor_lr):
     """The algorithm of the paper, written with `weights` of the terms: factors before each step, and the total."""
-    factors, history = torch.ones(3), []
-    for step in range(steps):
+    factors, initial, history = torch.ones(3), None, []
+    for _ in range(steps):
         losses = torch.stack([F.cross_entropy(p, Y) for p in (model(X)[0], *model(X)[1])])
-        initial = losses.detach() if step == 0 else initial  # noqa: F821 (set in the first step)
+        initial = losses.detach() if initial is None else initial
         total = (factors * torch.tensor(weights) * losses).sum()
         norms = torch.stack([gradient_norm(w * loss, model.shared) for w, loss in zip(weights, losses, strict=True)])
         ratios = losses.detach() / initial

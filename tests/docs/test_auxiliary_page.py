@@ -1,37 +1,28 @@
 """docs/auxiliary.md: its code runs and answers what the page says, its tables are those of the presets, its links lead
 somewhere, and its pictures can be drawn."""
 
-import doctest
 import re
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from charladder.auxiliary.presets import INTERMEDIATE, TARGETS
 from charladder.auxiliary.weights import TermPlace, make_weight_function
+from docs.page_code import DOCS, assert_all_python_is_run, assert_answers
 
-PAGE = Path(__file__).parents[2] / "docs" / "auxiliary.md"
+PAGE = DOCS / "auxiliary.md"
 PICTURES = PAGE.parent / "pictures"
 NAMES = {"three_losses.svg", "schedule.svg", "gradients.svg"}
 LAYERS, OFFSETS = 4, 3
 
 
 def test_code_on_the_page_answers_what_the_page_says():
-    # Fences become empty lines: an empty line ends an answer, and line numbers stay.
-    text = re.sub(r"^```.*$", "", PAGE.read_text(), flags=re.MULTILINE)
-    examples = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
-    said: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE, verbose=False)
-    assert runner.run(examples, out=said.append).failed == 0, "".join(said)
+    assert_answers(PAGE)
 
 
 def test_all_python_on_the_page_is_run():
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 10
-    for block in blocks:
-        assert all(re.match(r">>> |\.\.\.( |$)", part.splitlines()[0]) for part in block.strip().split("\n\n")), block
+    assert_all_python_is_run(PAGE, at_least=10)
 
 
 def table(first: str) -> dict[str, list[str]]:

@@ -1,13 +1,13 @@
 """docs/evidence.md: its plan is valid, its commands and options exist, and its Python answers what the page says."""
 
-import doctest
 import json
 import re
 from pathlib import Path
 
 from charladder.cli.main import main
+from docs.page_code import DOCS, assert_answers
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+PAGE = (DOCS / "evidence.md").read_text()
 
 
 def test_plan_of_the_page_is_valid(tmp_path, monkeypatch, capsys, text_file):
@@ -30,8 +30,5 @@ def test_options_of_the_page_exist(capsys):
 
 def test_python_on_the_page_answers_what_the_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE)  # an empty line ends an answer
-    examples = doctest.DocTestParser().get_doctest(text, {}, "evidence.md", None, 0)
-    said: list[str] = []
-    assert doctest.DocTestRunner(verbose=False).run(examples, out=said.append).failed == 0, "".join(said)
-    assert examples.examples and Path("study.html").is_file()
+    assert_answers(DOCS / "evidence.md", options=0)
+    assert Path("study.html").is_file()

@@ -81,7 +81,7 @@ def read_tap(
 
 
 def _is_plain(call: TapCall, detach: bool) -> bool:
-    """Whether a tapped module returned one tensor that can be read as it is: the usual case, without further checks."""
+    """Whether a tapped module returned one tensor that needs no further check, as in most calls."""
     output = call.output
     has_gradients = call.gradients or detach or not torch.is_grad_enabled()
     return isinstance(output, Tensor) and has_gradients and not call.is_modified() and not output.is_nested

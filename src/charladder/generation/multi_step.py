@@ -47,7 +47,7 @@ def select_sequences(
     if runner.fits_cache:
         affordable = seconds / (MAX_STEPS * seconds_per_pass)  # sequences with MAX_STEPS characters each
         count = len(selected)
-        if affordable < count:  # a multiple of TILE_ROWS, because a matrix product computes so many rows together
+        if affordable < count:  # a multiple of TILE_ROWS, the number of rows that a matrix product computes at once
             count = max(TILE_ROWS, int(affordable) // TILE_ROWS * TILE_ROWS)
         selected = sorted(selected, key=lambda sequence: sequence.last_step)[:count]
     return selected, int(min(MAX_STEPS, seconds / (seconds_per_pass * len(selected))))

@@ -122,7 +122,7 @@ def _load_all() -> Decision:
             loaded |= _compile(compiler, folder, missing, deadline) if missing else {}
     elif _stale_folders(folder):
         with contextlib.suppress(NativeUnavailable, OSError, NotImplementedError), _compile_lock(folder, 0.0):
-            pass  # taking the lock removes them
+            pass  # _compile_lock removes stale folders when it is entered
     return Decision({key: loaded[key].library for key in hashes}, {key: loaded[key].digest for key in hashes})
 
 

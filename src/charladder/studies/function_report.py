@@ -29,8 +29,9 @@ _MAX_RUNS_NAMED = 5
 
 @dataclass(frozen=True)
 class FunctionStudy:
-    """What is asked. arms: the settings by name. effect: the difference that would matter, or None. source_sha256: of
-    the function's source as it is now. unseen: names of the values bound to the function that are not compared."""
+    """The question of a study. arms: the settings by name. effect: the difference that would matter, or None.
+    source_sha256: of the current source of the function. unseen: names of values bound to the function that are not
+    compared."""
 
     train_name: str
     arms: Mapping[str, Any]
@@ -173,7 +174,7 @@ def _warnings_of_missing(missing: Sequence[MissingRun]) -> tuple[str, ...]:
 
 
 def _warnings_of_changes(study: FunctionStudy, recorded: Sequence[RecordedCall]) -> tuple[str, ...]:
-    """Sentences on what may differ between the runs that were kept and the function as it is now."""
+    """Sentences on differences between the finished runs and the current function."""
     warnings, kept = [], [record for _, record in recorded if record.state == FINISHED]
     changed = sum(record.source_sha256 != study.source_sha256 for record in kept)
     if study.source_sha256 is not None and changed:

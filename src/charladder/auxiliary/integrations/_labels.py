@@ -34,7 +34,7 @@ def next_tokens(batch: Mapping[str, Any]) -> Tensor:
 def model_loss(target: Any = "labels", **fields: Any) -> Term:
     """A term of the loss that the model itself returns: `Objective(main=model_loss())`.
 
-    The model's loss must be the mean over the labels that are not -100, as it is for most models of transformers.
+    The model's loss must be the mean over the labels that are not -100. Most models of transformers return it.
     target: as in Term; what is counted. For a causal language model: `model_loss(target=next_tokens)`. fields: others
     of Term.
     """

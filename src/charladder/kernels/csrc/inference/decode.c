@@ -15,7 +15,7 @@
 
 #include "inference/kv_cache.h"
 
-#define ROWS_PER_THREAD 16 /* with at least so many rows for each thread, threads divide the rows, not the matrices */
+#define ROWS_PER_THREAD 16 /* from this many rows for each thread on, threads divide the rows and not the matrices */
 /* Weights up to this size stay in the cache that all cores share, as in packed_runner.py. Dividing the rows is then
    faster, although each thread reads all weights. */
 #ifndef SHARED_CACHE_BYTES
