@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 
 from charladder.errors import UserError
 from charladder.model import ModelConfig, Transformer
@@ -17,6 +18,10 @@ from charladder.training.memory import free_and_total_memory, peak_bytes
 _MAX_MEMORY_SHARE = 0.8  # of free memory
 
 
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int]:
     """Parameters of the network, of its matrix products, and of the auxiliary heads.
 
@@ -28,9 +33,8 @@ def _count_parameters(recipe: Recipe, alphabet: Alphabet) -> tuple[int, int, int
         with torch.device("meta"):
             network = Transformer(few, alphabet.size)
             objective = new_objective(dataclasses.replace(recipe, model=few), alphabet)
-        named = list(network.named_parameters())
-        products = sum(p.numel() for n, p in named if p.ndim == 2 and not n.startswith(("emb", "tab", "ngrams")))
-        return sum(p.numel() for _, p in named), products, sum(p.numel() for p in objective.parameters())
+        products = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.Linear))
+        return _count(network), products, _count(objective)
 
     one, two = count(1), count(2)
     first, second, third = (a + (recipe.model.layers - 1) * (b - a) for a, b in zip(one, two, strict=True))

@@ -113,11 +113,12 @@ class BatchedRunner:
         slots_S1 = slots_ST[:, :1]
         if x_STD is None:
             self.ids_SC[slots_S1, positions_ST] = ids_ST
-            x_STD = network.embedding(ids_ST)
-            if network.ngrams is not None:
-                earlier_SB = positions_ST[:, :1] + torch.arange(1 - network.ngrams.largest, 0, device=self.device)
+            seen_SB = ids_ST
+            if network.lookback:
+                earlier_SB = positions_ST[:, :1] + torch.arange(-network.lookback, 0, device=self.device)
                 earlier_ids_SB = torch.where(earlier_SB < 0, -1, self.ids_SC[slots_S1, earlier_SB.clamp(0)])
-                x_STD = x_STD + network.ngrams(torch.cat((earlier_ids_SB, ids_ST), 1), ids_ST.shape[1])
+                seen_SB = torch.cat((earlier_ids_SB, ids_ST), 1)
+            x_STD = network.embed_end(seen_SB, ids_ST.shape[1])
         mask_S1TL = torch.arange(length, device=self.device) <= positions_ST[:, None, :, None]
         index = CacheIndex(slots_S1, positions_ST, slots, length, mask_S1TL)
         angles = None

@@ -64,7 +64,8 @@ def can_pack(network: Transformer, dtype: torch.dtype = torch.float32) -> bool:
 def supports_architecture(network: Transformer) -> bool:
     """Whether decode.c implements the architecture of the network."""
     s = network.settings
-    return (s.block, s.norm_placement, s.positions, s.ngrams, s.head_size % 2) == ("modern", "pre", "rotary", 0, 0)
+    architecture = (s.block, s.norm_placement, s.positions, network.lookback, s.head_size % 2)
+    return architecture == ("modern", "pre", "rotary", 0, 0)
 
 
 class PackedWeights:

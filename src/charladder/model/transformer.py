@@ -42,6 +42,9 @@ class Transformer(nn.Module):
         L, D, C = settings.layers, settings.width, settings.context
         self.embedding = nn.Embedding.from_pretrained(torch.empty(alphabet, D), freeze=False)  # filled by initialise
         self.ngrams = NgramEmbedding(settings) if settings.ngrams else None
+        self.lookback = (
+            settings.ngrams - 1 if settings.ngrams else 0
+        )  # earlier characters that an input embedding reads
         tables = {"tables": L, "table": 1}.get(settings.positions, 0)
         self.tables = nn.ParameterList(nn.Parameter(torch.empty(C, D)) for _ in range(tables))
         self.blocks = nn.ModuleList(Block(settings) for _ in range(L))
@@ -89,11 +92,14 @@ class Transformer(nn.Module):
 
     def embed(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """The input of the first layer, (B, T, D)."""
-        x_BTD = self.embedding(tokens_BT)
-        if self.ngrams is None:
-            return x_BTD
-        seen_BS = tokens_BT if cache is None else cache.append_tokens(tokens_BT)
-        return x_BTD + self.ngrams(seen_BS, tokens_BT.shape[1])
+        seen_BS = tokens_BT if cache is None or not self.lookback else cache.append_tokens(tokens_BT)
+        return self.embed_end(seen_BS, tokens_BT.shape[1])
+
+    def embed_end(self, tokens_BS: Tensor, length: int) -> Tensor:
+        """The input of the first layer at the last `length` characters, (B, length, D). It depends on the `lookback`
+        characters before them too; the id -1 is a position before the first character."""
+        x_BTD = self.embedding(tokens_BS[:, -length:])
+        return x_BTD if self.ngrams is None else x_BTD + self.ngrams(tokens_BS, length)
 
     def forward_layers(
         self, x_BTD: Tensor, first: int, last: int, cache: KVCache | None = None, dropout: Dropout | None = None

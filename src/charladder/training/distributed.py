@@ -21,6 +21,7 @@ from charladder.errors import UserError
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.training.config import TrainingConfig
+from charladder.training.sparse_gradients import sparse_parameters
 
 ParallelMode = Literal["none", "ddp", "fsdp"]
 _OPEN_GROUPS: list[Any] = []  # keeps process groups alive until the process exits
@@ -161,7 +162,7 @@ def choose_parallel_mode(settings: TrainingConfig, network: Transformer) -> Para
         )
     if world_size() == 1 and settings.parallel == "auto":
         return "none"
-    if network.ngrams is not None:
+    if sparse_parameters(network):
         raise UserError(
             "embeddings of n-grams have sparse gradients, which several processes do not support (DDP computes a wrong "
             "gradient, FSDP2 refuses them); use one process, or model.ngrams 0"

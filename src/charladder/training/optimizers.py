@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from charladder.training.config import TrainingConfig
 from charladder.training.distributed import distribute_like
 from charladder.training.muon import Muon
+from charladder.training.sparse_gradients import sparse_parameters
 
 
 def make_optimizers(
@@ -17,14 +18,14 @@ def make_optimizers(
     tables, classifiers and vectors.
     """
     parameters = dict(named_parameters(network, heads))
-    sparse = {n: parameters.pop(n) for n in [*parameters] if n.startswith("network.ngrams.")}
-    if sparse:  # Adagrad updates only the rows in the gradient; the running means of Adam would change all rows
-        torch.sparse.check_sparse_tensor_invariants.disable()  # torch warns unless this is set explicitly
-        return [
-            *_make_dense_optimizers(settings, parameters, precision),
-            torch.optim.Adagrad(sparse.values(), settings.ngram_rate),
-        ]
-    return _make_dense_optimizers(settings, parameters, precision)
+    sparse = sparse_parameters(network)
+    if not sparse:
+        return _make_dense_optimizers(settings, parameters, precision)
+    # Adagrad updates only the rows in the gradient; the running means of Adam would change all rows
+    torch.sparse.check_sparse_tensor_invariants.disable()  # torch warns unless this is set explicitly
+    ids = {id(parameter) for parameter in sparse}
+    dense = {name: parameter for name, parameter in parameters.items() if id(parameter) not in ids}
+    return [*_make_dense_optimizers(settings, dense, precision), torch.optim.Adagrad(sparse, settings.ngram_rate)]
 
 
 def _make_dense_optimizers(

@@ -34,6 +34,7 @@ from charladder.training.health import Health, TrainingDiverged, restore_health
 from charladder.training.identity import identity_metadata
 from charladder.training.optimizers import make_optimizers, named_parameters, optimizer_tensors, restore_optimizers
 from charladder.training.schedule import RunCounters, compute_progress, learning_rate_factor, step_share
+from charladder.training.sparse_gradients import sparse_parameters
 from charladder.training.step_graph import StepFunction, StepGraph
 
 
@@ -91,7 +92,7 @@ class Trainer:
             compile_blocks(self.objective)
             if self.device.type == "cuda":
                 compile_losses(self.objective)
-        can_capture = self.parallel == "none" and network.ngrams is None
+        can_capture = self.parallel == "none" and not sparse_parameters(network)
         if settings.compile == "graphs" and not can_capture:
             raise UserError(
                 "training.compile = graphs needs a single process and no model.ngrams; set training.compile to blocks"

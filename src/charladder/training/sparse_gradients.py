@@ -1,0 +1,8 @@
+"""Parameters whose gradients are sparse: a step touches the rows that it reads."""
+
+from torch import nn
+
+
+def sparse_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of the embeddings made with `sparse=True`."""
+    return [each.weight for each in module.modules() if isinstance(each, nn.Embedding) and each.sparse]
