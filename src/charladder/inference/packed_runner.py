@@ -5,7 +5,9 @@ Shapes: N rows, T characters of a sequence, D width, V symbols.
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from charladder.inference.pack_weights import LANES, PackedWeights, aligned_zeros, scratch_size
 from charladder.inference.runner import RunnerOutput, TokenBatch, check_batch
+from charladder.inference.thread_choice import ThreadChoice, ThreadChoices
 from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
 from charladder.model.rotary import rotary_angles
@@ -69,12 +72,14 @@ class PackedRunner:
         self.network_ref = ctypes.byref(self.network)
         self.allocated_rows, self.owner = 0, cast(object, None)
         self.uses_all_threads: Callable[[int], bool] = lambda multiplications: True
+        self._thread_choices = ThreadChoices()
         self.multiplications = sum(p.numel() for p in weights.layer_tensors) + weights.output.numel()  # for one row
         # If the weights fit that cache, a pass over N rows takes nearly N times as long as over one row.
         self.fits_cache = self.multiplications * weights.dtype.itemsize <= SHARED_CACHE_BYTES
 
     def set_thread_policy(self, uses_all_threads: Callable[[int], bool]) -> None:
-        """uses_all_threads: decides whether a pass uses all threads or one, from its number of multiplications."""
+        """uses_all_threads: whether a pass may use all threads, from its number of multiplications. If it may, the
+        faster choice is measured."""
         self.uses_all_threads = uses_all_threads
 
     def run(
@@ -89,11 +94,13 @@ class PackedRunner:
         to_output = last_layer == self.layers
         x, final, logits, work = self.buffers
         longs = ctypes.c_int64 * N
-        self.weights.library.decode(
-            self.network_ref, ctypes.c_long(N), longs(*batch.slots), longs(*batch.positions),
-            longs(*batch.ids) if x_ND is None else None, x, ctypes.c_long(first_layer), ctypes.c_long(last_layer),
-            final if to_output else None, logits if to_output else None, work, self._thread_count(N),
-        )  # fmt: skip
+        work_size = N * self.multiplications * (last_layer - first_layer) // self.layers
+        with self._threads(N, self._thread_choices.for_size(work_size), work_size) as threads:
+            self.weights.library.decode(
+                self.network_ref, ctypes.c_long(N), longs(*batch.slots), longs(*batch.positions),
+                longs(*batch.ids) if x_ND is None else None, x, ctypes.c_long(first_layer), ctypes.c_long(last_layer),
+                final if to_output else None, logits if to_output else None, work, ctypes.c_int(threads),
+            )  # fmt: skip
         if not to_output:
             return RunnerOutput(self.x[:N], None, None)
         return RunnerOutput(self.x[:N], self.final[:N], self.logits[:N])
@@ -122,22 +129,33 @@ class PackedRunner:
         all_normed_NTD = np.zeros((N, T if with_normed else 0, self.width), np.float32)
         x, final, logits, work = self.buffers
         inputs = [longs(*values) for values in (batch.slots, batch.positions, batch.ids, steps)]
-        is_not_finite = self.weights.library.decode_steps(
-            self.network_ref, ctypes.c_long(N),
-            ctypes.byref(
-                CDecodeSteps(
-                    T, *(ctypes.addressof(array) for array in inputs), sample, ctypes.addressof(sampling),
-                    *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
-                    address(all_logits_NTV) if with_logits else None,
-                    address(all_normed_NTD) if with_normed else None,
-                )
-            ),
-            self._thread_count(N),
+        request = CDecodeSteps(
+            T, *(ctypes.addressof(array) for array in inputs), sample, ctypes.addressof(sampling),
+            *(address(array) for array in (uniform_NT, ids_NT, nats_NT)), x, final, logits, work,
+            address(all_logits_NTV) if with_logits else None, address(all_normed_NTD) if with_normed else None,
         )  # fmt: skip
+        work_size, choice = N * self.multiplications, self._thread_choices.for_size(N * self.multiplications)
+        while self._may_use_all_threads(N) and choice.is_trial_due(work_size):
+            self.run(batch)  # a trial of one pass, which is repeated below, instead of T passes
+        with self._threads(N, choice, sum(steps) * self.multiplications) as threads:
+            is_not_finite = self.weights.library.decode_steps(
+                self.network_ref, ctypes.c_long(N), ctypes.byref(request), ctypes.c_int(threads)
+            )
         return None if is_not_finite else (ids_NT, nats_NT, self.final[:N], all_logits_NTV, all_normed_NTD)
 
-    def _thread_count(self, rows: int) -> ctypes.c_int:
-        return ctypes.c_int(self.threads if self.uses_all_threads(rows * self.multiplications) else 1)
+    @contextmanager
+    def _threads(self, rows: int, choice: ThreadChoice, multiplications: int) -> Generator[int]:
+        """The number of threads for the call in the `with` block, whose time is measured."""
+        if not self._may_use_all_threads(rows):
+            yield 1
+            return
+        all_threads = choice.use_all_threads(multiplications)
+        begin = time.perf_counter()
+        yield self.threads if all_threads else 1
+        choice.observe(all_threads, multiplications, time.perf_counter() - begin)
+
+    def _may_use_all_threads(self, rows: int) -> bool:
+        return self.threads > 1 and self.uses_all_threads(rows * self.multiplications)
 
     def _prepare(self, batch: TokenBatch, last_position: int) -> None:
         """Checks a batch and allocates its buffers."""

@@ -4,6 +4,7 @@ Shapes: N sequences, K targets, D width, F feed-forward width, V symbols, M draf
 """
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.pack_weights import interleave_gate, pack_panels, scratch_size
+from charladder.inference.thread_choice import ThreadChoice
 from charladder.kernels import native
 from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
@@ -94,6 +96,7 @@ class ChainedHeadDrafter(Drafter):
         self.alphabet, self.width = chain.embedding.weight.shape
         self.hidden = len(chain.gate.weight)
         self.work = np.empty(0, np.float32)
+        self.thread_choice = ThreadChoice()
         self.packed = CDraftChain(
             self.width, self.hidden, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
@@ -120,17 +123,22 @@ class ChainedHeadDrafter(Drafter):
         N, M, V = len(ids), sum(counts), self.alphabet
         q_MV, drafted = np.empty((M, V)), (ctypes.c_int64 * M)()
         # A small layer takes less time than starting a second thread.
-        threads = torch.get_num_threads() if self.width * self.hidden * N >= 1 << 17 else 1
+        may_share, multiplications = self.width * self.hidden * N >= 1 << 17, self.width * self.hidden * M
+        all_threads = may_share and self.thread_choice.use_all_threads(multiplications)
+        threads = torch.get_num_threads() if all_threads else 1
         work_size = N * (self.width + self.hidden + V) + threads * scratch_size(N, max(self.width, self.hidden))
         if len(self.work) < work_size:
             self.work = np.empty(work_size, np.float32)
         longs, doubles = ctypes.c_int64 * N, ctypes.c_double * M
         assert self.library is not None
+        begin = time.perf_counter()
         is_not_finite = self.library.draft_chain(
             ctypes.byref(self.packed), ctypes.c_long(N), address(state_ND), longs(*ids), longs(*counts),
             ctypes.byref(self.sampling), doubles(*uniform), drafted, address(q_MV), address(self.work),
             ctypes.c_int(threads),
         )  # fmt: skip
+        if may_share:
+            self.thread_choice.observe(all_threads, multiplications, time.perf_counter() - begin)
         if is_not_finite:
             raise NonFiniteLogits
         return list(drafted), q_MV
