@@ -33,7 +33,7 @@ class Corpus:
 
     names: the DATA that it was opened from. ids_N: memory-mapped, uint8 or uint16. ends_F: the id at which each of its
     files ends. sha256, bytes: of the text, unpacked and in UTF-8. unknown: how many letters outside the alphabet were
-    replaced or dropped. notes: sentences for the user about how the text was read.
+    replaced or dropped. notes: sentences for the user about how the text was read. file_names: of its files.
     """
 
     names: tuple[str, ...]
@@ -44,6 +44,7 @@ class Corpus:
     bytes: int
     unknown: int = 0
     notes: tuple[str, ...] = ()
+    file_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -121,14 +122,16 @@ def _open_locked(
     if alphabet == "bytes" or (isinstance(alphabet, Alphabet) and not alphabet.letters):
         ids_N = map_ids(text.path, np.uint8)
         ends_F = np.array(text.ends, np.int64)
-        return Corpus(names, ids_N, ends_F, Alphabet(), text.sha256, text.bytes, 0, text.notes)
+        return Corpus(names, ids_N, ends_F, Alphabet(), text.sha256, text.bytes, 0, text.notes, tuple(text.names))
     if not isinstance(alphabet, Alphabet):
         alphabet = _choose_alphabet(text, alphabet, unknown, title, on_progress)
     path, ends_F, unknown_count = encode_text(text, alphabet, unknown, on_progress)
     if path.stat().st_size == 0:
         raise UserError(f"{title} has no letter of this alphabet, so no text is left; use the alphabet bytes")
     ids_N = map_ids(path, alphabet.dtype)
-    return Corpus(names, ids_N, ends_F, alphabet, text.sha256, text.bytes, unknown_count, text.notes)
+    return Corpus(
+        names, ids_N, ends_F, alphabet, text.sha256, text.bytes, unknown_count, text.notes, tuple(text.names)
+    )  # fmt: skip
 
 
 def _choose_alphabet(text: CachedText, kind: str, unknown: str, title: str, on_progress: ProgressCallback) -> Alphabet:
@@ -147,6 +150,20 @@ def _read_text(
 ) -> CachedText:
     if len(data) == 1 and data[0] in dataset_names():
         return open_dataset(data[0], on_progress)
+    sources = find_text_sources(data, on_progress)
+    what = repr(list(_absolute_names(data)))
+    try:
+        return ingest_sources(what, sources, encoding, on_progress, include_binary=include_binary)
+    except DamagedArchive as error:
+        damaged = [source for source in sources if is_url(source.name) and source.name in str(error)]
+        for source in damaged:
+            source.path.unlink(missing_ok=True)  # type: ignore[union-attr]
+        raise UserError(f"{error}{'; the next attempt downloads it again' if damaged else ''}") from None
+
+
+def find_text_sources(data: Sequence[str], on_progress: ProgressCallback = no_progress) -> list[Source]:
+    """The files of `data`, each as in `open_corpus`; URLs and named corpora are downloaded first. Raises UserError for
+    data that does not exist, and for a stream that is not alone."""
     sources: list[Source] = []
     for one in data:
         if one == PYTHON:
@@ -162,14 +179,7 @@ def _read_text(
         raise UserError(
             f"{streams[0]} is a stream, which can only be read alone; save it as a file, or cat all into one"
         )
-    what = repr(list(_absolute_names(data)))
-    try:
-        return ingest_sources(what, sources, encoding, on_progress, include_binary=include_binary)
-    except DamagedArchive as error:
-        damaged = [source for source in sources if is_url(source.name) and source.name in str(error)]
-        for source in damaged:
-            source.path.unlink(missing_ok=True)  # type: ignore[union-attr]
-        raise UserError(f"{error}{'; the next attempt downloads it again' if damaged else ''}") from None
+    return sources
 
 
 def fetch_url(url: str, on_progress: ProgressCallback, force: bool = False) -> Source:

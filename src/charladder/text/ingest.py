@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from charladder.atomic_io import move_into_place, remove_stale_parts
 from charladder.text.archives import DamagedArchive, is_archive, read_chunks, unpack
-from charladder.text.binary_files import is_binary, is_binary_file, peek
+from charladder.text.binary_files import is_binary, peek
 from charladder.text.cache import (
     SECONDS_PER_DAY,
     ProgressCallback,
@@ -36,6 +36,7 @@ from charladder.text.encodings import find_codec, recode_to_utf8
 from charladder.text.file_reader import bytes_read, open_source, source_size
 from charladder.text.integrity import mark_verified
 from charladder.text.partial_file import PartialFile
+from charladder.text.source_stream import is_left_out
 from charladder.text.sources import Source, fingerprint
 
 JOURNAL_SECONDS = 5.0  # between two writes of the journal
@@ -222,7 +223,7 @@ def _copy_sources(
         source_codec = None if source.is_utf8 else codec
         plain = source_codec is None and not is_archive(source.file_name)
         skip_binary = not progress.include_binary and not progress.offset
-        if skip_binary and _is_left_out(source, source_codec):
+        if skip_binary and is_left_out(source, source_codec):
             progress.left_out.append(source.name)
             done += size or 0
             progress.sources_done += 1
@@ -250,13 +251,6 @@ def _copy_sources(
         progress.sources_done, progress.offset = progress.sources_done + 1, 0
         write_journal()
     on_progress("reading", done, total)
-
-
-def _is_left_out(source: Source, codec: codecs.CodecInfo | None) -> bool:
-    """Whether a source is a binary file that a folder or a pattern listed. False for an archive."""
-    if not source.is_listed or source.path is None or is_archive(source.file_name):
-        return False
-    return is_binary_file(source.path, codec)
 
 
 def _check_expected(part: PartialFile, expected: ExpectedText, name: str) -> None:
