@@ -41,12 +41,14 @@ class Score:
 @dataclass(frozen=True)
 class ScoredCharacters:
     """Characters scored together, in the order of the text: the position of each, the number of characters it was
-    predicted from, its negative log probability in nats, and the number of symbols with a higher probability."""
+    predicted from, its negative log probability in nats, the number of symbols with a higher probability, and, if asked
+    for, the entropy of the prediction in bits."""
 
     positions_M: np.ndarray
     context_M: np.ndarray
     nats_M: np.ndarray
     ranks_M: np.ndarray
+    entropy_M: np.ndarray | None = None
 
 
 class Window(NamedTuple):
@@ -60,6 +62,29 @@ class Window(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """The number of inputs, and of scored predictions."""
         return self.end - 1 - self.start, self.end - self.begin
+
+
+def check_stride(stride: int, context: int) -> None:
+    """Raises UserError for a stride that is not between 1 and the context."""
+    if not 1 <= stride <= context:
+        raise UserError(field="stride", value=stride, rule=f"it must be between 1 and the context, {context}")
+
+
+def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """The negative log probabilities of the targets in nats, (B, T), float32."""
+    nats_M = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
+    return nats_M.view(targets_BT.shape)
+
+
+def ranks(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """How many symbols have a higher probability than the target, (B, T)."""
+    return (logits_BTV > logits_BTV.gather(2, targets_BT[..., None])).sum(2)
+
+
+def entropy_bits(logits_BTV: Tensor) -> Tensor:
+    """The entropies of the predictions in bits, (B, T), float32."""
+    log_p_BTV = logits_BTV.float().log_softmax(2)
+    return -(log_p_BTV.exp() * log_p_BTV).sum(2) / math.log(2)
 
 
 def windows_to_score(part: tuple[int, int], context: int, stride: int, first: int = 0) -> Iterator[Window]:
@@ -115,15 +140,15 @@ def evaluate(
     on_progress: Callable[[int, float], None] = lambda characters, bits: None,
     ends_F: np.ndarray | None = None,
     on_scored: Callable[[ScoredCharacters], None] | None = None,
+    with_entropy: bool = False,
 ) -> Score:
     """Scores ids_N[part]. The context may begin before the part but, with `ends_F`, not in another file.
 
     on_progress: called with the characters scored so far and their bits. on_scored: called with all characters except
-    the first of a text, which is not predicted. Raises UserError for an empty part, or a stride that is not between 1
-    and the context.
+    the first of a text, which is not predicted. with_entropy: they have the entropies of their predictions. Raises
+    UserError for an empty part, or a stride that is not between 1 and the context.
     """
-    if not 1 <= stride <= context:
-        raise UserError(field="stride", value=stride, rule=f"it must be between 1 and the context, {context}")
+    check_stride(stride, context)
     if part[1] <= part[0]:
         raise UserError("there are no characters to score in this part; choose another split or hold out more")
     began = time.perf_counter()
@@ -136,13 +161,16 @@ def evaluate(
                 bits, done = bits + math.log2(alphabet), done + 1
             yield from windows_to_score((begin, end), context, stride, first)
 
-    def scored_characters(rows_BT: np.ndarray, count: int, logits_BTV: Tensor, nats: Tensor) -> ScoredCharacters:
-        ids_BT1 = torch.from_numpy(ids_N[rows_BT[:, -count:]].astype(np.int64)).to(logits_BTV.device)[..., None]
-        ranks_BT = (logits_BTV > logits_BTV.gather(2, ids_BT1)).sum(2)
+    def scored_characters(
+        rows_BT: np.ndarray, targets_BT: Tensor, logits_BTV: Tensor, nats: Tensor
+    ) -> ScoredCharacters:
+        count = targets_BT.shape[1]
         context_BT = np.broadcast_to(np.arange(rows_BT.shape[1] - count, rows_BT.shape[1]), (len(rows_BT), count))
         return ScoredCharacters(
-            rows_BT[:, -count:].ravel(), context_BT.ravel(), nats.double().cpu().numpy(), ranks_BT.cpu().numpy().ravel()
-        )
+            rows_BT[:, -count:].ravel(), context_BT.ravel(), nats.double().cpu().numpy().ravel(),
+            ranks(logits_BTV, targets_BT).cpu().numpy().ravel(),
+            entropy_bits(logits_BTV).cpu().numpy().ravel() if with_entropy else None,
+        )  # fmt: skip
 
     def score(batch: list[Window]) -> None:
         nonlocal bits, done
@@ -150,11 +178,12 @@ def evaluate(
         rows_BT = np.array([window.start for window in batch])[:, None] + np.arange(inputs + 1)
         window_BT = torch.from_numpy(ids_N[rows_BT].astype(np.int64)).to(device)
         logits_BTV = predict(window_BT[:, :-1], count)
-        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), window_BT[:, -count:].flatten(), reduction="none")
+        targets_BT = window_BT[:, -count:]
+        nats = cross_entropy_nats(logits_BTV, targets_BT)
         bits += float(nats.double().sum()) / math.log(2)
         done += count * len(batch)
         if on_scored is not None:
-            on_scored(scored_characters(rows_BT, count, logits_BTV, nats))
+            on_scored(scored_characters(rows_BT, targets_BT, logits_BTV, nats))
         release_pages(ids_N)
         on_progress(done, bits)
 
