@@ -11,6 +11,7 @@ GROUPS = {
     },
     "use": {
         "generate": "write text with a run",
+        "score": "bits of each line, character or file of a text, and the most surprising lines",
         "serve": "answer OpenAI's clients over HTTP, with a page of every layer's predictions",
     },
     "look": {

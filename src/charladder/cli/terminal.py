@@ -75,12 +75,17 @@ def write_bytes(data: bytes) -> None:
     binary.flush()
 
 
+def escape_unprintable(text: str) -> str:
+    """The text with escape sequences for characters that are not printable, which could control the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def print_message(sentence: str) -> None:
     """Prints one line on standard error, with escape sequences for characters that are not printable.
 
     Under torchrun, ranks other than 0 print their rank. Errors of writing are ignored.
     """
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+    shown = escape_unprintable(sentence)
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     try:
         # One write for the whole line, because several ranks write to the same stream.
