@@ -15,6 +15,7 @@ NAMES = {
     "passes": "how fast is a generation pass, compared with the limits of this machine?",
     "precision": "how does bfloat16 change bits per character and speed?",
     "quality": "bits per character after equal training time, against benchmarks/reference.py",
+    "scoring": "how fast does `score` read a log line by line, and does its memory depend on the size?",
     "serving": "how much does the service generate for many clients, and do disconnected clients leak memory?",
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }

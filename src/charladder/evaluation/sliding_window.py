@@ -77,8 +77,8 @@ def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def ranks(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """How many symbols have a higher probability than the target, (B, T)."""
-    return (logits_BTV > logits_BTV.gather(2, targets_BT[..., None])).sum(2)
+    """How many symbols have a higher probability than the target, (B, T), int32."""
+    return (logits_BTV > logits_BTV.gather(2, targets_BT[..., None])).sum(2, dtype=torch.int32)
 
 
 def entropy_bits(logits_BTV: Tensor) -> Tensor:
