@@ -17,8 +17,9 @@ from charladder.text import Corpus
 from charladder.training import distributed
 
 
-def describe_environment(recipe: Recipe, identity: str | None, corpus: Corpus) -> dict[str, Any]:
-    """The content of environment.json. The recipe in it is without the letters of the alphabet."""
+def describe_environment(recipe: Recipe, identity: str | None, data: dict[str, Any]) -> dict[str, Any]:
+    """The content of environment.json. The recipe in it is without the letters of the alphabet. data: the text of the
+    run (see describe_corpus), or where it was imported from."""
     config = recipe_tables(recipe)
     del config["text"]["letters"]
     return {
@@ -26,16 +27,21 @@ def describe_environment(recipe: Recipe, identity: str | None, corpus: Corpus) -
         "versions": {name: metadata.version(name) for name in ("charladder", "torch", "numpy", "safetensors")},
         "python": platform.python_version(),
         "machine": describe_machine(),
-        "data": {
-            "name": corpus.name,
-            "bytes": corpus.bytes,
-            "sha256": corpus.sha256,
-            "files": len(corpus.ends_F),
-            "unknown": corpus.unknown,
-        },
+        "data": data,
         "git": _git_revision(),
         "job": distributed.job_name(),
         "config": config,
+    }
+
+
+def describe_corpus(corpus: Corpus) -> dict[str, Any]:
+    """The entry `data` of environment.json, for a run on a text."""
+    return {
+        "name": corpus.name,
+        "bytes": corpus.bytes,
+        "sha256": corpus.sha256,
+        "files": len(corpus.ends_F),
+        "unknown": corpus.unknown,
     }
 
 

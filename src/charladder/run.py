@@ -64,6 +64,11 @@ class Run:
         return Alphabet(self.recipe.text.letters)
 
     @property
+    def has_text(self) -> bool:
+        """Whether the run was trained on a text; not if its network was imported."""
+        return bool(self.recipe.text.sha256)
+
+    @property
     def network_path(self) -> Path:
         """The file of the network's weights."""
         return self.path / ("model.safetensors" if self.weights == "last" else best_weights.BEST_NETWORK_FILE)
@@ -223,8 +228,13 @@ def _select_weights(run: Run, weights: Weights) -> Run:
 def open_data(run: Run, report: ProgressCallback = no_progress, data: Sequence[str] = ()) -> Corpus:
     """The text that a run was trained on, verified by its SHA-256: from `data` if given, else from the cache or from
     the data that config.toml names. Raises UserError if the text is not found or has changed, or if config.toml names
-    data that is not trusted (see `charladder.text.trusted_data`)."""
+    data that is not trusted (see `charladder.text.trusted_data`), and for an imported run, which has no text."""
     text, advice = run.recipe.text, "give its path"
+    if not run.has_text:
+        raise UserError(
+            f"{run.path} has no text, because its network was imported; `charladder evaluate` takes another text as "
+            f"DATA, and `charladder train DATA --from {shlex.quote(str(run.path))}` starts a run that has one"
+        )
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)
     else:

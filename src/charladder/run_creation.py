@@ -9,12 +9,14 @@ import platform
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from charladder.atomic_io import fsync_folder, write_text
-from charladder.environment import describe_environment
+from charladder.environment import describe_corpus, describe_environment
 from charladder.errors import UserError
 from charladder.recipe import Recipe, recipe_tables
 from charladder.run import Run, check_path_encoding
@@ -55,10 +57,16 @@ def create_numbered_run(run: Run, corpus: Corpus) -> Run:
 
     Processes that call it at the same time get different directories.
     """
+    return _number(run, lambda numbered: create_run(numbered, corpus))
+
+
+def _number(run: Run, create: Callable[[Run], None]) -> Run:
+    """Calls `create` with the run at the first free `runs/<recipe>-<n>`, until that is not taken by another process;
+    returns the created run."""
     while True:
         numbered = dataclasses.replace(run, path=next_run_path(run.recipe.recipe))
         try:
-            create_run(numbered, corpus)
+            create(numbered)
         except RunExists:
             continue
         return numbered
@@ -74,6 +82,30 @@ def create_run(run: Run, corpus: Corpus) -> None:
         raise UserError(
             f"the name {corpus.name!r} is not UTF-8, and config.toml must contain it; rename the file"
         ) from None
+    _create_directory(run, describe_corpus(corpus))
+
+
+def create_imported_run(
+    run: Run, source: dict[str, Any], write_weights: Callable[[Path], None], numbered: bool = False
+) -> Run:
+    """Creates the directory of a run whose weights another program has trained, and returns the run.
+
+    source: where the weights come from, for environment.json. write_weights: writes the files of the weights into the
+    folder that it is given. numbered: at the first free `runs/<recipe>-<n>`. Raises as create_run.
+    """
+
+    def create(created: Run) -> None:
+        check_path_encoding(created.path)
+        _create_directory(created, source, write_weights)
+
+    if numbered:
+        return _number(run, create)
+    create(run)
+    return run
+
+
+def _create_directory(run: Run, data: dict[str, Any], write_weights: Callable[[Path], None] | None = None) -> None:
+    """Creates a run directory. data: of environment.json. write_weights: writes more files into the folder."""
     try:
         if os.path.lexists(run.path):
             raise run_exists_error(run.path)
@@ -85,8 +117,10 @@ def create_run(run: Run, corpus: Corpus) -> None:
         write_config(dataclasses.replace(run, path=temporary))
         write_text(
             temporary / "environment.json",
-            json.dumps(describe_environment(run.recipe, run.identity, corpus), indent=2) + "\n",
+            json.dumps(describe_environment(run.recipe, run.identity, data), indent=2) + "\n",
         )
+        if write_weights is not None:
+            write_weights(temporary)
         temporary.rename(run.path)  # atomic, so a crash leaves no partial run directory
         fsync_folder(run.path.parent)
     except BaseException as error:

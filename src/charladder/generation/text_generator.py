@@ -116,7 +116,10 @@ class _Request:
 
 
 def load_training_text(run: Run, report: Callable[[str], None]) -> np.ndarray | None:
-    """The ids of the training text of a run; calls `report` and returns None if it cannot be opened."""
+    """The ids of the training text of a run; calls `report` and returns None if it cannot be opened. None for an
+    imported run, which has no text."""
+    if not run.has_text:
+        return None
     try:
         corpus = open_data(run)
     except UserError as error:
