@@ -204,6 +204,20 @@ USER_ERRORS = [
     ([*TRAIN, "--encoding", "punycode"], "no text encoding called 'punycode'"),
     (["train", "text", "--steps", "1" + "0" * 400], "it must be a whole number below 2^64"),
     (["generate", "run", "--context", "9" * 20], "is too large; it must be at most"),
+    (["export", "run"], "the following arguments are required: --to"),
+    (["export", "run", "--to", "onnx"], "invalid choice: 'onnx'"),
+    (["export", "run", "taken", "--to", "hf"], "taken exists and is not overwritten"),
+    (["export", "run", "text", "--to", "gguf"], "text exists and is not overwritten"),
+    (["export", "run", "text/below", "--to", "hf"], "the folder text/below cannot be made"),
+    (["export", "run", "", "--to", "hf"], "PATH is an empty name"),
+    (["export", "run", "--to", "gguf", "--heads"], "--heads is for --to hf"),
+    (["export", "half", "--to", "hf"], "model.safetensors is not there yet"),
+    (["export", "ngrams", "--to", "hf"], "it has n-gram embeddings (model.ngrams is 3), for which Qwen3"),
+    (["export", "paper", "--to", "gguf"], "it has LayerNorm, ReLU and biases (model.block is paper), for which Qwen3"),
+    (["export", "plain", "--to", "hf", "--heads"], "plain has no auxiliary heads"),
+    (["import", "nowhere"], "there is no folder nowhere"),
+    (["import", "taken"], "taken/config.json cannot be read: No such file"),
+    (["import", ""], "DIR is an empty name"),
     (["serve"], "the following arguments are required: RUN"),
     (["evaluate"], "the following arguments are required: RUN"),
     (["study"], "the following arguments are required: PLAN"),
@@ -294,6 +308,12 @@ def runs_folder(tmp_path_factory):
         assert main(["train", "text", *TINY, "--run", "lettered", "--alphabet", "letters"]) == 0
         for run in ("run", "half", "torn", "unfit", "edited", "future", "headless", "other-optimizer"):
             assert main(["train", "text", *TINY, "--run", run]) == 0
+        for run, *fields in (
+            ("ngrams", "--model.ngrams", "3", "--model.ngram-rows", "8"),
+            ("paper", "--model.block", "paper", "--model.positions", "tables"),
+            ("plain", "--objective.intermediate", "false", "--objective.targets", "1"),
+        ):
+            assert main(["train", "text", *TINY, *fields, "--run", run]) == 0
         Path("headless/config.toml").unlink()
         edit_config(Path("other-optimizer"), 'optimizer = "muon"', 'optimizer = "adamw"')
         config = Path("future/config.toml")

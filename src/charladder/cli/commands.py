@@ -13,6 +13,8 @@ GROUPS = {
         "generate": "write text with a run",
         "score": "bits of each line, character or file of a text, and the most surprising lines",
         "serve": "answer OpenAI's clients over HTTP, with a page of every layer's predictions",
+        "export": "the network of a run for transformers (Hugging Face) or llama.cpp (GGUF)",
+        "import": "a run from a folder of transformers, as export writes it",
     },
     "look": {
         "evaluate": "bits per character of a run, on its held-out text or on another text",

@@ -1,0 +1,34 @@
+"""docs/export.md: its commands and its program run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from charladder.cli.main import main
+from docs.page_code import DOCS
+
+PAGE = (DOCS / "export.md").read_text()
+
+
+@pytest.mark.slow
+def test_commands_and_program_of_the_page(tmp_path, text_file, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "4", "--steps", "3"]
+    assert main(["train", str(text_file), *tiny, "--run", "runs/ladder-1"]) == 0
+    for name in ("held-out.txt", "more.txt"):
+        Path(name).write_bytes(text_file.read_bytes())
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
+    assert [language for language, _ in blocks] == ["bash", "python", "bash", "bash"]
+    for language, code in blocks:
+        if language == "python":
+            exec(code, {})
+            continue
+        for line in code.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program in ("charladder", "llama-server")
+            assert program == "llama-server" or main(arguments) == 0, line
+    assert Path("runs/more/model.safetensors").is_file()

@@ -1,0 +1,134 @@
+"""Folders of transformers become runs, and folders with another network are refused in one sentence."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from charladder.cli.main import main
+from charladder.errors import UserError
+from charladder.export import import_hugging_face, write_hugging_face
+from charladder.run import open_run
+from charladder.text import Alphabet
+from export.networks import varied_network
+
+
+def write(folder, network, letters="", unknown="error", precision="float32"):
+    alphabet = Alphabet(letters)
+    write_hugging_face(folder, network.settings, network.state_dict(), alphabet, unknown, precision, "")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("letters", "unknown", "precision", "kind"),
+    [
+        ("", "error", "float32", "bytes"),
+        ("abé日", "drop", "bfloat16", "letters"),
+        (" abcdefghijklmnopqrstuvwxyz", "error", "float32", "text8"),
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 300))) + "\N{REPLACEMENT CHARACTER}", "replace", "float32", "unicode"),
+    ],
+)
+def test_import_reverses_export(tmp_path, letters, unknown, precision, kind):
+    network = varied_network(len(letters) or 256, context=24, rotary_base=5000.0)
+    run = import_hugging_face(write(tmp_path / "hf", network, letters, unknown, precision), tmp_path / "run")
+    assert open_run(tmp_path / "run") == run
+    assert run.recipe.model == network.settings and run.alphabet.letters == letters
+    assert (run.recipe.text.alphabet, run.recipe.text.unknown) == (kind, unknown)
+    tensors = run.load_network().state_dict()
+    for name, tensor in network.state_dict().items():
+        assert tensors[name].equal(tensor.to(getattr(torch, precision)).float()), name
+    assert len(run.load_objective().heads) == 0
+    assert json.loads((tmp_path / "run/environment.json").read_text())["data"]["imported"] == "hf"
+
+
+def test_import_after_transformers_saved_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = write(tmp_path / "hf", varied_network())
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(tmp_path / "tuned")
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "tuned")
+    run = import_hugging_face(tmp_path / "tuned", tmp_path / "run")
+    assert run.load_network().output.weight.equal(model.lm_head.weight)
+
+
+def test_imported_run_is_used_and_names_what_needs_its_text(tmp_path, text_file, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "hf", varied_network())
+    assert main(["import", "hf"]) == 0
+    assert main(["import", "hf", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "next: charladder generate runs/imported-1 --length 400"
+    assert json.loads(lines[2]) == {
+        "run": "runs/imported-2", "layers": 2, "width": 16, "context": 16, "alphabet": "bytes", "symbols": 256,
+    }  # fmt: skip
+    assert main(["generate", "runs/imported-1", "--length", "5", "--draft", "ngram", "--json"]) == 0
+    assert main(["evaluate", "runs/imported-1", str(text_file), "--limit", "100", "--by-layer", "--json"]) == 0
+    assert main(["train", str(text_file), "--from", "runs/imported-1", "--steps", "1", "--run", "more"]) == 0
+    capsys.readouterr()
+    for command in (["evaluate"], ["refit", "--steps", "1"], ["train", "--resume"]):
+        assert main([*command, "runs/imported-1"]) == 2
+        assert "runs/imported-1 has no text, because its network was imported" in capsys.readouterr().err
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in {**content, **changes}.items() if value != "remove"}))
+
+
+def test_other_folders_are_refused(tmp_path):
+    network = varied_network()
+
+    def refused(message: str, name: str = "hf") -> None:
+        with pytest.raises(UserError, match=message):
+            import_hugging_face(tmp_path / name, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused("there is no folder", "none")
+    folder = write(tmp_path / "hf", network)
+    config, tokenizer, weights = folder / "config.json", folder / "tokenizer.json", folder / "model.safetensors"
+    good = {path: path.read_bytes() for path in (config, tokenizer, weights)}
+    for path, changes, message in (
+        (config, {"model_type": "llama"}, "model_type 'llama'; only qwen3"),
+        (config, {"hidden_size": "16"}, "hidden_size = '16'; it must be a whole number"),
+        (config, {"num_hidden_layers": 0}, "model.layers is 0"),
+        (config, {"num_key_value_heads": 1}, "num_key_value_heads = 1; only"),
+        (config, {"head_dim": "remove"}, "head_dim = 128; only a network with 8"),
+        (config, {"tie_word_embeddings": True}, "tie_word_embeddings = True"),
+        (config, {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        (config, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "only plain rotary positions"),
+        (config, {"num_hidden_layers": 3}, "has model.layers.2.* with the shape None"),
+        (config, {"intermediate_size": 32}, "with the shape .*, and config.json describes"),
+        (config, {"vocab_size": 257}, "has 256 tokens, and config.json a vocab_size of 257"),
+        (tokenizer, {"normalizer": {"type": "NFC"}}, "is not a tokenizer with one token for each byte or letter"),
+        (tokenizer, {"added_tokens": [{"id": 256, "content": "<pad>"}]}, "is not a tokenizer"),
+        (tokenizer, {"pre_tokenizer": {"type": "Whitespace"}}, "is not a tokenizer"),
+        (tokenizer, {"model": {"type": "BPE"}}, "is not a tokenizer"),
+    ):
+        edit(path, **changes)
+        refused(message)
+        path.write_bytes(good[path])
+    config.write_text("[" * 100_000)
+    refused("is not valid JSON")
+    config.write_bytes(good[config])
+    tokenizer.unlink()
+    refused("tokenizer.json cannot be read")
+    tokenizer.write_bytes(good[tokenizer])
+    weights.write_bytes(good[weights][:-1] + b"\xff")
+    refused("damaged")
+    weights.write_bytes(b"\xff" * 40)
+    refused("cannot be read as safetensors")
+    tensors = {
+        name: tensor.clone() for name, tensor in load_file(write(tmp_path / "2", network) / weights.name).items()
+    }
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].double()
+    save_file(tensors, weights)
+    refused("has model.norm.weight as F64")
+    tensors["model.norm.weight"] = torch.full((16,), float("nan"))
+    save_file(tensors, weights)
+    refused("numbers that are not finite")
+    weights.unlink()
+    (folder / "model.safetensors.index.json").write_text("{}")
+    refused("has its weights in several files")
