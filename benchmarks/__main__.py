@@ -6,6 +6,7 @@ import sys
 NAMES = {
     "auxiliary_cost": "what do all auxiliary losses of T64 cost, compared with the last layer alone?",
     "depth": "is a deep network slow? 64 layers of width 128 against 12 of width 320",
+    "exports": "do exported networks compute what the run computes, in transformers and in llama.cpp?",
     "evaluation": "how do bits per character and evaluation time depend on the stride?",
     "faults": "is data lost after kills, damaged files, invalid input or a long run?",
     "generation": "how fast is text generation, with and without drafts, against peers with the same weights?",

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from charladder.export import write_gguf, write_hugging_face
 from charladder.generation import GenerationLoop
 from charladder.generation.speculative.factory import DrafterName
 from charladder.generation.text_generator import GenerationConfig, Precision, TextGenerator
 from charladder.model import Transformer
-from charladder.model.norm import EPSILON
 from charladder.run import Run
+from charladder.text import Alphabet
 
 GenerateFunction = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 
@@ -54,20 +55,15 @@ class Ours:
 
 
 def hugging_face(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
-    """`generate` of transformers, on a Qwen3 with the same weights. Raises ImportError."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    """`generate` of transformers, on an export of the network. Raises ImportError."""
+    from transformers import AutoModelForCausalLM
 
-    s = network.settings
-    config = Qwen3Config(
-        vocab_size=network.output.out_features, hidden_size=s.width, num_hidden_layers=s.layers, head_dim=s.head_size,
-        num_attention_heads=s.attention_heads, num_key_value_heads=s.attention_heads, intermediate_size=s.feed_forward,
-        max_position_embeddings=s.context, tie_word_embeddings=False, rms_norm_eps=EPSILON,
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-        rope_parameters={"rope_type": "default", "rope_theta": s.rotary_base},
-    )  # fmt: skip
-    model: Any = Qwen3ForCausalLM(config).eval()
-    model.load_state_dict(qwen3_tensors(network))
-    ids = torch.randint(0, network.output.out_features, (1, s.context), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network"
+        write_hugging_face(path, network.settings, network.state_dict(), _alphabet(network), "error", "float32", "")
+        model: Any = AutoModelForCausalLM.from_pretrained(path)
+    symbols, context = network.output.out_features, network.settings.context
+    ids = torch.randint(0, symbols, (1, context), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = float((model(ids).logits - network(ids).logits_BTV).abs().max())
     assert difference < 1e-2, f"the peer's logits are {difference} apart: it is not the same network"
@@ -78,78 +74,24 @@ def hugging_face(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
         with torch.inference_mode():
             written = model.generate(
                 prompt_ids, attention_mask=torch.ones_like(prompt_ids), do_sample=True, temperature=1.0, top_k=0,
-                top_p=1.0, min_new_tokens=length, max_new_tokens=length,
+                top_p=1.0, min_new_tokens=length, max_new_tokens=length, pad_token_id=0,
             )  # fmt: skip
         return written[:, prompt_ids.shape[1] :].tolist()
 
     return generate
 
 
-def qwen3_tensors(network: Transformer) -> dict[str, torch.Tensor]:
-    """The network's weights with the names of Hugging Face's Qwen3."""
-    names = {
-        "attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm",
-        "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
-        "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
-        "feed_forward.gate": "mlp.gate_proj", "feed_forward.up": "mlp.up_proj", "feed_forward.down": "mlp.down_proj",
-    }  # fmt: skip
-    return rename_tensors(network, names, ("model.embed_tokens", "model.norm", "lm_head"), "model.layers.{}.{}.weight")
+def write_peer(network: Transformer, path: Path, dtype: torch.dtype) -> None:
+    """Writes the network as a GGUF file. Raises ImportError."""
+    importlib.import_module("gguf")
+    precision: Precision = "bfloat16" if dtype == torch.bfloat16 else "float32"
+    write_gguf(path, network.settings, network.state_dict(), _alphabet(network), precision, "network")
 
 
-def rename_tensors(network: Transformer, names: dict[str, str], ends: tuple[str, str, str], block: str) -> dict:
-    outer: dict[str, str] = dict(zip(("embedding", "norm", "output"), ends, strict=True))
-    found = {}
-    for name, tensor in network.state_dict().items():
-        if name.startswith("blocks."):
-            _, layer, part = name.split(".", 2)
-            found[block.format(layer, names[part.removesuffix(".weight")])] = tensor
-        else:
-            found[outer[name.split(".")[0]] + ".weight"] = tensor
-    return found
-
-
-def write_gguf(network: Transformer, path: Path, dtype: torch.dtype) -> None:
-    """Writes the network as a GGUF file with byte tokens. Raises ImportError."""
-    gguf: Any = importlib.import_module("gguf")
-
-    s = network.settings
-    writer = gguf.GGUFWriter(path, "qwen3")
-    writer.add_block_count(s.layers)
-    writer.add_context_length(s.context)
-    writer.add_embedding_length(s.width)
-    writer.add_feed_forward_length(s.feed_forward)
-    writer.add_head_count(s.attention_heads)
-    writer.add_head_count_kv(s.attention_heads)
-    writer.add_key_length(s.head_size)
-    writer.add_value_length(s.head_size)
-    writer.add_rope_freq_base(s.rotary_base)
-    writer.add_layer_norm_rms_eps(EPSILON)
-    symbols = range(network.output.out_features)
-    writer.add_vocab_size(len(symbols))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"<0x{symbol:02X}>" for symbol in symbols])
-    writer.add_token_scores([0.0 for _ in symbols])
-    writer.add_token_types([gguf.TokenType.BYTE for _ in symbols])
-    half = gguf.GGMLQuantizationType.BF16
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == torch.float32 else gguf.LlamaFileType.MOSTLY_BF16)
-    names = {
-        "attention_norm": "attn_norm", "feed_forward_norm": "ffn_norm", "attention.query": "attn_q",
-        "attention.key": "attn_k", "attention.value": "attn_v", "attention.output": "attn_output",
-        "attention.query_norm": "attn_q_norm", "attention.key_norm": "attn_k_norm", "feed_forward.gate": "ffn_gate",
-        "feed_forward.up": "ffn_up", "feed_forward.down": "ffn_down",
-    }  # fmt: skip
-    tensors = rename_tensors(network, names, ("token_embd", "output_norm", "output"), "blk.{}.{}.weight")
-    for name, tensor in tensors.items():
-        array = tensor.detach().float().numpy()
-        if array.ndim == 2 and dtype != torch.float32:
-            writer.add_tensor(name, gguf.quantize(array, half), raw_dtype=half)
-        else:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def _alphabet(network: Transformer) -> Alphabet:
+    """An alphabet with the size of the network's; the peers get ids, so its letters do not matter."""
+    size = network.output.out_features
+    return Alphabet("" if size == 256 else "".join(map(chr, range(size))))
 
 
 def llama_cpp(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
@@ -158,7 +100,7 @@ def llama_cpp(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
 
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "network.gguf"
-    write_gguf(network, path, dtype)
+    write_peer(network, path, dtype)
     threads, context = torch.get_num_threads(), network.settings.context
     model = llama_cpp.Llama(
         str(path), n_ctx=context, n_batch=context, n_threads=threads, n_threads_batch=threads, verbose=False
@@ -191,7 +133,7 @@ def xllamacpp(network: Transformer, dtype: torch.dtype) -> GenerateFunction:
 
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "network.gguf"
-    write_gguf(network, path, dtype)
+    write_peer(network, path, dtype)
     command = [sys.executable, "-m", "benchmarks.xllamacpp_peer", str(path), str(network.settings.context)]
     peer = subprocess.Popen(
         [*command, str(torch.get_num_threads())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
