@@ -11,6 +11,7 @@ import pytest
 
 from caches import new_cache
 from charladder.cli.main import main
+from charladder.scoring import LineScorer
 
 SHAPE = ["--layers", "2", "--width", "16", "--context", "32", "--batch", "2", "--steps", "2", "--score", "none"]
 LOG = [f"request {n} took {n * 37 % 50} ms" for n in range(40)] + ["", "ZZQX!! 0xdeadbeef", "the end of it"]
@@ -138,6 +139,22 @@ def test_output_to_files(capsys):
     assert rows[1]["entropy"] == pytest.approx(expected[1]["entropy"], abs=1e-6)
     again = score(capsys, "run", "rows.parquet", "--field", "text")
     assert [row["bits"] for row in again] == pytest.approx([row["bits"] for row in expected], rel=1e-6)
+
+
+def test_an_interrupted_score_leaves_no_file(runs_folder, monkeypatch):
+    Path("many").write_text("request 1 took 2 ms\n" * 30_000)  # more than one block
+    score_block, calls = LineScorer.score, []
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return score_block(*arguments)
+
+    monkeypatch.setattr(LineScorer, "score", lambda self, lines, report: interrupt(self, lines[:9], report))
+    before = {*Path().iterdir()}
+    assert main(["score", "run", "many", "--output", "part.jsonl"]) == 130
+    assert len(calls) == 2 and {*Path().iterdir()} == before
 
 
 @pytest.mark.slow

@@ -103,28 +103,27 @@ def score_progress(output: RowOutput, label: str, total: int | None) -> Iterator
     with percentage_bar(console, f"scoring {label}", total or 1) as update:
 
         def report(done: float) -> None:
-            bits = output.bits / output.characters if output.characters else 0.0
+            bits = f"{output.bits / output.characters:.3f} bits/char" if output.characters else ""
             if console.is_terminal:
-                update(done if total else 0, f"{bits:.3f} bits/char")
+                update(done if total else 0, bits)
             elif timer.is_due():
                 seconds = time.perf_counter() - output.began
-                left = f", {format_time_left(seconds * (total - done) / done)} left" if total and done else ""
-                share = f"{done / total:.0%}, " if total else ""
-                print(
-                    f"scoring {label}: {share}{output.characters:,} characters, {bits:.3f} bits/char{left}",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                left = f"{format_time_left(seconds * (total - done) / done)} left" if total and done else ""
+                share = f"{done / total:.0%}" if total else f"{output.characters:,} characters"
+                shown = ", ".join(part for part in (share, bits, left) if part)
+                print(f"scoring {label}: {shown}", file=sys.stderr, flush=True)
 
         yield report
 
 
 def print_top(console: Console, rows: Sequence[Row], several_files: bool) -> None:
     """Prints rows of lines or files as a table."""
-    table = AdaptiveTable("bits/char", "bits", "where", "span", "text", wrapped=("where", "span", "text"))
+    names = ["bits/char", "bits", "where", "span", *(["text"] if rows and "text" in rows[0] else [])]
+    table = AdaptiveTable(*names, wrapped=("where", "span", "text"))
     for row in rows:
         line = row.get("line")
         where = row["file"] if line is None else f"{row['file']}:{line}" if several_files else str(line)
-        cells = where, row["span"], _shorten(row.get("text", ""), row["span_begin"])
+        cells = [where, row["span"], *([_shorten(row["text"], row["span_begin"])] if "text" in row else [])]
         numbers = f"{row['bits_per_character']:.3f}", f"{row['bits']:.1f}"
         table.add_row(*numbers, *map(escape_unprintable, cells))
     console.print(table, highlight=False)

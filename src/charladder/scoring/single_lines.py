@@ -101,7 +101,7 @@ class LineScorer:
         targets_BT = window_BT[:, -count:]
         with torch.inference_mode():
             logits_BTV = self.predict(window_BT[:, :-1], count)
-            bits_BT = cross_entropy_nats(logits_BTV, targets_BT).double().cpu().numpy() / math.log(2)
+            bits_BT = cross_entropy_nats(logits_BTV, targets_BT).cpu().double().numpy() / math.log(2)
             ranks_BT = ranks(logits_BTV, targets_BT).cpu().numpy()
             entropy_BT = entropy_bits(logits_BTV).cpu().numpy() if self.with_entropy else None
         for row, (number, window) in enumerate(batch):
