@@ -248,6 +248,21 @@ USER_ERRORS = [
     (["train", "cut.tar", "--steps", "2"], "cut.tar cannot be unpacked"),
     (["train", "more.tar", "--steps", "2"], "there is more after its end"),
     (["--verbose"], "there is no command '--verbose'"),
+    (["compress"], "FILE is missing; give RUN and FILE, or --online and FILE"),
+    (["compress", "run"], "FILE is missing; give RUN and FILE, or --online and FILE"),
+    (["compress", "nowhere", "text"], "there is no run directory nowhere"),
+    (["compress", "run", "gone"], "gone: No such file or directory"),
+    (["compress", "run", "taken", "new"], "taken is not a regular file"),
+    (["compress", "run", "text", "short"], "short exists and is not overwritten"),
+    (["compress", "run", "text", "gone/new"], "there is no folder gone for new; make it first"),
+    (["compress", "torn", "text"], "cannot be read as safetensors"),
+    (["compress", "--online", "run", "text", "new"], "there is no use for the argument 'new': --online takes FILE and"),
+    (["compress", "--online", "text", "--weights", "best"], "--weights is for a run, and --online uses none"),
+    (["decompress"], "FILE is missing; give FILE"),
+    (["decompress", "run"], "FILE is missing; give FILE"),
+    (["decompress", "text"], "text does not end in .clz"),
+    (["decompress", "text", "new"], "text was not written by charladder compress"),
+    (["decompress", "short.clz"], "short.clz is cut short"),
 ]
 
 
@@ -296,6 +311,7 @@ def runs_folder(tmp_path_factory):
         Path("short").write_text("too short")
         Path("broken.gz").write_bytes(b"not gzip at all")
         Path("taken").mkdir()
+        Path("short.clz").write_bytes(b"CLZ\x01")
         Path("bad.toml").write_text("[model\n")
         Path("field.toml").write_text("[model]\nlayer = 3\n")
         Path("type.toml").write_text('[model]\nlayers = "six"\n')

@@ -12,6 +12,8 @@ GROUPS = {
     "use": {
         "generate": "write text with a run",
         "score": "bits of each line, character or file of a text, and the most surprising lines",
+        "compress": "a smaller file, by arithmetic coding with a network",
+        "decompress": "the original of a file that compress wrote",
         "serve": "answer OpenAI's clients over HTTP, with a page of every layer's predictions",
         "export": "the network of a run for transformers (Hugging Face) or llama.cpp (GGUF)",
         "import": "a run from a folder of transformers, as export writes it",

@@ -1,0 +1,100 @@
+"""Any file as symbols of a letter alphabet and a side stream of what is outside it.
+
+The file is read as UTF-8; a byte that is not UTF-8 becomes a lone surrogate (Python's `surrogateescape`), so nothing is
+lost. Letters of the alphabet are symbols for the network. All other characters go, with their positions, to the side
+stream, which LZMA compresses.
+
+Shapes: P characters of a block, K of them outside the alphabet.
+"""
+
+import codecs
+import lzma
+import struct
+from collections.abc import Callable, Iterator
+from typing import IO
+
+import numpy as np
+
+from charladder.errors import UserError
+from charladder.text import Alphabet
+
+BLOCK_BYTES = 1 << 20
+_BLOCK = struct.Struct("<II")  # characters, and how many of them are outside the alphabet
+
+
+def split_symbols(
+    source: IO[bytes], alphabet: Alphabet, ids_file: IO[bytes], side_file: IO[bytes], on_block: Callable[[bytes], None]
+) -> int:
+    """Writes the symbols of `source`, and the side stream if it is needed. Returns how many symbols there are.
+
+    on_block: called with the bytes of `source`, one block after the other.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    symbols, outside = 0, 0
+    with lzma.open(side_file, "wb") as side:
+        while True:
+            data = source.read(BLOCK_BYTES)
+            on_block(data)
+            text = decoder.decode(data, final=not data)
+            points_P = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+            ids_P = alphabet.ids_by_code_point_P[points_P]
+            places_K = np.flatnonzero(ids_P < 0)
+            ids_file.write(ids_P[ids_P >= 0].astype(alphabet.dtype).tobytes())
+            side.write(_BLOCK.pack(len(points_P), len(places_K)))
+            side.write(places_K.astype("<u4").tobytes() + points_P[places_K].tobytes())
+            symbols, outside = symbols + len(points_P) - len(places_K), outside + len(places_K)
+            if not data:
+                break
+    if not outside:
+        side_file.truncate(0)
+    return symbols
+
+
+def join_symbols(ids_file: IO[bytes], side_file: IO[bytes] | None, alphabet: Alphabet, name: str) -> Iterator[bytes]:
+    """Yields the blocks of the original. side_file: None if there is no side stream. Raises UserError if the side
+    stream is damaged or does not fit."""
+    letters_V = np.frombuffer(alphabet.letters.encode("utf-32-le"), "<u4")
+    for count, places_K, outside_K in _read_blocks(side_file, name):
+        size = (count - len(places_K)) * np.dtype(alphabet.dtype).itemsize
+        ids = np.frombuffer(ids_file.read(size), alphabet.dtype)
+        if side_file is None:
+            yield letters_V[ids].tobytes().decode("utf-32-le").encode()
+            if not len(ids):
+                return
+            continue
+        points_P = np.zeros(count, "<u4")
+        is_inside_P = np.ones(count, bool)
+        if (places_K >= count).any():
+            raise _damaged(name)
+        is_inside_P[places_K] = False
+        if np.count_nonzero(is_inside_P) != len(ids):
+            raise _damaged(name)
+        points_P[is_inside_P], points_P[places_K] = letters_V[ids], outside_K
+        try:
+            yield points_P.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogateescape")
+        except UnicodeError:
+            raise _damaged(name) from None
+
+
+def _read_blocks(side_file: IO[bytes] | None, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields the blocks of the side stream: characters, and places and code points of those outside the alphabet.
+    Without a side stream, endless blocks of the alphabet's letters."""
+    empty = np.empty(0, "<u4")
+    while side_file is None:
+        yield BLOCK_BYTES, empty, empty
+    try:
+        with lzma.open(side_file, "rb") as side:
+            while header := side.read(_BLOCK.size):
+                count, outside = _BLOCK.unpack(header)
+                if outside > count or count > BLOCK_BYTES + 4:
+                    raise _damaged(name)
+                places_K, outside_K = (np.frombuffer(side.read(4 * outside), "<u4") for _ in range(2))
+                if len(outside_K) != outside:
+                    raise _damaged(name)
+                yield count, places_K, outside_K
+    except (lzma.LZMAError, EOFError, struct.error, ValueError):
+        raise _damaged(name) from None
+
+
+def _damaged(name: str) -> UserError:
+    return UserError(f"the side stream of {name} is damaged", rule="get the file again")
