@@ -5,6 +5,7 @@ import sys
 
 NAMES = {
     "auxiliary_cost": "what do all auxiliary losses of T64 cost, compared with the last layer alone?",
+    "compression": "how small do files become, and how fast, against xz, zstd, bzip2 and ppmd?",
     "depth": "is a deep network slow? 64 layers of width 128 against 12 of width 320",
     "exports": "do exported networks compute what the run computes, in transformers and in llama.cpp?",
     "evaluation": "how do bits per character and evaluation time depend on the stride?",
