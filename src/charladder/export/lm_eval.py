@@ -23,6 +23,8 @@ _MISSING = (
 )
 
 try:
+    # The harness registers its own classes only while no other class is registered.
+    import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
     from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
     from tqdm import tqdm
