@@ -59,7 +59,9 @@ class CharladderLM(LM):
             raise UserError(field="weights", value=weights, rule="it must be last or best")
         # The harness passes cuda:0 where its user gives no device.
         no_device = device is None or (str(device).startswith("cuda") and not torch.cuda.is_available())
-        size = int(batch_size) if str(batch_size).isdecimal() and str(batch_size) != "1" else 16
+        # It passes 1 where they give no batch size, which may also be `auto`. Only texts of generate_until have one.
+        number = str(batch_size)
+        size = int(number) if number.isdecimal() and number != "1" else 16
         self.model = HarnessModel(
             open_run(Path(run), weights), context, stride, prefix_token_id, "auto" if no_device else str(device), size
         )

@@ -26,7 +26,7 @@ def load_text(
     characters: scores only the first bytes, up to this number. prefix_symbols: see `scored_text`. Raises UserError for
     data that cannot be read as text.
     """
-    from datasets import Dataset
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
     if data is None:
         raise UserError("the task charladder_text has no text; give one with --metadata data=FILE")
