@@ -64,7 +64,7 @@ class HarnessModel:
         return self.alphabet.encode(data, where, self.run.recipe.text.unknown).tolist()
 
     def loglikelihood(
-        self, pairs: Iterable[tuple[str, str]], on_progress: Callable[[int], object] = lambda characters: None
+        self, pairs: Iterable[tuple[str, str]], on_progress: Callable[[int], None] = lambda characters: None
     ) -> list[tuple[float, bool]]:
         """For pairs of a context and a continuation: the log-likelihood of the continuation, and whether each of its
         characters is the most likely one. A first character that is not predicted is never the most likely one.
@@ -79,7 +79,7 @@ class HarnessModel:
         return self._score(texts, on_progress)
 
     def loglikelihood_rolling(
-        self, texts: Iterable[str], on_progress: Callable[[int], object] = lambda characters: None
+        self, texts: Iterable[str], on_progress: Callable[[int], None] = lambda characters: None
     ) -> list[float]:
         """The log-likelihood of each text, as `evaluate` scores it."""
         encoded = [(self.prefix + self.encode(text, "the text"), len(self.prefix)) for text in texts]
@@ -124,7 +124,7 @@ class HarnessModel:
         return before[start:] + continuation, position - start
 
     def _score(
-        self, texts: list[tuple[list[int], int]], on_progress: Callable[[int], object]
+        self, texts: list[tuple[list[int], int]], on_progress: Callable[[int], None]
     ) -> list[tuple[float, bool]]:
         """The log-likelihood of each text from a position on, and whether each character is the most likely one.
 

@@ -73,7 +73,7 @@ class CharladderLM(LM):
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
         with tqdm(desc="loglikelihood", unit=" characters", disable=disable_tqdm) as bar:
-            results = self.model.loglikelihood(pairs, lambda characters: bar.update(characters - bar.n))
+            results = self.model.loglikelihood(pairs, lambda characters: _move(bar, characters))
         for pair, result in zip(pairs, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", pair, result)
         return results
@@ -82,7 +82,7 @@ class CharladderLM(LM):
         texts = [request.args[0] for request in requests]
         size = sum(len(text.encode(errors="replace")) for text in texts)
         with tqdm(desc="loglikelihood_rolling", total=size, unit=" bytes", disable=disable_tqdm) as bar:
-            results = self.model.loglikelihood_rolling(texts, lambda characters: bar.update(characters - bar.n))
+            results = self.model.loglikelihood_rolling(texts, lambda characters: _move(bar, characters))
         for text, result in zip(texts, results, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), result)
         return results
@@ -93,6 +93,10 @@ class CharladderLM(LM):
         for pair, text in zip(pairs, texts, strict=True):
             self.cache_hook.add_partial("generate_until", pair, text)
         return texts
+
+
+def _move(bar: Any, characters: int) -> None:
+    bar.update(characters - bar.n)
 
 
 def main(argv: list[str]) -> int:
