@@ -20,6 +20,9 @@ from benchmarks.peers import fresh_trainer
 from charladder.recipe import load_recipe_fields
 
 STEPS = 1_000_000
+QUICK_SHAPE = {
+    "model.layers": 3, "model.width": 64, "model.attention_heads": 2, "model.feed_forward": 128, "model.context": 64,
+}  # fmt: skip
 PROGRESS_POINTS = [(n + 0.5) / 4 for n in range(4)]
 
 
@@ -42,10 +45,10 @@ def t64_step(progress_points: Sequence[float], fields: dict[str, Any]) -> Callab
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks auxiliary_cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="three layers, one round")
+    parser.add_argument("--quick", action="store_true", help="three layers of 64, one round")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    shape = {"model.layers": 3} if options.quick else {}
+    shape = QUICK_SHAPE if options.quick else {}
     rounds = 1 if options.quick else options.rounds
     last = {"objective.intermediate": False, "objective.targets": 1}
     contenders = [
