@@ -110,8 +110,7 @@ def _read_config(path: Path) -> tuple[ModelConfig, int]:
     if config.get("model_type") != "qwen3":
         raise UserError(f"{path} has the model_type {config.get('model_type')!r}; only qwen3 can be imported")
     sizes = {ours: _whole_number(path, config, theirs) for ours, theirs in _SIZES.items()}
-    base = _rotary_base(path, config)
-    settings = ModelConfig(**sizes, rotary_base=base)
+    settings = _model_config({**sizes, "rotary_base": _rotary_base(path, config)})
     required = {
         "hidden_act": "silu",
         "rms_norm_eps": EPSILON,
@@ -130,10 +129,15 @@ def _read_config(path: Path) -> tuple[ModelConfig, int]:
     return settings, _whole_number(path, config, "vocab_size")
 
 
+def _model_config(fields: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(**fields)
+
+
 def _rotary_base(path: Path, config: dict[str, Any]) -> float:
     rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta")}
-    base = rope.get("rope_theta") if isinstance(rope, dict) else None
-    scaled = config.get("rope_scaling") or (rope if isinstance(rope, dict) else {}).get("rope_type", "default")
+    rope = rope if isinstance(rope, dict) else {}
+    base: Any = rope.get("rope_theta")
+    scaled = config.get("rope_scaling") or rope.get("rope_type", "default")
     if type(base) not in (int, float) or scaled != "default":
         raise UserError(f"{path} has no rope_theta without scaling; only plain rotary positions can be imported")
     return float(base)

@@ -5,4 +5,5 @@ from torch import nn
 
 def sparse_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The weights of the embeddings made with `sparse=True`."""
-    return [each.weight for each in module.modules() if isinstance(each, nn.Embedding) and each.sparse]
+    embeddings = [each for each in module.modules() if isinstance(each, nn.Embedding) and each.sparse]
+    return [parameter for embedding in embeddings for parameter in embedding.parameters()]
