@@ -1,5 +1,6 @@
 """`charladder study`: trains the runs of a plan and reports their differences."""
 
+import argparse
 import contextlib
 import dataclasses
 import shlex
@@ -14,6 +15,7 @@ from charladder.cli.progress import reading_progress
 from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.terminal import Terminal, print_message
+from charladder.cli.tracking import add_track_option, check_track_option
 from charladder.errors import UserError
 from charladder.run import split_corpus
 from charladder.strict_json import dumps
@@ -49,12 +51,14 @@ def make_parser() -> Parser:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help_text)
     parser.add_argument("--dry-run", action="store_true", help="check the plan and list the runs; train nothing")
     parser.add_argument("--report-only", action="store_true", help="only write the report of finished runs")
+    add_track_option(parser)
     add_json_option(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
+    check_track_option(options.track)
     plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
     jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> int:
         _write_report(console, folder, [], options.json)
         return 0
     _check_data(plan)
-    return _train_all(console, plan, folder, jobs, options.json, argv)
+    return _train_all(console, plan, folder, jobs, options, argv)
 
 
 def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
@@ -151,11 +155,13 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
     return 0
 
 
-def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool, argv: list[str]) -> int:
+def _train_all(
+    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str]
+) -> int:
     """Trains the runs, shows their progress, and writes the report; returns the exit code."""
     signals: list[int] = []
     ends: list[RunFinished | RunFailed | RunInterrupted] = []
-    events = run_plan(plan, folder, jobs, lambda: bool(signals))
+    events = run_plan(plan, folder, jobs, lambda: bool(signals), options.track)
     # Closing the generator stops all processes, also when an error is raised here.
     with stop_on_signal(signals), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
         for event in events:
@@ -168,7 +174,7 @@ def _train_all(console: Console, plan: Plan, folder: Path, jobs: int, as_json: b
     if signals or any(isinstance(end, RunInterrupted) for end in ends):
         _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
         return INTERRUPTED_EXIT_CODE
-    _write_report(console, folder, ends, as_json)
+    _write_report(console, folder, ends, options.json)
     return 1 if failed else 0
 
 

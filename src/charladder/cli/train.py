@@ -14,6 +14,7 @@ from charladder.cli.recipe_options import add_recipe_options
 from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
 from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
 from charladder.cli.terminal import Terminal, print_message
+from charladder.cli.tracking import RunTracking, add_track_option, check_track_option
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.cli.training_progress import TrainingProgress
 from charladder.cli.training_summary import SummaryOptions, summarize
@@ -51,6 +52,7 @@ def make_parser() -> Parser:
     run.add_argument("--extend", action="store_true", help="with --resume: change the budget or --patience")
     help_text = "characters scored at the end (default: a tenth of those trained on)"
     run.add_argument("--score", metavar="whole|none|INT", help=help_text)
+    add_track_option(run)
     add_json_option(run)
     add_recipe_options(parser)
     return parser
@@ -61,6 +63,7 @@ def main(argv: list[str]) -> int:
     score = parse_score(options.score)
     with process_group(), contextlib.ExitStack() as locks:
         console = Terminal(stderr=options.json, ignore_write_errors=True, quiet=not is_rank_zero())
+        check_track_option(options.track)
         existing = find_run_to_resume(options)
         if existing is not None:
             locks.enter_context(run_lock(existing))
@@ -69,16 +72,19 @@ def main(argv: list[str]) -> int:
         if existing is None:
             locks.enter_context(run_lock(run.path))
         summary = SummaryOptions(score, options.json, time.perf_counter() - started)
-        return _train_and_summarize(console, run, corpus, trainer, summary)
+        tracking = locks.enter_context(RunTracking(console, run, options.track))
+        return _train_and_summarize(console, run, corpus, trainer, summary, tracking)
 
 
-def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Trainer, summary: SummaryOptions) -> int:
+def _train_and_summarize(
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, summary: SummaryOptions, tracking: RunTracking
+) -> int:
     """Trains and prints the summary; returns the exit code."""
     _print_start(console, run, corpus, trainer)
     try:
-        outcome = _train_with_progress(console, run, corpus, trainer)
+        outcome = _train_with_progress(console, run, corpus, trainer, tracking)
         if not outcome.interrupted:
-            return summarize(console, run, corpus, trainer, summary, outcome) if is_rank_zero() else 0
+            return summarize(console, run, corpus, trainer, summary, outcome, tracking) if is_rank_zero() else 0
     except BrokenPipeError:
         raise
     except (MemoryError, RuntimeError) as error:
@@ -114,11 +120,13 @@ def _train_and_summarize(console: Console, run: Run, corpus: Corpus, trainer: Tr
         barrier()
         raise _truncated_text_error(run)
     console.print(
-        f"stopped and saved; continue with: charladder train --resume {shlex.quote(str(run.path))}",
+        f"stopped and saved; continue with: charladder train --resume {shlex.quote(str(run.path))}"
+        f"{tracking.resume_option}",
         soft_wrap=True,
         markup=False,
         highlight=False,
     )
+    tracking.finish(False)
     barrier()
     return INTERRUPTED_EXIT_CODE
 
@@ -184,7 +192,9 @@ def _describe_corpus(corpus: Corpus) -> str:
     return f"{corpus.alphabet.kind}{size}" + (f", {len(corpus.ends_F):,} files" if len(corpus.ends_F) > 1 else "")
 
 
-def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Trainer) -> TrainingOutcome:
+def _train_with_progress(
+    console: Console, run: Run, corpus: Corpus, trainer: Trainer, tracking: RunTracking
+) -> TrainingOutcome:
     """Trains with a display until the budget is spent, a signal arrives, or the text in the cache is truncated."""
     received_signals: list[int] = []
     scores: list[Score] = []
@@ -210,6 +220,7 @@ def _train_with_progress(console: Console, run: Run, corpus: Corpus, trainer: Tr
     with stop_on_signal(received_signals), TrainingProgress(console, trainer) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
+            tracking.watch()
             if isinstance(event, CheckpointSaved):
                 interrupted, ended_early = event.interrupted, event.early
     return TrainingOutcome(interrupted, ended_early, bool(received_signals), scores[-1] if scores else None)

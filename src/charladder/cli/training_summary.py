@@ -10,6 +10,7 @@ from charladder.cli.final_score import score_after_training
 from charladder.cli.next_steps import commands_after_training
 from charladder.cli.scoring import print_score
 from charladder.cli.signals import INTERRUPTED_EXIT_CODE, interrupt_on_signal
+from charladder.cli.tracking import RunTracking
 from charladder.cli.training_notes import closing_notes, read_best_weights
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.run import Run
@@ -33,7 +34,13 @@ class SummaryOptions:
 
 
 def summarize(
-    console: Console, run: Run, corpus: Corpus, trainer: Trainer, options: SummaryOptions, outcome: TrainingOutcome
+    console: Console,
+    run: Run,
+    corpus: Corpus,
+    trainer: Trainer,
+    options: SummaryOptions,
+    outcome: TrainingOutcome,
+    tracking: RunTracking,
 ) -> int:
     """Scores the run, draws its curves and prints the next commands; returns the exit code."""
     counters, name = trainer.counters, shlex.quote(str(run.path))
@@ -50,6 +57,7 @@ def summarize(
         return INTERRUPTED_EXIT_CODE
     scoring_seconds = time.perf_counter() - began + (validated.seconds if validated else 0.0)
     bits = None if score is None else score["bits_per_character"]
+    tracking_notes = tracking.finish(True)
     plot = draw_curves(run.path)
     memory = peak_bytes(trainer.device)
     speed = counters.characters / counters.seconds if counters.seconds else 0.0
@@ -87,7 +95,7 @@ def summarize(
                     "scored": score,
                     "best": None if best is None else {"step": best.step, "bits_per_character": best.bits},
                     "ended_early": outcome.ended_early,
-                    "notes": notes,
+                    "notes": [*notes, *tracking_notes],
                     "reading_seconds": options.setup_seconds,
                     "scoring_seconds": scoring_seconds,
                     "peak_memory_bytes": memory,

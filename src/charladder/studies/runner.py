@@ -24,6 +24,7 @@ from charladder.studies.directory import (
     read_progress,
 )
 from charladder.studies.plan import Plan, format_option_value, resolve_recipe, training_options
+from charladder.tracking import ARM_VARIABLE, GROUP_VARIABLE
 from charladder.training.devices import choose_device
 
 POLL_SECONDS = 0.1  # between two polls of the processes
@@ -89,9 +90,14 @@ class ChildProcess:
 
 
 def run_plan(
-    plan: Plan, folder: Path, jobs: int, stop: Callable[[], bool] = lambda: False
+    plan: Plan,
+    folder: Path,
+    jobs: int,
+    stop: Callable[[], bool] = lambda: False,
+    tracker: str | None = None,
 ) -> Generator[Event, None, None]:
-    """Trains the unfinished runs, `jobs` at once, until all have ended or `stop` returns True.
+    """Trains the unfinished runs, `jobs` at once, until all have ended or `stop` returns True. tracker: receives the
+    metrics of each run, with the plan and the arm.
 
     Raises UserError, before any run starts, where the folder holds another plan.
     """
@@ -105,13 +111,18 @@ def run_plan(
                 yield RunFinished(run, bits, 0.0, already_finished=True)
         children: list[ChildProcess] = []
         try:
-            yield from _run_processes(plan, waiting, children, jobs, stop)
+            yield from _run_processes(plan, waiting, children, jobs, stop, tracker)
         finally:
             _stop_all(children)
 
 
 def _run_processes(
-    plan: Plan, waiting: list[PlannedRun], children: list[ChildProcess], jobs: int, stop: Callable[[], bool]
+    plan: Plan,
+    waiting: list[PlannedRun],
+    children: list[ChildProcess],
+    jobs: int,
+    stop: Callable[[], bool],
+    tracker: str | None,
 ) -> Iterator[Event]:
     """Starts a process for every free slot, and yields the events of all processes."""
     stopping, last_progress = False, time.monotonic()
@@ -125,7 +136,7 @@ def _run_processes(
             slot = min(set(range(jobs)) - {child.slot for child in children})
             run = waiting.pop(0)
             resumed = run.path.exists()
-            children.append(start_run(plan, run, slot, jobs))
+            children.append(start_run(plan, run, slot, jobs, tracker))
             yield RunStarted(run, resumed)
         for child in [child for child in children if child.process.poll() is not None]:
             children.remove(child)
@@ -150,10 +161,11 @@ def _end_event(plan: Plan, child: ChildProcess, stopping: bool) -> Event:
     return RunFailed(child.run, code)
 
 
-def train_arguments(plan: Plan, run: PlannedRun) -> list[str]:
+def train_arguments(plan: Plan, run: PlannedRun, tracker: str | None = None) -> list[str]:
     """The arguments of `charladder` that start or resume a run."""
+    track = [] if tracker is None else [f"--track={tracker}"]
     if run.path.exists():
-        return ["train", "--resume", str(run.path), "--score=whole", "--json"]
+        return ["train", "--resume", str(run.path), "--score=whole", "--json", *track]
     fields = training_options(plan, run.arm, run.seed).items()
     options = [f"--{name}={format_option_value(value)}" for name, value in fields]
     return [
@@ -163,24 +175,26 @@ def train_arguments(plan: Plan, run: PlannedRun) -> list[str]:
         *options,
         "--score=whole",
         "--json",
+        *track,
         "--",
         *plan.data,
     ]
 
 
-def start_run(plan: Plan, run: PlannedRun, slot: int, jobs: int) -> ChildProcess:
+def start_run(plan: Plan, run: PlannedRun, slot: int, jobs: int, tracker: str | None = None) -> ChildProcess:
     """Starts a run in a new session, so that the terminal does not send it Ctrl-C; the parent requests the stop."""
     command = [
         sys.executable,
         "-m",
         "charladder.studies.end_with_parent",
         str(os.getpid()),
-        *train_arguments(plan, run),
+        *train_arguments(plan, run, tracker),
     ]
     log = run.log_path.open("ab")
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(plan, slot, jobs),
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=child_environment(plan, slot, jobs) | {GROUP_VARIABLE: plan.name, ARM_VARIABLE: run.arm.name},
             start_new_session=True,
         )  # fmt: skip
     except BaseException:
