@@ -10,8 +10,8 @@ from charladder.tracking.tracked_run import TrackedRun
 # Set before the import. Newer versions refuse a folder without it, and mlflow-skinny has no database.
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
 
 _RUN_TAG = "charladder.run"
 _METRICS_AT_ONCE = 1000  # limits of a request

@@ -2,7 +2,7 @@
 
 import os
 
-import trackio
+import trackio  # pyright: ignore[reportMissingImports]
 
 from charladder.tracking.tracked_run import TrackedRun
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]
 
 from charladder.tracking.tracked_run import TrackedRun
 
