@@ -41,6 +41,7 @@ from charladder.training.tensor_files import load_tensors
 _FILES_OF_A_RUN = (
     "config.toml", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors", "heads.safetensors",
     "best.safetensors", "best_heads.safetensors", "drafting.safetensors", "curves.png", ".lock",
+    "tracking.json", "tracking.log", ".tracking.lock",
 )  # fmt: skip
 Weights = Literal["last", "best"]
 _Module = TypeVar("_Module", bound=torch.nn.Module)

@@ -108,7 +108,9 @@ def calls(name: str) -> list[list]:
     return [call for call in map(json.loads, Path("calls.jsonl").read_text().splitlines()) if call[0] == name]
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "trackio", "mlflow"])
+@pytest.mark.parametrize(
+    "tracker", ["wandb", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trackio", "mlflow"))]
+)
 def test_every_value_reaches_the_tracker_once(folder, text_file, tracker, monkeypatch):
     monkeypatch.setenv("CHARLADDER_TRACK_GROUP", "plan")
     monkeypatch.setenv("CHARLADDER_TRACK_ARM", "arm")
@@ -139,13 +141,13 @@ def test_every_value_reaches_the_tracker_once(folder, text_file, tracker, monkey
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("FailsAtStart", "No space left on device"),
+        pytest.param("FailsAtStart", "No space left on device", marks=pytest.mark.slow),
         ("FailsAtLog", "log in first"),
-        ("Exits", "SystemExit: 3"),
-        ("Dies", "ended with code 9"),
-        ("HangsAtStart", "did not end within"),
-        ("HangsAtFinish", "did not end within"),
-        ("Missing", "has no attribute 'Missing'"),
+        pytest.param("Exits", "SystemExit: 3", marks=pytest.mark.slow),
+        pytest.param("Dies", "ended with code 9", marks=pytest.mark.slow),
+        pytest.param("HangsAtStart", "did not end within", marks=pytest.mark.slow),
+        pytest.param("HangsAtFinish", "did not end within", marks=pytest.mark.slow),
+        pytest.param("Missing", "has no attribute 'Missing'", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_is_one_note_and_the_run_is_bitwise_that_without_a_tracker(
@@ -165,6 +167,7 @@ def test_a_fault_is_one_note_and_the_run_is_bitwise_that_without_a_tracker(
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sends_what_a_failed_tracker_missed(folder, text_file, capsys):
     assert train(text_file, "--track", "mine:FailsAtLog") == 0
     assert main(["train", "--resume", "run", "--track", "mine:Works"]) == 0
