@@ -74,6 +74,11 @@ class ObjectiveConfig:
             raise UserError(f"objective.targets is {self.targets}; it must be at least 1, the next character")
         if self.targets > MAX_TARGETS:
             raise UserError(f"objective.targets is {self.targets}; it must be at most {MAX_TARGETS}")
+        if self.target_heads == "chained" and self.targets == 1:
+            raise UserError(
+                "objective.target_heads is chained, and objective.targets is 1, so there is no chained module; set "
+                "targets to at least 2, or target_heads to independent"
+            )
         if self.target_heads == "chained" and self.positions == "last":
             raise UserError(
                 "objective.target_heads is chained, whose modules read the states of all positions, and "
