@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from charladder.environment import read_environment_entry, read_environment_text
-from charladder.errors import UserError
+from charladder.errors import UserError, closest_name
 from charladder.input_files import parse_toml, read_bytes
 from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
@@ -193,8 +193,7 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
     if path.is_file():
         raise UserError(f"{path} is a file; give the run directory that `charladder train` created")
     if not path.is_dir():
-        name = shlex.quote(str(path))
-        raise UserError(f"there is no run directory {path}; `charladder train --run {name}` creates one")
+        raise _no_run(path)
     if not config.is_file():
         raise UserError(f"{path} is not a run directory, because it has no config.toml")
     for name in _FILES_OF_A_RUN:
@@ -210,6 +209,23 @@ def open_run(path: Path, weights: Weights = "last") -> Run:
     identity = verify_identity(config, tables, read_environment_entry(path, "config"))
     check_identity(path / "environment.json", read_environment_text(path, "run"), path, identity)
     return _select_weights(Run(path, recipe, identity=identity), weights)
+
+
+def _no_run(path: Path) -> UserError:
+    """The error for a path where nothing is: it names the run with the most similar name, if there is one."""
+    runs = {run.name: run for folder in (Path("runs"), path.parent) for run in _runs_in(folder)}
+    nearest = closest_name(path.name, runs)
+    if nearest is not None:
+        return UserError(f"there is no run directory {path}; did you mean {shlex.quote(str(runs[nearest]))}?")
+    return UserError(f"there is no run directory {path}; `charladder train --run {shlex.quote(str(path))}` creates one")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The run directories in a folder; none where the folder cannot be read."""
+    try:
+        return [config.parent for config in folder.glob("*/config.toml")]
+    except (OSError, ValueError):  # a null byte in the path is a ValueError
+        return []
 
 
 def _select_weights(run: Run, weights: Weights) -> Run:

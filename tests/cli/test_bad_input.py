@@ -69,6 +69,9 @@ USER_ERRORS = [
     (["train", "--resume", "run", "--steps", "9"], "needs --extend"),
     (["train", "text", "--resume", "run"], "leave out --run, --recipe and DATA"),
     (["evaluate", "nowhere"], "there is no run directory nowhere"),
+    (["evaluate", "lettred"], "there is no run directory lettred; did you mean lettered?"),
+    (["generate", "runs/ladder1"], "there is no run directory runs/ladder1; did you mean runs/ladder-1?"),
+    (["export", "ladder-1", "--to", "hf"], "there is no run directory ladder-1; did you mean runs/ladder-1?"),
     (["evaluate", "taken"], "not a run directory"),
     (["evaluate", "run", "--stride", "0"], "--stride is 0; it must be between 1 and the context"),
     (["evaluate", "run", "--stride", "17"], "--stride is 17; it must be between 1 and the context"),
@@ -208,6 +211,10 @@ USER_ERRORS = [
     ([*TRAIN, "--layers", "1" + "0" * 400], "it must be a whole number below 2^64"),
     ([*TRAIN, "--batch", "1" + "0" * 400], "it must be a whole number below 2^64"),
     ([*TRAIN, "--objective.targets", "1000000"], "objective.targets is 1000000; it must be at most 256"),
+    (
+        [*TRAIN, "--objective.targets", "1", "--objective.target-heads", "chained"],
+        "objective.target_heads is chained, and objective.targets is 1, so there is no chained module; set targets to",
+    ),
     ([*TRAIN, "--encoding", "punycode"], "no text encoding called 'punycode'"),
     (["train", "text", "--steps", "1" + "0" * 400], "it must be a whole number below 2^64"),
     (["generate", "run", "--context", "9" * 20], "is too large; it must be at most"),
@@ -311,6 +318,9 @@ def runs_folder(tmp_path_factory):
         Path("short").write_text("too short")
         Path("broken.gz").write_bytes(b"not gzip at all")
         Path("taken").mkdir()
+        Path("runs/ladder-1").mkdir(parents=True)
+        Path("runs/ladder-1/config.toml").touch()
+        Path("runs/ladder-0").mkdir()  # not a run
         Path("short.clz").write_bytes(b"CLZ\x01")
         Path("bad.toml").write_text("[model\n")
         Path("field.toml").write_text("[model]\nlayer = 3\n")
