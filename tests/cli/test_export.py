@@ -39,7 +39,8 @@ def test_export_writes_beside_the_run_and_never_overwrites(run, prose, capsys):
     assert capsys.readouterr().err == "charladder: run-hf exists and is not overwritten; choose another name\n"
     assert before == {path: path.stat().st_mtime_ns for path in (run.parent / "run-hf").iterdir()}
     assert main(["export", "run", "new/folder", "--to", "hf", "--precision", "bfloat16"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "next: charladder import new/folder, after training it elsewhere"
+    next_command = capsys.readouterr().out.splitlines()[-1]
+    assert next_command == "next: charladder import new/folder  # a run again, also after training elsewhere"
 
 
 def test_gguf_is_written_beside_the_run(run, capsys):

@@ -1,5 +1,6 @@
 """docs/export.md: its commands and its program run."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -32,3 +33,20 @@ def test_commands_and_program_of_the_page(tmp_path, text_file, monkeypatch, caps
             assert program in ("charladder", "llama-server")
             assert program == "llama-server" or main(arguments) == 0, line
     assert Path("runs/more/model.safetensors").is_file()
+
+
+def test_figures_of_a_model_card_are_those_of_its_commands(tmp_path, text_file, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shape = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "4", "--steps", "24", "--valid", "900"]
+    worse = ["--training.decay", "fixed", "--training.optimizer", "adamw", "--training.learning-rate", "2"]
+    scored = ["--training.skips", "50", "--training.validation-characters", "200", "--score", "300", "--run", "run"]
+    assert main(["train", str(text_file), *shape, *worse, *scored]) == 0
+    assert Path("run/best.safetensors").is_file()
+    for weights in ("last", "best"):
+        assert main(["export", "run", weights, "--to", "hf", "--weights", weights]) == 0
+        lines = re.findall(r"^- ([\d.]+) on .*`charladder (.*)`", (tmp_path / weights / "README.md").read_text(), re.M)
+        assert lines
+        for bits, command in lines:
+            capsys.readouterr()
+            assert main([*shlex.split(command), "--json"]) == 0
+            assert f"{json.loads(capsys.readouterr().out)['bits_per_character']:.4f}" == bits

@@ -1,5 +1,6 @@
 """Folders of transformers become runs, and folders with another network are refused in one sentence."""
 
+import asyncio
 import json
 
 import pytest
@@ -10,6 +11,8 @@ from charladder.cli.main import main
 from charladder.errors import UserError
 from charladder.export import import_hugging_face, write_hugging_face
 from charladder.run import open_run
+from charladder.serving.limits import Limits
+from charladder.serving.service import open_service
 from charladder.text import Alphabet
 from export.networks import varied_network
 
@@ -66,6 +69,9 @@ def test_imported_run_is_used_and_names_what_needs_its_text(tmp_path, text_file,
     }  # fmt: skip
     assert main(["generate", "runs/imported-1", "--length", "5", "--draft", "ngram", "--json"]) == 0
     assert main(["evaluate", "runs/imported-1", str(text_file), "--limit", "100", "--by-layer", "--json"]) == 0
+    service = open_service(open_run(tmp_path / "runs/imported-1"), Limits())
+    assert service.tokenizer.encode("a", "text") == [97]
+    asyncio.run(service.close())
     assert main(["train", str(text_file), "--from", "runs/imported-1", "--steps", "1", "--run", "more"]) == 0
     capsys.readouterr()
     for command in (["evaluate"], ["refit", "--steps", "1"], ["train", "--resume"]):
@@ -120,9 +126,7 @@ def test_other_folders_are_refused(tmp_path):
     refused("damaged")
     weights.write_bytes(b"\xff" * 40)
     refused("cannot be read as safetensors")
-    tensors = {
-        name: tensor.clone() for name, tensor in load_file(write(tmp_path / "2", network) / weights.name).items()
-    }
+    tensors = load_file(write(tmp_path / "2", network) / weights.name)
     tensors["model.norm.weight"] = tensors["model.norm.weight"].double()
     save_file(tensors, weights)
     refused("has model.norm.weight as F64")

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     print(f"{path}: {parameters:,} parameters in {options.precision}, {size:,} bytes", file=sys.stderr)
     if options.to == "hf":
         print(f"{path / 'README.md'} has an example in Python, and a licence to fill in")
-        print(f"next: charladder import {shlex.quote(str(path))}, after training it elsewhere")
+        print(f"next: charladder import {shlex.quote(str(path))}  # a run again, also after training elsewhere")
     else:
         print(f"next: llama-server --model {shlex.quote(str(path))}")
     return 0
