@@ -9,6 +9,7 @@ from torch import nn
 
 from auxiliary.test_representation_presets import check, token_loss, tokens_model
 from charladder import auxiliary as aux
+from charladder.auxiliary.presets import _chained_targets
 
 B, T, V = 3, 7, 10
 IDS = torch.randint(V, (B, T + 1), generator=torch.Generator().manual_seed(1))
@@ -104,6 +105,38 @@ def test_chained_modules_are_those_of_the_formula(given):
     assert report.terms["chain"].weight == pytest.approx(0.05)
     saved = {name for name in objective.state_dict() if "embedding." in name or "unembedding" in name}
     assert not saved  # the model's own
+
+
+def chain_objective(model, **fields):
+    modules = [aux.heads.ChainedModule(8, Causal()) for _ in range(2)]
+    chain = aux.presets.chained_targets("mix", modules, model.embed, model.out, weight=0.5, **fields)
+    return aux.Objective(main_term(), {"chain": chain}, model=model)
+
+
+def test_a_chain_needs_tokens_where_labels_do_not_count(monkeypatch):
+    """As labels of a prompt. The modules would read the token 0 there."""
+    model, prompt = tokens_model(), LABELS.clone()
+    prompt[1, :2] = -100
+    objective, with_tokens = chain_objective(model), chain_objective(model, tokens="ids")
+    with pytest.raises(aux.AuxiliaryError, match=r"term 'chain'.*: chained_targets: a label is -100 before others"):
+        objective(model, INPUTS, prompt)
+    targets = {"main": prompt, "ids": INPUTS}
+    assert int(with_tokens(model, INPUTS, targets).terms["chain"].parts["target2"].count) == 15 - 1
+    with pytest.raises(aux.AuxiliaryError, match=r"the tokens have ids below 0; give the ids that the model reads"):
+        with_tokens(model, INPUTS, targets | {"ids": prompt})
+    # On an accelerator the labels are not read.
+    monkeypatch.setattr(_chained_targets, "is_readable", lambda tensor: False)
+    with pytest.raises(aux.NotFiniteError, match="term 'chain', part 'target2' is nan"):
+        objective(model, INPUTS, prompt)
+
+
+def test_the_own_label_of_the_first_position_may_be_ignored():
+    """No module reads it."""
+    model, labels = tokens_model(), IDS.clone()
+    labels[:, 0] = -100
+    objective = chain_objective(model, shifted=False)
+    one, other = (objective(model, IDS, own).terms["chain"].value for own in (IDS, labels))
+    assert one == other
 
 
 def ranking_by_hand(scores, window: int):

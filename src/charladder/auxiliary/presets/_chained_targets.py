@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from charladder.auxiliary._counts import IGNORE_INDEX
+from charladder.auxiliary._counts import IGNORE_INDEX, is_readable
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import pick
 from charladder.auxiliary._term import MAIN, Term
@@ -48,7 +49,8 @@ def chained_targets(
     are taken from the labels, and then no label may be -100 before the end of its sequence. Sequences that are shorter
     than T are padded on the right. fields: as in Term.
     The term has the parts target2, target3 and so on; the last k - 1 positions have no label for offset k.
-    Raises AuxiliaryError for no modules.
+    Raises AuxiliaryError for no modules; and in a call, for labels that are -100 before others without `tokens`, and
+    for tokens below 0. Where values are not read, on accelerators and under torch.compile, the loss is NaN instead.
 
     >>> import torch
     >>> from charladder import auxiliary as aux
@@ -88,12 +90,14 @@ class _ChainedLoss(nn.Module):
     def forward(self, state_BTD: Tensor, target: tuple[Tensor, Tensor | None]) -> dict[str, tuple[Tensor, Tensor]]:
         labels_BT, tokens_BT = target
         next_BT = labels_BT if self.shifted else shift(labels_BT, 1)
+        unknown = _has_unknown_tokens(next_BT, tokens_BT)
         losses: dict[str, tuple[Tensor, Tensor]] = {}
         for offset, module in enumerate(self.chain, 2):
             before_BT = shift(next_BT, offset - 2) if tokens_BT is None else shift(tokens_BT, offset - 1)
             # Where the label does not count, any token.
             state_BTD = module(state_BTD, self.embedding(before_BT.clamp(min=0)))
-            losses[_part(offset)] = token_cross_entropy(self.unembedding(state_BTD), shift(next_BT, offset - 1))
+            total, count = token_cross_entropy(self.unembedding(state_BTD), shift(next_BT, offset - 1))
+            losses[_part(offset)] = torch.where(unknown, torch.nan, total), count
         return losses
 
 
@@ -113,6 +117,23 @@ def _read(labels: str, tokens: str | None, targets: Any) -> tuple[Tensor, Tensor
             f"{tuple(found.shape)}; give the ids that the model reads, one for each label"
         )
     return found, ids
+
+
+def _has_unknown_tokens(next_BT: Tensor, tokens_BT: Tensor | None) -> Tensor:
+    """Whether the modules would read a token that is not known, a scalar. Raises AuxiliaryError where it is read."""
+    if tokens_BT is not None:
+        unknown, said = (tokens_BT < 0).any(), "the tokens have ids below 0; give the ids that the model reads"
+    else:
+        # Causal modules also read it at all later positions, so leaving out some positions would not be enough.
+        ignored_BT = next_BT == IGNORE_INDEX
+        unknown = (ignored_BT[:, :-1] & ~ignored_BT[:, 1:]).any()
+        said = (
+            f"a label is {IGNORE_INDEX} before others of its sequence, so the token that the modules read there is not "
+            "known; say with tokens= which part of targets has the ids that the model reads"
+        )
+    if is_readable(unknown) and bool(unknown):
+        raise AuxiliaryError(f"chained_targets: {said}")
+    return unknown
 
 
 def _counts(offsets: range, shifted: bool, target: tuple[Tensor, Tensor | None]) -> Mapping[str, Tensor]:
