@@ -177,6 +177,15 @@ def test_matching_of_too_few_images_is_refused(data):
         aux.Objective(**group)(model, x, targets)
 
 
+@pytest.mark.parametrize("label", [CLASSES, CLASSES + 1, -100])
+def test_label_that_is_no_class_is_refused(data, label):
+    """CLASSES is the class of "no object", with its own weight; cross_entropy leaves out -100."""
+    model, x, targets = data
+    targets[2]["class_labels"][1] = label
+    with pytest.raises(aux.AuxiliaryError, match=rf"term 'main'.*: an object has the label {label}, and the head"):
+        detector_objective(model)(model, x, targets)
+
+
 def test_generalized_iou_of_separate_and_equal_boxes():
     one, other = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([2.0, 0.0, 3.0, 1.0])
     assert aux.presets.generalized_iou(one, one).item() == 1

@@ -36,6 +36,7 @@ def detr_term(match: Match, *, no_object: float = 0.1, queries: int | None = Non
     match: finds the queries that match the objects of each image, without gradients; the paper takes the assignment of
     the least cost (scipy.optimize.linear_sum_assignment). The prediction is a pair (logits, boxes), or a mapping or
     output with `logits` and `pred_boxes`. queries: their number, for `objective.counts`. fields: of the Term.
+    In a call it raises AuxiliaryError for a label that is not one of the C classes, such as that of "no object".
     """
     loss = partial(_detr_loss, match=match, no_object=no_object)
     defaults: dict[str, Any] = {"parts": PARTS}
@@ -72,11 +73,12 @@ def detr_decoder(
 
 def _detr_loss(prediction: Any, targets: Sequence[Mapping[str, Tensor]], *, match: Match, no_object: float) -> Any:
     logits, boxes = _logits_and_boxes(prediction)
+    none = logits.shape[-1] - 1
+    _check_labels([_labels_of(target) for target in targets], none)
     with torch.no_grad():
         pairs = match(logits, boxes, targets)
     if len(pairs) != len(targets):
         raise AuxiliaryError(f"match returned {len(pairs)} pairs for {len(targets)} images; return one for each")
-    none = logits.shape[-1] - 1
     labels = torch.full(logits.shape[:2], none, device=logits.device)
     found: list[Tensor] = []
     wanted: list[Tensor] = []
@@ -109,6 +111,18 @@ def _logits_and_boxes(prediction: Any) -> tuple[Tensor, Tensor]:
 
 def _labels_of(target: Mapping[str, Tensor]) -> Tensor:
     return target["labels"] if "labels" in target else target["class_labels"]
+
+
+def _check_labels(labels: list[Tensor], classes: int) -> None:
+    if not labels or torch.compiler.is_compiling():
+        return
+    every = torch.cat(labels)  # one read for all images, also on an accelerator: `match` reads there too
+    wrong = every[(every < 0) | (every >= classes)]
+    if len(wrong):
+        raise AuxiliaryError(
+            f"an object has the label {int(wrong[0])}, and the head has the classes 0 to {classes - 1} and one for "
+            '"no object"; give a label of these classes, or a head with one more'
+        )
 
 
 def _count_parts(targets: Sequence[Mapping[str, Tensor]], *, queries: int, no_object: float) -> dict[str, float]:
