@@ -1,5 +1,6 @@
 """Atomic writes: a file is written beside its target, flushed to the disk and renamed."""
 
+import errno
 import os
 import shutil
 import time
@@ -7,6 +8,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
 
 
 @contextmanager
@@ -16,20 +22,55 @@ def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     Temporary files of the library that writes are in that folder too. If the process is killed, the folder stays until
     the same file is written again, or `remove_stale_parts` removes it. shared: several processes may write `path` at
     the same time, each in its own folder, and the last one wins; only `remove_stale_parts` removes a folder that stays.
+    Without it, raises OSError if another process writes `path`.
     """
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part" if shared else f".{path.name}.part")
-    remove(folder)
-    folder.mkdir()
-    part = folder / path.name
-    try:
+    with _new_folder(folder, path):
+        part = folder / path.name
         yield part
         with suppress(PermissionError):  # some file systems have no modes
             part.chmod(
                 folder.stat().st_mode & 0o666
             )  # as the umask allows; safetensors makes files readable by the owner only
         move_into_place(part, path)
+
+
+@contextmanager
+def _new_folder(folder: Path, path: Path) -> Iterator[None]:
+    """Makes the temporary folder for `path`, in place of that of a killed process, and removes it at the end.
+
+    It has an advisory lock (flock), which ends with the process. Raises OSError if another process has locked it.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        _close(_lock(folder, path))
+    remove(folder)
+    folder.mkdir()
+    handle = _lock(folder, path)
+    try:
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _close(handle)
+
+
+def _lock(folder: Path, path: Path) -> int | None:
+    """Locks a folder until its handle is closed; None on a system without flock."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BlockingIOError(errno.EAGAIN, "another process is writing this file", str(path)) from None
+    except OSError:  # not supported by some file systems
+        pass
+    return handle
+
+
+def _close(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def move_into_place(part: Path, path: Path) -> None:
