@@ -207,6 +207,16 @@ def test_a_file_that_changes_meanwhile_is_refused(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_another_file_that_takes_the_name_meanwhile(run, tmp_path):
+    """As an editor saves: the file that was opened is compressed."""
+    source, new = tmp_path / "source", tmp_path / "new"
+    source.write_bytes(PROSE.encode())
+    (tmp_path / "other").write_bytes(PROSE[::-1].encode())
+    compress_file(source, new, network_codec(run), on_start=lambda symbols: (tmp_path / "other").replace(source))
+    decompress_file(new, tmp_path / "back", network_codec(run))
+    assert (tmp_path / "back").read_bytes() == PROSE.encode()
+
+
 def test_nothing_is_overwritten(run, tmp_path):
     codec, source, taken = network_codec(run), tmp_path / "source", tmp_path / "taken"
     source.write_bytes(b"text")

@@ -81,5 +81,5 @@ def find_codec(header: Header, run: Run | None, name: str) -> Codec:
                 return codec
     raise UserError(
         f"{name} was compressed with another network than {run.path} has: the SHA-256 of its file begins with "
-        f"{header.network}", rule="give the run that wrote it"
+        f"{header.network}", rule="give the run that wrote it, as it was then: training it further replaces its network"
     )  # fmt: skip

@@ -5,6 +5,8 @@ stream and each chunk have a CRC-32, so a damaged file is refused before it is d
 """
 
 import json
+import os
+import re
 import struct
 import zlib
 from dataclasses import asdict, dataclass
@@ -18,7 +20,8 @@ from charladder.model.config import MAX_SIZE
 
 MAGIC, VERSION = b"CLZ", 1
 _HEADER, _PART = struct.Struct("<HI"), struct.Struct("<II")  # size of what follows, and its CRC-32
-_MAX_HEADER_BYTES, _MAX_COUNT = 4096, 1 << 60
+_MAX_HEADER_BYTES, _MAX_COUNT, _MAX_PATH_LENGTH = 4096, 1 << 60, 200
+_DIGEST = re.compile("[0-9a-f]{12}")
 _DICTIONARY = (
     b'GenuineIntel AuthenticAMD Intel(R) Xeon(R) CPU @ GHz AMD EPYC -Core Processor "torch" CUDA default avx512 '
     b'{"mode":"online","bytes":10000,"symbols":10000,"sha256":"0123456789ab","alphabet":"bytes","segments":1,'
@@ -86,13 +89,27 @@ def _is_valid(header: Header) -> bool:
     values = asdict(header)
     if any(type(values[name]) is not kind for name, kind in _TYPES.items()):
         return False
-    counts = header.bytes, header.symbols, header.side_bytes
+    counts, is_of_bytes = (header.bytes, header.symbols, header.side_bytes), header.alphabet == "bytes"
     return (
-        header.mode in ("network", "online")
+        (_is_digest(header.network) if header.mode == "network" else (header.mode, header.network) == ("online", ""))
+        and _is_digest(header.sha256)
+        and (is_of_bytes or _is_digest(header.alphabet))
+        and all(_is_short(value) for item in header.path.items() for value in item)
         and all(0 <= count <= _MAX_COUNT for count in counts)
+        and header.symbols <= header.bytes
+        and (not is_of_bytes or (header.symbols, header.side_bytes) == (header.bytes, 0))
         and min(1, header.symbols) <= header.segments <= min(MAX_SEGMENTS, header.symbols)
         and 2 <= header.context <= MAX_SIZE["context"]
     )
+
+
+def _is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def _is_short(value: object) -> bool:
+    """Whether a key or a value of the path can be printed in an error."""
+    return type(value) is int or (type(value) is str and len(value) <= _MAX_PATH_LENGTH)
 
 
 def write_part(file: IO[bytes], data: bytes) -> None:
@@ -119,6 +136,15 @@ def read_words(file: IO[bytes], max_symbols: int, name: str) -> np.ndarray:
     return np.frombuffer(data, "<u4")
 
 
+def check_size(file: IO[bytes], side_bytes: int, chunks: int, name: str) -> None:
+    """Raises UserError if so few bytes follow the header that they cannot be a side stream and this many chunks. So a
+    header with huge numbers costs no time."""
+    place = file.tell()
+    if file.seek(0, os.SEEK_END) - place < side_bytes + _PART.size * chunks:
+        raise _cut_short(name)
+    file.seek(place)
+
+
 def check_end(file: IO[bytes], name: str) -> None:
     """Raises UserError if there are bytes after the last chunk."""
     if file.read(1):
@@ -128,8 +154,12 @@ def check_end(file: IO[bytes], name: str) -> None:
 def _read(file: IO[bytes], size: int, name: str) -> bytes:
     data = file.read(size)
     if len(data) < size:
-        raise UserError(f"{name} is cut short", rule="get it again")
+        raise _cut_short(name)
     return data
+
+
+def _cut_short(name: str) -> UserError:
+    return UserError(f"{name} is cut short", rule="get it again")
 
 
 def _damaged(name: str) -> UserError:

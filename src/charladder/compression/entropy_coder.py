@@ -31,9 +31,10 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes the words of an Encoder, with the same logits in the same batches."""
+    """Decodes the words of an Encoder, with the same logits in the same batches. name: of the file, for errors."""
 
-    def __init__(self, words_W: np.ndarray) -> None:
+    def __init__(self, words_W: np.ndarray, name: str) -> None:
+        self._name = name
         stream = _import_stream()
         self._model = stream.model.Categorical(perfect=False)
         self._coder = stream.queue.RangeDecoder(words_W.astype(np.uint32))
@@ -44,7 +45,7 @@ class Decoder:
             return np.asarray(self._coder.decode(self._model, probabilities(logits_RV))).astype(np.int64)
         except AssertionError:  # constriction's error for words that no encoder has written with these probabilities
             raise UserError(
-                "the compressed text does not fit the predictions",
+                f"the compressed text of {self._name} does not fit the predictions",
                 rule="decompress it on the machine that wrote it",
             ) from None
 

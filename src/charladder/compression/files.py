@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,12 +10,20 @@ from typing import IO
 
 from charladder.atomic_io import atomic_write
 from charladder.compression.codec import DIGEST_DIGITS, Codec
-from charladder.compression.container import Header, check_end, read_header, read_part, write_header, write_part
+from charladder.compression.container import (
+    Header,
+    check_end,
+    check_size,
+    read_header,
+    read_part,
+    write_header,
+    write_part,
+)
 from charladder.compression.entropy_coder import check_coder_is_installed
 from charladder.compression.letter_symbols import BLOCK_BYTES, join_symbols, split_symbols
 from charladder.compression.numeric_path import check_numeric_path, numeric_path, threads_of
 from charladder.compression.segments import Segments, choose_segments
-from charladder.compression.symbol_coding import ReportSymbols, decode_symbols, encode_symbols
+from charladder.compression.symbol_coding import ReportSymbols, count_chunks, decode_symbols, encode_symbols
 from charladder.errors import UserError
 from charladder.input_files import open_regular
 
@@ -60,7 +68,6 @@ def compress_file(
             with ids_path.open("wb") as ids_file, side_path.open("wb") as side_file:
                 symbols = split_symbols(source, codec.alphabet, ids_file, side_file, add)
         else:
-            ids_path = source_path
             for block in _blocks(source):
                 add(block)
             symbols = size
@@ -72,7 +79,9 @@ def compress_file(
             codec.context, side_bytes, codec.network, numeric_path(runner),
         )  # fmt: skip
         on_start(symbols)
-        with part.open("wb") as output, ids_path.open("rb") as ids_file:
+        # For bytes the same open file: another one may have its name by now.
+        ids = ids_path.open("rb") if codec.alphabet.letters else nullcontext(source)
+        with part.open("wb") as output, ids as ids_file:
             write_header(output, header)
             if side_bytes:
                 with side_path.open("rb") as side_file:
@@ -104,6 +113,7 @@ def decompress_file(
     with open_regular(source_path, _MAX_BYTES) as source:
         header = read_header(source, name)
         segments = Segments(header.symbols, header.segments)
+        check_size(source, header.side_bytes, count_chunks(segments), name)
         with threads_of(header.path, name), _new_file(path) as part:
             predictor, runner = codec.open_predictor(segments)
             check_numeric_path(header.path, runner, name)
@@ -141,13 +151,10 @@ def _join(ids_path: Path, side_path: Path | None, part: Path, codec: Codec, head
     """Writes the original from its letters and its side stream."""
     with part.open("wb") as output, ids_path.open("rb") as ids_file:
         if side_path is None:
-            output.writelines(join_symbols(ids_file, None, codec.alphabet, name))
+            output.writelines(join_symbols(ids_file, None, codec.alphabet, header.bytes, name))
             return
         with side_path.open("rb") as side_file:
-            for block in join_symbols(ids_file, side_file, codec.alphabet, name):
-                output.write(block)
-                if output.tell() > header.bytes:
-                    raise UserError(f"{name} is damaged", rule="get it again")
+            output.writelines(join_symbols(ids_file, side_file, codec.alphabet, header.bytes, name))
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from charladder.errors import UserError
 from charladder.text import Alphabet
 
 BLOCK_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+_MAX_LZMA_MEMORY = 32 << 20  # of a decoder, in bytes; the streams of `split_symbols` need 9 MiB
 _BLOCK = struct.Struct("<II")  # characters, and how many of them are outside the alphabet
 
 
@@ -50,13 +52,15 @@ def split_symbols(
     return symbols
 
 
-def join_symbols(ids_file: IO[bytes], side_file: IO[bytes] | None, alphabet: Alphabet, name: str) -> Iterator[bytes]:
-    """Yields the blocks of the original. side_file: None if there is no side stream. Raises UserError if the side
-    stream is damaged or does not fit."""
+def join_symbols(
+    ids_file: IO[bytes], side_file: IO[bytes] | None, alphabet: Alphabet, size: int, name: str
+) -> Iterator[bytes]:
+    """Yields the blocks of the original, which has `size` bytes. side_file: None if there is no side stream. Raises
+    UserError if the side stream is damaged or does not fit."""
     letters_V = np.frombuffer(alphabet.letters.encode("utf-32-le"), "<u4")
-    for count, places_K, outside_K in _read_blocks(side_file, name):
-        size = (count - len(places_K)) * np.dtype(alphabet.dtype).itemsize
-        ids = np.frombuffer(ids_file.read(size), alphabet.dtype)
+    for count, places_K, outside_K in _read_blocks(side_file, size, name):
+        id_bytes = (count - len(places_K)) * np.dtype(alphabet.dtype).itemsize
+        ids = np.frombuffer(ids_file.read(id_bytes), alphabet.dtype)
         if side_file is None:
             yield letters_V[ids].tobytes().decode("utf-32-le").encode()
             if not len(ids):
@@ -76,24 +80,44 @@ def join_symbols(ids_file: IO[bytes], side_file: IO[bytes] | None, alphabet: Alp
             raise _damaged(name) from None
 
 
-def _read_blocks(side_file: IO[bytes] | None, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _read_blocks(side_file: IO[bytes] | None, size: int, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields the blocks of the side stream: characters, and places and code points of those outside the alphabet.
     Without a side stream, endless blocks of the alphabet's letters."""
     empty = np.empty(0, "<u4")
     while side_file is None:
         yield BLOCK_BYTES, empty, empty
+    side, blocks = _LzmaReader(side_file), 0
     try:
-        with lzma.open(side_file, "rb") as side:
-            while header := side.read(_BLOCK.size):
-                count, outside = _BLOCK.unpack(header)
-                if outside > count or count > BLOCK_BYTES + 4:
-                    raise _damaged(name)
-                places_K, outside_K = (np.frombuffer(side.read(4 * outside), "<u4") for _ in range(2))
-                if len(outside_K) != outside:
-                    raise _damaged(name)
-                yield count, places_K, outside_K
+        while header := side.read(_BLOCK.size):
+            count, outside = _BLOCK.unpack(header)
+            blocks += 1
+            # A file of a few bytes can have endless empty blocks in it.
+            if outside > count or count > BLOCK_BYTES + 4 or blocks > size // BLOCK_BYTES + 2:
+                raise _damaged(name)
+            places_K, outside_K = (np.frombuffer(side.read(4 * outside), "<u4") for _ in range(2))
+            if len(outside_K) != outside:
+                raise _damaged(name)
+            yield count, places_K, outside_K
     except (lzma.LZMAError, EOFError, struct.error, ValueError):
         raise _damaged(name) from None
+
+
+class _LzmaReader:
+    """Reads an xz stream in bounded memory, whatever dictionary it asks for. (lzma.open has no such limit.)"""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_LZMA_MEMORY)
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end. Raises LZMAError or EOFError for a damaged stream."""
+        data = bytearray()
+        while len(data) < size and not self._decompressor.eof:
+            more = self._file.read(_READ_BYTES) if self._decompressor.needs_input else b""
+            if self._decompressor.needs_input and not more:
+                raise EOFError
+            data += self._decompressor.decompress(more, size - len(data))
+        return bytes(data)
 
 
 def _damaged(name: str) -> UserError:

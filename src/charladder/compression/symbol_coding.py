@@ -55,7 +55,7 @@ def decode_symbols(
     """Reads the chunks and writes the symbols. Raises UserError for a damaged chunk. name: of the file, for errors."""
     report = _EverySymbols(on_progress)
     for first, last in _chunks(segments):
-        decoder = Decoder(read_words(source, segments.count * (last - first), name))
+        decoder = Decoder(read_words(source, segments.count * (last - first), name), name)
         ids_ST = np.zeros((segments.count, last - first), np.int64)
         for step in range(first, last):
             rows = segments.rows(step)
@@ -80,13 +80,19 @@ class _EverySymbols:
             self._on_progress(self._done)
 
 
+def count_chunks(segments: Segments) -> int:
+    return -(-segments.steps // _steps_of_a_chunk(segments))
+
+
 def _chunks(segments: Segments) -> Iterator[tuple[int, int]]:
     """Yields the first step of every chunk, and the first one after it."""
-    if not segments.count:
-        return
-    size = _SYMBOLS_OF_A_CHUNK // segments.count
+    size = _steps_of_a_chunk(segments)
     for first in range(0, segments.steps, size):
         yield first, min(segments.steps, first + size)
+
+
+def _steps_of_a_chunk(segments: Segments) -> int:
+    return _SYMBOLS_OF_A_CHUNK // max(1, segments.count)
 
 
 def _read_steps(
