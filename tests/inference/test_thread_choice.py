@@ -38,6 +38,22 @@ def test_a_change_of_the_load_is_noticed() -> None:
     assert on_all < 0.05 * passes
 
 
+def test_a_slow_first_pass_is_noticed_soon() -> None:
+    """The first pass waits for threads to start and for new memory."""
+    choice = ThreadChoice()
+    choice.observe(choice.use_all_threads(SIZE), SIZE, 0.1)
+    assert not choice.use_all_threads(SIZE)
+    spent, passes, on_all = run_passes(choice, 1.0, one_thread=0.003, all_threads=0.002)
+    assert spent < 1.25 * passes * 0.002 and on_all > 0.6 * passes
+
+
+def test_a_clock_that_shows_no_time() -> None:
+    choice = ThreadChoice()
+    for _ in range(2):
+        choice.observe(choice.use_all_threads(SIZE), SIZE, 0.0)
+    assert not choice.is_trial_due(SIZE)
+
+
 def test_large_and_small_passes_are_measured_apart() -> None:
     choices = ThreadChoices()
     assert choices.for_size(1_000_000) is choices.for_size(3_000_000)

@@ -8,6 +8,7 @@ a hundred times as long as on one thread. The results are the same for any numbe
 import math
 
 _TRIAL_SHARE = 0.02  # of the time may be spent on trials of the slower choice
+_FIRST_TRIAL_SHARE = 0.25  # for the first trial: the first passes may be slow, as threads start and memory is new
 _SMOOTHING = 0.25  # the weight of a new measurement in the running mean
 _SMALL_PASS = 1 << 22  # multiplications; smaller passes share one measurement
 
@@ -18,6 +19,7 @@ class ThreadChoice:
     def __init__(self) -> None:
         self._seconds: dict[bool, float] = {}  # for each multiplication: running means
         self._since_trial = math.inf  # seconds in passes with the faster choice
+        self._trials = 0
 
     def use_all_threads(self, multiplications: int) -> bool:
         """The faster choice; in a trial the other one, so that a change of the machine's load is noticed."""
@@ -30,7 +32,8 @@ class ThreadChoice:
         if len(self._seconds) < 2:
             return True
         slower_seconds = self._seconds[not self._is_faster_on_all()] * multiplications
-        return self._since_trial * _TRIAL_SHARE >= slower_seconds
+        # Not >=: a clock that is too coarse may give 0 seconds.
+        return self._since_trial * (_TRIAL_SHARE if self._trials else _FIRST_TRIAL_SHARE) > slower_seconds
 
     def observe(self, all_threads: bool, multiplications: int, seconds: float) -> None:
         """seconds: the time of a pass with this choice."""
@@ -40,6 +43,7 @@ class ThreadChoice:
             mean = self._seconds[all_threads]
             self._seconds[all_threads] = mean + _SMOOTHING * (measured - mean)
         else:  # a trial; an old mean would hide a change
+            self._trials += len(self._seconds) == 2
             self._since_trial = 0.0
             self._seconds[all_threads] = measured
 

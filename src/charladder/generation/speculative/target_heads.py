@@ -18,7 +18,7 @@ from charladder.generation.speculative.drafter import Drafter, Drafts
 from charladder.generation.speculative.drafting_heads import ChainedHead
 from charladder.generation.speculative.no_drafter import no_drafts
 from charladder.inference.pack_weights import interleave_gate, pack_panels, scratch_size
-from charladder.inference.thread_choice import ThreadChoice
+from charladder.inference.thread_choice import ThreadChoices
 from charladder.kernels import native
 from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
@@ -96,7 +96,7 @@ class ChainedHeadDrafter(Drafter):
         self.alphabet, self.width = chain.embedding.weight.shape
         self.hidden = len(chain.gate.weight)
         self.work = np.empty(0, np.float32)
-        self.thread_choice = ThreadChoice()
+        self.thread_choices = ThreadChoices()
         self.packed = CDraftChain(
             self.width, self.hidden, self.alphabet, EPSILON, *(address(tensor) for tensor in self.tensors)
         )
@@ -124,7 +124,8 @@ class ChainedHeadDrafter(Drafter):
         q_MV, drafted = np.empty((M, V)), (ctypes.c_int64 * M)()
         # A small layer takes less time than starting a second thread.
         may_share, multiplications = self.width * self.hidden * N >= 1 << 17, self.width * self.hidden * M
-        all_threads = may_share and self.thread_choice.use_all_threads(multiplications)
+        thread_choice = self.thread_choices.for_size(multiplications)
+        all_threads = may_share and thread_choice.use_all_threads(multiplications)
         threads = torch.get_num_threads() if all_threads else 1
         work_size = N * (self.width + self.hidden + V) + threads * scratch_size(N, max(self.width, self.hidden))
         if len(self.work) < work_size:
@@ -138,7 +139,7 @@ class ChainedHeadDrafter(Drafter):
             ctypes.c_int(threads),
         )  # fmt: skip
         if may_share:
-            self.thread_choice.observe(all_threads, multiplications, time.perf_counter() - begin)
+            thread_choice.observe(all_threads, multiplications, time.perf_counter() - begin)
         if is_not_finite:
             raise NonFiniteLogits
         return list(drafted), q_MV
