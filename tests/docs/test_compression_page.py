@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from charladder.cli.main import main
+from charladder.compression import online
 from helpers import PROSE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
@@ -16,6 +18,7 @@ TINY = ["--layers", "2", "--width", "16", "--context", "16", "--batch", "2", "--
 def test_commands_and_program_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     pytest.importorskip("constriction")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(online, "_MODEL", replace(online._MODEL, layers=1, width=16, feed_forward=16, ngram_rows=64))
     Path("text.txt").write_text(PROSE * 10)
     Path("book.txt").write_text(PROSE)
     Path("notes.txt").write_text(PROSE[:40])
