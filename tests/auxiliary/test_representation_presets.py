@@ -242,7 +242,7 @@ FROZEN = aux.frozen(nn.Linear(8, 5))
 MISTAKES = {
     "exit that is a function": (
         lambda: aux.presets.self_distillation({"layers.0": aux.heads.linear(3)}),
-        "self_distillation: the exit of 'layers.0' is no module; give an nn.Module, which its terms share",
+        "self_distillation: exits is a dict of str: partial; it must be a mapping from strings to modules",
     ),
     "alpha above 1": (lambda: aux.presets.self_distillation({}, alpha=1.5), "has alpha 1.5; it must lie in [0, 1]"),
     "hint of an exit without features": (

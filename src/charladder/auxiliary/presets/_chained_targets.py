@@ -3,6 +3,7 @@
 Letters of shapes: B sequences, T positions, D features, V tokens of the vocabulary.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,10 +16,12 @@ from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import pick
 from charladder.auxiliary._term import MAIN, Term
 from charladder.auxiliary.heads import ChainedModule
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._upcoming_tokens import read_labels, shift, token_cross_entropy
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def chained_targets(
     tap: str,
     modules: Sequence[ChainedModule],
@@ -49,8 +52,9 @@ def chained_targets(
     are taken from the labels, and then no label may be -100 before the end of its sequence. Sequences that are shorter
     than T are padded on the right. fields: as in Term.
     The term has the parts target2, target3 and so on; the last k - 1 positions have no label for offset k.
-    Raises AuxiliaryError for no modules; and in a call, for labels that are -100 before others without `tokens`, and
-    for tokens below 0. Where values are not read, on accelerators and under torch.compile, the loss is NaN instead.
+    Raises AuxiliaryError for no modules, and for one that does not take a state and an embedded token; and in a call,
+    for labels that are -100 before others without `tokens`, and for tokens below 0. Where values are not read, on
+    accelerators and under torch.compile, the loss is NaN instead.
 
     >>> import torch
     >>> from charladder import auxiliary as aux
@@ -66,6 +70,8 @@ def chained_targets(
     """
     if not modules:
         raise AuxiliaryError("chained_targets has no modules; give one for each further token")
+    for module in modules:
+        _check_forward(module)
     offsets = range(2, len(modules) + 2)
     own: dict[str, Any] = {
         "parts": {_part(offset): 1.0 for offset in offsets},
@@ -99,6 +105,17 @@ class _ChainedLoss(nn.Module):
             total, count = token_cross_entropy(self.unembedding(state_BTD), shift(next_BT, offset - 1))
             losses[_part(offset)] = torch.where(unknown, torch.nan, total), count
         return losses
+
+
+def _check_forward(module: nn.Module) -> None:
+    """Raises AuxiliaryError for a module that does not take two arguments, by the signature of its forward."""
+    try:
+        inspect.signature(module.forward).bind(None, None)
+    except TypeError:
+        raise AuxiliaryError(
+            f"chained_targets has a module of type {type(module).__name__}, which does not take a state and an "
+            "embedded token; give aux.heads.ChainedModule"
+        ) from None
 
 
 def _part(offset: int) -> str:

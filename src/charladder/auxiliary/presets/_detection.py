@@ -19,6 +19,7 @@ from charladder.auxiliary._modules import match_modules
 from charladder.auxiliary._select import is_mapping, part_names
 from charladder.auxiliary._term import MAIN, Term
 from charladder.auxiliary._wrappers import unwrap
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.weights import Weight
 
 # match(logits, boxes, targets): for each image, the indices of queries, and those of the objects that they match.
@@ -26,6 +27,7 @@ Match = Callable[[Tensor, Tensor, Any], Sequence[tuple[Tensor, Tensor]]]
 PARTS = {"class": 1.0, "box": 5.0, "giou": 2.0}
 
 
+@checked
 def detr_term(match: Match, *, no_object: float = 0.1, queries: int | None = None, **fields: Any) -> Term:
     """The loss of one prediction of DETR, in three parts: class, 5 * box, and 2 * giou.
 
@@ -47,8 +49,17 @@ def detr_term(match: Match, *, no_object: float = 0.1, queries: int | None = Non
     return Term(loss, **(defaults | fields))
 
 
+@checked
 def detr_decoder(
-    model: nn.Module, layers: str, head: nn.Module, match: Match, *, weight: Weight = "detr", **fields: Any
+    model: nn.Module,
+    layers: str,
+    head: nn.Module,
+    match: Match,
+    *,
+    weight: Weight = "detr",
+    no_object: float = 0.1,
+    queries: int | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
     """`detr_term` at every layer of the decoder, with a matching for each and one shared head.
 
@@ -59,10 +70,10 @@ def detr_decoder(
     Found: with these losses, 8.2 AP more after the last layer than after the first (section 4.2 there).
     layers: the names of the decoder's layers, a pattern such as `decoder.layers.*`. head: turns what a layer returns
     (its first part) into a pair (logits, boxes); it may have modules of the model. weight: of the layers below the
-    last. fields: as in `detr_term`.
+    last. match, no_object, queries, fields: as in `detr_term`.
     Raises AuxiliaryError if no module matches.
     """
-    one = detr_term(match, head=head, **fields)
+    one = detr_term(match, no_object=no_object, queries=queries, head=head, **fields)
     *lower, last = match_modules(unwrap(model, [layers]), layers, "detr_decoder()")
     auxiliary = {
         f"layer{layer}": dataclasses.replace(one, tap=tap, weight=weight, layer=layer, layers=len(lower) + 1)

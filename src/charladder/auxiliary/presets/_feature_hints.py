@@ -8,10 +8,12 @@ from charladder.auxiliary import losses
 from charladder.auxiliary._target_sources import TargetSource
 from charladder.auxiliary._term import Term
 from charladder.auxiliary.heads import HeadFactory
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._early_end import until
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def feature_hint(
     tap: str,
     target: TargetSource,

@@ -14,11 +14,13 @@ from charladder.auxiliary._counts import IGNORE_INDEX
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import MAIN, Term
 from charladder.auxiliary.heads import HeadFactory
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._token_order import sum_of_window
 from charladder.auxiliary.presets._upcoming_tokens import shift, upcoming
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def future_bag(
     tap: str,
     head: nn.Module | HeadFactory | str,

@@ -8,10 +8,12 @@ from torch import nn
 
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import MAIN, Term
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._upcoming_tokens import token_cross_entropy, upcoming
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def independent_targets(
     tap: str,
     heads: Mapping[int, nn.Module],
@@ -53,6 +55,7 @@ def independent_targets(
     return _terms("independent_targets", tap, heads, unembedding, weight, labels, shifted, fields)
 
 
+@checked
 def leap_targets(
     tap: str,
     heads: Sequence[nn.Module],

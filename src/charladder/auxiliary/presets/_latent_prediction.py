@@ -14,10 +14,12 @@ from charladder.auxiliary._select import first_tensor, pick
 from charladder.auxiliary._target_sources import TargetSource
 from charladder.auxiliary._term import Term
 from charladder.auxiliary.heads import HeadFactory
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._early_end import until
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def latent_prediction(
     tap: str,
     target: TargetSource,
@@ -73,6 +75,11 @@ def latent_prediction(
     if ahead < 0:
         raise AuxiliaryError(f"latent_prediction has ahead={ahead}; it must be at least 0")
     if ahead:
+        if not isinstance(target, TargetSource):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AuxiliaryError(
+                f"latent_prediction has ahead={ahead} and a target of type {type(target).__name__}; give aux.frozen(), "
+                "aux.tapped() or aux.returned()"
+            )
         select = partial(_positions, slice(None, -ahead), select)
         target = dataclasses.replace(target, select=partial(_positions, slice(ahead, None), target.select))
     return Term(

@@ -7,9 +7,11 @@ from torch import nn
 
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import MAIN, Term
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def looped(
     loss: Callable[..., Any],
     tap: str,

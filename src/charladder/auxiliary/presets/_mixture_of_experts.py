@@ -16,8 +16,10 @@ from charladder.auxiliary import distributed
 from charladder.auxiliary._counts import is_readable
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import Term
+from charladder.auxiliary.presets._arguments import checked
 
 
+@checked
 def load_balance(top_k: int = 1, *, mask: Any = None, over_ranks: bool = False, **fields: Any) -> Term:
     """E * sum over experts e of f_e P_e, with weight 0.01: 1 * top_k if all experts get as many tokens.
 
@@ -43,6 +45,7 @@ def load_balance(top_k: int = 1, *, mask: Any = None, over_ranks: bool = False, 
     return _router_term(partial(_load_balance, top_k=top_k, over_ranks=over_ranks), mask, 0.01, fields)
 
 
+@checked
 def router_z(*, mask: Any = None, **fields: Any) -> Term:
     """The mean over tokens of (log sum over experts of exp(logit))², with weight 0.001.
 

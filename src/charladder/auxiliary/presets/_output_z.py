@@ -9,8 +9,10 @@ from torch import Tensor
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import first_tensor, is_mapping, part_names
 from charladder.auxiliary._term import Term
+from charladder.auxiliary.presets._arguments import checked
 
 
+@checked
 def z_loss(*, ignore_index: int = -100, **fields: Any) -> Term:
     """The mean of (log Z)² over the predictions that count, with weight 0.0001; Z is the sum of exp(logits).
 

@@ -7,10 +7,12 @@ from torch import nn
 from charladder.auxiliary import heads, losses
 from charladder.auxiliary._target_sources import TargetSource
 from charladder.auxiliary._term import Term
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._early_end import until
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def repa(
     tap: str,
     target: TargetSource,

@@ -10,10 +10,12 @@ from torch import Tensor
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import pick
 from charladder.auxiliary._term import MAIN, Term
+from charladder.auxiliary.presets._arguments import checked
 
 Factor = float | Sequence[float]
 
 
+@checked
 def nnunet(
     loss: Callable[..., Any], scales: int | Sequence[Factor], *, target: Any = None, **fields: Any
 ) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def nnunet(
     return deep_supervision(loss, scales, weights, target=target, **fields)
 
 
+@checked
 def monai(
     loss: Callable[..., Any],
     scales: int | Sequence[Factor],
@@ -55,12 +58,13 @@ def monai(
         "same": lambda place: 1.0,
         "two": lambda place: 1.0 if place == 0 else 0.5,
     }
-    if mode not in rules:
+    if mode not in tuple(rules):  # also a mode that has no hash
         raise AuxiliaryError(f"monai() has the mode {mode!r}; there are exp, same and two")
     weights = [rules[mode](place) for place in range(len(_factors(scales)))]
     return deep_supervision(loss, scales, weights, target=target, **fields)
 
 
+@checked
 def deep_supervision(
     loss: Callable[..., Any],
     scales: int | Sequence[Factor],
@@ -92,9 +96,10 @@ def deep_supervision(
 
 
 def _factors(scales: int | Sequence[Factor]) -> list[Factor]:
-    if isinstance(scales, int):
-        return [2.0**-place for place in range(scales)]
-    return list(scales)
+    factors: list[Factor] = [2.0**-place for place in range(scales)] if isinstance(scales, int) else list(scales)
+    if not factors:
+        raise AuxiliaryError(f"there are no scales, because scales is {scales}; give at least one")
+    return factors
 
 
 def _resized_target(name: str, selector: Any, factor: Factor, targets: Any) -> Tensor:

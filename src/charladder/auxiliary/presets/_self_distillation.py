@@ -12,9 +12,11 @@ from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._select import is_tuple_or_list
 from charladder.auxiliary._target_sources import TargetSource, returned
 from charladder.auxiliary._term import MAIN, Term
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._early_end import until
 
 
+@checked
 def self_distillation(
     exits: Mapping[str, nn.Module],
     *,
@@ -60,11 +62,6 @@ def self_distillation(
     """
     if not 0 <= alpha <= 1:
         raise AuxiliaryError(f"self_distillation has alpha {alpha}; it must lie in [0, 1]")
-    no_module = next((tap for tap, exit_head in exits.items() if not isinstance(exit_head, nn.Module)), None)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if no_module is not None:
-        raise AuxiliaryError(
-            f"self_distillation: the exit of {no_module!r} is no module; give an nn.Module, which its terms share"
-        )
     soft = partial(_soft_kl, temperature)
     terms: dict[str, Term] = {}
     for tap, head in exits.items():

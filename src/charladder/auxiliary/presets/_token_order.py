@@ -13,10 +13,12 @@ from charladder.auxiliary._counts import IGNORE_INDEX
 from charladder.auxiliary._errors import AuxiliaryError
 from charladder.auxiliary._term import MAIN, Term
 from charladder.auxiliary.heads import HeadFactory
+from charladder.auxiliary.presets._arguments import checked
 from charladder.auxiliary.presets._upcoming_tokens import shift, upcoming
 from charladder.auxiliary.weights import Weight
 
 
+@checked
 def token_order(
     tap: str,
     head: nn.Module | HeadFactory | str,
