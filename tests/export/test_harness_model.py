@@ -155,5 +155,13 @@ def test_letters_outside_the_alphabet_and_wrong_arguments(make_run, run):
     ):
         with pytest.raises(UserError, match="the context has half a surrogate pair at position 0"):
             call()
-    with pytest.raises(UserError, match="the argument num_beams of generation is not known"):
-        model.generate_until([("a", {"num_beams": 2})])
+    for arguments, sentence in [
+        ({"num_beams": 2}, "the argument num_beams of generation is not known"),
+        ({"max_new_tokens": "many"}, "max_new_tokens is 'many'; it must be a number"),
+        ({"temperature": []}, "temperature is .*; it must be a number"),
+        ({"until": 5}, "until is 5; it must be a string or a list of strings"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            model.generate_until([("a", arguments)])
+    nothing = dict.fromkeys(("until", "temperature", "max_gen_toks", "seed", "top_p", "do_sample"))
+    assert model.generate_until([("a", nothing)]) == model.generate_until([("a", {})])

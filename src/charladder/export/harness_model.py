@@ -5,7 +5,7 @@ This module does not need a harness. Log-likelihoods are in nats.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ DEFAULT_LENGTH = 256  # characters of a text whose arguments do not limit it, as
 _LENGTH_NAMES = "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"
 _SAMPLING_NAMES = "temperature", "top_k", "top_p", "min_p"
 _ARGUMENTS = {"until", "do_sample", "seed", *_LENGTH_NAMES, *_SAMPLING_NAMES}
+Number = TypeVar("Number", int, float)
 _Text = tuple[list[int], int]  # its ids, and the position of the first that is scored
 
 
@@ -92,6 +93,7 @@ class HarnessModel:
         """
         texts, groups = [""] * len(requests), {}
         for number, (context, arguments) in enumerate(requests):
+            arguments = {name: value for name, value in arguments.items() if value is not None}
             sampling = _parse_sampling(arguments)
             groups.setdefault(sampling, []).append((number, self._make_prompt(context, arguments)))
         for sampling, group in groups.items():
@@ -107,12 +109,15 @@ class HarnessModel:
         return texts
 
     def _make_prompt(self, context: str, arguments: Mapping[str, Any]) -> Prompt:
-        length = next((int(arguments[name]) for name in _LENGTH_NAMES if name in arguments), DEFAULT_LENGTH)
+        length_name = next((name for name in _LENGTH_NAMES if name in arguments), "max_gen_toks")
+        length = _number(arguments, length_name, DEFAULT_LENGTH)
         until = arguments.get("until") or ()
+        if not isinstance(until, str | list | tuple):
+            raise UserError(field="until", value=until, rule="it must be a string or a list of strings")
         letters = set(self.alphabet.letters)
         # An empty stop string ends nothing, and one with a letter outside the alphabet cannot occur.
         stops = [s for s in ((until,) if isinstance(until, str) else until) if s and (not letters or set(s) <= letters)]
-        data, seed = _to_bytes(context, "the context"), int(arguments.get("seed", 0))
+        data, seed = _to_bytes(context, "the context"), _number(arguments, "seed", 0)
         return Prompt(data, length, seed, tuple(_to_bytes(stop, "a stop string") for stop in stops), "the context")
 
     def _cut_context(self, before: list[int], continuation: list[int]) -> _Text:
@@ -167,10 +172,18 @@ def _parse_sampling(arguments: Mapping[str, Any]) -> SamplingParams:
         raise UserError(
             f"the argument {unknown[0]} of generation is not known; known are {', '.join(sorted(_ARGUMENTS))}"
         )
-    temperature = float(arguments.get("temperature", 1.0 if arguments.get("do_sample") else 0.0))
+    temperature = _number(arguments, "temperature", 1.0 if arguments.get("do_sample") else 0.0)
     if temperature == 0 or arguments.get("do_sample") is False:
         return SamplingParams(temperature=0)
     return SamplingParams(
-        temperature, int(arguments.get("top_k", 0)), float(arguments.get("top_p", 1.0)),
-        float(arguments.get("min_p", 0.0)),
-    )  # fmt: skip
+        temperature, _number(arguments, "top_k", 0), _number(arguments, "top_p", 1.0), _number(arguments, "min_p", 0.0)
+    )
+
+
+def _number(arguments: Mapping[str, Any], name: str, default: Number) -> Number:
+    """The argument as a number of the type of its default. Raises UserError if it is none."""
+    value = arguments.get(name, default)
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(field=name, value=value, rule="it must be a number") from None
