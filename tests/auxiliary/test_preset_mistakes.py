@@ -6,14 +6,31 @@ import torch.nn.functional as F
 from torch import nn
 
 from auxiliary.one_sentence import assert_one_sentence
+from auxiliary.small_objective import HEAD, run
 from charladder import auxiliary as aux
 from charladder.auxiliary import presets
 
-HEAD, EMBEDDING = nn.Linear(8, 3), nn.Embedding(3, 8)
+EMBEDDING = nn.Embedding(3, 8)
 CHAINED = aux.heads.ChainedModule(8, nn.Linear(8, 8))
 TARGET = aux.tapped("0")
 OTHER_FUNCTIONS = {"generalized_iou", "resize_labels"}  # of tensors
 MISTAKES = {
+    "a head for the next token": (
+        lambda: presets.independent_targets("0", {1: nn.Linear(8, 3)}),
+        "independent_targets has heads for the offsets [1]; give at least one, for offsets from 2 on",
+    ),
+    "a chain without modules": (
+        lambda: presets.chained_targets("0", [], nn.Embedding(3, 8), HEAD),
+        "chained_targets has no modules; give one for each further token",
+    ),
+    "labels that are not tokens": (
+        lambda: run(a=presets.token_order("layers.0", HEAD, window=2)),
+        "token_order needs labels of shape (batch, positions), whole numbers with -100",
+    ),
+    "labels of the z-loss in another shape": (
+        lambda: run(a=presets.z_loss(target=lambda t: t[:, None])),
+        "z_loss reads logits of shape (6, 3) and labels of shape (6, 1)",
+    ),
     "no scales": (lambda: presets.nnunet(F.cross_entropy, 0), "there are no scales, because scales is 0; give at"),
     "scales of a number": (
         lambda: presets.nnunet(F.cross_entropy, 0.5),
