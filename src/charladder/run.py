@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from charladder.model import Transformer
 from charladder.objective import LanguageModelObjective
 from charladder.recipe import Recipe, fields_from_tables, resolve
 from charladder.run_config import verify_identity
+from charladder.shell_words import quote_path
 from charladder.text import (
     Alphabet,
     Corpus,
@@ -82,7 +82,7 @@ class Run:
     @property
     def command_arguments(self) -> str:
         """This run and these weights as the arguments of a command."""
-        return shlex.quote(str(self.path)) + (" --weights best" if self.weights == "best" else "")
+        return quote_path(self.path) + (" --weights best" if self.weights == "best" else "")
 
     @property
     def best_step(self) -> int | None:
@@ -106,7 +106,7 @@ class Run:
         ):
             raise UserError(
                 f"{self.heads_path} is of another step than {self.network_path}, because the run was interrupted "
-                f"between them; continue with charladder train --resume {shlex.quote(str(self.path))}, or use its last "
+                f"between them; continue with charladder train --resume {quote_path(self.path)}, or use its last "
                 "weights",
                 field="weights",
             )
@@ -216,8 +216,8 @@ def _no_run(path: Path) -> UserError:
     runs = {run.name: run for folder in (Path("runs"), path.parent) for run in _runs_in(folder)}
     nearest = closest_name(path.name, runs)
     if nearest is not None:
-        return UserError(f"there is no run directory {path}; did you mean {shlex.quote(str(runs[nearest]))}?")
-    return UserError(f"there is no run directory {path}; `charladder train --run {shlex.quote(str(path))}` creates one")
+        return UserError(f"there is no run directory {path}; did you mean {quote_path(runs[nearest])}?")
+    return UserError(f"there is no run directory {path}; `charladder train --run {quote_path(path)}` creates one")
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -250,7 +250,7 @@ def open_data(run: Run, report: ProgressCallback = no_progress, data: Sequence[s
     if not run.has_text:
         raise UserError(
             f"{run.path} has no text, because its network was imported; `charladder evaluate` takes another text as "
-            f"DATA, and `charladder train DATA --from {shlex.quote(str(run.path))}` starts a run that has one"
+            f"DATA, and `charladder train DATA --from {quote_path(run.path)}` starts a run that has one"
         )
     if data:
         corpus = open_corpus(data, run.alphabet, text.encoding, text.unknown, report)

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from charladder.errors import UserError
 from charladder.recipe import Recipe, recipe_tables
 from charladder.run import Run, check_path_encoding
 from charladder.run_config import config_tables
+from charladder.shell_words import quote_path
 from charladder.text import Corpus
 from charladder.training import distributed
 from charladder.training.identity import new_identity
@@ -133,7 +133,7 @@ def _create_directory(run: Run, data: dict[str, Any], write_weights: Callable[[P
 
 
 def run_exists_error(path: Path) -> RunExists:
-    name = shlex.quote(str(path))
+    name = quote_path(path)
     return RunExists(
         f"{path} exists and a run is never overwritten; "
         f"choose another path, or resume it: charladder train --resume {name}"

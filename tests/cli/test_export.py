@@ -1,6 +1,7 @@
 """`charladder export`: names, what it prints, and refusals."""
 
 import json
+import shlex
 
 import pytest
 from safetensors.torch import load_file
@@ -49,3 +50,24 @@ def test_gguf_is_written_beside_the_run(run, capsys):
     assert capsys.readouterr().out == "next: llama-server --model run.gguf\n"
     assert (run.parent / "run.gguf").read_bytes()[:4] == b"GGUF"
     assert not list(run.parent.glob(".*.part"))
+
+
+def test_the_printed_commands_work_as_they_are(run, capsys):
+    for name in ("a b'c", "-dash"):
+        assert main(["export", "run", "--to", "hf", "--", name]) == 0
+        line = capsys.readouterr().out.splitlines()[-1].removeprefix("next: charladder ")
+        assert main([*shlex.split(line, comments=True), "--run", f"from {name}"]) == 0
+        line = capsys.readouterr().out.splitlines()[-1].removeprefix("next: charladder ")
+        assert main([*shlex.split(line), "--draft", "none"]) == 0
+        capsys.readouterr()
+
+
+def test_a_run_whose_name_is_not_utf8(run, monkeypatch):
+    """The name is in the card and in the GGUF file, which hold UTF-8 alone."""
+    renamed = run.with_name("run\udcff")
+    run.rename(renamed)
+    monkeypatch.chdir(renamed)
+    assert main(["export", ".", "../hf", "--to", "hf"]) == 0
+    assert "# run\N{REPLACEMENT CHARACTER}\n" in (renamed.parent / "hf/README.md").read_text()
+    pytest.importorskip("gguf")
+    assert main(["export", ".", "../run.gguf", "--to", "gguf"]) == 0

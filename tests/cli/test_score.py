@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,43 @@ def test_several_files_and_letters(capsys):
     rows = score(capsys, "lettered", "log", "text")
     assert {row["file"] for row in rows} == {"log", "text"} and len(rows) == 43 + 300
     assert rows[0]["text"] == "request  took  ms" and rows[0]["end_bits"] is None  # text8 has neither digits nor ends
+
+
+def test_a_file_given_twice_has_two_rows(capsys):
+    once, *twice = score(capsys, "run", "log", "--by", "file") + score(capsys, "run", "log", "log", "--by", "file")
+    assert twice == [once, once]
+    Path("rows.jsonl").write_text('{"t": "one"}\n')
+    once, *twice = score(capsys, "run", "rows.jsonl", "--field", "t", "--by", "file") + score(
+        capsys, "run", "rows.jsonl", "rows.jsonl", "--field", "t", "--by", "file"
+    )
+    Path("rows.jsonl").unlink()
+    assert twice == [once, once]
+
+
+def test_the_table_names_the_file_and_shows_long_words_whole(capsys):
+    Path("hash").write_text("0123456789abcdef" * 8 + "\n")
+    Path("plain").write_text("request 12 took 31 ms\n")
+    assert main(["score", "run", "hash", "plain", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "hash:1" in shown and "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert shown.count("f") >= 8
+
+
+def test_names_of_all_kinds(capsys):
+    pytest.importorskip("pyarrow")
+    for number, name in enumerate(("-dash", "{x}", "a b'c", "not\udcffutf8")):
+        Path(name).write_text("request 1\n")
+        assert main(["score", "run", "--output", f"names{number}.parquet", "--", name]) == 0
+        line = capsys.readouterr().err.splitlines()[-1].removeprefix("the most surprising lines: charladder ")
+        assert main(shlex.split(line)) == 0
+        (row,) = score(capsys, "run", "--", name)
+        assert row["file"].encode() == name.replace("\udcff", "\N{REPLACEMENT CHARACTER}").encode()
+
+
+def test_output_to_a_link_to_nothing(capsys):
+    Path("link.jsonl").symlink_to("nowhere")
+    assert main(["score", "run", "log", "--output", "link.jsonl"]) == 2
+    assert "link.jsonl exists and is not overwritten" in capsys.readouterr().err and Path("link.jsonl").is_symlink()
 
 
 def test_output_to_files(capsys):

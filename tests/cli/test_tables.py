@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from charladder.cli.main import main
+from charladder.cli.progress import percentage_bar
 from charladder.cli.study_progress import StudyProgress
 from charladder.cli.tables import AdaptiveTable, join_wrapped
 from charladder.cli.training_progress import TrainingProgress
@@ -135,3 +136,11 @@ def test_tables_of_evaluate(capsys, monkeypatch, tmp_path):
         printed_numbers = {number.rstrip(",") for number in find_numbers(out.splitlines())}
         assert {f"{bits:.4f}" for bits in exact} | {f"{bits:.1f}" for bits in copying} <= printed_numbers
         assert "…" not in out and all(len(line) <= int(width) for line in out.splitlines())
+
+
+def test_names_in_a_progress_bar_are_neither_markup_nor_format():
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    with percentage_bar(console, "scoring {x} [/b] [bold]\x1b[2J", 1.0) as update:
+        update(0.5, "3 bits")
+    assert isinstance(console.file, io.StringIO)
+    assert "scoring {x} [/b] [bold]\\x1b[2J" in console.file.getvalue()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 import torch
@@ -136,3 +137,58 @@ def test_other_folders_are_refused(tmp_path):
     weights.unlink()
     (folder / "model.safetensors.index.json").write_text("{}")
     refused("has its weights in several files")
+
+
+def test_hostile_folders_are_refused(tmp_path):
+    def refused(folder, message: str) -> None:
+        with pytest.raises(UserError, match=message) as error:
+            import_hugging_face(folder, tmp_path / "run")
+        assert len(str(error.value)) < 600 and not (tmp_path / "run").exists()
+
+    folder = write(tmp_path / "hf", varied_network())
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    good = config.read_bytes()
+    for changes, message in (
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta = 1000.*; it must be above 1 and below"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta = nan; it must be above 1"),
+        ({"hidden_size": 10**4000}, "it must be a whole number below"),
+        ({"hidden_act": "x" * 10**6}, "hidden_act = 'xxx"),
+        ({"num_hidden_layers": 4096}, "has 25 tensors, and config.json describes 4096 layers"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types other than full_attention"),
+    ):
+        edit(config, **changes)
+        refused(folder, message)
+        config.write_bytes(good)
+    edit(config, layer_types=["full_attention"] * 2)
+    import_hugging_face(folder, tmp_path / "fine")
+    weights.unlink()
+    os.mkfifo(weights)
+    refused(folder, "model.safetensors is not a regular file")
+
+
+@pytest.mark.parametrize("letters", ["", "abc"])
+def test_tokenizers_that_would_change_the_text_are_refused(tmp_path, letters):
+    """Only one token for each symbol, and decoding that reverses it, is what an alphabet does."""
+    unknown = "drop" if letters else "error"
+    folder = write(tmp_path / "hf", varied_network(len(letters) or 256), letters, unknown)
+    path = folder / "tokenizer.json"
+    good = json.loads(path.read_text())
+    template = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+    for changes in (
+        {"model": {**good["model"], "vocab": {}}, "pre_tokenizer": None},
+        {"model": {**good["model"], "unk_token": "a"}},
+        {"model": {**good["model"], "unk_token": "\N{REPLACEMENT CHARACTER}"}},
+        {"model": {**good["model"], "type": "WordLevel"}},
+        {"model": {**good["model"], "end_of_word_suffix": "</w>"}},
+        {"model": {**good["model"], "byte_fallback": True}},
+        {"post_processor": {**template, "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}},
+        {"decoder": {"type": "Strip", "content": " ", "start": 1, "stop": 0}},
+        {"decoder": None},
+    ):
+        if not letters and "\N{REPLACEMENT CHARACTER}" in str(changes):
+            continue  # bytes have no unknown symbols
+        path.write_text(json.dumps({**good, **changes}))
+        with pytest.raises(UserError, match="is not a tokenizer with one token for each byte or letter"):
+            import_hugging_face(folder, tmp_path / "run")
+    path.write_text(json.dumps({**good, "post_processor": template}))  # as transformers saves it
+    assert import_hugging_face(folder, tmp_path / "run").recipe.text.unknown == unknown

@@ -1,6 +1,5 @@
 """`charladder compress`: a smaller file, by arithmetic coding with a network."""
 
-import shlex
 import sys
 
 from charladder.cli.compression import coding_bar, find_run, format_speed
@@ -9,6 +8,7 @@ from charladder.cli.signals import interrupt_on_signal
 from charladder.compression import compress_file, network_codec, online_codec
 from charladder.errors import UserError
 from charladder.run import open_run
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 
 SUFFIX = ".clz"
@@ -62,6 +62,6 @@ def main(argv: list[str]) -> int:
     else:
         print(f"{output}: {result.compressed_bytes:,} of {result.bytes:,} bytes, {bits:.4f} bits per character")
     print(format_speed(result), file=sys.stderr)
-    words = [*([] if run_path is None else [str(run_path)]), str(output), str(output) + ".original"]
-    print(f"get it back: charladder decompress {shlex.join(words)}", file=sys.stderr)
+    words = [*([] if run_path is None else [run_path]), output, f"{output}.original"]
+    print(f"get it back: charladder decompress {' '.join(map(quote_path, words))}", file=sys.stderr)
     return 0

@@ -1,7 +1,6 @@
 """`charladder export`: the network of a run for other programs."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from charladder.cli.options import Parser, add_json_option, add_weights_option
 from charladder.errors import UserError
 from charladder.export import PRECISIONS, export_gguf, export_hugging_face
 from charladder.run import Run, open_run
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 
 
@@ -59,9 +59,9 @@ def main(argv: list[str]) -> int:
     print(f"{path}: {parameters:,} parameters in {options.precision}, {size:,} bytes", file=sys.stderr)
     if options.to == "hf":
         print(f"{path / 'README.md'} has an example in Python, and a licence to fill in")
-        print(f"next: charladder import {shlex.quote(str(path))}  # a run again, also after training elsewhere")
+        print(f"next: charladder import {quote_path(path)}  # a run again, also after training elsewhere")
     else:
-        print(f"next: llama-server --model {shlex.quote(str(path))}")
+        print(f"next: llama-server --model {quote_path(path)}")
     return 0
 
 

@@ -1,11 +1,11 @@
 """`charladder import`: a run from a folder of transformers."""
 
-import shlex
 from pathlib import Path
 
 from charladder.cli.options import Parser, add_json_option
 from charladder.errors import UserError
 from charladder.export import import_hugging_face
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 
 
@@ -38,5 +38,5 @@ def main(argv: list[str]) -> int:
         print(dumps(facts))
         return 0
     print(f"{run.path}: {model.layers} layers of {model.width}, context {model.context}, {alphabet.size} symbols")
-    print(f"next: charladder generate {shlex.quote(str(run.path))} --length 400")
+    print(f"next: charladder generate {quote_path(run.path)} --length 400")
     return 0

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from charladder.run import Run, split_corpus
+from charladder.shell_words import quote_path
 from charladder.text import Corpus
 
 _MAX_SEARCHED_CHARACTERS = 4096
@@ -19,12 +20,12 @@ def commands_after_training(run: Run, corpus: Corpus, budget: str, encoding: str
     return [
         f"charladder generate {run.command_arguments}{f' {_prompt_option(prompt)}' if prompt else ''} --length 400",
         *([f"charladder evaluate {run.command_arguments} --split {held_out}"] if held_out else []),
-        f"charladder train --resume {shlex.quote(str(run.path))} --extend {budget}",
+        f"charladder train --resume {quote_path(run.path)} --extend {budget}",
     ]
 
 
 def command_after_refit(path: Path) -> str:
-    return f"charladder generate {shlex.quote(str(path))} --draft targets"
+    return f"charladder generate {quote_path(path)} --draft targets"
 
 
 def _prompt_option(prompt: str) -> str:

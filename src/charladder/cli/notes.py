@@ -2,11 +2,13 @@
 
 import sys
 
+from charladder.cli.terminal import escape_unprintable
 from charladder.text import Corpus
 
 
 def print_note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr)
+    """Prints one line on standard error. Names in it may come from an archive, so control characters are escaped."""
+    print(f"note: {escape_unprintable(sentence)}", file=sys.stderr)
 
 
 def print_text_notes(corpus: Corpus) -> None:

@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from charladder.cli.terminal import Terminal
+from charladder.cli.terminal import Terminal, escape_unprintable
 from charladder.text import ProgressCallback
 
 _PLAIN_LINE_SECONDS = 10.0
@@ -74,14 +74,14 @@ def format_time_left(seconds: float) -> str:
 def reading_progress() -> Iterator[ProgressCallback]:
     """A Report of bytes read: a bar on a terminal, a plain line every ten seconds elsewhere."""
     console, timer = Terminal(stderr=True), PlainLineTimer()
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    columns = _description(), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with _transient_progress(console, *columns) as bar:
         tasks = {}
 
         def report(what: str, done: int, total: int | None) -> None:
             if console.is_terminal:
                 if what not in tasks:
-                    tasks[what] = bar.add_task(what, total=total)
+                    tasks[what] = bar.add_task(escape_unprintable(what), total=total)
                 bar.update(tasks[what], completed=done, total=total)
             elif timer.is_due():
                 print(f"{what}: {done:,}{f' of {total:,}' if total else ''} bytes", file=sys.stderr, flush=True)
@@ -92,9 +92,9 @@ def reading_progress() -> Iterator[ProgressCallback]:
 @contextmanager
 def percentage_bar(console: Console, label: str, total: float) -> Iterator[Callable[[float, str], None]]:
     """A bar on a terminal; yields the function that takes what is done, of `total`, and a status shown behind it."""
-    columns = TextColumn(label), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[status]}")
+    columns = _description(), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[status]}")
     with _transient_progress(console, *columns) as bar:
-        task = bar.add_task("", total=total, status="")
+        task = bar.add_task(escape_unprintable(label), total=total, status="")
         yield lambda done, status: bar.update(task, completed=done, status=status)
 
 
@@ -107,6 +107,12 @@ def scoring_bar(console: Console, label: str, total: int) -> Iterator[Callable[[
             update(characters, "" if bits is None else f"{bits / characters:.3f} bits/char")
 
         yield report
+
+
+def _description() -> TextColumn:
+    """The column of a task's description, which may have the name of a file: brackets in it are no markup of rich, and
+    braces no format."""
+    return TextColumn("{task.description}", markup=False)
 
 
 def _transient_progress(console: Console, *columns: ProgressColumn) -> Progress:

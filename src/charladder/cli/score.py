@@ -20,6 +20,7 @@ from charladder.evaluation.sliding_window import check_stride
 from charladder.generation.empty_prompt import ids_before_empty_prompt
 from charladder.run import Run, open_run
 from charladder.scoring import LineScorer, RowMaker, read_blocks, score_files
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 from charladder.text import UNKNOWN_POLICIES, find_text_sources, open_corpus
 from charladder.text.file_reader import source_size
@@ -188,7 +189,7 @@ def _print_results(job: _Scoring, output: RowOutput) -> None:
         settings = {"by": options.by, "context": job.context, "stride": job.stride, "weights": job.run.weights}
         print(dumps(totals | settings | ({} if output.top is None else {"top": rows})))
     elif output.top is not None:
-        print_top(Terminal(), rows, several_files=len({row["file"] for row in rows}) > 1)
+        print_top(Terminal(), rows, several_files=len(output.files) > 1)
     lines = [
         f"{totals['lines']:,} lines, {totals['characters']:,} characters, {totals['bits_per_character']:.4f} bits per "
         f"character, in {totals['seconds']:.1f} s ({totals['characters_per_second']:,.0f} characters/s)"
@@ -196,7 +197,8 @@ def _print_results(job: _Scoring, output: RowOutput) -> None:
     if options.output:
         lines.append(f"all rows: {options.output}")
     if output.top is None and options.by == "line" and STDIN not in job.files:
-        words = [*job.files, *(["--field", options.field] if options.field else []), "--top", "20"]
-        lines.append(f"the most surprising lines: charladder score {job.run.command_arguments} {shlex.join(words)}")
+        field = f" {shlex.quote(f'--field={options.field}')}" if options.field else ""
+        words = " ".join(map(quote_path, job.files))
+        lines.append(f"the most surprising lines: charladder score {job.run.command_arguments} {words}{field} --top 20")
     for line in lines:
         print(line, file=sys.stderr)

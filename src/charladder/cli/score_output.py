@@ -49,11 +49,13 @@ class RowOutput:
         self.maker, self.write, self.top = maker, write, top
         self.stdout = sys.stdout  # rich replaces sys.stdout while it shows a progress bar on standard error
         self.lines, self.characters, self.bits = 0, 0, 0.0
+        self.files: set[str] = set()
         self.began = time.perf_counter()
 
     def consume(self, lines: Sequence[ScoredLine]) -> None:
         for line in lines:
             self.lines += 1
+            self.files.add(line.file)
             self.characters += len(line.ids_M)
             self.bits += float(line.bits_M.sum())
         self._write_rows(self.maker.rows(lines))

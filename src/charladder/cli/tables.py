@@ -55,8 +55,11 @@ class AdaptiveTable:
     def _table(self, headings: list[str]) -> Table:
         table = Table(box=None, padding=(0, _GAP_COLUMNS, 0, 0), pad_edge=False, header_style="dim")
         for column, (name, heading) in enumerate(zip(self.names, headings, strict=True)):
-            left = column == 0 or name in self.wrapped
-            table.add_column(Text(heading), justify="left" if left else "right", no_wrap=name not in self.wrapped)
+            is_wrapped = name in self.wrapped
+            table.add_column(
+                Text(heading), justify="left" if column == 0 or is_wrapped else "right", no_wrap=not is_wrapped,
+                overflow="fold" if is_wrapped else "ellipsis",  # words longer than a line are not cut off
+            )  # fmt: skip
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 
 from charladder.run import Run
+from charladder.shell_words import quote_path
 from charladder.tracking import FINISH_SECONDS, TrackerProcess, check_tracker
 from charladder.training.distributed import is_rank_zero, on_rank_zero
 
@@ -76,7 +77,7 @@ class RunTracking:
             self._print(f"tracked by {self.tracker}: {self._place}")
         if failure is None:
             return []
-        command = f"charladder train --resume {shlex.quote(str(self.run.path))}{self.resume_option}"
+        command = f"charladder train --resume {quote_path(self.run.path)}{self.resume_option}"
         sentence = (
             f"{self.tracker} stopped: {failure.rstrip('.')}; training is not affected, metrics.jsonl has every value, "
             f"tracking.log what {self.tracker} printed, and {command} sends the rest"

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import shlex
 import time
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from charladder.errors import UserError, is_out_of_memory
 from charladder.evaluation import Score, evaluate
 from charladder.objective.cross_entropy_kernels import describe_operations
 from charladder.run import Run, file_ends, run_lock, split_corpus
+from charladder.shell_words import quote_path
 from charladder.text import Corpus, is_truncated
 from charladder.training import CheckpointSaved, Trainer, TrainingDiverged, train
 from charladder.training.checkpoint import list_checkpoints
@@ -103,7 +103,7 @@ def _train_and_summarize(
     except OSError as error:
         raise UserError(
             f"{run.path} cannot be written: {error.strerror or error}; {_describe_last_checkpoint(run)}; when it "
-            f"can be, continue with charladder train --resume {shlex.quote(str(run.path))}"
+            f"can be, continue with charladder train --resume {quote_path(run.path)}"
         ) from None
     except UserError:
         if is_truncated(corpus.ids_N):
@@ -120,8 +120,7 @@ def _train_and_summarize(
         barrier()
         raise _truncated_text_error(run)
     console.print(
-        f"stopped and saved; continue with: charladder train --resume {shlex.quote(str(run.path))}"
-        f"{tracking.resume_option}",
+        f"stopped and saved; continue with: charladder train --resume {quote_path(run.path)}{tracking.resume_option}",
         soft_wrap=True,
         markup=False,
         highlight=False,
@@ -134,9 +133,7 @@ def _train_and_summarize(
 def _truncated_text_error(run: Run) -> UserError:
     """The error of a run whose text in the cache was truncated."""
     checkpoints = list_checkpoints(run.path / "checkpoints")
-    advice = (
-        f"continue with charladder train --resume {shlex.quote(str(run.path))}" if checkpoints else "start a new run"
-    )
+    advice = f"continue with charladder train --resume {quote_path(run.path)}" if checkpoints else "start a new run"
     return UserError(
         f"the text in the cache was truncated by another program; {_describe_last_checkpoint(run)}; {advice}, and the "
         "text is converted again"

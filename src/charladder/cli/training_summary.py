@@ -1,6 +1,5 @@
 """The end of `charladder train`: the final score, the plot, and the summary."""
 
-import shlex
 import time
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from charladder.cli.tracking import RunTracking
 from charladder.cli.training_notes import closing_notes, read_best_weights
 from charladder.cli.training_outcome import TrainingOutcome
 from charladder.run import Run
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 from charladder.text import Corpus
 from charladder.training import Trainer
@@ -43,7 +43,7 @@ def summarize(
     tracking: RunTracking,
 ) -> int:
     """Scores the run, draws its curves and prints the next commands; returns the exit code."""
-    counters, name = trainer.counters, shlex.quote(str(run.path))
+    counters, name = trainer.counters, quote_path(run.path)
     began = time.perf_counter()
     validated = outcome.last_validation
     try:

@@ -1,5 +1,6 @@
 """A table that is written to JSON lines or parquet, and appears when it is complete."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def write_table(path: Path, columns: Mapping[str, str], field: str) -> Iterator[
     """
     if path.suffix not in (".jsonl", ".parquet"):
         raise UserError(field=field, value=path, rule="it must end in .jsonl or .parquet")
-    if path.exists():
+    if os.path.lexists(path):  # a link to nothing too
         raise UserError(f"{path} exists and is not overwritten", field=field, rule="choose another name")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for {path.name}", field=field, rule="make it first")

@@ -10,6 +10,7 @@ from charladder.export.hugging_face import exists_error, write_hugging_face
 from charladder.export.layout import Precision, check_layout
 from charladder.export.model_card import model_card
 from charladder.run import Run
+from charladder.shell_words import name_as_text
 
 
 def export_hugging_face(run: Run, path: Path, precision: Precision = "float32", heads: bool = False) -> int:
@@ -42,7 +43,9 @@ def export_gguf(run: Run, path: Path, precision: Precision = "float32") -> int:
     tensors = run.load_network().state_dict()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(path, run.recipe.model, tensors, run.alphabet, precision, run.path.resolve().name)
+        write_gguf(path, run.recipe.model, tensors, run.alphabet, precision, name_as_text(run.path.resolve().name))
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+        # numpy's error of a full disk has no number, and says how many bytes were written.
+        reason = error.strerror or f"the disk is full ({error})"
+        raise UserError(f"{path} cannot be written: {reason}") from None
     return sum(tensor.numel() for tensor in tensors.values())

@@ -1,6 +1,7 @@
 """Import: a folder of transformers that holds a byte-level Qwen3, as `export` writes it, becomes a run directory."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from charladder.errors import UserError
 from charladder.export.layout import QWEN3, rename
 from charladder.export.tokenizer import parse_tokenizer
-from charladder.input_files import read_bytes
+from charladder.input_files import open_regular, read_bytes
 from charladder.model import ModelConfig, Transformer
 from charladder.model.norm import EPSILON
 from charladder.recipe import Recipe, load_recipe_fields, resolve
@@ -27,6 +28,8 @@ _SIZES = {
     "feed_forward": "intermediate_size", "context": "max_position_embeddings",
 }  # fmt: skip
 _FLOATS = "F32", "BF16", "F16"
+_MAX_NUMBER = 1 << 31  # above every size and base in use
+_MAX_SHOWN = 60  # characters of a value in a message
 
 
 def import_hugging_face(folder: Path, path: Path | None = None) -> Run:
@@ -77,11 +80,14 @@ def _load_network(path: Path, settings: ModelConfig, alphabet: Alphabet) -> dict
             f"{path.parent} has its weights in several files; save them in one (save_pretrained with max_shard_size)"
         )
     try:
-        path.open("rb").close()  # because safe_open reports a missing permission as a missing file
+        # safe_open reports a missing permission as a missing file, and waits at a pipe.
+        open_regular(path, sys.maxsize).close()
         with safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             found = {name: tuple(one.get_shape()) for name, one in slices.items()}
             dtypes = {name: one.get_dtype() for name, one in slices.items()}
+        if len(found) < settings.layers:  # before thousands of layers are made, for a file without them
+            raise UserError(f"{path} has {len(found)} tensors, and config.json describes {settings.layers} layers")
         with torch.device("meta"):
             expected = rename(Transformer(settings, alphabet.size).state_dict(), names)
         for name in sorted({*expected, *found}):
@@ -108,7 +114,7 @@ def _read_config(path: Path) -> tuple[ModelConfig, int]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is no JSON object; it must be the config.json of a Qwen3")
     if config.get("model_type") != "qwen3":
-        raise UserError(f"{path} has the model_type {config.get('model_type')!r}; only qwen3 can be imported")
+        raise UserError(f"{path} has the model_type {_shorten(config.get('model_type'))}; only qwen3 can be imported")
     sizes = {ours: _whole_number(path, config, theirs) for ours, theirs in _SIZES.items()}
     settings = _model_config({**sizes, "rotary_base": _rotary_base(path, config)})
     required = {
@@ -125,7 +131,10 @@ def _read_config(path: Path) -> tuple[ModelConfig, int]:
     for name, value in required.items():
         given = config.get(name, defaults.get(name, value))
         if given != value:
-            raise UserError(f"{path} has {name} = {given!r}; only a network with {value!r} can be imported")
+            raise UserError(f"{path} has {name} = {_shorten(given)}; only a network with {value!r} can be imported")
+    kinds = config.get("layer_types")
+    if kinds is not None and kinds != ["full_attention"] * settings.layers:
+        raise UserError(f"{path} has layer_types other than full_attention; such layers cannot be imported")
     return settings, _whole_number(path, config, "vocab_size")
 
 
@@ -140,13 +149,22 @@ def _rotary_base(path: Path, config: dict[str, Any]) -> float:
     scaled = config.get("rope_scaling") or rope.get("rope_type", "default")
     if type(base) not in (int, float) or scaled != "default":
         raise UserError(f"{path} has no rope_theta without scaling; only plain rotary positions can be imported")
+    if not 1 < base < _MAX_NUMBER:
+        raise UserError(f"{path} has rope_theta = {_shorten(base)}; it must be above 1 and below {_MAX_NUMBER:,}")
     return float(base)
 
 
 def _whole_number(path: Path, config: dict[str, Any], name: str) -> int:
-    if type(config.get(name)) is not int:
-        raise UserError(f"{path} has {name} = {config.get(name)!r}; it must be a whole number")
-    return config[name]
+    value = config.get(name)
+    if type(value) is not int or abs(value) >= _MAX_NUMBER:
+        raise UserError(f"{path} has {name} = {_shorten(value)}; it must be a whole number below {_MAX_NUMBER:,}")
+    return value
+
+
+def _shorten(value: Any) -> str:
+    """A value of a file that may be hostile, for a message."""
+    shown = repr(value)
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
 def _read_json(path: Path) -> Any:

@@ -1,12 +1,12 @@
 """The model card of an exported network: README.md in the form of the Hugging Face Hub."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from charladder import __version__
 from charladder.export.layout import Precision
 from charladder.run import Run
+from charladder.shell_words import name_as_text, quote_path
 from charladder.training.metrics import read_metrics
 
 _MAX_NAMES = 10  # of files of the training text
@@ -71,7 +71,7 @@ def model_card(run: Run, parameters: int, precision: Precision, with_heads: bool
         rows["auxiliary heads"] = "`heads.safetensors`, by layer and target: `layer2.target1.weight`"
     prompt = (alphabet.letters or "The ")[:4]
     return _CARD.format(
-        name=run.path.resolve().name, version=__version__, symbols=symbols, place=place, prompt=prompt,
+        name=name_as_text(run.path.resolve().name), version=__version__, symbols=symbols, place=place, prompt=prompt,
         length=max(1, min(200, settings.context - len(prompt))), context=settings.context,
         rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()), data=_describe_data(run),
         figures=_describe_scores(run),
@@ -113,7 +113,7 @@ def _describe_score(run: Run, line: dict[str, Any]) -> str:
     limit = "" if characters is None else f" --limit {characters}"
     weights = " --weights best" if run.weights == "best" else ""
     what = "the" if characters is None else f"the first {characters:,} characters of the"
-    name = shlex.quote(run.path.resolve().name)
+    name = quote_path(name_as_text(run.path.resolve().name))
     return (
         f"- {line['bits_per_character']:.4f} on {what} {line['split']} part, after {line['step']:,} steps: "
         f"`charladder evaluate {name} --split {line['split']}{limit}{weights}`"

@@ -67,12 +67,15 @@ def parse_tokenizer(tables: Any, where: str) -> tuple[Alphabet, str]:
             before["use_regex"] or before["add_prefix_space"] if is_byte_level else before != _ONE_CHARACTER
         ):
             raise wrong
-        unknown = {"": "error", REPLACEMENT: "replace"}.get(model.get("unk_token"), "drop")
+        unknown = {"": "error", REPLACEMENT: "replace", None: "drop"}[model.get("unk_token")]
+        changes_text |= _changes_tokens(tables, before, is_byte_level)
         letters = "".join(tokens.values())
     except (KeyError, TypeError, AttributeError):
         raise wrong from None
     if (
         changes_text
+        or not tokens
+        or (unknown == "replace" and REPLACEMENT not in letters)
         or list(tokens) != list(range(len(tokens)))
         or any(len(token) != 1 for token in tokens.values())
         or any(tokens.get(number) != token for number, token in added.items())
@@ -80,3 +83,23 @@ def parse_tokenizer(tables: Any, where: str) -> tuple[Alphabet, str]:
     ):
         raise wrong
     return (Alphabet(), "error") if is_byte_level else (Alphabet(letters), unknown)
+
+
+def _changes_tokens(tables: dict[str, Any], before: Any, is_byte_level: bool) -> bool:
+    """Whether the model, the post-processor or the decoder does more than one token for each symbol.
+
+    before: the pre-tokenizer. Raises KeyError, TypeError and AttributeError for other forms of a tokenizer.json.
+    """
+    model, after, decoder = tables["model"], tables.get("post_processor"), tables["decoder"]
+    # WordLevel looks a whole word up, so something has to cut the text into letters before it.
+    kinds = {"BPE", "WordLevel"} if before == _ONE_CHARACTER else {"BPE"}
+    kind = None if after is None else after["type"]
+    plain_after = kind in (None, "ByteLevel")
+    if after is not None and kind == "TemplateProcessing":  # transformers adds an empty one
+        plain_after = not after["special_tokens"] and len(after["single"]) == 1
+    return (
+        model["type"] not in kinds
+        or any(model.get(name) for name in _BPE if name not in ("type", "unk_token"))
+        or not plain_after
+        or decoder["type"] != ("ByteLevel" if is_byte_level else "Fuse")
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from charladder.evaluation import character_export
 from charladder.evaluation.character_export import spell_symbols
 from charladder.scoring.scored_line import ScoredLine
+from charladder.shell_words import name_as_text
 from charladder.text import Alphabet
 
 SPAN_COLUMNS = {"span": "string", "span_begin": "int64", "span_end": "int64", "span_bits": "float64"}
@@ -46,7 +47,8 @@ def line_row(line: ScoredLine, alphabet: Alphabet, span_length: int) -> Row:
     bits_M, ids_M = line.bits_M[:count], line.ids_M[:count]
     bits = float(bits_M.sum())
     row: Row = {
-        "file": line.file, "line": line.line, "text": _decode(alphabet, ids_M), "bits": bits, "characters": count,
+        "file": name_as_text(line.file), "line": line.line, "text": _decode(alphabet, ids_M), "bits": bits,
+        "characters": count,
         "bits_per_character": bits / count if count else 0.0,
         "end_bits": float(line.bits_M[count]) if line.has_end else None,
         "rank": float(line.ranks_M[:count].mean()) if count else 0.0,
@@ -61,9 +63,9 @@ def character_rows(line: ScoredLine, spelled: Sequence[str]) -> list[Row]:
         line.ids_M.tolist(), line.bits_M.tolist(), line.ranks_M.tolist(), line.seen_M.tolist(),
         [None] * len(line.ids_M) if line.entropy_M is None else line.entropy_M.tolist(),
     ]  # fmt: skip
-    rows = []
+    rows, file = [], name_as_text(line.file)
     for place, (symbol, bits, rank, seen, entropy) in enumerate(zip(*columns, strict=True), line.place):
-        row: Row = {"file": line.file, "line": line.line, "place": place, "character": spelled[symbol], "id": symbol}
+        row: Row = {"file": file, "line": line.line, "place": place, "character": spelled[symbol], "id": symbol}
         row |= {"bits": bits, "rank": rank, "seen": seen}
         rows.append(row if entropy is None else row | {"entropy": entropy})
     return rows
@@ -81,9 +83,10 @@ class FileTotals:
     ranks: int = 0
     entropy: float | None = None
     span: Row = field(default_factory=dict)
+    last: tuple[int, int] = (0, -1)  # line and place of the last line
 
     def add(self, line: ScoredLine) -> None:
-        self.lines = max(self.lines, line.line)
+        self.lines, self.last = max(self.lines, line.line), (line.line, line.place)
         self.characters += len(line.ids_M)
         self.bits += float(line.bits_M.sum())
         self.ranks += int(line.ranks_M.sum())
@@ -95,7 +98,7 @@ class FileTotals:
 
     def row(self, file: str) -> Row:
         count = max(1, self.characters)
-        row: Row = {"file": file, "lines": self.lines, "bits": self.bits, "characters": self.characters}
+        row: Row = {"file": name_as_text(file), "lines": self.lines, "bits": self.bits, "characters": self.characters}
         row |= {"bits_per_character": self.bits / count, "rank": self.ranks / count, **self.span}
         return row if self.entropy is None else row | {"entropy": self.entropy / count}
 
@@ -125,7 +128,8 @@ class RowMaker:
 
     def _add_to_file(self, line: ScoredLine) -> list[Row]:
         complete = []
-        if self.file is None or self.file[0] != line.file:
+        # Lines and places grow within a file; where they do not, the same name begins again, as of a file given twice.
+        if self.file is None or self.file[0] != line.file or (line.line, line.place) <= self.file[1].last:
             complete = self.last_rows()
             self.file = line.file, FileTotals(self.alphabet, self.span_length)
         self.file[1].add(line)

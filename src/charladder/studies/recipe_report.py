@@ -1,12 +1,12 @@
 """The report of a study of recipes, computed from its run directories."""
 
 import dataclasses
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from charladder.shell_words import quote_path
 from charladder.studies.plan import Contrast, Plan
 from charladder.studies.report import (
     ContrastReport,
@@ -62,7 +62,7 @@ def build_report(plan: Plan, results: StudyResults) -> StudyReport:
         missing=results.missing,
         warnings=_warnings(results.finished),
         provenance=_provenance(plan, results.finished),
-        command=f"charladder study {shlex.quote(str(results.folder / 'plan.toml'))}",
+        command=f"charladder study {quote_path(results.folder / 'plan.toml')}",
         contrasts=tuple(_report_contrast(contrast, results) for contrast in plan.contrasts),
         level=level,
     )
