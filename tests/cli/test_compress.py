@@ -44,12 +44,13 @@ def test_compress_and_decompress(workdir, capsys):
     for arguments, message in (
         (["compress", "run", "text"], "text.clz exists and is not overwritten"),
         (["decompress", "run", "text.clz"], "text exists and is not overwritten"),
+        (["compress", "run", "."], ". is not a regular file"),
         (["decompress", "text.clz", "new"], "was compressed with the network"),
         (["decompress", "run", "text", "new"], "was not written by charladder compress"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
-    assert not Path("new").exists()
+    assert not Path("new").exists() and not Path(".clz").exists()
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     if options.online and options.weights != "last":
         raise UserError("--weights is for a run, and --online uses none; leave one of them out")
     run_path, source, output = find_run(options, "online" if options.online else "network")
-    output = output or source.with_name(source.name + SUFFIX)
+    output = output or source.parent / (source.name + SUFFIX)
     run = None if run_path is None else open_run(run_path, options.weights)
     codec = online_codec() if run is None else network_codec(run)
     with interrupt_on_signal(), coding_bar(f"compressing {source.name}") as (start, report):
