@@ -47,7 +47,7 @@ def test_export_writes_beside_the_run_and_never_overwrites(run, prose, capsys):
 def test_gguf_is_written_beside_the_run(run, capsys):
     pytest.importorskip("gguf")
     assert main(["export", "run", "--to", "gguf"]) == 0
-    assert capsys.readouterr().out == "next: llama-server --model run.gguf\n"
+    assert capsys.readouterr().out == "next: llama-server --model run.gguf --cache-type-k f32 --cache-type-v f32\n"
     assert (run.parent / "run.gguf").read_bytes()[:4] == b"GGUF"
     assert not list(run.parent.glob(".*.part"))
 

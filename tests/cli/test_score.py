@@ -74,7 +74,11 @@ def test_top_prints_the_most_surprising_lines(capsys):
     assert result["bits"] == pytest.approx(sum(row["bits"] + (row["end_bits"] or 0) for row in rows))
     assert main(["score", "run", "log", "--top", "3"]) == 0
     captured = capsys.readouterr()
-    assert "deadbeef" in captured.out and "43 lines, " in captured.err
+    assert "deadbeef" in captured.out and "43 lines, " in captured.err and "span bits" not in captured.out
+    assert main(["score", "run", "log", "--top", "1", "--top-by", "span_bits"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("span bits  bits/char")
+    assert shown[1].split()[0] == f"{max(row['span_bits'] for row in rows):.1f}"
 
 
 def test_whole_files_agree_with_evaluate(capsys):

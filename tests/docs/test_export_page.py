@@ -23,7 +23,7 @@ def test_commands_and_program_of_the_page(tmp_path, text_file, monkeypatch, caps
     for name in ("held-out.txt", "more.txt"):
         Path(name).write_bytes(text_file.read_bytes())
     blocks = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
-    assert [language for language, _ in blocks] == ["bash", "python", "bash", "bash"]
+    assert [language for language, _ in blocks] == ["bash", "python", "bash", "python", "bash"]
     for language, code in blocks:
         if language == "python":
             exec(code, {})
@@ -33,6 +33,8 @@ def test_commands_and_program_of_the_page(tmp_path, text_file, monkeypatch, caps
             assert program in ("charladder", "llama-server")
             assert program == "llama-server" or main(arguments) == 0, line
     assert Path("runs/more/model.safetensors").is_file()
+    first, tuned = (Path(f"runs/{name}/model.safetensors").read_bytes() for name in ("imported-1", "tuned"))
+    assert first != tuned
 
 
 def test_figures_of_a_model_card_are_those_of_its_commands(tmp_path, text_file, monkeypatch, capsys):

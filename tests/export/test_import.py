@@ -75,6 +75,8 @@ def test_imported_run_is_used_and_names_what_needs_its_text(tmp_path, text_file,
     asyncio.run(service.close())
     assert main(["train", str(text_file), "--from", "runs/imported-1", "--steps", "1", "--run", "more"]) == 0
     capsys.readouterr()
+    assert main(["plot", "runs/imported-1"]) == 2
+    assert "has no curves, because its network was imported" in capsys.readouterr().err
     for command in (["evaluate"], ["refit", "--steps", "1"], ["train", "--resume"]):
         assert main([*command, "runs/imported-1"]) == 2
         assert "runs/imported-1 has no text, because its network was imported" in capsys.readouterr().err
@@ -121,7 +123,7 @@ def test_other_folders_are_refused(tmp_path):
     refused("is not valid JSON")
     config.write_bytes(good[config])
     tokenizer.unlink()
-    refused("tokenizer.json cannot be read")
+    refused("has no tokenizer.json; copy it from the folder that")
     tokenizer.write_bytes(good[tokenizer])
     weights.write_bytes(good[weights][:-1] + b"\xff")
     refused("damaged")

@@ -25,6 +25,8 @@ def find_run(options: argparse.Namespace, mode: str | None) -> tuple[Path | None
         raise UserError("FILE is missing", rule=advice)
     if len(words) > 2 + has_run:
         raise UserError(f"there is no use for the argument {words[-1]!r}: --online takes FILE and OUT, and no run")
+    if mode == "online" and Path(words[0]).is_dir():
+        raise UserError(f"{words[0]} is a folder", rule="--online takes FILE and OUT, and no run")
     run, (source, *output) = (Path(words[0]) if has_run else None), words[has_run:]
     return run, Path(source), Path(output[0]) if output else None
 

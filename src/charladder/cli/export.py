@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         print(f"{path / 'README.md'} has an example in Python, and a licence to fill in")
         print(f"next: charladder import {quote_path(path)}  # a run again, also after training elsewhere")
     else:
-        print(f"next: llama-server --model {quote_path(path)}")
+        print(f"next: llama-server --model {quote_path(path)} --cache-type-k f32 --cache-type-v f32")
     return 0
 
 

@@ -121,6 +121,11 @@ def _read_run_curves(name: str) -> RunCurves:
         curves = read_curves(Path(name))
         if curves.terms:
             return curves
+    if not open_run(Path(name)).has_text:
+        raise UserError(
+            f"{name} has no curves, because its network was imported; `charladder train DATA --from {name}` "
+            "starts a run that has some"
+        )
     raise UserError(f"{name} has no metrics yet; train it for a few steps")
 
 

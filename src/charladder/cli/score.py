@@ -189,7 +189,7 @@ def _print_results(job: _Scoring, output: RowOutput) -> None:
         settings = {"by": options.by, "context": job.context, "stride": job.stride, "weights": job.run.weights}
         print(dumps(totals | settings | ({} if output.top is None else {"top": rows})))
     elif output.top is not None:
-        print_top(Terminal(), rows, several_files=len(output.files) > 1)
+        print_top(Terminal(), rows, options.top_by, several_files=len(output.files) > 1)
     lines = [
         f"{totals['lines']:,} lines, {totals['characters']:,} characters, {totals['bits_per_character']:.4f} bits per "
         f"character, in {totals['seconds']:.1f} s ({totals['characters_per_second']:,.0f} characters/s)"

@@ -118,15 +118,24 @@ def score_progress(output: RowOutput, label: str, total: int | None) -> Iterator
         yield report
 
 
-def print_top(console: Console, rows: Sequence[Row], several_files: bool) -> None:
-    """Prints rows of lines or files as a table."""
-    names = ["bits/char", "bits", "where", "span", *(["text"] if rows and "text" in rows[0] else [])]
+def print_top(console: Console, rows: Sequence[Row], measure: str, several_files: bool) -> None:
+    """Prints rows of lines or files as a table. It has a column for `measure`, which the rows are sorted by."""
+    by_span = measure == "span_bits"
+    names = [
+        *(["span bits"] if by_span else []),
+        "bits/char",
+        "bits",
+        "where",
+        "span",
+        *(["text"] if rows and "text" in rows[0] else []),
+    ]
     table = AdaptiveTable(*names, wrapped=("where", "span", "text"))
     for row in rows:
         line = row.get("line")
         where = row["file"] if line is None else f"{row['file']}:{line}" if several_files else str(line)
         cells = [where, row["span"], *([_shorten(row["text"], row["span_begin"])] if "text" in row else [])]
-        numbers = f"{row['bits_per_character']:.3f}", f"{row['bits']:.1f}"
+        span_bits = [f"{row['span_bits']:.1f}"] if by_span else []
+        numbers = *span_bits, f"{row['bits_per_character']:.3f}", f"{row['bits']:.1f}"
         table.add_row(*numbers, *map(escape_unprintable, cells))
     console.print(table, highlight=False)
 

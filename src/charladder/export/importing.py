@@ -167,9 +167,22 @@ def _shorten(value: Any) -> str:
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
 
+def _missing_file(path: Path) -> str:
+    if path.name == "tokenizer.json":
+        return (
+            f"{path.parent} has no tokenizer.json; copy it from the folder that `charladder export` wrote, or call "
+            "tokenizer.save_pretrained, because a Trainer that was given no tokenizer saves none"
+        )
+    if (path.parent / "config.toml").is_file():
+        return f"{path.parent} is a run directory already; import takes a folder of transformers"
+    return f"{path.parent} has no {path.name}; give a folder that `charladder export --to hf` or transformers wrote"
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path))
+    except FileNotFoundError:
+        raise UserError(_missing_file(path)) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
