@@ -5,7 +5,18 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ParamSpec,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from torch import Tensor, nn
 
@@ -67,7 +78,8 @@ def _options(hint: Any) -> tuple[Any, ...]:
         return tuple(option for inner in get_args(hint) for option in _options(inner))
     if get_origin(hint) is Callable:
         return (Callable,)
-    return (nn.Module if isinstance(hint, type) and issubclass(hint, nn.Module) else hint,)
+    is_module = inspect.isclass(hint) and issubclass(cast(type[Any], hint), nn.Module)
+    return (nn.Module,) if is_module else (cast(Any, hint),)
 
 
 def _is_known(hint: Any) -> bool:
@@ -84,10 +96,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def _fits_one(value: Any, option: Any) -> bool:
     if option in _SIMPLE:
         return isinstance(value, _SIMPLE[option][0])
-    is_mapping = isinstance(value, Mapping | nn.ModuleDict)
+    is_mapping, items = isinstance(value, Mapping | nn.ModuleDict), cast(Mapping[Any, Any], value)
     inner = get_args(option)
     if get_origin(option) is Mapping:
-        return is_mapping and all(_fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items())
+        return is_mapping and all(_fits(key, inner[0]) and _fits(one, inner[1]) for key, one in items.items())
     # Also nn.ModuleList, and tensors and arrays of numbers.
     is_sequence = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str)
     return is_sequence and not is_mapping and all(_fits(one, inner[0]) for one in value)
@@ -109,10 +121,16 @@ def _describe_one(option: Any, several: bool) -> str:
 def _show(value: Any) -> str:
     if value is None or isinstance(value, str | int | float):
         return repr(value)
+    kind = _type_name(value)
     if isinstance(value, Mapping):
-        kinds = {f"{type(key).__name__}: {type(one).__name__}" for key, one in value.items()}
+        items = cast(Mapping[Any, Any], value).items()
+        kinds = {f"{_type_name(key)}: {_type_name(one)}" for key, one in items}
     elif isinstance(value, list | tuple):
-        kinds = {type(one).__name__ for one in value}
+        kinds = {_type_name(one) for one in cast(Sequence[Any], value)}
     else:
-        return f"of type {type(value).__name__}"
-    return f"a {type(value).__name__} of {' and '.join(sorted(kinds))}" if kinds else f"an empty {type(value).__name__}"
+        return f"of type {kind}"
+    return f"a {kind} of {' and '.join(sorted(kinds))}" if kinds else f"an empty {kind}"
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__name__
