@@ -79,15 +79,24 @@ def test_files_without_a_letter_of_the_alphabet(data):
         struct.pack("<II", 0, 0) * 100_000,  # endless empty blocks
         struct.pack("<IIII", 1, 1, 0, ord("x")) * 100_000,  # endless short blocks
         struct.pack("<II", 1 << 31, 1 << 31),
-        struct.pack("<IIIIII", 2, 2, 0, 0, 5, 5),  # one place twice
+        struct.pack("<IIIIII", 2, 2, 0, 1, 5, 5),  # a place after the end
         struct.pack("<IIII", 1, 1, 0, 1 << 31),  # no character
         b"\0" * 7,
     ],
-    ids=["empty", "short", "huge", "twice", "point", "cut"],
+    ids=["empty", "short", "huge", "place", "point", "cut"],
 )
 def test_side_streams(stream):
     with pytest.raises(UserError, match="the side stream of file is damaged"):
         join(lzma.compress(stream, preset=0), 8)
+
+
+def test_runs_outside_the_alphabet_are_small():
+    data, ids, side = b"ab" + bytes(500_000) + "é".encode() * 1000 + b"a", io.BytesIO(), io.BytesIO()
+    split_symbols(io.BytesIO(data), LETTERS, ids, side, lambda block: None)
+    ids.seek(0)
+    side.seek(0)
+    assert b"".join(join_symbols(ids, side, LETTERS, len(data), "file")) == data
+    assert len(side.getvalue()) < 1000
 
 
 def test_a_side_stream_with_a_large_dictionary():

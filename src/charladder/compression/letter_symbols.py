@@ -1,8 +1,8 @@
 """Any file as symbols of a letter alphabet and a side stream of what is outside it.
 
 The file is read as UTF-8; a byte that is not UTF-8 becomes a lone surrogate (Python's `surrogateescape`), so nothing is
-lost. Letters of the alphabet are symbols for the network. All other characters go, with their positions, to the side
-stream, which LZMA compresses.
+lost. Letters of the alphabet are symbols for the network. All other characters go to the side stream, which LZMA
+compresses: for each the number of letters since the one before it, and its code point.
 
 Shapes: P characters of a block, K of them outside the alphabet.
 """
@@ -43,7 +43,8 @@ def split_symbols(
             places_K = np.flatnonzero(ids_P < 0)
             ids_file.write(ids_P[ids_P >= 0].astype(alphabet.dtype).tobytes())
             side.write(_BLOCK.pack(len(points_P), len(places_K)))
-            side.write(places_K.astype("<u4").tobytes() + points_P[places_K].tobytes())
+            letters_between_K = np.diff(places_K, prepend=-1) - 1
+            side.write(letters_between_K.astype("<u4").tobytes() + points_P[places_K].tobytes())
             symbols, outside = symbols + len(points_P) - len(places_K), outside + len(places_K)
             if not data:
                 break
@@ -94,10 +95,10 @@ def _read_blocks(side_file: IO[bytes] | None, size: int, name: str) -> Iterator[
             # A file of a few bytes can have endless empty blocks in it.
             if outside > count or count > BLOCK_BYTES + 4 or blocks > size // BLOCK_BYTES + 2:
                 raise _damaged(name)
-            places_K, outside_K = (np.frombuffer(side.read(4 * outside), "<u4") for _ in range(2))
+            letters_between_K, outside_K = (np.frombuffer(side.read(4 * outside), "<u4") for _ in range(2))
             if len(outside_K) != outside:
                 raise _damaged(name)
-            yield count, places_K, outside_K
+            yield count, np.cumsum(letters_between_K.astype(np.int64) + 1) - 1, outside_K
     except (lzma.LZMAError, EOFError, struct.error, ValueError):
         raise _damaged(name) from None
 
