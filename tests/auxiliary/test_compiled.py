@@ -110,7 +110,8 @@ def make_objectives(model):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # in inductor's imports
 @pytest.mark.parametrize("backend", ["eager", *SLOW])
-@pytest.mark.parametrize("captured", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.slow
 def test_a_whole_step_is_one_graph(backend, captured):
     torch.compiler.reset()
     counters.clear()

@@ -322,7 +322,8 @@ def test_damaged_checkpoint_does_not_replace_a_good_one(workdir):
     assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["5", "9"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("link", marks=pytest.mark.slow), "pipe"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_checkpoint_with_an_endless_file_is_not_used(workdir, kind, capsys):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
     assert main(["train", "--resume", "run", "--extend", "--steps", "5", "--json"]) == 0

@@ -111,7 +111,12 @@ def drop_root_permissions() -> None:
     ("locked", "command", "message"),
     [
         ("home", f"{TRAIN} --run home/run", "the run directory home/run cannot be made: Permission denied"),
-        ("home", f"CHARLADDER_CACHE=home/cache {TRAIN}", "home/cache cannot be written: Permission denied; set CHARL"),
+        pytest.param(
+            "home",
+            f"CHARLADDER_CACHE=home/cache {TRAIN}",
+            "home/cache cannot be written: Permission denied; set CHARL",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "home",
             f"CHARLADDER_CACHE=home/cache {CHARLADDER} corpora text8 --download",
@@ -231,7 +236,9 @@ def test_terminal_with_a_limited_encoding(variables):
     assert "no file or corpus called" in read_error(done)
 
 
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variables", [{}, *(pytest.param(one, marks=pytest.mark.slow) for one in ({"NO_COLOR": "1"}, {"TERM": "dumb"}))]
+)
 def test_colours_of_a_terminal(variables):
     """Through a pseudo-terminal: colours and a live bar, or none with NO_COLOR."""
     code = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"

@@ -142,7 +142,7 @@ def test_every_value_reaches_the_tracker_once(folder, text_file, tracker, monkey
     ("name", "reason"),
     [
         pytest.param("FailsAtStart", "No space left on device", marks=pytest.mark.slow),
-        ("FailsAtLog", "log in first"),
+        pytest.param("FailsAtLog", "log in first", marks=pytest.mark.slow),
         pytest.param("Exits", "SystemExit: 3", marks=pytest.mark.slow),
         pytest.param("Dies", "ended with code 9", marks=pytest.mark.slow),
         pytest.param("HangsAtStart", "did not end within", marks=pytest.mark.slow),

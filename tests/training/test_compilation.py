@@ -71,6 +71,7 @@ def test_blocks_of_chained_targets_need_no_graph_of_their_own(prose):
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 def test_windows_of_two_lengths_need_two_graphs(prose):
     trainer = make_trainer(prose, steps=8, cut_windows=2, diagnose_every=0)
     compile_blocks(trainer.network, backend="aot_eager")
