@@ -50,7 +50,8 @@ def make_run(
     path = folder / run_directory_name(arm, seed)
     path.mkdir(parents=True)
     raw = load_recipe_fields("ladder") | {"training.minutes": 0.0, "training.steps": STEPS, "model.layers": 2}
-    raw |= {"text.letters": letters, "text.alphabet": "letters" if letters else "bytes"}
+    alphabet = "letters" if letters else "bytes"
+    raw |= {"text.letters": letters, "text.alphabet": alphabet, "text.sha256": "0" * 64}
     recipe = resolve(raw | {"training.seed": seed if recorded_seed is None else recorded_seed})
     write_config(Run(path, recipe))
     (path / "environment.json").write_text(json.dumps(environment or ENVIRONMENT))
