@@ -19,7 +19,8 @@ from charladder.training import distributed
 
 def describe_environment(recipe: Recipe, identity: str | None, data: dict[str, Any]) -> dict[str, Any]:
     """The content of environment.json. The recipe in it is without the letters of the alphabet. data: the text of the
-    run (see describe_corpus), or where it was imported from."""
+    run (see describe_corpus), or where it was imported from. git: the revision of the source; git_clean: whether the
+    files of the package are those of the revision."""
     config = recipe_tables(recipe)
     del config["text"]["letters"]
     return {
@@ -28,7 +29,8 @@ def describe_environment(recipe: Recipe, identity: str | None, data: dict[str, A
         "python": platform.python_version(),
         "machine": describe_machine(),
         "data": data,
-        "git": _git_revision(),
+        "git": _ask_git("rev-parse", "HEAD") or None,
+        "git_clean": None if (changes := _ask_git("status", "--porcelain", "--", ".")) is None else not changes,
         "job": distributed.job_name(),
         "config": config,
     }
@@ -82,15 +84,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _git_revision() -> str | None:
-    """The git revision of the source; None if it is not in a git checkout."""
+def _ask_git(*arguments: str) -> str | None:
+    """What git says about the source of the package; None if it is not in a git checkout."""
     try:
         result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None
+    return result.stdout.strip() if result.returncode == 0 else None
