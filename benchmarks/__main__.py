@@ -1,7 +1,9 @@
-"""The command `python -m benchmarks NAME [--quick] [--json] ...`, which runs one benchmark."""
+"""The command `python -m benchmarks NAME [--quick] [--json] ...`, which runs one benchmark or one tool for results."""
 
 import importlib
 import sys
+
+from charladder.errors import UserError
 
 NAMES = {
     "auxiliary_cost": "what do all auxiliary losses of T64 cost, compared with the last layer alone?",
@@ -21,15 +23,25 @@ NAMES = {
     "serving": "how much does the service generate for many clients, and do disconnected clients leak memory?",
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }
+TABLES = {
+    "collect": "keeps the runs of a study: a row for each in benchmarks/results/NAME.csv",
+}
 
 
 def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES | TABLES:
         print("usage: python -m benchmarks NAME [--quick] [--json]\n", file=sys.stderr)
         for name, question in NAMES.items():
             print(f"  {name:15} {question}", file=sys.stderr)
+        print("\nand, for the results of studies:\n", file=sys.stderr)
+        for name, purpose in TABLES.items():
+            print(f"  {name:15} {purpose}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+    try:
+        return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
