@@ -6,7 +6,14 @@ from pathlib import Path
 
 from charladder.cli import evaluation_tables
 from charladder.cli.notes import print_note, print_text_notes
-from charladder.cli.options import Parser, add_data_option, add_device_option, add_json_option, add_weights_option
+from charladder.cli.options import (
+    Parser,
+    add_data_option,
+    add_device_option,
+    add_json_option,
+    add_weights_option,
+    add_window_options,
+)
 from charladder.cli.progress import reading_progress
 from charladder.cli.scoring import ScoringJob, check_finite, open_scoring_job, print_score, score_entries, score_job
 from charladder.cli.terminal import Terminal
@@ -41,8 +48,7 @@ def make_parser() -> Parser:
         "--unknown", choices=UNKNOWN_POLICIES, help="letters of DATA outside the alphabet (default: as trained)"
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--context", type=int, help="characters of context (default: as trained)")
-    network.add_argument("--stride", type=int, help="characters scored in each window (default: half the context)")
+    add_window_options(network)
     add_weights_option(network)
     add_device_option(network)
     output = parser.add_argument_group("more tables and output")

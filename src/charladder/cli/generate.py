@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from charladder.cli.notes import print_note
-from charladder.cli.options import Parser, add_device_option, add_json_option, add_weights_option
+from charladder.cli.options import Parser, add_context_option, add_device_option, add_json_option, add_weights_option
 from charladder.cli.prompts import choose_encoding, encode_argument, read_prompt_file, read_prompts
 from charladder.cli.scoring import check_context
 from charladder.cli.terminal import write_bytes
@@ -49,7 +49,7 @@ def make_parser() -> Parser:
     sampling.add_argument("--min-p", type=float, default=0.0, help="only those at least P times the most probable")
     sampling.add_argument("--seed", type=int, default=0, help="the same seed writes the same text")
     speed = parser.add_argument_group("network and speed")
-    speed.add_argument("--context", type=int, help="characters of context (default: as trained)")
+    add_context_option(speed)
     help_text = "drafter; auto is the fastest here"
     speed.add_argument("--draft", choices=get_args(DrafterName), default="auto", help=help_text)
     speed.add_argument("--draft-length", type=int, help="characters drafted at once (default: by drafter)")

@@ -76,6 +76,16 @@ def add_weights_option(group: argparse._ActionsContainer) -> None:
     group.add_argument("--weights", choices=("last", "best"), default="last", help=help_text)
 
 
+def add_context_option(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--context", type=int, help="characters of context (default: as trained)")
+
+
+def add_window_options(group: argparse._ActionsContainer) -> None:
+    """--context and --stride, for commands that score a text in windows."""
+    add_context_option(group)
+    group.add_argument("--stride", type=int, help="characters scored in each window (default: half the context)")
+
+
 def add_device_option(group: argparse._ActionsContainer) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 

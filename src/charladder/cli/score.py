@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from charladder.cli.notes import print_note, print_text_notes
-from charladder.cli.options import Parser, add_device_option, add_json_option, add_weights_option
+from charladder.cli.options import Parser, add_device_option, add_json_option, add_weights_option, add_window_options
 from charladder.cli.progress import reading_progress
 from charladder.cli.score_output import MEASURES, RowOutput, TopRows, open_output, print_top, score_progress
 from charladder.cli.scoring import check_context
@@ -58,8 +58,7 @@ def make_parser() -> Parser:
     rows.add_argument("--top", type=int, metavar="N", help="print a table of the N most surprising rows")
     rows.add_argument("--top-by", choices=MEASURES, default=MEASURES[0], help="what --top compares")
     network = parser.add_argument_group("network")
-    network.add_argument("--context", type=int, help="characters of context (default: as trained)")
-    network.add_argument("--stride", type=int, help="characters scored in each window (default: half the context)")
+    add_window_options(network)
     add_weights_option(network)
     add_device_option(network)
     output = parser.add_argument_group("output")
