@@ -99,7 +99,7 @@ def test_every_dropout_has_its_own_mask():
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("block", ["modern", "paper"])
-@pytest.mark.parametrize("initialisation", ["normal", "scaled"])
+@pytest.mark.parametrize("initialisation", ["normal", "scaled", "xavier"])
 @pytest.mark.parametrize("positions", ["tables", "sinusoidal"])
 @torch.no_grad()
 def test_standard_deviations_at_initialisation(positions, initialisation, block, placement):
@@ -117,6 +117,10 @@ def test_standard_deviations_at_initialisation(positions, initialisation, block,
         "attention.output.weight": last,
         "feed_forward.down.weight": last,
     }
+    if initialisation == "xavier":
+        feed_forward = ("feed_forward.up.weight", "feed_forward.gate.weight", "feed_forward.down.weight")
+        expected |= {"embedding.weight": 1.0, "attention.output.weight": 1 / math.sqrt(D)}
+        expected |= dict.fromkeys(feed_forward, math.sqrt(2 / (D + F)))
     for name, parameter in Transformer(settings, V, seed=3).named_parameters():
         if parameter.ndim == 1:
             assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name

@@ -31,9 +31,10 @@ class ModelConfig:
     `sinusoidal` are two readings of the paper's ablation of the tables (docs/paper.md).
     norm_placement: Normalisation before (`pre`) or after (`post`) attention and feed-forward. The paper does not say;
     `pre` trains deep networks.
-    initialisation: `scaled` (1/sqrt(inputs), outputs of blocks at 0) or `normal` (standard deviation 0.02). `normal`
-    divides the output matrices by sqrt(2 layers). The paper does not say. With sinusoidal positions the embedding has
-    a standard deviation of 0.5 in both, near that of the signal, 0.7.
+    initialisation: `scaled` (1/sqrt(inputs), outputs of blocks at 0), `normal` (standard deviation 0.02) or `xavier`
+    (sqrt(2 / (inputs + outputs)), Glorot and Bengio 2010, usual in 2018; embedding 1). `normal` divides the output
+    matrices by sqrt(2 layers), which was usual later. The paper does not say. With sinusoidal positions the embedding
+    has a standard deviation of 0.5 in `scaled` and `normal`, near that of the signal, 0.7.
     dropout: Dropout rate, on attention weights and inside the feed-forward layer. Where the paper applies dropout is
     from memory.
     rotary_base: Base of the wavelengths of rotary positions.
@@ -49,7 +50,7 @@ class ModelConfig:
     block: Literal["modern", "paper"] = "modern"
     positions: Literal["rotary", "tables", "table", "sinusoidal"] = "rotary"
     norm_placement: Literal["pre", "post"] = "pre"
-    initialisation: Literal["scaled", "normal"] = "scaled"
+    initialisation: Literal["scaled", "normal", "xavier"] = "scaled"
     dropout: float = 0.0
     rotary_base: float = 10000.0
     ngrams: int = 0

@@ -29,6 +29,10 @@ def initialise(model: nn.Module, settings: ModelConfig, seed: int) -> None:
             parameter.fill_(1)
         elif parameter.ndim == 1:
             parameter.zero_()
+        elif name == "embedding.weight" and settings.initialisation == "xavier":
+            parameter.normal_(0, 1, generator=generator)
+        elif settings.initialisation == "xavier":
+            parameter.normal_(0, math.sqrt(2 / sum(parameter.shape)), generator=generator)
         elif name == "embedding.weight" and (settings.initialisation == "scaled" or settings.positions == "sinusoidal"):
             parameter.normal_(0, 0.5, generator=generator)
         elif settings.initialisation == "normal":
