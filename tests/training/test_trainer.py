@@ -243,9 +243,21 @@ def test_diagnosis_changes_no_step_and_runs_every_n_steps(prose):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_there_is_no_diagnosis_without_auxiliary_terms(prose):
-    trainer = make_trainer(prose, objective=ObjectiveConfig(intermediate=False, targets=1), steps=2, diagnose_every=1)
-    assert trainer.step().diagnosis is None
+def test_gradient_norms_without_auxiliary_terms(prose):
+    """They are those of the gradient of the step, before it is clipped, and the step is the same without them."""
+    objective = ObjectiveConfig(intermediate=False, targets=1)
+    trainer = make_trainer(prose, objective=objective, steps=2, diagnose_every=1, clip=0.0)
+    other = make_trainer(prose, objective=objective, steps=2, diagnose_every=0, clip=0.0)
+    diagnosis = trainer.step().diagnosis
+    assert other.step().diagnosis is None
+    expected = {
+        f"layer{layer}": math.sqrt(sum(float(p.grad.square().sum()) for p in block.parameters()))
+        for layer, block in enumerate(other.network.blocks, 1)
+    }
+    assert (diagnosis.groups, diagnosis.main_share, diagnosis.main_norms) == ({}, 1.0, diagnosis.total_norms)
+    assert diagnosis.total_norms == pytest.approx(expected, rel=1e-5)
+    for one, two in zip(trainer.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_cut_windows_are_used_first_and_read_the_same_text(prose):

@@ -109,6 +109,8 @@ def _draw_cosines(axes: Any, diagnoses: list[tuple[float, Diagnosis]]) -> None:
         axes.plot(*zip(*points, strict=True), marker=".", label=literal_text(group), **curve_style(index))
     axes.axhline(0, color=MAIN_COLOUR, linewidth=1.2)
     axes.set(title="auxiliary gradients against the main one", xlabel=_X_LABEL, ylabel="cosine")
+    if not groups:
+        axes.text(0.5, 0.5, "there are no auxiliary losses", ha="center", va="bottom", transform=axes.transAxes)
 
 
 def _read_diagnoses(steps: list[dict[str, Any]]) -> list[tuple[float, Diagnosis]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charladder.auxiliary import Diagnosis, Report, diagnose, merge
+from charladder.auxiliary import Diagnosis, Report, merge
 from charladder.auxiliary.distributed import is_sharded
 from charladder.errors import UserError
 from charladder.kernels import accelerate
@@ -29,6 +29,7 @@ from charladder.training.compilation import (
 )
 from charladder.training.config import TrainingConfig
 from charladder.training.devices import choose_device, choose_precision
+from charladder.training.diagnosis import compare_gradients, main_gradient_norms
 from charladder.training.distributed import NetworkAndObjective
 from charladder.training.health import Health, TrainingDiverged, restore_health
 from charladder.training.identity import identity_metadata
@@ -212,8 +213,10 @@ class Trainer:
                 with autocast, run_eagerly(self.is_compiled and should_diagnose):
                     total, report = self.parallel_module(measure)
                 if should_diagnose:
-                    self._diagnosis = self._diagnose(report)
+                    self._diagnosis = compare_gradients(report, self.network)
                 total.backward()
+                if should_diagnose and self._diagnosis is None:
+                    self._diagnosis = main_gradient_norms(report, self.network)
             yield report
 
     def graph_inputs(
@@ -244,18 +247,6 @@ class Trainer:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
-
-    def _diagnose(self, report: Report) -> Diagnosis | None:
-        """Compares the main gradient of a micro-batch with those of two groups of auxiliary terms, by layer: the terms
-        of intermediate layers, and the further targets of the last layer. None if there are no auxiliary terms, or the
-        loss is not finite.
-        """
-        active = [name for name, term in report.terms.items() if term.weight and name != "main"]
-        if not active or not math.isfinite(report.value):  # the value of all ranks, so that all decide alike
-            return None
-        last = f"layer{self.network.settings.layers}."
-        layers = {f"layer{layer}": list(block.parameters()) for layer, block in enumerate(self.network.blocks, 1)}
-        return diagnose(report, layers, lambda name: "targets" if name.startswith(last) else "layers")
 
     def make_dropout(self, examples: np.ndarray) -> Dropout | None:
         rate = self.network.settings.dropout
