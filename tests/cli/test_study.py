@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from caches import new_cache
 from charladder.cli.main import main
+from charladder.run import open_run
 
 PLAN = """
 data = ["text"]
@@ -59,6 +61,41 @@ def test_trains_and_reports_a_plan_once(here, capsys):
     assert capsys.readouterr().out.splitlines() == [f"report: {file}" for file in files]
     assert main(["study", "own.toml", "--set", "training.steps=6"]) == 2
     assert "studies/own holds another plan (its set differs)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_first_and_its_choice_is_kept(here, capsys):
+    sweep = '[sweep]\nseeds = [7]\n"training.learning_rate" = [0.00001, 0.01]\n'
+    Path("swept.toml").write_text(PLAN.format(steps=5) + sweep)
+    assert main(["study", "swept.toml", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [run["run"] for run in done["runs"]] == ["studies/swept/none-seed0", "studies/swept/layers-seed0"]
+    runs = sorted(path.name for path in Path("studies/swept/sweep").iterdir() if path.is_dir())
+    assert runs == [f"{arm} learning_rate={rate}-seed7" for arm in ("layers", "none") for rate in ("0.01", "1e-05")]
+    assert Path("studies/swept/sweep/report.html").exists()
+    arms = tomllib.loads(Path("studies/swept/plan.toml").read_text())["arms"]
+    assert [fields["training.learning_rate"] for fields in arms.values()] == [0.01, 0.01]
+    assert open_run(Path("studies/swept/none-seed0")).recipe.training.learning_rate == 0.01
+    assert main(["study", "swept.toml"]) == 0  # nothing is trained again
+    assert capsys.readouterr().out.count("finished before") == 6
+    Path("swept.toml").write_text(PLAN.format(steps=5) + sweep.replace("0.01]", "0.02]"))
+    assert main(["study", "swept.toml"]) == 2
+    assert "studies/swept/sweep holds another plan" in capsys.readouterr().err
+
+
+def test_dry_run_lists_the_runs_of_a_sweep(here, capsys):
+    sweep = '[sweep]\nseeds = [7]\n"training.learning_rate" = [0.001, 0.01]\n'
+    Path("own.toml").write_text(PLAN.format(steps=5) + sweep)
+    assert main(["study", "own.toml", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "sweep, before them: training.learning_rate = 0.001 | 0.01 for each arm, 1 seeds, 4 runs" in lines
+    assert "studies/own/sweep/layers learning_rate=0.01-seed7" in lines
+    assert main(["study", "own.toml", "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sweep"]) == 4
+    assert main(["study", "own.toml", "--dry-run", "--set", "training.learning_rate=0.1"]) == 2
+    assert "tunes training.learning_rate, which [set] sets" in capsys.readouterr().err
+    assert main(["study", "own.toml", "--dry-run", "--seeds", "8"]) == 2
+    assert "has the seed 7, which is one of the plan's seeds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["study", "ablate"])

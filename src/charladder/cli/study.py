@@ -30,6 +30,7 @@ from charladder.studies.plan import (
 )
 from charladder.studies.plan_file import parse_fields, parse_seeds, read_plan
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
+from charladder.studies.sweep import check_sweep, sweep_directory, sweep_plan, tuned_plan, values_at_edge
 from charladder.text import Corpus, check_data_exists, missing_downloads, open_corpus
 
 
@@ -64,7 +65,10 @@ def main(argv: list[str]) -> int:
     jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)
     console = Terminal(stderr=options.json, ignore_write_errors=True)
     if options.dry_run:
-        check_study_directory(plan, folder)
+        if plan.sweep is None:
+            check_study_directory(plan, folder)
+        else:
+            check_study_directory(sweep_plan(plan), sweep_directory(folder))
         _check_data(plan, fetch=False)
         return _print_dry_run(console, plan, folder, jobs, options.json)
     if options.report_only:
@@ -73,7 +77,15 @@ def main(argv: list[str]) -> int:
         _write_report(console, folder, [], options.json)
         return 0
     _check_data(plan)
-    return _train_all(console, plan, folder, jobs, options, argv)
+    if plan.sweep is not None:
+        tuned = _run_sweep(console, plan, folder, jobs, options, argv)
+        if isinstance(tuned, int):
+            return tuned
+        plan = tuned
+    code, ends = _train_all(console, plan, folder, jobs, options, argv)
+    if code != INTERRUPTED_EXIT_CODE:
+        _write_report(console, folder, ends, options.json)
+    return code
 
 
 def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
@@ -92,6 +104,7 @@ def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[
     fields_of_plan = {name: value for name, value in plan.fields.items() if name not in overridden}
     plan = dataclasses.replace(plan, fields={**fields_of_plan, **given})
     check_plan(plan)
+    check_sweep(plan)
     return plan
 
 
@@ -141,8 +154,12 @@ def _print_line(console: Console, sentence: str) -> None:
 def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
     """Prints the runs, and the settings in which the arms differ; returns the exit code."""
     differ, runs = differing_settings(plan), list_planned_runs(plan, folder)
+    trials = list_planned_runs(sweep_plan(plan), sweep_directory(folder)) if plan.sweep else []
     if as_json:
-        print(dumps({"plan": plan.name, "jobs": jobs, "arms": differ, "runs": [str(run.path) for run in runs]}))
+        sweep = {"sweep": [str(run.path) for run in trials]} if trials else {}
+        print(
+            dumps({"plan": plan.name, "jobs": jobs, "arms": differ, **sweep, "runs": [str(run.path) for run in runs]})
+        )
         return 0
     _print_line(
         console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once"
@@ -150,15 +167,41 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
     for arm, fields in differ.items():
         settings = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
         _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {settings or 'the base recipe'}")
-    for run in runs:
+    if plan.sweep:
+        tried = ", ".join(
+            f"{name} = {' | '.join(map(format_option_value, values))}" for name, values in plan.sweep.values.items()
+        )
+        _print_line(
+            console,
+            f"sweep, before them: {tried} for each arm, {len(plan.sweep.seeds)} seeds, {len(trials)} runs",
+        )
+    for run in (*trials, *runs):
         _print_line(console, f"{run.path}{' (started)' if run.path.exists() else ''}")
     return 0
 
 
+def _run_sweep(
+    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str]
+) -> Plan | int:
+    """Trains the runs of the sweep and writes its report; returns the plan with the chosen values, or the exit code of
+    an interruption."""
+    trials, directory = sweep_plan(plan), sweep_directory(folder)
+    _print_line(console, f"sweep of {', '.join(plan.sweep.values) if plan.sweep else ''}: {directory}")
+    code, ends = _train_all(console, trials, directory, jobs, options, argv)
+    if code == INTERRUPTED_EXIT_CODE:
+        return code
+    bits = {(end.run.arm.name, end.run.seed): end.bits for end in ends if isinstance(end, RunFinished)}
+    tuned = tuned_plan(plan, bits)
+    _write_report(console, directory, ends, as_json=False)
+    for sentence in values_at_edge(plan, tuned):
+        print_message(f"note: {sentence}")
+    return tuned
+
+
 def _train_all(
     console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str]
-) -> int:
-    """Trains the runs, shows their progress, and writes the report; returns the exit code."""
+) -> tuple[int, list[RunFinished | RunFailed | RunInterrupted]]:
+    """Trains the runs and shows their progress; returns the exit code and how the runs ended."""
     signals: list[int] = []
     ends: list[RunFinished | RunFailed | RunInterrupted] = []
     events = run_plan(plan, folder, jobs, lambda: bool(signals), options.track)
@@ -173,9 +216,8 @@ def _train_all(
         print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
     if signals or any(isinstance(end, RunInterrupted) for end in ends):
         _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
-        return INTERRUPTED_EXIT_CODE
-    _write_report(console, folder, ends, options.json)
-    return 1 if failed else 0
+        return INTERRUPTED_EXIT_CODE, ends
+    return 1 if failed else 0, ends
 
 
 def _write_report(

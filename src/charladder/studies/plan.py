@@ -1,8 +1,10 @@
 """The plan of a study: arms, seeds and budget, the recipe of each run, and the checks of a plan."""
 
 import dataclasses
+import itertools
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from charladder.recipe import SECTIONS, Recipe, RecipeFields, load_recipe_fields
 from charladder.text.sources import STDIN
 
 BUDGET_FIELDS = "training.minutes", "training.steps", "training.characters"
+_MAX_ARMS = 1000
 _MAX_NAME_CHARACTERS = 100  # every file system takes such a name for a run directory and its log
 
 
@@ -32,11 +35,20 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Fields that are tuned for each arm: the values to try, by dotted name, and the seeds of these trials."""
+
+    values: dict[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Runs to compare: every arm is trained with every seed.
 
     base, fields: a recipe by name or path, and the fields that all arms set in it. baseline: the arm that the others
-    are compared with. contrasts: further tests. question, rule: text for the report.
+    are compared with. contrasts: further tests. sweep: what is tuned for each arm before. question, rule: text for the
+    report.
     """
 
     name: str
@@ -49,6 +61,23 @@ class Plan:
     seeds: tuple[int, ...]
     baseline: str
     contrasts: tuple[Contrast, ...] = ()
+    sweep: Sweep | None = None
+
+
+def combine_arms(arms: Sequence[Arm], values: Mapping[str, Sequence[Any]]) -> tuple[Arm, ...]:
+    """Every arm with every combination of the values, which are given by dotted name and become part of its name.
+    Raises UserError for more than 1,000 arms."""
+    if len(arms) * math.prod(len(several) for several in values.values()) > _MAX_ARMS:
+        raise UserError(f"the plan has more than {_MAX_ARMS:,} arms; leave out factors or values")
+    short = [name.rpartition(".")[2] for name in values]
+    names = short if len(set(short)) == len(short) else list(values)
+    combined = []
+    for arm in arms:
+        for chosen in itertools.product(*values.values()):
+            parts = [f"{name}={format_option_value(value)}" for name, value in zip(names, chosen, strict=True)]
+            label = " ".join([arm.name, *parts] if arm.name else parts)
+            combined.append(Arm(label, {**arm.fields, **dict(zip(values, chosen, strict=True))}))
+    return tuple(combined)
 
 
 def run_directory_name(arm: str, seed: int) -> str:

@@ -1,7 +1,5 @@
 """Plans as TOML: the plans of the package and the files of the user."""
 
-import itertools
-import math
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -10,15 +8,29 @@ from typing import Any
 from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import RecipeFields, convert_value, field_types, suggest_field
-from charladder.studies.plan import Arm, Contrast, Plan, check_plan, format_option_value
+from charladder.studies.plan import Arm, Contrast, Plan, Sweep, check_plan, combine_arms
+from charladder.studies.sweep import check_sweep
 
-_PLAN_KEYS = "name", "question", "rule", "base", "data", "seeds", "baseline", "set", "arms", "factors", "contrasts"
+_PLAN_KEYS = (
+    "name",
+    "question",
+    "rule",
+    "base",
+    "data",
+    "seeds",
+    "baseline",
+    "set",
+    "arms",
+    "factors",
+    "contrasts",
+    "sweep",
+)
 _RESERVED_FIELDS = {
     "training.seed": "the plan's `seeds`",
     "text.data": "the plan's `data`",
     **dict.fromkeys(("text.characters", "text.sha256", "text.files", "text.letters"), "the data itself"),
 }
-_MAX_ARMS = 1000
+_MAX_SEEDS = 1000
 
 
 def list_bundled_plans() -> list[str]:
@@ -45,6 +57,7 @@ def read_plan(name_or_path: str | Path) -> Plan:
     tables = parse_toml(data, f"plan {name}")
     plan = _parse_plan(tables, Path(name).stem, folder)
     check_plan(plan)
+    check_sweep(plan)
     return plan
 
 
@@ -62,6 +75,7 @@ def plan_to_tables(plan: Plan) -> dict[str, Any]:
         "set": plan.fields,
         "arms": {arm.name: arm.fields for arm in plan.arms},
         **({"contrasts": contrasts} if contrasts else {}),
+        **({"sweep": {"seeds": list(sweep.seeds), **sweep.values}} if (sweep := plan.sweep) else {}),
     }
 
 
@@ -86,12 +100,13 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
         seeds=parse_seeds(tables.get("seeds", 5)),
         baseline=_get_string(tables, "baseline", arms[0].name),
         contrasts=_parse_contrasts(_get_table(tables, "contrasts"), {arm.name for arm in arms}),
+        sweep=_parse_sweep(_get_table(tables, "sweep")),
     )
 
 
 def parse_seeds(value: Any, study: str = "the plan") -> tuple[int, ...]:
     """Seeds from a list, or from their number: 3 gives 0, 1, 2. study: what they are the seeds of, for messages."""
-    if type(value) is int and 1 <= value <= _MAX_ARMS:
+    if type(value) is int and 1 <= value <= _MAX_SEEDS:
         return tuple(range(value))
     if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
         raise UserError(f"seeds of {study} is {value!r}; it must be a list of whole numbers, or their number")
@@ -114,22 +129,32 @@ def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ..
         if not isinstance(fields, dict):
             raise UserError(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
     arms = [Arm(name, parse_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()]
-    grid: dict[str, list[Any]] = {}
-    for name, values in _flatten(factors):
+    grid = _parse_values(factors, "factor", "[factors] of the plan")
+    return combine_arms(arms or [Arm("", {})], grid)
+
+
+def _parse_values(tables: dict[str, Any], what: str, where: str) -> dict[str, tuple[Any, ...]]:
+    """Lists of values by dotted name."""
+    grid = {}
+    for name, values in _flatten(tables):
         if not isinstance(values, list) or not values:
-            raise UserError(f"factor {name!r} of the plan is {values!r}; it must be a list of values")
-        grid[name] = [_parse_field(name, value, "[factors] of the plan") for value in values]
-    if max(1, len(arms)) * math.prod(len(values) for values in grid.values()) > _MAX_ARMS:
-        raise UserError(f"the plan has more than {_MAX_ARMS:,} arms; leave out factors or values")
-    short = [name.rpartition(".")[2] for name in grid]
-    names = short if len(set(short)) == len(short) else list(grid)
-    combined = []
-    for arm in arms or [Arm("", {})]:
-        for values in itertools.product(*grid.values()):
-            parts = [f"{name}={format_option_value(value)}" for name, value in zip(names, values, strict=True)]
-            label = " ".join([arm.name, *parts] if arm.name else parts)
-            combined.append(Arm(label, {**arm.fields, **dict(zip(grid, values, strict=True))}))
-    return tuple(combined)
+            raise UserError(f"{what} {name!r} of the plan is {values!r}; it must be a list of values")
+        grid[name] = tuple(_parse_field(name, value, where) for value in values)
+    return grid
+
+
+def _parse_sweep(tables: dict[str, Any]) -> Sweep | None:
+    """The sweep: `seeds`, and lists of values by dotted name."""
+    if not tables:
+        return None
+    values = {name: value for name, value in tables.items() if name != "seeds"}
+    if "seeds" not in tables or not values:
+        missing = "seeds" if "seeds" not in tables else "fields"
+        raise UserError(
+            f"[sweep] of the plan has no {missing}; give it `seeds`, which the plan's own seeds do not contain, and "
+            "lists of values of the fields that are tuned for each arm"
+        )
+    return Sweep(_parse_values(values, "swept field", "[sweep] of the plan"), parse_seeds(tables["seeds"], "[sweep]"))
 
 
 def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:

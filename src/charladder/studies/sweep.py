@@ -1,0 +1,102 @@
+"""The sweep of a plan: fields that are tuned for each arm, on seeds that the arms are not compared on.
+
+A sweep is a study of its own, in the folder `sweep` of the study's directory. Its arms are the arms of the plan with
+every combination of the values. The arms of the plan then get the combination with the fewest bits.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charladder.errors import UserError
+from charladder.studies.plan import Arm, Plan, check_plan, combine_arms
+
+Bits = Mapping[tuple[str, int], float]  # of the finished runs of a sweep, by name of the arm and seed
+
+
+def sweep_directory(folder: Path) -> Path:
+    """The directory of the sweep of the study in `folder`."""
+    return folder / "sweep"
+
+
+def sweep_plan(plan: Plan) -> Plan:
+    """The plan of the runs of a sweep."""
+    assert plan.sweep is not None
+    arms = combine_arms(plan.arms, plan.sweep.values)
+    fields = " and ".join(plan.sweep.values)
+    return dataclasses.replace(
+        plan,
+        name=f"{plan.name}-sweep",
+        question=f"Which {fields} is best for each arm of {plan.name}?",
+        rule="Each arm gets the values with the fewest mean bits per character over the seeds of the sweep.",
+        arms=arms,
+        seeds=plan.sweep.seeds,
+        baseline=combine_arms([_find_arm(plan, plan.baseline)], plan.sweep.values)[0].name,
+        contrasts=(),
+        sweep=None,
+    )
+
+
+def tuned_plan(plan: Plan, bits: Bits) -> Plan:
+    """The plan in which every arm has its best values, by the bits of the runs of the sweep. Values with an unfinished
+    run are not chosen. Raises UserError for an arm without finished values."""
+    arms = tuple(dataclasses.replace(arm, fields={**arm.fields, **_best_values(plan, arm, bits)}) for arm in plan.arms)
+    return dataclasses.replace(plan, arms=arms, sweep=None)
+
+
+def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
+    """A sentence for each arm and field whose chosen value is the lowest or the highest of at least three numbers: a
+    value beyond may be better."""
+    assert plan.sweep is not None
+    sentences = []
+    for arm in tuned.arms:
+        for name, values in plan.sweep.values.items():
+            numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+            chosen = arm.fields[name]
+            if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
+                which, beyond = ("lowest", "lower") if chosen == min(numbers) else ("highest", "higher")
+                sentences.append(
+                    f"arm {arm.name!r}: the best {name}, {chosen:g}, is the {which} of the sweep; a {beyond} one may "
+                    "be better"
+                )
+    return sentences
+
+
+def check_sweep(plan: Plan) -> None:
+    """Raises UserError for a sweep that cannot be run, or whose choice would be biased."""
+    if plan.sweep is None:
+        return
+    for seed in plan.sweep.seeds:
+        if seed in plan.seeds:
+            raise UserError(
+                f"[sweep] of the plan has the seed {seed}, which is one of the plan's seeds; tune on other seeds, for "
+                "example [100], because values that were chosen on a seed look better on it than they are"
+            )
+    for name in plan.sweep.values:
+        owner = "[set]" if name in plan.fields else None
+        owner = next((f"arm {arm.name!r}" for arm in plan.arms if name in arm.fields), owner)
+        if owner:
+            raise UserError(f"[sweep] of the plan tunes {name}, which {owner} sets; leave it out in one of them")
+    check_plan(sweep_plan(plan))
+
+
+def _find_arm(plan: Plan, name: str) -> Arm:
+    return next(arm for arm in plan.arms if arm.name == name)
+
+
+def _best_values(plan: Plan, arm: Arm, bits: Bits) -> dict[str, Any]:
+    """The combination with the fewest mean bits; the first of equal ones."""
+    assert plan.sweep is not None
+    best, fewest = None, math.inf
+    for trial in combine_arms([arm], plan.sweep.values):
+        scores = [bits[trial.name, seed] for seed in plan.sweep.seeds if (trial.name, seed) in bits]
+        if len(scores) == len(plan.sweep.seeds) and sum(scores) < fewest:
+            best, fewest = trial, sum(scores)
+    if best is None:
+        raise UserError(
+            f"no run of the sweep has finished for arm {arm.name!r}, so it has no values; read the logs in the folder "
+            "of the sweep"
+        )
+    return {name: best.fields[name] for name in plan.sweep.values}

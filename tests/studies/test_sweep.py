@@ -1,0 +1,132 @@
+"""Sweeps of plans: the trials, the choice for each arm, and plans that would choose with a bias."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from charladder.errors import UserError
+from charladder.studies.plan import Plan
+from charladder.studies.plan_file import plan_to_tables, read_plan
+from charladder.studies.sweep import sweep_plan, tuned_plan, values_at_edge
+
+TABLES = {
+    "name": "tiny",
+    "data": ["text"],
+    "set": {"training.steps": 5, "text.valid": 200},
+    "arms": {"none": {"objective.intermediate": False}, "layers": {}},
+    "seeds": 2,
+    "baseline": "none",
+    "sweep": {"seeds": [7, 8], "training.learning_rate": [0.1, 0.2, 0.3], "model.dropout": [0.0, 0.1]},
+}
+RATES = 0.1, 0.2, 0.3
+
+
+def plan(folder: Path, **changes) -> Plan:
+    path = folder / "tiny.toml"
+    path.write_text(tomli_w.dumps(TABLES | changes))
+    return read_plan(path)
+
+
+def name(arm: str, rate: float, dropout: float = 0.0) -> str:
+    return f"{arm} learning_rate={rate} dropout={dropout}"
+
+
+def scores(best: dict[str, float]) -> dict[tuple[str, int], float]:
+    """Bits that are lowest at the best rate of each arm, without dropout."""
+    return {
+        (name(arm, rate, dropout), seed): 2 + abs(rate - best[arm]) + dropout + seed / 100
+        for arm in best
+        for rate in RATES
+        for dropout in (0.0, 0.1)
+        for seed in (7, 8)
+    }
+
+
+def test_trials_are_every_arm_with_every_combination(tmp_path):
+    trials = sweep_plan(plan(tmp_path))
+    expected = [name(arm, rate, dropout) for arm in ("none", "layers") for rate in RATES for dropout in (0.0, 0.1)]
+    assert [arm.name for arm in trials.arms] == expected
+    assert trials.arms[3].fields == {
+        "objective.intermediate": False, "training.learning_rate": 0.2, "model.dropout": 0.1,
+    }  # fmt: skip
+    assert (trials.seeds, trials.sweep, trials.name, trials.baseline) == ((7, 8), None, "tiny-sweep", expected[0])
+
+
+def test_each_arm_gets_its_own_best_values(tmp_path):
+    tuned = tuned_plan(plan(tmp_path), scores({"none": 0.2, "layers": 0.3}))
+    assert [arm.fields["training.learning_rate"] for arm in tuned.arms] == [0.2, 0.3]
+    assert [arm.fields["model.dropout"] for arm in tuned.arms] == [0.0, 0.0]
+    assert ([arm.name for arm in tuned.arms], tuned.seeds, tuned.sweep) == (["none", "layers"], (0, 1), None)
+    path = tmp_path / "tuned.toml"
+    path.write_text(tomli_w.dumps(plan_to_tables(tuned)))
+    assert read_plan(path) == tuned
+
+
+def test_values_with_an_unfinished_run_are_not_chosen(tmp_path):
+    finished = scores({"none": 0.2, "layers": 0.3})
+    del finished[name("none", 0.2), 8]
+    del finished[name("none", 0.1), 7]
+    assert tuned_plan(plan(tmp_path), finished).arms[0].fields["training.learning_rate"] == 0.3
+    with pytest.raises(UserError, match="no run of the sweep has finished for arm 'layers'"):
+        tuned_plan(plan(tmp_path), {key: bits for key, bits in finished.items() if key[0].startswith("none")})
+
+
+def test_the_first_of_equal_values_is_chosen(tmp_path):
+    equal = dict.fromkeys(scores({"none": 0.2, "layers": 0.3}), 2.0)
+    assert tuned_plan(plan(tmp_path), equal).arms[1].fields["training.learning_rate"] == 0.1
+
+
+def test_a_value_at_the_edge_of_the_sweep_is_reported(tmp_path):
+    original = plan(tmp_path)
+    notes = values_at_edge(original, tuned_plan(original, scores({"none": 0.2, "layers": 0.3})))
+    assert notes == [
+        "arm 'layers': the best training.learning_rate, 0.3, is the highest of the sweep; a higher one may be better"
+    ]
+    notes = values_at_edge(original, tuned_plan(original, scores({"none": 0.1, "layers": 0.2})))
+    assert notes == [
+        "arm 'none': the best training.learning_rate, 0.1, is the lowest of the sweep; a lower one may be better"
+    ]
+
+
+def test_a_plan_with_a_sweep_survives_writing_and_reading(tmp_path):
+    original = plan(tmp_path)
+    assert plan(tmp_path, **plan_to_tables(original)) == original
+    assert dataclasses.replace(original, sweep=None) == plan(tmp_path, sweep={})
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"training.learning_rate": [0.1]}, r"\[sweep\] of the plan has no seeds"),
+        ({"seeds": [7]}, r"\[sweep\] of the plan has no fields"),
+        ({"seeds": [1], "training.learning_rate": [0.1]}, "has the seed 1, which is one of the plan's seeds"),
+        ({"seeds": 3, "training.learning_rate": [0.1]}, "has the seed 0, which is one of the plan's seeds"),
+        ({"seeds": [], "training.learning_rate": [0.1]}, r"seeds of \[sweep\] is \[\]"),
+        ({"seeds": [7, 7], "training.learning_rate": [0.1]}, r"\[sweep\] has the seed 7 twice"),
+        ({"seeds": [7], "training.learning_rate": 0.1}, "swept field 'training.learning_rate' of the plan is 0.1"),
+        ({"seeds": [7], "training.learning_rate": []}, "must be a list of values"),
+        ({"seeds": [7], "training.learning_rate": [0.1, 0.1]}, "duplicate runs"),
+        ({"seeds": [7], "training.learning_rate": ["fast"]}, "training.learning_rate"),
+        ({"seeds": [7], "training.learning_rate": [-1.0]}, "training.learning_rate"),
+        ({"seeds": [7], "training.rate": [0.1]}, r"\[sweep\] of the plan sets the unknown field 'training.rate'"),
+        ({"seeds": [7], "training.seed": [3]}, "training.seed"),
+        ({"seeds": [7], "training.steps": [5, 6]}, r"tunes training.steps, which \[set\] sets"),
+        ({"seeds": [7], "objective.intermediate": [True]}, "tunes objective.intermediate, which arm 'none' sets"),
+    ],
+)
+def test_wrong_sweeps(tmp_path, sweep, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, sweep=sweep)
+
+
+def test_a_sweep_that_is_no_table(tmp_path):
+    with pytest.raises(UserError, match=r"sweep of the plan is 3; it must be a table, \[sweep\]"):
+        plan(tmp_path, sweep=3)
+
+
+def test_as_many_trials_as_a_plan_may_have(tmp_path):
+    rates = [n / 10_000 for n in range(1, 600)]
+    with pytest.raises(UserError, match="more than 1,000 arms"):
+        plan(tmp_path, sweep={"seeds": [7], "training.learning_rate": rates})
