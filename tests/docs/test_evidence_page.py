@@ -12,12 +12,15 @@ PAGE = (DOCS / "evidence.md").read_text()
 
 def test_plan_of_the_page_is_valid(tmp_path, monkeypatch, capsys, text_file):
     monkeypatch.chdir(tmp_path)
-    (plan,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    plan, sweep = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     Path("mine.toml").write_text(plan)
     assert main(["study", "mine.toml", str(text_file), "--dry-run", "--json"]) == 0
     output = json.loads(capsys.readouterr().out)
     assert output["plan"] == "mine" and len(output["runs"]) == 2 * 3 * 5
     assert {arm["objective.targets"] for arm in output["arms"].values()} == {1, 2, 4}
+    Path("mine.toml").write_text(plan + sweep)
+    assert main(["study", "mine.toml", str(text_file), "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sweep"]) == 2 * 3 * 3 * 2
 
 
 def test_options_of_the_page_exist(capsys):
