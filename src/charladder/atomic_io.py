@@ -15,14 +15,19 @@ except ImportError:  # not a Unix
     fcntl = None
 
 
+class FileAppeared(FileExistsError):
+    """A file appeared at the path of a new one, and stays. The message names both."""
+
+
 @contextmanager
-def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, shared: bool = False, overwrite: bool = True) -> Iterator[Path]:
     """Yields the path to write to; at the end it is renamed to `path`. It is in a temporary folder, which is removed.
 
     Temporary files of the library that writes are in that folder too. If the process is killed, the folder stays until
     the same file is written again, or `remove_stale_parts` removes it. shared: several processes may write `path` at
     the same time, each in its own folder, and the last one wins; only `remove_stale_parts` removes a folder that stays.
-    Without it, raises OSError if another process writes `path`.
+    Without it, raises OSError if another process writes `path`. overwrite: if False, a file that has appeared at `path`
+    stays, the new one gets the next free name, such as rows-2.jsonl, and FileAppeared is raised.
     """
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part" if shared else f".{path.name}.part")
     with _new_folder(folder, path):
@@ -32,7 +37,10 @@ def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
             part.chmod(
                 folder.stat().st_mode & 0o666
             )  # as the umask allows; safetensors makes files readable by the owner only
-        move_into_place(part, path)
+        if overwrite:
+            move_into_place(part, path)
+        else:
+            _move_to_free_name(part, path)
 
 
 @contextmanager
@@ -75,10 +83,41 @@ def _close(handle: int | None) -> None:
 
 def move_into_place(part: Path, path: Path) -> None:
     """Flushes a finished file to the disk and renames it to `path`."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
+    _flush(part)
     part.replace(path)
     fsync_folder(path.parent)
+
+
+def _move_to_free_name(part: Path, path: Path) -> None:
+    """As `move_into_place`, for a `path` that is not overwritten; see `atomic_write`."""
+    _flush(part)
+    number, free = 1, path
+    while not _rename_if_free(part, free):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    fsync_folder(path.parent)
+    if free != path:
+        raise FileAppeared(
+            f"{path} was made by another process meanwhile and is not overwritten; the new file is {free}"
+        )
+
+
+def _rename_if_free(part: Path, path: Path) -> bool:
+    """Renames a file to `path` if there is none; returns whether there was none."""
+    try:
+        os.link(part, path)  # fails for a path that exists, where a rename would replace it
+    except FileExistsError:
+        return False
+    except OSError:  # some file systems have no links
+        if os.path.lexists(path):
+            return False
+        part.replace(path)
+    return True
+
+
+def _flush(part: Path) -> None:
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def remove_stale_parts(folder: Path, *patterns: str, seconds: float = 0.0) -> None:

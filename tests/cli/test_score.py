@@ -6,12 +6,14 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from caches import new_cache
 from charladder.cli.main import main
+from charladder.evaluation import table_file
 from charladder.scoring import LineScorer
 
 SHAPE = ["--layers", "2", "--width", "16", "--context", "32", "--batch", "2", "--steps", "2", "--score", "none"]
@@ -166,6 +168,52 @@ def test_output_to_a_link_to_nothing(capsys):
     Path("link.jsonl").symlink_to("nowhere")
     assert main(["score", "run", "log", "--output", "link.jsonl"]) == 2
     assert "link.jsonl exists and is not overwritten" in capsys.readouterr().err and Path("link.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_output_whose_name_is_taken_meanwhile(capsys, monkeypatch, tmp_path, ending):
+    pytest.importorskip("pyarrow")
+    path, score_block = tmp_path / f"rows.{ending}", LineScorer.score
+
+    def take_name(*arguments):
+        path.write_text("mine")
+        return score_block(*arguments)
+
+    monkeypatch.setattr(LineScorer, "score", take_name)
+    assert main(["score", "run", "log", "--output", str(path)]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    kept = tmp_path / f"rows-2.{ending}"
+    assert f"{path} was made by another process meanwhile and is not overwritten; the new file is {kept}" in message
+    assert path.read_text() == "mine" and {*tmp_path.iterdir()} == {path, kept}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("fails_at", ["write", "end"])
+def test_a_full_disk_is_reported_with_the_name_of_the_output(capsys, monkeypatch, tmp_path, ending, fails_at):
+    """/dev/full in the temporary folder: rows are buffered, so few of them fail at the end only."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / f"rows.{ending}"
+    atomic = table_file.atomic_write
+
+    @contextmanager
+    def on_full_disk(target, **options):
+        with atomic(target, **options) as part:
+            part.symlink_to("/dev/full")
+            yield part
+
+    monkeypatch.setattr(table_file, "atomic_write", on_full_disk)
+    Path("many").write_text("request 1 took 2 ms\n" * 2000)
+    assert main(["score", "run", "many" if fails_at == "write" else "log", "--output", str(path)]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert f"{path} cannot be written: " in message and "No space left on device" in message and "(--output)" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_input_is_not_one_of_the_output(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(OSError, match="Input/output error"), table_file.write_table(path, {"a": "int64"}, "output"):
+        raise OSError(5, "Input/output error")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_output_to_files(capsys):

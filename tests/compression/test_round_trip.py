@@ -224,8 +224,10 @@ def test_nothing_is_overwritten(run, tmp_path):
     for new in (taken, source):
         with pytest.raises(UserError, match="exists and is not overwritten"):
             compress_file(source, new, codec)
-    with pytest.raises(UserError, match="exists and is not overwritten"):  # made meanwhile
+    with pytest.raises(UserError, match=r"made by another process meanwhile .* the new file is .*new-2$"):
         compress_file(source, tmp_path / "new", codec, on_start=lambda symbols: (tmp_path / "new").write_bytes(b"mine"))
+    decompress_file(tmp_path / "new-2", tmp_path / "back", codec)
+    assert (tmp_path / "back").read_bytes() == b"text"
     assert taken.read_bytes() == (tmp_path / "new").read_bytes() == b"mine"
     with pytest.raises(UserError, match="not a regular file"):
         compress_file(tmp_path, tmp_path / "folder", codec)

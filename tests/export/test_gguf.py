@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from charladder.atomic_io import FileAppeared
 from charladder.export import write_gguf
 from charladder.export.gguf_file import gguf_tokens
 from charladder.text import Alphabet
@@ -47,3 +48,16 @@ def test_file_has_every_weight_and_setting(tmp_path, precision):
 
 def test_token_of_a_letter_is_its_utf_8():
     assert gguf_tokens(Alphabet('aé\n"日')) == ["\\x61", "\\xc3\\xa9", "\\x0a", "\\x22", "\\xe6\\x97\\xa5"]
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+    network, path = varied_network(), tmp_path / "network.gguf"
+
+    def appear(alphabet):
+        path.write_text("mine")
+        return gguf_tokens(alphabet)
+
+    monkeypatch.setattr("charladder.export.gguf_file.gguf_tokens", appear)
+    with pytest.raises(FileAppeared, match=r"the new file is .*network-2\.gguf"):
+        write_gguf(path, network.settings, network.state_dict(), Alphabet(), "float32", "name")
+    assert path.read_text() == "mine" and gguf.GGUFReader(tmp_path / "network-2.gguf").tensors

@@ -1,5 +1,6 @@
 """Compression and decompression of files. A result appears when it is complete; nothing is overwritten."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from charladder.atomic_io import atomic_write
+from charladder.atomic_io import FileAppeared, atomic_write
 from charladder.compression.codec import DIGEST_DIGITS, Codec
 from charladder.compression.container import (
     Header,
@@ -160,17 +161,15 @@ def _join(ids_path: Path, side_path: Path | None, part: Path, codec: Codec, head
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` at the end. Raises UserError if that exists, or its folder does not."""
-    _check_is_new(path)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists and is not overwritten", rule="choose another name")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for {path.name}", rule="make it first")
-    with atomic_write(path) as part:
-        yield part
-        _check_is_new(path)
-
-
-def _check_is_new(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists and is not overwritten", rule="choose another name")
+    try:
+        with atomic_write(path, overwrite=False) as part:
+            yield part
+    except FileAppeared as error:
+        raise UserError(str(error)) from None
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

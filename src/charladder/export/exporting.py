@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from charladder.atomic_io import FileAppeared
 from charladder.errors import UserError
 from charladder.export.gguf_file import write_gguf
 from charladder.export.heads_file import load_heads
@@ -44,6 +45,8 @@ def export_gguf(run: Run, path: Path, precision: Precision = "float32") -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_gguf(path, run.recipe.model, tensors, run.alphabet, precision, name_as_text(run.path.resolve().name))
+    except FileAppeared as error:
+        raise UserError(str(error)) from None
     except OSError as error:
         # numpy's error of a full disk has no number, and says how many bytes were written.
         reason = error.strerror or f"the disk is full ({error})"

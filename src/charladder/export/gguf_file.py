@@ -30,14 +30,14 @@ def write_gguf(
     """Writes a network as a GGUF file. tensors: of a Transformer with these settings, by their names there.
 
     Vectors, the gains of the norms, are stored in float32 in each precision, as llama.cpp requires; with bfloat16 they
-    have been rounded too. Raises UserError if gguf is not installed, and OSError.
+    have been rounded too. Raises UserError if gguf is not installed, and OSError; FileAppeared as `atomic_write`.
     """
     try:
         import gguf
     except ImportError:
         raise UserError('GGUF needs the package gguf; install it with pip install "charladder[gguf]"') from None
     types = gguf.GGMLQuantizationType
-    with atomic_write(path) as part:
+    with atomic_write(path, overwrite=False) as part:
         writer = gguf.GGUFWriter(part, "qwen3")
         try:
             _add_settings(writer, settings, name)
