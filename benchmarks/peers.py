@@ -5,9 +5,8 @@ Each function returns a step function: random windows, forward, backward, optimi
 if the processor supports it, optionally compiled.
 """
 
-import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import reference as plain_script
 from charladder.recipe import RecipeFields, load_recipe_fields, resolve
 from charladder.run_creation import plan_run
 from charladder.text import open_corpus
@@ -101,13 +101,12 @@ def plain_step(model: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor], 
 
 def reference(shape: Shape, compile: bool) -> Callable[[], object]:
     """benchmarks/reference.py's network at this shape."""
-    spec = importlib.util.find_spec("benchmarks.reference")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)  # a private copy of the module, whose shape is set below
-    spec.loader.exec_module(script)
-    for name, value in (asdict(shape) | {"heads": shape.heads}).items():
-        setattr(script, name.upper(), value)
-    model = script.Transformer()
+    model = plain_script.Transformer(
+        plain_script.Settings(
+            layers=shape.layers, width=shape.width, heads=shape.heads, feed_forward=shape.feed_forward,
+            context=shape.context, batch=shape.batch,
+        )
+    )  # fmt: skip
     if compile:
         model.compile()
     return plain_step(model, lambda network, x: network(x), shape)

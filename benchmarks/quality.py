@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import reference
 from benchmarks.measure import report
-from charladder.evaluation import evaluate
+from benchmarks.score_reference import score_reference
 from charladder.text import Corpus, open_corpus, split
 
 T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t by degrees of freedom
@@ -110,9 +110,5 @@ def train_reference(
     command = [sys.executable, reference.__file__, str(text), "--train", str(train), "--out", str(weights)]
     command += ["--seconds", str(seconds), "--seed", str(seed)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    model = reference.load(str(weights))
-    score = evaluate(
-        lambda tokens, keep: model(tokens)[:, -keep:],
-        corpus.ids_N, valid, reference.CONTEXT, reference.CONTEXT // 2, reference.ALPHABET,
-    )  # fmt: skip
+    score = score_reference(reference.load(str(weights)), corpus.ids_N, valid)
     return {**json.loads(done.stdout.splitlines()[-1]), "bits_per_character": score.bits_per_character}

@@ -3,21 +3,36 @@
 It does not use charladder and has one loss: pre-norm, rotary positions, QK-norm, SwiGLU, Muon for matrices and AdamW
 for other parameters, bfloat16 autocast if the processor supports it, short warm-up, linear decay. It must never be made
 worse.   python benchmarks/reference.py TEXT --train 4000000 --seconds 300 --out weights.safetensors
+`python -m benchmarks reference_sweep` searches for better settings, under the same budget as other trainers.
 """
 
 import argparse
 import json
 import time
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-LAYERS, WIDTH, HEADS, CONTEXT, BATCH, ALPHABET = 6, 192, 3, 256, 8, 256
-FEED_FORWARD = WIDTH * 8 // 3
-MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 0.02
+ALPHABET, WARMUP = 256, 0.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Shape, window (context x batch) and peak learning rates. The weight file has them as metadata."""
+
+    layers: int = 6
+    width: int = 192
+    heads: int = 3
+    feed_forward: int = 512
+    context: int = 256
+    batch: int = 8
+    muon_rate: float = 0.02
+    adam_rate: float = 3e-3
 
 
 def rotate(x, cos, sin):
@@ -26,38 +41,40 @@ def rotate(x, cos, sin):
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, settings):
         super().__init__()
-        self.norm1, self.norm2 = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-        self.q_norm, self.k_norm = nn.RMSNorm(WIDTH // HEADS), nn.RMSNorm(WIDTH // HEADS)
-        self.qkv = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.gate, self.up = nn.Linear(WIDTH, FEED_FORWARD, bias=False), nn.Linear(WIDTH, FEED_FORWARD, bias=False)
-        self.down = nn.Linear(FEED_FORWARD, WIDTH, bias=False)
+        self.heads, width, inner = settings.heads, settings.width, settings.feed_forward
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.q_norm, self.k_norm = nn.RMSNorm(width // self.heads), nn.RMSNorm(width // self.heads)
+        self.qkv = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(3))
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
         for last in (self.out, self.down):
             nn.init.zeros_(last.weight)
 
     def forward(self, x, cos, sin):
-        batch, length, _ = x.shape
+        batch, length, width = x.shape
         h = self.norm1(x)
-        q, k, v = (f(h).view(batch, length, HEADS, -1).transpose(1, 2) for f in self.qkv)
+        q, k, v = (f(h).view(batch, length, self.heads, -1).transpose(1, 2) for f in self.qkv)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, length, WIDTH))
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         h = self.norm2(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class Transformer(nn.Module):
-    def __init__(self):
+    def __init__(self, settings=Settings()):
         super().__init__()
-        self.embedding = nn.Embedding(ALPHABET, WIDTH)
+        self.settings, width = settings, settings.width
+        self.embedding = nn.Embedding(ALPHABET, width)
         nn.init.normal_(self.embedding.weight, std=0.5)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm, self.head = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, ALPHABET, bias=False)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
+        self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, ALPHABET, bias=False)
         nn.init.zeros_(self.head.weight)
-        size = WIDTH // HEADS
-        angle = torch.outer(torch.arange(CONTEXT), 10000.0 ** (-torch.arange(0, size, 2) / size))
+        size = width // settings.heads
+        angle = torch.outer(torch.arange(settings.context), 10000.0 ** (-torch.arange(0, size, 2) / size))
         self.angles = angle.cos(), angle.sin()
 
     def forward(self, tokens):
@@ -71,8 +88,8 @@ class Muon(torch.optim.Optimizer):
     """Muon with Newton-Schulz iterations in float32. torch.optim.Muon always uses bfloat16, which is 30 times slower on
     processors that emulate it."""
 
-    def __init__(self, params, momentum=0.95):
-        super().__init__(params, {"lr": MUON_RATE, "momentum": momentum})
+    def __init__(self, params, lr, momentum=0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -88,19 +105,20 @@ class Muon(torch.optim.Optimizer):
                 p.add_(x, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def train(text: np.ndarray, seconds: float, seed: int) -> tuple[Transformer, dict]:
+def train(text: np.ndarray, seconds: float, seed: int, settings: Settings) -> tuple[Transformer, dict]:
     torch.manual_seed(seed)
+    context, batch = settings.context, settings.batch
     half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    model = Transformer()
+    model = Transformer(settings)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
-    adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    optimizers = [Muon(matrices), adam]
+    adam = torch.optim.AdamW(rest, lr=settings.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizers = [Muon(matrices, settings.muon_rate), adam]
     starts = [g["lr"] for o in optimizers for g in o.param_groups]
     generator, begin, step = np.random.default_rng(seed), time.perf_counter(), 0
     while (progress := (time.perf_counter() - begin) / seconds) < 1:
-        at = generator.integers(0, len(text) - CONTEXT, BATCH)
-        window = torch.from_numpy(np.stack([text[i : i + CONTEXT + 1] for i in at]).astype(np.int64))
+        at = generator.integers(0, len(text) - context, batch)
+        window = torch.from_numpy(np.stack([text[i : i + context + 1] for i in at]).astype(np.int64))
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = model(window[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
@@ -115,11 +133,13 @@ def train(text: np.ndarray, seconds: float, seed: int) -> tuple[Transformer, dic
         if step % 100 == 0:
             print(f"{step:6d} {progress:6.1%} {loss.item() / np.log(2):.3f} bits", flush=True)
     used = time.perf_counter() - begin
-    return model, {"steps": step, "seconds": used, "characters_per_second": step * BATCH * CONTEXT / used}
+    return model, {"steps": step, "seconds": used, "characters_per_second": step * batch * context / used}
 
 
 def load(weights: str) -> Transformer:
-    model = Transformer()
+    with safe_open(weights, "pt") as file:
+        saved = file.metadata()
+    model = Transformer(Settings(**{field.name: type(field.default)(saved[field.name]) for field in fields(Settings)}))
     model.load_state_dict(load_file(weights))
     return model.eval()
 
@@ -131,7 +151,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True)
+    for setting in fields(Settings):
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=type(setting.default), default=setting.default)
     options = parser.parse_args()
-    network, facts = train(np.fromfile(options.text, np.uint8, options.train), options.seconds, options.seed)
-    save_file(network.state_dict(), options.out)
+    chosen = Settings(**{setting.name: getattr(options, setting.name) for setting in fields(Settings)})
+    network, facts = train(np.fromfile(options.text, np.uint8, options.train), options.seconds, options.seed, chosen)
+    save_file(network.state_dict(), options.out, {name: str(value) for name, value in asdict(chosen).items()})
     print(json.dumps(facts))

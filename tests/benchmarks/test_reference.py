@@ -1,15 +1,16 @@
 """The reference script, and the benchmark of quality."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from benchmarks import quality, reference
 
 
-def test_reference_is_causal_and_starts_at_eight_bits(tmp_path):
+def test_reference_is_causal_and_starts_at_eight_bits():
     torch.manual_seed(0)
     model = reference.Transformer()
     x = torch.randint(0, 256, (2, 32))
@@ -22,8 +23,17 @@ def test_reference_is_causal_and_starts_at_eight_bits(tmp_path):
     changed = x.clone()
     changed[:, 20] = (x[:, 20] + 1) % 256
     torch.testing.assert_close(model(x)[:, :20], model(changed)[:, :20])
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    assert torch.equal(reference.load(str(tmp_path / "weights.safetensors"))(x), model(x))
+
+
+def test_weights_are_loaded_with_their_settings(tmp_path, text_file):
+    small = {"layers": "1", "width": "16", "heads": "2", "feed_forward": "32", "context": "8", "batch": "2"}
+    options = [word for name, value in small.items() for word in (f"--{name.replace('_', '-')}", value)]
+    weights = tmp_path / "weights.safetensors"
+    command = [sys.executable, reference.__file__, str(text_file), "--train", "1000", "--seconds", "0.2", *options]
+    subprocess.run([*command, "--out", str(weights)], check=True, stdout=subprocess.PIPE)
+    settings = reference.load(str(weights)).settings
+    assert settings == reference.Settings(1, 16, 2, 32, 8, 2)
+    assert (settings.muon_rate, settings.adam_rate) == (0.02, 3e-3)
 
 
 @pytest.mark.slow
