@@ -3,6 +3,9 @@
 import importlib
 import sys
 
+from charladder.cli.error_message import format_error
+from charladder.cli.signals import INTERRUPTED_EXIT_CODE
+from charladder.cli.terminal import print_message
 from charladder.errors import UserError
 
 NAMES = {
@@ -19,6 +22,7 @@ NAMES = {
     "passes": "how fast is a generation pass, compared with the limits of this machine?",
     "precision": "how does bfloat16 change bits per character and speed?",
     "quality": "bits per character after equal training time, against benchmarks/reference.py",
+    "reference_sweep": "which shape, window and learning rates are best for benchmarks/reference.py?",
     "scoring": "how fast does `score` read a log line by line, and does its memory depend on the size?",
     "serving": "how much does the service generate for many clients, and do disconnected clients leak memory?",
     "throughput": "how fast is a training step, against peers of the same architecture?",
@@ -40,8 +44,11 @@ def main() -> int:
     try:
         return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_message(format_error(error))
         return 2
+    except KeyboardInterrupt:
+        print_message("interrupted")
+        return INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":

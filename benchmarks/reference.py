@@ -9,7 +9,7 @@ worse.   python benchmarks/reference.py TEXT --train 4000000 --seconds 300 --out
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -138,8 +138,7 @@ def train(text: np.ndarray, seconds: float, seed: int, settings: Settings) -> tu
 
 def load(weights: str) -> Transformer:
     with safe_open(weights, "pt") as file:
-        saved = file.metadata()
-    model = Transformer(Settings(**{field.name: type(field.default)(saved[field.name]) for field in fields(Settings)}))
+        model = Transformer(Settings(**json.loads(file.metadata()["settings"])))
     model.load_state_dict(load_file(weights))
     return model.eval()
 
@@ -151,10 +150,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True)
-    for setting in fields(Settings):
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=type(setting.default), default=setting.default)
+    for name, value in asdict(Settings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
-    chosen = Settings(**{setting.name: getattr(options, setting.name) for setting in fields(Settings)})
+    chosen = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
     network, facts = train(np.fromfile(options.text, np.uint8, options.train), options.seconds, options.seed, chosen)
-    save_file(network.state_dict(), options.out, {name: str(value) for name, value in asdict(chosen).items()})
+    save_file(network.state_dict(), options.out, {"settings": json.dumps(asdict(chosen))})
     print(json.dumps(facts))
