@@ -44,6 +44,7 @@ def accelerator_state():
     AcceleratorState._reset_state()
 
 
+@pytest.mark.slow
 def test_prepared_objective_runs_under_autocast(accelerator_state):
     network, objective = make()
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")

@@ -124,6 +124,7 @@ def test_support_page_matches_every_cell(tmp_path_factory: pytest.TempPathFactor
     assert PAGE.read_text() == page(two_ranks.results(two_ranks.shared_folder(tmp_path_factory)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", framework_cells.FRAMEWORKS)
 def test_micro_batches_in_a_framework(framework):
     (feature,) = (feature for feature in FEATURES if feature.name.startswith("accumulation"))

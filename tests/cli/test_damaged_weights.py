@@ -153,7 +153,7 @@ def read_metric_lines(run: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", [BEST_NETWORK_FILE, BEST_HEADS_FILE])
-@pytest.mark.parametrize("damage", ["flip", "nan", "int8"])
+@pytest.mark.parametrize("damage", ["flip", *(pytest.param(one, marks=pytest.mark.slow) for one in ("nan", "int8"))])
 def test_damaged_best_weights_are_detected_on_resume(workdir, capsys, name, damage):
     file = Path("run", name)
     if damage == "flip":

@@ -72,6 +72,7 @@ def test_validation_bits_exclude_the_final_score(workdir, text_file, capsys):
     assert read_validation_bits(Path("run")) == [3.0] * 4
 
 
+@pytest.mark.slow
 def test_score_option_whole_none_and_number(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "4", *TINY, "--score", "none", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -96,7 +97,7 @@ def test_invalid_score_option_is_refused_before_training(workdir, text_file, cap
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_during_the_score_reports_that_training_is_saved(
     workdir, text_file, capsys, monkeypatch: pytest.MonkeyPatch, number
 ):

@@ -55,7 +55,10 @@ def generate_json(capsys, *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("draft", ["auto", "none", "targets", "early-exit", "ngram"])
+@pytest.mark.parametrize(
+    "draft",
+    ["auto", "targets", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "early-exit", "ngram"))],
+)
 def test_same_seed_repeats_the_text_with_every_drafter(capsys, draft):
     first, again, other = (
         generate_json(capsys, "run", "--prompt", "A l", "--length", "60", "--draft", draft, "--seed", seed)

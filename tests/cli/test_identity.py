@@ -190,6 +190,7 @@ def test_identity_does_not_change_training(workdir):
     assert len(ids) == 3 and all(re.fullmatch("[0-9a-f]{32}", str(run_id)) for run_id in ids)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_keeps_the_digest_of_its_network(workdir):
     """Drafting heads and runs that started from this one refer to the network by its digest."""
     before = file_digest(Path("run/model.safetensors"))

@@ -48,6 +48,7 @@ def generate_lines(capsys, *arguments: str) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_encoding_option_with_a_run_on_bytes(capsys):
     result = generate_json(capsys, "bytes", "--prompt", "Grö", "--length", "50", "--encoding", "latin-1")
     assert bytes(result["ids"]).decode("latin-1") == result["text"]

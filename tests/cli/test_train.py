@@ -82,6 +82,7 @@ def test_train_then_evaluate_then_generate(workdir, text_file, capsys):
     assert (facts["layers"], facts["width"], facts["context"]) == (2, 16, 16)
 
 
+@pytest.mark.slow
 def test_sprint_trains_resumes_evaluates_and_generates(workdir, text_file, capsys):
     arguments = ["train", str(text_file), "--recipe", "sprint", "--model.ngram-rows", "500", *TINY, "--json"]
     assert main([*arguments, "--steps", "4", "--run", "run"]) == 0
@@ -142,7 +143,9 @@ def test_resume_keeps_a_finished_run_and_extend_changes_the_budget(workdir, text
 
 
 @pytest.mark.parametrize("arguments", [[], ["--extend", "--steps", "9"]])
-@pytest.mark.parametrize("weights_file", ["model.safetensors", "best.safetensors"])
+@pytest.mark.parametrize(
+    "weights_file", ["model.safetensors", pytest.param("best.safetensors", marks=pytest.mark.slow)]
+)
 def test_trained_run_without_checkpoints_is_refused_and_unchanged(workdir, text_file, capsys, arguments, weights_file):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "one"]) == 0
     shutil.rmtree("one/checkpoints")
@@ -232,7 +235,10 @@ def test_non_finite_loss_exits_with_code_one_and_keeps_the_checkpoint(workdir, t
 
 @pytest.mark.parametrize(
     "variables",
-    [{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, pytest.param({"NO_COLOR": "1"}, marks=pytest.mark.slow)],
+    [
+        pytest.param(one, marks=pytest.mark.slow)
+        for one in ({"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, {"NO_COLOR": "1"})
+    ],
 )
 def test_piped_output_is_plain(workdir, text_file, variables):
     result = run_charladder(

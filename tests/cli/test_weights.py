@@ -150,6 +150,7 @@ def test_run_that_ended_at_its_best_has_no_notes(random_letters, capsys, monkeyp
     assert (result["best"], result["notes"], result["ended_early"]) == (None, [], False)
 
 
+@pytest.mark.slow
 def test_patience(random_letters, capsys, monkeypatch):
     fake_validations(monkeypatch, 4.0, 3.5, 3.6, 3.7, 3.7)
     arguments = ["--steps", "40", "--training.validations", "9", "--patience", "2"]

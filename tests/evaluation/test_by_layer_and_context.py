@@ -100,7 +100,7 @@ def test_scores_by_position_add_up_to_the_whole(network):
     assert [part.context for part in parts] == sorted({part.context for part in parts}) and parts[-1].context == CONTEXT
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ends", [None, [100, 175, 300]])
 def test_scores_of_heads_equal_a_plain_loop(network, shared, ends):
     settings = ObjectiveConfig(targets=3, intermediate_heads="shared" if shared else "own")

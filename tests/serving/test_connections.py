@@ -117,7 +117,13 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("data", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(data, id=name, marks=[pytest.mark.slow] * (index > 0))
+        for index, (name, data) in enumerate(LARGE.items())
+    ],
+)
 def test_large_head_is_refused_before_the_token_check(runs, data):
     with serving(runs / "run", token="sesame") as served, connected(served) as (client,):
         with contextlib.suppress(ConnectionError):

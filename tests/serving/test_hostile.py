@@ -22,7 +22,12 @@ OPERATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+QUICK = "POST /v1/completions", "POST /score"
+
+
+@pytest.mark.parametrize(
+    "operation", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in OPERATIONS]
+)
 def test_schemathesis(served, operation):
     """Responses to valid and invalid requests have the documented statuses, types and shapes."""
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
