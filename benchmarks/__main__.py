@@ -29,6 +29,7 @@ NAMES = {
 }
 TABLES = {
     "collect": "keeps the runs of a study: a row for each in benchmarks/results/NAME.csv",
+    "forest": "draws a forest plot from these tables, and prints its numbers as Markdown",
 }
 
 

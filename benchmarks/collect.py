@@ -39,12 +39,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--text", help="the name of the text in the table (default: that of its file or corpus)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the tables")
     options = parser.parse_args(argv)
-    plans = {
-        stage: read_plan(options.study / folder / "plan.toml")
-        for stage, folder in STAGES.items()
-        if stage == "final" or (options.study / folder / "plan.toml").exists()
-    }
-    name = check_name(options.name or plans["final"].name)
+    plans = {stage: plan for stage in STAGES if (plan := read_stage(options.study, stage)) is not None}
+    name = check_name(options.name or next(iter(plans.values())).name.removesuffix("-sweep"))
     rows, norms = [], []
     for stage, plan in plans.items():
         results = collect_results(options.study / STAGES[stage], plan)
@@ -66,6 +62,13 @@ def main(argv: Sequence[str]) -> int:
         write_rows(path, table)
     print(f"{path}: {added} rows added or completed, {len(table)} in all")
     return 0
+
+
+def read_stage(study: Path, stage: str) -> Plan | None:
+    """The plan of a stage; None for a stage that the study does not have, or has not begun."""
+    path = study / STAGES[stage] / "plan.toml"
+    has_other = any((study / folder / "plan.toml").exists() for folder in STAGES.values())
+    return None if has_other and not path.exists() else read_plan(path)
 
 
 def check_name(name: str) -> str:

@@ -25,21 +25,26 @@ OPENING_SHARE = 0.05  # of a run: its high losses would flatten the rest of a cu
 
 @contextmanager
 def matplotlib_style(style: dict[str, Any] | None = None) -> Iterator[Any]:
-    """Yields matplotlib's Figure class, under the rcParams `style`. Raises UserError where matplotlib is missing."""
+    """Yields matplotlib's Figure class, under the rcParams `style`. Raises UserError where matplotlib is missing.
+
+    The names inside an SVG are the same every time.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError('figures need matplotlib: pip install "charladder[plot]"') from None
-    with matplotlib.rc_context(cast(Any, style)), warnings.catch_warnings():
+    with matplotlib.rc_context(cast(Any, {"svg.hashsalt": "charladder", **(style or {})})), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name has letters that the font lacks
         yield Figure
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure atomically, in the format of the path's suffix."""
+    """Writes a figure atomically, in the format of the path's suffix. An SVG has no date, so the same figure gives the
+    same bytes."""
+    kind = path.suffix[1:].lower()
     with atomic_write(path) as part:
-        figure.savefig(part, dpi=130, format=path.suffix[1:].lower())
+        figure.savefig(part, dpi=130, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def literal_text(name: str) -> str:

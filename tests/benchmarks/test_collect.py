@@ -156,6 +156,15 @@ def test_name_that_is_no_file_name(name, study, tmp_path, monkeypatch, capsys):
     assert "cannot name a table" in capsys.readouterr().err and not (tmp_path / "results").exists()
 
 
+def test_sweep_whose_study_has_not_begun(study, tmp_path, monkeypatch):
+    (study / "plan.toml").unlink()
+    plan = study / "sweep" / "plan.toml"
+    plan.write_text(plan.read_text().replace('"ladders"', '"ladders-sweep"'))
+    assert collect(monkeypatch, study, "--results", tmp_path / "results") == 0
+    assert [row["stage"] for row in read(tmp_path / "results" / "ladders.csv")] == ["sweep"]
+    assert not (tmp_path / "results" / "ladders-norms.csv").exists()
+
+
 def test_folder_without_a_study(tmp_path, monkeypatch, capsys):
     assert collect(monkeypatch, tmp_path, "--results", tmp_path) == 2
     assert "plan.toml cannot be read" in capsys.readouterr().err

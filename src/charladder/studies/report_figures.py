@@ -23,7 +23,7 @@ from charladder.studies.statistics import confidence_band, is_significant
 _TEXT_COLOUR = "#123456"  # in matplotlib; replaced by the page's text colour in the SVG
 _STYLE = CURVE_STYLE | {
     "axes.edgecolor": _TEXT_COLOUR, "axes.labelcolor": _TEXT_COLOUR, "text.color": _TEXT_COLOUR,
-    "xtick.color": _TEXT_COLOUR, "ytick.color": _TEXT_COLOUR, "svg.fonttype": "none", "svg.hashsalt": "charladder",
+    "xtick.color": _TEXT_COLOUR, "ytick.color": _TEXT_COLOUR, "svg.fonttype": "none",
     "font.size": 10, "legend.framealpha": 0.0,
 }  # fmt: skip
 _CLAIM_COLOUR, _NO_CLAIM_COLOUR = CURVE_COLOURS[0], CURVE_COLOURS[7]
