@@ -100,7 +100,12 @@ def create_imported_run(
 
     if numbered:
         return _number(run, create)
-    create(run)
+    try:
+        create(run)
+    except RunExists:  # without the advice of run_exists_error: an imported run cannot be resumed
+        raise RunExists(
+            f"{run.path} exists and a run is never overwritten", field="run", rule="choose another path"
+        ) from None
     return run
 
 

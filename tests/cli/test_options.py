@@ -53,6 +53,12 @@ def test_invalid_options_in_any_order(arguments, message):
         make_parser().parse(arguments.split())
 
 
+@pytest.mark.parametrize("arguments", ["run one --nosuch", "run --limti 3 one", "--limit", "run --limit x"])
+def test_every_error_of_options_names_the_help_page(arguments):
+    with pytest.raises(UserError, match=r" \(see charladder evaluate --help\)$"):
+        make_parser().parse(arguments.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -75,8 +75,13 @@ def test_imported_run_is_used_and_names_what_needs_its_text(tmp_path, text_file,
     asyncio.run(service.close())
     assert main(["train", str(text_file), "--from", "runs/imported-1", "--steps", "1", "--run", "more"]) == 0
     capsys.readouterr()
-    assert main(["plot", "runs/imported-1"]) == 2
-    assert "has no curves, because its network was imported" in capsys.readouterr().err
+    assert main(["import", "hf", "--run", "runs/imported-1"]) == 2
+    message = "runs/imported-1 exists and a run is never overwritten; choose another path (--run)\n"
+    assert capsys.readouterr().err == f"charladder: {message}"
+    (tmp_path / "-r").symlink_to("runs/imported-1")
+    assert main(["plot", "--", "-r"]) == 2
+    message = "-r has no curves, because its network was imported; `charladder train DATA --from ./-r` starts"
+    assert message in capsys.readouterr().err
     for command in (["evaluate"], ["refit", "--steps", "1"], ["train", "--resume"]):
         assert main([*command, "runs/imported-1"]) == 2
         assert "runs/imported-1 has no text, because its network was imported" in capsys.readouterr().err

@@ -1,14 +1,17 @@
 """--track: every line reaches the tracker once, and no fault of the tracker reaches training."""
 
 import json
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from charladder.cli import tracking
 from charladder.cli.main import main
-from charladder.tracking import TrackerProcess
+from charladder.tracking import TrackedRun, TrackerProcess
 from charladder.tracking.metric_values import metric_values
+from charladder.tracking.tracker import make_tracker
 from charladder.training.metrics import read_metrics
 from helpers import assert_same_tensors
 
@@ -165,6 +168,33 @@ def test_a_fault_is_one_note_and_the_run_is_bitwise_that_without_a_tracker(
     for file in ("model.safetensors", "heads.safetensors"):
         assert_same_tensors(Path("run") / file, Path("untracked") / file)
     monkeypatch.undo()
+
+
+PACKAGES = (
+    "wandb", "trackio", "tensorboard", "tensorboard.compat", "tensorboard.compat.proto", "tensorboard.summary",
+    *(f"tensorboard.compat.proto.{name}_pb2" for name in ("event", "summary", "tensor", "types")),
+    "tensorboard.summary.writer", "tensorboard.summary.writer.event_file_writer",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tracker", "command"),
+    [
+        ("wandb", "offline in -runs/a/wandb; wandb sync ./-runs/a/wandb/offline-run-*"),
+        ("tensorboard", "tensorboard --logdir ./-runs/a/tensorboard"),
+        ("trackio", "trackio show '--project=-p q'"),
+    ],
+)
+def test_printed_commands_for_names_that_begin_with_a_dash(tracker, command, monkeypatch):
+    for package in PACKAGES:
+        monkeypatch.setitem(sys.modules, package, MagicMock())
+    monkeypatch.setattr("sys.path", [*sys.path])  # make_tracker adds the working directory
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_PROJECT", "-p q")
+    try:
+        assert make_tracker(tracker).start(TrackedRun(Path("-runs/a"), "id", {})) == command
+    finally:
+        del sys.modules[f"charladder.tracking.{tracker}_tracker"]  # it has the fakes
 
 
 @pytest.mark.slow

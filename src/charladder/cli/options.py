@@ -41,9 +41,9 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if self._parse_optional(word) is not None:
                 name = word.split("=", 1)[0]
-                raise UserError(f"{self.prog} has no option {name}{self._suggest_option(name)}")
+                self.error(f"{self.prog} has no option {name}{self._suggest_option(name)}")
         if unknown:
-            raise UserError(f"{self.prog} has no use for the argument {unknown[0]!r}; see {self.prog} --help")
+            self.error(f"{self.prog} has no use for the argument {unknown[0]!r}")
         return known
 
     def _suggest_option(self, name: str) -> str:

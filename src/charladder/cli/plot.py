@@ -10,6 +10,7 @@ from charladder.cli.terminal import Terminal, print_message
 from charladder.errors import UserError, suggest_names
 from charladder.recipe import load_recipe_fields, resolve
 from charladder.run import open_run
+from charladder.shell_words import quote_path
 from charladder.strict_json import dumps
 from charladder.studies.plots import X_AXES, draw_runs, draw_schedule
 from charladder.studies.results import RunCurves, read_curves
@@ -123,8 +124,8 @@ def _read_run_curves(name: str) -> RunCurves:
             return curves
     if not open_run(Path(name)).has_text:
         raise UserError(
-            f"{name} has no curves, because its network was imported; `charladder train DATA --from {name}` "
-            "starts a run that has some"
+            f"{name} has no curves, because its network was imported; "
+            f"`charladder train DATA --from {quote_path(name)}` starts a run that has some"
         )
     raise UserError(f"{name} has no metrics yet; train it for a few steps")
 

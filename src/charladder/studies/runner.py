@@ -165,7 +165,7 @@ def train_arguments(plan: Plan, run: PlannedRun, tracker: str | None = None) -> 
     """The arguments of `charladder` that start or resume a run."""
     track = [] if tracker is None else [f"--track={tracker}"]
     if run.path.exists():
-        return ["train", "--resume", str(run.path), "--score=whole", "--json", *track]
+        return ["train", f"--resume={run.path}", "--score=whole", "--json", *track]
     fields = training_options(plan, run.arm, run.seed).items()
     options = [f"--{name}={format_option_value(value)}" for name, value in fields]
     return [

@@ -1,6 +1,5 @@
 """TensorBoard: event files in the folder `tensorboard` of the run directory."""
 
-import shlex
 import time
 
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
@@ -9,6 +8,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[r
 from tensorboard.compat.proto.types_pb2 import DT_STRING  # pyright: ignore[reportMissingImports]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # pyright: ignore[reportMissingImports]
 
+from charladder.shell_words import quote_path
 from charladder.tracking.tracked_run import TrackedRun
 
 
@@ -19,7 +19,7 @@ class TensorboardTracker:
         folder = run.path / "tensorboard"
         self._writer = EventFileWriter(str(folder))
         self._add(0, [_text_summary("recipe", _as_table({**run.labels, **run.config}))])
-        return f"tensorboard --logdir {shlex.quote(str(folder))}"
+        return f"tensorboard --logdir {quote_path(folder)}"
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._add(step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

@@ -1,6 +1,7 @@
 """trackio: local, in its own folder (TRACKIO_DIR), without an account."""
 
 import os
+import shlex
 
 import trackio  # pyright: ignore[reportMissingImports]
 
@@ -16,7 +17,7 @@ class TrackioTracker:
             project=project, name=f"{run.name}-{run.identity[:8]}", group=run.group,
             config={**run.labels, **run.config}, resume="allow", embed=False,
         )  # fmt: skip
-        return f"trackio show --project {project}"
+        return f"trackio show {shlex.quote(f'--project={project}')}"
 
     def log(self, values: dict[str, float], step: int) -> None:
         trackio.log(values, step=step)

@@ -2,12 +2,12 @@
 
 import netrc
 import os
-import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import wandb  # pyright: ignore[reportMissingImports]
 
+from charladder.shell_words import quote_path
 from charladder.tracking.tracked_run import TrackedRun
 
 _KEYS = "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"
@@ -24,7 +24,7 @@ class WandbTracker:
             resume=None if mode == "offline" else "allow", mode=mode,
         )  # fmt: skip
         if mode == "offline":
-            return f"offline in {run.path / 'wandb'}; wandb sync {shlex.quote(str(run.path))}/wandb/offline-run-*"
+            return f"offline in {run.path / 'wandb'}; wandb sync {quote_path(run.path)}/wandb/offline-run-*"
         return str(self._run.url or run.path / "wandb")
 
     def log(self, values: dict[str, float], step: int) -> None:
