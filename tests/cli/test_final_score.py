@@ -11,6 +11,7 @@ import pytest
 
 from charladder.cli import final_score
 from charladder.cli.main import main
+from charladder.cli.train import make_parser
 from charladder.evaluation import Score
 from charladder.studies.directory import PlannedRun
 from charladder.studies.plan_file import read_plan
@@ -64,12 +65,21 @@ def test_default_scores_a_tenth_of_the_trained_characters(workdir, text_file, ca
 
 def test_validation_bits_exclude_the_final_score(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--run", "run", "--steps", "12", *TINY]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(" bits per character (the first 10 characters)" in line for line in printed) == 4
     lines = evaluations()
     path = Path("run/metrics.jsonl")
     path.write_text("".join(json.dumps({**line, "bits_per_character": 3.0}) + "\n" for line in lines[:-1]))
     with path.open("a") as file:
         file.write(json.dumps({**lines[-1], "bits_per_character": 1.0}) + "\n")
     assert read_validation_bits(Path("run")) == [3.0] * 4
+
+
+def test_a_validation_of_the_whole_valid_part_has_no_number_of_characters(workdir, text_file, capsys):
+    arguments = ["train", str(text_file), "--run", "run", "--steps", "4", *TINY, "--score", "none"]
+    assert main([*arguments, "--training.validation-characters", "500"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("valid: ")]
+    assert len(printed) == 3 and all(line.endswith(" bits per character") for line in printed)
 
 
 @pytest.mark.slow
@@ -140,6 +150,17 @@ def test_characters_to_score(score_option, budget, trained, speed, expected):
     assert (
         final_score.characters_to_score(fake_trainer(trained, **budget), score_option, 5_000_000, validated) == expected
     )
+
+
+def test_a_study_in_a_folder_that_begins_with_a_dash_resumes_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan("paper")
+    run = PlannedRun(plan.arms[0], 0, Path("-out/run"))
+    for exists in (False, True):
+        if exists:
+            run.path.mkdir(parents=True)
+        options = make_parser().parse(train_arguments(plan, run)[1:])
+        assert (options.resume if exists else options.run) == "-out/run"
 
 
 def test_study_runs_are_scored_on_the_whole_valid_part(tmp_path):

@@ -48,6 +48,11 @@ def test_help_page_lists_every_visible_option(command, capsys):
     assert not fields or "every other field: --SECTION.FIELD VALUE" in page
 
 
+def test_train_says_that_from_begins_at_the_full_learning_rate(capsys):
+    (line,) = (line for line in help_page("train", capsys).splitlines() if line.startswith("  --from "))
+    assert "full learning rate" in line
+
+
 def displayed_name(action: argparse.Action) -> str:
     return ", ".join(action.option_strings) or str(action.metavar)
 

@@ -128,5 +128,10 @@ def print_score(console: Console, result: dict[str, Any]) -> None:
     bits, by_unicode = result["bits_per_character"], result.get("bits_per_unicode_character")
     if by_unicode is not None and by_unicode != bits:
         console.print(f"{result['split']}: {by_unicode:.4f} bits per Unicode character", highlight=False)
-    scored = f" (the first {result['characters']:,} characters)" if result.get("part") else ""
+    scored = format_part(result["characters"]) if result.get("part") else ""
     console.print(f"{result['split']}: {bits:.4f} bits per character{scored}", highlight=False)
+
+
+def format_part(characters: int) -> str:
+    """The end of a line about the score of the first characters of a part of a text."""
+    return f" (the first {characters:,} characters)"

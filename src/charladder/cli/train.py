@@ -11,6 +11,7 @@ from charladder.cli.final_score import parse_score
 from charladder.cli.options import Parser, add_data_option, add_json_option, add_weights_option
 from charladder.cli.recipe_options import add_recipe_options
 from charladder.cli.run_setup import find_run_to_resume, resume_run, start_run
+from charladder.cli.scoring import format_part
 from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
 from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.tracking import RunTracking, add_track_option, check_track_option
@@ -45,7 +46,7 @@ def make_parser() -> Parser:
     help_text = "directory of the run (default runs/RECIPE-N); --run-dir under torchrun"
     run.add_argument("--run", "--run-dir", metavar="DIR", help=help_text)
     run.add_argument("--resume", metavar="RUN", help="continue this run, with its settings and its text")
-    help_text = "start from the weights of this run, with its recipe, on another text"
+    help_text = "a new run on other text: its weights and recipe, at full learning rate"
     run.add_argument("--from", dest="source", metavar="RUN", help=help_text)
     add_weights_option(run)
     add_data_option(run)
@@ -214,7 +215,8 @@ def _train_with_progress(
 
     interrupted = ended_early = False
     has_valid = valid[1] > valid[0]
-    with stop_on_signal(received_signals), TrainingProgress(console, trainer) as display:
+    scored = "" if validation_part == valid else format_part(validation_part[1] - validation_part[0])
+    with stop_on_signal(received_signals), TrainingProgress(console, trainer, scored) as display:
         for event in train(trainer, run.path, validate if has_valid else None, stop):
             display.show(event)
             tracking.watch()

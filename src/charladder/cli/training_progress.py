@@ -24,11 +24,14 @@ _MAX_BAR_COLUMNS = 40
 
 
 class TrainingProgress(LiveDisplay):
-    """A context manager that shows the events of the training loop."""
+    """A context manager that shows the events of the training loop.
 
-    def __init__(self, console: Console, trainer: Trainer) -> None:
+    scored: which characters a validation scores, as `format_part` returns it.
+    """
+
+    def __init__(self, console: Console, trainer: Trainer, scored: str = "") -> None:
         super().__init__(console, refresh_per_second=4)
-        self.trainer = trainer
+        self.trainer, self.scored = trainer, scored
         self._smoothed_bits, self._steps_seen = 0.0, 0
         self._valid_bits: float | None = None
         self._line: dict = {}
@@ -65,7 +68,7 @@ class TrainingProgress(LiveDisplay):
         elif isinstance(event, ValidationCompleted):
             self._valid_bits = event.bits_per_character
             if not self.live:
-                self.console.print(f"valid (a prefix): {self._valid_bits:.3f} bits per character", highlight=False)
+                self.console.print(f"valid: {self._valid_bits:.3f} bits per character{self.scored}", highlight=False)
         elif isinstance(event, CheckpointSaved) and not self.live:
             self.console.print(f"checkpoint {event.path}", highlight=False, markup=False, soft_wrap=True)
 

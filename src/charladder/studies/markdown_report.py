@@ -151,7 +151,7 @@ def _level_note(report: StudyReport) -> str:
         return "No run of the baseline was validated during training, so there is no level to reach."
     return (
         f"The level is {report.level:.4f} bits per character: the mean of the baseline at its last validation during "
-        "training. Validations score a prefix of the valid part, so the level differs from the bits of the whole "
-        "part. The point at which a run reaches the level is interpolated between two validations and never "
+        "training. Validations score the first characters of the valid part, so the level differs from the bits of the "
+        "whole part. The point at which a run reaches the level is interpolated between two validations and never "
         "extrapolated; a mean is given where all runs of an arm reach the level."
     )

@@ -36,7 +36,7 @@ def draw_runs(runs: Mapping[str, RunCurves], terms: Sequence[str], by: str, path
         figure = Figure(figsize=(10, 3.8 * rows), layout="constrained")
         panels = list(figure.subplots(rows, 2, squeeze=False).flat)
         handles: dict[str, Any] = {}
-        titles = ["valid (a prefix of the valid part)", *(f"training: {term}" for term in terms)]
+        titles = ["valid (first characters of the valid part)", *(f"training: {term}" for term in terms)]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=False)):
             later_bits: list[float] = []  # without the opening
             for index, (name, curves) in enumerate(runs.items()):

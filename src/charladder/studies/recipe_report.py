@@ -94,9 +94,9 @@ def _curve_figures(runs: dict[str, tuple[FinishedRun, ...]]) -> tuple[CurveFigur
     description = "Bits per character over characters trained on, by arm, with 95% bands"
     valid = CurveFigure(
         "valid", "million characters", "bits per character",
-        f"{description}: scores of a prefix of the valid part",
-        "Learning curves of validations, which score a prefix of the valid part: means over runs (their number in "
-        "brackets) with 95% intervals, where all runs of an arm have points on both sides.",
+        f"{description}: scores of the first characters of the valid part",
+        "Learning curves of validations, which score the first characters of the valid part: means over runs (their "
+        "number in brackets) with 95% intervals, where all runs of an arm have points on both sides.",
         "No run was validated during training.",
         {name: [points(run.curves.validations) for run in several] for name, several in runs.items()},
     )  # fmt: skip
