@@ -125,12 +125,12 @@ def _legend(lines: Sequence[Line | Pooled]) -> list[Any]:
         return Line2D([], [], color=colour, marker=marker, label=label, **style)
 
     of_texts = [line for line in lines if isinstance(line, Line)]
-    shown = f"shown: p < {SIGNIFICANCE_LEVEL} (Holm), at least {MIN_SEEDS_FOR_CLAIM} seeds"
+    interval, seeds = "mean and 95% interval", MIN_SEEDS_FOR_CLAIM
     handles = []
     if any(line.is_shown for line in of_texts):
-        handles.append(mark("o", f"mean and 95% interval; {shown}", SHOWN))
+        handles.append(mark("o", f"{interval}, shown: p < {SIGNIFICANCE_LEVEL} (Holm), at least {seeds} seeds", SHOWN))
     if any(not line.is_shown for line in of_texts):
-        handles.append(mark("o", "no difference shown", NOT_SHOWN, face="white"))
+        handles.append(mark("o", f"{interval}, not shown or fewer than {seeds} seeds", NOT_SHOWN, face="white"))
     if any(line.smallest is not None for line in of_texts):
         handles.append(mark("|", "smallest detectable difference (power 80%)", "black", line=0, size=9))
     if any(line.effect is not None for line in of_texts):
