@@ -25,6 +25,7 @@ NAMES = {
     "reference_sweep": "which shape, window and learning rates are best for benchmarks/reference.py?",
     "scoring": "how fast does `score` read a log line by line, and does its memory depend on the size?",
     "serving": "how much does the service generate for many clients, and do disconnected clients leak memory?",
+    "speedrun": "bits per character of the test part of text8-prefix after 300 or 60 seconds, by five seeds",
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }
 TABLES = {
