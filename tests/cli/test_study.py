@@ -88,7 +88,8 @@ def test_dry_run_lists_the_runs_of_a_sweep(here, capsys):
     Path("own.toml").write_text(PLAN.format(steps=5) + sweep)
     assert main(["study", "own.toml", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "sweep, before them: training.learning_rate = 0.001 | 0.01 for each arm, 1 seeds, 4 runs" in lines
+    assert "sweep, before them: 1 seeds, 4 runs" in lines
+    assert "  layers: training.learning_rate = 0.001 | 0.01" in lines
     assert "studies/own/sweep/layers learning_rate=0.01-seed7" in lines
     assert main(["study", "own.toml", "--dry-run", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["sweep"]) == 4

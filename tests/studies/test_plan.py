@@ -145,7 +145,7 @@ def test_paper_plan_has_the_rows_of_the_table():
         ({"arms": {"a": {}, "b": {}}}, "arms 'a' and 'b' of the plan are duplicate runs"),
         ({"arms": {"a": {}, "b": {"objective.intermediate": True}}}, "duplicate runs"),
         ({"factors": {"objective.intermediate": [True, False]}}, "duplicate runs"),
-        ({"factors": {"objective.targets": [2, 2]}}, "two arms of the plan are called"),
+        ({"factors": {"objective.targets": [2, 2]}}, "has the value 2 twice; leave one out"),
         ({"arms": {"a": {}, "A": {"objective.intermediate": False}}}, "two arms of the plan are called 'a'"),
         ({"arms": None}, "the plan has no arms"),
         ({"arms": {}}, "the plan has no arms"),

@@ -36,7 +36,7 @@ def name(arm: str, rate: float, dropout: float = 0.0) -> str:
 def scores(best: dict[str, float]) -> dict[tuple[str, int], float]:
     """Bits that are lowest at the best rate of each arm, without dropout."""
     return {
-        (name(arm, rate, dropout), seed): 2 + abs(rate - best[arm]) + dropout + seed / 100
+        (name(arm, rate, dropout), seed): 2 + abs(rate - best[arm]) + 5 * dropout + seed / 100
         for arm in best
         for rate in RATES
         for dropout in (0.0, 0.1)
@@ -62,6 +62,54 @@ def test_each_arm_gets_its_own_best_values(tmp_path):
     path = tmp_path / "tuned.toml"
     path.write_text(tomli_w.dumps(plan_to_tables(tuned)))
     assert read_plan(path) == tuned
+
+
+def test_fields_that_only_one_arm_tunes(tmp_path):
+    arms = {"none": {"sweep": {"training.weight_decay": [0.0, 0.1]}}, "layers": {"objective.targets": 3}}
+    sweep = {"seeds": [7], "training.learning_rate": [0.1, 0.2]}
+    original = plan(
+        tmp_path, arms=arms, sweep=sweep, factors={"model.dropout": [0.0, 0.1]}, baseline="none dropout=0.0"
+    )
+    trials = [arm.name for arm in sweep_plan(original).arms]
+    assert len(trials) == 4 + 4 + 2 + 2
+    assert trials[1] == "none dropout=0.0 learning_rate=0.1 weight_decay=0.1"
+    assert trials[-1] == "layers dropout=0.1 learning_rate=0.2"
+    bits = {(name, 7): 2.0 - trials.index(name) / 100 for name in trials}
+    tuned = tuned_plan(original, bits)
+    assert [arm.fields.get("training.weight_decay") for arm in tuned.arms] == [0.1, 0.1, None, None]
+    assert plan(tmp_path, **plan_to_tables(original)) == original
+    only = plan(tmp_path, arms=arms, sweep={"seeds": [7]}, baseline="none")
+    assert [arm.name for arm in sweep_plan(only).arms] == ["none weight_decay=0.0", "none weight_decay=0.1", "layers"]
+    tuned = tuned_plan(only, {(arm.name, 7): 1.0 for arm in sweep_plan(only).arms})
+    assert tuned.arms[1].fields == {"objective.targets": 3}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (3, r"\[arms.none.sweep\] of the plan is 3; it must be a table of lists of values"),
+        ({"training.rate": [0.1]}, "sets the unknown field 'training.rate'"),
+        ({"training.weight_decay": 0.1}, "swept field of arm 'none', 'training.weight_decay' of the plan is 0.1"),
+        ({"training.learning_rate": [0.1]}, r"tunes training.learning_rate, which \[arms.none.sweep\] sets"),
+        ({"objective.intermediate": [True]}, "arm 'none' of the plan sets and tunes objective.intermediate"),
+    ],
+)
+def test_wrong_sweeps_of_an_arm(tmp_path, own, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, arms={"none": {"objective.intermediate": False, "sweep": own}, "layers": {}})
+
+
+def test_the_budget_may_be_tuned(tmp_path):
+    fields = {name: value for name, value in TABLES["set"].items() if name != "training.steps"}
+    tuned = plan(tmp_path, set=fields, sweep={"seeds": [7], "training.steps": [5, 6]})
+    assert [arm.name for arm in sweep_plan(tuned).arms][:2] == ["none steps=5", "none steps=6"]
+    with pytest.raises(UserError, match="has no budget"):
+        plan(tmp_path, set=fields)
+
+
+def test_a_sweep_of_an_arm_needs_seeds(tmp_path):
+    with pytest.raises(UserError, match=r"\[sweep\] of the plan has no seeds"):
+        plan(tmp_path, arms={"none": {"sweep": {"training.weight_decay": [0.1]}}}, sweep={})
 
 
 def test_values_with_an_unfinished_run_are_not_chosen(tmp_path):
@@ -107,7 +155,7 @@ def test_a_plan_with_a_sweep_survives_writing_and_reading(tmp_path):
         ({"seeds": [7, 7], "training.learning_rate": [0.1]}, r"\[sweep\] has the seed 7 twice"),
         ({"seeds": [7], "training.learning_rate": 0.1}, "swept field 'training.learning_rate' of the plan is 0.1"),
         ({"seeds": [7], "training.learning_rate": []}, "must be a list of values"),
-        ({"seeds": [7], "training.learning_rate": [0.1, 0.1]}, "duplicate runs"),
+        ({"seeds": [7], "training.learning_rate": [0.1, 0.1]}, "has the value 0.1 twice"),
         ({"seeds": [7], "training.learning_rate": ["fast"]}, "training.learning_rate"),
         ({"seeds": [7], "training.learning_rate": [-1.0]}, "training.learning_rate"),
         ({"seeds": [7], "training.rate": [0.1]}, r"\[sweep\] of the plan sets the unknown field 'training.rate'"),
@@ -128,5 +176,5 @@ def test_a_sweep_that_is_no_table(tmp_path):
 
 def test_as_many_trials_as_a_plan_may_have(tmp_path):
     rates = [n / 10_000 for n in range(1, 600)]
-    with pytest.raises(UserError, match="more than 1,000 arms"):
+    with pytest.raises(UserError, match="the plan has 1,198 arms; it may have at most 1,000"):
         plan(tmp_path, sweep={"seeds": [7], "training.learning_rate": rates})

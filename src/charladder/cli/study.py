@@ -23,14 +23,20 @@ from charladder.studies.directory import check_study_directory, list_planned_run
 from charladder.studies.plan import (
     BUDGET_FIELDS,
     Plan,
-    check_plan,
     differing_settings,
     format_option_value,
     resolve_recipe,
 )
 from charladder.studies.plan_file import parse_fields, parse_seeds, read_plan
 from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
-from charladder.studies.sweep import check_sweep, sweep_directory, sweep_plan, tuned_plan, values_at_edge
+from charladder.studies.sweep import (
+    check_plan_and_sweep,
+    sweep_directory,
+    sweep_plan,
+    tuned_plan,
+    values_at_edge,
+    with_first_values,
+)
 from charladder.text import Corpus, check_data_exists, missing_downloads, open_corpus
 
 
@@ -62,21 +68,21 @@ def main(argv: list[str]) -> int:
     check_track_option(options.track)
     plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
-    jobs = default_jobs(plan) if options.jobs is None else _parse_count("--jobs", options.jobs)
+    jobs = default_jobs(with_first_values(plan)) if options.jobs is None else _parse_count("--jobs", options.jobs)
     console = Terminal(stderr=options.json, ignore_write_errors=True)
     if options.dry_run:
         if plan.sweep is None:
             check_study_directory(plan, folder)
         else:
             check_study_directory(sweep_plan(plan), sweep_directory(folder))
-        _check_data(plan, fetch=False)
+        _check_data(with_first_values(plan), fetch=False)
         return _print_dry_run(console, plan, folder, jobs, options.json)
     if options.report_only:
         if not (folder / "plan.toml").is_file():
             raise UserError(f"{folder} has no plan.toml, so no study was started there; see --out")
         _write_report(console, folder, [], options.json)
         return 0
-    _check_data(plan)
+    _check_data(with_first_values(plan))
     if plan.sweep is not None:
         tuned = _run_sweep(console, plan, folder, jobs, options, argv)
         if isinstance(tuned, int):
@@ -103,8 +109,7 @@ def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[
     overridden = BUDGET_FIELDS if set(BUDGET_FIELDS) & set(given) else ()  # a run has one budget
     fields_of_plan = {name: value for name, value in plan.fields.items() if name not in overridden}
     plan = dataclasses.replace(plan, fields={**fields_of_plan, **given})
-    check_plan(plan)
-    check_sweep(plan)
+    check_plan_and_sweep(plan)
     return plan
 
 
@@ -153,7 +158,11 @@ def _print_line(console: Console, sentence: str) -> None:
 
 def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
     """Prints the runs, and the settings in which the arms differ; returns the exit code."""
-    differ, runs = differing_settings(plan), list_planned_runs(plan, folder)
+    differ, runs = differing_settings(with_first_values(plan)), list_planned_runs(plan, folder)
+    if plan.sweep is not None:
+        for arm in plan.arms:
+            for name in plan.sweep.values_for(arm.name):
+                differ[arm.name].pop(name, None)
     trials = list_planned_runs(sweep_plan(plan), sweep_directory(folder)) if plan.sweep else []
     if as_json:
         sweep = {"sweep": [str(run.path) for run in trials]} if trials else {}
@@ -168,13 +177,11 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
         settings = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
         _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {settings or 'the base recipe'}")
     if plan.sweep:
-        tried = ", ".join(
-            f"{name} = {' | '.join(map(format_option_value, values))}" for name, values in plan.sweep.values.items()
-        )
-        _print_line(
-            console,
-            f"sweep, before them: {tried} for each arm, {len(plan.sweep.seeds)} seeds, {len(trials)} runs",
-        )
+        _print_line(console, f"sweep, before them: {len(plan.sweep.seeds)} seeds, {len(trials)} runs")
+        for arm in plan.arms:
+            values = plan.sweep.values_for(arm.name)
+            tried = ", ".join(f"{name} = {' | '.join(map(format_option_value, values[name]))}" for name in values)
+            _print_line(console, f"  {arm.name}: {tried or 'nothing'}")
     for run in (*trials, *runs):
         _print_line(console, f"{run.path}{' (started)' if run.path.exists() else ''}")
     return 0
@@ -186,7 +193,7 @@ def _run_sweep(
     """Trains the runs of the sweep and writes its report; returns the plan with the chosen values, or the exit code of
     an interruption."""
     trials, directory = sweep_plan(plan), sweep_directory(folder)
-    _print_line(console, f"sweep of {', '.join(plan.sweep.values) if plan.sweep else ''}: {directory}")
+    _print_line(console, f"sweep: {directory}")
     code, ends = _train_all(console, trials, directory, jobs, options, argv)
     if code == INTERRUPTED_EXIT_CODE:
         return code

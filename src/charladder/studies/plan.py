@@ -36,10 +36,19 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Fields that are tuned for each arm: the values to try, by dotted name, and the seeds of these trials."""
+    """Fields that are tuned for each arm.
+
+    values: to try in every arm, by dotted name. values_of_arm: of further fields, by the name of the arm that alone
+    tunes them. seeds: of the trials.
+    """
 
     values: dict[str, tuple[Any, ...]]
     seeds: tuple[int, ...]
+    values_of_arm: dict[str, dict[str, tuple[Any, ...]]] = dataclasses.field(default_factory=dict)
+
+    def values_for(self, arm: str) -> dict[str, tuple[Any, ...]]:
+        """All values to try in one arm, by dotted name."""
+        return self.values | self.values_of_arm.get(arm, {})
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,8 @@ def format_option_value(value: Any) -> str:
 def check_plan(plan: Plan) -> None:
     """Raises UserError for a plan that cannot be trained or whose arms cannot be compared."""
     _check_names(plan)
+    if len(plan.arms) > _MAX_ARMS:
+        raise UserError(f"the plan has {len(plan.arms):,} arms; it may have at most {_MAX_ARMS:,}")
     if STDIN in plan.data:
         raise UserError("standard input can be read only once, and a plan has several runs; save it as a file")
     arm_of_recipe: dict[Recipe, str] = {}

@@ -8,8 +8,8 @@ from typing import Any
 from charladder.errors import UserError, suggest_names
 from charladder.input_files import parse_toml, read_bytes
 from charladder.recipe import RecipeFields, convert_value, field_types, suggest_field
-from charladder.studies.plan import Arm, Contrast, Plan, Sweep, check_plan, combine_arms
-from charladder.studies.sweep import check_sweep
+from charladder.studies.plan import Arm, Contrast, Plan, Sweep, combine_arms
+from charladder.studies.sweep import check_plan_and_sweep
 
 _PLAN_KEYS = (
     "name",
@@ -56,8 +56,7 @@ def read_plan(name_or_path: str | Path) -> Plan:
         )
     tables = parse_toml(data, f"plan {name}")
     plan = _parse_plan(tables, Path(name).stem, folder)
-    check_plan(plan)
-    check_sweep(plan)
+    check_plan_and_sweep(plan)
     return plan
 
 
@@ -73,10 +72,15 @@ def plan_to_tables(plan: Plan) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         "baseline": plan.baseline,
         "set": plan.fields,
-        "arms": {arm.name: arm.fields for arm in plan.arms},
+        "arms": {arm.name: _arm_to_table(plan, arm) for arm in plan.arms},
         **({"contrasts": contrasts} if contrasts else {}),
         **({"sweep": {"seeds": list(sweep.seeds), **sweep.values}} if (sweep := plan.sweep) else {}),
     }
+
+
+def _arm_to_table(plan: Plan, arm: Arm) -> dict[str, Any]:
+    own = plan.sweep.values_of_arm.get(arm.name) if plan.sweep else None
+    return {**arm.fields, "sweep": own} if own else arm.fields
 
 
 def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
@@ -87,7 +91,7 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
     base = _get_string(tables, "base", "ladder")
     if base.endswith(".toml") and folder is not None:
         base = str(folder / base)
-    arms = _parse_arms(_get_table(tables, "arms"), _get_table(tables, "factors"))
+    arms, values_of_arm = _parse_arms(_get_table(tables, "arms"), _get_table(tables, "factors"))
     data = tables.get("data", ["python"])
     return Plan(
         name=_get_string(tables, "name", name),
@@ -100,7 +104,7 @@ def _parse_plan(tables: dict[str, Any], name: str, folder: Path | None) -> Plan:
         seeds=parse_seeds(tables.get("seeds", 5)),
         baseline=_get_string(tables, "baseline", arms[0].name),
         contrasts=_parse_contrasts(_get_table(tables, "contrasts"), {arm.name for arm in arms}),
-        sweep=_parse_sweep(_get_table(tables, "sweep")),
+        sweep=_parse_sweep(_get_table(tables, "sweep"), values_of_arm),
     )
 
 
@@ -121,16 +125,33 @@ def parse_fields(tables: dict[str, Any], where: str) -> RecipeFields:
     return {name: _parse_field(name, value, where) for name, value in _flatten(tables)}
 
 
-def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[Arm, ...]:
-    """Every named arm with every combination of the factors' values."""
+_ValuesOfArm = dict[str, dict[str, tuple[Any, ...]]]
+
+
+def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[tuple[Arm, ...], _ValuesOfArm]:
+    """Every named arm with every combination of the factors' values, and the values that only single arms tune."""
     if not named and not factors:
         raise UserError("the plan has no arms; give each a table [arms.NAME], or lists of values in [factors]")
     for name, fields in named.items():
         if not isinstance(fields, dict):
             raise UserError(f"arm {name!r} of the plan is {fields!r}; it must be a table, [arms.{name}]")
-    arms = [Arm(name, parse_fields(fields, f"arm {name!r} of the plan")) for name, fields in named.items()]
+    arms, values_of_arm = [], {}
+    for name, tables in named.items():
+        fields = {key: value for key, value in tables.items() if key != "sweep"}
+        arms.append(Arm(name, parse_fields(fields, f"arm {name!r} of the plan")))
+        if "sweep" in tables:
+            where = f"[arms.{name}.sweep] of the plan"
+            if not isinstance(tables["sweep"], dict):
+                raise UserError(f"{where} is {tables['sweep']!r}; it must be a table of lists of values")
+            values_of_arm[name] = _parse_values(tables["sweep"], f"swept field of arm {name!r},", where)
     grid = _parse_values(factors, "factor", "[factors] of the plan")
-    return combine_arms(arms or [Arm("", {})], grid)
+    combined = combine_arms(arms or [Arm("", {})], grid)
+    if not values_of_arm:
+        return combined, {}
+    combinations = len(combined) // len(arms)  # of a named arm; they follow one another
+    owners = [arm.name for arm in arms for _ in range(combinations)]
+    tuned = [(arm.name, owner) for arm, owner in zip(combined, owners, strict=True) if owner in values_of_arm]
+    return combined, {name: values_of_arm[owner] for name, owner in tuned}
 
 
 def _parse_values(tables: dict[str, Any], what: str, where: str) -> dict[str, tuple[Any, ...]]:
@@ -139,22 +160,26 @@ def _parse_values(tables: dict[str, Any], what: str, where: str) -> dict[str, tu
     for name, values in _flatten(tables):
         if not isinstance(values, list) or not values:
             raise UserError(f"{what} {name!r} of the plan is {values!r}; it must be a list of values")
+        for value in values:
+            if values.count(value) > 1:
+                raise UserError(f"{what} {name!r} of the plan has the value {value!r} twice; leave one out")
         grid[name] = tuple(_parse_field(name, value, where) for value in values)
     return grid
 
 
-def _parse_sweep(tables: dict[str, Any]) -> Sweep | None:
+def _parse_sweep(tables: dict[str, Any], values_of_arm: _ValuesOfArm) -> Sweep | None:
     """The sweep: `seeds`, and lists of values by dotted name."""
-    if not tables:
+    if not tables and not values_of_arm:
         return None
     values = {name: value for name, value in tables.items() if name != "seeds"}
-    if "seeds" not in tables or not values:
+    if "seeds" not in tables or not (values or values_of_arm):
         missing = "seeds" if "seeds" not in tables else "fields"
         raise UserError(
             f"[sweep] of the plan has no {missing}; give it `seeds`, which the plan's own seeds do not contain, and "
             "lists of values of the fields that are tuned for each arm"
         )
-    return Sweep(_parse_values(values, "swept field", "[sweep] of the plan"), parse_seeds(tables["seeds"], "[sweep]"))
+    common = _parse_values(values, "swept field", "[sweep] of the plan")
+    return Sweep(common, parse_seeds(tables["seeds"], "[sweep]"), values_of_arm)
 
 
 def _parse_contrasts(tables: dict[str, Any], arms: set[str]) -> tuple[Contrast, ...]:

@@ -24,26 +24,33 @@ def sweep_directory(folder: Path) -> Path:
 def sweep_plan(plan: Plan) -> Plan:
     """The plan of the runs of a sweep."""
     assert plan.sweep is not None
-    arms = combine_arms(plan.arms, plan.sweep.values)
-    fields = " and ".join(plan.sweep.values)
+    trials = {arm.name: combine_arms([arm], plan.sweep.values_for(arm.name)) for arm in plan.arms}
+    names = dict.fromkeys(name for arm in plan.arms for name in plan.sweep.values_for(arm.name))
     return dataclasses.replace(
         plan,
         name=f"{plan.name}-sweep",
-        question=f"Which {fields} is best for each arm of {plan.name}?",
+        question=f"Which {' and '.join(names)} is best for each arm of {plan.name}?",
         rule="Each arm gets the values with the fewest mean bits per character over the seeds of the sweep.",
-        arms=arms,
+        arms=tuple(trial for several in trials.values() for trial in several),
         seeds=plan.sweep.seeds,
-        baseline=combine_arms([_find_arm(plan, plan.baseline)], plan.sweep.values)[0].name,
+        baseline=trials[plan.baseline][0].name,
         contrasts=(),
         sweep=None,
     )
 
 
+def with_first_values(plan: Plan) -> Plan:
+    """The plan in which every arm has the first of the values to try, which may include its budget. For checks."""
+    if plan.sweep is None:
+        return plan
+    values = {arm.name: plan.sweep.values_for(arm.name) for arm in plan.arms}
+    return _with_values(plan, {arm: {name: several[0] for name, several in own.items()} for arm, own in values.items()})
+
+
 def tuned_plan(plan: Plan, bits: Bits) -> Plan:
     """The plan in which every arm has its best values, by the bits of the runs of the sweep. Values with an unfinished
     run are not chosen. Raises UserError for an arm without finished values."""
-    arms = tuple(dataclasses.replace(arm, fields={**arm.fields, **_best_values(plan, arm, bits)}) for arm in plan.arms)
-    return dataclasses.replace(plan, arms=arms, sweep=None)
+    return _with_values(plan, {arm.name: _best_values(plan, arm, bits) for arm in plan.arms})
 
 
 def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
@@ -52,7 +59,7 @@ def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
     assert plan.sweep is not None
     sentences = []
     for arm in tuned.arms:
-        for name, values in plan.sweep.values.items():
+        for name, values in plan.sweep.values_for(arm.name).items():
             numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
             chosen = arm.fields[name]
             if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
@@ -64,9 +71,10 @@ def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
     return sentences
 
 
-def check_sweep(plan: Plan) -> None:
-    """Raises UserError for a sweep that cannot be run, or whose choice would be biased."""
+def check_plan_and_sweep(plan: Plan) -> None:
+    """Raises UserError for a plan that cannot be trained, and for a sweep whose choice would be biased."""
     if plan.sweep is None:
+        check_plan(plan)
         return
     for seed in plan.sweep.seeds:
         if seed in plan.seeds:
@@ -77,20 +85,29 @@ def check_sweep(plan: Plan) -> None:
     for name in plan.sweep.values:
         owner = "[set]" if name in plan.fields else None
         owner = next((f"arm {arm.name!r}" for arm in plan.arms if name in arm.fields), owner)
+        owner = next((f"[arms.{arm}.sweep]" for arm, own in plan.sweep.values_of_arm.items() if name in own), owner)
         if owner:
             raise UserError(f"[sweep] of the plan tunes {name}, which {owner} sets; leave it out in one of them")
+    for arm in plan.arms:
+        for name in plan.sweep.values_of_arm.get(arm.name, {}):
+            if name in arm.fields:
+                raise UserError(f"arm {arm.name!r} of the plan sets and tunes {name}; leave it out in one of them")
+    check_plan(with_first_values(plan))
     check_plan(sweep_plan(plan))
 
 
-def _find_arm(plan: Plan, name: str) -> Arm:
-    return next(arm for arm in plan.arms if arm.name == name)
+def _with_values(plan: Plan, values: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """The plan without its sweep, whose arms set these values too."""
+    arms = tuple(dataclasses.replace(arm, fields={**arm.fields, **values[arm.name]}) for arm in plan.arms)
+    return dataclasses.replace(plan, arms=arms, sweep=None)
 
 
 def _best_values(plan: Plan, arm: Arm, bits: Bits) -> dict[str, Any]:
     """The combination with the fewest mean bits; the first of equal ones."""
     assert plan.sweep is not None
     best, fewest = None, math.inf
-    for trial in combine_arms([arm], plan.sweep.values):
+    values = plan.sweep.values_for(arm.name)
+    for trial in combine_arms([arm], values):
         scores = [bits[trial.name, seed] for seed in plan.sweep.seeds if (trial.name, seed) in bits]
         if len(scores) == len(plan.sweep.seeds) and sum(scores) < fewest:
             best, fewest = trial, sum(scores)
@@ -99,4 +116,4 @@ def _best_values(plan: Plan, arm: Arm, bits: Bits) -> dict[str, Any]:
             f"no run of the sweep has finished for arm {arm.name!r}, so it has no values; read the logs in the folder "
             "of the sweep"
         )
-    return {name: best.fields[name] for name in plan.sweep.values}
+    return {name: best.fields[name] for name in values}
