@@ -20,6 +20,8 @@ from torch import Tensor
 
 from charladder.inference.runner import RunnerOutput, TokenBatch, check_batch
 from charladder.kernels import cuda_graph
+from charladder.model.kv_cache import cache_memory
+from charladder.model.position_tables import table_length
 from charladder.model.rotary import rotary_angles
 from charladder.model.sinusoidal import sinusoidal_signal
 from charladder.model.transformer import Transformer
@@ -50,25 +52,34 @@ class BatchedRunner:
         self.device, self.dtype = weight.device, network.embedding.weight.dtype
         self.graphs: dict[tuple[int, int, int], Any] = {}
         self.pool: Any = None  # shared by all graphs: the output of one is copied before the next is replayed
-        # A copy that is never moved: graphs read it at a fixed address.
-        self.angles = (
-            tuple(angle.to(self.device) for angle in rotary_angles(s, context)) if s.positions == "rotary" else None
-        )
-        sinusoidal = s.positions == "sinusoidal"
-        self.signal = sinusoidal_signal(context, s.width).to(self.device, self.dtype) if sinusoidal else None
+        self.angles: tuple[Tensor, Tensor] | None = None
+        self.signal: Tensor | None = None
+        # On a GPU of the whole context, because graphs read these tables at fixed addresses.
+        self._compute_position_tables(context if self.device.type == "cuda" else table_length(1, context))
         # One more slot than there are sequences: graphs write their padding rows to it.
         shape = (slots + 1, s.attention_heads, context, s.head_size)
-        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        self.keys = [torch.zeros(shape, **options) for _ in range(s.layers)]
-        self.values = [torch.zeros(shape, **options) for _ in range(s.layers)]
-        self.ids_SC = torch.zeros(slots + 1, context, dtype=torch.long, device=self.device)
+        self.keys = [cache_memory(shape, self.dtype, self.device) for _ in range(s.layers)]
+        self.values = [cache_memory(shape, self.dtype, self.device) for _ in range(s.layers)]
+        self.ids_SC = cache_memory((slots + 1, context), torch.long, self.device)
+
+    def _compute_position_tables(self, length: int) -> None:
+        """The rotary angles or the sinusoidal signal of the first positions."""
+        s, self._table_length = self.network.settings, length
+        if s.positions == "rotary":
+            cos, sin = rotary_angles(s, length)
+            self.angles = cos.to(self.device), sin.to(self.device)
+        elif s.positions == "sinusoidal":
+            self.signal = sinusoidal_signal(length, s.width).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def run(
         self, batch: TokenBatch, first_layer: int = 0, last_layer: int | None = None, x_ND: np.ndarray | None = None
     ) -> RunnerOutput:
         last_layer = self.layers if last_layer is None else last_layer
-        check_batch(self, batch, max(batch.positions))  # an index out of range would make the GPU unusable
+        end = max(batch.positions) + 1
+        check_batch(self, batch, end - 1)  # an index out of range would make the GPU unusable
+        if end > self._table_length:
+            self._compute_position_tables(table_length(end, self.context))
         slots, positions, ids = (np.asarray(part, np.int64) for part in (batch.slots, batch.positions, batch.ids))
         edges = np.flatnonzero(np.diff(slots, prepend=-1, append=-1))
         runs = sorted(zip(edges[1:] - edges[:-1], slots[edges[:-1]], edges[:-1], strict=True))

@@ -19,6 +19,7 @@ from charladder.inference.runner import RunnerOutput, TokenBatch, check_batch
 from charladder.inference.thread_choice import ThreadChoice, ThreadChoices
 from charladder.kernels.native import address
 from charladder.model.norm import EPSILON
+from charladder.model.position_tables import table_length
 from charladder.model.rotary import rotary_angles
 
 TILE_ROWS = 6  # rows that a matrix product computes together, as in csrc/gemm/panels.h
@@ -63,7 +64,7 @@ class PackedRunner:
         self.cache: list[Tensor] = [
             part.view(shape) for part, shape in zip(memory.split(sizes), [keys, values] * s.layers, strict=True)
         ]
-        self.angles = rotary_angles(s, context)
+        self.angles = rotary_angles(s, table_length(1, context))
         self.network = CNetwork(
             s.layers, s.width, s.attention_heads, s.head_size, s.feed_forward, weights.alphabet, context, EPSILON,
             *(address(t) for t in (weights.embedding, weights.final_gain, *self.angles, weights.output)),
@@ -158,8 +159,11 @@ class PackedRunner:
         return self.threads > 1 and self.uses_all_threads(rows * self.multiplications)
 
     def _prepare(self, batch: TokenBatch, last_position: int) -> None:
-        """Checks a batch and allocates its buffers."""
+        """Checks a batch, allocates its buffers and extends the angles to its last position."""
         check_batch(self, batch, last_position)
+        if len(self.angles[0]) <= last_position:
+            self.angles = rotary_angles(self.weights.settings, table_length(last_position + 1, self.context))
+            self.network.cos, self.network.sin = map(address, self.angles)
         if self.allocated_rows < len(batch.ids):
             self._allocate(len(batch.ids))
 

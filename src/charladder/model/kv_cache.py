@@ -4,8 +4,10 @@ A preallocated pair of tensors for each layer, (B, H, C, E): B sequences, H head
 Truncation only changes `length`: later entries are overwritten in place.
 """
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,20 @@ from charladder.model.config import ModelConfig
 # Adds new keys and values of a layer to a cache. Returns all of its keys and values, and the attention mask
 # (B, 1, T, S), or None where each new character attends to all characters up to itself.
 ExtendFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+
+_ALIGNMENT = 64  # bytes, as torch aligns its tensors
+
+
+def cache_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """A tensor of zeros. On a CPU the system allocates its pages when they are first used, so that a short text in a
+    long context needs little memory; torch.zeros writes all of them."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(memory[begin : begin + size]).view(dtype).view(shape)
 
 
 class KVCache:
@@ -29,9 +45,9 @@ class KVCache:
     ) -> None:
         self.capacity = capacity or settings.context
         shape = (batch, settings.attention_heads, self.capacity, settings.head_size)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(settings.layers)]
-        self.tokens_BC = torch.zeros(batch, self.capacity, dtype=torch.long, device=device)
+        self.keys = [cache_memory(shape, dtype, device) for _ in range(settings.layers)]
+        self.values = [cache_memory(shape, dtype, device) for _ in range(settings.layers)]
+        self.tokens_BC = cache_memory((batch, self.capacity), torch.long, device)
         self.length = 0
 
     def extend(self, layer: int, key_BHTE: Tensor, value_BHTE: Tensor) -> tuple[Tensor, Tensor, None]:

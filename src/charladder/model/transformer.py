@@ -18,6 +18,7 @@ from charladder.model.initialisation import initialise
 from charladder.model.kv_cache import KVCache
 from charladder.model.ngrams import NgramEmbedding
 from charladder.model.norm import make_norm
+from charladder.model.position_tables import table_length
 from charladder.model.rotary import rotary_angles
 from charladder.model.sinusoidal import sinusoidal_signal
 
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
         if self.settings.positions != "sinusoidal" or layer > 0:
             return None
         if self.signal is None or len(self.signal) < end or self.signal.device != like.device:
-            length = max(end, self.settings.context)
+            length = table_length(end, self.settings.context)
             self.signal = sinusoidal_signal(length, self.settings.width).to(like.device)
         return self.signal.to(like.dtype)
 
@@ -136,6 +137,6 @@ class Transformer(nn.Module):
             with torch.inference_mode(
                 False
             ):  # a first call in inference mode would store tensors that training cannot use
-                cos, sin = rotary_angles(self.settings, max(end, self.settings.context))
+                cos, sin = rotary_angles(self.settings, table_length(end, self.settings.context))
                 self.rotary = cos.to(device), sin.to(device)
         return self.rotary[0][begin:end], self.rotary[1][begin:end]
