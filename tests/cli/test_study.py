@@ -83,6 +83,29 @@ def test_a_sweep_runs_first_and_its_choice_is_kept(here, capsys):
     assert "studies/swept/sweep holds another plan" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_plan_for_a_gpu_stops_after_minutes_continues_and_reports(here, capsys):
+    """The very command of the plan, on a CPU with tiny sizes."""
+    sizes = ["model.layers=2", "model.width=16", "model.feed_forward=32", "model.context=16", "training.batch=2"]
+    sizes += ["training.steps=30", "text.valid=200", "text.test=0", "training.log_every=1"]
+    settings = [f"--set={size}" for size in sizes]
+    command = ["study", "t12-scale", "text", "--device", "cpu", "--seeds", "1", "--jobs", "1", *settings]
+    assert main([*command, "--stop-after", "0.02"]) == 130
+    assert "stopped and saved; continue with: charladder study" in capsys.readouterr().out
+    assert main([*command, "--stop-after", "60", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert len(done["runs"]) == 4 and all(run["valid_bits_per_character"] > 0 for run in done["runs"])
+    assert Path("studies/t12-scale/report.md").is_file()
+    assert main([*command, "--stop-after", "0.00001"]) == 0  # nothing is left to train
+
+
+@pytest.mark.parametrize(("plan", "runs"), [("t12-scale", 12), ("norms-scale", 24)])
+def test_plans_for_a_gpu_are_valid(here, capsys, plan, runs):
+    Path("long").write_bytes(Path("text").read_bytes() * 2600)
+    assert main(["study", plan, "long", "--device", "cpu", "--stop-after", "9", "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == runs
+
+
 def test_dry_run_lists_the_runs_of_a_sweep(here, capsys):
     sweep = '[sweep]\nseeds = [7]\n"training.learning_rate" = [0.001, 0.01]\n'
     Path("own.toml").write_text(PLAN.format(steps=5) + sweep)
@@ -127,6 +150,11 @@ def test_dry_run_trains_nothing(here, capsys, command):
         (["own.toml", "--set", "model.width=wide"], "model.width is 'wide'; it must be a whole number"),
         (["own.toml", "--set", "objective.intermediate=false"], "duplicate runs"),
         (["own.toml", "--set", "training.characters=5"], "fewer than one step"),
+        *(
+            (["own.toml", "--stop-after", minutes], f"--stop-after is '{minutes}'; it must be a number of minutes")
+            for minutes in ("0", "-1", "nan", "inf", "soon", "")
+        ),
+        (["own.toml", "--device", "tpu"], "--device is 'tpu'; use auto, cpu, cuda"),
         (["own.toml", "--report-only"], "has no plan.toml"),
         (["own.toml", "-"], "standard input"),
         (["own.toml", "gone"], "no file or corpus called 'gone'"),

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,9 @@ def make_parser() -> Parser:
     parser.add_argument("--seeds", metavar="INT", help="the seeds 0 to N-1, in place of the plan's")
     help_text = "a recipe field of all arms (see charladder recipe); repeatable"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help_text)
+    parser.add_argument("--device", metavar="TEXT", help="--set training.device=TEXT: cpu, cuda or mps")
+    help_text = "save and stop after so many minutes; the same command continues"
+    parser.add_argument("--stop-after", metavar="MINUTES", help=help_text)
     parser.add_argument("--dry-run", action="store_true", help="check the plan and list the runs; train nothing")
     parser.add_argument("--report-only", action="store_true", help="only write the report of finished runs")
     add_track_option(parser)
@@ -66,7 +71,9 @@ def make_parser() -> Parser:
 def main(argv: list[str]) -> int:
     options = make_parser().parse(argv)
     check_track_option(options.track)
-    plan = _apply_options(read_plan(options.plan), options.data, options.seeds, options.set)
+    settings = [*options.set, *([] if options.device is None else [f"training.device={options.device}"])]
+    plan = _apply_options(read_plan(options.plan), options.data, options.seeds, settings)
+    deadline = math.inf if options.stop_after is None else time.monotonic() + 60 * _parse_minutes(options.stop_after)
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
     jobs = default_jobs(with_first_values(plan)) if options.jobs is None else _parse_count("--jobs", options.jobs)
     console = Terminal(stderr=options.json, ignore_write_errors=True)
@@ -84,11 +91,11 @@ def main(argv: list[str]) -> int:
         return 0
     _check_data(with_first_values(plan))
     if plan.sweep is not None:
-        tuned = _run_sweep(console, plan, folder, jobs, options, argv)
+        tuned = _run_sweep(console, plan, folder, jobs, options, argv, deadline)
         if isinstance(tuned, int):
             return tuned
         plan = tuned
-    code, ends = _train_all(console, plan, folder, jobs, options, argv)
+    code, ends = _train_all(console, plan, folder, jobs, options, argv, deadline)
     if code != INTERRUPTED_EXIT_CODE:
         _write_report(console, folder, ends, options.json)
     return code
@@ -151,6 +158,13 @@ def _parse_count(option: str, text: str) -> int:
     return int(text)
 
 
+def _parse_minutes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (minutes := float(text)) < math.inf:
+            return minutes
+    raise UserError(f"--stop-after is {text!r}; it must be a number of minutes above 0")
+
+
 def _print_line(console: Console, sentence: str) -> None:
     """Prints a line without wrapping or markup."""
     console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -188,13 +202,13 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
 
 
 def _run_sweep(
-    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str]
+    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str], deadline: float
 ) -> Plan | int:
     """Trains the runs of the sweep and writes its report; returns the plan with the chosen values, or the exit code of
     an interruption."""
     trials, directory = sweep_plan(plan), sweep_directory(folder)
     _print_line(console, f"sweep: {directory}")
-    code, ends = _train_all(console, trials, directory, jobs, options, argv)
+    code, ends = _train_all(console, trials, directory, jobs, options, argv, deadline)
     if code == INTERRUPTED_EXIT_CODE:
         return code
     bits = {(end.run.arm.name, end.run.seed): end.bits for end in ends if isinstance(end, RunFinished)}
@@ -206,12 +220,13 @@ def _run_sweep(
 
 
 def _train_all(
-    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str]
+    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str], deadline: float
 ) -> tuple[int, list[RunFinished | RunFailed | RunInterrupted]]:
-    """Trains the runs and shows their progress; returns the exit code and how the runs ended."""
+    """Trains the runs until `deadline`, of time.monotonic(), and shows their progress; returns the exit code and how
+    the runs ended."""
     signals: list[int] = []
     ends: list[RunFinished | RunFailed | RunInterrupted] = []
-    events = run_plan(plan, folder, jobs, lambda: bool(signals), options.track)
+    events = run_plan(plan, folder, jobs, lambda: bool(signals) or time.monotonic() > deadline, options.track)
     # Closing the generator stops all processes, also when an error is raised here.
     with stop_on_signal(signals), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
         for event in events:
@@ -221,7 +236,7 @@ def _train_all(
     failed = [end for end in ends if isinstance(end, RunFailed)]
     for end in failed:
         print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
-    if signals or any(isinstance(end, RunInterrupted) for end in ends):
+    if signals or len(ends) < len(list_planned_runs(plan, folder)) or any(isinstance(e, RunInterrupted) for e in ends):
         _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
         return INTERRUPTED_EXIT_CODE, ends
     return 1 if failed else 0, ends
