@@ -1,6 +1,7 @@
 """Processes on two cores whose wall-clock time is measured from start to end, and which are killed at a limit."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from charladder.errors import UserError
 
 CORES = 2
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def two_cores(required: bool = True) -> Iterator[None]:
 def run_timed(command: Sequence[str], folder: Path, limit: float, name: str) -> Finished:
     """Runs a command with two threads and without a GPU, and with its process group kills it at `limit` seconds.
 
-    Its output is written to files in `folder`. name: of the process, for errors. Raises UserError if it cannot be
+    On Linux it is also killed when this process ends, so that it does not disturb what is measured next. Its output is
+    written to files in `folder`. name: of the process, for errors. Raises UserError if it cannot be
     started, fails, or has not ended in time.
     """
     threads = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
@@ -56,8 +60,9 @@ def run_timed(command: Sequence[str], folder: Path, limit: float, name: str) -> 
         began = time.perf_counter()
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )  # fmt: skip
         except OSError as error:
             raise UserError(f"{name} cannot be started: {command[0]}: {error.strerror}") from None
         try:
@@ -73,6 +78,11 @@ def run_timed(command: Sequence[str], folder: Path, limit: float, name: str) -> 
         lines = errors.read_text(errors="replace").strip().splitlines() or ["it printed no error"]
         raise UserError(f"{name} failed with exit code {code}: {lines[-1]}")
     return Finished(seconds, output.read_text(errors="replace"))
+
+
+def _end_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

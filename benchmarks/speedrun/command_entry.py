@@ -44,14 +44,15 @@ class CommandEntry:
         order = list(texts)
         random.SystemRandom().shuffle(order)
         with tempfile.TemporaryDirectory() as name:
-            begin, end = task.test
+            first, (begin, end) = task.train_end, task.test  # the training part is there within the clock only
             found = {}
             for number, kind in enumerate(order):
                 here = Path(name) / str(number)  # tells nothing about which of the two it is
                 here.mkdir()
                 text, found[kind] = here / "text", here / "predictions.safetensors"
-                text.write_bytes(texts[kind].tobytes())
-                values = {"text": text, "begin": begin, "end": end, "out": folder, "predictions": found[kind]}
+                text.write_bytes(texts[kind][first:].tobytes())
+                places = {"text": text, "begin": begin - first, "end": end - first}
+                values = {**places, "out": folder, "predictions": found[kind]}
                 run_timed(fill(self.predict, values), here, PREDICT_LIMIT, f"the prediction of {self.name}")
             check_causality(found["test"], found["changed"], place - begin, end - begin)
             return EntryScore(score_predictions(found["test"], task.ids_N[slice(*task.test)]), None)

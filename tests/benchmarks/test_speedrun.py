@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +25,21 @@ from charladder.errors import UserError
 def run(monkeypatch, *words) -> int:
     monkeypatch.setattr("sys.argv", ["benchmarks", "speedrun", *map(str, words)])
     return command()
+
+
+def wait_until(is_true) -> None:
+    give_up = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process is not there any more, or was not waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 @dataclass
@@ -143,15 +160,32 @@ def test_a_process_that_fails_is_reported_with_its_last_line(entry, tmp_path, te
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_ends_when_its_parent_is_killed(tmp_path):
+    child = "import os, time, pathlib; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(60)"
+    parent = (
+        "import sys, pathlib; from benchmarks.timed_process import run_timed; "
+        f"run_timed([sys.executable, '-S', '-c', {child!r}], pathlib.Path(), 60, 'it')"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(speedrun.__file__).parents[2]}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
+    wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
+    number = int((tmp_path / "child").read_text())
+    assert not has_ended(number)
+    process.kill()
+    process.wait()
+    wait_until(lambda: has_ended(number))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_processes_of_a_process_end_with_it(tmp_path):
     program = (
         "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
     )
     child = int(run_timed([sys.executable, "-S", "-c", program], tmp_path, 60, "it").output)
-    status, give_up = Path(f"/proc/{child}/stat"), time.monotonic() + 30
-    while status.exists() and status.read_text().split(")")[1].split()[0] != "Z":  # Z: ended, and not waited for
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    wait_until(lambda: has_ended(child))
 
 
 def test_the_reserve_is_measured_by_the_second_warm_up(entry, tmp_path, monkeypatch, capsys):
