@@ -31,6 +31,7 @@ NAMES = {
 TABLES = {
     "collect": "keeps the runs of a study: a row for each in benchmarks/results/NAME.csv",
     "forest": "draws a forest plot from these tables, and prints its numbers as Markdown",
+    "norms": "draws gradient norms by layer from these tables, and prints them as Markdown",
 }
 
 

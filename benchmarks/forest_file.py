@@ -16,6 +16,8 @@ x_limits = [-0.1, 0.1]
 
 [groups]                           # titles, and their comparisons
 "norm after the addition" = ["post, 12 layers"]
+
+A table [norms] is of the figure of gradient norms (benchmarks/norms_file.py).
 """
 
 import math
@@ -31,7 +33,7 @@ from charladder.studies.plan import Contrast
 BY_TEXT, BY_COMPARISON, WHOLE_FIGURE, EACH_GROUP = "text", "comparison", "figure", "group"
 _KEYS = (
     "title", "x_label", "tables", "baseline", "arms", "effect", "group_by", "meta_analysis", "holm", "x_limits",
-    "comparisons", "groups",
+    "comparisons", "groups", "norms",
 )  # fmt: skip
 
 
