@@ -172,7 +172,8 @@ def choose_reserve(entry: Entry, options: argparse.Namespace, folder: Path) -> f
     reserve = 1.5 * max(0.0, seconds - WARM_UP_SECONDS) + 1.0
     if reserve >= options.seconds:
         raise UserError(f"a process of {entry.name} takes {seconds:.0f} s without training; --reserve sets less")
-    print(f"{entry.name}: {reserve:.1f} s of {options.seconds:g} for start and end", file=sys.stderr, flush=True)
+    note = "; this is much, so the machine may be busy with other work" if reserve > options.seconds / 4 else ""
+    print(f"{entry.name}: {reserve:.1f} s of {options.seconds:g} for start and end{note}", file=sys.stderr, flush=True)
     return reserve
 
 

@@ -194,7 +194,11 @@ def test_the_reserve_is_measured_by_the_second_warm_up(entry, tmp_path, monkeypa
     options = speedrun.parse_options(["ladder", "--data", "x"])
     assert speedrun.choose_reserve(entry, options, tmp_path) == 1.5 * 8 + 1
     assert entry.trained == [(0, 1.0), (0, 1.0)]
-    assert "13.0 s of 300 for start and end" in capsys.readouterr().err
+    assert "13.0 s of 300 for start and end\n" in capsys.readouterr().err
+    (tmp_path / "busy").mkdir()
+    monkeypatch.setattr(speedrun, "run_timed", lambda *_: Finished(61.0, ""))
+    assert speedrun.choose_reserve(entry, options, tmp_path / "busy") == 91
+    assert "91.0 s of 300 for start and end; this is much, so the machine may be busy" in capsys.readouterr().err
     (tmp_path / "slow").mkdir()
     monkeypatch.setattr(speedrun, "run_timed", lambda *_: Finished(250.0, ""))
     with pytest.raises(UserError, match="takes 250 s without training; --reserve sets less"):
