@@ -29,6 +29,7 @@ NAMES = {
     "throughput": "how fast is a training step, against peers of the same architecture?",
 }
 TABLES = {
+    "arms": "prints the bits of every run in such a table, by arm, as Markdown",
     "collect": "keeps the runs of a study: a row for each in benchmarks/results/NAME.csv",
     "forest": "draws a forest plot from these tables, and prints its numbers as Markdown",
     "norms": "draws gradient norms by layer from these tables, and prints them as Markdown",
