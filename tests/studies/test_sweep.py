@@ -88,6 +88,8 @@ def test_fields_that_only_one_arm_tunes(tmp_path):
     ("own", "message"),
     [
         (3, r"\[arms.none.sweep\] of the plan is 3; it must be a table of lists of values"),
+        ({}, r"\[arms.none.sweep\] of the plan has no fields"),
+        ({"seeds": [7], "training.weight_decay": [0.1]}, r"\[arms.none.sweep\] of the plan has seeds; .* in \[sweep\]"),
         ({"training.rate": [0.1]}, "sets the unknown field 'training.rate'"),
         ({"training.weight_decay": 0.1}, "swept field of arm 'none', 'training.weight_decay' of the plan is 0.1"),
         ({"training.learning_rate": [0.1]}, r"tunes training.learning_rate, which \[arms.none.sweep\] sets"),
@@ -117,7 +119,7 @@ def test_values_with_an_unfinished_run_are_not_chosen(tmp_path):
     del finished[name("none", 0.2), 8]
     del finished[name("none", 0.1), 7]
     assert tuned_plan(plan(tmp_path), finished).arms[0].fields["training.learning_rate"] == 0.3
-    with pytest.raises(UserError, match="no run of the sweep has finished for arm 'layers'"):
+    with pytest.raises(UserError, match="arm 'layers' has no values in the sweep"):
         tuned_plan(plan(tmp_path), {key: bits for key, bits in finished.items() if key[0].startswith("none")})
 
 
@@ -136,6 +138,13 @@ def test_a_value_at_the_edge_of_the_sweep_is_reported(tmp_path):
     assert notes == [
         "arm 'none': the best training.learning_rate, 0.1, is the lowest of the sweep; a lower one may be better"
     ]
+
+
+def test_an_edge_is_written_as_a_plan_has_it(tmp_path):
+    original = plan(tmp_path, sweep={"seeds": [7], "training.log_every": [1, 2, 1_234_567]})
+    trials = sweep_plan(original).arms
+    bits = {(arm.name, 7): 2.0 - arm.fields["training.log_every"] / 1e7 for arm in trials}
+    assert "1234567, is the highest" in values_at_edge(original, tuned_plan(original, bits))[0]
 
 
 def test_a_plan_with_a_sweep_survives_writing_and_reading(tmp_path):
@@ -160,13 +169,35 @@ def test_a_plan_with_a_sweep_survives_writing_and_reading(tmp_path):
         ({"seeds": [7], "training.learning_rate": [-1.0]}, "training.learning_rate"),
         ({"seeds": [7], "training.rate": [0.1]}, r"\[sweep\] of the plan sets the unknown field 'training.rate'"),
         ({"seeds": [7], "training.seed": [3]}, "training.seed"),
-        ({"seeds": [7], "training.steps": [5, 6]}, r"tunes training.steps, which \[set\] sets"),
+        ({"seeds": [7], "training.steps": [5, 6]}, r"tunes training.steps, which \[set\] or --set sets"),
+        ({"seeds": [7], "text.test": [0.0, 100.0]}, "tunes text.test of arm 'none', so its runs would be scored on"),
+        (
+            {"seeds": [7], "training.initial_run": ["a/b"]},
+            "the sweep of the plan: the arm's name 'none initial_run=a/b'",
+        ),
         ({"seeds": [7], "objective.intermediate": [True]}, "tunes objective.intermediate, which arm 'none' sets"),
     ],
 )
 def test_wrong_sweeps(tmp_path, sweep, message):
     with pytest.raises(UserError, match=message):
         plan(tmp_path, sweep=sweep)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "x" * 97}, "the sweep of the plan: the plan's name 'x{97}-sweep' cannot name a directory"),
+        ({"arms": {"a" * 90: {}}, "baseline": "a" * 90}, "the sweep of the plan: the arm's name 'a{90} learning_rate"),
+        ({"arms": {"語" * 70: {}}, "baseline": "語" * 70}, "the arm's name '語{70}' .* 100 characters and 200 bytes"),
+        ({"arms": {"語" * 50: {}}, "baseline": "語" * 50}, None),
+    ],
+)
+def test_names_that_are_too_long_for_a_directory(tmp_path, changes, message):
+    if message is None:
+        assert len(sweep_plan(plan(tmp_path, **changes)).arms) == 6
+        return
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, **changes)
 
 
 def test_a_sweep_that_is_no_table(tmp_path):

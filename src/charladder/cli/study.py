@@ -1,10 +1,8 @@
 """`charladder study`: trains the runs of a plan and reports their differences."""
 
-import argparse
 import contextlib
 import dataclasses
 import math
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from rich.console import Console
 from charladder.cli.notes import print_text_notes
 from charladder.cli.options import Parser, add_json_option
 from charladder.cli.progress import reading_progress
-from charladder.cli.signals import INTERRUPTED_EXIT_CODE, stop_on_signal
-from charladder.cli.study_progress import StudyProgress
+from charladder.cli.signals import interrupt_on_signal
+from charladder.cli.study_stages import StudyTraining, format_choice, print_line, report_json, run_study, write_reports
 from charladder.cli.terminal import Terminal, print_message
 from charladder.cli.tracking import add_track_option, check_track_option
 from charladder.errors import UserError
@@ -30,15 +28,9 @@ from charladder.studies.plan import (
     resolve_recipe,
 )
 from charladder.studies.plan_file import parse_fields, parse_seeds, read_plan
-from charladder.studies.runner import RunFailed, RunFinished, RunInterrupted, default_jobs, run_plan
-from charladder.studies.sweep import (
-    check_plan_and_sweep,
-    sweep_directory,
-    sweep_plan,
-    tuned_plan,
-    values_at_edge,
-    with_first_values,
-)
+from charladder.studies.runner import default_jobs
+from charladder.studies.sweep import check_plan_and_sweep, sweep_directory, sweep_plan, with_first_values
+from charladder.studies.sweep_choice import read_choice
 from charladder.text import Corpus, check_data_exists, missing_downloads, open_corpus
 
 
@@ -77,28 +69,32 @@ def main(argv: list[str]) -> int:
     folder = Path(options.out if options.out is not None else Path("studies") / plan.name)
     jobs = default_jobs(with_first_values(plan)) if options.jobs is None else _parse_count("--jobs", options.jobs)
     console = Terminal(stderr=options.json, ignore_write_errors=True)
-    if options.dry_run:
-        if plan.sweep is None:
-            check_study_directory(plan, folder)
-        else:
-            check_study_directory(sweep_plan(plan), sweep_directory(folder))
-        _check_data(with_first_values(plan), fetch=False)
-        return _print_dry_run(console, plan, folder, jobs, options.json)
     if options.report_only:
-        if not (folder / "plan.toml").is_file():
-            raise UserError(f"{folder} has no plan.toml, so no study was started there; see --out")
-        _write_report(console, folder, [], options.json)
-        return 0
-    _check_data(with_first_values(plan))
-    if plan.sweep is not None:
-        tuned = _run_sweep(console, plan, folder, jobs, options, argv, deadline)
-        if isinstance(tuned, int):
-            return tuned
-        plan = tuned
-    code, ends = _train_all(console, plan, folder, jobs, options, argv, deadline)
-    if code != INTERRUPTED_EXIT_CODE:
-        _write_report(console, folder, ends, options.json)
-    return code
+        return _report_only(console, plan, folder, options.json)
+    chosen = read_choice(plan, folder) if plan.sweep else None
+    if plan.sweep is None:
+        check_study_directory(plan, folder)
+    _check_data(sweep_plan(plan) if plan.sweep else plan, fetch=not options.dry_run)
+    if options.dry_run:
+        return _print_dry_run(console, plan, chosen, folder, jobs, options.json)
+    # A signal between the stages ends the command: what has finished is on the disk.
+    with interrupt_on_signal():
+        return run_study(
+            plan, chosen, folder, StudyTraining(console, jobs, options.track, argv, deadline), options.json
+        )
+
+
+def _report_only(console: Console, plan: Plan, folder: Path, as_json: bool) -> int:
+    """Writes the report of the runs in a folder, of those of the sweep as long as there are no others."""
+    directory = sweep_directory(folder)
+    if plan.sweep and not (folder / "plan.toml").is_file() and (directory / "plan.toml").is_file():
+        folder = directory
+    if not (folder / "plan.toml").is_file():
+        raise UserError(f"{folder} has no plan.toml, so no study was started there; see --out")
+    paths = write_reports(console, folder)
+    if as_json:
+        print(dumps(report_json(folder, [], paths)))
+    return 0
 
 
 def _apply_options(plan: Plan, data: list[str], seeds: str | None, fields: list[str]) -> Plan:
@@ -165,13 +161,9 @@ def _parse_minutes(text: str) -> float:
     raise UserError(f"--stop-after is {text!r}; it must be a number of minutes above 0")
 
 
-def _print_line(console: Console, sentence: str) -> None:
-    """Prints a line without wrapping or markup."""
-    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_json: bool) -> int:
-    """Prints the runs, and the settings in which the arms differ; returns the exit code."""
+def _print_dry_run(console: Console, plan: Plan, chosen: Plan | None, folder: Path, jobs: int, as_json: bool) -> int:
+    """Prints the runs, and the settings in which the arms differ; returns the exit code. chosen: the plan with the
+    choice of its sweep, if the comparison has begun."""
     differ, runs = differing_settings(with_first_values(plan)), list_planned_runs(plan, folder)
     if plan.sweep is not None:
         for arm in plan.arms:
@@ -184,83 +176,20 @@ def _print_dry_run(console: Console, plan: Plan, folder: Path, jobs: int, as_jso
             dumps({"plan": plan.name, "jobs": jobs, "arms": differ, **sweep, "runs": [str(run.path) for run in runs]})
         )
         return 0
-    _print_line(
+    print_line(
         console, f"{plan.name}: {len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(runs)} runs, {jobs} at once"
     )
     for arm, fields in differ.items():
         settings = ", ".join(f"{name} = {format_option_value(value)}" for name, value in fields.items())
-        _print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {settings or 'the base recipe'}")
+        print_line(console, f"  {arm}{' (baseline)' if arm == plan.baseline else ''}: {settings or 'the base recipe'}")
     if plan.sweep:
-        _print_line(console, f"sweep, before them: {len(plan.sweep.seeds)} seeds, {len(trials)} runs")
+        print_line(console, f"sweep, before them: {len(plan.sweep.seeds)} seeds, {len(trials)} runs")
         for arm in plan.arms:
             values = plan.sweep.values_for(arm.name)
             tried = ", ".join(f"{name} = {' | '.join(map(format_option_value, values[name]))}" for name in values)
-            _print_line(console, f"  {arm.name}: {tried or 'nothing'}")
+            print_line(console, f"  {arm.name}: {tried or 'nothing'}")
+    for sentence in format_choice(plan, chosen) if chosen else ():
+        print_line(console, sentence)
     for run in (*trials, *runs):
-        _print_line(console, f"{run.path}{' (started)' if run.path.exists() else ''}")
+        print_line(console, f"{run.path}{' (started)' if run.path.exists() else ''}")
     return 0
-
-
-def _run_sweep(
-    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str], deadline: float
-) -> Plan | int:
-    """Trains the runs of the sweep and writes its report; returns the plan with the chosen values, or the exit code of
-    an interruption."""
-    trials, directory = sweep_plan(plan), sweep_directory(folder)
-    _print_line(console, f"sweep: {directory}")
-    code, ends = _train_all(console, trials, directory, jobs, options, argv, deadline)
-    if code == INTERRUPTED_EXIT_CODE:
-        return code
-    bits = {(end.run.arm.name, end.run.seed): end.bits for end in ends if isinstance(end, RunFinished)}
-    tuned = tuned_plan(plan, bits)
-    _write_report(console, directory, ends, as_json=False)
-    for sentence in values_at_edge(plan, tuned):
-        print_message(f"note: {sentence}")
-    return tuned
-
-
-def _train_all(
-    console: Console, plan: Plan, folder: Path, jobs: int, options: argparse.Namespace, argv: list[str], deadline: float
-) -> tuple[int, list[RunFinished | RunFailed | RunInterrupted]]:
-    """Trains the runs until `deadline`, of time.monotonic(), and shows their progress; returns the exit code and how
-    the runs ended."""
-    signals: list[int] = []
-    ends: list[RunFinished | RunFailed | RunInterrupted] = []
-    events = run_plan(plan, folder, jobs, lambda: bool(signals) or time.monotonic() > deadline, options.track)
-    # Closing the generator stops all processes, also when an error is raised here.
-    with stop_on_signal(signals), StudyProgress(console, plan, jobs) as table, contextlib.closing(events):
-        for event in events:
-            table.show(event)
-            if isinstance(event, RunFinished | RunFailed | RunInterrupted):
-                ends.append(event)
-    failed = [end for end in ends if isinstance(end, RunFailed)]
-    for end in failed:
-        print_message(f"{end.run.path} failed with exit code {end.exit_code}; its log is {end.run.log_path}")
-    if signals or len(ends) < len(list_planned_runs(plan, folder)) or any(isinstance(e, RunInterrupted) for e in ends):
-        _print_line(console, f"stopped and saved; continue with: charladder study {shlex.join(argv)}")
-        return INTERRUPTED_EXIT_CODE, ends
-    return 1 if failed else 0, ends
-
-
-def _write_report(
-    console: Console, folder: Path, ends: list[RunFinished | RunFailed | RunInterrupted], as_json: bool
-) -> None:
-    """Writes the report and prints its paths."""
-    # Imported here because it loads scipy and matplotlib.
-    from charladder.studies.report_files import write_report
-
-    paths = write_report(folder)
-    for path in paths:
-        _print_line(console, f"report: {path}")
-    if as_json:
-        runs = [
-            {
-                "run": str(end.run.path),
-                "arm": end.run.arm.name,
-                "seed": end.run.seed,
-                "valid_bits_per_character": end.bits if isinstance(end, RunFinished) else None,
-                "exit_code": end.exit_code if isinstance(end, RunFailed) else 0,
-            }
-            for end in ends
-        ]
-        print(dumps({"folder": str(folder), "runs": runs, "report": [str(path) for path in paths]}))

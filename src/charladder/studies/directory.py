@@ -123,7 +123,7 @@ def _check_same_plan(plan: Plan, folder: Path) -> None:
     if old != new or list(old["arms"]) != list(new["arms"]) or not same_base:
         what = next((f"its {name}" for name in new if old.get(name) != new[name]), "its base recipe")
         raise UserError(f"{folder} holds another plan ({what} differs)", field="out", rule="choose another folder")
-    if not isinstance(old_seeds, list) or not set(old_seeds) <= set(new_seeds):
+    if not isinstance(old_seeds, list) or any(seed not in new_seeds for seed in old_seeds):
         raise UserError(
             f"{folder} has runs of the seeds {old_seeds}, and some are not in this plan",
             field="out",

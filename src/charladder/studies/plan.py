@@ -14,7 +14,9 @@ from charladder.text.sources import STDIN
 
 BUDGET_FIELDS = "training.minutes", "training.steps", "training.characters"
 _MAX_ARMS = 1000
-_MAX_NAME_CHARACTERS = 100  # every file system takes such a name for a run directory and its log
+# Every file system takes such a name for a run directory and its log; most allow 255 bytes.
+_MAX_NAME_CHARACTERS = 100
+_MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,11 @@ def check_plan(plan: Plan) -> None:
 def _check_names(plan: Plan) -> None:
     """Checks that names can be names of directories, that they differ, and that the baseline is an arm."""
     for what, name in [("plan", plan.name), *(("arm", arm.name) for arm in plan.arms)]:
-        if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or len(name) > _MAX_NAME_CHARACTERS:
+        too_long = len(name) > _MAX_NAME_CHARACTERS or len(name.encode()) > _MAX_NAME_BYTES
+        if not re.fullmatch(r"\w([\w .,=+@-]*[\w+])?", name) or too_long:
             raise UserError(
                 f"the {what}'s name {name!r} cannot name a directory; use letters, digits and - _ . = + within it, at "
-                f"most {_MAX_NAME_CHARACTERS} characters"
+                f"most {_MAX_NAME_CHARACTERS} characters and {_MAX_NAME_BYTES} bytes"
             )
     names = [arm.name for arm in plan.arms]
     lowered = [name.casefold() for name in names]

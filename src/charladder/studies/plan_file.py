@@ -143,6 +143,10 @@ def _parse_arms(named: dict[str, Any], factors: dict[str, Any]) -> tuple[tuple[A
             where = f"[arms.{name}.sweep] of the plan"
             if not isinstance(tables["sweep"], dict):
                 raise UserError(f"{where} is {tables['sweep']!r}; it must be a table of lists of values")
+            if "seeds" in tables["sweep"]:
+                raise UserError(f"{where} has seeds; all arms are tuned on those in [sweep], so put them there")
+            if not tables["sweep"]:
+                raise UserError(f"{where} has no fields; give it lists of values, or leave it out")
             values_of_arm[name] = _parse_values(tables["sweep"], f"swept field of arm {name!r},", where)
     grid = _parse_values(factors, "factor", "[factors] of the plan")
     combined = combine_arms(arms or [Arm("", {})], grid)

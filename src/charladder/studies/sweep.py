@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from charladder.errors import UserError
-from charladder.studies.plan import Arm, Plan, check_plan, combine_arms
+from charladder.studies.plan import Arm, Plan, check_plan, combine_arms, format_option_value
 
 Bits = Mapping[tuple[str, int], float]  # of the finished runs of a sweep, by name of the arm and seed
+Values = dict[str, dict[str, Any]]  # by arm, then by dotted name
+
+_SCORED_PART = "text.valid", "text.test"  # they decide which characters are scored
 
 
 def sweep_directory(folder: Path) -> Path:
@@ -44,13 +47,25 @@ def with_first_values(plan: Plan) -> Plan:
     if plan.sweep is None:
         return plan
     values = {arm.name: plan.sweep.values_for(arm.name) for arm in plan.arms}
-    return _with_values(plan, {arm: {name: several[0] for name, several in own.items()} for arm, own in values.items()})
+    return with_values(plan, {arm: {name: several[0] for name, several in own.items()} for arm, own in values.items()})
+
+
+def with_values(plan: Plan, values: Values) -> Plan:
+    """The plan without its sweep, whose arms set these values too."""
+    arms = tuple(dataclasses.replace(arm, fields={**arm.fields, **values[arm.name]}) for arm in plan.arms)
+    return dataclasses.replace(plan, arms=arms, sweep=None)
 
 
 def tuned_plan(plan: Plan, bits: Bits) -> Plan:
     """The plan in which every arm has its best values, by the bits of the runs of the sweep. Values with an unfinished
     run are not chosen. Raises UserError for an arm without finished values."""
-    return _with_values(plan, {arm.name: _best_values(plan, arm, bits) for arm in plan.arms})
+    return with_values(plan, {arm.name: _best_values(plan, arm, bits) for arm in plan.arms})
+
+
+def chosen_values(plan: Plan, tuned: Plan) -> Values:
+    """The values of the swept fields in the plan with the choice."""
+    assert plan.sweep is not None
+    return {arm.name: {name: arm.fields[name] for name in plan.sweep.values_for(arm.name)} for arm in tuned.arms}
 
 
 def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
@@ -64,9 +79,10 @@ def values_at_edge(plan: Plan, tuned: Plan) -> list[str]:
             chosen = arm.fields[name]
             if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
                 which, beyond = ("lowest", "lower") if chosen == min(numbers) else ("highest", "higher")
+                value = format_option_value(chosen)
                 sentences.append(
-                    f"arm {arm.name!r}: the best {name}, {chosen:g}, is the {which} of the sweep; a {beyond} one may "
-                    "be better"
+                    f"arm {arm.name!r}: the best {name}, {value}, is the {which} of the sweep; a {beyond} one may be "
+                    "better"
                 )
     return sentences
 
@@ -83,23 +99,27 @@ def check_plan_and_sweep(plan: Plan) -> None:
                 "example [100], because values that were chosen on a seed look better on it than they are"
             )
     for name in plan.sweep.values:
-        owner = "[set]" if name in plan.fields else None
+        owner = "[set] or --set" if name in plan.fields else None
         owner = next((f"arm {arm.name!r}" for arm in plan.arms if name in arm.fields), owner)
         owner = next((f"[arms.{arm}.sweep]" for arm, own in plan.sweep.values_of_arm.items() if name in own), owner)
         if owner:
             raise UserError(f"[sweep] of the plan tunes {name}, which {owner} sets; leave it out in one of them")
     for arm in plan.arms:
+        for name in _SCORED_PART:
+            if name in plan.sweep.values_for(arm.name):
+                raise UserError(
+                    f"the sweep of the plan tunes {name} of arm {arm.name!r}, so its runs would be scored on different "
+                    "characters; leave it out"
+                )
+    for arm in plan.arms:
         for name in plan.sweep.values_of_arm.get(arm.name, {}):
             if name in arm.fields:
                 raise UserError(f"arm {arm.name!r} of the plan sets and tunes {name}; leave it out in one of them")
     check_plan(with_first_values(plan))
-    check_plan(sweep_plan(plan))
-
-
-def _with_values(plan: Plan, values: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """The plan without its sweep, whose arms set these values too."""
-    arms = tuple(dataclasses.replace(arm, fields={**arm.fields, **values[arm.name]}) for arm in plan.arms)
-    return dataclasses.replace(plan, arms=arms, sweep=None)
+    try:
+        check_plan(sweep_plan(plan))
+    except UserError as error:  # it may name an arm that the user has not written
+        raise UserError(f"the sweep of the plan: {error}") from None
 
 
 def _best_values(plan: Plan, arm: Arm, bits: Bits) -> dict[str, Any]:
@@ -113,7 +133,7 @@ def _best_values(plan: Plan, arm: Arm, bits: Bits) -> dict[str, Any]:
             best, fewest = trial, sum(scores)
     if best is None:
         raise UserError(
-            f"no run of the sweep has finished for arm {arm.name!r}, so it has no values; read the logs in the folder "
-            "of the sweep"
+            f"arm {arm.name!r} has no values in the sweep whose runs have finished with all seeds, so none can be "
+            "chosen; read the logs of its runs, and tune other values with another --out"
         )
     return {name: best.fields[name] for name in values}
