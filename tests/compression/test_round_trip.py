@@ -96,6 +96,27 @@ def test_network_round_trip(run, lettered, tmp_path, data):
         round_trip(network_codec(one), data, folder)
 
 
+@pytest.mark.parametrize("name", ["ids", "side", "new.ids"])
+def test_names_of_temporary_files(lettered, tmp_path, name):
+    """Any name can be that of the new file."""
+    codec, source, packed = network_codec(lettered), tmp_path / "source", tmp_path / "packed"
+    source.write_text("ladder Ω")
+    compress_file(source, packed, codec)
+    decompress_file(packed, tmp_path / name, codec)
+    assert (tmp_path / name).read_text() == "ladder Ω"
+    (tmp_path / name).unlink()
+    compress_file(source, tmp_path / name, codec)
+    assert (tmp_path / name).read_bytes() == packed.read_bytes()
+
+
+def test_an_alphabet_of_one_letter(tmp_path):
+    codec = network_codec(make_run(tmp_path / "run", "a"))
+    folder = tmp_path / "files"
+    folder.mkdir()
+    assert round_trip(codec, b"a" * 1000, folder) < 300
+    round_trip(codec, b"aba", folder)
+
+
 @pytest.mark.slow
 def test_two_hundred_files_of_all_kinds(run, lettered, tmp_path):
     codecs = network_codec(run), network_codec(lettered)

@@ -21,7 +21,8 @@ class Encoder:
 
     def encode(self, ids_R: np.ndarray, logits_RV: np.ndarray) -> None:
         """Raises UserError for logits that are not finite."""
-        self._coder.encode(ids_R.astype(np.int32), self._model, probabilities(logits_RV))
+        if logits_RV.shape[1] > 1:  # the only letter of an alphabet is certain, and the coder needs two
+            self._coder.encode(ids_R.astype(np.int32), self._model, probabilities(logits_RV))
 
     def take_words(self) -> np.ndarray:
         """The words of all symbols since the last call, `<u4` (W,). What follows is independent of them."""
@@ -41,6 +42,8 @@ class Decoder:
 
     def decode(self, logits_RV: np.ndarray) -> np.ndarray:
         """The next symbols, int64 (R,). Raises UserError where the words cannot be of these logits."""
+        if logits_RV.shape[1] == 1:
+            return np.zeros(len(logits_RV), np.int64)
         try:
             return np.asarray(self._coder.decode(self._model, probabilities(logits_RV))).astype(np.int64)
         except AssertionError:  # constriction's error for words that no encoder has written with these probabilities

@@ -57,7 +57,7 @@ def compress_file(
     check_coder_is_installed()
     began = time.perf_counter()
     with open_regular(source_path, _MAX_BYTES) as source, _new_file(path) as part:
-        ids_path, side_path = part.with_name("ids"), part.with_name("side")
+        ids_path, side_path = _part_of(part, "ids"), _part_of(part, "side")
         digest, size = sha256(), 0
 
         def add(data: bytes) -> None:
@@ -118,10 +118,10 @@ def decompress_file(
         with threads_of(header.path, name), _new_file(path) as part:
             predictor, runner = codec.open_predictor(segments)
             check_numeric_path(header.path, runner, name)
-            side_path = part.with_name("side") if header.side_bytes else None
+            side_path = _part_of(part, "side") if header.side_bytes else None
             if side_path is not None:
                 _copy_side_stream(source, header.side_bytes, side_path, name)
-            ids_path = part.with_name("ids") if codec.alphabet.letters else part
+            ids_path = _part_of(part, "ids") if codec.alphabet.letters else part
             with ids_path.open("wb") as ids_file:
                 decode_symbols(source, codec.alphabet.dtype, segments, predictor, ids_file, name, on_progress)
             check_end(source, name)
@@ -134,9 +134,7 @@ def decompress_file(
                         "it was written; decompress it on the machine that wrote it"
                     )  # fmt: skip
         compressed = source.tell()
-    return CompressionResult(
-        header.bytes, compressed, header.symbols, header.segments, time.perf_counter() - began
-    )  # fmt: skip
+    return CompressionResult(header.bytes, compressed, header.symbols, header.segments, time.perf_counter() - began)
 
 
 def _copy_side_stream(source: IO[bytes], size: int, path: Path, name: str) -> None:
@@ -170,6 +168,11 @@ def _new_file(path: Path) -> Iterator[Path]:
             yield part
     except FileAppeared as error:
         raise UserError(str(error)) from None
+
+
+def _part_of(part: Path, name: str) -> Path:
+    """A temporary file beside `part`, whose name is another one whatever the user calls the new file."""
+    return part.with_name(f"{part.name}.{name}")
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
