@@ -1,16 +1,18 @@
 """Scores of lines and files equal those of `evaluate`, and of the network run on each prefix."""
 
 import math
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from charladder.cli.score_output import RowOutput
 from charladder.errors import UserError
 from charladder.evaluation import ScoredCharacters, evaluate
 from charladder.model import Transformer
-from charladder.scoring import LineScorer, ScoredLine, TextLine, score_files
+from charladder.scoring import LineScorer, RowMaker, ScoredLine, TextLine, score_files
 from charladder.scoring.rows import most_surprising_span
 from charladder.text import Alphabet, open_corpus
 from helpers import predictor, small
@@ -108,6 +110,35 @@ def test_a_long_line_comes_in_pieces_or_is_refused(network, tmp_path, monkeypatc
     assert lines[0].line == 1 and {line.line for line in lines[1:-1]} == {2}
     with pytest.raises(UserError, match="line 2 has more than 50 symbols"):
         score_files(predictor(network), corpus, CONTEXT, STRIDE, "cpu", lines.extend)
+
+
+def test_batches_of_a_small_alphabet_are_bounded():
+    """Its logits are few, and the activations of a position as many as with bytes."""
+    shapes = []
+
+    def predict(tokens_BT: torch.Tensor, count: int) -> torch.Tensor:
+        shapes.append(tokens_BT.numel())
+        return torch.zeros(len(tokens_BT), count, 4)
+
+    lines = [TextLine("dna", n, b"acgt" * 8) for n in range(1, 2000)]
+    scored = LineScorer(predict, Alphabet("acgt"), CONTEXT, STRIDE).score(lines)
+    assert np.concatenate([line.bits_M for line in scored]) == pytest.approx(2)
+    assert len(shapes) > 2 and max(shapes) <= 16384
+
+
+def test_the_rows_of_a_long_line_are_written_in_parts():
+    """As numbers of Python they take more memory than the line: 440 bytes for each character."""
+    count, parts = 150_000, []
+    ids, counted = np.arange(count, dtype=np.uint8), np.arange(count)
+    line = ScoredLine("log", 1, 7, ids, False, counted.astype(float), counted, counted, counted / 2)
+    output = RowOutput(RowMaker("character", Alphabet(), 16, True), parts.append, None)
+    output.consume([line])
+    output.finish()
+    assert [len(part["id"]) for part in parts] == [65536, 65536, count - 2 * 65536]
+    columns = {name: list(chain.from_iterable(part[name] for part in parts)) for name in parts[0]}
+    assert columns["place"] == list(range(7, 7 + count)) and columns["id"] == ids.tolist()
+    assert columns["bits"] == columns["seen"] == counted.tolist()
+    assert columns["entropy"] == (counted / 2).tolist()
 
 
 @pytest.mark.parametrize("length", [1, 3, 10, 50])

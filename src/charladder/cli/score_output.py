@@ -3,8 +3,9 @@
 import heapq
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from charladder.scoring import Row, RowMaker, ScoredLine
 from charladder.strict_json import dumps
 
 _MAX_SHOWN = 160  # characters of a text in the table
+_ROWS_AT_ONCE = 1 << 16
 MEASURES = ("bits_per_character", "bits", "span_bits")
 
 
@@ -63,15 +65,18 @@ class RowOutput:
     def finish(self) -> None:
         self._write_rows(self.maker.last_rows())
 
-    def _write_rows(self, rows: list[Row]) -> None:
-        if self.top is not None:
-            for row in rows:
-                self.top.add(row)
-        if self.write is not None and rows:
-            self.write({name: [row[name] for row in rows] for name in self.maker.columns})
-        elif self.write is None and self.top is None:
-            self.stdout.writelines(f"{dumps(row)}\n" for row in rows)
-            self.stdout.flush()
+    def _write_rows(self, rows: Iterable[Row]) -> None:
+        """Writes rows in parts, because a long line has millions of them with --by character."""
+        remaining = iter(rows)
+        while part := list(islice(remaining, _ROWS_AT_ONCE)):
+            if self.top is not None:
+                for row in part:
+                    self.top.add(row)
+            if self.write is not None:
+                self.write({name: [row[name] for row in part] for name in self.maker.columns})
+            elif self.top is None:
+                self.stdout.writelines(f"{dumps(row)}\n" for row in part)
+                self.stdout.flush()
 
     def totals(self) -> dict[str, Any]:
         """The sums over all lines, their newlines included."""

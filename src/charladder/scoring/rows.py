@@ -3,8 +3,9 @@
 Shapes: M symbols of a line, its newline included.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ CHARACTER_COLUMNS = {"file": "string", "line": "int64", **character_export.COLUM
 ENTROPY_COLUMN = {"line": "list<float>", "file": "float64", "character": "float64"}
 """The type of the column `entropy` by kind of row."""
 Row = dict[str, Any]
+_SYMBOLS_AT_ONCE = 1 << 14  # of a line that become numbers of Python, which take more memory than arrays
 
 
 def most_surprising_span(bits_M: np.ndarray, length: int) -> tuple[int, int, float]:
@@ -57,18 +59,20 @@ def line_row(line: ScoredLine, alphabet: Alphabet, span_length: int) -> Row:
     return row if line.entropy_M is None else row | {"entropy": np.round(line.entropy_M[:count], 4).tolist()}
 
 
-def character_rows(line: ScoredLine, spelled: Sequence[str]) -> list[Row]:
+def character_rows(line: ScoredLine, spelled: Sequence[str]) -> Iterator[Row]:
     """A row for each symbol of a line, its newline included. spelled: the text of each symbol of the alphabet."""
-    columns = [
-        line.ids_M.tolist(), line.bits_M.tolist(), line.ranks_M.tolist(), line.seen_M.tolist(),
-        [None] * len(line.ids_M) if line.entropy_M is None else line.entropy_M.tolist(),
-    ]  # fmt: skip
-    rows, file = [], name_as_text(line.file)
-    for place, (symbol, bits, rank, seen, entropy) in enumerate(zip(*columns, strict=True), line.place):
-        row: Row = {"file": file, "line": line.line, "place": place, "character": spelled[symbol], "id": symbol}
-        row |= {"bits": bits, "rank": rank, "seen": seen}
-        rows.append(row if entropy is None else row | {"entropy": entropy})
-    return rows
+    file = name_as_text(line.file)
+    arrays = line.ids_M, line.bits_M, line.ranks_M, line.seen_M
+    for begin in range(0, len(line.ids_M), _SYMBOLS_AT_ONCE):
+        part = slice(begin, begin + _SYMBOLS_AT_ONCE)
+        columns = [array[part].tolist() for array in arrays]
+        entropy = repeat(None, len(columns[0])) if line.entropy_M is None else line.entropy_M[part].tolist()
+        for place, (symbol, bits, rank, seen, bits_of_entropy) in enumerate(
+            zip(*columns, entropy, strict=True), line.place + begin
+        ):
+            row: Row = {"file": file, "line": line.line, "place": place, "character": spelled[symbol], "id": symbol}
+            row |= {"bits": bits, "rank": rank, "seen": seen}
+            yield row if bits_of_entropy is None else row | {"entropy": bits_of_entropy}
 
 
 @dataclass
@@ -113,14 +117,14 @@ class RowMaker:
         self.spelled = spell_symbols(alphabet) if by == "character" else []
         self.file: tuple[str, FileTotals] | None = None
 
-    def rows(self, lines: Sequence[ScoredLine]) -> list[Row]:
-        """The rows that are complete with these lines."""
-        make: Callable[[ScoredLine], list[Row]] = {
+    def rows(self, lines: Sequence[ScoredLine]) -> Iterator[Row]:
+        """Yields the rows that are complete with these lines."""
+        make: Callable[[ScoredLine], Iterable[Row]] = {
             "line": lambda line: [line_row(line, self.alphabet, self.span_length)],
             "character": lambda line: character_rows(line, self.spelled),
             "file": self._add_to_file,
         }[self.by]
-        return [row for line in lines for row in make(line)]
+        return (row for line in lines for row in make(line))
 
     def last_rows(self) -> list[Row]:
         """The row of the last file."""

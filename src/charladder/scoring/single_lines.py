@@ -27,7 +27,7 @@ from charladder.scoring.lines import TextLine
 from charladder.scoring.scored_line import NEWLINE, ScoredLine, check_finite
 from charladder.text import Alphabet
 
-_MAX_LOGITS = 1 << 22  # of a batch; 16 MiB in float32
+_MAX_CHARACTERS, _MAX_LOGITS = 1 << 14, 1 << 22  # of a batch: its activations and its logits take memory
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class LineScorer:
             inputs, scored = numbered[1].shape
             return inputs - scored, inputs
 
-        max_characters = max(1, _MAX_LOGITS // self.alphabet.size)
+        max_characters = max(1, min(_MAX_CHARACTERS, _MAX_LOGITS // self.alphabet.size))
         for _, group in groupby(sorted(windows, key=key), key=lambda numbered: key(numbered)[0]):
             batch: list[tuple[int, Window]] = []
             for numbered in group:
