@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.norm_tables import NORM_COLUMNS, norm_rows
-from benchmarks.result_tables import COLUMNS, RESULTS, merge_rows, read_rows, run_key, write_rows
+from benchmarks.result_tables import COLUMNS, RESULTS, STAGES, merge_rows, read_rows, run_key, write_rows
 from charladder.errors import UserError
 from charladder.input_files import read_bytes
 from charladder.recipe import load_recipe_fields
 from charladder.studies.plan import Plan, differing_settings
 from charladder.studies.plan_file import read_plan
 from charladder.studies.results import FinishedRun, StudyResults, collect_results
-
-STAGES = {"final": ".", "sweep": "sweep"}  # stage of the rows: folder in that of the study
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,7 +38,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the tables")
     options = parser.parse_args(argv)
     plans = {stage: plan for stage in STAGES if (plan := read_stage(options.study, stage)) is not None}
-    name = check_name(options.name or next(iter(plans.values())).name.removesuffix("-sweep"))
+    of_study = plans["final"].name if "final" in plans else plans["sweep"].name.removesuffix("-sweep")
+    name = check_name(of_study if options.name is None else options.name)
+    if options.text == "":
+        raise UserError("--text is empty; give the name of the text, or leave it out")
     rows, norms = [], []
     for stage, plan in plans.items():
         results = collect_results(options.study / STAGES[stage], plan)

@@ -91,6 +91,10 @@ def _parse(name: str, tables: dict[str, Any]) -> ForestFile:
         raise UserError("nothing is compared; give a baseline, or a table [comparisons]")
     if baseline is None and "arms" in tables:
         raise UserError("arms are compared with a baseline, and none is given; give one")
+    _check_once(groups)
+    arms = convert_value("arms", tables["arms"], tuple[str, ...]) if "arms" in tables else ()
+    if baseline in arms:
+        raise UserError(f"arms has the baseline {baseline!r}, which is compared with itself; leave it out")
     if groups and "group_by" in tables:
         raise UserError("group_by and [groups] contradict each other; leave one out")
     return ForestFile(
@@ -99,7 +103,7 @@ def _parse(name: str, tables: dict[str, Any]) -> ForestFile:
         x_label=convert_value("x_label", tables.get("x_label", "difference in bits per character"), str),
         tables=convert_value("tables", tables.get("tables", name), tuple[str, ...]),
         baseline=baseline,
-        arms=convert_value("arms", tables["arms"], tuple[str, ...]) if "arms" in tables else (),
+        arms=arms,
         effect=_parse_effect("effect", tables["effect"]) if "effect" in tables else None,
         comparisons=comparisons,
         effects=effects,
@@ -109,6 +113,18 @@ def _parse(name: str, tables: dict[str, Any]) -> ForestFile:
         holm=_choose(tables, "holm", WHOLE_FIGURE, EACH_GROUP),
         x_limits=_parse_limits(tables["x_limits"]) if "x_limits" in tables else None,
     )
+
+
+def _check_once(groups: dict[str, tuple[str, ...]]) -> None:
+    """Raises UserError for a comparison that groups have twice: Holm's correction would count it twice."""
+    seen: set[str] = set()
+    for title, names in groups.items():
+        for name in names:
+            if name in seen:
+                raise UserError(
+                    f"group {title!r} has the comparison {name!r}, which [groups] had before; leave one out"
+                )
+            seen.add(name)
 
 
 def _parse_comparisons(tables: dict[str, Any]) -> tuple[tuple[Contrast, ...], dict[str, float]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.forest_file import BY_COMPARISON, EACH_GROUP, ForestFile
-from benchmarks.result_tables import read_rows
+from benchmarks.result_tables import check_texts, read_rows
 from charladder.errors import UserError, suggest_names
 from charladder.studies.meta_analysis import MetaAnalysis, combine_studies
 from charladder.studies.plan import Contrast
@@ -64,11 +64,13 @@ class Group:
 def read_bits(folder: Path, tables: tuple[str, ...]) -> Bits:
     """The bits of the runs of the final stage. Raises UserError for a table without any, and where two differ."""
     bits: Bits = {}
+    texts: dict[str, str] = {}
     for name in tables:
         path = folder / f"{name}.csv"
         rows = [row for row in read_rows(path) if row["stage"] == "final"]
         if not rows:
             raise UserError(f"{path} has no runs; add them with python -m benchmarks collect STUDY --name {name}")
+        check_texts(rows, path, texts)
         for row in rows:
             value = float(row["bits_per_character"] or "nan")
             if not math.isfinite(value):
@@ -142,7 +144,12 @@ def _list_comparisons(about: ForestFile, arms: set[str]) -> dict[str, Contrast]:
     if about.baseline is not None:
         for arm in about.arms or sorted(arms - {about.baseline}):
             found[arm] = Contrast(arm, (arm,), (about.baseline,))
-    found |= {one.name: one for one in about.comparisons}
+    for one in about.comparisons:
+        if one.name in found:
+            raise UserError(
+                f"comparison {one.name!r} has the name of the arm that is compared with the baseline; rename it"
+            )
+        found[one.name] = one
     for one in found.values():
         for arm in (*one.plus, *one.minus):
             if arm not in arms:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ COLUMNS = (
     "scored_characters", "trained_characters", "steps", "seconds", "learning_rate", "settings", "common_settings",
     "commit", "clean", "processor", "threads", "gpu", "versions",
 )  # fmt: skip
+STAGES = {"final": ".", "sweep": "sweep"}  # stage of a row: folder of its runs in that of the study
 _SCORES = "bits_per_character", "test_bits_per_character"
 
 Row = dict[str, str]
@@ -28,7 +30,7 @@ def run_key(row: Row) -> tuple[str, str, str, int]:
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
     """The rows of a table; none if there is no such file. Raises UserError for another table."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -42,22 +44,52 @@ def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
         raise UserError(f"{path} is not a table of runs: its first line must be {','.join(columns)}")
     rows = []
     for number, cells in enumerate(lines[1:], 2):
+        if not cells:
+            continue  # an empty line
         if len(cells) != len(columns):
             raise UserError(f"{path}, row {number}, has {len(cells)} cells; it must have {len(columns)}")
         row = dict(zip(columns, cells, strict=True))
-        _check_numbers(row, f"{path}, row {number}")
+        _check_cells(row, f"{path}, row {number}")
         rows.append(row)
+    if "stage" in columns:
+        _check_runs(rows, path)
     return rows
 
 
-def _check_numbers(row: Row, where: str) -> None:
-    if not row["seed"].isdecimal():
+def _check_cells(row: Row, where: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,20}", row["seed"]):
         raise UserError(f"{where}: the seed is {row['seed']!r}; it must be a whole number")
+    if row.get("stage", "final") not in STAGES:
+        raise UserError(f"{where}: the stage is {row['stage']!r}; it must be {' or '.join(STAGES)}")
     for name in _SCORES:
         try:
             float(row.get(name) or 0)
         except ValueError:
             raise UserError(f"{where}: {name} is {row[name]!r}; it must be a number") from None
+
+
+def _check_runs(rows: Iterable[Row], path: Path) -> None:
+    """Raises UserError for a run that is in the table twice, and for two texts of one name."""
+    keys: set[tuple[str, str, str, int]] = set()
+    for row in rows:
+        if (key := run_key(row)) in keys:
+            text, stage, arm, seed = key
+            raise UserError(f"{path} has the {stage} run of {arm!r}, seed {seed}, on {text} twice; delete one row")
+        keys.add(key)
+    check_texts(rows, path)
+
+
+def check_texts(rows: Iterable[Row], path: Path, known: dict[str, str] | None = None) -> None:
+    """Raises UserError for two texts of one name, whose runs would be paired. known: SHA-256 by name of other rows,
+    which gets those of these rows."""
+    known = {} if known is None else known
+    for row in rows:
+        name, sha256 = row["text"], row["text_sha256"]
+        if sha256 and known.setdefault(name, sha256) != sha256:
+            raise UserError(
+                f"{path} has runs of a text {name!r} that is not the one of other runs, by its SHA-256; collect one of "
+                "the studies with --text, under another name"
+            )
 
 
 def merge_rows(old: Iterable[Row], new: Iterable[Row], path: Path) -> tuple[list[Row], int]:
@@ -81,7 +113,9 @@ def merge_rows(old: Iterable[Row], new: Iterable[Row], path: Path) -> tuple[list
         if row["test_bits_per_character"] and not known["test_bits_per_character"]:
             rows[key] = {**known, "test_bits_per_character": row["test_bits_per_character"]}
             changed += 1
-    return [rows[key] for key in sorted(rows)], changed
+    merged = [rows[key] for key in sorted(rows)]
+    check_texts(merged, path)
+    return merged, changed
 
 
 def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> None:

@@ -1,9 +1,12 @@
 """The tables of runs: what `collect` keeps of a study, and what it refuses."""
 
 import csv
+import errno
 import json
+import os
 import sys
 
+import benchmarks.collect
 import pytest
 import tomli_w
 from benchmarks.result_tables import COLUMNS
@@ -135,6 +138,17 @@ def test_score_of_the_test_part(study, tmp_path, monkeypatch, capsys):
         ("arm,seed\n", "is not a table of runs"),
         ("HEADER\nbook,1\n", "row 2, has 2 cells"),
         ("HEADER\nbook,a,final,none,x,2.0" + "," * 14 + "\n", "the seed is 'x'"),
+        ("HEADER\nbook,a,final,none,-1,2.0" + "," * 14 + "\n", "the seed is '-1'"),
+        ("HEADER\nbook,a,final,none," + "9" * 5000 + ",2.0" + "," * 14 + "\n", "the seed is '9"),
+        ("HEADER\nbook,a,Final,none,0,2.0" + "," * 14 + "\n", "the stage is 'Final'; it must be final or sweep"),
+        (
+            "HEADER\n" + ("book,a,final,none,0,2.0" + "," * 14 + "\n") * 2,
+            "has the final run of 'none', seed 0, on book twice; delete one row",
+        ),
+        (
+            "HEADER\n" + "".join(f"book,{sha},final,{sha},0,2.0{',' * 14}\n" for sha in "ab"),
+            "has runs of a text 'book' that is not the one of other runs",
+        ),
         ("HEADER\nbook,a,final,none,0,two" + "," * 14 + "\n", "bits_per_character is 'two'"),
         ('HEADER\n"book', "is not CSV"),
         (b"\xff\xfe", "cannot be read"),
@@ -150,9 +164,51 @@ def test_damaged_table_is_refused(content, message, study, tmp_path, monkeypatch
     assert table.read_bytes() == before
 
 
+@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text.replace("\n", "\r\n"), lambda text: text + "\n\n"])
+def test_table_that_an_editor_has_saved(change, study, tmp_path, monkeypatch, capsys):
+    collect(monkeypatch, study, "--results", tmp_path)
+    table = tmp_path / "ladders.csv"
+    table.write_text(change(table.read_text()), encoding="utf-8", newline="")
+    capsys.readouterr()
+    assert collect(monkeypatch, study, "--results", tmp_path) == 0
+    assert "0 rows added or completed, 4 in all" in capsys.readouterr().out
+
+
+def test_another_text_of_the_same_name_is_refused(study, tmp_path, monkeypatch, capsys):
+    collect(monkeypatch, study, "--results", tmp_path / "results")
+    table = tmp_path / "results" / "ladders.csv"
+    before = table.read_bytes()
+    other = tmp_path / "other"
+    write_plan(other, seeds=1, arms=("more", "none"))
+    make_run(other, "more", 0, 2.0, environment=RECORDED | {"data": TEXT | {"sha256": "cd" * 32}})
+    assert collect(monkeypatch, other, "--results", tmp_path / "results") == 2
+    assert "has runs of a text 'book' that is not the one of other runs" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert collect(monkeypatch, other, "--text", "other book", "--results", tmp_path / "results") == 0
+    assert collect(monkeypatch, other, "--text", "", "--results", tmp_path / "results") == 2
+    assert "--text is empty" in capsys.readouterr().err
+
+
+def test_plan_whose_own_name_ends_in_sweep(tmp_path, monkeypatch):
+    write_plan(tmp_path / "study", name="rates-sweep", seeds=1)
+    make_run(tmp_path / "study", "none", 0, 2.0)
+    assert collect(monkeypatch, tmp_path / "study", "--results", tmp_path) == 0
+    assert (tmp_path / "rates-sweep.csv").exists()
+
+
+def test_a_full_disk_is_one_sentence(study, tmp_path, monkeypatch, capsys):
+    def write_rows(path, *rest):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(benchmarks.collect, "write_rows", write_rows)
+    assert collect(monkeypatch, study, "--results", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "ladders-norms.csv: No space left on device" in error and error.count("\n") == 3, "with two notes"
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", ""])
 def test_name_that_is_no_file_name(name, study, tmp_path, monkeypatch, capsys):
-    assert collect(monkeypatch, study, "--name", name or " ", "--results", tmp_path / "results") == 2
+    assert collect(monkeypatch, study, "--name", name, "--results", tmp_path / "results") == 2
     assert "cannot name a table" in capsys.readouterr().err and not (tmp_path / "results").exists()
 
 

@@ -105,6 +105,32 @@ def test_a_text_with_one_seed_is_not_in_the_mean(tmp_path):
     assert pooled.result.studies == 2 and pooled.left_out == ("poem",)
 
 
+def test_equal_differences(tmp_path, monkeypatch, capsys):
+    """Differences without any spread, of all seeds and of all texts, and one of zeros."""
+    equal = {
+        text: {"none": [1.0, 2.0], "layers": [1.25, 2.25], "same": [1.0, 2.0], "spread": [1.0, 2.5]} for text in "abc"
+    }
+    write_table(tmp_path, bits=equal)
+    toml = 'baseline = "none"\nmeta_analysis = true\n'
+    lines = [line for group in compute(tmp_path, toml) for line in group.lines]
+    assert [line.smallest for line in lines[:2]] == [0.0, 0.0]
+    (pooled,) = lines[9:]
+    assert pooled.label == "spread" and pooled.result.tau == pooled.result.i2 == 0.0
+    assert run(monkeypatch, "plot", "--results", tmp_path, "--output", tmp_path) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_two_texts_of_one_name(tmp_path, monkeypatch, capsys):
+    for name, sha256 in (("one", "aa"), ("two", "bb")):
+        arms = {"none": BITS["book"]["none"]} if name == "one" else {"layers": BITS["book"]["layers"]}
+        write_table(tmp_path, name, {"book": arms})
+        path = tmp_path / f"{name}.csv"
+        path.write_text(path.read_text().replace("\nbook,,", f"\nbook,{sha256},"))
+    (tmp_path / "plot.toml").write_text('tables = ["one", "two"]\nbaseline = "none"\n')
+    assert run(monkeypatch, "plot", "--results", tmp_path, "--output", tmp_path) == 2
+    assert "two.csv has runs of a text 'book' that is not the one of other runs" in capsys.readouterr().err
+
+
 def test_sums_over_arms_in_groups(tmp_path):
     write_table(tmp_path)
     toml = """
@@ -176,6 +202,15 @@ def test_colours_can_be_distinguished(kind):
         ("baseline = 1", "baseline is 1; it must be text"),
         ('arms = ["layers"]', "nothing is compared"),
         ('baseline = "none"\narms = ["layer"]', "unknown arm 'layer'; did you mean layers?"),
+        ('baseline = "none"\narms = ["layers", "none"]', "arms has the baseline 'none', which is compared with itself"),
+        (
+            'baseline = "none"\n[comparisons]\nlayers = { plus = "layers", minus = "targets" }',
+            "comparison 'layers' has the name of the arm that is compared with the baseline; rename it",
+        ),
+        (
+            'baseline = "none"\narms = ["layers"]\n[groups]\na = ["layers"]\nb = ["layers"]',
+            "group 'b' has the comparison 'layers', which [groups] had before",
+        ),
         ('baseline = "none"\neffect = 0', "effect is 0; it must be a number above 0"),
         ('baseline = "none"\neffect = nan', "effect is nan"),
         ('baseline = "none"\neffect = [1]', "effect is [1]; it must be a number"),
