@@ -145,6 +145,10 @@ def test_letters_outside_the_alphabet_and_wrong_arguments(make_run, run):
         ({"stride": 17}, "stride is 17; it must be between 1 and the context, 16"),
         ({"prefix_token_id": 256}, "prefix_token_id is 256; it must be at least 0 and below 256"),
         ({"context": 1}, "context is 1; it must be at least 2"),
+        ({"context": 10**9}, "context is 1000000000; it must be at most"),
+        ({"context": 2.5}, "context is 2.5; it must be a whole number"),
+        ({"stride": "half"}, "stride is 'half'; it must be a whole number"),
+        ({"prefix_token_id": "a"}, "prefix_token_id is 'a'; it must be a whole number"),
     ]:
         with pytest.raises(UserError, match=sentence):
             HarnessModel(run, **options)
@@ -160,6 +164,7 @@ def test_letters_outside_the_alphabet_and_wrong_arguments(make_run, run):
         ({"max_new_tokens": "many"}, "max_new_tokens is 'many'; it must be a number"),
         ({"temperature": []}, "temperature is .*; it must be a number"),
         ({"until": 5}, "until is 5; it must be a string or a list of strings"),
+        ({"until": ["a", 5]}, "until is .*; it must be a string or a list of strings"),
     ]:
         with pytest.raises(UserError, match=sentence):
             model.generate_until([("a", arguments)])

@@ -104,6 +104,7 @@ def test_other_folders_are_refused(tmp_path):
     folder = write(tmp_path / "hf", network)
     config, tokenizer, weights = folder / "config.json", folder / "tokenizer.json", folder / "model.safetensors"
     good = {path: path.read_bytes() for path in (config, tokenizer, weights)}
+    model = json.loads(good[tokenizer])["model"]
     for path, changes, message in (
         (config, {"model_type": "llama"}, "model_type 'llama'; only qwen3"),
         (config, {"hidden_size": "16"}, "hidden_size = '16'; it must be a whole number"),
@@ -113,13 +114,14 @@ def test_other_folders_are_refused(tmp_path):
         (config, {"tie_word_embeddings": True}, "tie_word_embeddings = True"),
         (config, {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
         (config, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "only plain rotary positions"),
-        (config, {"num_hidden_layers": 3}, "has model.layers.2.* with the shape None"),
+        (config, {"num_hidden_layers": 3}, r"has no tensor .model\.layers\.2\..*, which config.json describes; it is"),
         (config, {"intermediate_size": 32}, "with the shape .*, and config.json describes"),
         (config, {"vocab_size": 257}, "has 256 tokens, and config.json a vocab_size of 257"),
         (tokenizer, {"normalizer": {"type": "NFC"}}, "is not a tokenizer with one token for each byte or letter"),
         (tokenizer, {"added_tokens": [{"id": 256, "content": "<pad>"}]}, "is not a tokenizer"),
         (tokenizer, {"pre_tokenizer": {"type": "Whitespace"}}, "is not a tokenizer"),
         (tokenizer, {"model": {"type": "BPE"}}, "is not a tokenizer"),
+        (tokenizer, {"model": {**model, "vocab": {"!!": 0, **model["vocab"]}}}, "is not a tokenizer"),  # an id twice
     ):
         edit(path, **changes)
         refused(message)
@@ -135,9 +137,11 @@ def test_other_folders_are_refused(tmp_path):
     weights.write_bytes(b"\xff" * 40)
     refused("cannot be read as safetensors")
     tensors = load_file(write(tmp_path / "2", network) / weights.name)
+    save_file({**tensors, "x" * 1000: torch.ones(1)}, weights)
+    refused(r"has the tensor 'x{59}\.\.\., which a network as in config.json does not have; it is another")
     tensors["model.norm.weight"] = tensors["model.norm.weight"].double()
     save_file(tensors, weights)
-    refused("has model.norm.weight as F64")
+    refused("has 'model.norm.weight' as F64")
     tensors["model.norm.weight"] = torch.full((16,), float("nan"))
     save_file(tensors, weights)
     refused("numbers that are not finite")

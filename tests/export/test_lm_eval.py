@@ -1,6 +1,7 @@
 """lm-evaluation-harness: the number of `evaluate`, from our class, from its class for transformers and over HTTP."""
 
 import json
+import sys
 
 import pytest
 
@@ -98,6 +99,22 @@ class OwnTasks(TaskManager):
 
     def __init__(self, **options) -> None:
         super().__init__(include_defaults=False, **options)
+
+
+def test_tasks_of_the_user_replace_those_of_the_package(monkeypatch):
+    seen = []
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: seen.append(sys.argv[1:]))
+    for own in (["--include_path", "mine"], ["--include_path=mine"]):
+        assert launch(["run", *own]) == 0
+        assert seen.pop() == ["run", *own]
+    assert launch(["run"]) == 0
+    assert seen.pop() == ["run", "--include_path", str(TASKS)]
+
+
+def test_a_run_whose_name_is_a_number(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "7").symlink_to("run")
+    assert CharladderLM.create_from_arg_string("run=7").model.run.alphabet.size == 256
 
 
 def test_command(folder, capsys, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from charladder.evaluation.head_predictions import window_start
 from charladder.evaluation.sliding_window import check_stride
 from charladder.generation.distribution import SamplingParams
 from charladder.generation.text_generator import GenerationConfig, Prompt, TextGenerator
+from charladder.model.config import MAX_SIZE
 from charladder.run import Run
 
 DEFAULT_LENGTH = 256  # characters of a text whose arguments do not limit it, as in lm-evaluation-harness
@@ -43,6 +44,13 @@ class HarnessModel:
         batch_size: int = 16,
     ) -> None:
         self.run, self.alphabet = run, run.alphabet
+        for name, value in (("context", context), ("stride", stride), ("prefix_token_id", prefix_token_id)):
+            if value is not None and type(value) is not int:
+                raise UserError(field=name, value=value, rule="it must be a whole number")
+        if context is not None and context > MAX_SIZE["context"]:
+            raise UserError(
+                field="context", value=context, rule=f"it must be at most {MAX_SIZE['context']:,} characters"
+            )
         self.settings = GenerationConfig(
             sampling=SamplingParams(temperature=0), context=context, draft="none", device=device, batch_size=batch_size
         )
@@ -112,11 +120,12 @@ class HarnessModel:
         length_name = next((name for name in _LENGTH_NAMES if name in arguments), "max_gen_toks")
         length = _number(arguments, length_name, DEFAULT_LENGTH)
         until = arguments.get("until") or ()
-        if not isinstance(until, str | list | tuple):
+        listed = [until] if isinstance(until, str) else until
+        if not isinstance(listed, list | tuple) or not all(isinstance(stop, str) for stop in listed):
             raise UserError(field="until", value=until, rule="it must be a string or a list of strings")
         letters = set(self.alphabet.letters)
         # An empty stop string ends nothing, and one with a letter outside the alphabet cannot occur.
-        stops = [s for s in ((until,) if isinstance(until, str) else until) if s and (not letters or set(s) <= letters)]
+        stops = [stop for stop in listed if stop and (not letters or set(stop) <= letters)]
         data, seed = _to_bytes(context, "the context"), _number(arguments, "seed", 0)
         return Prompt(data, length, seed, tuple(_to_bytes(stop, "a stop string") for stop in stops), "the context")
 

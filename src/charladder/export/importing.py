@@ -93,19 +93,26 @@ def _load_network(path: Path, settings: ModelConfig, alphabet: Alphabet) -> dict
         for name in sorted({*expected, *found}):
             shape = tuple(expected[name].shape) if name in expected else None
             if found.get(name) != shape:
-                raise UserError(
-                    f"{path} has {name} with the shape {found.get(name)}, and config.json describes {shape}; it is "
-                    "another network"
-                )
+                raise UserError(f"{path} {_difference(name, found.get(name), shape)}", rule="it is another network")
         other = next((name for name, dtype in dtypes.items() if dtype not in _FLOATS), None)
         if other is not None:
-            raise UserError(f"{path} has {other} as {dtypes[other]}; it must be one of {', '.join(_FLOATS)}")
+            raise UserError(f"{path} has {_shorten(other)} as {dtypes[other]}; it must be one of {', '.join(_FLOATS)}")
         tensors = load_tensors(path)
     except (OSError, SafetensorError) as error:
         problem = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path} cannot be read as safetensors: {problem}") from None
     ours = {theirs: name for name, theirs in names.items()}
     return rename({name: tensor.float() for name, tensor in tensors.items()}, ours)
+
+
+def _difference(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] | None) -> str:
+    """What is wrong with a tensor of these shapes; None for one that is not there. The name may be hostile."""
+    name = _shorten(name)
+    if found is None:
+        return f"has no tensor {name}, which config.json describes"
+    if expected is None:
+        return f"has the tensor {name}, which a network as in config.json does not have"
+    return f"has {name} with the shape {found}, and config.json describes {expected}"
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, int]:

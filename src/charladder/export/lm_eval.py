@@ -39,13 +39,14 @@ except ImportError as error:
 class CharladderLM(LM):
     """A run as a model of lm-evaluation-harness.
 
-    run: the run directory. weights: `last` or `best`. context, stride, prefix_token_id: see HarnessModel. A token is a
-    symbol of the alphabet. max_batch_size is accepted and ignored. Raises UserError for a run that cannot be opened.
+    run: the run directory; the harness passes a number for a name of digits. weights: `last` or `best`. context,
+    stride, prefix_token_id: see HarnessModel. A token is a symbol of the alphabet. max_batch_size is accepted and
+    ignored. Raises UserError for a run that cannot be opened.
     """
 
     def __init__(
         self,
-        run: str,
+        run: str | int,
         weights: str = "last",
         context: int | None = None,
         stride: int | None = None,
@@ -63,7 +64,12 @@ class CharladderLM(LM):
         number = str(batch_size)
         size = int(number) if number.isdecimal() and number != "1" else 16
         self.model = HarnessModel(
-            open_run(Path(run), weights), context, stride, prefix_token_id, "auto" if no_device else str(device), size
+            open_run(Path(str(run)), weights),
+            context,
+            stride,
+            prefix_token_id,
+            "auto" if no_device else str(device),
+            size,
         )
 
     @property
@@ -104,7 +110,8 @@ def main(argv: list[str]) -> int:
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     takes_tasks = argv[:1] and (argv[0] in ("run", "ls", "validate") or argv[0].startswith("-"))
-    if takes_tasks and "--include_path" not in argv and not {"-h", "--help"} & set(argv):
+    has_path = any(argument.partition("=")[0] == "--include_path" for argument in argv)
+    if takes_tasks and not has_path and not {"-h", "--help"} & set(argv):
         argv = [*argv, "--include_path", str(TASKS)]
     sys.argv = ["python -m charladder.export.lm_eval", *argv]
     try:

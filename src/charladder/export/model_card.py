@@ -2,11 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from charladder import __version__
 from charladder.export.layout import Precision
 from charladder.run import Run
 from charladder.shell_words import name_as_text, quote_path
+from charladder.text.sources import is_url
 from charladder.training.metrics import read_metrics
 
 _MAX_NAMES = 10  # of files of the training text
@@ -79,11 +81,11 @@ def model_card(run: Run, parameters: int, precision: Precision, with_heads: bool
 
 
 def _describe_data(run: Run) -> str:
-    """The training text, with the names of files but not their folders, which may be private."""
+    """The training text, with the names of files but not their folders or the queries of URLs: they may be private."""
     text = run.recipe.text
     if not run.has_text:
         return "Not known: the network was imported."
-    names = [Path(name).name or name for name in text.data[:_MAX_NAMES]]
+    names = [_file_name(name) for name in text.data[:_MAX_NAMES]]
     more = f" and {len(text.data) - _MAX_NAMES:,} more" if len(text.data) > _MAX_NAMES else ""
     quoted = ", ".join(f"`{name}`" for name in names)
     files = "1 file" if text.files == 1 else f"{text.files:,} files"
@@ -92,6 +94,12 @@ def _describe_data(run: Run) -> str:
         f"The last characters are the test part (text.test = {text.test:g}), those before them the validation part\n"
         f"(text.valid = {text.valid:g}); the network was trained on the others."
     )
+
+
+def _file_name(data: str) -> str:
+    """The last part of the name of a file or a URL."""
+    path = urlsplit(data).path if is_url(data) else data
+    return Path(path).name or (str(urlsplit(data).hostname) if is_url(data) else data)
 
 
 def _describe_scores(run: Run) -> str:

@@ -75,6 +75,7 @@ def parse_tokenizer(tables: Any, where: str) -> tuple[Alphabet, str]:
     if (
         changes_text
         or not tokens
+        or len(tokens) != len(model["vocab"])
         or (unknown == "replace" and REPLACEMENT not in letters)
         or list(tokens) != list(range(len(tokens)))
         or any(len(token) != 1 for token in tokens.values())
