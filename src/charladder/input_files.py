@@ -36,7 +36,7 @@ def open_regular(path: Path, max_bytes: int) -> IO[bytes]:
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises as `open_regular`."""
+    """The content of a regular file of at most `max_bytes` bytes. Raises as `open_regular`."""
     with open_regular(path, max_bytes) as file:
         return file.read(max_bytes)
 

@@ -16,7 +16,7 @@ def dumps(value: Any) -> str:
 def find_non_finite(value: Any, name: str = "") -> str | None:
     """The path of the first number that is not finite, as keys and indices joined by dots; None if all are finite.
 
-    >>> not_finite({"bits": 2.5, "by_layer": [{"bits": float("inf")}]})
+    >>> find_non_finite({"bits": 2.5, "by_layer": [{"bits": float("inf")}]})
     'by_layer.0.bits'
     """
     if isinstance(value, float):
