@@ -21,6 +21,7 @@ from charladder.studies.statistics import (
 )
 
 ALL_TEXTS = "all texts"
+ROUNDING = 1e-12  # bits per character; a smaller spread over seeds is that of rounding, not of chance
 
 Bits = dict[str, dict[str, dict[int, float]]]  # by text, arm and seed
 
@@ -175,8 +176,8 @@ def _difference(one: Contrast, by_arm: Mapping[str, dict[int, float]]) -> Differ
 def _pool(name: str, lines: Mapping[tuple[str, str], Line], texts: list[str]) -> Pooled | None:
     """The mean of a comparison over texts; None unless at least two have a variance."""
     found = [(text, lines[name, text].difference) for text in texts if (name, text) in lines]
-    used = [one for _, one in found if one.deviation]
-    left_out = tuple(text for text, one in found if not one.deviation)
+    used = [one for _, one in found if (one.deviation or 0) > ROUNDING]
+    left_out = tuple(text for text, one in found if one not in used)
     result = combine_studies(
         [one.mean for one in used], [(one.deviation or 0) ** 2 / len(one.seeds) for one in used]
     )  # fmt: skip

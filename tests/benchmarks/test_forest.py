@@ -120,6 +120,19 @@ def test_equal_differences(tmp_path, monkeypatch, capsys):
     assert "nan" not in capsys.readouterr().out
 
 
+def test_a_spread_of_rounding_is_no_variance(tmp_path):
+    none = [0.7, 1.3, 2.1, 4.3, 8.9]
+    write_table(
+        tmp_path,
+        bits={
+            text: {"none": none, "layers": [x - by for x in none]} for text, by in zip("ab", [0.1, 0.3], strict=True)
+        },
+    )
+    groups = compute(tmp_path, 'baseline = "none"\nmeta_analysis = true\n')
+    assert 0 < groups[0].lines[0].difference.deviation < 1e-14
+    assert [group.title for group in groups] == ["a", "b"], "no mean over texts, with an interval of 1e-15"
+
+
 def test_two_texts_of_one_name(tmp_path, monkeypatch, capsys):
     for name, sha256 in (("one", "aa"), ("two", "bb")):
         arms = {"none": BITS["book"]["none"]} if name == "one" else {"layers": BITS["book"]["layers"]}

@@ -52,7 +52,14 @@ def test_one_study_and_none():
 
 @pytest.mark.parametrize(
     ("effects", "variances"),
-    [([1.0], [0.0]), ([1.0, 2.0], [1.0, -1.0]), ([math.nan], [1.0]), ([1.0], [math.inf]), ([1.0], [1.0, 1.0])],
+    [
+        ([1.0], [0.0]),
+        ([1.0, 2.0], [5e-324, 1.0]),
+        ([1.0, 2.0], [1.0, -1.0]),
+        ([math.nan], [1.0]),
+        ([1.0], [math.inf]),
+        ([1.0], [1.0, 1.0]),
+    ],
 )
 def test_studies_without_a_variance_are_refused(effects, variances):
     with pytest.raises(ValueError, match="variance"):

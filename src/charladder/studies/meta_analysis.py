@@ -60,7 +60,7 @@ def combine_studies(effects: Sequence[float], variances: Sequence[float]) -> Met
     effects_K, variances_K = np.asarray(effects, np.float64), np.asarray(variances, np.float64)
     if effects_K.shape != variances_K.shape or not (np.isfinite(effects_K).all() and np.isfinite(variances_K).all()):
         raise ValueError("each study must have a finite effect and a finite variance")
-    if (variances_K <= 0).any():
+    if (variances_K < np.finfo(np.float64).tiny).any():  # the weight of a smaller one overflows
         raise ValueError("the variance of a study must be above 0")
     K = len(effects_K)
     if K < 2:
