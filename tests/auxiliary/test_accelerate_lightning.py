@@ -61,6 +61,7 @@ def test_prepared_objective_runs_under_autocast(accelerator_state):
     torch.testing.assert_close(found, list(wanted), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_accelerate_have_the_heads(accelerator_state, tmp_path):
     network, objective = make()
     accelerator = Accelerator(cpu=True)

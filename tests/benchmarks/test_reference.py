@@ -25,6 +25,7 @@ def test_reference_is_causal_and_starts_at_eight_bits():
     torch.testing.assert_close(model(x)[:, :20], model(changed)[:, :20])
 
 
+@pytest.mark.slow
 def test_weights_are_loaded_with_their_settings(tmp_path, text_file):
     small = {"layers": "1", "width": "16", "heads": "2", "feed_forward": "32", "context": "8", "batch": "2"}
     options = [word for name, value in small.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -116,6 +116,7 @@ def test_trials_without_a_score_come_last(tmp_path, text_file, monkeypatch, trai
         reference_sweep.main([str(text_file), "--out", str(tmp_path / "other"), *PLAN])
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded(tmp_path, text_file):
     odd = Settings(width=30, heads=4)
     text = tmp_path / "text"

@@ -312,6 +312,7 @@ def test_symlink_with_the_name_of_a_partial_file_is_not_followed(workdir):
     assert not Path("run/config.toml").is_symlink()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_does_not_replace_a_good_one(workdir):
     assert main(["train", "text", "--run", "run", *TINY, "--steps", "3", "--json"]) == 0
     for steps in ("5", "7"):

@@ -236,6 +236,7 @@ def test_terminal_with_a_limited_encoding(variables):
     assert "no file or corpus called" in read_error(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables", [{}, *(pytest.param(one, marks=pytest.mark.slow) for one in ({"NO_COLOR": "1"}, {"TERM": "dumb"}))]
 )

@@ -138,7 +138,8 @@ def test_tables_of_evaluate(capsys, monkeypatch, tmp_path):
         assert "…" not in out and all(len(line) <= int(width) for line in out.splitlines())
 
 
-def test_names_in_a_progress_bar_are_neither_markup_nor_format():
+def test_names_in_a_progress_bar_are_neither_markup_nor_format(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # rich draws no bar with TERM=dumb
     console = Console(width=100, file=io.StringIO(), force_terminal=True)
     with percentage_bar(console, "scoring {x} [/b] [bold]\x1b[2J", 1.0) as update:
         update(0.5, "3 bits")

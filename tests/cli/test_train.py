@@ -160,6 +160,7 @@ def test_trained_run_without_checkpoints_is_refused_and_unchanged(workdir, text_
     assert {path: path.read_bytes() for path in Path("one").iterdir() if path.name != ".lock"} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [True, False])
 def test_run_killed_before_its_first_checkpoint_restarts(workdir, text_file, best, capsys):
     assert main(["train", str(text_file), "--steps", "6", *TINY, "--run", "whole"]) == 0
@@ -252,6 +253,7 @@ def test_piped_output_is_plain(workdir, text_file, variables):
         assert result.stdout.isascii()
 
 
+@pytest.mark.slow
 def test_closed_pipe_is_no_error(workdir, text_file):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0
     command = f"{shlex.quote(sys.executable)} -m charladder generate one --length 300 --prompt ladder | head -c 5"
@@ -317,6 +319,7 @@ def test_damaged_line_of_metrics_does_not_affect_other_lines(workdir, text_file,
     assert read_metrics(metrics)[: len(before) - 1] == before[:-1]
 
 
+@pytest.mark.slow
 def test_smaller_budget_error_says_how_to_finish_the_run(workdir, text_file, capsys):
     assert main(["train", str(text_file), "--steps", "4", *TINY, "--run", "one"]) == 0
     edit_config(Path("one"), "\nsteps = 4\n", "\nsteps = 6\n")  # as if it had been killed at 4
@@ -327,6 +330,7 @@ def test_smaller_budget_error_says_how_to_finish_the_run(workdir, text_file, cap
     assert "leave out --extend" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [{"clock": {}}, {"clock": 3}, {"sampler": {"examples": "x"}}, {"sampler": []}])
 def test_checkpoint_with_an_invalid_state_is_not_used(workdir, text_file, damage, capsys):
     assert main(["train", str(text_file), "--steps", "3", *TINY, "--run", "one"]) == 0

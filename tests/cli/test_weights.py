@@ -85,6 +85,7 @@ def test_serve_reads_the_best_weights(runs, capsys, monkeypatch):
         assert f"run/{names[0]} and run/{names[1]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_best_weights_are_the_last_ones_without_best_files(runs, capsys):
     for name in (BEST_NETWORK_FILE, BEST_HEADS_FILE):
         Path("run", name).unlink()

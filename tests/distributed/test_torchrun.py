@@ -27,7 +27,8 @@ def torchrun(arguments: list[str], *options: str) -> subprocess.Popen:
 FSDP = ["--training.parallel", "fsdp", "--training.optimizer", "adamw"]
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(FSDP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], FSDP])
 def test_two_processes_train_one_run_and_rank_zero_prints(tmp_path, text_file, more):
     run = tmp_path / "run"
     arguments = ["train", str(text_file), "--run-dir", str(run), "--steps", "8", *TINY, *more, "--json"]

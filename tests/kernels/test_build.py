@@ -105,6 +105,7 @@ def flip_bit(content: bytes) -> bytes:
     return content[:9000] + bytes([content[9000] ^ 1]) + content[9001:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip_bit, lambda content: content[:5000], lambda content: b""])
 def test_damaged_library_is_recompiled(folder, damage, monkeypatch):
     assert loaded() == [True, True]

@@ -266,6 +266,7 @@ FAST_SUBSET = ("sapphirerapids",)  # tested without --slow: the largest instruct
 C_FILES = sorted(Path(charladder.__file__).parent.rglob("*.c"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 compiler")
 @pytest.mark.parametrize("dtype_flags", [(), ("-DBFLOAT16",)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from serving.served import serving
 ELSEWHERE = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
 
 
+@pytest.mark.slow
 def test_additional_hosts_and_origins_are_accepted(runs):
     access = {"hosts": ("localhost", "127.0.0.1", "ladder.example"), "origins": ("https://app.example",)}
     with serving(runs / "run", access=access) as served:

@@ -25,6 +25,7 @@ OPERATIONS = [
 QUICK = "POST /v1/completions", "POST /score"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operation", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in OPERATIONS]
 )

@@ -79,6 +79,7 @@ def test_shutdown_without_clients(runs, times):
         assert stop_and_read_stderr(process, times) == "charladder: interrupted\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a Unix")
 def test_parent_process_ignores_sigint(runs):
     with service(runs / "run", (*IGNORE_SIGINT,)) as (process, _):

@@ -66,6 +66,7 @@ def bits(folder: Path, name: str) -> float:
     return line["bits_per_character"]
 
 
+@pytest.mark.slow
 def test_trains_every_arm_with_every_seed(whole, place):
     names = ("none-seed0", "layers-seed0")
     scores = [bits(whole, name) for name in names]
@@ -75,6 +76,7 @@ def test_trains_every_arm_with_every_seed(whole, place):
     assert read_plan(whole / "plan.toml") == plan(place, name="tiny")
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_seeds_can_be_added(whole, place, monkeypatch):
     before = states(whole)
     monkeypatch.setattr(runner, "start_run", lambda *_: pytest.fail("a finished run was repeated"))

@@ -31,10 +31,11 @@ class ModelConfig:
     `sinusoidal` are two readings of the paper's ablation of the tables (docs/paper.md).
     norm_placement: Normalisation before (`pre`) or after (`post`) attention and feed-forward. The paper does not say;
     `pre` trains deep networks.
-    initialisation: `scaled` (1/sqrt(inputs), outputs of blocks at 0), `normal` (standard deviation 0.02) or `xavier`
-    (sqrt(2 / (inputs + outputs)), Glorot and Bengio 2010, usual in 2018; embedding 1). `normal` divides the output
-    matrices by sqrt(2 layers), which was usual later. The paper does not say. With sinusoidal positions the embedding
-    has a standard deviation of 0.5 in `scaled` and `normal`, near that of the signal, 0.7.
+    initialisation: `scaled` (1/sqrt(inputs), outputs of blocks at 0), `normal` (0.02) or `xavier`. `normal` divides the
+    output matrices by sqrt(2 layers), which was usual after 2018; the standard deviation of `xavier` is
+    sqrt(2 / (inputs + outputs)) (Glorot and Bengio 2010, usual in 2018), that of its embedding 1. The paper does not
+    say. With sinusoidal positions the embedding has a standard deviation of 0.5 in `scaled` and `normal`, near that of
+    the signal, 0.7.
     dropout: Dropout rate, on attention weights and inside the feed-forward layer. Where the paper applies dropout is
     from memory.
     rotary_base: Base of the wavelengths of rotary positions.
