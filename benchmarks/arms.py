@@ -13,7 +13,7 @@ from statistics import fmean
 
 from benchmarks.result_tables import RESULTS, Row, read_rows
 from charladder.errors import UserError
-from charladder.studies.markdown_report import escape_markdown
+from charladder.studies.markdown_report import escape_markdown, markdown_table
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,5 +48,4 @@ def to_markdown(rows: Sequence[Row], below: float | None) -> str:
         if below is not None:
             cells.append(f"{sum(value < below for value in bits.values())} of {len(bits)}")
         lines.append(cells)
-    first, *others = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([first, "|" + "---|" * len(lines[0]), *others])
+    return markdown_table(lines)

@@ -17,7 +17,7 @@ from benchmarks.forest_figure import draw_forest
 from benchmarks.forest_file import ForestFile, read_forest_file
 from benchmarks.forest_numbers import Group, Line, Pooled, compute_groups, list_left_out, read_bits
 from benchmarks.result_tables import RESULTS
-from charladder.studies.markdown_report import escape_markdown
+from charladder.studies.markdown_report import escape_markdown, markdown_table
 from charladder.studies.number_format import (
     NO_VALUE,
     format_interval,
@@ -52,9 +52,8 @@ def to_markdown(about: ForestFile, groups: Sequence[Group]) -> str:
     """A heading with the title, and a table for each group."""
     parts = [f"**{escape_markdown(about.title)}**"]
     for group in groups:
-        rows = [(escape_markdown(group.title), *HEADERS[1:]), *map(line_cells, group.lines)]
-        head, *body = ["| " + " | ".join(cells) + " |" for cells in rows]
-        parts.append("\n".join([head, "|" + "---|" * len(HEADERS), *body]))
+        head = escape_markdown(group.title), *HEADERS[1:]
+        parts.append(markdown_table([head, *map(line_cells, group.lines)]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -27,7 +27,7 @@ from benchmarks.norms_numbers import (
     read_arms,
 )
 from benchmarks.result_tables import RESULTS
-from charladder.studies.markdown_report import escape_markdown
+from charladder.studies.markdown_report import escape_markdown, markdown_table
 from charladder.studies.number_format import NO_VALUE, format_number
 
 THEORY = (
@@ -66,7 +66,7 @@ def to_markdown(about: NormsFile, arms: Sequence[ArmNorms]) -> str:
     rows = [[*_labels(about, arm), str(arm.layers), *_cells(arm.first), *_cells(arm.late)] for arm in arms]
     if DEPTH in about.settings:  # it has a column already
         head, *rows = [[*cells[: len(names)], *cells[len(names) + 1 :]] for cells in (head, *rows)]
-    parts = [f"**{escape_markdown(about.title)}**", _table(head, rows)]
+    parts = [f"**{escape_markdown(about.title)}**", markdown_table([head, *rows])]
     ratios = depth_ratios(about, arms)
     if ratios:
         head = [*names, "L, and of the shallowest", "ratio", "bound, pre", "bound, post", "seeds of the two"]
@@ -77,7 +77,7 @@ def to_markdown(about: NormsFile, arms: Sequence[ArmNorms]) -> str:
             seeds = f"{one.deep.first.seeds}, {one.shallow.first.seeds}"
             ratio = format_number(one.ratio, ".3f")
             rows.append([*_labels(about, one.deep), f"{many}, {few}", ratio, *expected, seeds])
-        parts += [THEORY.format(first=first), _table(head, rows)]
+        parts += [THEORY.format(first=first), markdown_table([head, *rows])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,8 +101,3 @@ def _cells(profile: Profile | None) -> list[str]:
         return [NO_VALUE] * 3 + ["0"]
     depth = len(profile.mean)
     return [f"{profile.mean[layer - 1]:.3g}" for layer in (1, max(1, depth // 2), depth)] + [str(profile.seeds)]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

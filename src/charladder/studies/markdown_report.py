@@ -1,7 +1,7 @@
 """The report of a study in Markdown: report.md, and the text of report.html."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from charladder.studies.number_format import NO_VALUE, format_interval, format_mean, format_number, format_p_value
 from charladder.studies.report import LevelReached, StudyReport
@@ -80,9 +80,15 @@ def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {escape_markdown(item)}" for item in items)
 
 
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already; the first row is its head."""
+    head, *others = rows
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *others)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
 def _table(headers: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
-    lines = ["| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in (headers, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
+    return markdown_table([[escape_markdown(cell) for cell in cells] for cells in (headers, *rows)])
 
 
 def _results_table(report: StudyReport) -> str:
