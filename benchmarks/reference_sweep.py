@@ -4,7 +4,7 @@ Successive halving: the default and random settings of the grid are trained for 
 again for a longer part, and the best of these for the whole budget. Trials are scored on the first characters of the
 valid part at stride C/2, outside of the measured time, with other seeds than those of final runs. The test part is not
 read. A line of OUT/trials.jsonl is one trial; a sweep that was interrupted goes on where it ended, by the same command.
-At the end, OUT/best.toml has the settings with the fewest bits in the last rung.
+At the end, OUT/best.toml has the settings with the fewest bits in the last round.
 
     python -m benchmarks reference_sweep text8-prefix.xz --seconds 300 --out sweeps/300 --dry-run
 """
@@ -29,7 +29,7 @@ from benchmarks.provenance import describe_source
 from benchmarks.reference import Settings
 from benchmarks.score_reference import score_reference
 from benchmarks.timed_process import run_timed, two_cores
-from benchmarks.trials import Rung, Trials, check_plan, parse_rungs
+from benchmarks.trials import HalvingRound, Trials, check_plan, parse_rounds
 from benchmarks.tuned_settings import write_settings
 from charladder.cli.signals import interrupt_on_signal
 from charladder.errors import UserError
@@ -37,8 +37,8 @@ from charladder.text import Corpus, Split, open_corpus, split
 
 LAYERS, WIDTHS, RATES = (4, 6, 8), (128, 192, 256), (0.5, 1.0, 2.0)
 WINDOWS = ((128, 8), (128, 16), (256, 4), (256, 8), (512, 4))  # context x batch
-RUNGS = "24:0.25 8:0.5 3:1"
-FIRST_SEED = 100  # the seed of the first rung, and that of a later rung is its number higher; final runs have 0 to 4
+ROUNDS = "24:0.25 8:0.5 3:1"
+FIRST_SEED = 100  # the seed of the first round, and that of a later round is its number higher; final runs have 0 to 4
 HEAD = 64  # characters of a head
 START_LIMIT_SECONDS = 120  # a trial may take this much longer than its training
 
@@ -69,13 +69,13 @@ def main(argv: Sequence[str]) -> int:
     valid = (parts.valid[0], min(parts.valid[1], parts.valid[0] + options.score))
     if valid[0] == valid[1]:
         raise UserError("--valid is 0, and trials are compared on the valid part; give a number of characters")
-    rungs = parse_rungs(options.rungs, len(grid()))
-    print(describe_budget(rungs, options.seconds, valid[1] - valid[0]), file=sys.stderr, flush=True)
+    rounds = parse_rounds(options.rounds, len(grid()))
+    print(describe_budget(rounds, options.seconds, valid[1] - valid[0]), file=sys.stderr, flush=True)
     if options.dry_run:
         return 0
     plan = {
         "text_sha256": corpus.sha256, "train": parts.train, "scored": valid, "seconds": options.seconds,
-        "rungs": [[rung.settings, rung.share] for rung in rungs], "draw": options.draw,
+        "rounds": [[halving.settings, halving.share] for halving in rounds], "draw": options.draw,
         "grid": {"layers": LAYERS, "width": WIDTHS, "context and batch": WINDOWS, "rate": RATES},
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ def main(argv: Sequence[str]) -> int:
         with interrupt_on_signal(), lock, cores:
             check_plan(options.out / "plan.json", plan)
             trials = Trials(options.out / "trials.jsonl")
-            ranked = run_rungs(rungs, options, corpus, parts, valid, trials)
+            ranked = run_rounds(rounds, options, corpus, parts, valid, trials)
     except Timeout:
         raise UserError(f"{options.out} is used by another sweep; wait for it, or give another --out") from None
     best = ranked[0]
     found_by = {"seconds": options.seconds, "trials": len(trials.lines), "valid_bits": best["valid_bits"]}
     found_by |= {"seed": best["seed"], "text_sha256": corpus.sha256, "commit": best["commit"]}
     write_settings(options.out / "best.toml", Settings(**best["settings"]), found_by)
-    report_trials(options, rungs[-1], ranked, trials, plan)
+    report_trials(options, rounds[-1], ranked, trials, plan)
     return 0
 
 
@@ -103,10 +103,10 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("text", help="a corpus name or a file")
     parser.add_argument("--valid", type=float, default=250_000, help="characters or fraction before the test part")
     parser.add_argument("--test", type=float, default=253_641, help="characters or fraction at the end, not read")
-    parser.add_argument("--seconds", type=float, default=300, help="training time of the last rung (default 300)")
+    parser.add_argument("--seconds", type=float, default=300, help="training time of the last round (default 300)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the trials")
-    help_text = f"number of settings and part of the seconds of each rung (default: {RUNGS})"
-    parser.add_argument("--rungs", nargs="+", default=RUNGS.split(), metavar="SETTINGS:PART", help=help_text)
+    help_text = f"number of settings and part of the seconds of each round (default: {ROUNDS})"
+    parser.add_argument("--rounds", nargs="+", default=ROUNDS.split(), metavar="SETTINGS:PART", help=help_text)
     parser.add_argument("--score", type=int, default=100_000, help="characters of the valid part (default 100000)")
     parser.add_argument("--draw", type=int, default=0, help="seed of the settings that are drawn")
     parser.add_argument("--dry-run", action="store_true", help="only print the budget")
@@ -118,47 +118,47 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     if options.score < 1:
         raise UserError(field="score", value=options.score, rule="it must be at least 1 character")
     if options.quick:
-        options.seconds, options.rungs, options.score = 2.0, ["2:0.5", "1:1"], 2_000
+        options.seconds, options.rounds, options.score = 2.0, ["2:0.5", "1:1"], 2_000
     return options
 
 
-def describe_budget(rungs: Sequence[Rung], seconds: float, scored: int) -> str:
+def describe_budget(rounds: Sequence[HalvingRound], seconds: float, scored: int) -> str:
     """The budget of the whole sweep in one sentence."""
-    each = ", ".join(f"{rung.settings} of {rung.share * seconds:g} s" for rung in rungs)
-    total = sum(rung.settings * rung.share * seconds for rung in rungs)
+    each = ", ".join(f"{halving.settings} of {halving.share * seconds:g} s" for halving in rounds)
+    total = sum(halving.settings * halving.share * seconds for halving in rounds)
     return (
-        f"{sum(rung.settings for rung in rungs)} trials, {each}: {total / 60:.1f} minutes of training; in addition, "
-        f"each trial starts a process and scores {scored:,} characters"
+        f"{sum(halving.settings for halving in rounds)} trials, {each}: {total / 60:.1f} minutes of training; "
+        f"in addition, each trial starts a process and scores {scored:,} characters"
     )
 
 
-def run_rungs(
-    rungs: Sequence[Rung],
+def run_rounds(
+    rounds: Sequence[HalvingRound],
     options: argparse.Namespace,
     corpus: Corpus,
     parts: Split,
     valid: tuple[int, int],
     trials: Trials,
 ) -> list[dict[str, Any]]:
-    """Runs the trials that are not finished. Returns those of the last rung, the best first."""
-    settings, ranked = draw_settings(rungs[0].settings, options.draw), []
+    """Runs the trials that are not finished. Returns those of the last round, the best first."""
+    settings, ranked = draw_settings(rounds[0].settings, options.draw), []
     source = describe_source()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = folder / "text"
         text.write_bytes(corpus.ids_N[: parts.train[1]].tobytes())
-        for number, rung in enumerate(rungs):
+        for number, halving in enumerate(rounds):
             lines = []
-            for one in settings[: rung.settings]:
+            for one in settings[: halving.settings]:
                 line = trials.find(number, asdict(one))
                 if line is None:
-                    facts = run_trial(one, rung.share * options.seconds, FIRST_SEED + number, text, corpus, valid)
-                    line = trials.append({"rung": number, "settings": asdict(one), **facts, **source})
+                    facts = run_trial(one, halving.share * options.seconds, FIRST_SEED + number, text, corpus, valid)
+                    line = trials.append({"round": number, "settings": asdict(one), **facts, **source})
                 lines.append(line)
-                print_trial(number, len(lines), rung, line)
+                print_trial(number, len(lines), halving, line)
             ranked = sorted(lines, key=lambda line: math.inf if line["valid_bits"] is None else line["valid_bits"])
             if ranked[0]["valid_bits"] is None:
-                raise UserError(f"no trial of rung {number} has a finite score; {trials.path} says why")
+                raise UserError(f"no trial of round {number} has a finite score; {trials.path} says why")
             settings = [Settings(**line["settings"]) for line in ranked]
     return ranked
 
@@ -197,16 +197,16 @@ def format_settings(settings: dict[str, Any]) -> str:
     return "{layers} x {width}, window {context} x {batch}, rates {muon_rate:g} and {adam_rate:g}".format(**settings)
 
 
-def print_trial(number: int, count: int, rung: Rung, line: dict[str, Any]) -> None:
+def print_trial(number: int, count: int, halving: HalvingRound, line: dict[str, Any]) -> None:
     bits = line["failed"] if line["valid_bits"] is None else f"{line['valid_bits']:.4f}"
-    where = f"rung {number}, {count} of {rung.settings}"
+    where = f"round {number}, {count} of {halving.settings}"
     print(f"{where}: {format_settings(line['settings'])}: {bits}", file=sys.stderr, flush=True)
 
 
 def report_trials(
-    options: argparse.Namespace, last: Rung, ranked: list[dict[str, Any]], trials: Trials, plan: dict[str, Any]
+    options: argparse.Namespace, last: HalvingRound, ranked: list[dict[str, Any]], trials: Trials, plan: dict[str, Any]
 ) -> None:
-    rows = [["settings of the last rung", "bits per character (valid)", "steps"]]
+    rows = [["settings of the last round", "bits per character (valid)", "steps"]]
     for line in ranked:
         bits = "failed" if line["valid_bits"] is None else f"{line['valid_bits']:.4f}"
         rows.append([format_settings(line["settings"]), bits, f"{line['steps']:,}"])

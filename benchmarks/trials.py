@@ -15,36 +15,36 @@ from charladder.strict_json import dumps
 
 
 @dataclass(frozen=True)
-class Rung:
+class HalvingRound:
     """A round of successive halving: how many settings are trained, for which share of the budget."""
 
     settings: int
     share: float
 
 
-def parse_rungs(texts: Sequence[str], most: int) -> list[Rung]:
-    """Rungs from `SETTINGS:SHARE`. Raises UserError unless settings fall and shares rise, to 1. most: settings of the
-    first rung."""
-    rungs = []
+def parse_rounds(texts: Sequence[str], most: int) -> list[HalvingRound]:
+    """Rounds from `SETTINGS:SHARE`. Raises UserError unless settings fall and shares rise, to 1. most: settings of the
+    first round."""
+    rounds = []
     for text in texts:
         count, _, share = text.partition(":")
         try:
-            rung = Rung(int(count), float(share))
+            halving = HalvingRound(int(count), float(share))
         except ValueError:
-            rung = Rung(0, math.nan)
-        if rung.settings < 1 or not 0 < rung.share <= 1:
+            halving = HalvingRound(0, math.nan)
+        if halving.settings < 1 or not 0 < halving.share <= 1:
             raise UserError(
-                f"--rungs has {text!r}; it must be a number of settings and a part of the seconds, such as 8:0.5"
+                f"--rounds has {text!r}; it must be a number of settings and a part of the seconds, such as 8:0.5"
             )
-        rungs.append(rung)
-    if rungs[0].settings > most:
-        raise UserError(f"--rungs begins with {rungs[0].settings} settings, and the grid has {most}; give fewer")
-    for first, second in itertools.pairwise(rungs):
+        rounds.append(halving)
+    if rounds[0].settings > most:
+        raise UserError(f"--rounds begins with {rounds[0].settings} settings, and the grid has {most}; give fewer")
+    for first, second in itertools.pairwise(rounds):
         if second.settings > first.settings or second.share < first.share:
-            raise UserError("--rungs must have fewer settings and a larger part of the seconds from rung to rung")
-    if rungs[-1].share != 1:
-        raise UserError(f"--rungs ends with the part {rungs[-1].share:g}; the last rung must have all seconds, 1")
-    return rungs
+            raise UserError("--rounds must have fewer settings and a larger part of the seconds from round to round")
+    if rounds[-1].share != 1:
+        raise UserError(f"--rounds ends with the part {rounds[-1].share:g}; the last round must have all seconds, 1")
+    return rounds
 
 
 def check_plan(path: Path, plan: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Trials:
     @staticmethod
     def _check(line: dict[str, Any]) -> dict[str, Any]:
         bits = line["valid_bits"]
-        if not (line["rung"] >= 0 and line["settings"].keys() and line["steps"] >= 0 and line["seed"] >= 0):
+        if not (line["round"] >= 0 and line["settings"].keys() and line["steps"] >= 0 and line["seed"] >= 0):
             raise ValueError
         if bits is None:
             line["failed"]
@@ -95,9 +95,9 @@ class Trials:
             raise ValueError
         return line
 
-    def find(self, rung: int, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The finished trial with these settings in a rung."""
-        return next((one for one in self.lines if (one["rung"], one["settings"]) == (rung, settings)), None)
+    def find(self, number: int, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The finished trial with these settings in a round."""
+        return next((one for one in self.lines if (one["round"], one["settings"]) == (number, settings)), None)
 
     def append(self, line: dict[str, Any]) -> dict[str, Any]:
         """Appends a trial and flushes it to the disk; returns the line."""

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import main as command
 from benchmarks.reference import Settings
-from benchmarks.trials import Rung, Trials, parse_rungs
+from benchmarks.trials import HalvingRound, Trials, parse_rounds
 from benchmarks.tuned_settings import read_settings, write_settings
 
 from benchmarks import reference_sweep
 from charladder.errors import UserError
 
-PLAN = ["--valid", "1000", "--test", "500", "--seconds", "300", "--score", "500", "--rungs", "3:0.5", "2:1"]
+PLAN = ["--valid", "1000", "--test", "500", "--seconds", "300", "--score", "500", "--rounds", "3:0.5", "2:1"]
 
 
 def run(monkeypatch, *words) -> int:
@@ -88,7 +88,7 @@ def test_finished_trials_are_not_repeated(tmp_path, text_file, monkeypatch, trai
     assert run(monkeypatch, text_file, "--out", out, *PLAN) == 130
     assert not (out / "best.toml").exists()
     with (out / "trials.jsonl").open("a") as file:
-        file.write('{"rung": 0, "settings": {"lay')  # as a process that is killed while it writes
+        file.write('{"round": 0, "settings": {"lay')  # as a process that is killed while it writes
     done, trained[:] = list(trained), []
     monkeypatch.setattr(reference_sweep, "run_trial", invent)
     assert run(monkeypatch, text_file, "--out", out, *PLAN) == 0
@@ -112,7 +112,7 @@ def test_trials_without_a_score_come_last(tmp_path, text_file, monkeypatch, trai
     monkeypatch.setattr(
         reference_sweep, "run_trial", lambda *_: {"seed": 1, "valid_bits": None, "failed": "no", "steps": 0}
     )
-    with pytest.raises(UserError, match="no trial of rung 0"):
+    with pytest.raises(UserError, match="no trial of round 0"):
         reference_sweep.main([str(text_file), "--out", str(tmp_path / "other"), *PLAN])
 
 
@@ -133,7 +133,7 @@ def test_quick_sweep_of_the_real_script(tmp_path, text_file, monkeypatch, capsys
     words = [text_file, "--out", out, "--valid", "1000", "--test", "500", "--quick", "--json"]
     assert run(monkeypatch, *words) == 0
     lines = json.loads(capsys.readouterr().out)["measured"]["trials"]
-    assert [(line["rung"], line["seed"]) for line in lines] == [(0, 100), (0, 100), (1, 101)]
+    assert [(line["round"], line["seed"]) for line in lines] == [(0, 100), (0, 100), (1, 101)]
     assert all(0 < line["valid_bits"] < 8.1 and line["steps"] > 0 and line["seconds"] >= 1 for line in lines)
     assert asdict(read_settings(out / "best.toml")) == lines[2]["settings"]
     before = (out / "trials.jsonl").read_bytes()
@@ -149,12 +149,12 @@ def test_quick_sweep_of_the_real_script(tmp_path, text_file, monkeypatch, capsys
         (["--score", "0"], "--score is 0; it must be at least 1 character"),
         (["--valid", "0"], "--valid is 0, and trials are compared on the valid part"),
         (["--valid", "1.5"], "text.valid is 1.5"),
-        (["--rungs", "2"], "--rungs has '2'; it must be a number of settings and a part of the seconds"),
-        (["--rungs", "0:1"], "--rungs has '0:1'"),
-        (["--rungs", "2:nan"], "--rungs has '2:nan'"),
-        (["--rungs", "136:1"], "--rungs begins with 136 settings, and the grid has 135"),
-        (["--rungs", "2:0.5", "3:1"], "--rungs must have fewer settings and a larger part"),
-        (["--rungs", "2:0.5"], "--rungs ends with the part 0.5; the last rung must have all seconds"),
+        (["--rounds", "2"], "--rounds has '2'; it must be a number of settings and a part of the seconds"),
+        (["--rounds", "0:1"], "--rounds has '0:1'"),
+        (["--rounds", "2:nan"], "--rounds has '2:nan'"),
+        (["--rounds", "136:1"], "--rounds begins with 136 settings, and the grid has 135"),
+        (["--rounds", "2:0.5", "3:1"], "--rounds must have fewer settings and a larger part"),
+        (["--rounds", "2:0.5"], "--rounds ends with the part 0.5; the last round must have all seconds"),
     ],
 )
 def test_bad_options_are_one_sentence(words, sentence, tmp_path, text_file, monkeypatch, capsys):
@@ -173,7 +173,7 @@ def test_another_plan_and_damaged_files_are_refused(tmp_path, text_file, monkeyp
         " ".join(capsys.readouterr().err.split())
     )
     trials = out / "trials.jsonl"
-    trials.write_text('{"rung": 0}\n' + trials.read_text())
+    trials.write_text('{"round": 0}\n' + trials.read_text())
     assert run(monkeypatch, text_file, "--out", out, *PLAN) == 2
     assert "line 1 of" in capsys.readouterr().err
     (out / "plan.json").write_text("[")
@@ -182,13 +182,13 @@ def test_another_plan_and_damaged_files_are_refused(tmp_path, text_file, monkeyp
     assert not trained
 
 
-def test_rungs_may_keep_their_number():
-    assert parse_rungs(["2:1", "2:1"], 5) == [Rung(2, 1.0), Rung(2, 1.0)]
+def test_rounds_may_keep_their_number():
+    assert parse_rounds(["2:1", "2:1"], 5) == [HalvingRound(2, 1.0), HalvingRound(2, 1.0)]
 
 
 def test_a_line_that_was_not_finished_is_removed(tmp_path):
     path: Path = tmp_path / "trials.jsonl"
-    line = {"rung": 0, "settings": {"layers": 1}, "steps": 1, "seed": 100, "valid_bits": 2.0}
+    line = {"round": 0, "settings": {"layers": 1}, "steps": 1, "seed": 100, "valid_bits": 2.0}
     Trials(path).append(line)
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:-1])

@@ -88,10 +88,10 @@ def test_numbers_are_those_of_the_code():
     assert task.TEXT_SHA256 in TEXT and task.SECONDS == (300, 60) and CORES == 2 and records.SEEDS == 5
     assert (PREDICT_LIMIT, MAX_SUM_ERROR, MAX_DISTANCE) == (600, 0.001, 0.0001)
     assert f"{len(reference_sweep.grid())} settings" in TEXT
-    rungs = reference_sweep.parse_rungs(reference_sweep.RUNGS.split(), 135)
+    rounds = reference_sweep.parse_rounds(reference_sweep.ROUNDS.split(), 135)
     assert "35 trials, 65 minutes of training" in TEXT
     assert "35 trials, 24 of 75 s, 8 of 150 s, 3 of 300 s: 65.0 minutes" in (
-        reference_sweep.describe_budget(rungs, 300, 100_000)
+        reference_sweep.describe_budget(rounds, 300, 100_000)
     )
     example = (ROOT / "benchmarks/speedrun/example_entry.py").read_text()
     assert f"in {example.count(chr(10))} lines" in TEXT
