@@ -38,8 +38,11 @@ class StudyTraining:
         """Trains the runs and shows their progress; returns the exit code and how the runs ended."""
         signals: list[int] = []
         ends: Ends = []
-        stop = lambda: bool(signals) or time.monotonic() > self.deadline  # noqa: E731
-        events = run_plan(plan, folder, self.jobs, stop, self.tracker)
+
+        def should_stop() -> bool:
+            return bool(signals) or time.monotonic() > self.deadline
+
+        events = run_plan(plan, folder, self.jobs, should_stop, self.tracker)
         # Closing the generator stops all processes, also when an error is raised here.
         with stop_on_signal(signals), StudyProgress(self.console, plan, self.jobs) as table, contextlib.closing(events):
             for event in events:
